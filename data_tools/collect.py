@@ -1,0 +1,160 @@
+"""python -m data_tools.collect task=push_button episodes=500: demonstrations from a simulator's expert.
+
+The result follows from the settings alone, whatever the number of processes and however often it was killed:
+episode i of a split shows variation i (in turn), from the first of its own seeds with which the expert succeeds.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from tqdm import tqdm
+
+from data_tools.parts import Parts, only_collector
+from data_tools.split import (
+    ATTEMPTS,
+    Split,
+    agreed,
+    check_provenance,
+    check_renderer,
+    chosen_variations,
+    demonstration_paths,
+    present,
+)
+from instructrl import __version__
+from instructrl.batch import Demonstration
+from instructrl.command import command
+from instructrl.config import CollectConfig, DataConfig, SimConfig, TaskConfig
+from instructrl.data.format import Contents, Header
+from instructrl.data.reader import read
+from instructrl.errors import RunError
+from instructrl.sim import Outcome, Start, make_env
+from instructrl.sim.workers import WorkerFailure, Workers, worker_count
+
+
+def ensure_demonstrations(task: TaskConfig, sim: SimConfig, data: DataConfig) -> dict[str, Path]:
+    """Collect what is missing of the splits train and val; returns their files, at once if nothing is missing.
+
+    Raises:
+        InputError: a file is damaged or was made otherwise, or cannot be written.
+        RunError: the simulator keeps dying or its expert failing; finished parts stay, the same command goes on.
+    """
+    paths = demonstration_paths(task, sim, data)
+    wanted = {"train": task.episodes, "val": task.val_episodes}
+    splits = [
+        Split(path, Header(task.name, name, tuple(sim.cameras), sim.image_size, {}), wanted[name])
+        for name, path in paths.items()
+    ]
+    for split in splits:
+        Parts(split.path, present=present(split), wanted=split.episodes).remove_merged()
+    if any(present(split) < split.episodes for split in splits):
+        with only_collector(paths["train"].parent):
+            collect(task, agreed(sim, splits), splits)
+    for split in splits:
+        check_renderer(sim, split)
+    return paths
+
+
+def collect(task: TaskConfig, sim: SimConfig, splits: list[Split]) -> None:
+    """Bring every split to its number of episodes, with one set of processes for all."""
+    number = worker_count(sim.workers)
+    with Workers(partial(make_env, sim, task.name), number, timeout=sim.timeout) as workers:
+        provenance = {**ask(workers, "provenance"), "suite": __version__}
+        variations = chosen_variations(task, ask(workers, "variations"))
+        for split in splits:
+            header = replace(split.header, provenance=provenance)
+            check_provenance(split, header)
+            parts = Parts(split.path, present=present(split), wanted=split.episodes)
+            if parts.present < parts.wanted:
+                collect_split(workers, split, parts, header=header, variations=variations)
+
+
+def ask(workers: Workers, name: str) -> Any:
+    """The value of an attribute, or of a method without arguments, of the environments."""
+    [(_, answer)] = workers.map(name, [()])
+    if isinstance(answer, WorkerFailure):
+        raise RunError(f"the simulator cannot be used: {answer.reason}")
+    return answer
+
+
+def collect_split(workers: Workers, split: Split, parts: Parts, *, header: Header, variations: list[int]) -> None:
+    """Make the unfinished parts, then the file."""
+    ranges = parts.unfinished(header)
+    missing, began = sum(map(len, ranges)), monotonic()
+    what = f"{split.episodes - parts.present} {header.split} episodes of {header.task}"
+    print(f"collecting {what} ({header.provenance['renderer']}, {len(workers)} processes) for {split.path}", flush=True)
+    part_of = {number: numbers for numbers in ranges for number in numbers}
+    made: dict[range, dict[int, Demonstration]] = {numbers: {} for numbers in ranges}
+    with tqdm(total=split.episodes, initial=split.episodes - missing, unit=" episodes", disable=None) as bar:
+        bar.set_description(f"{header.task} {header.split}")
+        for number, demonstration in demonstrate(workers, split, [*part_of], variations=variations):
+            numbers = part_of[number]
+            made[numbers][number] = demonstration
+            if len(made[numbers]) == len(numbers):
+                parts.write(numbers, [made[numbers][one] for one in numbers], header)
+                made[numbers].clear()
+            bar.update()
+    parts.merge()
+    print(f"{split.path}: {summary(split, read(split.path)[1])}, {monotonic() - began:.1f} s", flush=True)
+
+
+def demonstrate(
+    workers: Workers, split: Split, numbers: list[int], *, variations: list[int]
+) -> Iterator[tuple[int, Demonstration]]:
+    """Yield (episode number, demonstration) as they come; a failed one is tried again with its next seed.
+
+    Raises:
+        RunError: a process died twice on the same episode, or the expert failed with all of an episode's seeds.
+    """
+    waiting, given = deque((number, 0) for number in numbers), list[tuple[int, int]]()
+    outcomes: Counter[str] = Counter()
+
+    def arguments() -> Iterator[tuple[Start]]:
+        while waiting:
+            given.append(waiting.popleft())
+            yield (split.start(*given[-1], variations),)
+
+    while waiting:
+        given.clear()
+        for index, result in workers.map("demonstrate", arguments()):
+            number, attempt = given[index]
+            start = split.start(number, attempt, variations)
+            if isinstance(result, WorkerFailure):
+                raise RunError(f"{split.header.task}, {start}: {result.reason}; the same command goes on from here")
+            demonstration, outcome = result
+            if outcome is Outcome.SUCCESS:
+                yield number, demonstration
+            elif attempt + 1 == ATTEMPTS:
+                raise RunError(f"{split.header.task}, {start}: the expert failed {ATTEMPTS} times, at last: {outcome}")
+            else:
+                outcomes[outcome] += 1
+                waiting.appendleft((number, attempt + 1))
+    if outcomes:
+        failed = ", ".join(f"{number} {outcome}" for outcome, number in sorted(outcomes.items()))
+        print(f"{split.header.task} {split.header.split}: failed expert episodes replaced just now: {failed}")
+
+
+def summary(split: Split, contents: Contents) -> str:
+    """How many episodes there are, and how many failed ones they replaced (told by their seeds)."""
+    replaced = int(((contents.seed - split.first_seed) % ATTEMPTS).sum())
+    return f"{len(contents.seed)} episodes, {replaced} failed ones of the expert replaced"
+
+
+@command("collect", CollectConfig)
+def main(config: CollectConfig) -> None:
+    """Collect, and say where the files are."""
+    task = replace(
+        config.task,
+        episodes=config.episodes or config.task.episodes,
+        val_episodes=config.val_episodes or config.task.val_episodes,
+    )
+    for split, path in ensure_demonstrations(task, config.sim, config.data).items():
+        print(f"{split}: {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Finished pieces of a file of demonstrations, kept beside it until they are merged into it.
+
+A piece is written whole or not at all, so that a collection that was killed at any moment goes on with what is there.
+"""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from instructrl.batch import Demonstration
+from instructrl.data.episodes import merge
+from instructrl.data.format import Header
+from instructrl.data.reader import read
+from instructrl.data.writer import Writer, unwritable
+from instructrl.errors import InputError
+
+EPISODES = 25  # in a part: what a kill costs at most, for each split
+
+
+class Parts:
+    """The parts of `target` that hold its episodes `present` to `wanted` (numbers from 0)."""
+
+    def __init__(self, target: Path, *, present: int, wanted: int) -> None:
+        self.target, self.present, self.wanted = target, present, wanted
+        self.folder = target.with_suffix(".parts")
+
+    def ranges(self) -> list[range]:
+        """Which episodes go into which part, in order."""
+        stop = self.wanted
+        return [range(first, min(first + EPISODES, stop)) for first in range(self.present, stop, EPISODES)]
+
+    def path(self, numbers: range) -> Path:
+        """The file of one part."""
+        return self.folder / f"{numbers.start:08d}-{numbers.stop:08d}.hdf5"
+
+    def header(self) -> Header | None:
+        """How the parts that are there were made, if there are any."""
+        for numbers in self.ranges():
+            with suppress(InputError):
+                return read(self.path(numbers))[0]
+        return None
+
+    def unfinished(self, header: Header) -> list[range]:
+        """The parts still to be made; one made otherwise (by another simulator, say) counts as not made."""
+        return [numbers for numbers in self.ranges() if not self._finished(numbers, header)]
+
+    def _finished(self, numbers: range, header: Header) -> bool:
+        with suppress(InputError):
+            found, contents = read(self.path(numbers))
+            return found == header and len(contents.seed) == len(numbers)
+        return False
+
+    def write(self, numbers: range, demonstrations: list[Demonstration], header: Header) -> None:
+        """Keep a finished part."""
+        with Writer(self.path(numbers), header) as writer:
+            for demonstration in demonstrations:
+                writer.add(demonstration)
+
+    def merge(self) -> None:
+        """Put all parts behind what the target holds, in one step, and remove them."""
+        before = [self.target] if self.present else []
+        merge(self.target, [*before, *(self.path(numbers) for numbers in self.ranges())])
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def remove_merged(self) -> None:
+        """Remove parts that the target holds already: left over if a kill came between merging and removing."""
+        for path in self.folder.glob("*.hdf5"):
+            if int(path.stem.partition("-")[2]) <= self.present:
+                path.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty: parts of an unfinished collection
+            self.folder.rmdir()
+
+
+@contextmanager
+def only_collector(folder: Path) -> Iterator[None]:
+    """Hold the folder, created if need be, against other collecting processes; a process that dies lets go.
+
+    Raises:
+        InputError: another process collects here, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise unwritable(folder, error) from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise InputError(f"{folder}: another process collects here; wait for it or choose another data.dir") from None
+    finally:
+        os.close(handle)

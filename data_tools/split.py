@@ -1,0 +1,126 @@
+"""One file of demonstrations to be collected: where it lies, what it should hold, and whether what is there fits."""
+
+from dataclasses import dataclass, replace
+from itertools import count, groupby
+from pathlib import Path
+
+from data_tools.parts import Parts
+from instructrl.config import DataConfig, SimConfig, TaskConfig
+from instructrl.data.format import Header
+from instructrl.data.reader import read
+from instructrl.errors import InputError
+from instructrl.sim import Start, available_renderer
+
+FIRST_SEED = {"train": 0, "val": 1_000_000_000}  # evaluation's begin at 2_000_000_000
+ATTEMPTS = 100  # seeds that each episode has for itself
+
+
+@dataclass(frozen=True)
+class Split:
+    """One file and what it should hold."""
+
+    path: Path
+    header: Header  # with the provenance still empty
+    episodes: int
+
+    @property
+    def first_seed(self) -> int:
+        """The seed of the first attempt at the first episode."""
+        return FIRST_SEED[self.header.split]
+
+    def start(self, episode: int, attempt: int, variations: list[int]) -> Start:
+        """How an attempt at an episode begins."""
+        return Start(variations[episode % len(variations)], self.first_seed + episode * ATTEMPTS + attempt)
+
+
+def demonstration_paths(task: TaskConfig, sim: SimConfig, data: DataConfig) -> dict[str, Path]:
+    """The files of the splits train and val: a pure function of the settings."""
+    some = "" if task.variations is None else "-variations" + "+".join(spans(sorted(task.variations)))
+    folder = Path(data.dir) / sim.kind / f"{task.name}{some}-{sim.image_size}px-{'+'.join(sim.cameras)}"
+    return {split: folder / f"{split}.hdf5" for split in FIRST_SEED}
+
+
+def spans(numbers: list[int]) -> list[str]:
+    """Increasing numbers in short: [0, 1, 2, 5] becomes ["0..2", "5"]."""
+    runs = [[number for number, _ in run] for _, run in groupby(zip(numbers, count()), lambda pair: pair[0] - pair[1])]
+    return [f"{run[0]}..{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
+
+
+def present(split: Split) -> int:
+    """How many episodes the split's file holds; 0 without a file.
+
+    Raises:
+        InputError: the file is damaged or is about something else.
+    """
+    if not split.path.exists():
+        return 0
+    found, contents = read(split.path)
+    if replace(found, provenance={}) != split.header:
+        raise InputError(f"{split.path}: found {found}, expected {split.header}; move the file away")
+    return len(contents.seed)
+
+
+def recorded(split: Split) -> Header | None:
+    """How the split's file was made, if there is one."""
+    return read(split.path)[0] if split.path.exists() else None
+
+
+def check_renderer(sim: SimConfig, split: Split) -> None:
+    """Raise InputError if a renderer is asked for by name and the file has pictures by another one."""
+    header = recorded(split)
+    if header is not None and sim.renderer not in ("auto", header.provenance["renderer"]):
+        raise InputError(
+            f"{split.path}: drawn by {header.provenance['renderer']}, sim.renderer={sim.renderer} was asked for; "
+            "choose sim.renderer=auto or another data.dir"
+        )
+
+
+def agreed(sim: SimConfig, splits: list[Split]) -> SimConfig:
+    """The settings with the renderer to collect with: the one of the files that are there, else of their parts.
+
+    Raises:
+        InputError: the files were drawn by a renderer that does not work here, or was not asked for.
+    """
+    for split in splits:
+        check_renderer(sim, split)
+        header = recorded(split)
+        if header is not None:
+            try:
+                return replace(sim, renderer=available_renderer(header.provenance["renderer"]))
+            except InputError as error:
+                raise InputError(f"{split.path}: cannot be extended here: {error}") from None
+    for split in splits:
+        header = Parts(split.path, present=0, wanted=split.episodes).header()
+        if header is not None and sim.renderer == "auto":
+            try:
+                return replace(sim, renderer=available_renderer(header.provenance["renderer"]))
+            except InputError:
+                break  # such parts are made again
+    return replace(sim, renderer=available_renderer(sim.renderer))
+
+
+def chosen_variations(task: TaskConfig, available: int) -> list[int]:
+    """The variations to show, in increasing order.
+
+    Raises:
+        InputError: the task has no such variation.
+    """
+    chosen = sorted(task.variations) if task.variations is not None else list(range(available))
+    if chosen[-1] >= available:
+        raise InputError(f"task.variations: found {chosen[-1]}; allowed for {task.name}: 0 to {available - 1}")
+    return chosen
+
+
+def check_provenance(split: Split, header: Header) -> None:
+    """Raise InputError if the split's file was not made as we would extend it here."""
+    found = recorded(split)
+    if found is not None and found != header:
+        differ = [
+            f"{key} {found.provenance.get(key, 'unknown')!r} (here {header.provenance.get(key, 'unknown')!r})"
+            for key in sorted({*found.provenance, *header.provenance})
+            if found.provenance.get(key) != header.provenance.get(key)
+        ]
+        raise InputError(
+            f"{split.path}: was made with {', '.join(differ)}, so no episodes can be added here; "
+            "ask for at most those it holds, or choose another data.dir"
+        )

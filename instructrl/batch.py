@@ -1,0 +1,109 @@
+"""The types that rooms hand to each other: a frame, a demonstration, a batch.
+
+Shapes: K cameras, H x W pixels, S state values, N frames, T keyframe steps, B sequences, L tokens.
+All are NamedTuples of numpy or jax arrays, hence pytrees, and need neither jax nor flax to import.
+
+Cameras follow the computer-vision convention: x right, y down, z into the scene; `extrinsics` maps
+camera to world coordinates (metres); `intrinsics` maps camera coordinates to pixels, where the image
+spans [0, W] x [0, H] (the centre of the first pixel is at 0.5, 0.5).
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from instructrl.errors import InputError
+
+STATE_SIZE = 4  # gripper open, left and right finger position (m), time in [-1, 1]
+ACTION_SIZE = 8  # x y z (m, world), quaternion x y z w with w >= 0, gripper open in {0, 1}
+
+
+class Observation(NamedTuple):
+    """What the agent sees at one moment."""
+
+    images: np.ndarray  # K H W 3, uint8, in the order of the configured cameras
+    state: np.ndarray  # S, float32
+    intrinsics: np.ndarray  # K 3 3, float32
+    extrinsics: np.ndarray  # K 4 4, float32, camera to world
+    instruction: str
+
+
+class Demonstration(NamedTuple):
+    """One raw episode: frames, and the keyframe actions that led through them.
+
+    Action t leads to frame `keyframes[t]`; it is taken at frame `keyframes[t - 1]`, or at frame 0.
+    """
+
+    images: np.ndarray  # N K H W 3, uint8
+    state: np.ndarray  # N S, float32
+    intrinsics: np.ndarray  # N K 3 3, float32
+    extrinsics: np.ndarray  # N K 4 4, float32
+    keyframes: np.ndarray  # T, int64, increasing frame numbers >= 1
+    actions: np.ndarray  # T 8, float32
+    instructions: tuple[str, ...]  # sentences that all ask for this; held-out ones are not among them
+    variation: int
+    seed: int
+
+
+class Batch(NamedTuple):
+    """B sequences of T keyframe steps; steps past a sequence's end are zero and have step_mask 0."""
+
+    images: Any  # B T K H W 3, uint8
+    state: Any  # B T S, float32
+    intrinsics: Any  # B T K 3 3, float32
+    extrinsics: Any  # B T K 4 4, float32
+    tokens: Any  # B L, int32
+    text_padding_mask: Any  # B L, float32, 1 where a token is padding
+    actions: Any  # B T 8, float32: the action taken at each step
+    step_mask: Any  # B T, float32, 1 where the step exists
+
+
+@dataclass(frozen=True)
+class BatchSizes:
+    """The sizes that fix every shape of a batch."""
+
+    batch: int
+    steps: int
+    cameras: int
+    image_size: int
+    tokens: int
+
+
+def batch_spec(sizes: BatchSizes) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and dtype of every field of a Batch."""
+    steps = (sizes.batch, sizes.steps)
+    views = (*steps, sizes.cameras)
+    float32, int32, uint8 = np.dtype(np.float32), np.dtype(np.int32), np.dtype(np.uint8)
+    return {
+        "images": ((*views, sizes.image_size, sizes.image_size, 3), uint8),
+        "state": ((*steps, STATE_SIZE), float32),
+        "intrinsics": ((*views, 3, 3), float32),
+        "extrinsics": ((*views, 4, 4), float32),
+        "tokens": ((sizes.batch, sizes.tokens), int32),
+        "text_padding_mask": ((sizes.batch, sizes.tokens), float32),
+        "actions": ((*steps, ACTION_SIZE), float32),
+        "step_mask": (steps, float32),
+    }
+
+
+def fake_batch(sizes: BatchSizes) -> Batch:
+    """A batch of plausible constants for initialisation and tests: every step exists, looks straight ahead."""
+    batch = Batch(**{key: np.zeros(shape, dtype) for key, (shape, dtype) in batch_spec(sizes).items()})
+    focal = np.float32(sizes.image_size)
+    batch.intrinsics[:] = np.array([[focal, 0, focal / 2], [0, focal, focal / 2], [0, 0, 1]], np.float32)
+    batch.extrinsics[:] = np.eye(4, dtype=np.float32)
+    batch.actions[..., 6] = 1.0
+    batch.step_mask[:] = 1.0
+    return batch
+
+
+def check_batch(batch: Batch, sizes: BatchSizes) -> None:
+    """Raise InputError naming the first field whose shape or dtype is not what `sizes` demands."""
+    for key, (shape, dtype) in batch_spec(sizes).items():
+        found = getattr(batch, key)
+        if tuple(found.shape) != shape or found.dtype != dtype:
+            raise InputError(
+                f"batch.{key}: found {found.dtype}{tuple(found.shape)}, expected {dtype}{shape}; "
+                "check that data, sim.cameras and sim.image_size agree"
+            )

@@ -1,0 +1,208 @@
+"""Random access to the keyframe episodes of one file."""
+
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import h5py
+import numpy as np
+
+from instructrl.batch import Demonstration
+from instructrl.data.format import crc32
+from instructrl.data.reader import READ_ERRORS, REMEDY, open_file, read, reason
+from instructrl.data.writer import Writer
+from instructrl.errors import InputError
+
+
+class Steps(NamedTuple):
+    """The T keyframe steps of one episode: what is seen where an action is taken, and the action."""
+
+    images: np.ndarray  # T K H W 3, uint8
+    state: np.ndarray  # T S, float32
+    intrinsics: np.ndarray  # T K 3 3, float32
+    extrinsics: np.ndarray  # T K 4 4, float32
+    actions: np.ndarray  # T 8, float32
+    sentences: tuple[str, ...]
+    variation: int
+    seed: int
+
+
+class Episodes:
+    """Keyframe episodes of a file. Everything but pixels is in memory; the file opens at the first pixel read.
+
+    Safe to share between threads and to pickle. Each frame's checksum is compared when it is first read.
+
+    Attributes:
+        header: task, split, cameras, image size and provenance.
+        lengths: keyframe steps of each episode, int64.
+        steps: the most steps an episode has.
+    """
+
+    def __init__(self, path: str | Path, limit: int | None = None, *, task: str | None = None) -> None:
+        """Read the index; `limit` keeps the first episodes only, `task` is the one that is expected.
+
+        Raises:
+            InputError: the file is missing, damaged, too short, or of another format version or task.
+        """
+        self.path = Path(path)
+        self.header, self.contents = read(self.path)
+        present = len(self.contents.seed)
+        if task is not None and task != self.header.task:
+            raise InputError(f"{self.path}: holds {self.header.task}, expected {task}; choose that task's file")
+        if limit is not None and not 1 <= limit <= present:
+            raise InputError(f"{self.path}: holds {present} episodes, not {limit}; collect more or ask for fewer")
+        self._length = present if limit is None else limit
+        self.lengths = self.contents.keyframes[: self._length]
+        self.steps = int(self.lengths.max())
+        before = np.roll(self.contents.keyframe, 1)
+        before[self.contents.first_keyframe] = 0
+        self._taken_at = before + np.repeat(self.contents.first_frame, self.contents.keyframes)
+        self._verified = np.zeros(len(self.contents.state), bool)
+        self._lock, self._file = threading.Lock(), None
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def task(self) -> str:
+        """The task demonstrated."""
+        return self.header.task
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Camera names in the order of the images."""
+        return self.header.cameras
+
+    @property
+    def image_size(self) -> int:
+        """Pixels along a side."""
+        return self.header.image_size
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Simulator, its version, renderer, expert and version of this suite."""
+        return self.header.provenance
+
+    def sentences(self, episode: int) -> tuple[str, ...]:
+        """The ways to ask for what an episode shows."""
+        first = self.contents.first_sentence[episode]
+        return tuple(self.contents.text[first : first + self.contents.sentences[episode]])
+
+    def episode(self, episode: int, *, out: np.ndarray | None = None) -> Steps:
+        """The steps of an episode in [0, len); pixels go into `out[:T]` [>=T,K,H,W,3] if given."""
+        if not 0 <= episode < self._length:
+            raise IndexError(f"{self.path}: episode {episode} of {self._length}")
+        contents, first = self.contents, self.contents.first_keyframe[episode]
+        taken_at = self._taken_at[first : first + self.lengths[episode]]
+        return Steps(
+            images=self._images(taken_at, out),
+            state=contents.state[taken_at],
+            intrinsics=contents.intrinsics[taken_at],
+            extrinsics=contents.extrinsics[taken_at],
+            actions=contents.action[first : first + len(taken_at)],
+            sentences=self.sentences(episode),
+            variation=int(contents.variation[episode]),
+            seed=int(contents.seed[episode]),
+        )
+
+    def demonstration(self, episode: int) -> Demonstration:
+        """All frames of an episode in [0, len), as they were collected."""
+        if not 0 <= episode < self._length:
+            raise IndexError(f"{self.path}: episode {episode} of {self._length}")
+        contents = self.contents
+        first, keyframe = contents.first_frame[episode], contents.first_keyframe[episode]
+        frames = slice(first, first + contents.frames[episode])
+        keyframes = slice(keyframe, keyframe + contents.keyframes[episode])
+        return Demonstration(
+            images=self._images(np.arange(frames.start, frames.stop), None),
+            state=contents.state[frames],
+            intrinsics=contents.intrinsics[frames],
+            extrinsics=contents.extrinsics[frames],
+            keyframes=contents.keyframe[keyframes],
+            actions=contents.action[keyframes],
+            instructions=self.sentences(episode),
+            variation=int(contents.variation[episode]),
+            seed=int(contents.seed[episode]),
+        )
+
+    def verify(self) -> None:
+        """Read all pixels, kept or not by `limit`, and compare their checksums.
+
+        Raises:
+            InputError: a frame is damaged.
+        """
+        self._verified[:] = False
+        for frame in range(len(self.contents.state)):
+            self._images(np.array([frame]), None)
+
+    def _images(self, frames: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+        """Pixels of increasing frame numbers [T,K,H,W,3], neighbours in one read."""
+        size = self.header.image_size
+        if out is None:
+            out = np.empty((len(frames), len(self.header.cameras), size, size, 3), np.uint8)
+        images = out[: len(frames)]
+        breaks = np.flatnonzero(np.diff(frames) != 1) + 1
+        try:
+            stored = self._open()["frames/images"]
+            for begin, end in zip([0, *breaks], [*breaks, len(frames)], strict=True):
+                stored.read_direct(images, np.s_[frames[begin] : frames[end - 1] + 1], np.s_[begin:end])
+        except READ_ERRORS as error:
+            raise InputError(f"{self.path}: pixels cannot be read ({reason(error)}); {REMEDY}") from None
+        for place, frame in enumerate(frames):
+            if not self._verified[frame]:
+                self._check_pixels(int(frame), images[place])
+        return images
+
+    def _check_pixels(self, frame: int, image: np.ndarray) -> None:
+        if crc32(image) != self.contents.crc32[frame]:
+            episode = int(np.searchsorted(self.contents.first_frame, frame, side="right")) - 1
+            raise InputError(f"{self.path}: episode {episode}: frames/images: damaged pixels; {REMEDY}")
+        self._verified[frame] = True
+
+    def _open(self) -> h5py.File:
+        with self._lock:
+            if self._file is None:
+                with open_file(self.path):  # says in one line what is wrong, if anything is
+                    self._file = h5py.File(self.path, "r", locking=False)
+            return self._file
+
+    def close(self) -> None:
+        """Close the file; a later read opens it again."""
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+            self._file = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_lock": None, "_file": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+
+def merge(target: Path, sources: Iterable[Path], *, limit: int | None = None) -> None:
+    """Write the episodes of several files of the same header, in order, to `target`, which may be one of them.
+
+    Raises:
+        InputError: a source cannot be read, or the headers differ.
+    """
+    opened = [Episodes(source) for source in sources]
+    for other in opened[1:]:
+        if other.header != opened[0].header:
+            raise InputError(f"{other.path}: made otherwise than {opened[0].path}; files that differ are not merged")
+    with Writer(target, opened[0].header) as writer:
+        places = [(episodes, index) for episodes in opened for index in range(len(episodes))]
+        for episodes, index in places[:limit]:
+            writer.add(episodes.demonstration(index))
+    for episodes in opened:
+        episodes.close()

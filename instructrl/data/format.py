@@ -1,0 +1,180 @@
+"""The HDF5 file of demonstrations, version 1: what is in it and what is refused.
+
+    frames/images       N K H W 3  uint8, one chunk a frame, uncompressed; the last step's result is a frame too
+    frames/state, frames/intrinsics, frames/extrinsics      N ...  float32
+    frames/crc32        N          uint32, of the frame's image bytes
+    keyframes/frame     M          int64, counted from the episode's first frame, increasing, >= 1
+    keyframes/action    M 8        float32, leads to that frame
+    episodes/first_frame, frames, first_keyframe, keyframes, first_sentence, sentences, variation, seed   E  int64
+    sentences           P          text
+
+Frames that are no keyframes are allowed. Attributes say what the file is (`Header`); `checksum` covers
+everything but the pixels, for which their crc32 stands in: it is checked on opening, pixels on reading.
+"""
+
+import hashlib
+import json
+import zlib
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from instructrl.actions import WORKSPACE_HIGH, WORKSPACE_LOW
+from instructrl.batch import ACTION_SIZE, STATE_SIZE
+from instructrl.errors import InputError
+
+FORMAT, VERSION = "instructrl demonstrations", 1
+ACTION_CONVENTION = "x y z (m, world), quaternion x y z w with w >= 0, gripper open 0 or 1"
+SPLITS = ("train", "val")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file is about; all of its episodes share it."""
+
+    task: str
+    split: str  # train or val
+    cameras: tuple[str, ...]
+    image_size: int  # pixels, square
+    provenance: dict[str, str]  # simulator, its version, renderer, expert, version of this suite
+
+
+class Contents(NamedTuple):
+    """Everything in a file but pixels: N frames, M keyframes, E episodes, P sentences."""
+
+    state: np.ndarray  # N S
+    intrinsics: np.ndarray  # N K 3 3
+    extrinsics: np.ndarray  # N K 4 4
+    crc32: np.ndarray  # N
+    keyframe: np.ndarray  # M
+    action: np.ndarray  # M 8
+    first_frame: np.ndarray  # E, and so are the following
+    frames: np.ndarray
+    first_keyframe: np.ndarray
+    keyframes: np.ndarray
+    first_sentence: np.ndarray
+    sentences: np.ndarray
+    variation: np.ndarray
+    seed: np.ndarray
+    text: list[str]  # P
+
+
+class Field(NamedTuple):
+    """Where a field of Contents lies in the file, and the shape and dtype of one entry."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+def fields(header: Header) -> dict[str, Field]:
+    """Every field of Contents but the text."""
+    views, float32, int64 = len(header.cameras), np.dtype(np.float32), np.dtype(np.int64)
+    table = {
+        "state": Field("frames/state", (STATE_SIZE,), float32),
+        "intrinsics": Field("frames/intrinsics", (views, 3, 3), float32),
+        "extrinsics": Field("frames/extrinsics", (views, 4, 4), float32),
+        "crc32": Field("frames/crc32", (), np.dtype(np.uint32)),
+        "keyframe": Field("keyframes/frame", (), int64),
+        "action": Field("keyframes/action", (ACTION_SIZE,), float32),
+    }
+    return table | {name: Field(f"episodes/{name}", (), int64) for name in Contents._fields[6:-1]}
+
+
+def image_field(header: Header) -> Field:
+    """The pixels, which are never read as a whole."""
+    size = header.image_size
+    return Field("frames/images", (len(header.cameras), size, size, 3), np.dtype(np.uint8))
+
+
+def crc32(frame: np.ndarray) -> int:
+    """Checksum of one frame's images (contiguous)."""
+    return zlib.crc32(frame.reshape(-1).data)
+
+
+def attributes(header: Header) -> dict[str, Any]:
+    """The file's attributes, without the checksum."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "task": header.task,
+        "split": header.split,
+        "cameras": list(header.cameras),
+        "image_size": header.image_size,
+        "provenance": json.dumps(header.provenance, sort_keys=True),
+        "action": ACTION_CONVENTION,
+        "workspace_low": WORKSPACE_LOW.tolist(),
+        "workspace_high": WORKSPACE_HIGH.tolist(),
+    }
+
+
+def checksum(header: Header, contents: Contents) -> str:
+    """SHA-256 of the header and all contents: equal if and only if two files hold the same demonstrations."""
+    digest = hashlib.sha256(json.dumps(attributes(header), sort_keys=True).encode())
+    for name, field in fields(header).items():
+        array = np.ascontiguousarray(getattr(contents, name))
+        digest.update(f"{field.path} {array.dtype.str} {array.shape}".encode())
+        digest.update(array.data)
+    digest.update(json.dumps(contents.text).encode())
+    return digest.hexdigest()
+
+
+def check_array(where: str, array: Any, field: Field) -> None:
+    """Raise InputError unless the array is entries of the field's shape and dtype."""
+    if array.dtype != field.dtype or len(array.shape) != len(field.shape) + 1 or array.shape[1:] != field.shape:
+        expected = ", ".join(["any", *map(str, field.shape)])
+        raise InputError(f"{where}: found {array.dtype}{tuple(array.shape)}, expected {field.dtype}({expected})")
+
+
+def check_contents(where: str, contents: Contents, header: Header) -> None:
+    """Raise InputError naming the first episode and field that is not as this module's docstring says."""
+    for name, field in fields(header).items():
+        check_array(f"{where}: {field.path}", getattr(contents, name), field)
+    episodes = len(contents.seed)
+    if not episodes:
+        raise InputError(f"{where}: no episodes in it")
+    for first, count, total, least in (
+        ("first_frame", "frames", len(contents.state), 2),
+        ("first_keyframe", "keyframes", len(contents.keyframe), 1),
+        ("first_sentence", "sentences", len(contents.text), 1),
+    ):
+        starts, counts = getattr(contents, first), getattr(contents, count)
+        if len(starts) != episodes or len(counts) != episodes:
+            raise InputError(f"{where}: episodes/{count}: found {len(counts)} entries for {episodes} episodes")
+        refuse(where, f"{count} (at least {least} each)", counts < least)
+        refuse(where, f"{first} (episodes follow one another)", starts != np.cumsum(counts) - counts)
+        if counts.sum() != total:
+            raise InputError(f"{where}: episodes/{count}: add up to {counts.sum()}, the file holds {total}")
+    check_values(where, contents)
+
+
+def check_values(where: str, contents: Contents) -> None:
+    """The part of `check_contents` that looks at each frame's and keyframe's numbers."""
+    frame_of = np.repeat(np.arange(len(contents.seed)), contents.frames)
+    keyframe_of = np.repeat(np.arange(len(contents.seed)), contents.keyframes)
+    for name in ("state", "intrinsics", "extrinsics", "crc32"):
+        values = getattr(contents, name)
+        if len(values) != len(frame_of):
+            raise InputError(f"{where}: frames/{name}: found {len(values)} entries for {len(frame_of)} frames")
+        refuse(where, f"{name} (finite)", ~np.isfinite(values).all(tuple(range(1, values.ndim))), frame_of)
+    if len(contents.action) != len(keyframe_of):
+        raise InputError(f"{where}: keyframes/action: found {len(contents.action)} for {len(keyframe_of)} keyframes")
+    before = np.roll(contents.keyframe, 1)
+    before[contents.first_keyframe] = 0
+    outside = (contents.keyframe <= before) | (contents.keyframe >= contents.frames[keyframe_of])
+    refuse(where, "keyframes/frame (increasing, from 1, within the episode)", outside, keyframe_of)
+    rotation, gripper = contents.action[:, 3:7], contents.action[:, 7]
+    unit = np.abs(np.linalg.norm(rotation.astype(np.float64), axis=1) - 1) < 1e-2
+    legal = np.isfinite(contents.action).all(1) & unit & (rotation[:, 3] >= 0) & ((gripper == 0) | (gripper == 1))
+    refuse(where, f"keyframes/action ({ACTION_CONVENTION})", ~legal, keyframe_of)
+    refuse(where, "variation (>= 0)", contents.variation < 0)
+    refuse(where, "seed (>= 0)", contents.seed < 0)
+
+
+def refuse(where: str, what: str, wrong: np.ndarray, episode_of: np.ndarray | None = None) -> None:
+    """Raise InputError for the first episode that has a wrong entry."""
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        episode = first if episode_of is None else int(episode_of[first])
+        raise InputError(f"{where}: episode {episode}: wrong {what}")

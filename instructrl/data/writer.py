@@ -1,0 +1,153 @@
+"""Writing a file of demonstrations: under a temporary name, synced, then renamed, so that no half file is ever seen."""
+
+import contextlib
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import h5py
+import numpy as np
+
+from instructrl.batch import Demonstration
+from instructrl.data.format import (
+    Contents,
+    Header,
+    attributes,
+    check_array,
+    check_contents,
+    checksum,
+    crc32,
+    fields,
+    image_field,
+)
+from instructrl.data.sink import Sink
+from instructrl.errors import InputError
+
+GROUPS = ("frames", "keyframes", "episodes")
+
+
+class Writer:
+    """Takes demonstrations one by one; the file takes its place when the `with` block ends without an error.
+
+    The temporary name is `path` + ".tmp": only one process may write a path at a time (see data_tools.collect).
+    """
+
+    def __init__(self, path: Path, header: Header) -> None:
+        self.path, self.header = Path(path), header
+        self.temporary = self.path.with_name(self.path.name + ".tmp")
+        self._episodes: list[Contents] = []
+
+    def __enter__(self) -> Self:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._sink = Sink(self.temporary)
+        except OSError as error:
+            raise unwritable(self.path, error) from None
+        # The v110 layout checksums HDF5's own metadata and indexes growing data sets well.
+        self._file = h5py.File(self._sink, "w", libver=("v110", "v110"))
+        timeless = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
+        timeless.set_obj_track_times(False)  # so that equal demonstrations give equal files
+        for group in GROUPS:
+            h5py.h5g.create(self._file.id, group.encode(), gcpl=timeless)
+        field = image_field(self.header)
+        self._images = self._file.create_dataset(
+            field.path, (0, *field.shape), field.dtype, maxshape=(None, *field.shape), chunks=(1, *field.shape)
+        )
+        return self
+
+    def add(self, demonstration: Demonstration) -> None:
+        """Append one episode; the pixels go to disk at once.
+
+        Raises:
+            InputError: a field is not as the format demands, or the disk is full.
+        """
+        where = f"{self.path}: demonstration {len(self._episodes)} (seed {demonstration.seed})"
+        check_array(f"{where}: images", demonstration.images, image_field(self.header))
+        if len(demonstration.images) != len(demonstration.state):
+            raise InputError(f"{where}: found {len(demonstration.images)} images for {len(demonstration.state)} states")
+        contents = contents_of(demonstration)
+        check_contents(where, contents, self.header)
+        begin = len(self._images)
+        self._images.resize(begin + len(demonstration.images), axis=0)
+        self._images[begin:] = demonstration.images
+        self._check_sink()
+        self._episodes.append(contents)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            self._file.close()
+            self._sink.close()
+            with contextlib.suppress(OSError):
+                self.temporary.unlink(missing_ok=True)  # gone already if all went well
+
+    def _finish(self) -> None:
+        if not self._episodes:
+            raise InputError(f"{self.path}: no demonstration was given to write; give at least one")
+        contents = concatenate(self._episodes)
+        for name, field in fields(self.header).items():
+            self._file[field.path] = getattr(contents, name)
+        self._file.create_dataset("sentences", data=contents.text, dtype=h5py.string_dtype())
+        self._file.attrs.update(attributes(self.header))
+        self._file.attrs["checksum"] = checksum(self.header, contents)
+        self._file.close()
+        self._sink.sync()
+        self._check_sink()
+        try:
+            self.temporary.replace(self.path)
+            sync_folder(self.path.parent)
+        except OSError as error:
+            raise unwritable(self.path, error) from None
+
+    def _check_sink(self) -> None:
+        if self._sink.error is not None:
+            raise unwritable(self.path, self._sink.error)
+
+
+def unwritable(path: Path, error: OSError) -> InputError:
+    """One line for what the operating system says while writing."""
+    return InputError(f"{path}: cannot be written ({error.strerror}); free space there or choose another data.dir")
+
+
+def sync_folder(path: Path) -> None:
+    """Make a folder's new entries survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def contents_of(demonstration: Demonstration) -> Contents:
+    """The Contents of a file with this one episode."""
+    zero, one = np.zeros(1, np.int64), np.ones(1, np.int64)
+    return Contents(
+        state=demonstration.state,
+        intrinsics=demonstration.intrinsics,
+        extrinsics=demonstration.extrinsics,
+        crc32=np.array([crc32(np.ascontiguousarray(frame)) for frame in demonstration.images], np.uint32),
+        keyframe=demonstration.keyframes,
+        action=demonstration.actions,
+        first_frame=zero,
+        frames=one * len(demonstration.state),
+        first_keyframe=zero,
+        keyframes=one * len(demonstration.keyframes),
+        first_sentence=zero,
+        sentences=one * len(demonstration.instructions),
+        variation=one * demonstration.variation,
+        seed=one * demonstration.seed,
+        text=list(demonstration.instructions),
+    )
+
+
+def concatenate(episodes: list[Contents]) -> Contents:
+    """Several Contents behind one another."""
+    columns = {name: np.concatenate([getattr(e, name) for e in episodes]) for name in Contents._fields[:-1]}
+    for first, count in (("first_frame", "frames"), ("first_keyframe", "keyframes"), ("first_sentence", "sentences")):
+        columns[first] = np.cumsum(columns[count]) - columns[count]
+    return Contents(**columns, text=[sentence for episode in episodes for sentence in episode.text])

@@ -1,0 +1,102 @@
+"""The trained agent in a rollout: it remembers each episode's keyframes and answers many at once."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from instructrl.batch import ACTION_SIZE, Batch, BatchSizes, Observation, fake_batch
+from instructrl.config import HardwareConfig, TrainConfig
+from instructrl.data.tokenizer import Tokenizer, make_tokenizer
+from instructrl.errors import InputError
+from instructrl.models.agent import Agent
+from instructrl.training.checkpoint import open_checkpoints
+from instructrl.training.hardware import select_platform
+from instructrl.training.run_directory import read_config
+from instructrl.training.state import abstract_params, make_agent
+
+
+class AgentActor:
+    """Acts in up to `slots` episodes in lock-step; each frame is encoded once and its features remembered."""
+
+    def __init__(self, agent: Agent, params: Any, tokenizer: Tokenizer, *, slots: int) -> None:
+        self.params = params
+        self.tokenizer = tokenizer
+        self.slots = slots
+        self.tokens, self.text_padding_mask = tokenizer([""] * slots)
+        self.history: list[list[dict[str, Any]]] = [[] for _ in range(slots)]
+        self.encode = jax.jit(lambda params, *inputs: agent.apply({"params": params}, *inputs, method=Agent.encode))
+        self.decode = jax.jit(lambda params, *inputs: agent.apply({"params": params}, *inputs, method=Agent.decode))
+
+    def begin(self, slot: int, instruction: str) -> None:
+        """Forget the slot's last episode; the next one is asked for by this instruction."""
+        tokens, padding = self.tokenizer([instruction])
+        self.tokens[slot], self.text_padding_mask[slot] = tokens[0], padding[0]
+        self.history[slot] = []
+
+    def act(self, observations: dict[int, Observation]) -> dict[int, np.ndarray]:
+        """The next keyframe action, float32[8], for every slot that shows an observation."""
+        self.remember(observations)
+        steps = 1
+        while steps < max(len(self.history[slot]) for slot in observations):
+            steps *= 2  # few different shapes, hence few compilations
+        features, batch = self.recall(set(observations), steps)
+        decoded = np.asarray(self.decode(self.params, features, batch))
+        chosen = {slot: decoded[slot, len(self.history[slot]) - 1] for slot in observations}
+        for slot, action in chosen.items():
+            self.history[slot][-1]["actions"] = action
+        return chosen
+
+    def remember(self, observations: dict[int, Observation]) -> None:
+        """Encode the new frames, all slots at once, and append them to the episodes' histories."""
+        shape = next(iter(observations.values())).images.shape
+        images = np.zeros((self.slots, 1, *shape), np.uint8)
+        for slot, observation in observations.items():
+            images[slot, 0] = observation.images
+        features = self.encode(self.params, images, self.tokens, self.text_padding_mask)
+        features = jax.tree.map(lambda leaf: np.asarray(leaf)[:, 0], features)
+        for slot, observation in observations.items():
+            self.history[slot].append({
+                "features": jax.tree.map(lambda leaf, slot=slot: leaf[slot], features),
+                "state": observation.state,
+                "intrinsics": observation.intrinsics,
+                "extrinsics": observation.extrinsics,
+                "actions": np.zeros(ACTION_SIZE, np.float32),
+            })
+
+    def recall(self, acting: set[int], steps: int) -> tuple[Any, Batch]:
+        """The acting slots' histories, padded behind to the same number of steps; the others are blank."""
+        histories = [moments if slot in acting else [] for slot, moments in enumerate(self.history)]
+        blank = jax.tree.map(np.zeros_like, next(moments[0] for moments in histories if moments))
+        moments = [moment for known in histories for moment in known + [blank] * (steps - len(known))]
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves).reshape(self.slots, steps, *leaves[0].shape), *moments)
+        features = stacked.pop("features")
+        mask = np.array([[float(step < len(known)) for step in range(steps)] for known in histories], np.float32)
+        return features, Batch(
+            images=None, tokens=self.tokens, text_padding_mask=self.text_padding_mask, step_mask=mask, **stacked
+        )
+
+
+def load_actor(
+    run: Path, *, checkpoint: str, slots: int, hardware: HardwareConfig
+) -> tuple[AgentActor, TrainConfig, int]:
+    """The agent of a run's `best` or `last` checkpoint, its settings, and the checkpoint's step.
+
+    Raises:
+        InputError: there is no run or no readable checkpoint.
+    """
+    config = read_config(run)
+    select_platform(hardware)
+    config.hardware = hardware
+    tokenizer = make_tokenizer(config.encoder.kind)
+    agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
+    sizes = BatchSizes(1, 1, len(config.sim.cameras), config.sim.image_size, tokenizer.length)
+    if not (run / "checkpoints").is_dir():
+        raise InputError(f"{run}: no checkpoint yet; train it first")
+    with open_checkpoints(run) as checkpoints:
+        step = checkpoints.step(checkpoint)
+        if step is None:
+            raise InputError(f"{run}: no checkpoint yet; start its training again to go on")
+        params = checkpoints.params(abstract_params(agent, fake_batch(sizes)), step=step)
+    return AgentActor(agent, params, tokenizer, slots=slots), config, step

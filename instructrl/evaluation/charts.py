@@ -1,0 +1,124 @@
+"""Learning curves as inline SVG, coloured by the page's style sheet, so that they follow light and dark."""
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+WIDTH, HEIGHT = 340, 210
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 12, 30
+_MOST_POINTS = 300  # a curve with more is averaged in buckets: a page is no archive
+
+TITLES = {
+    "loss": "Loss",
+    "position_cm": "Position error (cm)",
+    "rotation_deg": "Rotation error (degrees)",
+    "gripper_accuracy": "Gripper accuracy",
+    "success_rate": "Success rate of rollouts",
+}
+_PLACES = ("step", "epoch")
+Point = tuple[float, float]
+
+
+def curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[Point]]]:
+    """Metric -> split -> points (epoch, or step where there are no epochs; value), the known metrics first."""
+    place = axis(lines)
+    found: dict[str, dict[str, dict[float, float]]] = {}
+    for line in lines:
+        for key, value in line.items():
+            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if number and key not in _PLACES and place in line:
+                found.setdefault(key, {}).setdefault(str(line.get("split", "")), {})[float(line[place])] = float(value)
+    order = [*(key for key in TITLES if key in found), *sorted(key for key in found if key not in TITLES)]
+    return {key: {split: sorted(points.items()) for split, points in found[key].items()} for key in order}
+
+
+def axis(lines: Sequence[Mapping[str, Any]]) -> str:
+    """What the curves run along."""
+    return "epoch" if all("epoch" in line for line in lines) else "step"
+
+
+def title(metric: str) -> str:
+    """What stands over a metric's chart."""
+    return TITLES.get(metric, metric.replace("_", " ").capitalize())
+
+
+def chart(metric: str, series: Mapping[str, Sequence[Point]], *, axis: str) -> str:
+    """One `<figure>`: a line per split over the same axes, logarithmic where values span decades."""
+    points = [point for line in series.values() for point in line]
+    x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
+    scale = _Scale([y for _, y in points])
+    name = html.escape(title(metric))
+
+    def place(point: Point) -> str:
+        across = (point[0] - x_low) / (x_high - x_low) if x_high > x_low else 0.5
+        x = _LEFT + across * (WIDTH - _LEFT - _RIGHT)
+        return f"{x:.1f},{HEIGHT - _BOTTOM - scale.share(point[1]) * (HEIGHT - _TOP - _BOTTOM):.1f}"
+
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{name}">']
+    for tick in scale.ticks:
+        level = place((x_low, tick)).split(",")[1]
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{level}" y2="{level}"/>')
+        parts.append(f'<text class="tick" x="{_LEFT - 7}" y="{float(level) + 4:.1f}" text-anchor="end">{tick:g}</text>')
+    for x, anchor in ((x_low, "start"), (x_high, "end")) if x_high > x_low else ((x_low, "middle"),):
+        across = place((x, scale.ticks[0])).split(",")[0]
+        parts.append(f'<text class="tick" x="{across}" y="{HEIGHT - 11}" text-anchor="{anchor}">{axis} {x:g}</text>')
+    for split in sorted(series, key=_split_order):
+        places = [place(point) for point in thinned(series[split])]
+        style = f"series {_split_class(split)}"
+        parts.append(f'<polyline class="{style}" points="{" ".join(places)}"/>')
+        end_x, end_y = places[-1].split(",")
+        parts.append(f'<circle class="{style}" cx="{end_x}" cy="{end_y}" r="3"/>')
+    legend = "".join(
+        f'<span class="key {_split_class(split)}">{html.escape(split)} <b>{series[split][-1][1]:.3g}</b></span>'
+        for split in sorted(series, key=_split_order)
+    )
+    return f'<figure class="chart"><figcaption>{name}<span>{legend}</span></figcaption>{"".join(parts)}</svg></figure>'
+
+
+def thinned(points: Sequence[Point]) -> list[Point]:
+    """At most a few hundred points: means of neighbours; the last one stays as it is."""
+    if len(points) <= _MOST_POINTS:
+        return list(points)
+    size = math.ceil((len(points) - 1) / (_MOST_POINTS - 1))
+    buckets = [points[start : start + size] for start in range(0, len(points) - 1, size)]
+    return [(sum(x for x, _ in b) / len(b), sum(y for _, y in b) / len(b)) for b in buckets] + [points[-1]]
+
+
+class _Scale:
+    """A vertical axis: round ticks, and where a value lies between its ends."""
+
+    def __init__(self, values: Sequence[float]):
+        low, high = min(values), max(values)
+        self._log = low > 0 and high / low > 50
+        if self._log:
+            first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+            self.ticks = [10.0**power for power in range(first, last + 1)]
+        else:
+            self.ticks = round_ticks(0.0 if 0 <= low <= high / 2 else low, high)
+
+    def share(self, value: float) -> float:
+        low, high = self._measure(self.ticks[0]), self._measure(self.ticks[-1])
+        return (self._measure(value) - low) / (high - low)
+
+    def _measure(self, value: float) -> float:
+        return math.log10(value) if self._log else value
+
+
+def round_ticks(low: float, high: float) -> list[float]:
+    """Three to six round numbers whose first and last enclose [low, high]."""
+    span = high - low or abs(high) or 1.0
+    power = 10.0 ** math.floor(math.log10(span / 4))
+    step = next(size * power for size in (1, 2, 2.5, 5, 10, 20) if span <= 4 * size * power)
+    first = math.floor(low / step + 1e-9)
+    last = max(math.ceil(high / step - 1e-9), first + 1)
+    return [round(number * step, 12) for number in range(first, last + 1)]
+
+
+def _split_order(split: str) -> tuple[int, str]:
+    known = ("train", "val", "rollout")
+    return (known.index(split) if split in known else len(known)), split
+
+
+def _split_class(split: str) -> str:
+    return split if split in ("train", "val", "rollout") else "other"

@@ -1,0 +1,57 @@
+"""The run that is judged, as far as it can be checked without jax."""
+
+from pathlib import Path
+from typing import Any
+
+from instructrl.errors import InputError
+from instructrl.sim import available_renderer
+from instructrl.training.run_directory import read_config, read_data
+
+
+def check_run(run: Path) -> None:
+    """Refuse a directory that cannot hold a trained agent.
+
+    Raises:
+        InputError: there is none, or it has no settings, no record of its data or no checkpoint.
+    """
+    if not run.is_dir():
+        raise InputError(f"run: found no directory {run}; train first, or give the directory that train.py printed")
+    read_config(run)
+    read_data(run)
+    if not (run / "checkpoints").is_dir():
+        raise InputError(f"{run}: no checkpoint yet; start its training again to go on")
+
+
+def recorded_renderer(run: Path) -> str:
+    """The renderer that drew the run's training images.
+
+    Raises:
+        InputError: data.json does not say.
+    """
+    data: dict[str, Any] = read_data(run)
+    try:
+        return data["train"]["provenance"]["renderer"]
+    except (KeyError, TypeError):
+        raise InputError(
+            f"{run / 'data.json'}: does not say which renderer drew the training data; "
+            "start the training again to write it"
+        ) from None
+
+
+def choose_renderer(recorded: str, asked: str | None) -> str:
+    """The renderer to judge with: that of the data, unless another is asked for by name (or `auto`).
+
+    Raises:
+        InputError: the data's does not work here and no other is asked for, or the one asked for does not work.
+    """
+    try:
+        if asked in (None, "auto", recorded):
+            return available_renderer(recorded)
+    except InputError as error:
+        if asked is None:
+            other = "raycast" if recorded == "opengl" else "opengl"
+            raise InputError(
+                f"renderer: the run's data were drawn by {recorded}, which does not work here ({error}); "
+                f"to judge on images drawn by {other}, which look a little different, add renderer={other}"
+            ) from None
+    return available_renderer(asked or "auto")

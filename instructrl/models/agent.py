@@ -1,0 +1,67 @@
+"""The agent: encoder, policy and head in a row. A batch becomes features, features become an action.
+
+Letters: B sequences, T steps, K cameras, H W pixels, L tokens.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from instructrl.batch import Batch
+from instructrl.config import EncoderConfig, HeadConfig, PolicyConfig
+from instructrl.models.encoder import Features, make_encoder
+from instructrl.models.heads import Cameras, action_errors, make_head
+from instructrl.models.policy import Policy
+
+
+class Agent(nn.Module):
+    """Answers a batch of histories with one keyframe action per step.
+
+    `encode` and `predict` are apart, so that a rollout encodes each frame once.
+    """
+
+    encoder_config: EncoderConfig
+    policy_config: PolicyConfig
+    head_config: HeadConfig
+    vocabulary_size: int
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        self.encoder = make_encoder(self.encoder_config, vocabulary_size=self.vocabulary_size, dtype=self.dtype)
+        self.policy = Policy(self.policy_config, self.dtype)
+        self.head = make_head(self.head_config, dtype=self.dtype)
+
+    def encode(self, images: Array, tokens: Array, text_padding_mask: Array) -> Features:
+        """Features of images uint8 [B, T, K, H, W, 3] under instructions [B, L]."""
+        return self.encoder(images, tokens, text_padding_mask)
+
+    def predict(self, features: Features, batch: Batch) -> Any:
+        """The head's prediction for every step of a batch, whose images are not looked at."""
+        hidden = self.policy(features.pooled, batch.state, batch.actions)
+        return self.head(hidden, features.patches, self.cameras(features, batch))
+
+    def decode(self, features: Features, batch: Batch) -> Float[Array, "B T 8"]:
+        """The action to take at every step."""
+        return self.head.decode(self.predict(features, batch), self.cameras(features, batch))
+
+    def loss(self, batch: Batch) -> tuple[Array, dict[str, Array]]:
+        """Mean loss over existing steps, and the decoded actions' errors in centimetres and degrees."""
+        features = self.encode(batch.images, batch.tokens, batch.text_padding_mask)
+        cameras = self.cameras(features, batch)
+        predicted = self.predict(features, batch)
+        loss = self.head.loss(predicted, self.head.targets(batch.actions, cameras))
+        errors = action_errors(self.head.decode(predicted, cameras), batch.actions)
+        exists = batch.step_mask > 0
+        count = jnp.maximum(exists.sum(), 1)
+        means = {key: jnp.sum(jnp.where(exists, value, 0)) / count for key, value in {"loss": loss, **errors}.items()}
+        return means["loss"], means
+
+    def __call__(self, batch: Batch) -> tuple[Array, dict[str, Array]]:
+        return self.loss(batch)
+
+    def cameras(self, features: Features, batch: Batch) -> Cameras:
+        """The batch's views and the patch grid that the features have."""
+        side = round(features.patches.shape[-2] ** 0.5)
+        return Cameras(batch.intrinsics, batch.extrinsics, self.encoder_config.patch_size * side, side)

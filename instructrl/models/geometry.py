@@ -1,0 +1,66 @@
+"""Between pixels and points in space, for cameras with known matrices.
+
+Letters: K cameras; leading dimensions are free. Conventions as in `instructrl.batch`.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def project(
+    points: Float[Array, "... 3"], intrinsics: Float[Array, "... K 3 3"], extrinsics: Float[Array, "... K 4 4"]
+) -> tuple[Float[Array, "... K 2"], Float[Array, "... K"]]:
+    """Pixel coordinates of world points in every camera, and their depth along the optical axis (metres)."""
+    rotation, origin = extrinsics[..., :3, :3], extrinsics[..., :3, 3]
+    local = jnp.einsum("...kji,...kj->...ki", rotation, points[..., None, :] - origin, precision="highest")
+    depth = local[..., 2]
+    safe = jnp.where(jnp.abs(depth) < 1e-6, 1e-6, depth)
+    pixels = jnp.einsum("...kij,...kj->...ki", intrinsics, local / safe[..., None], precision="highest")
+    return pixels[..., :2], depth
+
+
+def rays(
+    pixels: Float[Array, "... K 2"], intrinsics: Float[Array, "... K 3 3"], extrinsics: Float[Array, "... K 4 4"]
+) -> tuple[Float[Array, "... K 3"], Float[Array, "... K 3"]]:
+    """Origin and unit direction in the world of the ray through each camera's pixel."""
+    focal = jnp.stack([intrinsics[..., 0, 0], intrinsics[..., 1, 1]], axis=-1)
+    local = (pixels - intrinsics[..., :2, 2]) / focal
+    local = jnp.concatenate([local, jnp.ones_like(local[..., :1])], axis=-1)
+    direction = jnp.einsum("...kij,...kj->...ki", extrinsics[..., :3, :3], local, precision="highest")
+    return extrinsics[..., :3, 3], direction / jnp.linalg.norm(direction, axis=-1, keepdims=True)
+
+
+def meeting_point(
+    origins: Float[Array, "... K 3"], directions: Float[Array, "... K 3"], weights: Float[Array, "... K"]
+) -> Float[Array, "... 3"]:
+    """The point with the least weighted squared distance to all rays; a faint pull keeps it defined for one."""
+    across = jnp.eye(3) - directions[..., :, None] * directions[..., None, :]
+    total = jnp.sum(weights[..., None, None] * across, axis=-3)
+    pull = jnp.sum(weights, axis=-1) * 1e-4 + 1e-8
+    matrix = total + pull[..., None, None] * jnp.eye(3)
+    nearest = origins + directions  # one metre into the view: where a lone camera's point is pulled to
+    centre = jnp.mean(nearest, axis=-2)
+    moment = jnp.einsum("...k,...kij,...kj->...i", weights, across, origins, precision="highest")
+    return jnp.linalg.solve(matrix, (moment + pull[..., None] * centre)[..., None])[..., 0]
+
+
+def robust_meeting_point(
+    origins: Float[Array, "... K 3"],
+    directions: Float[Array, "... K 3"],
+    weights: Float[Array, "... K"],
+    *,
+    scale: float = 0.02,
+    rounds: int = 5,
+) -> Float[Array, "... 3"]:
+    """`meeting_point`, reweighted so that a ray further than about `scale` metres off loses its say.
+
+    Iteratively reweighted least squares with Cauchy weights (Holland and Welsch 1977).
+    """
+    point = meeting_point(origins, directions, weights)
+    for _ in range(rounds):
+        apart = point[..., None, :] - origins
+        along = jnp.sum(apart * directions, axis=-1, keepdims=True)
+        distance = jnp.linalg.norm(apart - along * directions, axis=-1)
+        point = meeting_point(origins, directions, weights / (1 + (distance / scale) ** 2))
+    return jax.lax.stop_gradient(point)

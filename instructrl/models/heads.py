@@ -1,0 +1,177 @@
+"""From the policy's prediction to a keyframe action: what is learnt, the loss, and the decoded action.
+
+Letters: B sequences, T steps, K cameras, P patches, D patch width, E policy width. Positions are in
+normalised workspace units unless a name says metres.
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from instructrl.actions import canonical_quaternion, denormalize_position, normalize_position, rotation_angle
+from instructrl.config import HeadConfig
+from instructrl.models.geometry import project, rays, robust_meeting_point
+from instructrl.models.layers import Mlp
+
+
+class Cameras(NamedTuple):
+    """The views that the patches belong to."""
+
+    intrinsics: Any  # B T K 3 3
+    extrinsics: Any  # B T K 4 4
+    image_size: int  # pixels
+    side: int  # patches from one edge of the image to the other
+
+
+class Pose(NamedTuple):
+    """A predicted action before decoding."""
+
+    position: Any  # B T 3, normalised
+    quaternion: Any  # B T 4, not yet unit
+    gripper: Any  # B T, logit of open
+
+
+class Regression(nn.Module):
+    """The method's head: eight numbers from the prediction token alone."""
+
+    config: HeadConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, hidden: Float[Array, "B T E"], patches: Array, cameras: Cameras) -> Pose:
+        del patches, cameras
+        out = Mlp(self.config.dim, 8, self.dtype, name="mlp")(hidden).astype(jnp.float32)
+        return Pose(out[..., :3], out[..., 3:7], out[..., 7])
+
+    def targets(self, actions: Float[Array, "B T 8"], cameras: Cameras) -> Pose:
+        """The action in the units of the prediction."""
+        del cameras
+        return pose_targets(actions)
+
+    def loss(self, predicted: Pose, targets: Pose) -> Float[Array, "B T"]:
+        """Weighted squared errors of position, rotation (of either sign) and gripper."""
+        position = jnp.mean((predicted.position - targets.position) ** 2, axis=-1)
+        return self.config.position_weight * position + pose_loss(self.config, predicted, targets)
+
+    def decode(self, predicted: Pose, cameras: Cameras) -> Float[Array, "B T 8"]:
+        """The action to take."""
+        del cameras
+        return decode_pose(predicted)
+
+
+class Heatmaps(NamedTuple):
+    """A predicted point in every camera, and the rest of the pose."""
+
+    scores: Any  # B T K P+1, logits over patches; the last says that the point is out of view
+    offsets: Any  # B T K P 2, from a patch's centre to the point, in patches
+    pose: Pose  # its position is unused
+
+
+class HeatmapTargets(NamedTuple):
+    """Where the point is in every camera."""
+
+    shares: Any  # B T K P+1, sums to one
+    offsets: Any  # B T K P 2
+    pose: Pose
+
+
+class Spatial(nn.Module):
+    """The prediction scores each camera's patches; the peaks are lifted to one point by the camera matrices.
+
+    Rotation and gripper are read from the patches around the peaks.
+    """
+
+    config: HeadConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, hidden: Float[Array, "B T E"], patches: Float[Array, "B T K P D"], cameras: Cameras) -> Heatmaps:
+        width = self.config.dim
+        query = nn.Dense(width, dtype=self.dtype, name="query")(hidden)[:, :, None]
+        keys = nn.Dense(width, dtype=self.dtype, name="key")(patches)
+        scores = jnp.einsum("btkpd,btkd->btkp", keys, jnp.broadcast_to(query, keys.shape[:3] + (width,))) * width**-0.5
+        pooled = jnp.mean(keys, axis=-2) + query
+        absent = nn.Dense(1, dtype=self.dtype, name="absent")(nn.gelu(pooled))
+        scores = jnp.concatenate([scores, absent], axis=-1).astype(jnp.float32)
+        offsets = nn.Dense(2, dtype=self.dtype, name="offset")(nn.gelu(keys + query[..., None, :]))
+        attention = jax.nn.softmax(scores, axis=-1)[..., :-1].astype(self.dtype)
+        seen = jnp.einsum("btkp,btkpd->btd", attention, patches)
+        out = Mlp(width, 5, self.dtype, name="pose")(jnp.concatenate([hidden, seen], axis=-1)).astype(jnp.float32)
+        pose = Pose(jnp.zeros_like(out[..., :3]), out[..., :4], out[..., 4])
+        return Heatmaps(scores, offsets.astype(jnp.float32), pose)
+
+    def targets(self, actions: Float[Array, "B T 8"], cameras: Cameras) -> HeatmapTargets:
+        """The action's point shared among the four nearest patches of each camera (bilinear), or out of view."""
+        side = cameras.side
+        pixels, depth = project(actions[..., :3], cameras.intrinsics, cameras.extrinsics)
+        place = pixels / cameras.image_size * side  # in patches, from the top left corner
+        apart = place[..., None, :] - patch_centres(side)  # B T K P 2
+        shares = jnp.prod(jnp.clip(1 - jnp.abs(apart), 0, 1), axis=-1)
+        inside = jnp.all((place >= 0) & (place <= side), axis=-1) & (depth > 0)
+        total = jnp.sum(shares, axis=-1)
+        visible = inside & (total > 0)
+        shares = jnp.where(visible[..., None], shares / jnp.where(total > 0, total, 1)[..., None], 0)
+        shares = jnp.concatenate([shares, 1 - visible[..., None].astype(shares.dtype)], axis=-1)
+        return HeatmapTargets(shares, jnp.clip(apart, -2, 2), pose_targets(actions))
+
+    def loss(self, predicted: Heatmaps, targets: HeatmapTargets) -> Float[Array, "B T"]:
+        """Cross-entropy of the heatmaps, error of the offsets where the point is, and the pose's errors."""
+        surprise = -jnp.sum(targets.shares * jax.nn.log_softmax(predicted.scores, axis=-1), axis=-1)
+        apart = jnp.sum(jnp.abs(predicted.offsets - targets.offsets), axis=-1)
+        apart = jnp.sum(targets.shares[..., :-1] * apart, axis=-1)
+        point = self.config.heatmap_weight * surprise + self.config.offset_weight * apart
+        return jnp.mean(point, axis=-1) + pose_loss(self.config, predicted.pose, targets.pose)
+
+    def decode(self, predicted: Heatmaps, cameras: Cameras) -> Float[Array, "B T 8"]:
+        """The action at the point where the rays through the cameras' peaks meet."""
+        chance = jax.nn.softmax(predicted.scores, axis=-1)[..., :-1]
+        peak = jnp.argmax(chance, axis=-1)
+        offset = jnp.take_along_axis(predicted.offsets, peak[..., None, None], axis=-2)[..., 0, :]
+        pixels = (patch_centres(cameras.side)[peak] + offset) * (cameras.image_size / cameras.side)
+        weights = jnp.max(chance, axis=-1) ** 2 + 1e-6
+        origins, directions = rays(pixels, cameras.intrinsics, cameras.extrinsics)
+        point = robust_meeting_point(origins, directions, weights)
+        return decode_pose(predicted.pose._replace(position=normalize_position(point)))
+
+
+def patch_centres(side: int) -> Float[Array, "P 2"]:
+    """Column and row of each patch's centre, in patches from the image's top left corner."""
+    rows, columns = jnp.meshgrid(jnp.arange(side) + 0.5, jnp.arange(side) + 0.5, indexing="ij")
+    return jnp.stack([columns.ravel(), rows.ravel()], axis=-1)
+
+
+def pose_targets(actions: Float[Array, "B T 8"]) -> Pose:
+    """The action with its position normalised."""
+    return Pose(normalize_position(actions[..., :3]), canonical_quaternion(actions[..., 3:7]), actions[..., 7])
+
+
+def pose_loss(config: HeadConfig, predicted: Pose, targets: Pose) -> Float[Array, "B T"]:
+    """Weighted errors of rotation, the smaller of both signs of the quaternion, and of the gripper."""
+    apart = jnp.mean((predicted.quaternion - targets.quaternion) ** 2, axis=-1)
+    opposite = jnp.mean((predicted.quaternion + targets.quaternion) ** 2, axis=-1)
+    gripper = (jax.nn.sigmoid(predicted.gripper) - targets.gripper) ** 2
+    return config.rotation_weight * jnp.minimum(apart, opposite) + config.gripper_weight * gripper
+
+
+def decode_pose(pose: Pose) -> Float[Array, "B T 8"]:
+    """Metres in the workspace, a unit quaternion and an open or closed gripper."""
+    position = denormalize_position(jnp.clip(pose.position, -1, 1))
+    gripper = (pose.gripper > 0).astype(position.dtype)
+    return jnp.concatenate([position, canonical_quaternion(pose.quaternion), gripper[..., None]], axis=-1)
+
+
+def action_errors(predicted: Float[Array, "B T 8"], actions: Float[Array, "B T 8"]) -> dict[str, Float[Array, "B T"]]:
+    """Errors in units that people read: centimetres, degrees, and whether the gripper is right."""
+    return {
+        "position_cm": 100 * jnp.linalg.norm(predicted[..., :3] - actions[..., :3], axis=-1),
+        "rotation_deg": jnp.degrees(rotation_angle(predicted[..., 3:7], actions[..., 3:7])),
+        "gripper_accuracy": (predicted[..., 7] == actions[..., 7]).astype(jnp.float32),
+    }
+
+
+def make_head(config: HeadConfig, *, dtype: Any = jnp.float32) -> nn.Module:
+    """The head that a configuration describes."""
+    return {"regression": Regression, "spatial": Spatial}[config.kind](config, dtype)

@@ -1,0 +1,57 @@
+"""The policy: a block-causal transformer over keyframe steps.
+
+Letters: B sequences, T steps, K cameras, F pooled feature width, A state values, E policy width, S tokens.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from instructrl.actions import normalize_position
+from instructrl.config import PolicyConfig
+from instructrl.models.layers import Block
+from instructrl.models.positions import sinusoid
+from instructrl.models.sequence import attention_mask
+
+
+class Policy(nn.Module):
+    """Reads cameras, state and past actions; answers with one vector per step from which a head acts."""
+
+    config: PolicyConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        pooled: Float[Array, "B T K F"],
+        state: Float[Array, "B T A"],
+        actions: Float[Array, "B T 8"],
+    ) -> Float[Array, "B T E"]:
+        batch, steps, cameras, _ = pooled.shape
+        observations = cameras + state.shape[-1]
+        x_BTSE = self.embed(pooled, state, actions)
+        x_BTSE = x_BTSE + jnp.asarray(sinusoid(np.arange(steps), self.config.dim), self.dtype)[None, :, None]
+        x_BSE = x_BTSE.reshape(batch, -1, self.config.dim)
+        mask = jnp.asarray(attention_mask(steps, observations, window=self.config.window))
+        for index in range(self.config.depth):
+            block = Block(self.config.heads, self.config.mlp_ratio, self.dtype, name=f"block_{index}")
+            x_BSE = block(x_BSE, mask)
+        x_BTSE = nn.LayerNorm(dtype=self.dtype, name="norm")(x_BSE).reshape(x_BTSE.shape)
+        return x_BTSE[:, :, observations]
+
+    def embed(self, pooled: Array, state: Array, actions: Array) -> Float[Array, "B T S E"]:
+        """One token per camera, per state value, for the prediction and for the action; each kind marked."""
+        batch, steps, cameras, _ = pooled.shape
+        width, values = self.config.dim, state.shape[-1]
+        init = nn.initializers.normal(0.02)
+        views = nn.Dense(width, dtype=self.dtype, name="embed_camera")(pooled)
+        direction = self.param("state_direction", init, (values, width)).astype(self.dtype)
+        numbers = state.astype(self.dtype)[..., None] * direction
+        predict = jnp.zeros((batch, steps, 1, width), self.dtype)
+        normalized = jnp.concatenate([normalize_position(actions[..., :3]), actions[..., 3:]], axis=-1)
+        taken = nn.Dense(width, dtype=self.dtype, name="embed_action")(normalized)[:, :, None]
+        kinds = self.param("token_kind", init, (cameras + values + 2, width)).astype(self.dtype)
+        return jnp.concatenate([views, numbers, predict, taken], axis=2) + kinds

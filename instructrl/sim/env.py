@@ -1,0 +1,75 @@
+"""The door between the suite and any simulator: what an environment takes and gives."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from instructrl.batch import Demonstration, Observation
+
+
+class Outcome(StrEnum):
+    """How an episode ended; each is counted apart."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"  # the task can no longer succeed, for instance the wrong object was touched
+    UNREACHABLE = "unreachable"  # no arm configuration or path leads to the commanded pose
+    INVALID_ACTION = "invalid_action"  # not finite, wrong size, or not a rotation
+    TIME_LIMIT = "time_limit"  # the allowed keyframes are used up
+    SIMULATOR_ERROR = "simulator_error"  # the simulator died or hung, also after a restart
+
+
+@dataclass(frozen=True)
+class Start:
+    """Names an episode completely: the same start gives the same states and images, bit for bit."""
+
+    variation: int
+    seed: int
+    goal: int | None = None  # judge this variation instead, one of `Env.rivals()` of the same scene
+
+
+class Step(NamedTuple):
+    """What follows an action; `outcome` is None while the episode goes on."""
+
+    observation: Observation
+    outcome: Outcome | None
+
+
+class Env(Protocol):
+    """One task in one simulator. Keyframe actions in, observations and typed outcomes out."""
+
+    variations: int  # how many variations the task has
+    max_steps: int  # keyframes allowed in an episode
+
+    def sentences(self, variation: int, *, held_out: bool = False) -> tuple[str, ...]:
+        """The ways to ask for a variation: those for training, or those kept for testing."""
+        ...
+
+    def reset(self, start: Start) -> Observation:
+        """Begin an episode; its instruction is one of the training sentences, chosen by the seed."""
+        ...
+
+    def rivals(self) -> tuple[int, ...]:
+        """Other variations that could be asked for in the present scene (a distractor is there to meet them)."""
+        ...
+
+    def step(self, action: np.ndarray) -> Step:
+        """Execute one keyframe action (8 numbers); a bad action is an outcome, not an exception."""
+        ...
+
+    def demonstrate(self, start: Start) -> tuple[Demonstration, Outcome]:
+        """Run the expert from a fresh start."""
+        ...
+
+    def film(self, start: Start, actions: np.ndarray, *, size: int) -> np.ndarray:
+        """Replay actions from a fresh start and return a video, uint8 [F, size, size, 3], 10 frames a second."""
+        ...
+
+    def provenance(self) -> dict[str, str]:
+        """Simulator, its version, renderer and expert: what must be recorded beside data made here."""
+        ...
+
+    def close(self) -> None:
+        """Free the simulator's resources."""
+        ...

@@ -1,0 +1,99 @@
+"""Which renderer works on this machine: found out in child processes, once, and handed to workers.
+
+OpenGL needs a driver or a system package that may be missing or broken, and may then fail by exception or by
+crash; so each backend is tried in a child process, which draws a red ball and looks at it. The answer is kept in
+the environment variable INSTRUCTRL_GL, which worker processes inherit.
+"""
+
+import os
+import subprocess
+import sys
+
+from instructrl.errors import InputError
+
+RENDERERS = ("auto", "opengl", "raycast")
+_VARIABLE = "INSTRUCTRL_GL"  # a backend of mujoco, or "none"
+_KNOWN = ("egl", "osmesa", "glfw", "cgl")
+_PROBE_SECONDS = 30.0
+_PROBE = """
+import importlib, os, sys
+os.environ["MUJOCO_GL"] = "disable"
+import mujoco, numpy
+context = importlib.import_module("mujoco." + sys.argv[1]).GLContext(64, 64)
+context.make_current()
+model = mujoco.MjModel.from_xml_string(
+    '<mujoco><worldbody><light pos="0 0 3"/><camera name="eye" pos="0 0 3"/>'
+    '<geom size="1" rgba="1 0 0 1"/></worldbody></mujoco>')
+data = mujoco.MjData(model)
+mujoco.mj_forward(model, data)
+scene, camera = mujoco.MjvScene(model, 10), mujoco.MjvCamera()
+camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, 0
+mujoco.mjv_updateScene(model, data, mujoco.MjvOption(), None, camera, mujoco.mjtCatBit.mjCAT_ALL.value, scene)
+target = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, target)
+image = numpy.zeros((64, 64, 3), numpy.uint8)
+mujoco.mjr_render(mujoco.MjrRect(0, 0, 64, 64), scene, target)
+mujoco.mjr_readPixels(image, None, mujoco.MjrRect(0, 0, 64, 64), target)
+red, green, blue = (int(value) for value in image[32, 32])
+os._exit(0 if red > max(green, blue) + 80 else 1)
+"""
+
+
+def available_renderer(wanted: str) -> str:
+    """The renderer to use: "opengl" or "raycast". "auto" takes OpenGL where it works.
+
+    Raises:
+        InputError: the name is unknown, or OpenGL is asked for where it does not work.
+    """
+    if wanted not in RENDERERS:
+        raise InputError(f"sim.renderer: found {wanted!r}, expected one of {', '.join(RENDERERS)}")
+    if wanted == "raycast":
+        return "raycast"
+    if opengl_backend() is not None:
+        return "opengl"
+    if wanted == "auto":
+        return "raycast"
+    raise InputError(
+        "sim.renderer=opengl: OpenGL does not work on this machine (tried "
+        f"{', '.join(_candidates())}); install libegl1 and libgl1, or libosmesa6, or use sim.renderer=raycast"
+    )
+
+
+def opengl_backend() -> str | None:
+    """The OpenGL backend that works here ("egl", "osmesa", ...) or None; probed once, inherited by children."""
+    if _VARIABLE not in os.environ:
+        os.environ[_VARIABLE] = next((name for name in _candidates() if _works(name)), "none")
+    found = os.environ[_VARIABLE]
+    return found if found in _KNOWN else None
+
+
+def _candidates() -> list[str]:
+    """Backends to try, the user's choice first; windows only where there is a display."""
+    if sys.platform == "darwin":
+        names = ["cgl", "glfw"]
+    elif os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or sys.platform == "win32":
+        names = ["egl", "osmesa", "glfw"]
+    else:
+        names = ["egl", "osmesa"]
+    choice = os.environ.get("MUJOCO_GL", "").lower().strip()
+    if choice in ("disable", "disabled", "off", "false", "0"):
+        return []
+    return sorted(
+        set(names) | ({choice} & set(_KNOWN)), key=lambda name: (name != choice, (*names, choice).index(name))
+    )
+
+
+def _works(backend: str) -> bool:
+    """Whether a child process can draw with this backend."""
+    try:
+        child = subprocess.run(
+            [sys.executable, "-c", _PROBE, backend],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=_PROBE_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return child.returncode == 0

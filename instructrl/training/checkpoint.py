@@ -1,0 +1,77 @@
+"""Checkpoints with Orbax: written in the background, whole or not at all, the last and the best kept."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from instructrl.errors import InputError
+from instructrl.training.state import TrainState
+
+
+def validation_loss(metrics: Any) -> float:
+    """What makes a checkpoint the best: the smaller, the better."""
+    return metrics["loss"]
+
+
+class Checkpoints:
+    """The checkpoints of one run directory."""
+
+    def __init__(self, run: Path) -> None:
+        self.directory = run.resolve() / "checkpoints"
+        keep = preservation_policy.AnyPreservationPolicy([
+            preservation_policy.LatestN(1),
+            preservation_policy.BestN(get_metric_fn=lambda metrics: -validation_loss(metrics), n=1),
+        ])
+        options = ocp.CheckpointManagerOptions(
+            best_fn=validation_loss, best_mode="min", preservation_policy=keep, cleanup_tmp_directories=True
+        )
+        self.manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def save(self, state: TrainState, *, step: int, metrics: dict[str, float]) -> None:
+        """Begin to save; returns before the files are written."""
+        self.manager.save(step, args=ocp.args.StandardSave(state._asdict()), metrics=metrics)
+
+    def step(self, which: str = "last") -> int | None:
+        """The step of the `last` or `best` checkpoint, None before the first."""
+        return self.manager.latest_step() if which == "last" else self.manager.best_step()
+
+    def restore(self, state: TrainState, *, step: int) -> TrainState:
+        """The saved state, in the shapes and on the devices of `state` (arrays or their descriptions)."""
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state._asdict())
+        return TrainState(**self._restore(step, ocp.args.StandardRestore(abstract)))
+
+    def params(self, abstract: Any, *, step: int) -> Any:
+        """The saved parameters alone, as numpy arrays in the shapes that `abstract` describes."""
+        item = {"params": abstract}
+        plain = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype), item)
+        args = ocp.args.PyTreeRestore(item, restore_args=plain, partial_restore=True)
+        return self._restore(step, args)["params"]
+
+    def _restore(self, step: int, args: Any) -> Any:
+        try:
+            return self.manager.restore(step, args=args)
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(
+                f"{self.directory / str(step)}: cannot be read as this run's checkpoint ({str(error).splitlines()[0]}); "
+                "remove that folder to go on from an earlier one"
+            ) from None
+
+    def close(self) -> None:
+        """Wait for what is being written."""
+        self.manager.close()
+
+
+@contextmanager
+def open_checkpoints(run: Path) -> Iterator[Checkpoints]:
+    """The checkpoints of a run directory; on leaving, everything is written."""
+    checkpoints = Checkpoints(run)
+    try:
+        yield checkpoints
+    finally:
+        checkpoints.close()

@@ -1,0 +1,200 @@
+"""Many steps: epochs over the demonstrations, looking up to validate, to roll out and to save."""
+
+import hashlib
+import math
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from instructrl.batch import Batch, BatchSizes, check_batch
+from instructrl.config import TrainConfig
+from instructrl.data.episodes import Episodes
+from instructrl.data.loader import Loader, prefetched
+from instructrl.data.tokenizer import make_tokenizer
+from instructrl.errors import RunError
+from instructrl.models.agent import Agent
+from instructrl.training.checkpoint import Checkpoints, open_checkpoints
+from instructrl.training.metrics import Metrics, open_metrics
+from instructrl.training.optimizer import learning_rate, make_optimizer
+from instructrl.training.run_directory import record_data
+from instructrl.training.state import TrainState, initial_state, make_agent, parameter_table
+from instructrl.training.step import make_eval_step, make_train_step
+
+Rollout = Callable[[Any, int], dict[str, float]]  # (params, epoch) -> metrics
+
+
+@dataclass(frozen=True)
+class Training:
+    """What one run trains with, put together once."""
+
+    config: TrainConfig
+    agent: Agent
+    train: Loader
+    val: Loader
+    train_step: Callable[[TrainState, Any], tuple[TrainState, Any]]
+    eval_step: Callable[[Any, Any], Any]
+    learning_rate: Callable[[int], Any]
+
+    def batches(self, loader: Loader, start: int, stop: int) -> Generator[Batch]:
+        """The loader's batches on the device, prepared ahead."""
+        return prefetched(loader, start, stop, depth=self.config.hardware.prefetch, put=jax.device_put)
+
+
+def train(config: TrainConfig, run: Path, *, data: dict[str, Path], rollout: Rollout | None = None) -> None:
+    """Train to the last epoch, from the last checkpoint if there is one.
+
+    Args:
+        config: a resolved configuration.
+        run: the run directory, already opened.
+        data: the files of the splits `train` and `val`.
+        rollout: called every `training.rollout_every` epochs with parameters and epoch.
+
+    Raises:
+        RunError: the loss is not finite.
+    """
+    limits = {"train": config.task.episodes, "val": config.task.val_episodes}
+    with (
+        Episodes(data["train"], limit=limits["train"]) as train_set,
+        Episodes(data["val"], limit=limits["val"]) as val_set,
+        open_checkpoints(run) as checkpoints,
+    ):
+        record_data(run, {split: described(data[split], part) for split, part in (("train", train_set), ("val", val_set))})
+        training, state = prepare(config, train_set, val_set)
+        last = checkpoints.step("last")
+        if last is not None:
+            state = checkpoints.restore(state, step=last)
+        announce(training, state)
+        with open_metrics(config, run, from_step=int(state.step)) as metrics:
+            run_epochs(training, state, checkpoints=checkpoints, metrics=metrics, rollout=rollout)
+
+
+def described(path: Path, episodes: Episodes) -> dict[str, Any]:
+    """What `data.json` says of one split."""
+    return {"path": str(path), "checksum": content_digest(episodes), "provenance": episodes.provenance}
+
+
+def content_digest(episodes: Episodes) -> str:
+    """A digest of the episodes in use: unchanged when more are appended to their file."""
+    contents, count = episodes.contents, len(episodes)
+    frames, keyframes = int(contents.frames[:count].sum()), int(contents.keyframes[:count].sum())
+    digest = hashlib.sha256(contents.crc32[:frames].tobytes() + contents.action[:keyframes].tobytes())
+    digest.update("\n".join(sentence for index in range(count) for sentence in episodes.sentences(index)).encode())
+    return digest.hexdigest()
+
+
+def prepare(config: TrainConfig, train_set: Episodes, val_set: Episodes) -> tuple[Training, TrainState]:
+    """Loaders, agent, compiled steps and the initial state."""
+    tokenizer = make_tokenizer(config.encoder.kind)
+    steps = max(train_set.steps, val_set.steps)
+    size = config.training.batch_size
+    train_loader = Loader(train_set, tokenizer, batch_size=size, steps=steps, seed=config.seed)
+    val_loader = Loader(val_set, tokenizer, batch_size=size, steps=steps, seed=config.seed, shuffle=False)
+    first = train_loader.batch(0)
+    check_batch(first, BatchSizes(size, steps, len(config.sim.cameras), config.sim.image_size, tokenizer.length))
+    agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
+    schedule = learning_rate(config.optimizer, epochs=config.training.epochs, steps_per_epoch=train_loader.steps_per_epoch)
+    optimizer = make_optimizer(config.optimizer, schedule)
+    train_step = make_train_step(agent, optimizer, seed=config.seed, token_dropout=config.training.token_dropout)
+    training = Training(config, agent, train_loader, val_loader, train_step, make_eval_step(agent), schedule)
+    return training, initial_state(agent, optimizer, first, seed=config.seed)
+
+
+def announce(training: Training, state: TrainState) -> None:
+    """Print the parameters, the batch's shapes and where training begins, once."""
+    print(parameter_table(state.params))
+    print("batch\n" + "\n".join(f"  {key:<18}{value.dtype}{value.shape}" for key, value in training.train.batch(0)._asdict().items()))
+    epoch, epochs = int(state.step) // training.train.steps_per_epoch, training.config.training.epochs
+    where = "already trained" if epoch >= epochs else "resumed" if epoch else "begins"
+    print(f"training {where}: epoch {epoch} of {epochs} on {jax.devices()[0].device_kind}", flush=True)
+
+
+def run_epochs(
+    training: Training, state: TrainState, *, checkpoints: Checkpoints, metrics: Metrics, rollout: Rollout | None
+) -> None:
+    """From the state's epoch to the last; every epoch that validates ends in a checkpoint."""
+    options, per_epoch = training.config.training, training.train.steps_per_epoch
+    start, stop = int(state.step), options.epochs * per_epoch
+    progress = tqdm(total=stop, initial=start, unit="step", desc="train", dynamic_ncols=True, mininterval=0.5, disable=None)
+    with progress, closing(training.batches(training.train, start, stop)) as batches:
+        for epoch in range(start // per_epoch + 1, options.epochs + 1):
+            state, values = run_epoch(training, state, batches, progress=progress)
+            step, final = epoch * per_epoch, epoch == options.epochs
+            metrics.write("train", values, step=step, epoch=epoch)
+            if rollout is not None and options.rollout_every and epoch % options.rollout_every == 0:
+                metrics.write("rollout", rollout(state.params, epoch), step=step, epoch=epoch)
+            if final or epoch % options.validate_every == 0:
+                validated = validate(training, state)
+                metrics.write("val", validated, step=step, epoch=epoch)
+                checkpoints.save(state, step=step, metrics={"loss": validated["loss"]})
+                progress.write(epoch_line(epoch, values, validated))
+
+
+def run_epoch(training: Training, state: TrainState, batches: Any, *, progress: Any) -> tuple[TrainState, dict[str, float]]:
+    """One pass over the demonstrations; metrics are read one step late, so that the device never waits."""
+    begun = int(state.step)
+    total = Mean()
+    pending = None
+    for step in range(begun, begun + training.train.steps_per_epoch):
+        state, values = training.train_step(state, next(batches))
+        if pending is not None:
+            total.add(pending, step=step - 1)
+        pending = values
+        progress.update()
+        if total.count:
+            rate = training.train.sizes.batch * (progress.format_dict["rate"] or 0)
+            progress.set_postfix_str(f"{total.last['loss']:.3f} loss, {rate:.0f} episodes/s", refresh=False)
+    total.add(pending, step=begun + training.train.steps_per_epoch - 1)
+    return state, total.means() | {"learning_rate": float(training.learning_rate(begun))}
+
+
+def epoch_line(epoch: int, train: dict[str, float], val: dict[str, float]) -> str:
+    """What a person wants to know of an epoch."""
+    return (
+        f"epoch {epoch:>4}  loss {train['loss']:.4f}  val loss {val['loss']:.4f}  position {val['position_cm']:.2f} cm  "
+        f"rotation {val['rotation_deg']:.2f} degrees  gripper {100 * val['gripper_accuracy']:.1f} %"
+    )
+
+
+def validate(training: Training, state: TrainState) -> dict[str, float]:
+    """Mean metrics over the validation demonstrations."""
+    total = Mean()
+    stop = training.val.steps_per_epoch
+    with closing(training.batches(training.val, 0, stop)) as batches:
+        for batch in batches:
+            total.add(training.eval_step(state.params, batch), step=int(state.step))
+    return total.means()
+
+
+class Mean:
+    """The mean of metrics, each batch weighted by its number of keyframe steps."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.last: dict[str, float] = {}
+        self.count = 0.0
+
+    def add(self, values: Any, *, step: int) -> None:
+        """Fetch one batch's metrics from the device.
+
+        Raises:
+            RunError: the loss is not finite.
+        """
+        self.last = {key: float(value) for key, value in jax.device_get(values).items()}
+        if not math.isfinite(self.last["loss"]):
+            raise RunError(
+                f"loss is {self.last['loss']} at step {step}; the last checkpoint is from before; "
+                "lower optimizer.learning_rate or optimizer.clip_norm and start under another name=..."
+            )
+        steps = self.last.pop("steps")
+        self.count += steps
+        for key, value in self.last.items():
+            self.sums[key] = self.sums.get(key, 0.0) + value * steps
+
+    def means(self) -> dict[str, float]:
+        """The means so far."""
+        return {key: value / self.count for key, value in self.sums.items()}

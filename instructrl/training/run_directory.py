@@ -1,0 +1,129 @@
+"""The run directory: what it was made with, and whether the same is asked again. Needs no jax.
+
+`config.yaml` holds the settings, `data.json` the demonstrations, `metrics.jsonl` the curves,
+`checkpoints/` the state, `eval/` the judgement.
+"""
+
+import copy
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from instructrl.config import TrainConfig, differences, resolve
+from instructrl.errors import InputError
+
+FREE_KEYS = (  # may change from one start to the next: they say where, how fast and how watched, not what is computed
+    "output_dir",
+    "data.dir",
+    "hardware.name",
+    "hardware.platform",
+    "hardware.prefetch",
+    "sim.renderer",
+    "sim.workers",
+    "sim.timeout",
+    "training.rollout_every",
+    "training.rollout_episodes",
+    "wandb.mode",
+    "wandb.project",
+    "wandb.entity",
+)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all.
+
+    Raises:
+        InputError: the directory cannot be written or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written ({error.strerror}); make room or choose another output_dir") from None
+
+
+def settings(config: TrainConfig) -> dict[str, Any]:
+    """The settings that decide what is computed, as nested dicts."""
+    values = copy.deepcopy(dataclasses.asdict(config))
+    for key in FREE_KEYS:
+        *groups, last = key.split(".")
+        target = values
+        for group in groups:
+            target = target[group]
+        del target[last]
+    return values
+
+
+def open_run(config: TrainConfig) -> Path:
+    """The run's directory, new or made by the same settings.
+
+    Raises:
+        InputError: it was made with other settings, which are named.
+    """
+    run = Path(config.output_dir) / config.name
+    recorded = run / "config.yaml"
+    if recorded.exists():
+        lines = differences(settings(read_config(run)), settings(config))
+        if lines:
+            raise InputError(
+                f"{run}: made with other settings ({'; '.join(lines)}); "
+                "take the same ones to resume, add name=... for a run of its own, or remove the directory"
+            )
+        return run
+    write_atomically(recorded, OmegaConf.to_yaml(OmegaConf.structured(config)))
+    return run
+
+
+def read_config(run: Path) -> TrainConfig:
+    """The settings that a run was made with.
+
+    Raises:
+        InputError: there is no run, or its config.yaml cannot be read.
+    """
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise InputError(f"{run}: no config.yaml there; give the directory of a run, such as run=outputs/NAME")
+    try:
+        loaded = OmegaConf.load(path)
+    except (YAMLError, OSError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0]}); train again") from None
+    if not isinstance(loaded, DictConfig):
+        raise InputError(f"{path}: found no settings in it; train again")
+    try:
+        return resolve(loaded, TrainConfig)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def record_data(run: Path, data: dict[str, dict[str, Any]]) -> None:
+    """Note which demonstrations the run learns from.
+
+    Raises:
+        InputError: the run began with other ones.
+    """
+    path = run / "data.json"
+    known = read_data(run) if path.exists() else data
+    for split, entry in data.items():
+        if known[split]["checksum"] != entry["checksum"]:
+            raise InputError(
+                f"{entry['path']}: its content is not what {run} began with; restore the file, or add name=... for a new run"
+            )
+    write_atomically(path, json.dumps(data, indent=2))
+
+
+def read_data(run: Path) -> dict[str, dict[str, Any]]:
+    """For each split: path, checksum and provenance of the demonstrations that a run learnt from."""
+    path = run / "data.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        raise InputError(f"{path}: missing or damaged; start the training again to write it") from None

@@ -1,0 +1,47 @@
+"""One step of behaviour cloning, and one of validation. Pure functions, compiled once."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from instructrl.batch import Batch
+from instructrl.models.agent import Agent
+from instructrl.training.state import TrainState
+
+Metrics = dict[str, Array]
+
+
+def hide_words(batch: Batch, key: Array, *, share: float) -> Batch:
+    """Hide a random share of the instruction's tokens, so that no single odd word decides."""
+    hidden = jax.random.bernoulli(key, share, batch.text_padding_mask.shape)
+    return batch._replace(text_padding_mask=jnp.maximum(batch.text_padding_mask, hidden))
+
+
+def make_train_step(
+    agent: Agent, optimizer: optax.GradientTransformation, *, seed: int, token_dropout: float
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The compiled step; its randomness follows from the seed and the state's step. The old state is given up."""
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        batch = hide_words(batch, key, share=token_dropout)
+        gradients, metrics = jax.grad(lambda params: agent.apply({"params": params}, batch), has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics |= {"gradient_norm": optax.global_norm(gradients), "steps": batch.step_mask.sum()}
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    return jax.jit(train_step, donate_argnums=0)
+
+
+def make_eval_step(agent: Agent) -> Callable[[object, Batch], Metrics]:
+    """The compiled validation step: metrics of a batch and how many keyframe steps they are the mean of."""
+
+    def eval_step(params: object, batch: Batch) -> Metrics:
+        _, metrics = agent.apply({"params": params}, batch)
+        return metrics | {"steps": batch.step_mask.sum()}
+
+    return jax.jit(eval_step)

@@ -1,0 +1,167 @@
+"""A simulator of four numbered things at known places, for tests of what lies above a simulator."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from instructrl.batch import Demonstration, Observation
+from instructrl.evaluation.stage import Stage
+from instructrl.sim import Outcome, Start, Step
+from instructrl.sim.workers import Request, WorkerFailure
+
+VARIATIONS = 4
+MAX_STEPS = 3
+TRAINING = ("touch {}", "go to {}")
+HELD_OUT = ("approach {}",)
+
+
+class FakeEnv:
+    """Success: a second action at the goal's place. The camera matrix tells the places: row v is that of thing v.
+
+    `deadly` seeds end the process at the first step, on every attempt.
+    """
+
+    variations, max_steps = VARIATIONS, MAX_STEPS
+
+    def __init__(self, *, rivals: bool = True, deadly: tuple[int, ...] = (), exits: bool = False):
+        self._has_rivals, self._deadly, self._exits = rivals, deadly, exits
+
+    def sentences(self, variation: int, *, held_out: bool = False) -> tuple[str, ...]:
+        return tuple(text.format(variation) for text in (HELD_OUT if held_out else TRAINING))
+
+    def reset(self, start: Start) -> Observation:
+        rng = np.random.default_rng((start.variation, start.seed))
+        self._places = rng.uniform(0.0, 1.0, (VARIATIONS, 3))
+        self._goal = start.variation if start.goal is None else start.goal
+        self._sentence = self.sentences(self._goal)[int(rng.integers(2))]
+        self._start, self._steps = start, 0
+        return self._observe()
+
+    def rivals(self) -> tuple[int, ...]:
+        self._die_if_deadly()
+        return tuple(v for v in range(VARIATIONS) if v != self._start.variation) if self._has_rivals else ()
+
+    def step(self, action: np.ndarray) -> Step:
+        self._die_if_deadly()
+        assert np.isfinite(action).all(), "a bad action was sent to the simulator"
+        self._steps += 1
+        at_goal = np.abs(action[:3] - self._places[self._goal]).max() < 1e-3
+        outcome = None
+        if action[2] > 10:
+            outcome = Outcome.UNREACHABLE
+        elif self._steps >= 2 and at_goal:
+            outcome = Outcome.SUCCESS
+        elif self._steps >= MAX_STEPS:
+            outcome = Outcome.TIME_LIMIT
+        return Step(self._observe(), outcome)
+
+    def demonstrate(self, start: Start) -> tuple[Demonstration, Outcome]:
+        first = self.reset(start)
+        actions = np.stack([towards(self._places[self._goal])] * 2).astype(np.float32)
+        for action in actions:
+            outcome = self.step(action).outcome
+        many = [first] * 3
+        return Demonstration(
+            images=np.stack([o.images for o in many]),
+            state=np.stack([o.state for o in many]),
+            intrinsics=np.stack([o.intrinsics for o in many]),
+            extrinsics=np.stack([o.extrinsics for o in many]),
+            keyframes=np.array([1, 2]),
+            actions=actions,
+            instructions=self.sentences(self._goal),
+            variation=self._goal,
+            seed=start.seed,
+        ), outcome
+
+    def film(self, start: Start, actions: np.ndarray, *, size: int) -> np.ndarray:
+        self.reset(start)
+        video = np.zeros((3 + len(actions), size, size, 3), np.uint8)
+        for frame, picture in enumerate(video):
+            picture[:, : (frame + 1) * size // len(video)] = (200, 40 * self._goal, 60)
+        return video
+
+    def provenance(self) -> dict[str, str]:
+        return {"simulator": "fake", "version": "1", "renderer": "raycast", "expert": "direct"}
+
+    def close(self) -> None:
+        pass
+
+    def _observe(self) -> Observation:
+        matrix = np.zeros((1, 4, 4), np.float32)
+        matrix[0, :, :3] = self._places
+        images = np.full((1, 8, 8, 3), self._start.seed % 251, np.uint8)
+        return Observation(images, np.zeros(4, np.float32), np.zeros((1, 3, 3), np.float32), matrix, self._sentence)
+
+    def _die_if_deadly(self) -> None:
+        if self._start.seed in self._deadly:
+            if self._exits:
+                os._exit(3)
+            raise ConnectionError
+
+
+class InlineWorkers:
+    """`Workers` without processes; answers of `map` come backwards, as they may."""
+
+    def __init__(self, count: int = 3, **settings: Any):
+        self._stages = [Stage(FakeEnv(**settings)) for _ in range(count)]
+        self.calls: list[tuple[int, Request]] = []
+
+    def __len__(self) -> int:
+        return len(self._stages)
+
+    def __enter__(self) -> "InlineWorkers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def call(self, requests: Mapping[int, Request]) -> dict[int, Any]:
+        return {slot: self._one(slot, request) for slot, request in reversed(requests.items())}
+
+    def map(self, method: str, arguments: Iterable[tuple]) -> Iterator[tuple[int, Any]]:
+        for index, given in reversed(list(enumerate(arguments))):
+            yield index, self._one(index % len(self), (method, given))
+
+    def _one(self, slot: int, request: Request) -> Any:
+        self.calls.append((slot, request))
+        try:
+            return getattr(self._stages[slot], request[0])(*request[1])
+        except ConnectionError:
+            return WorkerFailure("it died twice")
+
+
+def fake_stage(**settings: Any) -> Stage:
+    """The recipe for real workers."""
+    return Stage(FakeEnv(exits=True, **settings))
+
+
+def towards(place: np.ndarray) -> np.ndarray:
+    """The action that goes to a place."""
+    return np.array([*place, 0.0, 0.0, 0.0, 1.0, 1.0])
+
+
+class FakeActor:
+    """Goes to the thing whose number is the last word of what it was told; to thing 0 if told nothing.
+
+    It knows a sentence only by its first word: those in `knows`.
+    """
+
+    def __init__(self, knows: tuple[str, ...] = ("touch", "go", "approach")):
+        self._knows = knows
+        self.told: dict[int, str] = {}
+        self.begun: list[tuple[int, str]] = []
+
+    def begin(self, slot: int, instruction: str) -> None:
+        self.told[slot] = instruction
+        self.begun.append((slot, instruction))
+
+    def act(self, observations: dict[int, Observation]) -> dict[int, np.ndarray]:
+        return {slot: self.answer(slot, seen) for slot, seen in observations.items()}
+
+    def answer(self, slot: int, seen: Observation) -> np.ndarray:
+        assert seen.instruction == self.told[slot], "the observation says something else than `begin`"
+        words = self.told[slot].split()
+        thing = int(words[-1]) if words and words[0] in self._knows else 0
+        return towards(seen.extrinsics[0, thing, :3])

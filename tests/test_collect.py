@@ -1,0 +1,263 @@
+"""Collecting: the result follows from the settings alone, whatever happens on the way."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import data_tools.collect
+import data_tools.split
+from data_tools.collect import ensure_demonstrations
+from data_tools.parts import Parts, only_collector
+from data_tools.split import demonstration_paths
+from instructrl.config import DataConfig, SimConfig, TaskConfig
+from instructrl.data.episodes import Episodes
+from instructrl.errors import InputError, RunError
+from tests.fake_collection import VARIATIONS, make_fake, succeeds
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def fake_simulator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_tools.collect, "make_env", make_fake)
+
+
+def sim(*, workers: int = 2, renderer: str = "raycast") -> SimConfig:
+    return SimConfig(cameras=["front", "wrist"], image_size=16, renderer=renderer, workers=workers)
+
+
+def collected(
+    folder: Path, episodes: int, *, val: int = 2, settings: SimConfig | None = None, variations: list[int] | None = None
+) -> dict[str, Path]:
+    task = TaskConfig("push_button", episodes, val, variations)
+    return ensure_demonstrations(task, settings or sim(), DataConfig(str(folder)))
+
+
+def names(paths: dict[str, Path]) -> list[str]:
+    return sorted(entry.name for entry in paths["train"].parent.iterdir())
+
+
+def command(folder: Path, *overrides: str, episodes: int = 40) -> list[str]:
+    return [
+        *(sys.executable, "-m", "tests.fake_collection", "task=push_button", f"data.dir={folder}"),
+        *("sim.cameras=[front,wrist]", "sim.image_size=16", "sim.renderer=raycast", "sim.workers=2"),
+        *(f"episodes={episodes}", "val_episodes=2", *overrides),
+    ]
+
+
+def run(folder: Path, *overrides: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    variables = {**os.environ, **environment}
+    return subprocess.run(command(folder, *overrides), cwd=ROOT, capture_output=True, text=True, env=variables)
+
+
+def test_only_successes_balanced_over_variations(tmp_path: Path) -> None:
+    paths = collected(tmp_path, 61, val=7)
+    assert paths["train"] == tmp_path / "tabletop" / "push_button-16px-front+wrist" / "train.hdf5"
+    for split, count, first in (("train", 61, 0), ("val", 7, 10**9)):
+        with Episodes(paths[split], task="push_button") as episodes:
+            assert (len(episodes), episodes.header.split) == (count, split)
+            assert episodes.contents.variation.tolist() == [number % VARIATIONS for number in range(count)]
+            for number, seed in enumerate(episodes.contents.seed.tolist()):
+                tried = range(first + number * 100, seed + 1)
+                assert [succeeds(one) for one in tried] == [False] * (len(tried) - 1) + [True]
+            assert episodes.provenance["renderer"] == "raycast" and episodes.provenance["suite"]
+            episodes.verify()
+    assert names(paths) == [".lock", "train.hdf5", "val.hdf5"]
+
+
+def test_failed_episodes_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Episodes(collected(tmp_path, 30)["train"]) as episodes:
+        replaced = sum(seed % 100 for seed in episodes.contents.seed.tolist())
+    printed = capsys.readouterr().out
+    assert replaced > 0
+    assert f"30 episodes, {replaced} failed ones of the expert replaced" in printed
+    assert f"replaced just now: {replaced} unreachable" in printed
+
+
+def test_processes_do_not_matter(tmp_path: Path) -> None:
+    one = collected(tmp_path / "one", 60, settings=sim(workers=1))
+    three = collected(tmp_path / "three", 60, settings=sim(workers=3))
+    for split in one:
+        assert one[split].read_bytes() == three[split].read_bytes()
+
+
+def test_appending_equals_collecting_at_once(tmp_path: Path) -> None:
+    collected(tmp_path / "grown", 7)
+    collected(tmp_path / "grown", 33, val=5)
+    grown, whole = collected(tmp_path / "grown", 62), collected(tmp_path / "whole", 62, val=5)
+    for split in grown:
+        assert grown[split].read_bytes() == whole[split].read_bytes()
+    assert names(grown) == [".lock", "train.hdf5", "val.hdf5"]
+
+
+def test_complete_files_are_used_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = collected(tmp_path, 10)
+    before = paths["train"].stat()
+    monkeypatch.setattr(data_tools.collect, "Workers", None)  # no simulator may be needed
+    for episodes in (10, 4):
+        assert collected(tmp_path, episodes) == paths
+        assert collected(tmp_path, episodes, settings=sim(renderer="auto")) == paths
+    assert paths["train"].stat() == before
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+def test_killed_at_any_moment(tmp_path: Path, seed: int) -> None:
+    moments = random.Random(seed)
+    folder = tmp_path / "killed"
+    for parts in range(4):  # of five: killed some time after this many are there
+        with subprocess.Popen(
+            command(folder, episodes=120),
+            cwd=ROOT,
+            env={**os.environ, "FAKE_SLEEP": "0.03"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            while len(list(folder.rglob("*-*.hdf5"))) < parts:
+                assert process.poll() is None
+                time.sleep(0.01)
+            time.sleep(moments.uniform(0.0, 0.5))
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
+    assert len(list(folder.rglob("*-*.hdf5"))) >= 3 and not list(folder.rglob("train.hdf5"))
+    killed, whole = collected(folder, 120), collected(tmp_path / "whole", 120)
+    for split in killed:
+        assert killed[split].read_bytes() == whole[split].read_bytes()
+    assert names(killed) == [".lock", "train.hdf5", "val.hdf5"]
+
+
+def test_killed_between_merging_and_removing(tmp_path: Path) -> None:
+    paths = collected(tmp_path, 30)
+    before = paths["train"].read_bytes()
+    merged, ahead = (Parts(paths["train"], present=begin, wanted=begin + 25) for begin in (0, 30))
+    with Episodes(paths["train"]) as episodes:
+        some = [episodes.demonstration(number) for number in range(25)]
+        for parts in (merged, ahead):
+            parts.write(parts.ranges()[0], some, episodes.header)
+    collected(tmp_path, 30)
+    assert paths["train"].read_bytes() == before
+    assert [path.name for path in ahead.folder.iterdir()] == ["00000030-00000055.hdf5"]
+
+
+def test_a_dying_simulator_keeps_finished_parts(tmp_path: Path) -> None:
+    died = run(tmp_path, FAKE_DEADLY="3500")
+    assert died.returncode == 1
+    assert died.stderr.count("\n") == 1 and "push_button, Start(variation=2, seed=3500" in died.stderr
+    assert "the same command goes on from here" in died.stderr
+    [part] = tmp_path.rglob("*-*.hdf5")
+    before = part.stat().st_mtime_ns, part.stat().st_ino
+    code = run(tmp_path, FAKE_DEADLY="3500", FAKE_SLEEP="0.001").returncode
+    assert code == 1 and (part.stat().st_mtime_ns, part.stat().st_ino) == before  # not made again
+    went_on = run(tmp_path)
+    assert went_on.returncode == 0, went_on.stderr
+    paths = collected(tmp_path, 40)
+    assert paths["train"].read_bytes() == collected(tmp_path / "whole", 40)["train"].read_bytes()
+
+
+def test_an_expert_that_always_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_HOPELESS", "1")
+    with pytest.raises(RunError, match="the expert failed 100 times, at last: time_limit"):
+        collected(tmp_path, 1)
+
+
+def test_one_collector_at_a_time(tmp_path: Path) -> None:
+    folder = demonstration_paths(TaskConfig("push_button"), sim(), DataConfig(str(tmp_path)))["train"].parent
+    with only_collector(folder):
+        with pytest.raises(InputError, match="another process collects here"):
+            collected(tmp_path, 3)
+        refused = run(tmp_path)
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+    collected(tmp_path, 3)  # free again
+
+
+def test_chosen_variations_have_files_of_their_own(tmp_path: Path) -> None:
+    paths = collected(tmp_path, 5, variations=[2, 0])
+    assert "push_button-variations0+2-16px" in str(paths["train"])
+    with Episodes(paths["train"]) as episodes:
+        assert episodes.contents.variation.tolist() == [0, 2, 0, 2, 0]
+    with pytest.raises(InputError, match=r"task.variations: found 3; allowed for push_button: 0 to 2"):
+        collected(tmp_path, 5, variations=[0, 3])
+    task = TaskConfig("push_button", 1, 1, [0, 1, 2, 5, 7, 8])
+    assert "variations0..2+5+7..8" in str(demonstration_paths(task, sim(), DataConfig("x"))["train"])
+
+
+def test_another_renderer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_tools.split, "available_renderer", lambda wanted: "opengl" if wanted == "auto" else wanted)
+    collected(tmp_path, 3)
+    paths = collected(
+        tmp_path, 6, settings=sim(renderer="auto")
+    )  # this machine would take opengl, the file has raycast
+    assert Episodes(paths["train"]).provenance["renderer"] == "raycast"
+    for episodes in (6, 9):
+        with pytest.raises(InputError, match=r"drawn by raycast, sim.renderer=opengl was asked for; choose"):
+            collected(tmp_path, episodes, settings=sim(renderer="opengl"))
+
+    def nothing_works(wanted: str) -> str:
+        raise InputError("no renderer")
+
+    monkeypatch.setattr(data_tools.split, "available_renderer", nothing_works)
+    with pytest.raises(InputError, match=r"train.hdf5: cannot be extended here: no renderer"):
+        collected(tmp_path, 9, settings=sim(renderer="auto"))
+    assert len(Episodes(paths["train"])) == 6
+
+
+def test_another_version_is_not_mixed_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = collected(tmp_path, 3)
+    monkeypatch.setenv("FAKE_VERSION", "2")
+    collected(tmp_path, 3)  # complete: no simulator is asked
+    with pytest.raises(InputError, match=r"train.hdf5: was made with version '1' \(here '2'\)"):
+        collected(tmp_path, 4)
+    assert len(Episodes(paths["train"])) == 3
+
+
+def test_parts_of_another_version_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(tmp_path, FAKE_DEADLY="3500").returncode == 1
+    assert len(list(tmp_path.rglob("*-*.hdf5"))) == 1
+    monkeypatch.setenv("FAKE_VERSION", "2")
+    paths = collected(tmp_path, 40)
+    assert Episodes(paths["train"]).provenance["version"] == "2"
+    assert paths["train"].read_bytes() == collected(tmp_path / "whole", 40)["train"].read_bytes()
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    paths = collected(tmp_path, 3)
+    paths["val"].write_bytes(paths["val"].read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"val.hdf5: truncated"):
+        collected(tmp_path, 3)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        collected(tmp_path / "file", 3)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("episodes=0", "episodes: found 0"),
+        ("episode=3", "episode: no such setting"),
+        ("sim.cameras=[up]", "sim.cameras: found"),
+        ("task=dance", "task=dance: no such option"),
+        ("task.variations=[50]", "task.variations: found 50"),
+    ],
+)
+def test_wrong_settings_are_one_line(tmp_path: Path, override: str, message: str) -> None:
+    refused = run(tmp_path, override)
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1 and message in refused.stderr, refused.stderr
+
+
+def test_the_embedded_simulator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    one = collected(tmp_path / "one", 6, settings=sim(workers=1))
+    two = collected(tmp_path / "two", 6, settings=sim(workers=2))
+    assert one["train"].read_bytes() == two["train"].read_bytes()
+    with Episodes(one["train"]) as episodes:
+        assert (episodes.task, episodes.provenance["simulator"], episodes.steps) == ("push_button", "tabletop", 2)
+        assert len({episodes.episode(number).images.tobytes() for number in range(6)}) == 6

@@ -1,0 +1,300 @@
+"""Every task: the expert succeeds, nobody else does by accident, and an episode is a pure function of its name."""
+
+import functools
+import re
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from instructrl.batch import STATE_SIZE, Demonstration
+from instructrl.config import EMBEDDED_TASKS, SimConfig
+from instructrl.errors import InputError
+from instructrl.sim import Outcome, Start, graphics, make_env
+from instructrl.sim.tabletop.cameras import extrinsics, intrinsics
+from instructrl.sim.tabletop.colors import COLOR_NAMES
+from instructrl.sim.tabletop.env import Tabletop
+from instructrl.sim.tabletop.scene import CAMERAS, WORKSPACE_HIGH, WORKSPACE_LOW
+from instructrl.sim.tabletop.task import load_task, task_names
+from instructrl.sim.workers import Workers
+
+TASKS = task_names()
+COLORED = ("reach_target", "pick_and_lift")  # tasks with distractors
+VARIATIONS = {"reach_target": 20, "push_button": 18, "pick_and_lift": 20}
+
+
+def make(task: str, **settings: object) -> Tabletop:
+    return Tabletop(task, **{"cameras": ("front",), "image_size": 16, "renderer": "raycast", **settings})
+
+
+def same(first: Demonstration, second: Demonstration) -> bool:
+    return all(np.array_equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+def stay(env: Tabletop) -> np.ndarray:
+    """The action that leaves the arm as it is."""
+    position, quaternion = env._motion._kinematics.forward(env._world.data.qpos[env._world.arm])
+    return np.array([*position, *quaternion, 1.0])
+
+
+def test_the_tasks_are_those_of_the_configuration() -> None:
+    assert tuple(sorted(EMBEDDED_TASKS)) == TASKS
+    with pytest.raises(InputError, match="expected one of pick_and_lift, push_button, reach_target"):
+        make_env(SimConfig(), "reach_targte")
+    with pytest.raises(InputError, match=r"sim\.cameras"):
+        make("reach_target", cameras=("front", "overhead"))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_experts_succeed(task: str) -> None:
+    env = make(task)
+    assert env.variations == VARIATIONS[task]
+    outcomes = Counter(env.demonstrate(Start(seed % env.variations, seed))[1] for seed in range(100, 160))
+    assert outcomes == {Outcome.SUCCESS: 60}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("renderer", ["raycast", "opengl"])
+@pytest.mark.parametrize("task", TASKS)
+def test_experts_succeed_over_500_episodes(task: str, renderer: str) -> None:
+    if renderer == "opengl" and graphics.opengl_backend() is None:
+        pytest.skip("OpenGL does not work on this machine")
+    env, rng = make(task, renderer=renderer), np.random.default_rng(0)
+    starts = zip(rng.integers(env.variations, size=500), rng.integers(2**31, size=500), strict=True)
+    outcomes = Counter(env.demonstrate(Start(int(variation), int(seed)))[1] for variation, seed in starts)
+    env.close()
+    assert outcomes[Outcome.SUCCESS] >= 495, outcomes
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_doing_nothing_is_no_success(task: str) -> None:
+    env = make(task)
+    for seed in range(15):
+        env.reset(Start(seed % env.variations, seed))
+        outcomes = [env.step(stay(env)).outcome for _ in range(env.max_steps)]
+        assert outcomes == [None] * (env.max_steps - 1) + [Outcome.TIME_LIMIT]
+    with pytest.raises(RuntimeError, match="reset"):
+        env.step(stay(env))
+
+
+@pytest.mark.parametrize("task", COLORED)
+def test_another_variations_waypoints_fail_unless_it_is_the_goal(task: str) -> None:
+    """In the same scene: judged by its own goal, the rival's way is a success with the rival's sentence."""
+    env = make(task)
+    for seed in range(12):
+        start = Start((3 * seed) % env.variations, seed)
+        env.reset(start)
+        rivals = env.rivals()
+        assert len(rivals) == 2
+        assert start.variation not in rivals
+        for rival in rivals:
+            demonstration, outcome = env.demonstrate(Start(start.variation, seed, goal=rival))
+            assert outcome is Outcome.SUCCESS
+            assert demonstration.variation == rival
+            assert all(COLOR_NAMES[rival] in sentence for sentence in demonstration.instructions)
+            assert start.variation in env.rivals()
+            observation = env.reset(start)
+            np.testing.assert_array_equal(observation.images, demonstration.images[0])  # the same scene
+            outcome = [env.step(action).outcome for action in demonstration.actions][-1]
+            assert outcome is Outcome.FAILURE
+
+
+def test_a_goal_must_be_in_the_scene() -> None:
+    env = make("reach_target")
+    env.reset(Start(0, 1))
+    absent = next(color for color in range(20) if color not in (0, *env.rivals()))
+    with pytest.raises(InputError, match="in this scene"):
+        env.reset(Start(0, 1, goal=absent))
+    for bad in (Start(20, 0), Start(-1, 0), Start(0, -1)):
+        with pytest.raises(InputError):
+            env.reset(bad)
+    assert make("push_button").reset(Start(0, 0)) is not None
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_two_processes_give_the_same_episodes(task: str) -> None:
+    """States and images, bit for bit; in different orders, and with other episodes before."""
+    renderers = ["raycast"] + ["opengl"] * (graphics.opengl_backend() is not None)
+    for renderer in renderers:
+        cfg = SimConfig(cameras=["front", "wrist"], image_size=48, renderer=renderer)
+        starts = [Start(variation, 7 * variation) for variation in range(4)]
+        env = make_env(cfg, task)
+        here = [env.demonstrate(start)[0] for start in reversed(starts)][::-1]
+        env.close()
+        with Workers(functools.partial(make_env, cfg, task), 2, timeout=60) as workers:
+            there = workers.call({slot: ("demonstrate", (starts[slot],)) for slot in range(2)})
+            there |= {index + 2: result for index, result in workers.map("demonstrate", [(s,) for s in starts[2:]])}
+        for index, demonstration in enumerate(here):
+            assert same(demonstration, there[index][0])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_scenes_do_not_depend_on_the_renderer(task: str) -> None:
+    if graphics.opengl_backend() is None:
+        pytest.skip("OpenGL does not work on this machine")
+    pair = [make(task, renderer=renderer) for renderer in ("raycast", "opengl")]
+    for seed in range(5):
+        first, second = (env.demonstrate(Start(seed, seed))[0] for env in pair)
+        np.testing.assert_array_equal(first.actions, second.actions)
+        np.testing.assert_array_equal(first.state, second.state)
+    for env in pair:
+        env.close()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_different_seeds_give_different_scenes(task: str) -> None:
+    env = make(task)
+    first = {env.demonstrate(Start(0, seed))[0].actions.tobytes() for seed in range(10)}
+    assert len(first) == 10
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_things_lie_in_the_workspace_and_in_view(task: str) -> None:
+    env = make(task)
+    model, data = env._world.model, env._world.data
+    camera = model.camera("front").id
+    for seed in range(60):
+        env.reset(Start(seed % env.variations, seed))
+        points = np.array([env._world.position(name) for name in env._meaning.values()])
+        assert ((points >= WORKSPACE_LOW - 1e-6) & (points <= WORKSPACE_HIGH)).all()
+        eye = (points - data.cam_xpos[camera]) @ extrinsics(data, camera)[:3, :3] @ intrinsics(model, camera, 100).T
+        assert ((eye[:, :2] / eye[:, 2:] > 0) & (eye[:, :2] / eye[:, 2:] < 100)).all()
+        gaps = np.linalg.norm(points[:, None] - points[None], axis=-1)[np.triu_indices(len(points), 1)]
+        assert (gaps >= {"reach_target": 0.2, "pick_and_lift": 0.1, "push_button": 0}[task] - 1e-3).all()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_sentences(task: str) -> None:
+    env = make(task)
+    known: set[str] = set()
+    for variation in range(env.variations):
+        train, held_out = env.sentences(variation), env.sentences(variation, held_out=True)
+        assert len(train) + len(held_out) >= 4
+        assert len(held_out) >= 1
+        assert len({*train, *held_out}) == len(train) + len(held_out)
+        assert all(re.search(rf"\b{COLOR_NAMES[variation]}\b", sentence) for sentence in (*train, *held_out))
+        known |= {word for sentence in train for word in sentence.split()}
+        new = {word for sentence in held_out for word in sentence.split()} - known
+        assert not new, f"words that training never shows: {new}"
+    said = {env.reset(Start(3, seed)).instruction for seed in range(40)}
+    assert said == set(env.sentences(3))
+    assert env.reset(Start(3, 5)).instruction == env.reset(Start(3, 5)).instruction
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_demonstration_is_complete_and_replays(task: str) -> None:
+    env = make(task, cameras=CAMERAS, image_size=24)
+    start = Start(4, 9)
+    demonstration, outcome = env.demonstrate(start)
+    steps = len(demonstration.actions)
+    assert demonstration.images.shape == (steps + 1, 4, 24, 24, 3)
+    assert demonstration.images.dtype == np.uint8
+    assert demonstration.state.shape == (steps + 1, STATE_SIZE)
+    assert demonstration.intrinsics.shape == (steps + 1, 4, 3, 3)
+    assert demonstration.extrinsics.shape == (steps + 1, 4, 4, 4)
+    assert demonstration.keyframes.tolist() == list(range(1, steps + 1))
+    assert demonstration.instructions == env.sentences(4)
+    times = -1 + 2 * np.arange(steps + 1) / env.max_steps
+    np.testing.assert_allclose(demonstration.state[:, 3], times, atol=1e-6)
+    np.testing.assert_array_equal(demonstration.state[1:, 0], demonstration.actions[:, 7])
+    assert demonstration.state[0, 0] == 1.0
+    assert demonstration.actions.dtype == np.float32
+    assert (demonstration.actions[:, 6] >= 0).all()
+    np.testing.assert_allclose(np.linalg.norm(demonstration.actions[:, 3:7], axis=1), 1, atol=1e-6)
+    first = env.reset(start)
+    np.testing.assert_array_equal(first.images, demonstration.images[0])
+    results = [env.step(action) for action in demonstration.actions]
+    np.testing.assert_array_equal([result.observation.images for result in results], demonstration.images[1:])
+    assert [result.outcome for result in results] == [None] * (steps - 1) + [outcome]
+    assert outcome is Outcome.SUCCESS
+
+
+@pytest.mark.parametrize("action", [np.full(8, np.nan), np.zeros(8), np.zeros(7), np.array([0.3, 0, 1, 0, 0, 9, 0, 1])])
+def test_a_bad_action_is_an_outcome(action: np.ndarray) -> None:
+    env = make("reach_target")
+    env.reset(Start(0, 0))
+    before = env._world.data.qpos.copy()
+    assert env.step(action).outcome is Outcome.INVALID_ACTION
+    np.testing.assert_array_equal(env._world.data.qpos, before)
+    env.reset(Start(0, 0))
+    assert env.step(np.array([3.0, 0, 1, 0, 1, 0, 0, 1])).outcome is Outcome.UNREACHABLE
+
+
+def test_a_button_is_not_pressed_beside_or_above() -> None:
+    env = make("push_button")
+    for sideways, up in ((0.05, 0.0), (0.0, 0.012)):
+        demonstration, _ = env.demonstrate(Start(2, 3))
+        env.reset(Start(2, 3))
+        shift = np.array([sideways, 0, up, 0, 0, 0, 0, 0])
+        assert [env.step(action + shift).outcome for action in demonstration.actions] == [None, None]
+
+
+def test_a_block_must_be_held_at_the_target() -> None:
+    """An empty gripper there is no success, nor is a block held elsewhere."""
+    env = make("pick_and_lift")
+    demonstration, _ = env.demonstrate(Start(2, 3))
+    env.reset(Start(2, 3))
+    assert env.step(demonstration.actions[-1]).outcome is None
+    env.reset(Start(2, 3))
+    aside = np.array([0.0, 0.08, 0, 0, 0, 0, 0, 0])
+    shifts = [0 * aside] * 3 + [aside]
+    outcomes = [env.step(a + s).outcome for a, s in zip(demonstration.actions, shifts, strict=True)]
+    assert outcomes == [None] * 4
+    assert env._world.held() is not None
+
+
+def test_the_gripper_turns_with_the_block() -> None:
+    """Closing neither shoves nor turns the block: the fingers come flat against its sides."""
+    env, yaws = make("pick_and_lift"), []
+    for seed in range(12):
+        demonstration, _ = env.demonstrate(Start(2, seed))
+        env.reset(Start(2, seed))
+        name, world = env._meaning[2], env._world
+        before, yaw = world.position(name), world.yaw(name)
+        for action in demonstration.actions[:3]:
+            env.step(action)
+        yaws.append(yaw)
+        assert world.held() == name
+        assert np.linalg.norm(world.position(name) - before) < 2e-3
+        assert abs(world.yaw(name) - yaw) < np.radians(2)
+    assert max(yaws) - min(yaws) > np.pi / 4
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_film_shows_the_episode_and_disturbs_nothing(task: str) -> None:
+    env = make(task, image_size=32)
+    start = Start(1, 2)
+    demonstration, _ = env.demonstrate(start)
+    final = env._world.data.qpos.copy()
+    film = env.film(start, demonstration.actions, size=40)
+    assert film.dtype == np.uint8
+    assert film.shape[1:] == (40, 40, 3)
+    assert len(film) == pytest.approx(env._world.data.time * 10, abs=2)
+    assert (film[0] != film[-1]).any()
+    np.testing.assert_array_equal(env._world.data.qpos, final)
+    assert same(demonstration, env.demonstrate(start)[0])
+    assert len(env.film(start, np.full((1, 8), np.nan), size=16)) >= 1
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_provenance_and_depth(task: str) -> None:
+    env = make(task, cameras=("wrist", "front"), image_size=20)
+    facts = env.provenance()
+    assert all(isinstance(value, str) for value in facts.values())
+    assert facts["renderer"] == "raycast"
+    assert {"simulator", "version", "expert", "opengl"} <= set(facts)
+    env.reset(Start(0, 0))
+    assert env.depths().shape == (2, 20, 20)
+    assert load_task(task).max_steps == env.max_steps
+
+
+def test_the_simulator_needs_no_jax() -> None:
+    code = (
+        "import sys; from instructrl.sim.tabletop.env import Tabletop; import instructrl.sim.workers\n"
+        "env = Tabletop('reach_target', cameras=('front',), image_size=16, renderer='raycast')\n"
+        "print([name for name in ('jax', 'flax', 'torch') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stderr

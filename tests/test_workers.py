@@ -1,0 +1,264 @@
+"""Worker processes: parallel calls, and every way in which one can fail."""
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from instructrl.errors import InputError, RunError
+from instructrl.sim.workers import WorkerFailure, Workers, worker_count
+
+
+class Fake:
+    """An environment that misbehaves on demand; `folder` counts across restarts."""
+
+    size = 7
+
+    def __init__(self, folder: Path):
+        self.folder, self.steps, self.start = folder, [], None
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def square(self, number: int) -> int:
+        return number * number
+
+    def nap(self, seconds: float) -> float:
+        time.sleep(seconds)
+        return seconds
+
+    def reset(self, start: int) -> int:
+        self.start, self.steps = start, []
+        return start
+
+    def step(self, action: int) -> tuple:
+        if self.start is None:
+            raise RuntimeError("reset first")
+        self.steps.append(action)
+        return self.start, tuple(self.steps)
+
+    def step_dying(self, times: int) -> tuple:
+        self.misbehave("die", times)
+        return self.start, tuple(self.steps)
+
+    def misbehave(self, how: str, times: int) -> str:
+        """Fail in this way the first few times that it is asked of any process."""
+        mark = self.folder / how
+        before = len(mark.read_text()) if mark.exists() else 0
+        if before < times:
+            mark.write_text("x" * (before + 1))
+            {
+                "die": lambda: os.kill(os.getpid(), signal.SIGKILL),
+                "exit": lambda: os._exit(3),
+                "hang": lambda: time.sleep(600),
+                "raise": lambda: 1 / 0,
+            }[how]()
+        return "well"
+
+    def refuse(self) -> None:
+        raise InputError("task: found 'x', expected another")
+
+    def big(self) -> np.ndarray:
+        return np.arange(2_000_000)
+
+    def modules(self) -> list[str]:
+        return [name for name in ("jax", "flax") if name in sys.modules]
+
+    def threads(self) -> str:
+        return os.environ["OMP_NUM_THREADS"]
+
+    def close(self) -> None:
+        (self.folder / f"closed{os.getpid()}").touch()
+
+
+def refusing_recipe() -> None:
+    raise InputError("sim.renderer: found 'x', expected another")
+
+
+def failing_recipe() -> None:
+    raise ImportError("libsomething.so is missing")
+
+
+def dying_recipe() -> None:
+    print("the driver is broken", file=sys.stderr, flush=True)
+    os._exit(9)
+
+
+def slow_recipe() -> None:
+    time.sleep(60)
+
+
+def recipe(folder: Path) -> functools.partial:
+    return functools.partial(Fake, folder)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def gone_within(pids: list[int], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if not any(alive(pid) for pid in pids):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_map_gives_every_result_once_on_several_processes(tmp_path: Path) -> None:
+    with Workers(recipe(tmp_path), 2, timeout=20) as workers:
+        assert len(workers) == 2
+        results = dict(workers.map("square", ((number,) for number in range(50))))
+        assert results == {number: number * number for number in range(50)}
+        assert len({workers.call({slot: ("pid", ())})[slot] for slot in range(2)}) == 2
+        assert workers.call({0: ("size", ()), 1: ("modules", ())}) == {0: 7, 1: []}
+        assert workers.call({1: ("threads", ())}) == {1: "1"}
+        assert (workers.call({0: ("big", ())})[0] == np.arange(2_000_000)).all()
+        assert list(workers.map("square", [])) == []
+        assert workers.call({}) == {}
+
+
+def test_map_gives_results_as_they_complete_and_draws_no_further_than_it_must(tmp_path: Path) -> None:
+    drawn = []
+
+    def endless():
+        number = 0
+        while True:
+            drawn.append(number)
+            yield (1.5 if number == 0 else 0.0,)
+            number += 1
+
+    with Workers(recipe(tmp_path), 2, timeout=20) as workers:
+        order = []
+        for index, _ in workers.map("nap", endless()):
+            order.append(index)
+            assert len(drawn) <= len(order) + 2
+            if index == 0 or len(order) > 300:
+                break
+        assert order[0] == 1
+        # the abandoned calls do not answer for the next ones
+        assert sorted(workers.map("square", [(3,), (4,), (5,)])) == [(0, 9), (1, 16), (2, 25)]
+
+
+@pytest.mark.parametrize("how", ["die", "exit", "hang", "raise"])
+def test_one_failure_is_made_good_two_are_reported(tmp_path: Path, how: str) -> None:
+    with Workers(recipe(tmp_path), 2, timeout=1.5 if how == "hang" else 20) as workers:
+        assert workers.call({0: ("misbehave", (how, 1)), 1: ("square", (3,))}) == {0: "well", 1: 9}
+        (tmp_path / how).unlink()
+        results = dict(workers.map("misbehave", [(how, 2), (how, 0), (how, 0)]))
+        failure = results.pop(0)
+        assert isinstance(failure, WorkerFailure)
+        reason = {"die": "SIGKILL", "exit": "code 3", "hang": "no answer", "raise": "ZeroDivisionError"}[how]
+        assert reason in failure.reason
+        assert set(results.values()) == {"well"}
+        assert workers.call({0: ("square", (2,)), 1: ("square", (3,))}) == {0: 4, 1: 9}
+
+
+def test_killed_from_outside_in_mid_work(tmp_path: Path) -> None:
+    with Workers(recipe(tmp_path), 2, timeout=20) as workers:
+        pids = [workers.call({slot: ("pid", ())})[slot] for slot in range(2)]
+        naps = workers.map("nap", [(0.4,)] * 4)
+        first, _ = next(naps)
+        os.kill(pids[0], signal.SIGKILL)
+        assert sorted([first, *(index for index, value in naps if value == 0.4)]) == [0, 1, 2, 3]
+
+
+def test_an_episode_survives_the_loss_of_its_process(tmp_path: Path) -> None:
+    with Workers(recipe(tmp_path), 2, timeout=20) as workers:
+        workers.call({0: ("reset", (5,)), 1: ("reset", (6,))})
+        workers.call({0: ("step", (1,)), 1: ("step", (2,))})
+        os.kill(workers.call({0: ("pid", ())})[0], signal.SIGKILL)
+        assert workers.call({0: ("step", (3,)), 1: ("step", (4,))}) == {0: (5, (1, 3)), 1: (6, (2, 4))}
+        assert workers.call({0: ("step_dying", (1,))}) == {0: (5, (1, 3))}
+        assert isinstance(workers.call({0: ("step_dying", (9,))})[0], WorkerFailure)
+        assert isinstance(workers.call({0: ("step", (1,))})[0], WorkerFailure)  # that episode is lost
+        assert workers.call({0: ("reset", (7,))}) == {0: 7}
+        assert workers.call({0: ("step", (8,)), 1: ("step", (9,))}) == {0: (7, (8,)), 1: (6, (2, 4, 9))}
+
+
+def test_errors_that_are_the_users_are_raised_here(tmp_path: Path) -> None:
+    with Workers(recipe(tmp_path), 2, timeout=20) as workers:
+        with pytest.raises(InputError, match="expected another"):
+            workers.call({0: ("refuse", ()), 1: ("square", (1,))})
+        assert workers.call({0: ("square", (2,)), 1: ("square", (3,))}) == {0: 4, 1: 9}
+        with pytest.raises(InputError, match="expected another"):
+            list(workers.map("refuse", [()]))
+
+
+@pytest.mark.parametrize(
+    ("made", "kind", "message"),
+    [
+        (refusing_recipe, InputError, "^sim.renderer: found 'x'"),
+        (failing_recipe, RunError, "cannot start: it raised ImportError: libsomething.so is missing"),
+        (dying_recipe, RunError, r"cannot start: it exited with code 9 \(the driver is broken\)"),
+        (slow_recipe, RunError, "cannot start: it was not ready within 1 s"),
+    ],
+)
+def test_a_worker_that_cannot_start_is_one_clear_error(made, kind: type, message: str) -> None:
+    with pytest.raises(kind, match=message), Workers(made, 2, timeout=5, start_timeout=1):
+        pass
+
+
+def test_leaving_closes_environments_and_ends_processes(tmp_path: Path) -> None:
+    with Workers(recipe(tmp_path), 2, timeout=20) as workers:
+        pids = [workers.call({slot: ("pid", ())})[slot] for slot in range(2)]
+    assert {path.name for path in tmp_path.glob("closed*")} == {f"closed{pid}" for pid in pids}
+    assert not any(alive(pid) for pid in pids)
+    with pytest.raises(KeyError), Workers(recipe(tmp_path), 1, timeout=20) as workers:
+        pid = workers.call({0: ("pid", ())})[0]
+        raise KeyError
+    assert not alive(pid)
+
+
+def test_interrupts_are_for_the_parent(tmp_path: Path) -> None:
+    with Workers(recipe(tmp_path), 1, timeout=20) as workers:
+        pid = workers.call({0: ("pid", ())})[0]
+        os.kill(pid, signal.SIGINT)
+        assert workers.call({0: ("pid", ())}) == {0: pid}
+        assert os.getpgid(pid) != os.getpgid(0)  # a terminal's ctrl-C does not even reach it
+
+
+@pytest.mark.parametrize("thread", [False, True])
+def test_workers_die_with_a_killed_parent(tmp_path: Path, thread: bool) -> None:
+    """One idle and one at work, started from the main thread or from another."""
+    script = f"""
+import sys, threading
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from test_workers import recipe
+from instructrl.sim.workers import Workers
+
+def run():
+    with Workers(recipe(Path({str(tmp_path)!r})), 2, timeout=100) as workers:
+        print(*workers.call({{0: ("pid", ()), 1: ("pid", ())}}).values(), flush=True)
+        workers.call({{0: ("nap", (90,))}})
+
+if {thread}:
+    threading.Thread(target=run).start()
+else:
+    run()
+"""
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pids = [int(word) for word in parent.stdout.readline().split()]
+    time.sleep(0.3)
+    assert len(pids) == 2
+    assert all(alive(pid) for pid in pids)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert gone_within(pids, 5.0)
+
+
+def test_worker_count() -> None:
+    assert worker_count(3) == 3
+    assert 1 <= worker_count(None) <= (os.cpu_count() or 1)
