@@ -86,11 +86,12 @@ def collect_split(workers: Workers, split: Split, parts: Parts, *, header: Heade
     ranges = parts.unfinished(header)
     missing, began = sum(map(len, ranges)), monotonic()
     what = f"{split.episodes - parts.present} {header.split} episodes of {header.task}"
-    print(f"collecting {what} ({header.provenance['renderer']}, {len(workers)} processes) for {split.path}", flush=True)
+    how = f"{header.provenance['renderer']}, {len(workers)} process{'es' * (len(workers) > 1)}"
+    print(f"collecting {what} ({how}) for {split.path}", flush=True)
     part_of = {number: numbers for numbers in ranges for number in numbers}
     made: dict[range, dict[int, Demonstration]] = {numbers: {} for numbers in ranges}
-    with tqdm(total=split.episodes, initial=split.episodes - missing, unit=" episodes", disable=None) as bar:
-        bar.set_description(f"{header.task} {header.split}")
+    done, name = split.episodes - missing, f"{header.task} {header.split}"
+    with tqdm(desc=name, total=split.episodes, initial=done, unit=" episodes", disable=None) as bar:
         for number, demonstration in demonstrate(workers, split, [*part_of], variations=variations):
             numbers = part_of[number]
             made[numbers][number] = demonstration

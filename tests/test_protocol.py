@@ -193,6 +193,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     (run / "metrics.jsonl").write_text('{"step": 1, "epoch": 1, "split": "train", "loss": 2.5}\n')
     trained = SimpleNamespace(sim=SimConfig(), task=TaskConfig("reach_target", 1, 1, None))
+    monkeypatch.setattr(judging, "read_config", lambda _: trained)
     monkeypatch.setattr(judging, "load_actor", lambda *_, **__: (FakeActor(), trained, 77))
     monkeypatch.setattr(judging, "stage_workers", lambda *_, **settings: InlineWorkers(settings["count"]))
     return run

@@ -54,6 +54,7 @@ def results(**changes: Any) -> dict[str, Any]:
         "renderer": {"data": "raycast", "evaluation": "raycast"},
         "command": f"python eval.py {HOSTILE}",
         "date": "2026-11-22",
+        "workers": 2,
         "videos": [],
     }
     return {**summarize(rows, facts, about=about), **changes}

@@ -18,10 +18,14 @@ from instructrl.training.state import abstract_params, make_agent
 
 
 class AgentActor:
-    """Acts in up to `slots` episodes in lock-step; each frame is encoded once and its features remembered."""
+    """Acts in up to `slots` episodes of up to `steps` keyframes in lock-step; each frame is encoded once.
 
-    def __init__(self, agent: Agent, params: Any, tokenizer: Tokenizer, *, slots: int) -> None:
+    Both sizes are fixed, so that an action depends, bit for bit, on nothing that happens in other slots.
+    """
+
+    def __init__(self, agent: Agent, params: Any, tokenizer: Tokenizer, *, slots: int, steps: int) -> None:
         self.params = params
+        self.steps = steps
         self.tokenizer = tokenizer
         self.slots = slots
         self.tokens, self.text_padding_mask = tokenizer([""] * slots)
@@ -38,10 +42,7 @@ class AgentActor:
     def act(self, observations: dict[int, Observation]) -> dict[int, np.ndarray]:
         """The next keyframe action, float32[8], for every slot that shows an observation."""
         self.remember(observations)
-        steps = 1
-        while steps < max(len(self.history[slot]) for slot in observations):
-            steps *= 2  # few different shapes, hence few compilations
-        features, batch = self.recall(set(observations), steps)
+        features, batch = self.recall(set(observations))
         decoded = np.asarray(self.decode(self.params, features, batch))
         chosen = {slot: decoded[slot, len(self.history[slot]) - 1] for slot in observations}
         for slot, action in chosen.items():
@@ -65,8 +66,9 @@ class AgentActor:
                 "actions": np.zeros(ACTION_SIZE, np.float32),
             })
 
-    def recall(self, acting: set[int], steps: int) -> tuple[Any, Batch]:
+    def recall(self, acting: set[int]) -> tuple[Any, Batch]:
         """The acting slots' histories, padded behind to the same number of steps; the others are blank."""
+        steps = self.steps
         histories = [moments if slot in acting else [] for slot, moments in enumerate(self.history)]
         blank = jax.tree.map(np.zeros_like, next(moments[0] for moments in histories if moments))
         moments = [moment for known in histories for moment in known + [blank] * (steps - len(known))]
@@ -79,7 +81,7 @@ class AgentActor:
 
 
 def load_actor(
-    run: Path, *, checkpoint: str, slots: int, hardware: HardwareConfig
+    run: Path, *, checkpoint: str, slots: int, steps: int, hardware: HardwareConfig
 ) -> tuple[AgentActor, TrainConfig, int]:
     """The agent of a run's `best` or `last` checkpoint, its settings, and the checkpoint's step.
 
@@ -99,4 +101,4 @@ def load_actor(
         if step is None:
             raise InputError(f"{run}: no checkpoint yet; start its training again to go on")
         params = checkpoints.params(abstract_params(agent, fake_batch(sizes)), step=step)
-    return AgentActor(agent, params, tokenizer, slots=slots), config, step
+    return AgentActor(agent, params, tokenizer, slots=slots, steps=steps), config, step

@@ -45,7 +45,7 @@ class RolloutHook:
         self._plans = {index: Plan(start) for index, start in starts.items()}
         tokenizer = make_tokenizer(config.encoder.kind)
         agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-        return workers, AgentActor(agent, None, tokenizer, slots=len(workers))
+        return workers, AgentActor(agent, None, tokenizer, slots=len(workers), steps=facts.max_steps)
 
     def close(self) -> None:
         """End the worker processes."""

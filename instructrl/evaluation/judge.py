@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,14 @@ from instructrl.command import asked
 from instructrl.config import EvalConfig
 from instructrl.evaluation.actor import load_actor
 from instructrl.evaluation.ledger import Ledger
-from instructrl.evaluation.protocol import Evaluation
+from instructrl.evaluation.protocol import Evaluation, Row
 from instructrl.evaluation.report import write_report
 from instructrl.evaluation.results import HEADLINE, summarize
 from instructrl.evaluation.run import choose_renderer, recorded_renderer
 from instructrl.evaluation.stage import stage_workers, task_facts
 from instructrl.evaluation.video import choose_episodes, film_episodes
-from instructrl.sim.workers import worker_count
-from instructrl.training.run_directory import write_atomically
+from instructrl.sim.workers import Workers
+from instructrl.training.run_directory import read_config, write_atomically
 
 
 def judge(config: EvalConfig) -> tuple[dict[str, Any], Path]:
@@ -27,35 +28,40 @@ def judge(config: EvalConfig) -> tuple[dict[str, Any], Path]:
         InputError: the run or the renderer cannot be used.
     """
     run = Path(config.run)
-    recorded = recorded_renderer(run)
+    recorded, trained = recorded_renderer(run), read_config(run)
     renderer = choose_renderer(recorded, config.renderer)
-    slots = worker_count(config.workers)
-    actor, trained, step = load_actor(run, checkpoint=config.checkpoint, slots=slots, hardware=config.hardware)
-    about = {
-        "run": str(run),
-        "checkpoint": {"name": config.checkpoint, "step": step},
-        "seed": config.seed,
-        "renderer": {"data": recorded, "evaluation": renderer},
-    }
-    folder, task = run / "eval", trained.task
-    with stage_workers(trained.sim, task.name, renderer=renderer, count=slots) as workers:
-        facts = task_facts(workers, task.name, task.variations)
-        identity = {**about, "simulator": dict(facts.provenance), "settings": fingerprint(run), "run": run.name}
-        with Ledger(folder / "episodes.jsonl", identity) as ledger:
-            rows = Evaluation(workers, actor, facts, ledger).play(
-                config.rows, episodes=config.episodes, seed=config.seed
-            )
-        when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-        results = summarize(rows, facts, about={**about, "command": asked(), "date": when, "videos": []})
-        write_results(folder, results)  # a video that fails must not cost them
-        episodes = next(row.episodes for row in rows if row.name == HEADLINE)
-        chosen = choose_episodes(episodes, count=config.videos)
-        videos = film_episodes(workers, episodes, chosen, folder=folder / "videos")
-    results["videos"] = [video.described(folder) for video in videos]
+    with stage_workers(trained.sim, trained.task.name, renderer=renderer, count=config.workers) as workers:
+        facts = task_facts(workers, trained.task.name, trained.task.variations)
+        sizes = {"slots": len(workers), "steps": facts.max_steps}
+        actor, _, step = load_actor(run, checkpoint=config.checkpoint, hardware=config.hardware, **sizes)
+        about = {
+            "run": str(run),
+            "checkpoint": {"name": config.checkpoint, "step": step},
+            "seed": config.seed,
+            "renderer": {"data": recorded, "evaluation": renderer},
+        }
+        identity = {**about, "run": run.name, "settings": fingerprint(run), "simulator": dict(facts.provenance)}
+        with Ledger(run / "eval" / "episodes.jsonl", identity) as ledger:
+            evaluation = Evaluation(workers, actor, facts, ledger)
+            rows = evaluation.play(config.rows, episodes=config.episodes, seed=config.seed)
+        date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+        about |= {"command": asked(), "date": date, "workers": len(workers)}
+        return publish(run, rows, summarize(rows, facts, about=about), workers=workers, videos=config.videos)
+
+
+def publish(
+    run: Path, rows: Sequence[Row], results: dict[str, Any], *, workers: Workers, videos: int
+) -> tuple[dict[str, Any], Path]:
+    """Film some of the headline row's episodes and write everything; the complete results and the page's path."""
+    folder = run / "eval"
+    write_results(folder, {**results, "videos": []})  # a video that fails must not cost them
+    episodes = next(row.episodes for row in rows if row.name == HEADLINE)
+    chosen = choose_episodes(episodes, count=videos)
+    films = film_episodes(workers, episodes, chosen, folder=folder / "videos")
+    results = {**results, "videos": [film.described(folder) for film in films]}
     write_results(folder, results)
-    report = folder / "report.html"
-    write_report(report, results, run=run)
-    return results, report
+    write_report(folder / "report.html", results, run=run)
+    return results, folder / "report.html"
 
 
 def write_results(folder: Path, results: dict[str, Any]) -> None:

@@ -199,6 +199,7 @@ def _about(results: Mapping[str, Any], settings: str) -> str:
         "Evaluation seed": results["seed"],
         "Simulator": f"{simulator['simulator']} {simulator['version']}",
         "Renderer": f"{drawn['evaluation']} (demonstrations: {drawn['data']})",
+        "Simulators": f"{results['workers']} in parallel",
         "Speed": f"{speed:,.0f} episodes a minute with the policy in the loop" if speed else "not measured",
         "Wall time": f"{results['wall_seconds']:,.0f} s for all rows",
     }

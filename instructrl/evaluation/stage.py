@@ -18,6 +18,7 @@ class TaskFacts:
     """What an evaluation needs to know of a task."""
 
     task: str
+    max_steps: int
     variations: tuple[int, ...]  # those that are judged
     sentences: Mapping[int, tuple[str, ...]]  # of every variation, also those that are only rivals
     held_out: Mapping[int, tuple[str, ...]]
@@ -44,6 +45,7 @@ class Stage:
         every = range(self._env.variations)
         return TaskFacts(
             task=task,
+            max_steps=self._env.max_steps,
             variations=tuple(every if variations is None else variations),
             sentences={variation: self._env.sentences(variation) for variation in every},
             held_out={variation: self._env.sentences(variation, held_out=True) for variation in every},
