@@ -1,4 +1,8 @@
-"""Judge a trained agent: `python eval.py run=outputs/NAME`, `python eval.py --help` for the choices."""
+"""Judge a trained agent; the settings of its model, task and simulator come from the run.
+
+python eval.py run=outputs/NAME
+python eval.py run=outputs/NAME episodes=1000 rows=[trained,held_out] checkpoint=last
+"""
 
 from pathlib import Path
 

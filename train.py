@@ -1,4 +1,9 @@
-"""Train an agent: `python train.py experiment=quickstart`, `python train.py --help` for the choices."""
+"""Train an agent. Missing demonstrations are collected first; the same command again goes on where it was.
+
+python train.py experiment=quickstart
+python train.py task=push_button head=regression policy=vit_base training.epochs=200
+python train.py experiment=quickstart --multirun seed=0,1,2
+"""
 
 from instructrl.command import command
 from instructrl.config import TrainConfig

@@ -1,96 +1,146 @@
-"""How a command starts: Hydra composes, `resolve` checks, the function runs; errors are one line.
+"""How a command starts: its words are read and checked, Hydra composes, `resolve` checks, the function runs.
 
-Hydra's own messages run over several lines with a hint about stack traces; here they are said again as
-one line with exit code 2.
+Every error is one line with exit code 2, before jax is imported and before anything is written.
 """
 
 import functools
-import os
+import inspect
 import re
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import TypeVar
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from instructrl.config import explain, resolve, unknown_key
+from instructrl.config import check_jobs, resolve
 from instructrl.errors import InputError, one_line_errors
+from instructrl.overrides import CONFIG_DIR, check_override, groups, jobs, options, read_override
+from instructrl.schema import allowed, explain, leaves, shown
 
-CONFIG_DIR = Path(__file__).resolve().parent.parent / "conf"
+FLAGS = {
+    "--help": "say what there is, and what the other words of the command make of it",
+    "--show": "print the settings and do nothing",
+    "--multirun": "one run for each of several values, like seed=0,1,2 or seed=range(0,4)",
+}
+SHORT_FLAGS = {"-h": "--help", "-m": "--multirun"}
 T = TypeVar("T")
 
 
 def command(config_name: str, schema: type[T]) -> Callable[[Callable[[T], None]], Callable[[], None]]:
     """Turn a function of a typed configuration into a command line composed from conf/{config_name}.yaml."""
-    register(config_name, schema)
 
     def decorate(function: Callable[[T], None]) -> Callable[[], None]:
-        begun = False
-
         @functools.wraps(function)
-        def run_job(config: DictConfig) -> None:
-            nonlocal begun
-            begun = True
-            with one_line_errors():
-                function(resolve(config, schema))
-
-        composed = hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(run_job)
-
         def run() -> None:
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands the exception on instead of printing it
             with one_line_errors():
-                try:
-                    composed()
-                except Exception as error:
-                    if begun:
-                        raise
-                    raise InputError(composition_error(error, schema)) from None
+                flags, words = split_flags(sys.argv[1:])
+                if "--help" in flags:
+                    print(usage(config_name, schema, words, about=inspect.getmodule(function).__doc__ or ""))
+                    return
+                asked_for = jobs(words) if "--multirun" in flags else [words]
+                configs = [compose(config_name, schema, job) for job in asked_for]
+                check_jobs(configs)
+                for number, (job, config) in enumerate(zip(asked_for, configs, strict=True), 1):
+                    if len(configs) > 1:
+                        print(f"job {number} of {len(configs)}: {' '.join(job)}", flush=True)
+                    if "--show" in flags:
+                        print(OmegaConf.to_yaml(OmegaConf.structured(config)), end="")
+                    else:
+                        function(config)
 
         return run
 
     return decorate
 
 
-def register(config_name: str, schema: type) -> None:
-    """Make the schema known to Hydra as the first entry of the defaults list."""
-    ConfigStore.instance().store(name=f"{config_name}_schema", node=schema)
+def split_flags(words: Sequence[str]) -> tuple[set[str], list[str]]:
+    """The flags, by their long names, and the other words.
+
+    Raises:
+        InputError: a flag that we do not have.
+    """
+    flags = {SHORT_FLAGS.get(word, word) for word in words if word.startswith("-")}
+    for flag in sorted(flags - set(FLAGS)):
+        raise InputError(f"{shown(flag)}: no such flag; allowed: {', '.join([*FLAGS, *SHORT_FLAGS])} and key=value")
+    return flags, [word for word in words if not word.startswith("-")]
 
 
-def compose(config_name: str, schema: type[T], overrides: list[str]) -> T:
+def compose(config_name: str, schema: type[T], overrides: Sequence[str]) -> T:
     """What the command of that name would run with these overrides, as plain dataclasses.
 
     Raises:
         InputError: as the command would say it.
     """
-    register(config_name, schema)
+    composed = merge(config_name, schema, overrides)
+    given = [read_override(text).key_or_group for text in overrides]
     try:
-        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
-            config = hydra.compose(config_name, overrides=overrides)
-    except Exception as error:
-        raise InputError(composition_error(error, schema)) from None
-    return resolve(config, schema)
+        for key in given:  # first, so that an error names what was given rather than what refers to it
+            OmegaConf.select(composed, key, throw_on_missing=True)
+        return resolve(composed, schema)
+    except OmegaConfBaseException as error:
+        raise InputError(explain(error, schema)) from None
+    except (RecursionError, ValueError, TypeError) as error:  # of resolvers in ${...}
+        raise InputError(one_line(error)) from None
 
 
-def composition_error(error: Exception, schema: type) -> str:
-    """One line for whatever Hydra or OmegaConf raise while composing: the key, what was found, what is allowed."""
-    if isinstance(error, MissingConfigException) and error.options:
-        group, _, option = (error.missing_cfg_file or "").rpartition("/")
-        return f"{group}={option}: no such option; allowed: {', '.join(sorted(error.options))}"
-    if isinstance(error, OverrideParseException):
-        return f"{error.override}: cannot be read as key=value; quote values with special characters"
-    message = " ".join(str(error).split())
-    unknown = re.search(r"Could not (?:override|delete|append)[^']*'([^'=@]+)", message)
-    if unknown:
-        return unknown_key(unknown[1].strip("/+~"), schema)
-    cause = error.__cause__ if isinstance(error, HydraException) else error
-    if isinstance(cause, OmegaConfBaseException):
-        return explain(cause, schema)
-    return f"{message}; a group takes the name of one of its options, see --help"
+def merge(config_name: str, schema: type, overrides: Sequence[str]) -> DictConfig:
+    """Hydra's composition of the YAML files and the overrides, typed but not yet resolved.
+
+    Raises:
+        InputError: an override is wrong.
+    """
+    for text in overrides:
+        check_override(text, config_name, schema)
+    ConfigStore.instance().store(name=f"{config_name}_schema", node=schema)
+    try:
+        with warnings.catch_warnings(), hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
+            warnings.simplefilter("ignore")
+            return hydra.compose(config_name, overrides=list(overrides))
+    except Exception as error:  # Hydra raises what its plugins, grammar and OmegaConf raise
+        cause = error.__cause__ or error
+        if not isinstance(cause, OmegaConfBaseException):
+            raise InputError(one_line(error)) from None
+        given = {override.key_or_group: override.value() for override in map(read_override, overrides)}
+        raise InputError(explain(cause, schema, given)) from None
+
+
+def one_line(error: Exception) -> str:
+    """An error of a library, as a line."""
+    return f"configuration: {' '.join(str(error).split()) or type(error).__name__}; see --help for the settings"
+
+
+def usage(config_name: str, schema: type, overrides: Sequence[str], *, about: str) -> str:
+    """The help of a command: what it does, its groups, its settings with their values under `overrides`."""
+    config = merge(config_name, schema, overrides)
+    chosen = dict(groups(config_name))
+    chosen |= {o.key_or_group: o.value() for o in map(read_override, overrides) if o.key_or_group in chosen}
+    known = {group: [f"[{name}]" if name == chosen[group] else name for name in options(group)] for group in chosen}
+    lines = [about.strip(), "", "Flags", *table(FLAGS)]
+    lines += ["", "Groups: group=option, [the one in use]", *table({key: " ".join(known[key]) for key in known})]
+    lines += ["", "Settings: key=value (value in use; what is allowed)"]
+    fields = leaves(schema)
+    lines += table({key: f"{in_use(config, key):<14}  {allowed(fields[key])}" for key in fields})
+    return "\n".join(lines)
+
+
+def in_use(config: DictConfig, key: str) -> str:
+    """The value of a setting, as one would write it."""
+    try:
+        value: Any = OmegaConf.select(config, key, throw_on_missing=True)
+    except OmegaConfBaseException:
+        return "(needed)"
+    value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    return re.sub(r"['\" ]", "", str(value)) if isinstance(value, list) else shown(value)
+
+
+def table(rows: dict[str, str]) -> list[str]:
+    """Lines of two columns."""
+    width = max(map(len, rows))
+    return [f"  {key:<{width}}  {text}" for key, text in rows.items()]
 
 
 def asked() -> str:

@@ -243,7 +243,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         ("episodes=0", "episodes: found 0"),
         ("episode=3", "episode: no such setting"),
         ("sim.cameras=[up]", "sim.cameras: found"),
-        ("task=dance", "task=dance: no such option"),
+        ("task=dance", "dance"),
         ("task.variations=[50]", "task.variations: found 50"),
     ],
 )

@@ -1,5 +1,6 @@
 """The demonstration file: what goes in comes out, and nothing wrong is read."""
 
+import random
 import subprocess
 import sys
 import time
@@ -118,7 +119,9 @@ def wrong_demonstrations() -> dict[str, dict]:
         "quaternion": {"actions": -good.actions},
         "keyframes/action .x y z": {"actions": good.actions * np.float32(np.nan)},
         "state .finite": {"state": good.state * np.float32(np.inf)},
-        "sentences": {"instructions": ()},
+        "sentences .at least": {"instructions": ()},
+        "sentences .text": {"instructions": ("a", "b\0")},
+        "episode 0: wrong sentences": {"instructions": ("\ud800",)},
         "keyframes .at least 1": {"keyframes": good.keyframes[:0], "actions": good.actions[:0]},
         "variation": {"variation": -1},
     }
@@ -169,7 +172,7 @@ DAMAGES = {
     ),
     "checksum": put("keyframes/action", lambda actions: actions + np.float32([0.1, 0, 0, 0, 0, 0, 0, 0])),
     "its checksum": put("frames/crc32", lambda values: values + 1),
-    "checksum is not": lambda file: file.attrs.__setitem__("task", "push_button"),
+    "checksum is not": lambda file: file.attrs.__setitem__("task", np.bytes_(b"push_button")),
     "damaged": lambda file: file.attrs.__setitem__("provenance", "{"),
 }
 
@@ -221,6 +224,27 @@ def test_truncated_files_are_refused(tmp_path: Path, share: float) -> None:
     path.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(InputError, match=r"truncated|not an HDF5 file"):
         Episodes(path)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_flipped_bits_are_refused_or_harmless(tmp_path: Path, seed: int) -> None:
+    given_ = [demonstration(number) for number in range(3)]
+    path, numbers = write(tmp_path / "file.hdf5", given_), random.Random(seed)
+    content = path.read_bytes()
+    refused = 0
+    for _ in range(40):
+        damaged = bytearray(content)
+        for _ in range(numbers.choice([1, 1, 5, 50])):
+            damaged[numbers.randrange(len(damaged))] ^= 1 << numbers.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            with Episodes(path) as episodes:
+                for number, expected in enumerate(given_):
+                    assert_equal(episodes.demonstration(number), expected)
+        except InputError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            refused += 1
+    assert refused >= 30
 
 
 def test_other_task_and_too_few_episodes(tmp_path: Path) -> None:

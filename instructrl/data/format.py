@@ -6,7 +6,7 @@
     keyframes/frame     M          int64, counted from the episode's first frame, increasing, >= 1
     keyframes/action    M 8        float32, leads to that frame
     episodes/first_frame, frames, first_keyframe, keyframes, first_sentence, sentences, variation, seed   E  int64
-    sentences           P          text
+    sentences           P          UTF-8 of fixed length
 
 Frames that are no keyframes are allowed. Attributes say what the file is (`Header`); `checksum` covers
 everything but the pixels, for which their crc32 stands in: it is checked on opening, pixels on reading.
@@ -146,6 +146,8 @@ def check_contents(where: str, contents: Contents, header: Header) -> None:
         refuse(where, f"{first} (episodes follow one another)", starts != np.cumsum(counts) - counts)
         if counts.sum() != total:
             raise InputError(f"{where}: episodes/{count}: add up to {counts.sum()}, the file holds {total}")
+    sentence_of = np.repeat(np.arange(episodes), contents.sentences)
+    refuse(where, "sentences (text without zeros)", np.array([not legal(one) for one in contents.text]), sentence_of)
     check_values(where, contents)
 
 
@@ -166,10 +168,15 @@ def check_values(where: str, contents: Contents) -> None:
     refuse(where, "keyframes/frame (increasing, from 1, within the episode)", outside, keyframe_of)
     rotation, gripper = contents.action[:, 3:7], contents.action[:, 7]
     unit = np.abs(np.linalg.norm(rotation.astype(np.float64), axis=1) - 1) < 1e-2
-    legal = np.isfinite(contents.action).all(1) & unit & (rotation[:, 3] >= 0) & ((gripper == 0) | (gripper == 1))
-    refuse(where, f"keyframes/action ({ACTION_CONVENTION})", ~legal, keyframe_of)
+    right = np.isfinite(contents.action).all(1) & unit & (rotation[:, 3] >= 0) & ((gripper == 0) | (gripper == 1))
+    refuse(where, f"keyframes/action ({ACTION_CONVENTION})", ~right, keyframe_of)
     refuse(where, "variation (>= 0)", contents.variation < 0)
     refuse(where, "seed (>= 0)", contents.seed < 0)
+
+
+def legal(sentence: str) -> bool:
+    """Whether a sentence can be stored: UTF-8 of fixed length ends at a zero."""
+    return "\0" not in sentence and sentence == sentence.encode(errors="replace").decode()
 
 
 def refuse(where: str, what: str, wrong: np.ndarray, episode_of: np.ndarray | None = None) -> None:

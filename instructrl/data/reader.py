@@ -71,14 +71,14 @@ def read(path: Path) -> tuple[Header, Contents]:
     with open_file(path) as file:
         header = read_header(path, file)
         contents = read_contents(path, file, header)
-        if file.attrs.get("checksum") != checksum(header, contents):
+        if file.attrs.get("checksum") != checksum(header, contents).encode():
             raise InputError(f"{path}: damaged: its checksum is not that of its contents; {REMEDY}")
     return header, contents
 
 
 def read_header(path: Path, file: h5py.File) -> Header:
     """The header of a file of this format and version."""
-    if file.attrs.get("format") != FORMAT:
+    if file.attrs.get("format") != FORMAT.encode():
         raise InputError(f"{path}: an HDF5 file of another kind; name one written by python -m data_tools.collect")
     if file.attrs.get("version") != VERSION:
         found = file.attrs.get("version")
@@ -87,9 +87,9 @@ def read_header(path: Path, file: h5py.File) -> Header:
     if missing:
         raise InputError(f"{path}: attribute {missing[0]}: missing; {REMEDY}")
     return Header(
-        task=str(file.attrs["task"]),
-        split=str(file.attrs["split"]),
-        cameras=tuple(str(camera) for camera in file.attrs["cameras"]),
+        task=file.attrs["task"].decode(),
+        split=file.attrs["split"].decode(),
+        cameras=tuple(camera.decode() for camera in file.attrs["cameras"]),
         image_size=int(file.attrs["image_size"]),
         provenance={key: str(value) for key, value in json.loads(file.attrs["provenance"]).items()},
     )
@@ -100,9 +100,10 @@ def read_contents(path: Path, file: h5py.File, header: Header) -> Contents:
     try:
         images = stored(path, file, image_field(header))
         columns = {name: stored(path, file, field)[()] for name, field in fields(header).items()}
-        if "sentences" not in file or h5py.check_string_dtype(file["sentences"].dtype) is None:
+        sentences = file.get("sentences")
+        if not isinstance(sentences, h5py.Dataset) or sentences.dtype.kind != "S" or sentences.ndim != 1:
             raise InputError(f"{path}: sentences: missing or not text")
-        contents = Contents(**columns, text=file["sentences"].asstr()[()].tolist())
+        contents = Contents(**columns, text=[sentence.decode() for sentence in sentences[()].tolist()])
         if len(images) != len(contents.state):
             frames = len(contents.state)
             raise InputError(f"{path}: frames/images: found {len(images)} frames, the other fields have {frames}")

@@ -4,7 +4,7 @@ import contextlib
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import h5py
 import numpy as np
@@ -92,9 +92,10 @@ class Writer:
         contents = concatenate(self._episodes)
         for name, field in fields(self.header).items():
             self._file[field.path] = getattr(contents, name)
-        self._file.create_dataset("sentences", data=contents.text, dtype=h5py.string_dtype())
-        self._file.attrs.update(attributes(self.header))
-        self._file.attrs["checksum"] = checksum(self.header, contents)
+        self._file["sentences"] = fixed_length(contents.text)
+        for key, value in attributes(self.header).items():
+            self._file.attrs[key] = fixed_length(value)
+        self._file.attrs["checksum"] = fixed_length(checksum(self.header, contents))
         self._file.close()
         self._sink.sync()
         self._check_sink()
@@ -107,6 +108,19 @@ class Writer:
     def _check_sink(self) -> None:
         if self._sink.error is not None:
             raise unwritable(self.path, self._sink.error)
+
+
+def fixed_length(value: Any) -> Any:
+    """Text, or a list of texts, as UTF-8 of fixed length; anything else as it is.
+
+    HDF5 keeps text of any length in a heap without checksums, and a damaged heap makes it hang.
+    """
+    if isinstance(value, str):
+        return np.bytes_(value.encode())
+    if isinstance(value, list) and all(isinstance(text, str) for text in value):
+        encoded = [text.encode() for text in value]
+        return np.array(encoded, f"S{max(1, *map(len, encoded))}")
+    return value
 
 
 def unwritable(path: Path, error: OSError) -> InputError:

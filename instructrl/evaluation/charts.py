@@ -95,7 +95,8 @@ class _Scale:
             first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
             self.ticks = [10.0**power for power in range(first, last + 1)]
         else:
-            self.ticks = round_ticks(0.0 if 0 <= low <= high / 2 else low, high)
+            from_zero = low >= 0 and (low <= high / 2 or low == high)
+            self.ticks = round_ticks(0.0 if from_zero else low, high)
 
     def share(self, value: float) -> float:
         low, high = self._measure(self.ticks[0]), self._measure(self.ticks[-1])

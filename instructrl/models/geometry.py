@@ -42,7 +42,15 @@ def meeting_point(
     nearest = origins + directions  # one metre into the view: where a lone camera's point is pulled to
     centre = jnp.mean(nearest, axis=-2)
     moment = jnp.einsum("...k,...kij,...kj->...i", weights, across, origins, precision="highest")
-    return jnp.linalg.solve(matrix, (moment + pull[..., None] * centre)[..., None])[..., 0]
+    return solve_symmetric(matrix, moment + pull[..., None] * centre)
+
+
+def solve_symmetric(matrix: Float[Array, "... 3 3"], vector: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
+    """x of matrix x = vector for symmetric 3 x 3 matrices, by Cramer's rule: a few products instead of an LU."""
+    rows = [matrix[..., i, :] for i in range(3)]
+    cofactors = jnp.stack([jnp.cross(rows[1], rows[2]), jnp.cross(rows[2], rows[0]), jnp.cross(rows[0], rows[1])], -2)
+    determinant = jnp.sum(rows[0] * cofactors[..., 0, :], axis=-1, keepdims=True)
+    return jnp.einsum("...ij,...j->...i", cofactors, vector, precision="highest") / determinant
 
 
 def robust_meeting_point(
@@ -57,10 +65,11 @@ def robust_meeting_point(
 
     Iteratively reweighted least squares with Cauchy weights (Holland and Welsch 1977).
     """
-    point = meeting_point(origins, directions, weights)
-    for _ in range(rounds):
+
+    def refine(_: int, point: Array) -> Array:
         apart = point[..., None, :] - origins
         along = jnp.sum(apart * directions, axis=-1, keepdims=True)
         distance = jnp.linalg.norm(apart - along * directions, axis=-1)
-        point = meeting_point(origins, directions, weights / (1 + (distance / scale) ** 2))
-    return jax.lax.stop_gradient(point)
+        return meeting_point(origins, directions, weights / (1 + (distance / scale) ** 2))
+
+    return jax.lax.fori_loop(0, rounds, refine, meeting_point(origins, directions, weights))

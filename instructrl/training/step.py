@@ -31,7 +31,7 @@ def make_train_step(
         gradients, metrics = jax.grad(lambda params: agent.apply({"params": params}, batch), has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics |= {"gradient_norm": optax.global_norm(gradients), "steps": batch.step_mask.sum()}
+        metrics |= {"gradient_norm": optax.tree.norm(gradients), "steps": batch.step_mask.sum()}
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return jax.jit(train_step, donate_argnums=0)

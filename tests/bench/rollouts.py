@@ -25,7 +25,7 @@ from instructrl.sim import Start, graphics
 from instructrl.sim.workers import Workers
 from instructrl.training.state import initial_params, make_agent
 
-ROUNDS, EPISODES = 3, 40
+ROUNDS, EPISODES = 2, 40
 
 
 class Replay:
@@ -84,7 +84,7 @@ def main() -> None:
                 alone, steps = episodes_per_minute(workers, starts, actions, None)
                 thinker = untrained(config, facts, slots=len(workers))
                 with_policy, _ = episodes_per_minute(workers, starts, actions, thinker)
-            row = f"{task:<14}{renderer:<10}{len(workers) or '':>8}{steps:>7.2f}"
+            row = f"{task:<14}{renderer:<10}{thinker.slots:>8}{steps:>7.2f}"
             print(f"{row}{alone:>15.0f}{with_policy:>12.0f}{with_policy / alone:>7.2f}")
 
 

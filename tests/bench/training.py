@@ -1,0 +1,122 @@
+"""Training sequences per second of the quickstart agent, by what is left out and against windows.
+
+- `step`: the compiled step on a batch that lies on the device.
+- `training`: the same with the loader in front, as the training loop runs it. Its share of `step` says what reading costs.
+- `loader`: the loader alone. Its multiple of `training` is the headroom.
+- `windows`: the usual alternative to whole episodes. Every step is a sample of its own with its history behind it,
+  so that each frame is encoded once per window that holds it. The same number of targets per second is compared.
+
+Best of a few rounds, since machines are shared.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from instructrl.batch import Batch
+from instructrl.command import compose
+from instructrl.config import EMBEDDED_TASKS, TrainConfig
+from instructrl.data.episodes import Episodes
+from instructrl.data.format import Header
+from instructrl.data.loader import Loader, prefetched
+from instructrl.data.tokenizer import make_tokenizer
+from instructrl.data.writer import Writer
+from instructrl.sim import Start, make_env
+from instructrl.training.optimizer import learning_rate, make_optimizer
+from instructrl.training.state import initial_state, make_agent
+from instructrl.training.step import make_train_step
+
+ROUNDS, STEPS, EPISODES = 3, 8, 128
+
+
+def collected(config: TrainConfig, folder: Path) -> Path:
+    """A file with a few real demonstrations."""
+    env = make_env(config.sim, config.task.name)
+    header = Header(config.task.name, "train", tuple(config.sim.cameras), config.sim.image_size, env.provenance())
+    path = folder / f"{config.task.name}.hdf5"
+    with Writer(path, header) as writer:
+        for seed in range(EPISODES):
+            writer.add(env.demonstrate(Start(seed % env.variations, seed))[0])
+    env.close()
+    return path
+
+
+def windowed(batch: Batch) -> Batch:
+    """Every step as a sequence of its own: the frames up to it, and only the last one is a target."""
+    sequences, steps = batch.step_mask.shape
+    index = np.array([[max(0, last - steps + 1 + place) for place in range(steps)] for last in range(steps)])
+
+    def gather(field: np.ndarray) -> np.ndarray:
+        return field[:, index].reshape(sequences * steps, steps, *field.shape[2:])
+
+    moving = {key: gather(getattr(batch, key)) for key in ("images", "state", "intrinsics", "extrinsics", "actions")}
+    target = np.zeros((sequences, steps, steps), np.float32)
+    target[:, :, -1] = batch.step_mask
+    texts = {key: np.repeat(getattr(batch, key), steps, axis=0) for key in ("tokens", "text_padding_mask")}
+    return Batch(**moving, **texts, step_mask=target.reshape(-1, steps))
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Of one call, the best of a few; the first one compiles."""
+    work()
+    rounds = []
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        work()
+        rounds.append(time.perf_counter() - began)
+    return min(rounds)
+
+
+def measure(config: TrainConfig, episodes: Episodes) -> dict[str, float]:
+    """Sequences per second of every variant."""
+    tokenizer = make_tokenizer(config.encoder.kind)
+    loader = Loader(episodes, tokenizer, batch_size=config.training.batch_size, seed=0)
+    agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
+    optimizer = make_optimizer(config.optimizer, learning_rate(config.optimizer, epochs=9, steps_per_epoch=9))
+    step = make_train_step(agent, optimizer, seed=0, token_dropout=config.training.token_dropout)
+    state = initial_state(agent, optimizer, loader.batch(0), seed=0)
+
+    def steps_on(batches: Callable[[], Iterable[Batch]]) -> Callable[[], None]:
+        def work() -> None:
+            nonlocal state
+            for batch in batches():
+                state, _ = step(state, batch)
+            jax.block_until_ready(state)
+
+        return work
+
+    def loaded() -> Iterable[Batch]:
+        return prefetched(loader, 0, STEPS, depth=config.hardware.prefetch, put=jax.device_put)
+
+    whole, windows = jax.device_put(loader.batch(0)), jax.device_put(windowed(loader.batch(0)))
+    taken = {
+        "loader": seconds(lambda: [loader.batch(number) for number in range(STEPS)]),
+        "step": seconds(steps_on(lambda: [whole] * STEPS)),
+        "training": seconds(steps_on(loaded)),
+        "windows": seconds(steps_on(lambda: [windows] * STEPS)),
+    }
+    return {name: STEPS * config.training.batch_size / duration for name, duration in taken.items()}
+
+
+def main() -> None:
+    print(f"{'task':<15}{'steps':>6}{'loader/s':>10}{'step/s':>9}{'training/s':>12}{'windows/s':>11}"
+          f"{'training:step':>15}{'loader:training':>17}{'step:windows':>14}")  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        for task in EMBEDDED_TASKS:
+            config = compose("train", TrainConfig, ["experiment=quickstart", f"task={task}"])
+            with Episodes(collected(config, Path(folder))) as episodes:
+                rate = measure(config, episodes)
+                print(f"{task:<15}{episodes.steps:>6}{rate['loader']:>10.0f}{rate['step']:>9.0f}{rate['training']:>12.0f}"
+                      f"{rate['windows']:>11.0f}{rate['training'] / rate['step']:>15.2f}"
+                      f"{rate['loader'] / rate['training']:>17.1f}{rate['step'] / rate['windows']:>14.2f}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from instructrl.batch import BatchSizes, fake_batch
+from instructrl.command import compose
+from instructrl.config import TrainConfig
+from instructrl.data.tokenizer import make_tokenizer
+from instructrl.evaluation import hook as hooks
+from instructrl.evaluation.actor import AgentActor
+from instructrl.evaluation.hook import rollout_hook
+from instructrl.evaluation.protocol import TRAINING_ROLLOUT_SEEDS
+from instructrl.evaluation.rollout import Plan, rollouts
+from instructrl.evaluation.stage import stage_workers
+from instructrl.sim import Start
+from instructrl.training.state import initial_params, make_agent
+
+OVERRIDES = ["experiment=quickstart", "task=reach_target", "sim.cameras=[front]", "sim.workers=2"]
+
+
+@pytest.fixture(scope="module")
+def config() -> TrainConfig:
+    return compose("train", TrainConfig, [*OVERRIDES, "training.rollout_episodes=3", "sim.image_size=24"])
+
+
+@pytest.fixture(scope="module")
+def params(config: TrainConfig) -> Any:
+    tokenizer = make_tokenizer(config.encoder.kind)
+    agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
+    sizes = BatchSizes(1, 1, len(config.sim.cameras), config.sim.image_size, tokenizer.length)
+    return initial_params(agent, fake_batch(sizes), seed=0)
+
+
+def actor(config: TrainConfig, params: Any) -> AgentActor:
+    tokenizer = make_tokenizer(config.encoder.kind)
+    agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
+    return AgentActor(agent, params, tokenizer, slots=2, steps=3)
+
+
+def test_an_action_depends_on_nothing_in_other_slots(config: TrainConfig, params: Any) -> None:
+    plans = {index: Plan(Start(index, 50 + index)) for index in range(3)}
+    with stage_workers(config.sim, "reach_target", renderer="raycast", count=2) as workers:
+        agent = actor(config, params)
+        together = rollouts(workers, agent, plans=plans)
+        alone = {i: rollouts(workers, agent, plans={i: plans[i]})[i] for i in plans}
+    compiled = agent.encode._cache_size(), agent.decode._cache_size()  # type: ignore[attr-defined]
+    assert compiled == (1, 1), "other shapes give other last bits, and compiling takes seconds"
+    assert max(episode.steps for episode in together.values()) > 1
+    for index in plans:
+        assert np.array_equal(together[index].actions, alone[index].actions)
+        assert together[index].outcome == alone[index].outcome
+
+
+def test_the_hook_plays_the_same_episodes_each_time(
+    config: TrainConfig, params: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data.json").write_text(json.dumps({"train": {"provenance": {"renderer": "raycast"}}}))
+    opened, played = [], []
+
+    def watched_workers(*arguments: Any, **settings: Any) -> Any:
+        opened.append(settings["renderer"])
+        return stage_workers(*arguments, **settings)
+
+    def watched_rollouts(*arguments: Any, **settings: Any) -> Any:
+        played.append(rollouts(*arguments, **settings))
+        return played[-1]
+
+    monkeypatch.setattr(hooks, "stage_workers", watched_workers)
+    monkeypatch.setattr(hooks, "rollouts", watched_rollouts)
+    with rollout_hook(config, tmp_path) as hook:
+        assert opened == [], "simulators are opened when they are needed"
+        first, second = hook(params, 1), hook(params, 2)
+        workers = hook._workers
+        assert workers is not None
+    assert opened == ["raycast"]
+    assert len(workers) == 0, "processes are ended"
+    assert first == second
+    assert set(first) == {"success_rate", "mean_steps"}
+    assert [episode.start.seed for episode in played[0].values()] == [TRAINING_ROLLOUT_SEEDS + i for i in range(3)]
+    for one, two in zip(played[0].values(), played[1].values(), strict=True):
+        assert np.array_equal(one.actions, two.actions)

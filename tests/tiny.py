@@ -1,0 +1,53 @@
+"""A run small enough for tests: few real demonstrations, small pictures, a small agent."""
+
+from pathlib import Path
+
+from instructrl.command import compose
+from instructrl.config import SimConfig, TrainConfig
+from instructrl.data.format import Header
+from instructrl.data.writer import Writer
+from instructrl.sim import Start, make_env
+
+OVERRIDES = (
+    "experiment=quickstart",
+    "task.episodes=12",
+    "task.val_episodes=4",
+    "sim.image_size=32",
+    "sim.cameras=[front,left_shoulder]",
+    "sim.renderer=raycast",
+    "encoder.dim=16",
+    "encoder.depth=1",
+    "policy.dim=16",
+    "policy.heads=2",
+    "head.dim=16",
+    "training.epochs=4",
+    "training.batch_size=5",
+    "data.dir={data}",
+    "output_dir={out}",
+)
+
+
+def overrides(folder: Path, *more: str) -> list[str]:
+    """Command-line settings of a tiny run whose data and outputs lie in a folder."""
+    places = {"data": folder / "data", "out": folder / "outputs"}
+    return [entry.format(**places) for entry in OVERRIDES] + list(more)
+
+
+def config(folder: Path, *more: str) -> TrainConfig:
+    """The same, resolved."""
+    return compose("train", TrainConfig, overrides(folder, *more))
+
+
+def demonstrations(folder: Path, *, task: str = "pick_and_lift", seed: int = 0) -> dict[str, Path]:
+    """Files of the splits train (12 episodes) and val (4)."""
+    sim = SimConfig(cameras=["front", "left_shoulder"], image_size=32, renderer="raycast")
+    env = make_env(sim, task)
+    files = {}
+    for split, count, first in (("train", 12, seed), ("val", 4, seed + 1000)):
+        files[split] = folder / f"{split}.hdf5"
+        header = Header(task, split, tuple(sim.cameras), sim.image_size, env.provenance())
+        with Writer(files[split], header) as writer:
+            for index in range(count):
+                writer.add(env.demonstrate(Start(index % env.variations, first + index))[0])
+    env.close()
+    return files
