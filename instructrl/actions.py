@@ -27,10 +27,11 @@ def denormalize_position(normalized: Any) -> Any:
 def canonical_quaternion(quaternion: Any) -> Any:
     """The same rotation as a unit quaternion x y z w with w >= 0. A zero quaternion becomes the identity."""
     xp = quaternion.__array_namespace__()
-    norm = xp.sqrt(xp.sum(quaternion * quaternion, axis=-1, keepdims=True))
+    square = xp.sum(quaternion * quaternion, axis=-1, keepdims=True)
     identity = xp.zeros_like(quaternion) + xp.asarray([0.0, 0.0, 0.0, 1.0], dtype=quaternion.dtype)
-    tiny = norm < 1e-8
-    unit = xp.where(tiny, identity, quaternion / xp.where(tiny, xp.ones_like(norm), norm))
+    tiny = square < 1e-16
+    norm = xp.sqrt(xp.where(tiny, xp.ones_like(square), square))  # never of zero, whose gradient is infinite
+    unit = xp.where(tiny, identity, quaternion / norm)
     return xp.where(unit[..., 3:] < 0, -unit, unit)
 
 
@@ -51,7 +52,9 @@ def check_action(action: Any) -> np.ndarray:
     if action.shape != (8,):
         raise InputError(f"action: found shape {action.shape}, expected (8,): x y z, quaternion x y z w, gripper")
     if not np.isfinite(action).all():
-        raise InputError(f"action: found {action.tolist()}, expected finite numbers; the policy diverged, see its metrics")
+        raise InputError(
+            f"action: found {action.tolist()}, expected finite numbers; the policy diverged, see its metrics"
+        )
     norm = float(np.linalg.norm(action[3:7]))
     if abs(norm - 1) > 1e-2:
         raise InputError(f"action: found a quaternion of length {norm:.3g}, expected 1; normalise it")

@@ -116,7 +116,7 @@ def one_line(error: Exception) -> str:
 def usage(config_name: str, schema: type, overrides: Sequence[str], *, about: str) -> str:
     """The help of a command: what it does, its groups, its settings with their values under `overrides`."""
     config = merge(config_name, schema, overrides)
-    chosen = dict(groups(config_name))
+    chosen: dict[str, Any] = dict(groups(config_name))
     chosen |= {o.key_or_group: o.value() for o in map(read_override, overrides) if o.key_or_group in chosen}
     known = {group: [f"[{name}]" if name == chosen[group] else name for name in options(group)] for group in chosen}
     lines = [about.strip(), "", "Flags", *table(FLAGS)]

@@ -156,7 +156,7 @@ def explain(error: OmegaConfBaseException, schema: type, given: Mapping[str, Any
     entry = leaves(schema).get(key)
     if key and key not in known_keys(schema):
         return unknown_key(key, schema)
-    if "Missing mandatory value" in message:
+    if "missing mandatory value" in message.lower():
         return f"{key}: no value given; write {key}=...; allowed: {allowed(entry) if entry else 'its settings'}"
     if isinstance(error, InterpolationResolutionError) and not isinstance(error, ValidationError):
         return f"{key or 'configuration'}: {message}; ${{...}} takes the key of another setting, or ${{oc.env:NAME}}"

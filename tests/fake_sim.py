@@ -142,6 +142,15 @@ def towards(place: np.ndarray) -> np.ndarray:
     return np.array([*place, 0.0, 0.0, 0.0, 1.0, 1.0])
 
 
+def without_clock(results: Any) -> Any:
+    """The results of an evaluation without what differs from one time to the next."""
+    if isinstance(results, dict):
+        return {
+            k: without_clock(v) for k, v in results.items() if k not in ("wall_seconds", "episodes_per_minute", "date")
+        }
+    return results
+
+
 class FakeActor:
     """Goes to the thing whose number is the last word of what it was told; to thing 0 if told nothing.
 

@@ -95,7 +95,9 @@ def test_the_instruction_matters_where_it_is_read_and_only_its_words_do(head):
     other_words[:, 1] += 1
     other_padding[:, 4] += 1
     before, words, padding = (
-        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(predictions(agent, params, batch._replace(tokens=t)))])
+        np.concatenate(
+            [np.ravel(leaf) for leaf in jax.tree.leaves(predictions(agent, params, batch._replace(tokens=t)))]
+        )
         for t in (batch.tokens, other_words, other_padding)
     )
     assert np.any(before != words)
@@ -137,5 +139,7 @@ def test_missing_steps_change_neither_loss_nor_gradients(head):
 def test_every_parameter_but_unused_words_learns(head):
     agent, batch, params = prepared(head)
     gradients = jax.grad(lambda params: agent.apply({"params": params}, batch)[0])(params)
-    still = [jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(gradients) if not leaf.any()]
+    still = [
+        jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(gradients) if not leaf.any()
+    ]
     assert still == []

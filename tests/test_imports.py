@@ -68,7 +68,7 @@ def violations(root: Path) -> list[str]:
             there, top = room(name), name.partition(".")[0]
             if top == "tests" or (here and top in ("data_tools", "train", "eval")):
                 broken.append(f"{place} imports {name}: nothing imports what lies above it")
-            if here and there and here != there and not (LAYERS[here] > LAYERS[there] or here in DOORS >= {there}):
+            if here and there and here != there and not (LAYERS[here] > LAYERS[there] or {here, there} <= DOORS):
                 broken.append(f"{place} imports {name}: imports point down, and rooms of one layer do not meet")
             if here == "training" and there == "sim":
                 broken.append(f"{place} imports {name}: training needs no simulator")

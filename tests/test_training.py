@@ -36,7 +36,7 @@ def run_to_the_end(folder, data, *more, rollout=None):
 
 
 def final_params(run, which="last"):
-    actor, config, step = load_actor(run, checkpoint=which, slots=1, steps=6, hardware=tiny.config(run).hardware)
+    actor, _, step = load_actor(run, checkpoint=which, slots=1, steps=6, hardware=tiny.config(run).hardware)
     return actor.params, step
 
 
@@ -145,6 +145,17 @@ def test_a_damaged_checkpoint_is_one_line_that_names_it(data, tmp_path):
         file.write_bytes(b"damaged")
     with pytest.raises(InputError, match="12"):
         final_params(run)
+
+
+def test_wandb_offline_keeps_the_same_numbers_and_online_without_a_key_is_one_line(data, tmp_path, monkeypatch):
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    run = run_to_the_end(tmp_path, data, "wandb.mode=offline")
+    assert list((run / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(read_lines(run / "metrics.jsonl")) == 8
+    with pytest.raises(InputError, match=r"wandb\.mode"):
+        run_to_the_end(tmp_path, data, "wandb.mode=online", "name=online")
 
 
 @pytest.mark.slow

@@ -58,13 +58,15 @@ class AgentActor:
         features = self.encode(self.params, images, self.tokens, self.text_padding_mask)
         features = jax.tree.map(lambda leaf: np.asarray(leaf)[:, 0], features)
         for slot, observation in observations.items():
-            self.history[slot].append({
-                "features": jax.tree.map(lambda leaf, slot=slot: leaf[slot], features),
-                "state": observation.state,
-                "intrinsics": observation.intrinsics,
-                "extrinsics": observation.extrinsics,
-                "actions": np.zeros(ACTION_SIZE, np.float32),
-            })
+            self.history[slot].append(
+                {
+                    "features": jax.tree.map(lambda leaf, slot=slot: leaf[slot], features),
+                    "state": observation.state,
+                    "intrinsics": observation.intrinsics,
+                    "extrinsics": observation.extrinsics,
+                    "actions": np.zeros(ACTION_SIZE, np.float32),
+                }
+            )
 
     def recall(self, acting: set[int]) -> tuple[Any, Batch]:
         """The acting slots' histories, padded behind to the same number of steps; the others are blank."""

@@ -46,7 +46,7 @@ def meeting_point(
 
 
 def solve_symmetric(matrix: Float[Array, "... 3 3"], vector: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
-    """x of matrix x = vector for symmetric 3 x 3 matrices, by Cramer's rule: a few products instead of an LU."""
+    """Solve `matrix x = vector` for symmetric 3 x 3 matrices, by Cramer's rule: a few products instead of an LU."""
     rows = [matrix[..., i, :] for i in range(3)]
     cofactors = jnp.stack([jnp.cross(rows[1], rows[2]), jnp.cross(rows[2], rows[0]), jnp.cross(rows[0], rows[1])], -2)
     determinant = jnp.sum(rows[0] * cofactors[..., 0, :], axis=-1, keepdims=True)

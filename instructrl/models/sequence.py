@@ -41,5 +41,7 @@ def drawn(mask: np.ndarray, observations: int) -> str:
     """The mask as text, one row a token: o observation, p prediction, a action, # may look, . may not."""
     kinds = np.tile(step_kinds(observations), len(mask) // (observations + 2))
     letters = [{Kind.OBSERVATION: "o", Kind.PREDICTION: "p", Kind.ACTION: "a"}[Kind(kind)] for kind in kinds]
-    rows = [letter + " " + "".join("#" if seen else "." for seen in row) for letter, row in zip(letters, mask, strict=True)]
+    rows = [
+        letter + " " + "".join("#" if seen else "." for seen in row) for letter, row in zip(letters, mask, strict=True)
+    ]
     return "\n".join(["  " + "".join(letters), *rows])

@@ -24,10 +24,12 @@ class Checkpoints:
 
     def __init__(self, run: Path) -> None:
         self.directory = run.resolve() / "checkpoints"
-        keep = preservation_policy.AnyPreservationPolicy([
-            preservation_policy.LatestN(1),
-            preservation_policy.BestN(get_metric_fn=lambda metrics: -validation_loss(metrics), n=1),
-        ])
+        keep = preservation_policy.AnyPreservationPolicy(
+            [
+                preservation_policy.LatestN(1),
+                preservation_policy.BestN(get_metric_fn=lambda metrics: -validation_loss(metrics), n=1),
+            ]
+        )
         options = ocp.CheckpointManagerOptions(
             best_fn=validation_loss, best_mode="min", preservation_policy=keep, cleanup_tmp_directories=True
         )
@@ -58,8 +60,8 @@ class Checkpoints:
             return self.manager.restore(step, args=args)
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
-                f"{self.directory / str(step)}: cannot be read as this run's checkpoint ({str(error).splitlines()[0]}); "
-                "remove that folder to go on from an earlier one"
+                f"{self.directory / str(step)}: cannot be read as this run's checkpoint "
+                f"({str(error).splitlines()[0]}); remove that folder to go on from an earlier one"
             ) from None
 
     def close(self) -> None:

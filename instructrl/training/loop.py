@@ -63,7 +63,9 @@ def train(config: TrainConfig, run: Path, *, data: dict[str, Path], rollout: Rol
         Episodes(data["val"], limit=limits["val"]) as val_set,
         open_checkpoints(run) as checkpoints,
     ):
-        record_data(run, {split: described(data[split], part) for split, part in (("train", train_set), ("val", val_set))})
+        record_data(
+            run, {split: described(data[split], part) for split, part in (("train", train_set), ("val", val_set))}
+        )
         training, state = prepare(config, train_set, val_set)
         last = checkpoints.step("last")
         if last is not None:
@@ -97,7 +99,9 @@ def prepare(config: TrainConfig, train_set: Episodes, val_set: Episodes) -> tupl
     first = train_loader.batch(0)
     check_batch(first, BatchSizes(size, steps, len(config.sim.cameras), config.sim.image_size, tokenizer.length))
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    schedule = learning_rate(config.optimizer, epochs=config.training.epochs, steps_per_epoch=train_loader.steps_per_epoch)
+    schedule = learning_rate(
+        config.optimizer, epochs=config.training.epochs, steps_per_epoch=train_loader.steps_per_epoch
+    )
     optimizer = make_optimizer(config.optimizer, schedule)
     train_step = make_train_step(agent, optimizer, seed=config.seed, token_dropout=config.training.token_dropout)
     training = Training(config, agent, train_loader, val_loader, train_step, make_eval_step(agent), schedule)
@@ -107,7 +111,12 @@ def prepare(config: TrainConfig, train_set: Episodes, val_set: Episodes) -> tupl
 def announce(training: Training, state: TrainState) -> None:
     """Print the parameters, the batch's shapes and where training begins, once."""
     print(parameter_table(state.params))
-    print("batch\n" + "\n".join(f"  {key:<18}{value.dtype}{value.shape}" for key, value in training.train.batch(0)._asdict().items()))
+    print(
+        "batch\n"
+        + "\n".join(
+            f"  {key:<18}{value.dtype}{value.shape}" for key, value in training.train.batch(0)._asdict().items()
+        )
+    )
     epoch, epochs = int(state.step) // training.train.steps_per_epoch, training.config.training.epochs
     where = "already trained" if epoch >= epochs else "resumed" if epoch else "begins"
     print(f"training {where}: epoch {epoch} of {epochs} on {jax.devices()[0].device_kind}", flush=True)
@@ -119,7 +128,9 @@ def run_epochs(
     """From the state's epoch to the last; every epoch that validates ends in a checkpoint."""
     options, per_epoch = training.config.training, training.train.steps_per_epoch
     start, stop = int(state.step), options.epochs * per_epoch
-    progress = tqdm(total=stop, initial=start, unit="step", desc="train", dynamic_ncols=True, mininterval=0.5, disable=None)
+    progress = tqdm(
+        total=stop, initial=start, unit="step", desc="train", dynamic_ncols=True, mininterval=0.5, disable=None
+    )
     with progress, closing(training.batches(training.train, start, stop)) as batches:
         for epoch in range(start // per_epoch + 1, options.epochs + 1):
             state, values = run_epoch(training, state, batches, progress=progress)
@@ -134,7 +145,9 @@ def run_epochs(
                 progress.write(epoch_line(epoch, values, validated))
 
 
-def run_epoch(training: Training, state: TrainState, batches: Any, *, progress: Any) -> tuple[TrainState, dict[str, float]]:
+def run_epoch(
+    training: Training, state: TrainState, batches: Any, *, progress: Any
+) -> tuple[TrainState, dict[str, float]]:
     """One pass over the demonstrations; metrics are read one step late, so that the device never waits."""
     begun = int(state.step)
     total = Mean()
@@ -155,8 +168,9 @@ def run_epoch(training: Training, state: TrainState, batches: Any, *, progress: 
 def epoch_line(epoch: int, train: dict[str, float], val: dict[str, float]) -> str:
     """What a person wants to know of an epoch."""
     return (
-        f"epoch {epoch:>4}  loss {train['loss']:.4f}  val loss {val['loss']:.4f}  position {val['position_cm']:.2f} cm  "
-        f"rotation {val['rotation_deg']:.2f} degrees  gripper {100 * val['gripper_accuracy']:.1f} %"
+        f"epoch {epoch:>4}  loss {train['loss']:.4f}  val loss {val['loss']:.4f}  "
+        f"position {val['position_cm']:.2f} cm  rotation {val['rotation_deg']:.2f} degrees  "
+        f"gripper {100 * val['gripper_accuracy']:.1f} %"
     )
 
 

@@ -53,12 +53,14 @@ def open_metrics(config: TrainConfig, run: Path, *, from_step: int) -> Iterator[
     """The metrics of a run, with a W&B run whose id follows from the run directory."""
     wandb_run = start_wandb(config, run) if config.wandb.mode != "off" else None
     metrics = Metrics(run, from_step=from_step, wandb_run=wandb_run)
+    exit_code = 1
     try:
         yield metrics
+        exit_code = 0
     finally:
         metrics.close()
         if wandb_run is not None:
-            wandb_run.finish(quiet=True)
+            wandb_run.finish(exit_code)
 
 
 def start_wandb(config: TrainConfig, run: Path) -> Any:
@@ -69,8 +71,8 @@ def start_wandb(config: TrainConfig, run: Path) -> Any:
 
     identity = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:16]
     try:
-        return wandb.init(
-            mode=config.wandb.mode,  # pyright: ignore[reportArgumentType]
+        started = wandb.init(
+            mode=config.wandb.mode,  # type: ignore[arg-type]
             project=config.wandb.project,
             entity=config.wandb.entity,
             id=identity,
@@ -81,5 +83,9 @@ def start_wandb(config: TrainConfig, run: Path) -> Any:
             config=dataclasses.asdict(config),
             settings=wandb.Settings(silent=True),
         )
+        started.define_metric("*", step_metric="global_step")  # a resumed offline run counts its own steps from 0
+        return started
     except wandb.Error as error:
-        raise InputError(f"wandb.mode: found {config.wandb.mode}, but {error}; use wandb.mode=offline or run wandb login") from None
+        raise InputError(
+            f"wandb.mode: found {config.wandb.mode}, but {error}; use wandb.mode=offline or run wandb login"
+        ) from None

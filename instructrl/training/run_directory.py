@@ -8,6 +8,7 @@ import copy
 import dataclasses
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,11 @@ def write_atomically(path: Path, text: str) -> None:
         temporary.write_text(text)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written ({error.strerror}); make room or choose another output_dir") from None
+        with suppress(OSError):  # it may never have been there
+            temporary.unlink()
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); make room or choose another output_dir"
+        ) from None
 
 
 def settings(config: TrainConfig) -> dict[str, Any]:
@@ -96,7 +100,7 @@ def read_config(run: Path) -> TrainConfig:
         loaded = OmegaConf.load(path)
     except (YAMLError, OSError, UnicodeDecodeError, OmegaConfBaseException) as error:
         raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0]}); train again") from None
-    if not isinstance(loaded, DictConfig):
+    if not isinstance(loaded, DictConfig) or not loaded:
         raise InputError(f"{path}: found no settings in it; train again")
     try:
         return resolve(loaded, TrainConfig)
@@ -113,17 +117,32 @@ def record_data(run: Path, data: dict[str, dict[str, Any]]) -> None:
     path = run / "data.json"
     known = read_data(run) if path.exists() else data
     for split, entry in data.items():
+        if "checksum" not in known.get(split, {}):
+            raise damaged(path)
         if known[split]["checksum"] != entry["checksum"]:
             raise InputError(
-                f"{entry['path']}: its content is not what {run} began with; restore the file, or add name=... for a new run"
+                f"{entry['path']}: its content is not what {run} began with; "
+                "restore the file, or add name=... for a new run"
             )
     write_atomically(path, json.dumps(data, indent=2))
 
 
 def read_data(run: Path) -> dict[str, dict[str, Any]]:
-    """For each split: path, checksum and provenance of the demonstrations that a run learnt from."""
+    """For each split: path, checksum and provenance of the demonstrations that a run learnt from.
+
+    Raises:
+        InputError: there is no such record, or it is damaged.
+    """
     path = run / "data.json"
     try:
-        return json.loads(path.read_text())
+        data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise InputError(f"{path}: missing or damaged; start the training again to write it") from None
+        raise damaged(path) from None
+    if not isinstance(data, dict) or not all(isinstance(entry, dict) for entry in data.values()):
+        raise damaged(path)
+    return data
+
+
+def damaged(path: Path) -> InputError:
+    """The error for a record of the data that is of no use."""
+    return InputError(f"{path}: missing or damaged; remove it and start the training again to write it")

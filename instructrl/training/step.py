@@ -1,6 +1,7 @@
 """One step of behaviour cloning, and one of validation. Pure functions, compiled once."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,11 +38,11 @@ def make_train_step(
     return jax.jit(train_step, donate_argnums=0)
 
 
-def make_eval_step(agent: Agent) -> Callable[[object, Batch], Metrics]:
+def make_eval_step(agent: Agent) -> Callable[[Any, Batch], Metrics]:
     """The compiled validation step: metrics of a batch and how many keyframe steps they are the mean of."""
 
-    def eval_step(params: object, batch: Batch) -> Metrics:
-        _, metrics = agent.apply({"params": params}, batch)
+    def eval_step(params: Any, batch: Batch) -> Metrics:
+        metrics: Any = agent.apply({"params": params}, batch)[1]
         return metrics | {"steps": batch.step_mask.sum()}
 
     return jax.jit(eval_step)

@@ -1,7 +1,8 @@
 """Training sequences per second of the quickstart agent, by what is left out and against windows.
 
 - `step`: the compiled step on a batch that lies on the device.
-- `training`: the same with the loader in front, as the training loop runs it. Its share of `step` says what reading costs.
+- `training`: the same with the loader in front, as the training loop runs it. Its share of `step` says what
+  reading costs.
 - `loader`: the loader alone. Its multiple of `training` is the headroom.
 - `windows`: the usual alternative to whole episodes. Every step is a sample of its own with its history behind it,
   so that each frame is encoded once per window that holds it. The same number of targets per second is compared.

@@ -12,7 +12,7 @@ from instructrl.sim.tabletop.task import CLOSED, Task, downward
 from instructrl.sim.tabletop.world import World
 
 _BASE, _BASE_HEIGHT = 0.055, 0.036  # half the width and the height, metres
-_CAP_HEIGHT, _TRAVEL = 0.016, 0.010
+_CAP_HEIGHT, _TRAVEL = 0.022, 0.016
 _PRESSED = 0.003
 _LOW, _HIGH = np.array([0.02, -0.32]), np.array([0.42, 0.32])
 _ABOVE = 0.10

@@ -1,0 +1,212 @@
+"""Commands as a person types them: one line and exit code 2, at once, with nothing written and no jax loaded."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import data_tools.collect as collect_entry
+import eval as eval_entry
+import train as train_entry
+from instructrl.command import command
+from instructrl.config import TrainConfig
+from instructrl.errors import InputError, RunError
+
+ROOT = Path(__file__).resolve().parent.parent
+ENTRIES = {"train": train_entry.main, "eval": eval_entry.main, "collect": collect_entry.main}
+WRONG = [
+    ("train", ["policy=abc"], "policy: found abc; allowed: vit_base"),
+    ("train", ["policy.depth=abc"], "policy.depth: found abc; allowed: an integer"),
+    ("train", ["policy.dept=3"], "policy.dept: no such setting; did you mean policy.depth?"),
+    ("train", ["+policy.dept=3"], "policy.dept: no such setting"),
+    ("train", ["polcy=vit_base"], "polcy: no such setting; did you mean policy?"),
+    ("train", ["policy"], "policy: cannot be read as key=value"),
+    ("train", ["policy=[a,b]"], "policy: found [a, b]"),
+    ("train", ["name="], "name: found ''"),
+    ("train", ["name=a/b"], "name: found a/b"),
+    ("train", ["output_dir="], "output_dir: found ''"),
+    ("train", ["experiment=none"], "experiment: found none; allowed: quickstart, null"),
+    ("train", ["seed=0,1"], "seed: found several values; add --multirun"),
+    ("train", ["seed=${nowhere}"], "seed: "),
+    ("train", ["hydra.run.dir=made_by_hydra"], "hydra.run.dir: "),
+    ("train", ["--foo"], "--foo: no such flag; allowed: --help, --show, --multirun, -h, -m"),
+    ("train", ["--cfg", "job"], "--cfg: no such flag"),
+    ("train", ["--config-name=x"], "--config-name=x: no such flag"),
+    ("train", ["-m", "seed=0,x"], "seed: found x; allowed: an integer"),
+    ("train", ["-m", "policy=vit_debug,vit_huge"], "policy: found vit_huge; allowed: vit_base"),
+    ("train", ["-m", "policy=vit_debug,vit_base", "name=same"], "name: found same for jobs 1 and 2"),
+    ("train", ["--multirun", "seed=range(0,100000000)"], "--multirun: found more than 1000 runs"),
+    ("train", ["--multirun", "seed=interval(0,1)"], "seed=interval(0,1): cannot be counted out"),
+    ("train", ["--help", "policy=abc"], "policy: found abc; allowed: vit_base"),
+    ("train", [""], "'': cannot be read as key=value"),
+    ("train", ["name=\udcff"], "'name="),
+    ("eval", [], "run: no value given; write run=..."),
+    ("eval", ["run=nowhere"], "run: found no directory nowhere"),
+    ("eval", ["run=."], ".: no config.yaml there"),
+    ("eval", ["run=x", "rows=[oracle]"], "rows: found"),
+    ("eval", ["run=x", "policy=vit_base"], "policy: no such setting; allowed here: "),
+    ("eval", ["run=x", "checkpoint=first"], "checkpoint: found first; allowed: best, last"),
+    ("collect", ["task=unknown"], "task: found unknown; allowed: pick_and_lift, push_button, reach_target"),
+    ("collect", ["episodes=0"], "episodes: found 0; allowed: an integer at least 1"),
+    ("collect", ["policy=vit_base"], "policy: no such setting"),
+]
+
+
+def typed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["command", *words])
+
+
+@pytest.mark.parametrize(("entry", "words", "line"), WRONG)
+def test_a_wrong_word_is_one_line(
+    entry: str,
+    words: list[str],
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    typed(words, monkeypatch)
+    with pytest.raises(SystemExit) as exit_:
+        ENTRIES[entry]()
+    said = capsys.readouterr()
+    assert exit_.value.code == 2
+    assert said.out == ""
+    assert said.err.startswith(f"error: {line}") and said.err.count("\n") == 1 and said.err.endswith("\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command_line", "code"),
+    [
+        (["train.py", "policy=abc"], 2),
+        (["train.py", "-m", "seed=0,x"], 2),
+        (["train.py", "--foo"], 2),
+        (["train.py", "policy.depth=abc", "experiment=quickstart"], 2),
+        (["eval.py", "run=nowhere"], 2),
+        (["-m", "data_tools.collect", "task=unknown"], 2),
+        (["train.py", "--help"], 0),
+        (["eval.py", "--help"], 0),
+        (["-m", "data_tools.collect", "-h"], 0),
+        (["train.py", "--show", "policy=vit_base"], 0),
+    ],
+)
+def test_the_real_command_answers_at_once_and_leaves_nothing(
+    command_line: list[str], code: int, tmp_path: Path
+) -> None:
+    """Best of two, against the machine's other work; bounds are for the slowest that we expect."""
+    entry = [str(ROOT / word) if word.endswith(".py") else word for word in command_line]
+    program = [sys.executable, "-X", "importtime", *entry]
+    seconds = []
+    for _ in range(2):
+        began = time.perf_counter()
+        ran = subprocess.run(
+            program,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={"PYTHONPATH": str(ROOT)},
+            check=False,
+        )
+        seconds.append(time.perf_counter() - began)
+        if seconds[-1] < 2:
+            break
+    said = [line for line in ran.stderr.splitlines() if not line.startswith("import time:")]
+    assert ran.returncode == code, ran.stderr[-2000:]
+    if code:
+        assert len(said) == 1 and said[0].startswith("error: ") and ran.stdout == ""
+    else:
+        assert said == [] and ran.stdout
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in ran.stderr.splitlines() if "|" in line}
+    assert "hydra" in loaded and not loaded & {"jax", "jaxlib", "flax", "mujoco", "wandb"}
+    assert list(tmp_path.iterdir()) == []
+    assert min(seconds) < 4, f"{seconds}: the goal is 2 s, on a machine with nothing else to do"
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_help_says_what_there_is(entry: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    typed(["--help"], monkeypatch)
+    ENTRIES[entry]()
+    lines = capsys.readouterr().out.splitlines()
+    assert f"python {'-m data_tools.collect' if entry == 'collect' else entry + '.py'}" in "\n".join(lines[:4])
+    assert len(lines) < 90
+    text = "\n".join(lines)
+    assert "--multirun" in text and "allowed" in text
+    assert "hydra" not in text.lower()
+
+
+def test_help_shows_what_the_other_words_choose(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    typed(["--help", "policy=vit_large", "policy.window=4"], monkeypatch)
+    train_entry.main()
+    text = " ".join(capsys.readouterr().out.split())
+    assert "policy vit_base vit_debug [vit_large] vit_small" in text
+    assert "policy.dim 1024 an integer at least 8 and at most 4096" in text
+    assert "policy.window 4 an integer at least 1" in text
+
+
+def spy(ran: list[TrainConfig], *, fail_at: int = -1, error: Exception | None = None):
+    @command("train", TrainConfig)
+    def main(config: TrainConfig) -> None:
+        ran.append(config)
+        if error is not None and len(ran) == fail_at:
+            raise error
+
+    return main
+
+
+def test_multirun_runs_every_job(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    ran: list[TrainConfig] = []
+    typed(["-m", "seed=0,1", "policy=vit_debug,vit_base"], monkeypatch)
+    spy(ran)()
+    assert [(config.seed, config.policy.name) for config in ran] == [
+        (0, "vit_debug"), (0, "vit_base"), (1, "vit_debug"), (1, "vit_base"),
+    ]  # fmt: skip
+    assert len({config.name for config in ran}) == 4
+    assert "job 4 of 4: seed=1 policy=vit_base" in capsys.readouterr().out
+
+
+def test_multirun_checks_every_job_before_it_runs_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[TrainConfig] = []
+    typed(["-m", "policy.depth=1,99"], monkeypatch)
+    with pytest.raises(SystemExit):
+        spy(ran)()
+    assert ran == []
+
+
+@pytest.mark.parametrize(("error", "code"), [(InputError("a\n file"), 2), (RunError("no  loss"), 1)])
+def test_expected_errors_of_a_job_are_one_line_and_stop_the_rest(
+    error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    ran: list[TrainConfig] = []
+    typed(["-m", "seed=0,1,2"], monkeypatch)
+    with pytest.raises(SystemExit) as exit_:
+        spy(ran, fail_at=2, error=error)()
+    assert exit_.value.code == code and len(ran) == 2
+    assert capsys.readouterr().err == f"error: {' '.join(str(error).split())}\n"
+
+
+def test_a_mistake_of_ours_is_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed([], monkeypatch)
+    with pytest.raises(ZeroDivisionError):
+        spy([], fail_at=1, error=ZeroDivisionError())()
+
+
+def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    typed([], monkeypatch)
+    with pytest.raises(SystemExit) as exit_:
+        spy([], fail_at=1, error=KeyboardInterrupt())()  # type: ignore[arg-type]
+    assert exit_.value.code == 130
+    assert capsys.readouterr().err == "interrupted: the same command goes on from here\n"
+
+
+def test_show_prints_the_settings_and_does_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    ran: list[TrainConfig] = []
+    typed(["--show", "experiment=quickstart", "seed=7"], monkeypatch)
+    spy(ran)()
+    assert ran == []
+    assert "name: quickstart-reach_target-spatial-seed7" in capsys.readouterr().out

@@ -1,0 +1,597 @@
+"""Every option composes, every setting reaches what it turns, and no override ends in anything but one line."""
+
+import ast
+import dataclasses
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from instructrl.command import compose
+from instructrl.config import CollectConfig, EvalConfig, TrainConfig, differences
+from instructrl.errors import InputError
+from instructrl.overrides import CONFIG_DIR, groups, options
+from instructrl.schema import known_keys, leaves, shown
+
+ROOT = Path(__file__).resolve().parent.parent
+SCHEMAS: dict[str, type] = {"train": TrainConfig, "eval": EvalConfig, "collect": CollectConfig}
+NEEDED = {"train": [], "collect": [], "eval": ["run=outputs/x"]}
+OPTIONS = [(name, group, option) for name in SCHEMAS for group in groups(name) for option in options(group)]
+TINY = ("policy=vit_debug", "sim.image_size=32", "encoder.dim=16", "policy.dim=16", "policy.heads=2", "head.dim=16")
+
+
+def composed(*overrides: str, name: str = "train") -> Any:
+    return compose(name, SCHEMAS[name], [*NEEDED[name], *overrides])
+
+
+# Every option of every group composes.
+
+
+@pytest.mark.parametrize(("name", "group", "option"), OPTIONS)
+def test_every_option_composes_and_is_taken(name: str, group: str, option: str) -> None:
+    config = composed(f"{group}={option}", name=name)
+    if group == "experiment":
+        assert differences(dataclasses.asdict(composed(name=name)), dataclasses.asdict(config))
+    else:
+        assert getattr(config, group).name == option
+
+
+def test_every_file_of_conf_is_an_option_of_some_command() -> None:
+    files = {path.relative_to(CONFIG_DIR).as_posix() for path in CONFIG_DIR.rglob("*") if path.is_file()}
+    assert files == {f"{group}/{option}.yaml" for _, group, option in OPTIONS} | {f"{name}.yaml" for name in SCHEMAS}
+
+
+@pytest.mark.parametrize("group", [group for group in groups("train") if group != "experiment"])
+def test_options_of_a_group_differ_in_more_than_a_label(group: str) -> None:
+    label = set() if group == "task" else {"name"}  # a task's name is what it is
+    chosen = [dataclasses.asdict(getattr(composed(f"{group}={option}"), group)) for option in options(group)]
+    contents = [tuple((key, str(part[key])) for key in part if key not in label) for part in chosen]
+    assert len(set(contents)) == len(contents)
+
+
+# Every setting reaches what it turns. A setting without an entry here fails a test.
+
+
+def agent_and_batch(config: TrainConfig) -> tuple[Any, Any]:
+    from instructrl.batch import BatchSizes, fake_batch
+    from instructrl.training.state import make_agent
+
+    sizes = BatchSizes(2, 3, len(config.sim.cameras), config.sim.image_size, 5)
+    return make_agent(config, vocabulary_size=11), fake_batch(sizes)
+
+
+def shapes(config: TrainConfig) -> Any:
+    """The agent's parameters as shapes; nothing is computed."""
+    import jax
+
+    from instructrl.training.state import abstract_params
+
+    leaves_with_path = jax.tree_util.tree_leaves_with_path(abstract_params(*agent_and_batch(config)))
+    return {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves_with_path}
+
+
+def loss_program(config: TrainConfig) -> Any:
+    """The loss as jax would compile it, with the constants in it."""
+    import jax
+    import numpy as np
+
+    from instructrl.training.state import abstract_params
+
+    agent, batch = agent_and_batch(config)
+    params = abstract_params(agent, batch)
+    traced = jax.make_jaxpr(lambda params, batch: agent.apply({"params": params}, batch)[0])(params, batch)
+    return str(traced), [np.asarray(constant).tobytes() for constant in traced.consts]
+
+
+def step_program(config: TrainConfig) -> Any:
+    """The training step as jax would compile it."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from instructrl.training.state import TrainState, abstract_params
+    from instructrl.training.step import make_train_step
+
+    agent, batch = agent_and_batch(config)
+    optimizer, params = optax.sgd(0.1), abstract_params(agent, batch)
+    state = TrainState(jnp.zeros((), jnp.int32), params, jax.eval_shape(optimizer.init, params))
+    step = make_train_step(agent, optimizer, seed=config.seed, token_dropout=config.training.token_dropout)
+    return str(jax.make_jaxpr(step)(state, batch))
+
+
+def updates(config: TrainConfig) -> Any:
+    """What the optimizer does in three steps to a toy parameter."""
+    import jax.numpy as jnp
+    import optax
+
+    from instructrl.training.optimizer import learning_rate, make_optimizer
+
+    schedule = learning_rate(config.optimizer, epochs=config.training.epochs, steps_per_epoch=2)
+    optimizer = make_optimizer(config.optimizer, schedule)
+    params = {"kernel": jnp.array([[1.0, 2.0]])}
+    state = optimizer.init(params)
+    for step in range(3):
+        change, state = optimizer.update({"kernel": jnp.array([[3.0, -1.0]]) * (10 ** (step - 1))}, state, params)
+        params = optax.apply_updates(params, change)
+    return params["kernel"].tolist()
+
+
+def platform(config: TrainConfig) -> Any:
+    """What jax is told about devices."""
+    import jax
+
+    from instructrl.training import hardware
+
+    told = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax.config, "update", lambda *pair: told.append(pair))
+        hardware.select_platform(config.hardware)
+    return told
+
+
+class Reached(Exception):  # noqa: N818
+    """Ends what a test has seen enough of."""
+
+
+def training_loop(config: TrainConfig) -> Any:
+    """What `train` opens, prepares and does in which epoch, with the steps left out."""
+    import numpy as np
+
+    from instructrl.training import loop
+
+    seen: list[Any] = []
+
+    class Set:
+        provenance: Any = {}
+        steps = 3
+
+        def __init__(self, path: str, *, limit: int) -> None:
+            seen.append((path, limit))
+            self.count = limit
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *error: Any) -> None:
+            pass
+
+    class Batches:
+        def __init__(self, episodes: Set, tokenizer: Any, *, batch_size: int, seed: int, **more: Any) -> None:
+            seen.append((batch_size, seed))
+            self.steps_per_epoch = -(-episodes.count // batch_size)
+            self.sizes = SimpleNamespace(batch=batch_size)
+
+        def batch(self, step: int) -> None:
+            return None
+
+    def prefetched(loader: Any, start: int, stop: int, *, depth: int, put: Any) -> Any:
+        seen.append((start, stop, depth))
+        yield from [None] * (stop - start)
+
+    values = {"loss": 1.0, "position_cm": 1.0, "rotation_deg": 1.0, "gripper_accuracy": 1.0, "steps": 1.0}
+    checkpoints = SimpleNamespace(
+        step=lambda which: None, save=lambda state, step, metrics: seen.append(("save", step))
+    )
+    state = loop.TrainState(np.int32(0), {}, {})
+
+    def rollout(params: Any, epoch: int) -> dict[str, float]:
+        seen.append(("rollout", epoch))
+        return {}
+
+    class Opened:
+        def __init__(self, value: Any) -> None:
+            self.value = value
+
+        def __enter__(self) -> Any:
+            return self.value
+
+        def __exit__(self, *error: Any) -> None:
+            pass
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "Episodes", Set)
+        patch.setattr(loop, "Loader", Batches)
+        patch.setattr(loop, "prefetched", prefetched)
+        patch.setattr(loop, "check_batch", lambda batch, sizes: seen.append(sizes))
+        patch.setattr(loop, "initial_state", lambda *given, seed: seen.append(seed) or state)
+        patch.setattr(loop, "make_train_step", lambda *given, seed, **more: lambda state, batch: (state, dict(values)))
+        patch.setattr(loop, "make_eval_step", lambda agent: lambda params, batch: dict(values))
+        patch.setattr(loop, "record_data", lambda run, data: None)
+        patch.setattr(loop, "described", lambda path, episodes: {})
+        patch.setattr(loop, "announce", lambda training, state: None)
+        patch.setattr(loop, "open_checkpoints", lambda run: Opened(checkpoints))
+        metrics = SimpleNamespace(write=lambda split, values, step, epoch: seen.append((split, step, epoch)))
+        patch.setattr(loop, "open_metrics", lambda config, run, from_step: Opened(metrics))
+        loop.train(config, Path("run"), data={"train": Path("a"), "val": Path("b")}, rollout=rollout)
+    return seen
+
+
+class Spy:
+    """Stands for anything, and notes what it is called with."""
+
+    def __init__(self, name: str, notes: list[Any], answer: Any = None) -> None:
+        self.name, self.notes, self.answer = name, notes, answer
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        self.notes.append((self.name, repr(given), repr(sorted(named.items()))))
+        return self.answer or Spy(f"{self.name}()", self.notes)
+
+    def __getattr__(self, name: str) -> Any:
+        return Spy(f"{self.name}.{name}", self.notes)
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def __iter__(self) -> Any:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 1
+
+
+def spied(module: Any, act: Callable[[], Any], *, keep: str, **answers: Any) -> list[Any]:
+    """What `module` asks other parts of the suite for during `act`; of its own names only `keep` stays real."""
+    notes: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in list(vars(module).items()):
+            if callable(value) and name != keep and getattr(value, "__module__", "").startswith("instructrl."):
+                patch.setattr(module, name, Spy(name, notes, answers.get(name)))
+        act()
+    return notes
+
+
+def rollouts(config: TrainConfig) -> Any:
+    """What the rollouts of a training ask for."""
+    from instructrl.evaluation import hook
+
+    return spied(hook, lambda: hook.RolloutHook(config, Path("run"))._open(), keep="RolloutHook")
+
+
+def judged(config: EvalConfig) -> Any:
+    """What an evaluation asks for."""
+    from instructrl.evaluation import judge
+
+    return spied(judge, lambda: judge.judge(config), keep="judge", load_actor=(None, None, 3))
+
+
+def collected(config: Any) -> Any:
+    """Which files would be made, of how many episodes, by which environments in how many processes."""
+    from data_tools import collect
+
+    seen: list[Any] = []
+
+    class Processes:
+        def __init__(self, make: Any, count: int, *, timeout: float) -> None:
+            seen.append((make.args, count, timeout))
+
+        def __enter__(self) -> Any:
+            raise Reached
+
+        def __exit__(self, *error: Any) -> None:
+            pass
+
+    def files(split: Any) -> int:
+        seen.append((split.path, split.header, split.episodes))
+        return 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collect, "Workers", Processes)
+        patch.setattr(collect, "present", files)
+        patch.setattr(collect, "only_collector", lambda folder: __import__("contextlib").nullcontext())
+        patch.setattr(collect, "agreed", lambda sim, splits: sim)
+        patch.setattr(sys, "argv", ["collect"])
+        with pytest.raises(Reached):
+            if isinstance(config, CollectConfig):
+                patch.setattr(sys.modules["instructrl.command"], "compose", lambda *given: config)
+                collect.main()
+            else:
+                collect.ensure_demonstrations(config.task, config.sim, config.data)
+    return seen
+
+
+def wandb_start(config: TrainConfig) -> Any:
+    """What W&B is told."""
+    from instructrl.training import metrics
+
+    seen: list[dict[str, Any]] = []
+    fake = types.ModuleType("wandb")
+    fake.init = lambda **given: seen.append(given) or Spy("run", [])  # type: ignore[attr-defined]
+    fake.Settings = lambda **given: given  # type: ignore[attr-defined]
+    fake.Error = RuntimeError  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "wandb", fake)
+        metrics.start_wandb(config, Path("run"))
+    return [{key: value for key, value in given.items() if key != "config"} for given in seen]
+
+
+def run_folder(config: TrainConfig) -> Any:
+    """Where a run is kept."""
+    from instructrl.training import run_directory
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_directory, "write_atomically", lambda path, text: None)
+        return run_directory.open_run(config)
+
+
+LABELS = {"encoder.name", "policy.name", "head.name", "optimizer.name", "hardware.name", "sim.name"}  # for run names
+ONE_CHOICE = {"encoder.kind", "optimizer.kind", "sim.kind"}  # so far
+LOOP = ("training.batch_size=2", "task.episodes=5", "task.val_episodes=3", "training.epochs=4",
+        "training.rollout_every=1", "optimizer.warmup_epochs=0")  # fmt: skip
+# setting -> (another value, where it must show, what is set besides)
+Probe = tuple[str, Callable[[Any], Any], tuple[str, ...]]
+TRAIN_PROBES: dict[str, Probe] = {
+    "name": ("other", run_folder, ()),
+    "seed": ("1", training_loop, LOOP),
+    "output_dir": ("elsewhere", run_folder, ()),
+    "encoder.dim": ("24", shapes, TINY),
+    "encoder.depth": ("3", shapes, TINY),
+    "encoder.patch_size": ("16", shapes, TINY),
+    "encoder.text": ("false", loss_program, TINY),
+    "policy.dim": ("32", shapes, TINY),
+    "policy.depth": ("3", shapes, TINY),
+    "policy.heads": ("4", shapes, TINY),
+    "policy.mlp_ratio": ("2", shapes, TINY),
+    "policy.window": ("2", loss_program, TINY),
+    "head.kind": ("regression", shapes, TINY),
+    "head.dim": ("24", shapes, TINY),
+    "head.position_weight": ("7.5", loss_program, (*TINY, "head=regression")),
+    "head.rotation_weight": ("7.5", loss_program, TINY),
+    "head.gripper_weight": ("7.5", loss_program, TINY),
+    "head.heatmap_weight": ("7.5", loss_program, TINY),
+    "head.offset_weight": ("7.5", loss_program, TINY),
+    "task.name": ("push_button", collected, ()),
+    "task.episodes": ("7", training_loop, LOOP),
+    "task.val_episodes": ("7", training_loop, LOOP),
+    "task.variations": ("[1]", rollouts, ()),
+    "optimizer.learning_rate": ("0.01", updates, ()),
+    "optimizer.weight_decay": ("0.1", updates, ()),
+    "optimizer.warmup_epochs": ("2", updates, ()),
+    "optimizer.clip_norm": ("0.1", updates, ()),
+    "optimizer.beta1": ("0.5", updates, ()),
+    "optimizer.beta2": ("0.5", updates, ()),
+    "hardware.platform": ("cpu", platform, ()),
+    "hardware.precision": ("bfloat16", loss_program, TINY),
+    "hardware.prefetch": ("5", training_loop, LOOP),
+    "sim.cameras": ("[wrist]", training_loop, LOOP),
+    "sim.image_size": ("64", training_loop, LOOP),
+    "sim.renderer": ("raycast", collected, ()),
+    "sim.workers": ("7", collected, ()),
+    "sim.timeout": ("7", collected, ()),
+    "data.dir": ("elsewhere", collected, ()),
+    "training.epochs": ("5", training_loop, LOOP),
+    "training.batch_size": ("3", training_loop, LOOP),
+    "training.token_dropout": ("0.3", step_program, TINY),
+    "training.validate_every": ("2", training_loop, LOOP),
+    "training.rollout_every": ("2", training_loop, LOOP),
+    "training.rollout_episodes": ("3", rollouts, ()),
+    "wandb.mode": ("offline", wandb_start, ()),
+    "wandb.project": ("other", wandb_start, ()),
+    "wandb.entity": ("someone", wandb_start, ()),
+}
+COLLECT_PROBES: dict[str, Probe] = {
+    **dict.fromkeys(("episodes", "val_episodes", "task.episodes", "task.val_episodes"), ("7", collected, ())),
+    **{key: TRAIN_PROBES[key] for key in TRAIN_PROBES if key.startswith(("sim.", "data.")) or key == "task.name"},
+    "task.variations": ("[1]", collected, ()),
+    "sim.cameras": ("[wrist]", collected, ()),
+    "sim.image_size": ("64", collected, ()),
+}
+EVAL_PROBES: dict[str, Probe] = {
+    "run": ("outputs/y", judged, ()),
+    "episodes": ("7", judged, ()),
+    "seed": ("7", judged, ()),
+    "checkpoint": ("last", judged, ()),
+    "rows": ("[trained]", judged, ()),
+    "videos": ("7", judged, ()),
+    "renderer": ("opengl", judged, ()),
+    "workers": ("7", judged, ()),
+    "hardware.platform": ("cpu", judged, ()),
+    "hardware.precision": ("bfloat16", judged, ()),
+    "hardware.prefetch": ("5", judged, ()),
+}
+PROBES = {"train": TRAIN_PROBES, "collect": COLLECT_PROBES, "eval": EVAL_PROBES}
+BASES: dict[Any, Any] = {}  # what the probes see without the change; they are deterministic
+
+
+@pytest.mark.parametrize(("name", "key"), [(name, key) for name, probes in PROBES.items() for key in probes])
+def test_every_setting_reaches_what_it_turns(name: str, key: str) -> None:
+    value, probe, besides = PROBES[name][key]
+    if (name, probe, besides) not in BASES:
+        BASES[name, probe, besides] = probe(composed(*besides, name=name))
+    assert probe(composed(*besides, f"{key}={value}", name=name)) != BASES[name, probe, besides]
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_no_setting_is_without_such_a_proof(name: str) -> None:
+    assert set(leaves(SCHEMAS[name])) - LABELS - ONE_CHOICE == set(PROBES[name])
+    for key in ONE_CHOICE & set(leaves(SCHEMAS[name])):
+        assert len(leaves(SCHEMAS[name])[key].metadata["choices"]) == 1, f"{key} has a choice now: prove what it does"
+
+
+def read_attributes(root: Path) -> set[str]:
+    """Every attribute that is read in the code, the configuration's own checks left out."""
+    files = [
+        root / "train.py",
+        root / "eval.py",
+        *(root / "data_tools").rglob("*.py"),
+        *(root / "instructrl").rglob("*.py"),
+    ]
+    trees = [ast.parse(path.read_text()) for path in files if path.name != "config.py"]
+    nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    return {node.attr for node in nodes if isinstance(node.ctx, ast.Load)}
+
+
+def test_every_field_is_read_somewhere() -> None:
+    read = read_attributes(ROOT)
+    unread = {key for schema in SCHEMAS.values() for key in leaves(schema) if key.rpartition(".")[2] not in read}
+    assert unread == set()
+
+
+# What types cannot say.
+
+
+@pytest.mark.parametrize(
+    ("overrides", "found"),
+    [
+        (["encoder.patch_size=6"], "encoder.patch_size: found 6; allowed: a multiple of 4"),
+        (["sim.image_size=100"], "sim.image_size: found 100; allowed: a multiple of encoder.patch_size=8"),
+        (["policy.dim=33", "policy.heads=3"], "policy.dim: found 33; allowed: an even number"),
+        (["policy.heads=5"], "policy.heads: found 5; allowed: a divisor of policy.dim=384"),
+        (["training.epochs=3"], "optimizer.warmup_epochs: found 5.0; allowed: less than training.epochs=3"),
+        (["name=a/b"], "name: found a/b"),
+        (["name=.."], "name: found .."),
+        (["name='" + "é" * 150 + "'"], "name: found éé"),
+        (["name="], "name: found ''"),
+        (["output_dir="], "output_dir: found ''"),
+        (["data.dir=' x'"], "data.dir: found ' x'"),
+        (["task.variations=[]"], "task.variations: found []"),
+        (["task.variations=[0,0]"], "task.variations: found [0, 0]"),
+        (["task.variations=[-1]"], "task.variations: found [-1]"),
+        (["sim.cameras=[front,back]"], "sim.cameras: found [front, back]; allowed: a list of front, left_shoulder"),
+        (["sim.cameras=[front,front]"], "sim.cameras: found [front, front]"),
+        (["task=unknown"], "task: found unknown; allowed: pick_and_lift, push_button, reach_target"),
+        (["task.name=unknown"], "task.name: found unknown; allowed: pick_and_lift, push_button, reach_target"),
+        (["policy=[a,b]"], "policy: found [a, b]; allowed: vit_base, vit_debug, vit_large, vit_small"),
+        (["policy=3"], "policy: found 3; allowed: vit_base, vit_debug, vit_large, vit_small"),
+        (["policy=null"], "policy: found null; allowed: vit_base, vit_debug, vit_large, vit_small"),
+        (["experiment=x"], "experiment: found x; allowed: quickstart, null"),
+        (["policy.depth=abc"], "policy.depth: found abc; allowed: an integer at least 1 and at most 64"),
+        (["policy.depth=1.5"], "policy.depth: found 1.5; allowed: an integer at least 1 and at most 64"),
+        (["policy.depth=null"], "policy.depth: found null; allowed: an integer"),
+        (["encoder.text=maybe"], "encoder.text: found maybe; allowed: true or false"),
+        (["sim.cameras=front"], "sim.cameras: found front; allowed: a list of front"),
+        (["wandb={mode: on}"], "wandb.mode: found on; allowed: off, offline, online"),
+        (["wandb={modes: off}"], "wandb.modes: no such setting; did you mean wandb.mode"),
+        (["wandb=off"], "wandb: found off; allowed: its settings wandb.mode, wandb.project, wandb.entity"),
+        (["+policy.dept=3"], "policy.dept: no such setting; did you mean policy.depth?"),
+        (["nonsense=3"], "nonsense: no such setting; allowed here: data, encoder, "),
+        (["seed=${nowhere.at.all}"], "seed: Interpolation key 'nowhere.at.all' not found"),
+        (["name=${name}"], "name: Recursive interpolation detected"),
+        (["seed=???"], "seed: no value given; write seed=...; allowed: an integer"),
+        (["seed=0,1"], "seed: found several values; add --multirun"),
+        (["~policy"], "~policy: nothing can be taken away"),
+        (["+seed=1"], "+seed=1: seed is there already"),
+        (["hydra.run.dir=x"], "hydra.run.dir: Hydra's own settings have no use here"),
+        (["policy@head=vit_base"], "policy@head=vit_base: groups stay where they are"),
+        (["optimizer.learning_rate=1e400"], "optimizer.learning_rate: found inf; allowed: a number above 0"),
+    ],
+)  # fmt: skip
+def test_the_line_says_what_was_found_and_what_is_allowed(overrides: list[str], found: str) -> None:
+    with pytest.raises(InputError) as error:
+        composed(*overrides)
+    assert str(error.value).startswith(found)
+
+
+def test_an_evaluation_needs_a_run_and_the_headline_row() -> None:
+    with pytest.raises(InputError, match=r"run: no value given; write run=\.\.\."):
+        compose("eval", EvalConfig, [])
+    with pytest.raises(InputError, match=r"rows: found .*trained, the row of the headline"):
+        composed("rows=[oracle]", name="eval")
+
+
+def test_interpolations_are_welcome() -> None:
+    config = composed("seed=3", "policy.depth=${seed}", "name=run-${policy.depth}-${task.name}")
+    assert (config.policy.depth, config.name) == (3, "run-3-reach_target")
+
+
+# Random overrides: a valid configuration or one line.
+
+KEYS = sorted({*(key for schema in SCHEMAS.values() for key in known_keys(schema)), *groups("train")})
+WORDS = sorted({option for _, _, option in OPTIONS} | {"abc", "front", "wrist", "trained", "off", "auto", "best"})
+ODD = [
+    "", "''", "' '", "null", "???", "nan", "inf", "-inf", "true", "False", "[]", "{}", "[1,[2]]", "{a: 1}", "{1: 2}",
+    "[front,front]", "[front,{a: b}]", "a,b", "1,2", "choice(1,2)", "range(0,3)", "interval(0,1)", "glob(*)",
+    "shuffle(1,2)", "sort(3,1)", "int(3.7)", "int(x)", "str(3)", "float(1)", "bool(1)", "tag(t, 1)", "extend_list(1)",
+    "${seed}", "${name}", "${x.y}", "${}", "${", "${oc.env:HOME}", "${oc.env:NO_SUCH,3}", "${oc.env:NO_SUCH}",
+    "${oc.env:NO_SUCH,null}", "${now:%Y}", "${hydra:job.name}", "${oc.decode:'['}", "${oc.dict.keys:policy}",
+    "${policy}", "${.name}", "${..seed}", "${oc.create:[1]}", "${oc.select:x,3}", "'${seed}'", r"\${seed}", "$x",
+    "a b", "a=b", "a:b", "\"a\nb\"", "'a\tb'", "a\nb", "\x00", "é", "日本", "🤖", "'\u200b'", "\\", "(", ")", "[", "]",
+    "{", "}", "'", '"', ",", "=", "@", "~", "+", "../x", "/abs", ".", "..", "1e400", "1e-400", "-0.0", "1_000",
+    "0x10", "9" * 30, "9" * 5000, "-1", "0", "3.0", "x" * 3000, "hydra", "[null]", "[true,1]", "[1.5]",
+]  # fmt: skip
+PREFIXES = ["", "", "", "", "", "", "+", "++", "~", "/", "-", "@"]
+
+
+def misspelt(key: str, at: int) -> str:
+    at %= max(len(key), 1)
+    return key[:at] + key[at + 1 :]
+
+
+def right(key: str) -> st.SearchStrategy[str]:
+    """A value that a key might take."""
+    if key in groups("train"):
+        return st.sampled_from([*options(key), *options("policy")])
+    fields = [leaves(schema)[key] for schema in SCHEMAS.values() if key in leaves(schema)]
+    choices = fields[0].metadata.get("choices") if fields else None
+    listed = fields and "list" in str(fields[0].type)
+    if choices:
+        return st.lists(st.sampled_from(choices), max_size=4).map(lambda some: f"[{','.join(some)}]") if listed else (
+            st.sampled_from(choices))  # fmt: skip
+    if listed:
+        return st.lists(st.integers(-1, 30), max_size=3).map(str)
+    return st.one_of(st.integers(-1, 128).map(str), st.floats(0, 2).map(str), st.sampled_from(WORDS))
+
+
+STRANGE = [
+    "hydra", "hydra.run.dir", "hydra.verbose", "hydra/launcher", "hydra.job.chdir", "hydra.mode", "hydra/x", "", " ",
+    "a b", "é", "_target_", "defaults", "__class__", "sim.cameras[0]", "sim.cameras.0", "policy/vit_base", ".",
+]  # fmt: skip
+keys = st.one_of(
+    st.sampled_from(KEYS),
+    st.builds(misspelt, st.sampled_from(KEYS), st.integers(0, 30)),
+    st.builds("{}.{}".format, st.sampled_from(KEYS), st.sampled_from([*KEYS, "0", "x"])),
+    st.builds("{}@{}".format, st.sampled_from(KEYS), st.sampled_from([*KEYS, "_global_", "_here_", ""])),
+    st.sampled_from(STRANGE),
+    st.text(max_size=8),
+)  # fmt: skip
+values = st.one_of(
+    st.sampled_from(ODD), st.sampled_from(WORDS), st.text(max_size=12), st.integers().map(str), st.floats().map(str)
+)
+likely = st.sampled_from(KEYS).flatmap(lambda key: right(key).map(lambda value: f"{key}={value}"))
+unlikely = st.one_of(
+    st.builds("{}{}={}".format, st.sampled_from(PREFIXES), st.sampled_from(KEYS), values),
+    st.builds("{}{}={}".format, st.sampled_from(PREFIXES), keys, st.one_of(values, st.sampled_from(WORDS))),
+    st.sampled_from(KEYS).map("~{}".format),
+    keys,
+    st.text(max_size=20),
+)
+near_valid = st.lists(likely, max_size=2)  # what a person gets wrong
+anything = st.one_of(
+    st.tuples(st.lists(likely, max_size=1), unlikely).map(lambda both: [*both[0], both[1]]),
+    st.lists(unlikely, max_size=3),
+)
+overrides_of_a_command = st.integers(0, 9).flatmap(lambda draw: near_valid if draw < 6 else anything)
+OUTCOMES: dict[bool, int] = {True: 0, False: 0}
+
+
+@settings(max_examples=520, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(name=st.sampled_from(["train", "train", "eval", "collect"]), words=overrides_of_a_command)
+def test_any_override_gives_a_configuration_or_one_line(name: str, words: list[str]) -> None:
+    try:
+        config = compose(name, SCHEMAS[name], [*NEEDED[name], *words])
+    except InputError as error:
+        line = str(error)
+        assert line.strip() and "\n" not in line and len(line) < 1000
+        key = line.partition(":")[0].strip("'")
+        named = any(key in word or line.startswith(shown(word)) for word in words)  # the key, or an unreadable word
+        assert named or key in KEYS, line
+        OUTCOMES[False] += 1
+    else:
+        assert isinstance(config, SCHEMAS[name])
+        OUTCOMES[True] += 1
+
+
+def test_the_random_overrides_were_neither_all_right_nor_all_wrong() -> None:
+    if sum(OUTCOMES.values()) >= 500:  # else the test above was not run, or failed
+        assert min(OUTCOMES.values()) >= 100, OUTCOMES

@@ -1,0 +1,211 @@
+"""A run directory resumes with the settings that it was made with, and with no others."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from instructrl.command import compose
+from instructrl.config import TrainConfig
+from instructrl.errors import InputError
+from instructrl.schema import leaves
+from instructrl.training.run_directory import (
+    FREE_KEYS,
+    open_run,
+    read_config,
+    read_data,
+    record_data,
+    settings,
+    write_atomically,
+)
+
+OTHER_VALUES = {  # of the keys that may change
+    "output_dir": "outputs",
+    "data.dir": "elsewhere",
+    "hardware.name": "gpu",
+    "hardware.platform": "gpu",
+    "hardware.prefetch": "7",
+    "sim.renderer": "raycast",
+    "sim.workers": "7",
+    "sim.timeout": "7",
+    "training.rollout_every": "7",
+    "training.rollout_episodes": "7",
+    "wandb.mode": "offline",
+    "wandb.project": "other",
+    "wandb.entity": "someone",
+}
+DATA = {
+    "train": {"path": "a", "checksum": "1", "provenance": {}},
+    "val": {"path": "b", "checksum": "2", "provenance": {}},
+}
+
+
+def config(folder: Path, *more: str) -> TrainConfig:
+    return compose("train", TrainConfig, [f"output_dir='{folder}'", "name=run", *more])
+
+
+def refused(call: Callable[[], Any]) -> str:
+    with pytest.raises(InputError) as error:
+        call()
+    line = str(error.value)
+    assert "\n" not in line
+    return line
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_same_settings_open_the_same_run(tmp_path: Path) -> None:
+    first = open_run(config(tmp_path))
+    written = (first / "config.yaml").read_bytes()
+    assert first == tmp_path / "run" == open_run(config(tmp_path))
+    assert (first / "config.yaml").read_bytes() == written
+    assert files(tmp_path) == {"run/config.yaml"}
+
+
+def test_what_is_recorded_is_what_was_asked(tmp_path: Path) -> None:
+    asked = config(tmp_path, "experiment=quickstart", "name=run", "task.variations=[3,1]", "policy.window=4")
+    assert read_config(open_run(asked)) == asked
+
+
+def test_other_settings_are_refused_by_their_keys(tmp_path: Path) -> None:
+    run = open_run(config(tmp_path))
+    written = (run / "config.yaml").read_bytes()
+    line = refused(lambda: open_run(config(tmp_path, "policy=vit_debug", "seed=5", "task.variations=[1]")))
+    for part in (
+        "policy.depth: 12 -> 2",
+        "policy.name: vit_small -> vit_debug",
+        "seed: 0 -> 5",
+        "task.variations: None -> [1]",
+    ):
+        assert part in line
+    assert "training" not in line and "name=..." in line
+    assert (run / "config.yaml").read_bytes() == written
+
+
+@pytest.mark.parametrize("key", FREE_KEYS)
+def test_what_only_says_where_and_how_fast_may_change(tmp_path: Path, key: str) -> None:
+    open_run(config(tmp_path))
+    changed = config(tmp_path, f"{key}={OTHER_VALUES[key]}")
+    assert changed != config(tmp_path) and settings(changed) == settings(config(tmp_path))
+    if key != "output_dir":
+        assert open_run(changed) == tmp_path / "run"
+
+
+@pytest.mark.parametrize("key", sorted(set(leaves(TrainConfig)) - set(FREE_KEYS)))
+def test_everything_else_counts(tmp_path: Path, key: str) -> None:
+    changed = config(tmp_path)
+    *groups, last = key.split(".")
+    part = changed
+    for group in groups:
+        part = getattr(part, group)
+    setattr(part, last, "something else")
+    assert settings(changed) != settings(config(tmp_path))
+
+
+def test_the_free_keys_are_settings() -> None:
+    assert set(FREE_KEYS) == set(OTHER_VALUES) <= set(leaves(TrainConfig))
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "found no settings"),
+        (b"seed: 3\n", "name: no value given"),
+        (b"name: run\n  seed: [", "cannot be read"),
+        (b"\xff\xfe\x00broken", "cannot be read"),
+        (b"- a\n- b\n", "found no settings"),
+        (b"just words", "just words: no such setting"),
+        (b"name: run\nname: other\n", "cannot be read"),
+        (b"name: !!python/object/apply:os.getcwd []\n", "cannot be read"),
+        (b"seed: many\n", "seed: found many; allowed: an integer"),
+        (b"polic: {dim: 3}\n", "polic: no such setting"),
+        (b"seed: ${nowhere}\n", "seed: Interpolation key 'nowhere' not found"),
+        (b"name: ${name}\n", "name: Recursive interpolation"),
+        (b"sim: {cameras: [{a: b}]}\n", ""),
+        (b"1: 2\n", ""),
+    ],
+)
+def test_a_damaged_config_is_one_line_that_names_the_file(tmp_path: Path, content: bytes, found: str) -> None:
+    run = open_run(config(tmp_path))
+    (run / "config.yaml").write_bytes(content)
+    for call in (lambda: open_run(config(tmp_path)), lambda: read_config(run)):
+        line = refused(call)
+        assert line.startswith(f"{run / 'config.yaml'}: ") and found in line
+    assert (run / "config.yaml").read_bytes() == content
+
+
+def test_no_run_is_one_line_that_says_what_to_give(tmp_path: Path) -> None:
+    assert "run=outputs/NAME" in refused(lambda: read_config(tmp_path))
+
+
+def test_the_demonstrations_are_recorded_and_other_ones_refused(tmp_path: Path) -> None:
+    record_data(tmp_path, DATA)
+    assert read_data(tmp_path) == DATA
+    moved = {split: {**entry, "path": "moved"} for split, entry in DATA.items()}
+    record_data(tmp_path, moved)
+    assert read_data(tmp_path) == moved
+    other = {**DATA, "val": {**DATA["val"], "checksum": "9"}}
+    assert refused(lambda: record_data(tmp_path, other)).startswith("b: its content is not what")
+    assert read_data(tmp_path) == moved
+    assert files(tmp_path) == {"data.json"}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", "\ufeff{}", '{"train": 3}', "{}", '{"train": {}, "val": {}}'])
+def test_a_damaged_record_of_the_data_is_one_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / "data.json").write_text(content)
+    some = content in ("{}", '{"train": {}, "val": {}}')  # readable, but nothing to compare with
+    for call in (lambda: record_data(tmp_path, DATA), *([] if some else [lambda: read_data(tmp_path)])):
+        assert refused(call).startswith(f"{tmp_path / 'data.json'}: missing or damaged")
+    assert (tmp_path / "data.json").read_text() == content
+
+
+def test_a_record_that_is_not_text_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "data.json").write_bytes(b"\xff\xfe\x00")
+    assert "missing or damaged" in refused(lambda: read_data(tmp_path))
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/nowhere", "/dev/null"])
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    line = refused(lambda: open_run(config(tmp_path / place)))
+    assert "cannot be written" in line and "output_dir" in line
+    assert files(tmp_path) == {"file"}
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, text: str) -> None:
+        with self.open("w") as file:
+            file.write(text[:3])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert "No space left on device" in refused(lambda: open_run(config(tmp_path)))
+    assert files(tmp_path) == set()
+
+
+def test_a_file_is_replaced_whole_or_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "deep" / "file"
+    write_atomically(path, "first")
+
+    def killed(self: Path, target: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        refused(lambda: write_atomically(path, "second"))
+    assert path.read_text() == "first" and files(tmp_path) == {"deep/file"}
+    write_atomically(path, "third")
+    assert path.read_text() == "third"
+
+
+def test_settings_leave_the_configuration_as_it_is(tmp_path: Path) -> None:
+    asked = config(tmp_path)
+    before = dataclasses.asdict(asked)
+    settings(asked)["policy"]["dim"] = 3
+    assert dataclasses.asdict(asked) == before
+    assert json.dumps(settings(asked))
