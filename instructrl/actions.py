@@ -35,6 +35,18 @@ def canonical_quaternion(quaternion: Any) -> Any:
     return xp.where(unit[..., 3:] < 0, -unit, unit)
 
 
+def rotation_matrix(quaternion: Any) -> Any:
+    """Rotation matrices [..., 3, 3] of unit quaternions [..., 4], the same for both signs."""
+    xp = quaternion.__array_namespace__()
+    x, y, z, w = (quaternion[..., i] for i in range(4))
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ]
+    return xp.stack([xp.stack(row, axis=-1) for row in rows], axis=-2)
+
+
 def rotation_angle(first: Any, second: Any) -> Any:
     """Angle in radians, in [0, pi], between two rotations given as unit quaternions of either sign."""
     xp = first.__array_namespace__()

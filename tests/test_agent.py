@@ -80,6 +80,15 @@ def test_images_of_the_past_and_present_matter_and_those_of_the_future_do_not(he
         assert any(bool(jnp.any(a[:, 1] != b[:, 1])) for a, b in pairs) is expected
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_the_sign_of_a_past_quaternion_means_nothing(head):
+    agent, batch, params = prepared(head)
+    flipped = batch.actions.copy()
+    flipped[..., 3:7] *= -1
+    pair = (predictions(agent, params, batch._replace(actions=actions)) for actions in (batch.actions, flipped))
+    jax.tree.map(np.testing.assert_array_equal, *pair)
+
+
 def test_a_window_of_one_forgets_the_past():
     agent, batch, params = prepared(window=1)
     assert influence(agent, params, batch, step=2, of="state")[:2].max() == 0

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from instructrl.actions import normalize_position
+from instructrl.actions import normalize_position, rotation_matrix
 from instructrl.config import PolicyConfig
 from instructrl.models.layers import Block
 from instructrl.models.positions import sinusoid
@@ -51,7 +51,17 @@ class Policy(nn.Module):
         direction = self.param("state_direction", init, (values, width)).astype(self.dtype)
         numbers = state.astype(self.dtype)[..., None] * direction
         predict = jnp.zeros((batch, steps, 1, width), self.dtype)
-        normalized = jnp.concatenate([normalize_position(actions[..., :3]), actions[..., 3:]], axis=-1)
-        taken = nn.Dense(width, dtype=self.dtype, name="embed_action")(normalized)[:, :, None]
+        taken = nn.Dense(width, dtype=self.dtype, name="embed_action")(action_features(actions))[:, :, None]
         kinds = self.param("token_kind", init, (cameras + values + 2, width)).astype(self.dtype)
         return jnp.concatenate([views, numbers, predict, taken], axis=2) + kinds
+
+
+def action_features(actions: Float[Array, "... 8"]) -> Float[Array, "... 10"]:
+    """Actions as the policy reads them: position, two columns of the rotation matrix, gripper.
+
+    A predicted quaternion and the expert's may differ in sign, above all for half turns (w near 0) such as a
+    gripper that points down; the matrix does not (six numbers as in Zhou et al. 2019).
+    """
+    columns = rotation_matrix(actions[..., 3:7])[..., :, :2]
+    flat = columns.reshape(*columns.shape[:-2], 6)
+    return jnp.concatenate([normalize_position(actions[..., :3]), flat, actions[..., 7:]], axis=-1)
