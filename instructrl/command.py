@@ -5,6 +5,7 @@ Every error is one line with exit code 2, before jax is imported and before anyt
 
 import functools
 import inspect
+import os
 import re
 import sys
 import warnings
@@ -13,6 +14,8 @@ from typing import Any, TypeVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -23,38 +26,53 @@ from instructrl.schema import allowed, explain, leaves, shown
 
 FLAGS = {
     "--help": "say what there is, and what the other words of the command make of it",
-    "--show": "print the settings and do nothing",
+    "--cfg": "with `job`: print the composed settings and do nothing",
     "--multirun": "one run for each of several values, like seed=0,1,2 or seed=range(0,4)",
 }
-SHORT_FLAGS = {"-h": "--help", "-m": "--multirun"}
+SHORT_FLAGS = {"-h": "--help", "-c": "--cfg", "-m": "--multirun"}
 T = TypeVar("T")
 
 
 def command(config_name: str, schema: type[T]) -> Callable[[Callable[[T], None]], Callable[[], None]]:
-    """Turn a function of a typed configuration into a command line composed from conf/{config_name}.yaml."""
+    """Turn a function of a typed configuration into a command line composed from conf/{config_name}.yaml.
+
+    All runs that are asked for are composed and checked first; only then Hydra starts them, through its launcher.
+    """
 
     def decorate(function: Callable[[T], None]) -> Callable[[], None]:
         @functools.wraps(function)
+        def job(config: DictConfig) -> None:
+            with one_line_errors():  # inside: Hydra would print a failing job's error in its own way
+                announce_job()
+                function(resolve(config, schema))
+
+        start = hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(job)
+
         def run() -> None:
             with one_line_errors():
                 flags, words = split_flags(sys.argv[1:])
                 if "--help" in flags:
                     print(usage(config_name, schema, words, about=inspect.getmodule(function).__doc__ or ""))
                     return
-                asked_for = jobs(words) if "--multirun" in flags else [words]
-                configs = [compose(config_name, schema, job) for job in asked_for]
-                check_jobs(configs)
-                for number, (job, config) in enumerate(zip(asked_for, configs, strict=True), 1):
-                    if len(configs) > 1:
-                        print(f"job {number} of {len(configs)}: {' '.join(job)}", flush=True)
-                    if "--show" in flags:
-                        print(OmegaConf.to_yaml(OmegaConf.structured(config)), end="")
-                    else:
-                        function(config)
+                check_jobs([compose(config_name, schema, job) for job in asked_for(flags, words)])
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # a mistake of ours is shown whole
+            start()
 
         return run
 
     return decorate
+
+
+def asked_for(flags: set[str], words: list[str]) -> list[list[str]]:
+    """The overrides of every run."""
+    return jobs(words) if "--multirun" in flags else [words]
+
+
+def announce_job() -> None:
+    """In a sweep, say which run begins."""
+    started = HydraConfig.get()
+    if started.mode == RunMode.MULTIRUN:
+        print(f"job {started.job.num + 1}: {' '.join(started.overrides.task)}", flush=True)
 
 
 def split_flags(words: Sequence[str]) -> tuple[set[str], list[str]]:
@@ -66,7 +84,12 @@ def split_flags(words: Sequence[str]) -> tuple[set[str], list[str]]:
     flags = {SHORT_FLAGS.get(word, word) for word in words if word.startswith("-")}
     for flag in sorted(flags - set(FLAGS)):
         raise InputError(f"{shown(flag)}: no such flag; allowed: {', '.join([*FLAGS, *SHORT_FLAGS])} and key=value")
-    return flags, [word for word in words if not word.startswith("-")]
+    others = [word for word in words if not word.startswith("-")]
+    if "--cfg" in flags:
+        if "job" not in others:
+            raise InputError("--cfg: found nothing to print; write --cfg job")
+        others.remove("job")
+    return flags, others
 
 
 def compose(config_name: str, schema: type[T], overrides: Sequence[str]) -> T:

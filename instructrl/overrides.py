@@ -1,7 +1,7 @@
 """What is written on a command line, read and checked before Hydra composes it.
 
 Hydra's grammar (`key=value`, `key=1,2`, `key=range(0,4)`) decides how a text is read. What Hydra would take
-but we have no use for (packages, deletions, its own settings) is refused here, in one line.
+but we have no use for (packages, deletions) is refused here, in one line.
 """
 
 import functools
@@ -54,8 +54,8 @@ def check_override(text: str, config_name: str, schema: type) -> None:
     """Raise InputError if a word does not set a setting, or a group to one of its options."""
     override = read_override(text)
     key = override.key_or_group
-    if key == "hydra" or key.startswith(("hydra.", "hydra/")):
-        raise InputError(f"{key}: Hydra's own settings have no use here; a run's directory is output_dir/name")
+    if key.startswith(("hydra.", "hydra/")):
+        return  # Hydra's own, such as its launcher
     if override.package is not None:
         raise InputError(f"{shown(text)}: groups stay where they are; write {key}=... without @")
     known = groups(config_name)

@@ -30,9 +30,10 @@ WRONG = [
     ("train", ["experiment=none"], "experiment: found none; allowed: quickstart, null"),
     ("train", ["seed=0,1"], "seed: found several values; add --multirun"),
     ("train", ["seed=${nowhere}"], "seed: "),
-    ("train", ["hydra.run.dir=made_by_hydra"], "hydra.run.dir: "),
-    ("train", ["--foo"], "--foo: no such flag; allowed: --help, --show, --multirun, -h, -m"),
-    ("train", ["--cfg", "job"], "--cfg: no such flag"),
+    ("train", ["hydra.nothing=3"], "hydra.nothing: no such setting"),
+    ("train", ["-m", "hydra/launcher=nowhere"], "configuration: "),
+    ("train", ["--foo"], "--foo: no such flag; allowed: --help, --cfg, --multirun, -h, -c, -m"),
+    ("train", ["--cfg", "all"], "--cfg: found nothing to print; write --cfg job"),
     ("train", ["--config-name=x"], "--config-name=x: no such flag"),
     ("train", ["-m", "seed=0,x"], "seed: found x; allowed: an integer"),
     ("train", ["-m", "policy=vit_debug,vit_huge"], "policy: found vit_huge; allowed: vit_base"),
@@ -90,7 +91,7 @@ def test_a_wrong_word_is_one_line(
         (["train.py", "--help"], 0),
         (["eval.py", "--help"], 0),
         (["-m", "data_tools.collect", "-h"], 0),
-        (["train.py", "--show", "policy=vit_base"], 0),
+        (["train.py", "--cfg", "job", "policy=vit_base"], 0),
     ],
 )
 def test_the_real_command_answers_at_once_and_leaves_nothing(
@@ -165,7 +166,7 @@ def test_multirun_runs_every_job(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         (0, "vit_debug"), (0, "vit_base"), (1, "vit_debug"), (1, "vit_base"),
     ]  # fmt: skip
     assert len({config.name for config in ran}) == 4
-    assert "job 4 of 4: seed=1 policy=vit_base" in capsys.readouterr().out
+    assert "job 4: seed=1 policy=vit_base" in capsys.readouterr().out
 
 
 def test_multirun_checks_every_job_before_it_runs_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,11 +203,13 @@ def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, caps
     assert capsys.readouterr().err == "interrupted: the same command goes on from here\n"
 
 
-def test_show_prints_the_settings_and_does_nothing(
+def test_cfg_job_prints_the_settings_and_does_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     ran: list[TrainConfig] = []
-    typed(["--show", "experiment=quickstart", "seed=7"], monkeypatch)
+    typed(["--cfg", "job", "experiment=quickstart", "seed=7"], monkeypatch)
     spy(ran)()
     assert ran == []
-    assert "name: quickstart-reach_target-spatial-seed7" in capsys.readouterr().out
+    assert {"seed: 7", "name: quickstart-${task.name}-${head.name}-seed${seed}"} <= set(
+        capsys.readouterr().out.splitlines()
+    )
