@@ -56,6 +56,8 @@ def command(config_name: str, schema: type[T]) -> Callable[[Callable[[T], None]]
                     return
                 check_jobs([compose(config_name, schema, job) for job in asked_for(flags, words)])
             os.environ["HYDRA_FULL_ERROR"] = "1"  # a mistake of ours is shown whole
+            front = [word for flag in sorted(flags) for word in ([flag, "job"] if flag == "--cfg" else [flag])]
+            sys.argv[1:] = [*front, *words]  # Hydra reads no flag between other words
             start()
 
         return run

@@ -19,6 +19,7 @@ from instructrl.schema import known_keys, leaves, refusal, shown, unknown_key
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "conf"
 MOST_JOBS = 1000
+PLUGINS = ("hydra/launcher", "hydra.launcher.", "hydra/sweeper", "hydra.sweeper.")
 
 
 @functools.cache
@@ -54,8 +55,12 @@ def check_override(text: str, config_name: str, schema: type) -> None:
     """Raise InputError if a word does not set a setting, or a group to one of its options."""
     override = read_override(text)
     key = override.key_or_group
-    if key.startswith(("hydra.", "hydra/")):
-        return  # Hydra's own, such as its launcher
+    if key.startswith(PLUGINS):
+        return
+    if key == "hydra" or key.startswith(("hydra.", "hydra/")):
+        raise InputError(
+            f"{key}: of Hydra's own only launcher and sweeper can be set; a run's place is output_dir/name"
+        )
     if override.package is not None:
         raise InputError(f"{shown(text)}: groups stay where they are; write {key}=... without @")
     known = groups(config_name)

@@ -30,7 +30,8 @@ WRONG = [
     ("train", ["experiment=none"], "experiment: found none; allowed: quickstart, null"),
     ("train", ["seed=0,1"], "seed: found several values; add --multirun"),
     ("train", ["seed=${nowhere}"], "seed: "),
-    ("train", ["hydra.nothing=3"], "hydra.nothing: no such setting"),
+    ("train", ["hydra.nothing=3"], "hydra.nothing: of Hydra's own only launcher and sweeper can be set"),
+    ("train", ["hydra.run.dir=/proc/nowhere"], "hydra.run.dir: of Hydra's own only"),
     ("train", ["-m", "hydra/launcher=nowhere"], "configuration: "),
     ("train", ["--foo"], "--foo: no such flag; allowed: --help, --cfg, --multirun, -h, -c, -m"),
     ("train", ["--cfg", "all"], "--cfg: found nothing to print; write --cfg job"),
@@ -53,6 +54,12 @@ WRONG = [
     ("collect", ["episodes=0"], "episodes: found 0; allowed: an integer at least 1"),
     ("collect", ["policy=vit_base"], "policy: no such setting"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What a command leaves where it is called (Hydra a folder for a sweep) does not lie about in the sources."""
+    monkeypatch.chdir(tmp_path)
 
 
 def typed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,9 +165,11 @@ def spy(ran: list[TrainConfig], *, fail_at: int = -1, error: Exception | None = 
     return main
 
 
-def test_multirun_runs_every_job(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_multirun_runs_every_job(place: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     ran: list[TrainConfig] = []
-    typed(["-m", "seed=0,1", "policy=vit_debug,vit_base"], monkeypatch)
+    words = ["seed=0,1", "policy=vit_debug,vit_base"]
+    typed([*words[:place], "-m", *words[place:]], monkeypatch)
     spy(ran)()
     assert [(config.seed, config.policy.name) for config in ran] == [
         (0, "vit_debug"), (0, "vit_base"), (1, "vit_debug"), (1, "vit_base"),

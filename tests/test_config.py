@@ -482,6 +482,8 @@ def test_every_field_is_read_somewhere() -> None:
         (["name=${name}"], "name: Recursive interpolation detected"),
         (["seed=???"], "seed: no value given; write seed=...; allowed: an integer"),
         (["seed=0,1"], "seed: found several values; add --multirun"),
+        (["seed=" + "9" * 400], "seed: found 999"),
+        (["sim.cameras=[{a: b}]"], "sim.cameras: found [{'a': 'b'}]; allowed: a list of front"),
         (["~policy"], "~policy: nothing can be taken away"),
         (["+seed=1"], "+seed=1: seed is there already"),
         (["policy@head=vit_base"], "policy@head=vit_base: groups stay where they are"),
@@ -519,7 +521,7 @@ ODD = [
     "${policy}", "${.name}", "${..seed}", "${oc.create:[1]}", "${oc.select:x,3}", "'${seed}'", r"\${seed}", "$x",
     "a b", "a=b", "a:b", "\"a\nb\"", "'a\tb'", "a\nb", "\x00", "é", "日本", "🤖", "'\u200b'", "\\", "(", ")", "[", "]",
     "{", "}", "'", '"', ",", "=", "@", "~", "+", "../x", "/abs", ".", "..", "1e400", "1e-400", "-0.0", "1_000",
-    "0x10", "9" * 30, "9" * 5000, "-1", "0", "3.0", "x" * 3000, "hydra", "[null]", "[true,1]", "[1.5]",
+    "0x10", "9" * 30, "9" * 400, "9" * 5000, "-1", "0", "3.0", "x" * 3000, "hydra", "[null]", "[true,1]", "[1.5]",
 ]  # fmt: skip
 PREFIXES = ["", "", "", "", "", "", "+", "++", "~", "/", "-", "@"]
 
@@ -606,4 +608,4 @@ def test_any_override_gives_a_configuration_or_one_line(asked: tuple[str, list[s
 
 def test_the_random_overrides_were_neither_all_right_nor_all_wrong() -> None:
     if sum(OUTCOMES.values()) >= 500:  # else the test above was not run, or failed
-        assert min(OUTCOMES.values()) >= 100, OUTCOMES
+        assert min(OUTCOMES.values()) >= 60, OUTCOMES
