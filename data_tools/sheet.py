@@ -6,14 +6,15 @@ from PIL import Image, ImageDraw, ImageFont
 from instructrl.batch import Demonstration
 
 TILE, GAP, LINE, MARGIN = 128, 4, 15, 12  # pixels
+LONGEST_LINE = 250  # pixels, of what is written above a moment
 PAPER, INK, FAINT, MARK = "white", "black", "#666666", "white"
 
 
 def contact_sheet(episodes: list[tuple[int, Demonstration]], cameras: tuple[str, ...]) -> Image.Image:
     """Frame 0 and every keyframe of each episode, with the action that follows written and marked in it."""
     most = max(len(demonstration.keyframes) for _, demonstration in episodes)
-    moment = len(cameras) * (TILE + GAP) + MARGIN
-    row = TILE + 4 * LINE + MARGIN
+    moment = max(len(cameras) * (TILE + GAP), LONGEST_LINE) + MARGIN
+    row = TILE + 5 * LINE + MARGIN
     longest = max(len(title(number, demonstration)) for number, demonstration in episodes)
     width = max(moment * (1 + most), longest * 8) + 2 * MARGIN
     sheet = Image.new("RGB", (width, row * len(episodes) + 2 * MARGIN), PAPER)
@@ -26,7 +27,7 @@ def contact_sheet(episodes: list[tuple[int, Demonstration]], cameras: tuple[str,
             draw.text((left, top + LINE + 2), moment_title(demonstration, step, frame), FAINT, font=font)
             for view, camera in enumerate(cameras):
                 tile = tile_of(demonstration, step, frame, view)
-                corner = (left + view * (TILE + GAP), top + 3 * LINE)
+                corner = (left + view * (TILE + GAP), top + 4 * LINE)
                 sheet.paste(tile, corner)
                 draw.text((corner[0], corner[1] + TILE), camera, FAINT, font=font)
     return sheet
@@ -39,13 +40,13 @@ def title(number: int, demonstration: Demonstration) -> str:
 
 
 def moment_title(demonstration: Demonstration, step: int, frame: int) -> str:
-    """What stands above the cameras at one moment, on two lines: the frame, and the action taken at it."""
+    """What stands above the cameras at one moment, on up to three lines: the frame, and the action taken at it."""
     gripper, *fingers, time = demonstration.state[frame]
     seen = f"frame {frame}: gripper {gripper:.0f}, fingers {numbers(fingers, 3)}, time {time:.2f}"
     if step == len(demonstration.actions):
         return f"{seen}\nend"
     x, y, z, *rotation, gripper = demonstration.actions[step]
-    return f"{seen}\ngo to {numbers([x, y, z], 3)}, turn {numbers(rotation, 2)}, {'open' if gripper else 'close'}"
+    return f"{seen}\ngo to {numbers([x, y, z], 3)}\nturn {numbers(rotation, 2)}, {'open' if gripper else 'close'}"
 
 
 def numbers(values: list[float], digits: int) -> str:
