@@ -11,13 +11,14 @@ from instructrl.config import TrainConfig
 
 @command("train", TrainConfig)
 def main(config: TrainConfig) -> None:
-    """Open the run, collect what demonstrations are missing, train."""
-    from instructrl.training.run_directory import open_run
+    """Collect what demonstrations are missing, open the run, train."""
+    from instructrl.training.run_directory import find_run, open_run
 
-    run = open_run(config)
+    find_run(config)  # other settings are refused before any work is done
     from data_tools.collect import ensure_demonstrations
 
     data = ensure_demonstrations(config.task, config.sim, config.data)
+    run = open_run(config)
     from instructrl.evaluation.hook import rollout_hook
     from instructrl.training.hardware import select_platform
     from instructrl.training.loop import train

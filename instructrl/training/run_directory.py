@@ -67,23 +67,33 @@ def settings(config: TrainConfig) -> dict[str, Any]:
     return values
 
 
-def open_run(config: TrainConfig) -> Path:
-    """The run's directory, new or made by the same settings.
+def find_run(config: TrainConfig) -> Path:
+    """The run's directory, there or not; nothing is written.
 
     Raises:
         InputError: it was made with other settings, which are named.
     """
     run = Path(config.output_dir) / config.name
-    recorded = run / "config.yaml"
-    if recorded.exists():
+    if (run / "config.yaml").exists():
         lines = differences(settings(read_config(run)), settings(config))
         if lines:
             raise InputError(
                 f"{run}: made with other settings ({'; '.join(lines)}); "
                 "take the same ones to resume, add name=... for a run of its own, or remove the directory"
             )
-        return run
-    write_atomically(recorded, OmegaConf.to_yaml(OmegaConf.structured(config)))
+    return run
+
+
+def open_run(config: TrainConfig) -> Path:
+    """The run's directory, made by the same settings or new.
+
+    Raises:
+        InputError: it was made with other settings, or cannot be written.
+    """
+    run = find_run(config)
+    recorded = run / "config.yaml"
+    if not recorded.exists():
+        write_atomically(recorded, OmegaConf.to_yaml(OmegaConf.structured(config)))
     return run
 
 
