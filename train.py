@@ -16,14 +16,14 @@ def main(config: TrainConfig) -> None:
 
     find_run(config)  # other settings are refused before any work is done
     from data_tools.collect import ensure_demonstrations
+    from instructrl.training.hardware import select_platform
 
+    select_platform(config.hardware)  # and so is a device that is not there
     data = ensure_demonstrations(config.task, config.sim, config.data)
     run = open_run(config)
     from instructrl.evaluation.hook import rollout_hook
-    from instructrl.training.hardware import select_platform
     from instructrl.training.loop import train
 
-    select_platform(config.hardware)
     with rollout_hook(config, run) as rollout:
         train(config, run, data=data, rollout=rollout)
     print(f"run: {run}")

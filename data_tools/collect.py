@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_tools.parts import Parts, only_collector
+from data_tools.parts import Parts
 from data_tools.split import (
     ATTEMPTS,
     Split,
@@ -30,6 +30,7 @@ from instructrl.batch import Demonstration
 from instructrl.command import command
 from instructrl.config import CollectConfig, DataConfig, SimConfig, TaskConfig
 from instructrl.data.format import Contents, Header
+from instructrl.data.lock import only_process
 from instructrl.data.reader import read
 from instructrl.errors import RunError
 from instructrl.sim import Outcome, Start, make_env
@@ -52,7 +53,7 @@ def ensure_demonstrations(task: TaskConfig, sim: SimConfig, data: DataConfig) ->
     for split in splits:
         Parts(split.path, present=present(split), wanted=split.episodes).remove_merged()
     if any(present(split) < split.episodes for split in splits):
-        with only_collector(paths["train"].parent):
+        with only_process(paths["train"].parent, does="collects", remedy="choose another data.dir"):
             collect(task, agreed(sim, splits), splits)
     for split in splits:
         check_renderer(sim, split)

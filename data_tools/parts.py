@@ -3,18 +3,15 @@
 A piece is written whole or not at all, so that a collection that was killed at any moment goes on with what is there.
 """
 
-import fcntl
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from instructrl.batch import Demonstration
 from instructrl.data.episodes import merge
 from instructrl.data.format import Header
 from instructrl.data.reader import read
-from instructrl.data.writer import Writer, unwritable
+from instructrl.data.writer import Writer
 from instructrl.errors import InputError
 
 EPISODES = 25  # in a part: what a kill costs at most, for each split
@@ -72,24 +69,3 @@ class Parts:
                 path.unlink(missing_ok=True)
         with suppress(OSError):  # not empty: parts of an unfinished collection
             self.folder.rmdir()
-
-
-@contextmanager
-def only_collector(folder: Path) -> Iterator[None]:
-    """Hold the folder, created if need be, against other collecting processes; a process that dies lets go.
-
-    Raises:
-        InputError: another process collects here, or the folder cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise unwritable(folder, error) from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise InputError(f"{folder}: another process collects here; wait for it or choose another data.dir") from None
-    finally:
-        os.close(handle)

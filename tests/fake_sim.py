@@ -159,6 +159,7 @@ class FakeActor:
 
     def __init__(self, knows: tuple[str, ...] = ("touch", "go", "approach")):
         self._knows = knows
+        self.params: dict[str, Any] = {}
         self.told: dict[int, str] = {}
         self.begun: list[tuple[int, str]] = []
 

@@ -13,10 +13,11 @@ import pytest
 import data_tools.collect
 import data_tools.split
 from data_tools.collect import ensure_demonstrations
-from data_tools.parts import Parts, only_collector
+from data_tools.parts import Parts
 from data_tools.split import demonstration_paths
 from instructrl.config import DataConfig, SimConfig, TaskConfig
 from instructrl.data.episodes import Episodes
+from instructrl.data.lock import only_process
 from instructrl.errors import InputError, RunError
 from tests.fake_collection import VARIATIONS, make_fake, succeeds
 
@@ -167,7 +168,7 @@ def test_an_expert_that_always_fails(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_one_collector_at_a_time(tmp_path: Path) -> None:
     folder = demonstration_paths(TaskConfig("push_button"), sim(), DataConfig(str(tmp_path)))["train"].parent
-    with only_collector(folder):
+    with only_process(folder, does="collects", remedy="choose another data.dir"):
         with pytest.raises(InputError, match="another process collects here"):
             collected(tmp_path, 3)
         refused = run(tmp_path)

@@ -207,6 +207,7 @@ def training_loop(config: TrainConfig) -> Any:
         patch.setattr(loop, "described", lambda path, episodes: {})
         patch.setattr(loop, "announce", lambda training, state: None)
         patch.setattr(loop, "open_checkpoints", lambda run: Opened(checkpoints))
+        patch.setattr(loop, "only_process", lambda run, does, remedy: Opened(None))
         metrics = SimpleNamespace(write=lambda split, values, step, epoch: seen.append((split, step, epoch)))
         patch.setattr(loop, "open_metrics", lambda config, run, from_step: Opened(metrics))
         loop.train(config, Path("run"), data={"train": Path("a"), "val": Path("b")}, rollout=rollout)
@@ -291,7 +292,7 @@ def collected(config: Any) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(collect, "Workers", Processes)
         patch.setattr(collect, "present", files)
-        patch.setattr(collect, "only_collector", lambda folder: __import__("contextlib").nullcontext())
+        patch.setattr(collect, "only_process", lambda folder, **_: __import__("contextlib").nullcontext())
         patch.setattr(collect, "agreed", lambda sim, splits: sim)
         patch.setattr(sys, "argv", ["collect"])
         with pytest.raises(Reached):

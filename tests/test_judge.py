@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from instructrl.config import EvalConfig, SimConfig, TaskConfig
@@ -67,6 +68,15 @@ def test_the_same_command_again_gives_the_same_numbers(run: Path) -> None:
     assert without_clock(first) == without_clock(second) == without_clock(third)
     other, _ = judging.judge(settings(run, seed=1))
     assert other["rows"]["removed"] != first["rows"]["removed"] or other["videos"] != first["videos"]
+
+
+def test_episodes_of_other_parameters_are_played_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judging.judge(settings(run))
+    retrained = FakeActor(knows=())
+    retrained.params = {"bias": np.ones(1)}
+    monkeypatch.setattr(judging, "load_actor", lambda *_, **__: (retrained, None, 77))
+    results, _ = judging.judge(settings(run))
+    assert results["success_rate"] < 1 and retrained.begun
 
 
 def test_the_renderer_of_the_data_is_used_unless_another_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,10 @@ import jax
 import numpy as np
 import pytest
 
+from instructrl.data.lock import only_process
 from instructrl.errors import InputError, RunError
 from instructrl.evaluation.actor import load_actor
+from instructrl.training.checkpoint import open_checkpoints
 from instructrl.training.loop import train
 from instructrl.training.metrics import read_lines
 from instructrl.training.run_directory import open_run
@@ -71,6 +73,31 @@ def test_the_same_command_again_trains_no_further(undisturbed, data, capsys):
     assert "already trained" in capsys.readouterr().out
     assert_same(final_params(undisturbed)[0], before)
     assert (undisturbed / "metrics.jsonl").read_text() == metrics
+
+
+def test_one_trainer_at_a_time(undisturbed, data):
+    with only_process(undisturbed, does="trains", remedy="wait"), pytest.raises(InputError, match="another process"):
+        run_to_the_end(undisturbed.parent.parent, data)
+
+
+def test_reading_a_run_leaves_what_its_trainer_is_writing(tmp_path):
+    half = tmp_path / "checkpoints" / "12.orbax-checkpoint-tmp"
+    half.mkdir(parents=True)
+    for read_only in (True, False):  # orbax cleans up in the background
+        with open_checkpoints(tmp_path, read_only=read_only) as checkpoints:
+            assert checkpoints.step("last") is None
+            end = time.monotonic() + (0.5 if read_only else 20)
+            while half.exists() and time.monotonic() < end:
+                time.sleep(0.02)
+        assert half.exists() is read_only
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_made(tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), *tiny.overrides(tmp_path, "hardware=gpu")]
+    nowhere = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=tmp_path, env=nowhere, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "install requirements-gpu.txt" in done.stderr.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("epoch", [1, 3])

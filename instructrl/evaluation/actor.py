@@ -1,5 +1,6 @@
 """The trained agent in a rollout: it remembers each episode's keyframes and answers many at once."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,14 @@ class AgentActor:
         )
 
 
+def fingerprint(actor: AgentActor) -> str:
+    """What tells an agent's parameters from those of another training that reached the same step."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(actor.params):
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()[:16]
+
+
 def load_actor(
     run: Path, *, checkpoint: str, slots: int, steps: int, hardware: HardwareConfig
 ) -> tuple[AgentActor, TrainConfig, int]:
@@ -98,7 +107,7 @@ def load_actor(
     sizes = BatchSizes(1, 1, len(config.sim.cameras), config.sim.image_size, tokenizer.length)
     if not (run / "checkpoints").is_dir():
         raise InputError(f"{run}: no checkpoint yet; train it first")
-    with open_checkpoints(run) as checkpoints:
+    with open_checkpoints(run, read_only=True) as checkpoints:
         step = checkpoints.step(checkpoint)
         if step is None:
             raise InputError(f"{run}: no checkpoint yet; start its training again to go on")

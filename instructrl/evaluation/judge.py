@@ -9,7 +9,7 @@ from typing import Any
 
 from instructrl.command import asked
 from instructrl.config import EvalConfig
-from instructrl.evaluation.actor import load_actor
+from instructrl.evaluation.actor import fingerprint, load_actor
 from instructrl.evaluation.ledger import Ledger
 from instructrl.evaluation.protocol import Evaluation, Row
 from instructrl.evaluation.report import write_report
@@ -40,7 +40,8 @@ def judge(config: EvalConfig) -> tuple[dict[str, Any], Path]:
             "seed": config.seed,
             "renderer": {"data": recorded, "evaluation": renderer},
         }
-        identity = {**about, "run": run.name, "settings": fingerprint(run), "simulator": dict(facts.provenance)}
+        identity = {**about, "run": run.name, "origin": origin(run), "parameters": fingerprint(actor)}
+        identity["simulator"] = dict(facts.provenance)
         with Ledger(run / "eval" / "episodes.jsonl", identity) as ledger:
             evaluation = Evaluation(workers, actor, facts, ledger)
             rows = evaluation.play(config.rows, episodes=config.episodes, seed=config.seed)
@@ -69,6 +70,6 @@ def write_results(folder: Path, results: dict[str, Any]) -> None:
     write_atomically(folder / "results.json", json.dumps(results, indent=2) + "\n")
 
 
-def fingerprint(run: Path) -> str:
+def origin(run: Path) -> str:
     """What tells a run from another of the same name: its settings and the demonstrations it learnt from."""
     return hashlib.sha256((run / "config.yaml").read_bytes() + (run / "data.json").read_bytes()).hexdigest()[:16]

@@ -22,7 +22,8 @@ def validation_loss(metrics: Any) -> float:
 class Checkpoints:
     """The checkpoints of one run directory."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, *, read_only: bool = False) -> None:
+        """Without `read_only`, what a killed run left half written is removed: only its trainer may do that."""
         self.directory = run.resolve() / "checkpoints"
         keep = preservation_policy.AnyPreservationPolicy(
             [
@@ -31,7 +32,11 @@ class Checkpoints:
             ]
         )
         options = ocp.CheckpointManagerOptions(
-            best_fn=validation_loss, best_mode="min", preservation_policy=keep, cleanup_tmp_directories=True
+            best_fn=validation_loss,
+            best_mode="min",
+            preservation_policy=None if read_only else keep,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
         )
         self.manager = ocp.CheckpointManager(self.directory, options=options)
 
@@ -59,9 +64,13 @@ class Checkpoints:
         try:
             return self.manager.restore(step, args=args)
         except (OSError, ValueError, KeyError) as error:
+            folder = self.directory / str(step)
+            if not folder.exists():
+                raise InputError(f"{folder}: replaced by a newer checkpoint just now; give the command again") from None
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise InputError(
-                f"{self.directory / str(step)}: cannot be read as this run's checkpoint "
-                f"({str(error).splitlines()[0]}); remove that folder to go on from an earlier one"
+                f"{folder}: cannot be read as this run's checkpoint ({reason}); "
+                "remove that folder to go on from an earlier one"
             ) from None
 
     def close(self) -> None:
@@ -70,9 +79,9 @@ class Checkpoints:
 
 
 @contextmanager
-def open_checkpoints(run: Path) -> Iterator[Checkpoints]:
-    """The checkpoints of a run directory; on leaving, everything is written."""
-    checkpoints = Checkpoints(run)
+def open_checkpoints(run: Path, *, read_only: bool = False) -> Iterator[Checkpoints]:
+    """The checkpoints of a run directory, which may be in training if `read_only`; on leaving, all is written."""
+    checkpoints = Checkpoints(run, read_only=read_only)
     try:
         yield checkpoints
     finally:

@@ -21,7 +21,7 @@ def select_platform(config: HardwareConfig) -> None:
         jax.config.update("jax_platforms", BACKENDS[config.platform])
     try:
         jax.devices()
-    except RuntimeError:
+    except (RuntimeError, AssertionError):  # the latter for cuda on a machine without an NVIDIA GPU (jax 0.10)
         raise InputError(
             f"hardware.platform: found {config.platform}, but jax sees no such device; "
             f"install requirements-{config.platform}.txt or use hardware=cpu"

@@ -15,6 +15,7 @@ from instructrl.batch import Batch, BatchSizes, check_batch
 from instructrl.config import TrainConfig
 from instructrl.data.episodes import Episodes
 from instructrl.data.loader import Loader, prefetched
+from instructrl.data.lock import only_process
 from instructrl.data.tokenizer import make_tokenizer
 from instructrl.errors import RunError
 from instructrl.models.agent import Agent
@@ -56,9 +57,11 @@ def train(config: TrainConfig, run: Path, *, data: dict[str, Path], rollout: Rol
 
     Raises:
         RunError: the loss is not finite.
+        InputError: another process trains this run, or it began with other demonstrations.
     """
     limits = {"train": config.task.episodes, "val": config.task.val_episodes}
     with (
+        only_process(run, does="trains", remedy="add name=... for a run of its own"),
         Episodes(data["train"], limit=limits["train"]) as train_set,
         Episodes(data["val"], limit=limits["val"]) as val_set,
         open_checkpoints(run) as checkpoints,
