@@ -1,7 +1,7 @@
 """Judge a trained agent; the settings of its model, task and simulator come from the run.
 
 python eval.py run=outputs/NAME
-python eval.py run=outputs/NAME episodes=1000 rows=[trained,held_out] checkpoint=last
+python eval.py run=outputs/NAME episodes=1000 'rows=[trained,held_out]' checkpoint=last
 """
 
 from pathlib import Path

@@ -7,6 +7,7 @@ import functools
 import inspect
 import os
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -170,4 +171,4 @@ def table(rows: dict[str, str]) -> list[str]:
 
 def asked() -> str:
     """The command as the user gave it, for files that say how they were made."""
-    return " ".join(["python", *sys.argv])
+    return shlex.join(["python", *sys.argv])

@@ -89,9 +89,12 @@ def test_the_sign_of_a_past_quaternion_means_nothing(head):
     jax.tree.map(np.testing.assert_array_equal, *pair)
 
 
-def test_a_window_of_one_forgets_the_past():
+def test_a_window_forgets_what_lies_before_it_through_all_layers():
     agent, batch, params = prepared(window=1)
     assert influence(agent, params, batch, step=2, of="state")[:2].max() == 0
+    agent, batch, params = prepared(window=2)
+    state = influence(agent, params, batch, step=2, of="state")
+    assert state[0] == 0 and state[1] > 0 and state[2] > 0
     agent, batch, params = prepared(window=None)
     assert influence(agent, params, batch, step=2, of="state")[:2].min() > 0
 

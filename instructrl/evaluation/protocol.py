@@ -56,7 +56,9 @@ class Evaluation:
     def play(self, rows: Sequence[str], *, episodes: int, seed: int) -> list[Row]:
         """Play what the ledger does not have, under one progress bar; the rows in the order asked."""
         starts = fixed_starts(episodes, self.facts.variations, first_seed=EVALUATION_SEEDS, seed=seed)
-        with tqdm(total=len(rows) * episodes, unit="episode", dynamic_ncols=True, smoothing=0.05) as progress:
+        with tqdm(
+            total=len(rows) * episodes, unit="episode", dynamic_ncols=True, smoothing=0.05, disable=None
+        ) as progress:
             return [self._row(name, starts, progress) for name in rows]
 
     def _row(self, name: str, starts: Mapping[int, Start], progress: Any) -> Row:

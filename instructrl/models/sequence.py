@@ -25,14 +25,17 @@ def step_kinds(observations: int) -> np.ndarray:
 def attention_mask(steps: int, observations: int, *, window: int | None = None) -> np.ndarray:
     """Block-causal mask, bool [S, S]: row may look at column.
 
-    Every token sees the observations of its own step and, of the `window - 1` steps before, observations
-    and actions. Prediction and action tokens also see themselves; nobody else sees a prediction, and
-    nobody sees the action of its own step, so that a prediction never sees its target.
+    Every token sees the observations of its own step and the observations and actions of all steps before.
+    Prediction and action tokens also see themselves; nobody else sees a prediction, and nobody sees the
+    action of its own step, so that a prediction never sees its target. With a `window`, predictions alone
+    look back, `window - 1` steps: else the past would hand on its own past from layer to layer.
     """
     kind = np.tile(step_kinds(observations), steps)
     step = np.repeat(np.arange(steps), observations + 2)
     age = step[:, None] - step[None, :]
-    past = (age > 0) & (age < (window or steps + 1)) & (kind != Kind.PREDICTION)[None, :]
+    past = (age > 0) & (kind != Kind.PREDICTION)[None, :]
+    if window is not None:
+        past &= (age < window) & (kind == Kind.PREDICTION)[:, None]
     present = (age == 0) & (kind == Kind.OBSERVATION)[None, :]
     return past | present | np.eye(len(kind), dtype=bool)
 

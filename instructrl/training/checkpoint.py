@@ -10,7 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from instructrl.errors import InputError
+from instructrl.errors import InputError, RunError
 from instructrl.training.state import TrainState
 
 
@@ -41,8 +41,13 @@ class Checkpoints:
         self.manager = ocp.CheckpointManager(self.directory, options=options)
 
     def save(self, state: TrainState, *, step: int, metrics: dict[str, float]) -> None:
-        """Begin to save; returns before the files are written."""
-        self.manager.save(step, args=ocp.args.StandardSave(state._asdict()), metrics=metrics)
+        """Begin to save; returns before the files are written.
+
+        Raises:
+            RunError: this checkpoint, or the one before it, cannot be written.
+        """
+        with self._writing():
+            self.manager.save(step, args=ocp.args.StandardSave(state._asdict()), metrics=metrics)
 
     def step(self, which: str = "last") -> int | None:
         """The step of the `last` or `best` checkpoint, None before the first."""
@@ -74,8 +79,24 @@ class Checkpoints:
             ) from None
 
     def close(self) -> None:
-        """Wait for what is being written."""
-        self.manager.close()
+        """Wait for what is being written.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        with self._writing():
+            self.manager.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:  # tensorstore says a full disk with the latter
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise RunError(
+                f"{self.directory}: cannot be written ({reason}); earlier checkpoints are whole: "
+                "make room and give the same command again"
+            ) from None
 
 
 @contextmanager

@@ -24,7 +24,7 @@ def select_platform(config: HardwareConfig) -> None:
     except (RuntimeError, AssertionError):  # the latter for cuda on a machine without an NVIDIA GPU (jax 0.10)
         raise InputError(
             f"hardware.platform: found {config.platform}, but jax sees no such device; "
-            f"install requirements-{config.platform}.txt or use hardware=cpu"
+            "install requirements-gpu.txt or requirements-tpu.txt where there is one, or use hardware=cpu"
         ) from None
 
 

@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from instructrl.config import TrainConfig
-from instructrl.errors import InputError
+from instructrl.errors import InputError, RunError
+from instructrl.training.run_directory import write_atomically
 
 
 class Metrics:
@@ -19,16 +19,19 @@ class Metrics:
         """Keep the lines up to `from_step`: later ones are of steps that will be taken again."""
         path = run / "metrics.jsonl"
         kept = [line for line in read_lines(path) if line["step"] <= from_step]
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        temporary.replace(path)
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
         self.file = path.open("a", buffering=1)
         self.wandb_run = wandb_run
 
     def write(self, split: str, values: dict[str, Any], *, step: int, epoch: float) -> None:
         """One line; numbers become plain floats."""
         numbers = {key: float(value) for key, value in values.items()}
-        self.file.write(json.dumps({"step": step, "epoch": epoch, "split": split, **numbers}) + "\n")
+        try:
+            self.file.write(json.dumps({"step": step, "epoch": epoch, "split": split, **numbers}) + "\n")
+        except OSError as error:
+            raise RunError(
+                f"{self.file.name}: {error.strerror} at step {step}; make room and give the command again"
+            ) from None
         if self.wandb_run is not None:
             self.wandb_run.log({"global_step": step, "epoch": epoch, **{f"{split}/{k}": v for k, v in numbers.items()}})
 
