@@ -265,7 +265,7 @@ def judged(config: EvalConfig) -> Any:
     """What an evaluation asks for."""
     from instructrl.evaluation import judge
 
-    notes = spied(judge, lambda: judge.judge(config), keep="judge", load_actor=(None, None, 3))
+    notes = spied(judge, lambda: judge.judge(config), keep="judge", load_actor=(None, 3))
     return [note for note in notes if note[0] not in ("Ledger", "summarize")]  # they only write settings down
 
 

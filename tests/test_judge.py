@@ -32,7 +32,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (run / "metrics.jsonl").write_text('{"step": 1, "epoch": 1, "split": "train", "loss": 2.5}\n')
     trained = SimpleNamespace(sim=SimConfig(), task=TaskConfig("reach_target", 1, 1, None))
     monkeypatch.setattr(judging, "read_config", lambda _: trained)
-    monkeypatch.setattr(judging, "load_actor", lambda *_, **__: (FakeActor(), trained, 77))
+    monkeypatch.setattr(judging, "load_actor", lambda *_, **__: (FakeActor(), 77))
     monkeypatch.setattr(judging, "stage_workers", lambda *_, **settings: InlineWorkers(settings["count"]))
     return run
 
@@ -74,7 +74,7 @@ def test_episodes_of_other_parameters_are_played_again(run: Path, monkeypatch: p
     judging.judge(settings(run))
     retrained = FakeActor(knows=())
     retrained.params = {"bias": np.ones(1)}
-    monkeypatch.setattr(judging, "load_actor", lambda *_, **__: (retrained, None, 77))
+    monkeypatch.setattr(judging, "load_actor", lambda *_, **__: (retrained, 77))
     results, _ = judging.judge(settings(run))
     assert results["success_rate"] < 1 and retrained.begun
 

@@ -38,7 +38,7 @@ def run_to_the_end(folder, data, *more, rollout=None):
 
 
 def final_params(run, which="last"):
-    actor, _, step = load_actor(run, checkpoint=which, slots=1, steps=6, hardware=tiny.config(run).hardware)
+    actor, step = load_actor(run, checkpoint=which, slots=1, steps=6, hardware=tiny.config(run).hardware)
     return actor.params, step
 
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from instructrl.batch import ACTION_SIZE, Batch, BatchSizes, Observation, fake_batch
-from instructrl.config import HardwareConfig, TrainConfig
+from instructrl.config import HardwareConfig
 from instructrl.data.tokenizer import Tokenizer, make_tokenizer
 from instructrl.errors import InputError
 from instructrl.models.agent import Agent
@@ -93,8 +93,8 @@ def fingerprint(actor: AgentActor) -> str:
 
 def load_actor(
     run: Path, *, checkpoint: str, slots: int, steps: int, hardware: HardwareConfig
-) -> tuple[AgentActor, TrainConfig, int]:
-    """The agent of a run's `best` or `last` checkpoint, its settings, and the checkpoint's step.
+) -> tuple[AgentActor, int]:
+    """The agent of a run's `best` or `last` checkpoint, and the checkpoint's step.
 
     Raises:
         InputError: there is no run or no readable checkpoint.
@@ -112,4 +112,4 @@ def load_actor(
         if step is None:
             raise InputError(f"{run}: no checkpoint yet; start its training again to go on")
         params = checkpoints.params(abstract_params(agent, fake_batch(sizes)), step=step)
-    return AgentActor(agent, params, tokenizer, slots=slots, steps=steps), config, step
+    return AgentActor(agent, params, tokenizer, slots=slots, steps=steps), step

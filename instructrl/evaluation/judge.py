@@ -33,7 +33,7 @@ def judge(config: EvalConfig) -> tuple[dict[str, Any], Path]:
     with stage_workers(trained.sim, trained.task.name, renderer=renderer, count=config.workers) as workers:
         facts = task_facts(workers, trained.task.name, trained.task.variations)
         sizes = {"slots": len(workers), "steps": facts.max_steps}
-        actor, _, step = load_actor(run, checkpoint=config.checkpoint, hardware=config.hardware, **sizes)
+        actor, step = load_actor(run, checkpoint=config.checkpoint, hardware=config.hardware, **sizes)
         about = {
             "run": str(run),
             "checkpoint": {"name": config.checkpoint, "step": step},

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from instructrl.batch import Batch, BatchSizes, check_batch
+from instructrl.batch import Batch, BatchSizes, batch_spec, check_batch
 from instructrl.config import TrainConfig
 from instructrl.data.episodes import Episodes
 from instructrl.data.loader import Loader, prefetched
@@ -114,12 +114,8 @@ def prepare(config: TrainConfig, train_set: Episodes, val_set: Episodes) -> tupl
 def announce(training: Training, state: TrainState) -> None:
     """Print the parameters, the batch's shapes and where training begins, once."""
     print(parameter_table(state.params))
-    print(
-        "batch\n"
-        + "\n".join(
-            f"  {key:<18}{value.dtype}{value.shape}" for key, value in training.train.batch(0)._asdict().items()
-        )
-    )
+    spec = batch_spec(training.train.sizes)
+    print("batch\n" + "\n".join(f"  {key:<18}{dtype}{shape}" for key, (shape, dtype) in spec.items()))
     epoch, epochs = int(state.step) // training.train.steps_per_epoch, training.config.training.epochs
     where = "already trained" if epoch >= epochs else "resumed" if epoch else "begins"
     print(f"training {where}: epoch {epoch} of {epochs} on {jax.devices()[0].device_kind}", flush=True)
