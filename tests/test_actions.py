@@ -1,4 +1,4 @@
-"""Actions: exact inverse pairs, one quaternion per rotation, and what is refused."""
+"""Actions: exact inverse pairs, one quaternion and one triple of bins per rotation, and what is refused."""
 
 import math
 
@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.spatial.transform import Rotation
 
 from instructrl.actions import (
     WORKSPACE_HIGH,
@@ -16,8 +17,12 @@ from instructrl.actions import (
     canonical_quaternion,
     check_action,
     denormalize_position,
+    discretize,
+    euler_angles,
     normalize_position,
+    quaternion_of,
     rotation_angle,
+    undiscretize,
 )
 from instructrl.errors import InputError
 
@@ -111,6 +116,142 @@ def test_a_good_action_comes_back_canonical(position: np.ndarray, q: np.ndarray,
     np.testing.assert_allclose(action[3:7], canonical_quaternion(q), atol=1e-9)
     assert action[7] == (gripper > 0.5)
     np.testing.assert_allclose(check_action(action), action, atol=1e-12)
+
+
+near = st.floats(-1, 1).map(lambda share: 0.1 * share**5)  # mostly close to zero, some exactly
+quarter_turns = st.integers(-2, 2).map(lambda quarter: quarter * math.pi / 2)
+awkward_angles = st.one_of(st.floats(-math.pi, math.pi), st.builds(lambda a, b: a + b, quarter_turns, near))
+awkward_quaternions = arrays(np.float64, (3,), elements=awkward_angles).map(
+    lambda angles: Rotation.from_euler("xyz", angles).as_quat()
+)
+any_quaternion = st.one_of(unit_quaternions, awkward_quaternions)
+actions = st.builds(
+    lambda place, q, gripper: np.concatenate([place, q, [gripper]]),
+    arrays(np.float64, (3,), elements=st.floats(0, 1)).map(
+        lambda x: WORKSPACE_LOW + x * (WORKSPACE_HIGH - WORKSPACE_LOW)
+    ),
+    any_quaternion,
+    st.sampled_from([0.0, 1.0]),
+)
+position_bins, rotation_bins = st.integers(2, 1000), st.integers(4, 720)
+BINS = {"position_bins": 100, "rotation_bins": 72}
+
+
+def circular(angle: np.ndarray) -> np.ndarray:
+    """Distance from zero around the circle."""
+    return np.abs((angle + math.pi) % (2 * math.pi) - math.pi)
+
+
+def middle_angle(bins: np.ndarray, count: int) -> np.ndarray:
+    """Of the middle bins' centres."""
+    return (bins[..., 4] / count - 0.5) * 2 * math.pi
+
+
+@given(unit_quaternions.filter(lambda q: abs(abs(q[1] * q[3] - q[0] * q[2]) - 0.5) > 1e-4))
+def test_euler_angles_are_turns_about_the_fixed_axes_x_y_z(q: np.ndarray) -> None:
+    expected = Rotation.from_quat(q).as_euler("xyz")
+    assert circular(euler_angles(q) - expected).max() < 1e-6
+    np.testing.assert_allclose(quaternion_of(expected), canonical_quaternion(q), atol=1e-6) if abs(
+        q[3]
+    ) > 1e-6 else None
+
+
+@given(any_quaternion)
+def test_euler_angles_and_back_is_the_same_rotation(q: np.ndarray) -> None:
+    for kind, tolerance in ((np.float64, 4e-4), (np.float32, 2e-3)):
+        angles = euler_angles(q.astype(kind))
+        assert abs(angles[1]) <= math.pi / 2 + 1e-6 and np.abs(angles).max() <= math.pi + 1e-6
+        assert rotation_angle(quaternion_of(angles), q.astype(kind)) < tolerance
+
+
+@given(actions, position_bins, rotation_bins)
+def test_a_bins_centre_is_within_half_a_bin_of_what_fell_into_it(action: np.ndarray, places: int, turns: int) -> None:
+    counts = {"position_bins": places, "rotation_bins": turns}
+    bins = discretize(action, **counts)
+    assert (bins >= 0).all() and (bins[:3] < places).all() and (bins[3:6] < turns).all() and bins.dtype == np.int32
+    back = undiscretize(bins, **counts)
+    assert (np.abs(back[:3] - action[:3]) <= 0.5 / places + 1e-6).all()
+    assert back[7] == action[7]
+    half = math.pi / turns + 1e-3
+    assert rotation_angle(back[3:7], action[3:7]) < 3 * half  # turns about three axes add up to no more
+    first, middle, last = euler_angles(action[3:7])
+    decoded = (bins[3:6] / turns - 0.5) * 2 * math.pi
+    decoded[1] = np.clip(decoded[1], -math.pi / 2, math.pi / 2)
+    if abs(decoded[1]) > math.pi / 2 - 1e-6:  # locked: only the difference or the sum of the outer angles counts
+        last = last - np.sign(middle) * (first - decoded[0])
+        first = decoded[0]
+    assert (circular(np.array([first, middle, last]) - decoded) < half).all()
+    assert rotation_angle(back[3:7].astype(np.float64), quaternion_of(decoded)) < 1e-3
+
+
+@given(actions, position_bins, rotation_bins)
+def test_the_bins_of_a_bins_centre_are_the_same(action: np.ndarray, places: int, turns: int) -> None:
+    counts = {"position_bins": places, "rotation_bins": turns}
+    bins = discretize(action, **counts)
+    np.testing.assert_array_equal(discretize(undiscretize(bins, **counts), **counts), bins)
+
+
+@pytest.mark.parametrize("turns", [4, 5, 6, 7, 72, 73, 74, 75, 719, 720])
+def test_every_triple_of_canonical_bins_comes_back(turns: int) -> None:
+    rng = np.random.default_rng(turns)
+    outermost = (turns + 2) // 4
+    bins = rng.integers(0, turns, (5000, 7))
+    bins[:, :3], bins[:, 6] = rng.integers(0, 100, (5000, 3)), rng.integers(0, 2, 5000)
+    bins[:, 4] = rng.integers(outermost, turns - outermost + 1, 5000)
+    bins[np.abs(middle_angle(bins, turns)) > math.pi / 2 - 1e-6, 3] = 0
+    assert len(np.unique(bins[:, 4])) == min(turns - 2 * outermost + 1, len(np.unique(bins[:, 4])))
+    for kind in (np.asarray, jnp.asarray):
+        actions = undiscretize(kind(bins), position_bins=100, rotation_bins=turns)
+        np.testing.assert_array_equal(discretize(actions, position_bins=100, rotation_bins=turns), bins)
+
+
+@given(actions, rotation_bins)
+def test_both_signs_of_a_quaternion_fall_into_the_same_bins(action: np.ndarray, turns: int) -> None:
+    opposite = np.concatenate([action[:3], -action[3:7], action[7:]])
+    counts = {"position_bins": 100, "rotation_bins": turns}
+    np.testing.assert_array_equal(discretize(opposite, **counts), discretize(action, **counts))
+
+
+@given(st.integers(-2, 2), st.sampled_from([np.float64, np.float32]), st.integers(0, 2**32 - 1))
+def test_noise_does_not_move_a_gripper_that_points_down_to_another_bin(quarter: int, kind: type, seed: int) -> None:
+    half = quarter * math.pi / 4
+    down = np.array([0.205, 0.105, 1.005, -math.sin(half), math.cos(half), 0, 0, 1])
+    noise = np.random.default_rng(seed).normal(size=8) * 1e-4
+    expected = [50, 60, 40, 0, 36, (18 * quarter) % 72, 1]
+    assert discretize((down + noise).astype(kind), **BINS).tolist() == expected
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_noise_at_gimbal_lock_stays_in_the_same_bins(sign: int) -> None:
+    rng = np.random.default_rng(0)
+    angles = np.stack([rng.uniform(-3, 3, 300), np.full(300, sign * math.pi / 2), np.zeros(300)], axis=-1)
+    angles[:, 2] = 0.5 + sign * angles[:, 0]  # one and the same rotation
+    quaternions = quaternion_of(angles) + rng.normal(size=(300, 4)) * 1e-6
+    actions = np.concatenate([np.full((300, 3), 0.705), quaternions, np.ones((300, 1))], axis=-1)
+    for kind in (np.float64, np.float32):
+        assert len(np.unique(discretize(actions.astype(kind), **BINS), axis=0)) == 1
+
+
+def test_points_outside_the_workspace_fall_into_the_nearest_bin() -> None:
+    action = np.array([-5.0, 0.001, 9.0, 0, 0, 0, 1, 0])
+    assert discretize(action, **BINS)[:3].tolist() == [0, 50, 99]
+    corners = np.stack([WORKSPACE_LOW, WORKSPACE_HIGH])
+    actions = np.concatenate([corners, np.tile(np.float32([0, 0, 0, 1, 0]), (2, 1))], axis=-1)
+    assert discretize(actions, **BINS)[:, :3].tolist() == [[0, 0, 0], [99, 99, 99]]
+
+
+def test_numpy_and_jax_fall_into_the_same_bins() -> None:
+    rng = np.random.default_rng(1)
+    quaternions = canonical_quaternion(rng.normal(size=(2000, 4)))
+    actions = np.concatenate([rng.uniform(-0.5, 1.6, (2000, 3)), quaternions, np.ones((2000, 1))], axis=-1)
+    actions = actions.astype(np.float32)
+    ours, theirs = discretize(actions, **BINS), discretize(jnp.asarray(actions), **BINS)
+    assert isinstance(ours, np.ndarray) and isinstance(theirs, jax.Array) and ours.dtype == theirs.dtype == np.int32
+    assert (ours == theirs).mean() > 0.999  # some lie on an edge
+    back, same = undiscretize(ours, **BINS), undiscretize(jnp.asarray(ours), **BINS)
+    assert isinstance(back, np.ndarray) and isinstance(same, jax.Array) and back.dtype == same.dtype == np.float32
+    np.testing.assert_allclose(back[:, :3], same[:, :3], atol=1e-6)
+    assert rotation_angle(back[:, 3:7], np.asarray(same[:, 3:7])).max() < 2e-3
 
 
 GOOD = [0.2, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0]

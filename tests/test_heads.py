@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from instructrl.actions import canonical_quaternion
 from instructrl.config import HeadConfig
 from instructrl.models.geometry import project
-from instructrl.models.heads import Cameras, Heatmaps, Pose, action_errors, make_head
+from instructrl.models.heads import Cameras, Heatmaps, Pose, Scores, action_errors, make_head
 from tests.cameras import ring_of_cameras
 
 SIDE, SIZE = 12, 96
+KINDS = ("regression", "discrete", "spatial")
 
 
 def scene(seed, cameras=3):
@@ -34,37 +35,98 @@ def perfect(head, targets):
     """The prediction that says exactly what the targets want."""
     if isinstance(targets, Pose):
         return targets._replace(gripper=(targets.gripper * 2 - 1) * 5)
+    if isinstance(targets, jax.Array):
+        places, turns = head.config.position_bins, head.config.rotation_bins
+        parts = (targets[..., :3], places), (targets[..., 3:6], turns), (targets[..., 6], 2)
+        return Scores(*(20 * jax.nn.one_hot(bins, count) for bins, count in parts))
     scores = jnp.log(targets.shares + 1e-9)
     return Heatmaps(scores, targets.offsets, perfect(head, targets.pose))
 
 
 @settings(deadline=None, max_examples=25)
-@given(seed=st.integers(0, 2**32 - 1), kind=st.sampled_from(["regression", "spatial"]), cameras=st.integers(2, 4))
+@given(seed=st.integers(0, 2**32 - 1), kind=st.sampled_from(KINDS), cameras=st.integers(2, 4))
 def test_decoding_the_targets_gives_the_action_back(seed, kind, cameras):
     actions, views = scene(seed, cameras)
     head = make_head(HeadConfig(kind, kind))
     decoded = head.decode(perfect(head, head.targets(actions, views)), views)
     errors = action_errors(decoded, actions)
-    assert errors["position_cm"].max() < 0.2
-    assert errors["rotation_deg"].max() < 0.5
+    centimetres, degrees = (0.5 * 3**0.5, 3 * 2.5) if kind == "discrete" else (0.2, 0.5)  # half a bin in each axis
+    assert errors["position_cm"].max() < centimetres + 0.01
+    assert errors["rotation_deg"].max() < degrees + 0.1
     assert errors["gripper_accuracy"].min() == 1
 
 
-@pytest.mark.parametrize("kind", ["regression", "spatial"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_is_least_at_the_targets_and_blind_to_the_quaternions_sign(kind):
     actions, views = scene(3)
     head = make_head(HeadConfig(kind, kind))
     targets = head.targets(actions, views)
     best = perfect(head, targets)
-    pose = best if kind == "regression" else best.pose
-    flipped = pose._replace(quaternion=-pose.quaternion)
-    flipped = flipped if kind == "regression" else best._replace(pose=flipped)
     least = head.loss(best, targets)
-    np.testing.assert_allclose(head.loss(flipped, targets), least, rtol=1e-5)
+    opposite = head.targets(actions.at[..., 3:7].multiply(-1), views)
+    np.testing.assert_allclose(head.loss(best, opposite), least, rtol=1e-5)
+    if kind != "discrete":
+        pose = best if kind == "regression" else best.pose
+        flipped = pose._replace(quaternion=-pose.quaternion)
+        flipped = flipped if kind == "regression" else best._replace(pose=flipped)
+        np.testing.assert_allclose(head.loss(flipped, targets), least, rtol=1e-5)
     for seed in range(5):
         leaves, tree = jax.tree.flatten(best)
         noise = [leaf + 0.5 * jax.random.normal(jax.random.key(seed + i), leaf.shape) for i, leaf in enumerate(leaves)]
         assert (head.loss(jax.tree.unflatten(tree, noise), targets) > least).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_parameter_learns_from_finite_gradients(kind):
+    actions, views = scene(4)
+    head = make_head(HeadConfig(kind, kind, dim=16, position_bins=10, rotation_bins=12))
+    hidden = jax.random.normal(jax.random.key(0), (2, 2, 8))
+    patches = jax.random.normal(jax.random.key(1), (2, 2, 3, SIDE * SIDE, 6))
+    params = head.init(jax.random.key(2), hidden, patches, views)
+
+    def loss(params):
+        return head.loss(head.apply(params, hidden, patches, views), head.targets(actions, views)).mean()
+
+    for path, gradient in jax.tree_util.tree_leaves_with_path(jax.grad(loss)(params)):
+        assert jnp.isfinite(gradient).all() and jnp.abs(gradient).max() > 0, jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize(("name", "axis", "numbers"), [
+    ("position", 0, [0]), ("position", 1, [1]), ("position", 2, [2]),
+    ("rotation", 0, [3, 4, 5, 6]), ("rotation", 1, [3, 4, 5, 6]), ("rotation", 2, [3, 4, 5, 6]),
+    ("gripper", None, [7]),
+])  # fmt: skip
+def test_each_axis_has_its_own_softmax(name, axis, numbers):
+    actions, views = scene(5)
+    head = make_head(HeadConfig("discrete", "discrete"))
+    keys = iter(jax.random.split(jax.random.key(0), 4))
+    scores = Scores(*(jax.random.normal(next(keys), (2, 2, *rest)) for rest in ((3, 100), (3, 72), (2,))))
+    where = jnp.s_[..., axis, :] if axis is not None else jnp.s_[...]
+    old = getattr(scores, name)
+    others = scores._replace(**{name: old.at[where].set(-100 * old[where])})
+
+    before, after = head.decode(scores, views), head.decode(others, views)
+    changed = np.flatnonzero((before != after).any(axis=(0, 1)))
+    assert set(changed) <= set(numbers) and len(changed)
+
+    targets = head.targets(actions, views)
+    gradients = [jax.grad(lambda each: head.loss(each, targets).sum())(each) for each in (scores, others)]
+    blank = [gradient._replace(**{name: getattr(gradient, name).at[where].set(0)}) for gradient in gradients]
+    jax.tree.map(np.testing.assert_array_equal, *blank)
+    np.testing.assert_allclose(getattr(gradients[0], name)[where].sum(axis=-1), 0, atol=1e-4)
+
+
+def test_the_bins_of_the_configuration_reach_the_discrete_head():
+    actions, views = scene(6)
+    config = HeadConfig("discrete", "discrete", position_bins=7, rotation_bins=9)
+    hidden = jnp.zeros((2, 2, 8))
+    head = make_head(config)
+    scores, _ = head.init_with_output(jax.random.key(0), hidden, None, views)
+    assert scores.position.shape == (2, 2, 3, 7) and scores.rotation.shape == (2, 2, 3, 9)
+    assert scores.gripper.shape == (2, 2, 2)
+    assert head.targets(actions, views)[..., :3].max() < 7
+    errors = action_errors(head.decode(perfect(head, head.targets(actions, views)), views), actions)
+    assert 1 < errors["position_cm"].max() <= 3**0.5 * 50 / 7 and errors["rotation_deg"].max() <= 3 * 20.1
 
 
 @settings(deadline=None, max_examples=25)
@@ -100,6 +162,7 @@ def test_weights_of_the_loss_reach_it():
     actions, views = scene(2)
     for kind, names in (
         ("regression", ("position", "rotation", "gripper")),
+        ("discrete", ("position", "rotation", "gripper")),
         ("spatial", ("heatmap", "offset", "rotation", "gripper")),
     ):
         plain = make_head(HeadConfig(kind, kind))

@@ -1,7 +1,7 @@
 """From the policy's prediction to a keyframe action: what is learnt, the loss, and the decoded action.
 
-Letters: B sequences, T steps, K cameras, P patches, D patch width, E policy width. Positions are in
-normalised workspace units unless a name says metres.
+Letters: B sequences, T steps, K cameras, P patches, D patch width, E policy width, N position bins, M rotation
+bins. Positions are in normalised workspace units unless a name says metres.
 """
 
 from typing import Any, NamedTuple
@@ -9,9 +9,16 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from instructrl.actions import canonical_quaternion, denormalize_position, normalize_position, rotation_angle
+from instructrl.actions import (
+    canonical_quaternion,
+    denormalize_position,
+    discretize,
+    normalize_position,
+    rotation_angle,
+    undiscretize,
+)
 from instructrl.config import HeadConfig
 from instructrl.models.geometry import project, rays, robust_meeting_point
 from instructrl.models.layers import Mlp
@@ -60,6 +67,50 @@ class Regression(nn.Module):
         """The action to take."""
         del cameras
         return decode_pose(predicted)
+
+
+class Scores(NamedTuple):
+    """Logits of an action's bins."""
+
+    position: Any  # B T 3 N
+    rotation: Any  # B T 3 M, of Euler angles
+    gripper: Any  # B T 2, closed and open
+
+
+class Discrete(nn.Module):
+    """The method's other head: for every axis the chances of its bins, from the prediction token alone."""
+
+    config: HeadConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, hidden: Float[Array, "B T E"], patches: Array, cameras: Cameras) -> Scores:
+        del patches, cameras
+        places, angles = 3 * self.config.position_bins, 3 * self.config.rotation_bins
+        out = Mlp(self.config.dim, places + angles + 2, self.dtype, name="mlp")(hidden).astype(jnp.float32)
+        position, rotation, gripper = jnp.split(out, [places, places + angles], axis=-1)
+        batch = hidden.shape[:-1]
+        return Scores(position.reshape(*batch, 3, -1), rotation.reshape(*batch, 3, -1), gripper)
+
+    def targets(self, actions: Float[Array, "B T 8"], cameras: Cameras) -> Int[Array, "B T 7"]:
+        """The action's bins."""
+        del cameras
+        return discretize(actions, position_bins=self.config.position_bins, rotation_bins=self.config.rotation_bins)
+
+    def loss(self, predicted: Scores, targets: Int[Array, "B T 7"]) -> Float[Array, "B T"]:
+        """Weighted cross-entropies of position and rotation, each the mean of its axes, and of the gripper."""
+        config = self.config
+        position = jnp.mean(cross_entropy(predicted.position, targets[..., :3]), axis=-1)
+        rotation = jnp.mean(cross_entropy(predicted.rotation, targets[..., 3:6]), axis=-1)
+        gripper = cross_entropy(predicted.gripper, targets[..., 6])
+        return config.position_weight * position + config.rotation_weight * rotation + config.gripper_weight * gripper
+
+    def decode(self, predicted: Scores, cameras: Cameras) -> Float[Array, "B T 8"]:
+        """The action at the centres of every axis's likeliest bins."""
+        del cameras
+        position, rotation, gripper = (jnp.argmax(scores, axis=-1) for scores in predicted)
+        bins = jnp.concatenate([position, rotation, gripper[..., None]], axis=-1)
+        return undiscretize(bins, position_bins=self.config.position_bins, rotation_bins=self.config.rotation_bins)
 
 
 class Heatmaps(NamedTuple):
@@ -137,6 +188,11 @@ class Spatial(nn.Module):
         return decode_pose(predicted.pose._replace(position=normalize_position(point)))
 
 
+def cross_entropy(scores: Float[Array, "... N"], chosen: Int[Array, "..."]) -> Float[Array, "..."]:
+    """Minus the log chance of the chosen entry."""
+    return -jnp.take_along_axis(jax.nn.log_softmax(scores, axis=-1), chosen[..., None], axis=-1)[..., 0]
+
+
 def patch_centres(side: int) -> Float[Array, "P 2"]:
     """Column and row of each patch's centre, in patches from the image's top left corner."""
     rows, columns = jnp.meshgrid(jnp.arange(side) + 0.5, jnp.arange(side) + 0.5, indexing="ij")
@@ -174,4 +230,9 @@ def action_errors(predicted: Float[Array, "B T 8"], actions: Float[Array, "B T 8
 
 def make_head(config: HeadConfig, *, dtype: Any = jnp.float32) -> nn.Module:
     """The head that a configuration describes."""
-    return {"regression": Regression, "spatial": Spatial}[config.kind](config, dtype)
+    return {"regression": Regression, "discrete": Discrete, "spatial": Spatial}[config.kind](config, dtype)
+
+
+def reads_patches(config: HeadConfig) -> bool:
+    """Whether a head looks at patch tokens."""
+    return config.kind == "spatial"
