@@ -11,6 +11,7 @@ spans [0, W] x [0, H] (the centre of the first pixel is at 0.5, 0.5).
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 
 from instructrl.errors import InputError
@@ -46,10 +47,18 @@ class Demonstration(NamedTuple):
     seed: int
 
 
+class Features(NamedTuple):
+    """What the encoder makes of camera images and the instruction, in the precision of computation."""
+
+    pooled: Any  # B T K F: per camera image, the mean over tokens of every chosen layer
+    text: Any  # B G: what the sentence alone says; G is 0 where the encoder reads it together with the image
+    patches: Any  # B T K P D, row-major from the image's top left; None where no head asks
+
+
 class Batch(NamedTuple):
     """B sequences of T keyframe steps; steps past a sequence's end are zero and have step_mask 0."""
 
-    images: Any  # B T K H W 3, uint8
+    images: Any  # B T K H W 3, uint8; None where features were computed before
     state: Any  # B T S, float32
     intrinsics: Any  # B T K 3 3, float32
     extrinsics: Any  # B T K 4 4, float32
@@ -57,6 +66,22 @@ class Batch(NamedTuple):
     text_padding_mask: Any  # B L, float32, 1 where a token is padding
     actions: Any  # B T 8, float32: the action taken at each step
     step_mask: Any  # B T, float32, 1 where the step exists
+    features: Features | None = None  # of a frozen encoder, in place of the images
+
+
+@dataclass(frozen=True)
+class FeatureSizes:
+    """The sizes that fix every shape of Features, and the type in which they are computed."""
+
+    pooled: int  # F
+    text: int  # G, 0 where the sentence is read with the image or not at all
+    patches: tuple[int, int] | None  # P and D; None where no head asks
+    dtype: str  # float32 or bfloat16
+
+    @property
+    def numpy_dtype(self) -> np.dtype:
+        """`dtype` as numpy knows it."""
+        return np.dtype(ml_dtypes.bfloat16 if self.dtype == "bfloat16" else self.dtype)
 
 
 @dataclass(frozen=True)
@@ -68,14 +93,15 @@ class BatchSizes:
     cameras: int
     image_size: int
     tokens: int
+    features: FeatureSizes | None = None  # in place of the images
 
 
 def batch_spec(sizes: BatchSizes) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Shape and dtype of every field of a Batch."""
+    """Shape and dtype of every array of a Batch; those of Features are called `features.pooled` and so on."""
     steps = (sizes.batch, sizes.steps)
     views = (*steps, sizes.cameras)
     float32, int32, uint8 = np.dtype(np.float32), np.dtype(np.int32), np.dtype(np.uint8)
-    return {
+    spec: dict[str, tuple[tuple[int, ...], np.dtype]] = {
         "images": ((*views, sizes.image_size, sizes.image_size, 3), uint8),
         "state": ((*steps, STATE_SIZE), float32),
         "intrinsics": ((*views, 3, 3), float32),
@@ -85,11 +111,27 @@ def batch_spec(sizes: BatchSizes) -> dict[str, tuple[tuple[int, ...], np.dtype]]
         "actions": ((*steps, ACTION_SIZE), float32),
         "step_mask": (steps, float32),
     }
+    if sizes.features is None:
+        return spec
+    del spec["images"]
+    features, dtype = sizes.features, sizes.features.numpy_dtype
+    spec["features.pooled"] = ((*views, features.pooled), dtype)
+    spec["features.text"] = ((sizes.batch, features.text), dtype)
+    if features.patches is not None:
+        spec["features.patches"] = ((*views, *features.patches), dtype)
+    return spec
+
+
+def empty_batch(sizes: BatchSizes) -> Batch:
+    """A batch of zeros."""
+    arrays = {key: np.zeros(shape, dtype) for key, (shape, dtype) in batch_spec(sizes).items()}
+    parts = {key: arrays.pop(f"features.{key}", None) for key in Features._fields}
+    return Batch(**{"images": None} | arrays, features=Features(**parts) if sizes.features else None)
 
 
 def fake_batch(sizes: BatchSizes) -> Batch:
     """A batch of plausible constants for initialisation and tests: every step exists, looks straight ahead."""
-    batch = Batch(**{key: np.zeros(shape, dtype) for key, (shape, dtype) in batch_spec(sizes).items()})
+    batch = empty_batch(sizes)
     focal = np.float32(sizes.image_size)
     batch.intrinsics[:] = np.array([[focal, 0, focal / 2], [0, focal, focal / 2], [0, 0, 1]], np.float32)
     batch.extrinsics[:] = np.eye(4, dtype=np.float32)
@@ -99,11 +141,20 @@ def fake_batch(sizes: BatchSizes) -> Batch:
 
 
 def check_batch(batch: Batch, sizes: BatchSizes) -> None:
-    """Raise InputError naming the first field whose shape or dtype is not what `sizes` demands."""
-    for key, (shape, dtype) in batch_spec(sizes).items():
-        found = getattr(batch, key)
-        if tuple(found.shape) != shape or found.dtype != dtype:
+    """Raise InputError naming the first array whose shape or dtype is not what `sizes` demands."""
+    spec = batch_spec(sizes)
+    for key, value in arrays_of(batch).items():
+        found = "None" if value is None else f"{value.dtype}{tuple(value.shape)}"
+        expected = f"{spec[key][1]}{spec[key][0]}" if key in spec else "None"
+        if found != expected:
             raise InputError(
-                f"batch.{key}: found {found.dtype}{tuple(found.shape)}, expected {dtype}{shape}; "
-                "check that data, sim.cameras and sim.image_size agree"
+                f"batch.{key}: found {found}, expected {expected}; "
+                "check that data, sim.cameras, sim.image_size and features agree"
             )
+
+
+def arrays_of(batch: Batch) -> dict[str, Any]:
+    """Every array of a batch by the names of `batch_spec`, None where it is absent."""
+    features = batch.features or Features(None, None, None)
+    parts = {f"features.{key}": value for key, value in features._asdict().items()}
+    return {key: value for key, value in batch._asdict().items() if key != "features"} | parts

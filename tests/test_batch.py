@@ -1,6 +1,8 @@
 """The batch: its fake fits its spec, every misfit is named, and it travels through jax as it is."""
 
 import pickle
+from dataclasses import replace
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,6 +16,9 @@ from instructrl.batch import (
     Batch,
     BatchSizes,
     Demonstration,
+    Features,
+    FeatureSizes,
+    arrays_of,
     batch_spec,
     check_batch,
     fake_batch,
@@ -21,15 +26,55 @@ from instructrl.batch import (
 from instructrl.errors import InputError
 
 SIZES = BatchSizes(batch=2, steps=3, cameras=2, image_size=8, tokens=5)
+FEATURES = FeatureSizes(pooled=6, text=4, patches=(9, 3), dtype="bfloat16")
+CACHED = replace(SIZES, features=FEATURES)
 few = st.integers(1, 4)
-sizes_of_any_kind = st.builds(BatchSizes, batch=few, steps=few, cameras=few, image_size=few, tokens=few)
+features_of_any_kind = st.builds(
+    FeatureSizes,
+    pooled=few,
+    text=st.integers(0, 4),
+    patches=st.none() | st.tuples(few, few),
+    dtype=st.sampled_from(["float32", "bfloat16"]),
+)
+sizes_of_any_kind = st.builds(
+    BatchSizes,
+    batch=few,
+    steps=few,
+    cameras=few,
+    image_size=few,
+    tokens=few,
+    features=st.none() | features_of_any_kind,
+)
+
+
+def fields(sizes: BatchSizes) -> list[str]:
+    """The arrays that a batch of these sizes has."""
+    return [key for key, value in arrays_of(fake_batch(sizes)).items() if value is not None]
+
+
+def replaced(batch: Batch, field: str, value: Any) -> Batch:
+    """The batch with another value for one array, also of its features."""
+    if not field.startswith("features."):
+        return batch._replace(**{field: value})
+    features = batch.features or Features(None, None, None)
+    return batch._replace(features=features._replace(**{field.removeprefix("features."): value}))
 
 
 @given(sizes_of_any_kind)
 def test_the_fake_fits_its_spec(sizes: BatchSizes) -> None:
     batch = fake_batch(sizes)
     check_batch(batch, sizes)
-    assert set(batch_spec(sizes)) == set(Batch._fields)
+    assert set(batch_spec(sizes)) == set(fields(sizes))
+    assert (batch.images is None) != (batch.features is None)
+
+
+def test_features_have_the_shapes_that_the_batch_says() -> None:
+    batch = fake_batch(CACHED)
+    assert [part.shape for part in batch.features] == [(2, 3, 2, 6), (2, 4), (2, 3, 2, 9, 3)]
+    assert {str(part.dtype) for part in batch.features} == {"bfloat16"}
+    without = fake_batch(replace(SIZES, features=replace(FEATURES, patches=None, text=0, dtype="float32")))
+    assert without.features.patches is None and without.features.text.shape == (2, 0)
+    assert without.features.pooled.dtype == np.float32
 
 
 def test_the_fake_is_plausible() -> None:
@@ -40,16 +85,38 @@ def test_the_fake_is_plausible() -> None:
     assert batch.state.shape[-1] == STATE_SIZE and batch.actions.shape[-1] == ACTION_SIZE
 
 
-@pytest.mark.parametrize("field", Batch._fields)
-def test_a_wrong_shape_or_type_is_named(field: str) -> None:
-    batch = fake_batch(SIZES)
-    value = getattr(batch, field)
+@pytest.mark.parametrize(("sizes", "field"), [(sizes, field) for sizes in (SIZES, CACHED) for field in fields(sizes)])
+def test_a_wrong_shape_or_type_is_named(sizes: BatchSizes, field: str) -> None:
+    batch = fake_batch(sizes)
+    value = arrays_of(batch)[field]
     for wrong in (value[:1], value[..., :-1], value[..., None], value.astype(np.float64)):
         with pytest.raises(InputError) as error:
-            check_batch(batch._replace(**{field: wrong}), SIZES)
+            check_batch(replaced(batch, field, wrong), sizes)
         line = str(error.value)
         assert line.startswith(f"batch.{field}: found {wrong.dtype}{wrong.shape}, expected {value.dtype}{value.shape}")
         assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("found", "sizes", "field"),
+    [
+        (SIZES, CACHED, "images"),
+        (CACHED, SIZES, "images"),
+        (replace(SIZES, features=replace(FEATURES, patches=None)), CACHED, "features.patches"),
+        (CACHED, replace(SIZES, features=replace(FEATURES, patches=None)), "features.patches"),
+        (replace(SIZES, features=replace(FEATURES, dtype="float32")), CACHED, "features.pooled"),
+    ],
+)
+def test_images_and_features_are_there_only_where_asked(found: BatchSizes, sizes: BatchSizes, field: str) -> None:
+    with pytest.raises(InputError, match=rf"batch\.{field}: found .*, expected .*features agree"):
+        check_batch(fake_batch(found), sizes)
+
+
+def test_a_batch_with_both_is_refused() -> None:
+    both = fake_batch(CACHED)._replace(images=fake_batch(SIZES).images)
+    for sizes, field in ((SIZES, r"features\.pooled: found bfloat16"), (CACHED, "images: found uint8")):
+        with pytest.raises(InputError, match=rf"batch\.{field}.*, expected None"):
+            check_batch(both, sizes)
 
 
 @pytest.mark.parametrize("size", ["batch", "steps", "cameras", "image_size", "tokens"])
@@ -59,21 +126,23 @@ def test_every_size_is_checked(size: str) -> None:
         check_batch(fake_batch(other), SIZES)
 
 
-def test_a_batch_is_a_pytree_that_keeps_its_names() -> None:
-    batch = fake_batch(SIZES)
+@pytest.mark.parametrize("sizes", [SIZES, CACHED])
+def test_a_batch_is_a_pytree_that_keeps_its_names(sizes: BatchSizes) -> None:
+    batch = fake_batch(sizes)
     doubled = jax.tree.map(lambda leaf: leaf * 2, batch)
-    assert isinstance(doubled, Batch) and len(jax.tree.leaves(batch)) == len(Batch._fields)
+    assert isinstance(doubled, Batch) and len(jax.tree.leaves(batch)) == len(fields(sizes))
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(batch)]
-    assert names == [f".{field}" for field in Batch._fields]
+    assert names == [f".{field}" for field in fields(sizes)]
     stepped = jax.jit(lambda batch: batch._replace(step_mask=batch.step_mask * 0))(batch)
     assert isinstance(stepped, Batch) and not stepped.step_mask.any()
-    check_batch(stepped, SIZES)  # arrays on a device fit as well
+    check_batch(stepped, sizes)  # arrays on a device fit as well
 
 
 def test_batches_and_demonstrations_survive_pickling() -> None:
-    batch = pickle.loads(pickle.dumps(fake_batch(SIZES)))
-    assert isinstance(batch, Batch)
-    check_batch(batch, SIZES)
+    for sizes in (SIZES, CACHED):
+        batch = pickle.loads(pickle.dumps(fake_batch(sizes)))
+        assert isinstance(batch, Batch)
+        check_batch(batch, sizes)
     empty = np.zeros(0)
     one = Demonstration(empty, empty, empty, empty, empty, empty, ("do it",), variation=1, seed=2)
     assert pickle.loads(pickle.dumps(one)).instructions == ("do it",)

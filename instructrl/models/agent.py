@@ -9,9 +9,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from instructrl.batch import Batch
+from instructrl.batch import Batch, Features
 from instructrl.config import EncoderConfig, HeadConfig, PolicyConfig
-from instructrl.models.encoder import Features, make_encoder
+from instructrl.models.encoder import make_encoder
 from instructrl.models.heads import Cameras, action_errors, make_head
 from instructrl.models.policy import Policy
 
@@ -26,6 +26,7 @@ class Agent(nn.Module):
     policy_config: PolicyConfig
     head_config: HeadConfig
     vocabulary_size: int
+    image_size: int  # pixels of the rendered images, in which the cameras' matrices count
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -39,17 +40,16 @@ class Agent(nn.Module):
 
     def predict(self, features: Features, batch: Batch) -> Any:
         """The head's prediction for every step of a batch, whose images are not looked at."""
-        hidden = self.policy(features.pooled, batch.state, batch.actions)
-        return self.head(hidden, features.patches, self.cameras(features, batch))
+        hidden = self.policy(features, batch.state, batch.actions)
+        return self.head(hidden, features.patches, self.cameras(batch))
 
     def decode(self, features: Features, batch: Batch) -> Float[Array, "B T 8"]:
         """The action to take at every step."""
-        return self.head.decode(self.predict(features, batch), self.cameras(features, batch))
+        return self.head.decode(self.predict(features, batch), self.cameras(batch))
 
     def loss(self, batch: Batch) -> tuple[Array, dict[str, Array]]:
         """Mean loss over existing steps, and the decoded actions' errors in centimetres and degrees."""
-        features = self.encode(batch.images, batch.tokens, batch.text_padding_mask)
-        cameras = self.cameras(features, batch)
+        features, cameras = self.features(batch), self.cameras(batch)
         predicted = self.predict(features, batch)
         loss = self.head.loss(predicted, self.head.targets(batch.actions, cameras))
         errors = action_errors(self.head.decode(predicted, cameras), batch.actions)
@@ -61,7 +61,13 @@ class Agent(nn.Module):
     def __call__(self, batch: Batch) -> tuple[Array, dict[str, Array]]:
         return self.loss(batch)
 
-    def cameras(self, features: Features, batch: Batch) -> Cameras:
-        """The batch's views and the patch grid that the features have."""
-        side = round(features.patches.shape[-2] ** 0.5)
-        return Cameras(batch.intrinsics, batch.extrinsics, self.encoder_config.patch_size * side, side)
+    def features(self, batch: Batch) -> Features:
+        """A batch's features, computed before or now."""
+        if batch.features is not None:
+            return batch.features
+        return self.encode(batch.images, batch.tokens, batch.text_padding_mask)
+
+    def cameras(self, batch: Batch) -> Cameras:
+        """The batch's views, and the grid of patches that the encoder makes of each."""
+        side = (self.encoder_config.image_size or self.image_size) // self.encoder_config.patch_size
+        return Cameras(batch.intrinsics, batch.extrinsics, self.image_size, side)

@@ -1,6 +1,7 @@
 """The policy: a block-causal transformer over keyframe steps.
 
-Letters: B sequences, T steps, K cameras, F pooled feature width, A state values, E policy width, S tokens.
+Letters: B sequences, T steps, K cameras, F pooled feature width, G text feature width, A state values, E policy
+width, S tokens.
 """
 
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from instructrl.actions import normalize_position, rotation_matrix
+from instructrl.batch import Features
 from instructrl.config import PolicyConfig
 from instructrl.models.layers import Block
 from instructrl.models.positions import sinusoid
@@ -26,13 +28,13 @@ class Policy(nn.Module):
     @nn.compact
     def __call__(
         self,
-        pooled: Float[Array, "B T K F"],
+        features: Features,
         state: Float[Array, "B T A"],
         actions: Float[Array, "B T 8"],
     ) -> Float[Array, "B T E"]:
-        batch, steps, cameras, _ = pooled.shape
+        batch, steps, cameras, _ = features.pooled.shape
         observations = cameras + state.shape[-1]
-        x_BTSE = self.embed(pooled, state, actions)
+        x_BTSE = self.embed(features, state, actions)
         x_BTSE = x_BTSE + jnp.asarray(sinusoid(np.arange(steps), self.config.dim), self.dtype)[None, :, None]
         x_BSE = x_BTSE.reshape(batch, -1, self.config.dim)
         mask = jnp.asarray(attention_mask(steps, observations, window=self.config.window))
@@ -42,12 +44,14 @@ class Policy(nn.Module):
         x_BTSE = nn.LayerNorm(dtype=self.dtype, name="norm")(x_BSE).reshape(x_BTSE.shape)
         return x_BTSE[:, :, observations]
 
-    def embed(self, pooled: Array, state: Array, actions: Array) -> Float[Array, "B T S E"]:
+    def embed(self, features: Features, state: Array, actions: Array) -> Float[Array, "B T S E"]:
         """One token per camera, per state value, for the prediction and for the action; each kind marked."""
-        batch, steps, cameras, _ = pooled.shape
+        batch, steps, cameras, _ = features.pooled.shape
         width, values = self.config.dim, state.shape[-1]
         init = nn.initializers.normal(0.02)
-        views = nn.Dense(width, dtype=self.dtype, name="embed_camera")(pooled)
+        text = jnp.broadcast_to(features.text[:, None, None], (batch, steps, cameras, features.text.shape[-1]))
+        views = jnp.concatenate([features.pooled, text], axis=-1)
+        views = nn.Dense(width, dtype=self.dtype, name="embed_camera")(views)
         direction = self.param("state_direction", init, (values, width)).astype(self.dtype)
         numbers = state.astype(self.dtype)[..., None] * direction
         predict = jnp.zeros((batch, steps, 1, width), self.dtype)

@@ -1,0 +1,265 @@
+"""CLIP (Radford et al. 2021): one transformer for the image, one for the sentence, and a common space.
+
+Its parameters have the names of Hugging Face's flax model. Letters: B sequences, T steps, K cameras, M images of
+all of them or sentences, S tokens, P patches, L words, D width, V vision and G text feature width.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from instructrl.batch import Features
+from instructrl.config import EncoderConfig, chosen_layers
+from instructrl.models.pixels import normalised, resized
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+MLP_RATIO, EPSILON = 4, 1e-5
+FIRST_SCALE = math.log(1 / 0.07)  # of the logits, before training
+small = nn.initializers.normal(0.02)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention under a mask of who may look at whom."""
+
+    heads: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x_MSD: Float[Array, "M S D"], mask: Bool[Array, "*M 1 S S"] | None) -> Float[Array, "M S D"]:
+        def dense(name: str) -> nn.Dense:
+            return nn.Dense(x_MSD.shape[-1], kernel_init=small, dtype=self.dtype, name=name)
+
+        shape = (*x_MSD.shape[:2], self.heads, -1)
+        query, key, value = (dense(name)(x_MSD).reshape(shape) for name in ("q_proj", "k_proj", "v_proj"))
+        mixed = jax.nn.dot_product_attention(query, key, value, mask=mask)
+        return dense("out_proj")(mixed.reshape(x_MSD.shape))
+
+
+class Mlp(nn.Module):
+    """Dense, quick GELU, Dense."""
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x_MSD: Float[Array, "M S D"]) -> Float[Array, "M S D"]:
+        width = x_MSD.shape[-1]
+        x = nn.Dense(MLP_RATIO * width, kernel_init=small, dtype=self.dtype, name="fc1")(x_MSD)
+        x = x * nn.sigmoid(1.702 * x)
+        return nn.Dense(width, kernel_init=small, dtype=self.dtype, name="fc2")(x)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    heads: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x_MSD: Float[Array, "M S D"], mask: Array | None) -> Float[Array, "M S D"]:
+        normed = nn.LayerNorm(EPSILON, dtype=self.dtype, name="layer_norm1")(x_MSD)
+        x_MSD = x_MSD + Attention(self.heads, self.dtype, name="self_attn")(normed, mask)
+        normed = nn.LayerNorm(EPSILON, dtype=self.dtype, name="layer_norm2")(x_MSD)
+        return x_MSD + Mlp(self.dtype, name="mlp")(normed)
+
+
+class Blocks(nn.Module):
+    """The blocks of one tower; they are named layers/0, layers/1 and so on."""
+
+    depth: int
+    heads: int
+    dtype: Any
+
+    def setup(self) -> None:
+        self.layers = Layers(self.depth, self.heads, self.dtype)
+
+    def __call__(self, x_MSD: Float[Array, "M S D"], mask: Array | None = None) -> list[Array]:
+        """What goes into the first block, and what comes out of each."""
+        return self.layers(x_MSD, mask)
+
+
+class Layers(nn.Module):
+    """Blocks in a row."""
+
+    depth: int
+    heads: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x_MSD: Float[Array, "M S D"], mask: Array | None) -> list[Array]:
+        hidden = [x_MSD]
+        for index in range(self.depth):
+            hidden.append(Block(self.heads, self.dtype, name=str(index))(hidden[-1], mask))
+        return hidden
+
+
+class Outputs(NamedTuple):
+    """What a tower answers."""
+
+    hidden: list[Any]  # M S D each: the embeddings, then the output of every block
+    final: Any  # M S D, normalised
+    pooled: Any  # M D: the normalised output at the token that stands for all
+
+
+class ImageEmbeddings(nn.Module):
+    """A class token and patches, with learnt places."""
+
+    dim: int
+    patch_size: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "M H W 3"]) -> Float[Array, "M S D"]:
+        side = (self.patch_size, self.patch_size)
+        convolve = nn.Conv(self.dim, side, side, "VALID", use_bias=False, kernel_init=small, dtype=self.dtype,
+                           name="patch_embedding")  # fmt: skip
+        x_MPD = convolve(images).reshape(len(images), -1, self.dim)
+        first = self.param("class_embedding", small, (self.dim,)).astype(self.dtype)
+        x_MSD = jnp.concatenate([jnp.broadcast_to(first, (len(images), 1, self.dim)), x_MPD], axis=1)
+        place = nn.Embed(x_MSD.shape[1], self.dim, embedding_init=small, dtype=self.dtype, name="position_embedding")
+        return x_MSD + place(jnp.arange(x_MSD.shape[1]))[None]
+
+
+class VisionTower(nn.Module):
+    """From normalised images to tokens; the class token stands for the image."""
+
+    config: EncoderConfig
+    dtype: Any
+
+    def setup(self) -> None:
+        config = self.config
+        self.embeddings = ImageEmbeddings(config.dim, config.patch_size, self.dtype)
+        self.pre_layrnorm = nn.LayerNorm(EPSILON, dtype=self.dtype)  # its published name
+        self.encoder = Blocks(config.depth, config.heads, self.dtype)
+        self.post_layernorm = nn.LayerNorm(EPSILON, dtype=self.dtype)
+
+    def __call__(self, images: Float[Array, "M H W 3"]) -> Outputs:
+        hidden = self.encoder(self.pre_layrnorm(self.embeddings(images)))
+        final = self.post_layernorm(hidden[-1])
+        return Outputs(hidden, final, final[:, 0])
+
+
+class TextEmbeddings(nn.Module):
+    """Words with learnt places."""
+
+    vocabulary_size: int
+    length: int
+    dim: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, tokens: Int[Array, "M L"]) -> Float[Array, "M L D"]:
+        words = nn.Embed(self.vocabulary_size, self.dim, embedding_init=small, dtype=self.dtype, name="token_embedding")
+        place = nn.Embed(self.length, self.dim, embedding_init=small, dtype=self.dtype, name="position_embedding")
+        return words(tokens) + place(jnp.arange(tokens.shape[1]))[None]
+
+
+class TextTower(nn.Module):
+    """From tokens to words in context, each seeing those before it; the end-of-text token stands for the sentence."""
+
+    config: EncoderConfig
+    vocabulary_size: int
+    dtype: Any
+
+    def setup(self) -> None:
+        config, width = self.config, self.config.text_dim or 0
+        self.embeddings = TextEmbeddings(self.vocabulary_size, config.text_length, width, self.dtype)
+        self.encoder = Blocks(config.text_depth or 0, config.text_heads or 0, self.dtype)
+        self.final_layer_norm = nn.LayerNorm(EPSILON, dtype=self.dtype)
+
+    def __call__(self, tokens: Int[Array, "M L"], text_padding_mask: Float[Array, "M L"]) -> Outputs:
+        length = tokens.shape[1]
+        itself = jnp.eye(length, dtype=bool)[None]
+        before = jnp.asarray(np.tri(length, dtype=bool))[None] & (text_padding_mask == 0)[:, None]
+        hidden = self.encoder(self.embeddings(tokens), (before | itself)[:, None])
+        final = self.final_layer_norm(hidden[-1])
+        return Outputs(hidden, final, at_end(final, tokens))
+
+
+class Clip(nn.Module):
+    """Both towers, which do not read each other.
+
+    A layer gives the mean over its image tokens, and its end-of-text token; the last one gives the embeddings in
+    the common space, as CLIP was trained to compare them.
+    """
+
+    config: EncoderConfig
+    vocabulary_size: int
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        config = self.config
+        self.vision_model = VisionTower(config, self.dtype)
+        self.visual_projection = nn.Dense(config.projection or 0, use_bias=False, kernel_init=small, dtype=self.dtype)
+        if config.text:
+            self.text_model = TextTower(config, self.vocabulary_size, self.dtype)
+            self.text_projection = nn.Dense(config.projection or 0, use_bias=False, kernel_init=small, dtype=self.dtype)
+            # Features do not need the scale of CLIP's logits; it is one of the published parameters.
+            self.logit_scale = self.param("logit_scale", nn.initializers.constant(FIRST_SCALE), ())
+
+    def __call__(
+        self,
+        images: UInt8[Array, "B T K H W 3"],
+        tokens: Int[Array, "B L"],
+        text_padding_mask: Float[Array, "B L"],
+    ) -> Features:
+        views = images.shape[:3]
+        vision = self.see(images.reshape(-1, *images.shape[3:]))
+        patches = vision.final[:, 1:]
+        return Features(
+            pooled=self.image_features(vision).reshape(*views, -1),
+            text=self.text_features(tokens, text_padding_mask),
+            patches=patches.reshape(*views, *patches.shape[1:]),
+        )
+
+    def image_features(self, vision: Outputs) -> Float[Array, "M V"]:
+        """The chosen layers' features, concatenated."""
+        last = self.config.depth - 1
+        features = [
+            self.visual_projection(vision.pooled) if index == last else mean(vision.hidden[index + 1])
+            for index in chosen_layers(self.config)
+        ]
+        return jnp.concatenate(features, axis=-1)
+
+    def text_features(self, tokens: Int[Array, "M L"], text_padding_mask: Float[Array, "M L"]) -> Float[Array, "M G"]:
+        """Those of the text tower's layers at the same relative depth; none without the instruction."""
+        if not self.config.text:
+            return jnp.zeros((len(tokens), 0), self.dtype)
+        read, last = self.text_model(tokens, text_padding_mask), (self.config.text_depth or 0) - 1
+        features = [
+            self.text_projection(read.pooled) if index == last else at_end(read.hidden[index + 1], tokens)
+            for index in text_layers(self.config)
+        ]
+        return jnp.concatenate(features, axis=-1)
+
+    def see(self, images: UInt8[Array, "M H W 3"]) -> Outputs:
+        """The vision tower's answer to raw images."""
+        pixels = normalised(resized(images, self.config.image_size), MEAN, STD)
+        return self.vision_model(pixels.astype(self.dtype))
+
+    def compare(
+        self, images: UInt8[Array, "M H W 3"], tokens: Int[Array, "M L"], text_padding_mask: Float[Array, "M L"]
+    ) -> tuple[Float[Array, "M V"], Float[Array, "M V"]]:
+        """Embeddings of images and of sentences in the common space, not normalised."""
+        read = self.text_model(tokens, text_padding_mask)
+        return self.visual_projection(self.see(images).pooled), self.text_projection(read.pooled)
+
+
+def text_layers(config: EncoderConfig) -> tuple[int, ...]:
+    """The text tower's layers at the relative depths of the vision tower's chosen ones, each once."""
+    share = (config.text_depth or 0) / config.depth
+    return tuple(dict.fromkeys(math.ceil((index + 1) * share) - 1 for index in chosen_layers(config)))
+
+
+def mean(x_MSD: Float[Array, "M S D"]) -> Float[Array, "M D"]:
+    """The mean over tokens."""
+    return x_MSD.astype(jnp.float32).mean(axis=1).astype(x_MSD.dtype)
+
+
+def at_end(x_MLD: Float[Array, "M L D"], tokens: Int[Array, "M L"]) -> Float[Array, "M D"]:
+    """What stands at each sentence's end-of-text token, the largest id of the vocabulary."""
+    return jnp.take_along_axis(x_MLD, jnp.argmax(tokens, axis=1)[:, None, None], axis=1)[:, 0]

@@ -1,0 +1,158 @@
+"""M3AE (Geng et al. 2022): image patches and instruction tokens in one transformer.
+
+Its parameters have the names and shapes of the published weights. Letters: B sequences, T steps, K cameras,
+M images of all of them, P patches, L words, S = 1 + P + L tokens, D width, F pooled width.
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt8
+
+from instructrl.batch import Features
+from instructrl.config import EncoderConfig, chosen_layers
+from instructrl.models.pixels import normalised, patches, resized
+from instructrl.models.positions import sinusoid, sinusoid_2d
+
+MEAN, STD = (0.5762, 0.5503, 0.5213), (0.3207, 0.3169, 0.3307)  # of CC12M, with which it was pretrained
+MLP_RATIO = 4
+xavier, small = nn.initializers.xavier_uniform(), nn.initializers.normal(0.02)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; padding is looked at by nobody."""
+
+    heads: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x_MSD: Float[Array, "M S D"], padding_MS: Float[Array, "M S"]) -> Float[Array, "M S D"]:
+        count, length, width = x_MSD.shape
+        qkv = nn.Dense(3 * width, kernel_init=xavier, dtype=self.dtype, name="Dense_0")(x_MSD)
+        query, key, value = jnp.moveaxis(qkv.reshape(count, length, 3, self.heads, -1), 2, 0)
+        mixed = jax.nn.dot_product_attention(query, key, value, mask=(padding_MS == 0)[:, None, None])
+        return nn.Dense(width, kernel_init=xavier, dtype=self.dtype, name="Dense_1")(mixed.reshape(x_MSD.shape))
+
+
+class Mlp(nn.Module):
+    """Dense, GELU, Dense."""
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x_MSD: Float[Array, "M S D"]) -> Float[Array, "M S D"]:
+        width = x_MSD.shape[-1]
+        x = nn.gelu(nn.Dense(MLP_RATIO * width, kernel_init=xavier, dtype=self.dtype, name="fc1")(x_MSD))
+        return nn.Dense(width, kernel_init=xavier, dtype=self.dtype, name="fc2")(x)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    heads: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x_MSD: Float[Array, "M S D"], padding_MS: Float[Array, "M S"]) -> Float[Array, "M S D"]:
+        normed = nn.LayerNorm(dtype=self.dtype, name="LayerNorm_0")(x_MSD)
+        x_MSD = x_MSD + Attention(self.heads, self.dtype, name="Attention_0")(normed, padding_MS)
+        normed = nn.LayerNorm(dtype=self.dtype, name="LayerNorm_1")(x_MSD)
+        return x_MSD + Mlp(self.dtype, name="TransformerMLP_0")(normed)
+
+
+class Outputs(NamedTuple):
+    """What a transformer answers."""
+
+    blocks: list[Any]  # M S D each
+    final: Any  # M S D, normalised
+
+
+class Transformer(nn.Module):
+    """Blocks, then a layer norm."""
+
+    depth: int
+    heads: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x_MSD: Float[Array, "M S D"], padding_MS: Float[Array, "M S"]) -> Outputs:
+        blocks = []
+        for index in range(self.depth):
+            x_MSD = Block(self.heads, self.dtype, name=f"Block_{index}")(x_MSD, padding_MS)
+            blocks.append(x_MSD)
+        return Outputs(blocks, nn.LayerNorm(dtype=self.dtype, name="LayerNorm_0")(x_MSD))
+
+
+class M3AE(nn.Module):
+    """The encoder; without `config.text` it sees the image alone."""
+
+    config: EncoderConfig
+    vocabulary_size: int
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        config, width = self.config, (1, 1, self.config.dim)
+        words = nn.initializers.normal(1.0)
+        self.text_embedding = nn.Embed(self.vocabulary_size, config.dim, embedding_init=words, dtype=self.dtype)
+        self.image_embedding = nn.Dense(config.dim, kernel_init=xavier, dtype=self.dtype)
+        self.cls_token = self.param("cls_token", small, width)
+        self.encoder_image_type_embedding = self.param("encoder_image_type_embedding", small, width)
+        if config.text:
+            self.encoder_text_type_embedding = self.param("encoder_text_type_embedding", small, width)
+        self.encoder = Transformer(config.depth, config.heads, self.dtype)
+
+    def __call__(
+        self,
+        images: UInt8[Array, "B T K H W 3"],
+        tokens: Int[Array, "B L"],
+        text_padding_mask: Float[Array, "B L"],
+    ) -> Features:
+        batch, steps, cameras = images.shape[:3]
+        image_MPD = self.embed_image(images.reshape(-1, *images.shape[3:]))
+        text_MLD, padding_ML = None, None
+        if self.config.text:
+            text_MLD = jnp.repeat(self.embed_text(tokens), steps * cameras, axis=0)
+            padding_ML = jnp.repeat(text_padding_mask, steps * cameras, axis=0)
+        outputs, padding_MS = self.outputs(image_MPD, text_MLD, padding_ML)
+        layers = [*outputs.blocks[:-1], outputs.final]
+        pooled_MF = jnp.concatenate([mean(layers[index], padding_MS) for index in chosen_layers(self.config)], axis=-1)
+        patches_MPD = outputs.final[:, 1 : 1 + image_MPD.shape[1]]
+        views = (batch, steps, cameras)
+        return Features(
+            pooled=pooled_MF.reshape(*views, -1),
+            text=jnp.zeros((batch, 0), self.dtype),
+            patches=patches_MPD.reshape(*views, *patches_MPD.shape[1:]),
+        )
+
+    def embed_image(self, images: UInt8[Array, "M H W 3"]) -> Float[Array, "M P D"]:
+        """Patches with their places."""
+        size, side = self.config.image_size, self.config.patch_size
+        x_MPC = patches(normalised(resized(images, size), MEAN, STD), side).astype(self.dtype)
+        place = sinusoid_2d(round(x_MPC.shape[1] ** 0.5), self.config.dim)[None]
+        return (self.image_embedding(x_MPC) + place + self.encoder_image_type_embedding).astype(self.dtype)
+
+    def embed_text(self, tokens: Int[Array, "B L"]) -> Float[Array, "B L D"]:
+        """Words with their places."""
+        place = sinusoid(np.arange(tokens.shape[1]), self.config.dim)[None]
+        return (self.text_embedding(tokens) + place + self.encoder_text_type_embedding).astype(self.dtype)
+
+    def outputs(
+        self, image_MPD: Array | None, text_MLD: Array | None, text_padding_ML: Array | None
+    ) -> tuple[Outputs, Float[Array, "M S"]]:
+        """Outputs for [cls, image, text], of which image or text may be None, and the padding of all tokens."""
+        parts = [part for part in (image_MPD, text_MLD) if part is not None]
+        count = parts[0].shape[0]
+        cls_M1D = jnp.broadcast_to(self.cls_token.astype(self.dtype), (count, 1, self.config.dim))
+        seen = 1 + (0 if image_MPD is None else image_MPD.shape[1])
+        padding = [jnp.zeros((count, seen)), *([] if text_padding_ML is None else [text_padding_ML])]
+        padding_MS = jnp.concatenate(padding, axis=1)
+        return self.encoder(jnp.concatenate([cls_M1D, *parts], axis=1), padding_MS), padding_MS
+
+
+def mean(x_MSD: Float[Array, "M S D"], padding_MS: Float[Array, "M S"]) -> Float[Array, "M D"]:
+    """The mean over tokens that are no padding."""
+    weight_MS = (1 - padding_MS) / (1 - padding_MS).sum(axis=1, keepdims=True)
+    return jnp.einsum("msd,ms->md", x_MSD.astype(jnp.float32), weight_MS).astype(x_MSD.dtype)

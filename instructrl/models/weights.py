@@ -1,0 +1,162 @@
+"""Files of encoder weights: one layout for all, written whole, read strictly. Needs neither jax nor flax.
+
+A safetensors file whose names are the paths of the encoder's parameter tree joined with slashes, all float32. Its
+metadata say what it is; `checksum` covers names, shapes and values.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from instructrl.errors import InputError
+
+FORMAT, VERSION = "instructrl encoder weights", "1"
+DECODER = (  # of M3AE's pretraining; kept in its file
+    "decoder/",
+    "decoder_input_projection/",
+    "decoder_image_type_embedding",
+    "decoder_text_type_embedding",
+    "decoder_image_output/",
+    "decoder_text_output/",
+    "image_mask_embedding",
+    "text_mask_embedding",
+)
+WORDS = ("text_embedding/embedding", "text_model/embeddings/token_embedding/embedding")
+
+
+class Weights(NamedTuple):
+    """What is in a file."""
+
+    path: Path
+    kind: str
+    checksum: str
+    arrays: dict[str, np.ndarray]
+
+
+def checksum(arrays: Mapping[str, np.ndarray]) -> str:
+    """A digest of names, shapes and values."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].shape}\n".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).data)
+    return digest.hexdigest()
+
+
+def read_checksum(path: Path, *, kind: str) -> str:
+    """The checksum that a file says it has; its values are not read.
+
+    Raises:
+        InputError: the file is missing, or is none of ours or of another kind.
+    """
+    with opened(path) as file:
+        return check_metadata(path, file.metadata() or {}, kind)
+
+
+def read_weights(path: Path, *, kind: str) -> Weights:
+    """All of a file.
+
+    Raises:
+        InputError: the file is missing or damaged, or is none of ours or of another kind.
+    """
+    with opened(path) as file:
+        said = check_metadata(path, file.metadata() or {}, kind)
+        try:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise damaged(path, error) from None
+    if checksum(arrays) != said:
+        raise damaged(path, "its checksum is another one")
+    return Weights(path, kind, said, arrays)
+
+
+def opened(path: Path) -> Any:
+    """The file, opened; a context manager."""
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no encoder weights there; get them with python -m data_tools.weights fetch or convert "
+            "(see its --help), or use encoder.weights=null for random ones"
+        )
+    try:
+        return safe_open(path, "numpy")
+    except (SafetensorError, OSError) as error:
+        raise damaged(path, error) from None
+
+
+def damaged(path: Path, why: object) -> InputError:
+    """The error for a file that cannot be read."""
+    return InputError(f"{path}: damaged, or no safetensors file ({why}); convert or fetch it again")
+
+
+def check_metadata(path: Path, said: Mapping[str, str], kind: str) -> str:
+    """The checksum in a file's metadata, if they are ours and of this kind."""
+    if said.get("format") != FORMAT or said.get("version") != VERSION or "checksum" not in said:
+        raise InputError(
+            f"{path}: not written by this suite; make it so with "
+            f"python -m data_tools.weights convert kind={kind} src={path} out=..."
+        )
+    if said.get("kind") != kind:
+        raise InputError(f"{path}: found weights of kind {said.get('kind')}, expected {kind}; choose that kind's file")
+    return said["checksum"]
+
+
+def write_weights(
+    path: Path, arrays: Mapping[str, np.ndarray], *, kind: str, source: str, source_sha256: str = ""
+) -> None:
+    """Write a file so that it is there whole or not at all.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    plain = {name: np.ascontiguousarray(value, np.float32) for name, value in arrays.items()}
+    about = {"format": FORMAT, "version": VERSION, "kind": kind, "source": source, "source_sha256": source_sha256}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(save(plain, {**about, "checksum": checksum(plain)}))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise InputError(f"{path}: cannot be written ({error.strerror}); make room or choose another place") from None
+
+
+def fit(weights: Weights, shapes: Mapping[str, tuple[int, ...]], *, besides: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The arrays of these names and shapes as a tree of dicts.
+
+    Names that begin with one of `besides` may be in the file too.
+
+    Raises:
+        InputError: a name is missing or unknown, or a shape is another one.
+    """
+    found = {name: value.shape for name, value in weights.arrays.items() if not name.startswith(besides)}
+    wrong = sorted(name for name in found.keys() | shapes.keys() if found.get(name) != shapes.get(name))
+    wrong.sort(key=lambda name: name not in WORDS)
+    if wrong:
+        name = wrong[0]
+        have, want = (str(have.get(name, "none")) for have in (found, shapes))
+        line = f"{weights.path}: {name}: found {have}, expected {want}"
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        if name in WORDS and name in found and name in shapes and found[name][1:] == shapes[name][1:]:
+            raise InputError(
+                f"{line}{more}: the vocabulary of encoder.tokenizer has {shapes[name][0]} entries, that of the weights "
+                f"{found[name][0]}; choose the tokenizer that they were trained with"
+            )
+        raise InputError(f"{line}{more}; choose the encoder= option or the weights of the right size")
+    tree: dict[str, Any] = {}
+    for name in shapes:
+        *folders, last = name.split("/")
+        place = tree
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[last] = weights.arrays[name]
+    return tree

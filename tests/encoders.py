@@ -1,0 +1,54 @@
+"""Small reference encoders: their recorded parameters and outputs (tests/golden, made by the public code)."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from instructrl.config import EncoderConfig
+
+GOLDEN = Path(__file__).with_name("golden")
+M3AE_WORDS, CLIP_WORDS = 120, 100  # entries of their vocabularies
+M3AE_TINY = EncoderConfig(name="m3ae_golden", kind="m3ae", dim=64, depth=3, heads=4, patch_size=16, text_length=12)
+CLIP_TINY = EncoderConfig(
+    name="clip_golden", kind="clip", dim=64, depth=2, heads=4, patch_size=16, image_size=64,
+    text_dim=48, text_depth=2, text_heads=4, projection=32, text_length=16,
+)  # fmt: skip
+
+
+def golden(name: str) -> dict[str, np.ndarray]:
+    """What was recorded of `m3ae_tiny` or `clip_tiny`."""
+    with np.load(GOLDEN / f"{name}.npz", allow_pickle=False) as file:
+        return dict(file)
+
+
+def published(recorded: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The parameters by their published names."""
+    return {name.removeprefix("param/"): value for name, value in recorded.items() if name.startswith("param/")}
+
+
+def nested(flat: dict[str, np.ndarray]) -> dict[str, Any]:
+    """A tree of what stands under paths joined with slashes."""
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *folders, last = name.split("/")
+        place = tree
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[last] = value
+    return tree
+
+
+def clip_params(recorded: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """CLIP's parameters as ours are named and laid out, by slashed path; written apart from the converter."""
+    found = {}
+    for name, value in published(recorded).items():
+        path = name.replace(".", "/").removesuffix("/weight")
+        if name.endswith("embedding.weight") and "patch" not in name:
+            path += "/embedding"
+        elif name.endswith("patch_embedding.weight"):
+            path, value = path + "/kernel", value.transpose(2, 3, 1, 0)
+        elif name.endswith(".weight"):
+            path, value = path + ("/scale" if "norm" in name else "/kernel"), value.T
+        found[path] = value
+    return found
