@@ -12,13 +12,15 @@ from instructrl.config import TrainConfig
 @command("train", TrainConfig)
 def main(config: TrainConfig) -> None:
     """Collect what demonstrations are missing, open the run, train."""
+    from instructrl.training.inputs import check_inputs
     from instructrl.training.run_directory import find_run, open_run
 
     find_run(config)  # other settings are refused before any work is done
+    check_inputs(config)  # and so are weights that are not there
     from data_tools.collect import ensure_demonstrations
     from instructrl.training.hardware import select_platform
 
-    select_platform(config.hardware)  # and so is a device that is not there
+    select_platform(config.hardware)  # and a device that is not there
     data = ensure_demonstrations(config.task, config.sim, config.data)
     run = open_run(config)
     from instructrl.evaluation.hook import rollout_hook

@@ -12,7 +12,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from instructrl.errors import InputError
-from instructrl.schema import check_fields, explain, number, one_of, shown, words
+from instructrl.schema import check_fields, explain, number, one_of, shown, words, words_or_numbers
 
 EMBEDDED_TASKS = ("pick_and_lift", "push_button", "reach_target")
 CAMERAS = ("front", "left_shoulder", "right_shoulder", "wrist")
@@ -31,11 +31,22 @@ class EncoderConfig:
     """From images and the instruction to features."""
 
     name: str = MISSING
-    kind: str = one_of("scratch_tiny")
+    kind: str = one_of("scratch_tiny", "m3ae", "clip")
     dim: int = number(low=8, high=4096)  # width of patch tokens and of pooled features
-    depth: int = number(low=0, high=64)  # mixing blocks after the patch embedding
+    depth: int = number(low=0, high=64)  # blocks after the patch embedding
+    heads: int = number(1, low=1, high=64)  # of attention; scratch_tiny has none
     patch_size: int = number(low=4, high=64)  # pixels; the image size must be a multiple
+    image_size: int | None = number(None, low=16, high=1024)  # pixels to which images are resized; null: as they come
     text: bool = True  # whether the instruction is read
+    text_dim: int | None = number(None, low=8, high=4096)  # clip's text tower: width,
+    text_depth: int | None = number(None, low=1, high=64)  # blocks,
+    text_heads: int | None = number(None, low=1, high=64)  # and heads of attention
+    projection: int | None = number(None, low=8, high=4096)  # clip's common space of images and sentences
+    layers: Any = words_or_numbers("all", "last", default="last", low=0, high=63)  # pooled, and concatenated
+    frozen: bool = False  # whether it stays as its weights are
+    weights: str | None = None  # a file made by data_tools.weights; null: random, from the seed
+    tokenizer: str = "small"  # ours; or a Hugging Face name, a tokenizer.json, a vocab.txt, a folder
+    text_length: int = number(32, low=2, high=512)  # tokens in which an instruction must fit
 
 
 @dataclass
@@ -55,13 +66,15 @@ class HeadConfig:
     """From the policy's prediction token to an action, and the losses' weights."""
 
     name: str = MISSING
-    kind: str = one_of("regression", "spatial")
+    kind: str = one_of("regression", "discrete", "spatial")
     dim: int = number(128, low=8, high=4096)  # width inside the head
     position_weight: float = number(3.0, low=0)
     rotation_weight: float = number(4.0, low=0)
     gripper_weight: float = number(1.0, low=0)
     heatmap_weight: float = number(1.0, low=0)  # spatial only: cross-entropy of the patch scores
     offset_weight: float = number(1.0, low=0)  # spatial only: place within the patch
+    position_bins: int = number(100, low=2, high=1000)  # discrete only: along each axis of the workspace
+    rotation_bins: int = number(72, low=4, high=720)  # discrete only: of each Euler angle, over a full turn
 
 
 @dataclass
@@ -124,7 +137,8 @@ class TrainingConfig:
 
     epochs: int = number(low=1, high=MOST_EPOCHS)
     batch_size: int = number(low=1, high=65_536)  # sequences
-    token_dropout: float = number(0.1, low=0, high=0.9)  # share of instruction tokens hidden while training
+    sentences: int | None = number(None, low=1, high=1000)  # of each episode's, the first so many are learnt; null: all
+    token_dropout: float | None = number(None, low=0, high=0.9)  # share of hidden words; null: see `token_dropout`
     validate_every: int = number(1, low=1, high=MOST_EPOCHS)  # each validation also saves a checkpoint
     rollout_every: int = number(0, low=0, high=MOST_EPOCHS)  # 0: never
     rollout_episodes: int = number(20, low=1, high=MOST_EPISODES)
@@ -146,6 +160,8 @@ class TrainConfig:
     name: str = MISSING
     seed: int = number(0, low=0, high=2**31 - 1)
     output_dir: str = "outputs"
+    features: str = one_of("auto", "cached", "live", default="auto")  # auto: cached where the encoder is frozen
+    features_dir: str | None = None  # where they are kept; null: beside the demonstrations
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
@@ -205,6 +221,7 @@ def check_groups(config: Any) -> None:
     """Raise InputError where settings that are right by themselves do not fit together."""
     if isinstance(config, TrainConfig):
         check_sizes(config)
+        check_features(config)
         warmup, epochs = config.optimizer.warmup_epochs, config.training.epochs
         if warmup >= epochs:
             raise InputError(f"optimizer.warmup_epochs: found {warmup}; allowed: less than training.epochs={epochs}")
@@ -219,15 +236,82 @@ def check_groups(config: Any) -> None:
 
 def check_sizes(config: TrainConfig) -> None:
     """Raise InputError where the sizes of image, patch, policy and attention do not divide each other."""
-    size, patch, policy = config.sim.image_size, config.encoder.patch_size, config.policy
-    if patch % 4:
-        raise InputError(f"encoder.patch_size: found {patch}; allowed: a multiple of 4")
-    if size % patch:
-        raise InputError(f"sim.image_size: found {size}; allowed: a multiple of encoder.patch_size={patch}")
+    check_encoder(config.encoder, config.sim.image_size)
+    policy = config.policy
     if policy.dim % 2:
         raise InputError(f"policy.dim: found {policy.dim}; allowed: an even number")
     if policy.dim % policy.heads:
         raise InputError(f"policy.heads: found {policy.heads}; allowed: a divisor of policy.dim={policy.dim}")
+
+
+def check_encoder(encoder: EncoderConfig, rendered: int) -> None:
+    """Raise InputError where an encoder's sizes do not fit together or to images of `rendered` pixels."""
+    patch, size = encoder.patch_size, encoder.image_size or rendered
+    key = "encoder.image_size" if encoder.image_size else "sim.image_size"
+    if encoder.kind == "scratch_tiny" and patch % 4:
+        raise InputError(f"encoder.patch_size: found {patch}; allowed: a multiple of 4")
+    if size % patch:
+        raise InputError(f"{key}: found {size}; allowed: a multiple of encoder.patch_size={patch}")
+    if encoder.kind != "scratch_tiny" and encoder.depth < 1:
+        raise InputError(f"encoder.depth: found {encoder.depth}; allowed: at least 1 for {encoder.kind}")
+    if encoder.kind != "clip" and encoder.dim % 4:
+        raise InputError(f"encoder.dim: found {encoder.dim}; allowed: a multiple of 4")
+    if encoder.dim % encoder.heads:
+        raise InputError(f"encoder.heads: found {encoder.heads}; allowed: a divisor of encoder.dim={encoder.dim}")
+    chosen_layers(encoder)
+    if encoder.kind == "clip":
+        check_clip(encoder)
+
+
+def check_clip(encoder: EncoderConfig) -> None:
+    """Raise InputError where the settings of clip's text tower are missing or do not divide each other."""
+    for key in ("text_dim", "text_depth", "text_heads", "projection", "image_size"):
+        if getattr(encoder, key) is None:
+            raise InputError(f"encoder.{key}: found null; allowed: a number, which kind=clip needs")
+    dim, heads = encoder.text_dim or 0, encoder.text_heads or 1
+    if dim % heads:
+        raise InputError(f"encoder.text_heads: found {heads}; allowed: a divisor of encoder.text_dim={dim}")
+
+
+def chosen_layers(encoder: EncoderConfig) -> tuple[int, ...]:
+    """The layers whose pooled outputs are features, counted from 0; the last is the encoder's normalised output.
+
+    Raises:
+        InputError: the encoder has no such layer.
+    """
+    count = max(encoder.depth, 1)
+    if encoder.layers == "last":
+        return (count - 1,)
+    if encoder.layers == "all":
+        return tuple(range(count))
+    if max(encoder.layers) >= count:
+        allowed = f"all, last, or a list of integers from 0 to {count - 1}"
+        raise InputError(f"encoder.layers: found {shown(encoder.layers)}; allowed: {allowed}")
+    return tuple(encoder.layers)
+
+
+def cached_features(config: TrainConfig) -> bool:
+    """Whether training reads features that were computed once, instead of images."""
+    return config.features == "cached" or (config.features == "auto" and config.encoder.frozen)
+
+
+def token_dropout(config: TrainConfig) -> float:
+    """Share of the instruction's tokens hidden in training: 0.1 for a trained encoder, none for a frozen one."""
+    chosen = config.training.token_dropout
+    return chosen if chosen is not None else 0.0 if config.encoder.frozen else 0.1
+
+
+def check_features(config: TrainConfig) -> None:
+    """Raise InputError where features are to be computed once although they do not stay the same."""
+    if not cached_features(config):
+        return
+    if not config.encoder.frozen:
+        raise InputError("features: found cached; allowed: auto or live for an encoder that is not frozen")
+    if token_dropout(config) > 0:
+        raise InputError(
+            f"training.token_dropout: found {config.training.token_dropout}; "
+            "allowed: null or 0 with cached features, or add features=live"
+        )
 
 
 def check_name(name: str) -> None:

@@ -38,6 +38,14 @@ def words(*default: str, choices: tuple[str, ...]) -> Any:
     return field(default_factory=lambda: list(default), metadata={"choices": choices})
 
 
+def words_or_numbers(*choices: str, default: str, low: int, high: int) -> Any:
+    """A field that takes one of the given words, or a list of distinct integers with low <= integer <= high.
+
+    Its type must be Any, which stands for `str | list[int]`: OmegaConf has no such union.
+    """
+    return field(default=default, metadata={"choices": choices, "integers": range(low, high + 1)})
+
+
 def is_group(entry: Field) -> bool:
     """Whether a field holds further settings."""
     return isinstance(entry.type, type) and dataclasses.is_dataclass(entry.type)
@@ -62,7 +70,10 @@ def allowed(entry: Field) -> str:
     """What a field takes, in words."""
     kind, optional = plain_type(entry)
     limits = entry.metadata
-    if typing.get_origin(kind) is list:
+    if "integers" in limits:
+        among = f"integers from {limits['integers'][0]} to {limits['integers'][-1]}"
+        text = f"{', '.join(limits['choices'])}, or a list of {among}, without repetition"
+    elif typing.get_origin(kind) is list:
         [item] = typing.get_args(kind)
         example = "[0,1]" if item is int else "[a,b]"
         of = f"of {', '.join(limits['choices'])}" if "choices" in limits else f"like {example}"
@@ -114,14 +125,17 @@ def check_fields(config: Any, prefix: str = "") -> None:
         key, value = prefix + entry.name, getattr(config, entry.name)
         if dataclasses.is_dataclass(value):
             check_fields(value, key + ".")
-        elif value is not None:
+        elif value is not None or "integers" in entry.metadata:
             check_field(key, value, entry)
 
 
 def check_field(key: str, value: Any, entry: Field) -> None:
     """Raise InputError if one value of the right type is out of bounds, not a choice, or no usable text."""
     limits = entry.metadata
-    if isinstance(value, list):
+    if "integers" in limits and isinstance(value, list):
+        right = bool(value) and all(type(item) is int and item in limits["integers"] for item in value)
+        right = right and len(set(value)) == len(value)
+    elif isinstance(value, list):
         right = bool(value) and all(isinstance(item, int | str) for item in value)
         right = right and len(set(value)) == len(value) and set(value) <= set(limits.get("choices", value))
     elif "choices" in limits:

@@ -90,22 +90,6 @@ def loss_program(config: TrainConfig) -> Any:
     return str(traced), [np.asarray(constant).tobytes() for constant in traced.consts]
 
 
-def step_program(config: TrainConfig) -> Any:
-    """The training step as jax would compile it."""
-    import jax
-    import jax.numpy as jnp
-    import optax
-
-    from instructrl.training.state import TrainState, abstract_params
-    from instructrl.training.step import make_train_step
-
-    agent, batch = agent_and_batch(config)
-    optimizer, params = optax.sgd(0.1), abstract_params(agent, batch)
-    state = TrainState(jnp.zeros((), jnp.int32), params, jax.eval_shape(optimizer.init, params))
-    step = make_train_step(agent, optimizer, seed=config.seed, token_dropout=config.training.token_dropout)
-    return str(jax.make_jaxpr(step)(state, batch))
-
-
 def updates(config: TrainConfig) -> Any:
     """What the optimizer does in three steps to a toy parameter."""
     import jax.numpy as jnp
@@ -144,7 +128,8 @@ def training_loop(config: TrainConfig) -> Any:
     """What `train` opens, prepares and does in which epoch, with the steps left out."""
     import numpy as np
 
-    from instructrl.training import loop
+    from instructrl.training import loop, preparation
+    from instructrl.training.encoder import Origin
 
     seen: list[Any] = []
 
@@ -164,9 +149,9 @@ def training_loop(config: TrainConfig) -> Any:
 
     class Batches:
         def __init__(self, episodes: Set, tokenizer: Any, *, batch_size: int, seed: int, **more: Any) -> None:
-            seen.append((batch_size, seed))
+            seen.append((batch_size, seed, more))
             self.steps_per_epoch = -(-episodes.count // batch_size)
-            self.sizes = SimpleNamespace(batch=batch_size)
+            self.sizes = SimpleNamespace(batch=batch_size, features=more["features"])
 
         def batch(self, step: int) -> None:
             return None
@@ -179,7 +164,7 @@ def training_loop(config: TrainConfig) -> Any:
     checkpoints = SimpleNamespace(
         step=lambda which: None, save=lambda state, step, metrics: seen.append(("save", step))
     )
-    state = loop.TrainState(np.int32(0), {}, {})
+    params = {"encoder": np.zeros(2), "policy": np.zeros(3)}
 
     def rollout(params: Any, epoch: int) -> dict[str, float]:
         seen.append(("rollout", epoch))
@@ -195,22 +180,67 @@ def training_loop(config: TrainConfig) -> Any:
         def __exit__(self, *error: Any) -> None:
             pass
 
+    def begin(config: TrainConfig, params: Any, tokenizer: Any, *, run: Path) -> Any:
+        return params, Origin(Path("w"), "0") if config.encoder.frozen else None
+
+    def state(params: Any, optimizer: Any) -> Any:
+        seen.append(("trained", sorted(params)))
+        return loop.TrainState(np.int32(0), params, {})
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "Episodes", Set)
-        patch.setattr(loop, "Loader", Batches)
-        patch.setattr(loop, "prefetched", prefetched)
-        patch.setattr(loop, "check_batch", lambda batch, sizes: seen.append(sizes))
-        patch.setattr(loop, "initial_state", lambda *given, seed: seen.append(seed) or state)
-        patch.setattr(loop, "make_train_step", lambda *given, seed, **more: lambda state, batch: (state, dict(values)))
-        patch.setattr(loop, "make_eval_step", lambda agent: lambda params, batch: dict(values))
-        patch.setattr(loop, "record_data", lambda run, data: None)
-        patch.setattr(loop, "described", lambda path, episodes: {})
+        patch.setattr(preparation, "Loader", Batches)
+        patch.setattr(preparation, "prefetched", prefetched)
+        patch.setattr(preparation, "check_batch", lambda batch, sizes: seen.append(sizes))
+        patch.setattr(preparation, "initial_params", lambda *given, seed: seen.append(seed) or params)
+        patch.setattr(preparation, "begin", begin)
+        patch.setattr(preparation, "open_features", lambda *given, **more: seen.append("features") or "features")
+        patch.setattr(preparation, "initial_state", state)
+        step = lambda state, batch, frozen: (state, dict(values))  # noqa: E731
+        patch.setattr(preparation, "make_train_step", lambda *given, **more: seen.append(more) or step)
+        patch.setattr(preparation, "make_eval_step", lambda agent: lambda params, batch: dict(values))
+        patch.setattr(preparation, "record_data", lambda run, data: None)
+        patch.setattr(preparation, "described", lambda path, episodes: {})
         patch.setattr(loop, "announce", lambda training, state: None)
         patch.setattr(loop, "open_checkpoints", lambda run: Opened(checkpoints))
-        patch.setattr(loop, "only_process", lambda run, does, remedy: Opened(None))
+        patch.setattr(loop, "only_process", lambda run, **_: Opened(None))
         metrics = SimpleNamespace(write=lambda split, values, step, epoch: seen.append((split, step, epoch)))
         patch.setattr(loop, "open_metrics", lambda config, run, from_step: Opened(metrics))
         loop.train(config, Path("run"), data={"train": Path("a"), "val": Path("b")}, rollout=rollout)
+    return seen
+
+
+def inputs(config: TrainConfig) -> Any:
+    """What is looked for before any work is done."""
+    from instructrl.training import inputs
+
+    return spied(inputs, lambda: inputs.check_inputs(config), keep="check_inputs")[:1]
+
+
+def tokens(config: TrainConfig) -> Any:
+    """How a sentence is told to the encoder, or why that cannot be."""
+    from instructrl.data.tokenizer import make_tokenizer
+
+    try:
+        return [part.tolist() for part in make_tokenizer(config.encoder)(["reach the red ball"])]
+    except InputError as error:
+        return str(error)
+
+
+def feature_cache(config: TrainConfig) -> Any:
+    """What the features of a frozen encoder are made with."""
+    from instructrl.data.tokenizer import make_tokenizer
+    from instructrl.training import features
+    from instructrl.training.state import abstract_params, make_agent, one_step
+
+    seen: list[Any] = []
+    tokenizer = make_tokenizer(config.encoder)
+    agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
+    params = abstract_params(agent, one_step(config, tokenizer))
+    episodes: Any = SimpleNamespace(image_size=config.sim.image_size, cameras=config.sim.cameras)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "ensure_features", lambda *given, encode, **more: seen.append(more))
+        features.open_features(config, episodes, tokenizer, agent=agent, params=params, checksum="0")
     return seen
 
 
@@ -329,15 +359,33 @@ def run_folder(config: TrainConfig) -> Any:
 
 
 LABELS = {"encoder.name", "policy.name", "head.name", "optimizer.name", "hardware.name", "sim.name"}  # for run names
-ONE_CHOICE = {"encoder.kind", "optimizer.kind", "sim.kind"}  # so far
+ONE_CHOICE = {"optimizer.kind", "sim.kind"}  # so far
 LOOP = ("training.batch_size=2", "task.episodes=5", "task.val_episodes=3", "training.epochs=4",
         "training.rollout_every=1", "optimizer.warmup_epochs=0")  # fmt: skip
+CLIP = ("policy=vit_debug", "sim.image_size=32", "policy.dim=16", "policy.heads=2", "encoder=clip_b32",
+        "encoder.dim=16", "encoder.depth=2", "encoder.heads=2", "encoder.patch_size=8", "encoder.image_size=16",
+        "encoder.text_dim=16", "encoder.text_depth=2", "encoder.text_heads=2", "encoder.projection=8")  # fmt: skip
+FROZEN = (*TINY, "encoder.frozen=true", "head=regression")
 # setting -> (another value, where it must show, what is set besides)
 Probe = tuple[str, Callable[[Any], Any], tuple[str, ...]]
 TRAIN_PROBES: dict[str, Probe] = {
     "name": ("other", run_folder, ()),
     "seed": ("1", training_loop, LOOP),
     "output_dir": ("elsewhere", run_folder, ()),
+    "features": ("live", training_loop, (*LOOP, "encoder.frozen=true")),
+    "features_dir": ("elsewhere", feature_cache, FROZEN),
+    "encoder.kind": ("m3ae", shapes, TINY),
+    "encoder.heads": ("2", loss_program, (*TINY, "encoder.kind=m3ae")),
+    "encoder.image_size": ("16", loss_program, TINY),
+    "encoder.text_dim": ("8", shapes, CLIP),
+    "encoder.text_depth": ("3", shapes, CLIP),
+    "encoder.text_heads": ("4", loss_program, CLIP),
+    "encoder.projection": ("12", shapes, CLIP),
+    "encoder.layers": ("all", shapes, TINY),
+    "encoder.frozen": ("true", training_loop, LOOP),
+    "encoder.weights": ("elsewhere.safetensors", inputs, ()),
+    "encoder.tokenizer": ("elsewhere", tokens, ()),
+    "encoder.text_length": ("12", tokens, ()),
     "encoder.dim": ("24", shapes, TINY),
     "encoder.depth": ("3", shapes, TINY),
     "encoder.patch_size": ("16", shapes, TINY),
@@ -349,6 +397,8 @@ TRAIN_PROBES: dict[str, Probe] = {
     "policy.window": ("2", loss_program, TINY),
     "head.kind": ("regression", shapes, TINY),
     "head.dim": ("24", shapes, TINY),
+    "head.position_bins": ("10", shapes, (*TINY, "head=discrete")),
+    "head.rotation_bins": ("12", shapes, (*TINY, "head=discrete")),
     "head.position_weight": ("7.5", loss_program, (*TINY, "head=regression")),
     "head.rotation_weight": ("7.5", loss_program, TINY),
     "head.gripper_weight": ("7.5", loss_program, TINY),
@@ -375,7 +425,8 @@ TRAIN_PROBES: dict[str, Probe] = {
     "data.dir": ("elsewhere", collected, ()),
     "training.epochs": ("5", training_loop, LOOP),
     "training.batch_size": ("3", training_loop, LOOP),
-    "training.token_dropout": ("0.3", step_program, TINY),
+    "training.token_dropout": ("0.3", training_loop, LOOP),
+    "training.sentences": ("1", training_loop, LOOP),
     "training.validate_every": ("2", training_loop, LOOP),
     "training.rollout_every": ("2", training_loop, LOOP),
     "training.rollout_episodes": ("3", rollouts, ()),
@@ -423,15 +474,16 @@ def test_no_setting_is_without_such_a_proof(name: str) -> None:
 
 
 def read_attributes(root: Path) -> set[str]:
-    """Every attribute that is read in the code, the configuration's own checks left out."""
+    """Every attribute that is read in the code, checks left out."""
     files = [
         root / "train.py",
         root / "eval.py",
         *(root / "data_tools").rglob("*.py"),
         *(root / "instructrl").rglob("*.py"),
     ]
-    trees = [ast.parse(path.read_text()) for path in files if path.name != "config.py"]
-    nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    parts = [part for path in files for part in ast.parse(path.read_text()).body]
+    parts = [part for part in parts if not getattr(part, "name", "").startswith("check_")]
+    nodes = [node for part in parts for node in ast.walk(part) if isinstance(node, ast.Attribute)]
     return {node.attr for node in nodes if isinstance(node.ctx, ast.Load)}
 
 
@@ -447,6 +499,22 @@ def test_every_field_is_read_somewhere() -> None:
 @pytest.mark.parametrize(
     ("overrides", "found"),
     [
+        (["encoder.patch_size=6", "encoder.dim=66"], "encoder.patch_size: found 6; allowed: a multiple of 4"),
+        (["encoder=m3ae_b16", "sim.image_size=100"], "sim.image_size: found 100; allowed: a multiple of encoder.patch"),
+        (["encoder=clip_b16", "encoder.image_size=100"], "encoder.image_size: found 100; allowed: a multiple of"),
+        (["encoder=clip_b16", "encoder.projection=null"], "encoder.projection: found null; allowed: a number"),
+        (["encoder=clip_b16", "encoder.text_heads=7"], "encoder.text_heads: found 7; allowed: a divisor of"),
+        (["encoder=m3ae_b16", "encoder.heads=7"], "encoder.heads: found 7; allowed: a divisor of encoder.dim=768"),
+        (["encoder=m3ae_b16", "encoder.dim=770", "encoder.heads=1"], "encoder.dim: found 770; allowed: a multiple of"),
+        (["encoder=m3ae_b16", "encoder.depth=0"], "encoder.depth: found 0; allowed: at least 1 for m3ae"),
+        (["encoder=m3ae_b16", "encoder.layers=[12]"], "encoder.layers: found [12]; allowed: all, last, or a list of"),
+        (["encoder=m3ae_b16", "encoder.layers=[0,0]"], "encoder.layers: found [0, 0]; allowed: all, last, or a list"),
+        (["encoder=m3ae_b16", "encoder.layers=[]"], "encoder.layers: found []; allowed: all, last, or a list"),
+        (["encoder=m3ae_b16", "encoder.layers=some"], "encoder.layers: found some; allowed: all, last, or a list"),
+        (["encoder=m3ae_b16", "encoder.layers=null"], "encoder.layers: found null; allowed: all, last, or a list"),
+        (["encoder=m3ae_b16", "encoder.layers=[true]"], "encoder.layers: found [true]; allowed: all, last, or a list"),
+        (["features=cached"], "features: found cached; allowed: auto or live for an encoder that is not frozen"),
+        (["encoder=m3ae_b16", "training.token_dropout=0.1"], "training.token_dropout: found 0.1; allowed: null or 0"),
         (["encoder.patch_size=6"], "encoder.patch_size: found 6; allowed: a multiple of 4"),
         (["sim.image_size=100"], "sim.image_size: found 100; allowed: a multiple of encoder.patch_size=8"),
         (["policy.dim=33", "policy.heads=3"], "policy.dim: found 33; allowed: an even number"),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from instructrl.data.episodes import Episodes, merge
+from instructrl.data.format import crc32
 from instructrl.errors import InputError
 from tests.demonstrations import HEADER, SENTENCES, assert_equal, demonstration, write
 
@@ -36,6 +37,37 @@ def test_pixels_go_where_asked(tmp_path: Path) -> None:
             assert np.shares_memory(steps.images, out)
             assert np.array_equal(out[:2], episodes.episode(number).images)
             assert (out[2:] == 7).all()
+
+
+def test_steps_without_pixels_are_the_same_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Episodes(write(tmp_path / "file.hdf5", [demonstration(0), demonstration(1, steps=3, between=1)])) as episodes:
+        seen = [episodes.episode(number) for number in range(2)]
+        frames = [given.images[[0, *given.keyframes[:-1]]] for given in map(episodes.demonstration, range(2))]
+        monkeypatch.setattr(episodes, "_images", lambda *_: pytest.fail("pixels were read"))
+        for number, steps in enumerate(seen):
+            blind = episodes.episode(number, pixels=False)
+            assert blind.images.shape == (0, 2, 16, 16, 3) and blind.images.dtype == np.uint8
+            for name in ("state", "intrinsics", "extrinsics", "actions"):
+                assert np.array_equal(getattr(blind, name), getattr(steps, name)), name
+            assert blind[5:] == steps[5:]
+            assert len(episodes.frames(number)) == len(steps.actions)
+            assert [crc32(image) for image in frames[number]] == [
+                episodes.contents.crc32[frame] for frame in episodes.frames(number)
+            ]
+
+
+def test_the_digest_is_of_the_episodes_in_use(tmp_path: Path) -> None:
+    given = [demonstration(seed, steps=1 + seed % 3, between=seed % 2) for seed in range(4)]
+    three = Episodes(write(tmp_path / "three.hdf5", given[:3])).digest()
+    assert (
+        three == "4143c61ceb22f07262dcb1c8c49af3dfc8e83e68e5e81ff994370813c3a041e1"
+    )  # as data.json of earlier runs has it
+    path = write(tmp_path / "four.hdf5", given)
+    assert Episodes(path, limit=3).digest() == three != Episodes(path).digest()
+    given[1].images[2, 0, 0, 0, 0] ^= 1
+    assert Episodes(write(tmp_path / "pixel.hdf5", given[:3])).digest() != three
+    other = given[0]._replace(instructions=("another",))
+    assert Episodes(write(tmp_path / "sentence.hdf5", [other, *given[1:3]])).digest() != three
 
 
 def test_limit_and_range(tmp_path: Path) -> None:

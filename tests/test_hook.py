@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instructrl.batch import BatchSizes, fake_batch
 from instructrl.command import compose
 from instructrl.config import TrainConfig
 from instructrl.data.tokenizer import make_tokenizer
@@ -16,7 +15,7 @@ from instructrl.evaluation.protocol import TRAINING_ROLLOUT_SEEDS
 from instructrl.evaluation.rollout import Plan, rollouts
 from instructrl.evaluation.stage import stage_workers
 from instructrl.sim import Start
-from instructrl.training.state import initial_params, make_agent
+from instructrl.training.state import initial_params, make_agent, one_step
 
 OVERRIDES = ["experiment=quickstart", "task=reach_target", "sim.cameras=[front]", "sim.workers=2"]
 
@@ -28,14 +27,13 @@ def config() -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def params(config: TrainConfig) -> Any:
-    tokenizer = make_tokenizer(config.encoder.kind)
+    tokenizer = make_tokenizer(config.encoder)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    sizes = BatchSizes(1, 1, len(config.sim.cameras), config.sim.image_size, tokenizer.length)
-    return initial_params(agent, fake_batch(sizes), seed=0)
+    return initial_params(agent, one_step(config, tokenizer), seed=0)
 
 
 def actor(config: TrainConfig, params: Any) -> AgentActor:
-    tokenizer = make_tokenizer(config.encoder.kind)
+    tokenizer = make_tokenizer(config.encoder)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
     return AgentActor(agent, params, tokenizer, slots=2, steps=3)
 

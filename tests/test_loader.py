@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from instructrl.batch import Batch, check_batch
+from instructrl.config import EncoderConfig
 from instructrl.data.episodes import Episodes
 from instructrl.data.loader import Loader, prefetched
 from instructrl.data.tokenizer import Tokenizer, make_tokenizer
@@ -24,7 +25,7 @@ LENGTHS = [1 + seed % 3 for seed in range(EPISODES)]
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return make_tokenizer("scratch_tiny")
+    return make_tokenizer(EncoderConfig())
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,23 @@ def test_unshuffled_epochs_are_the_same(path: Path, tokenizer: Tokenizer) -> Non
     assert [number for step in range(4) for number in seen(loader.batch(step), episodes)] == list(range(EPISODES))
     for step in range(4):
         assert_same(loader.batch(step), loader.batch(step + 8))
+
+
+def test_only_the_first_sentences_are_drawn(path: Path, tokenizer: Tokenizer) -> None:
+    """From the same draws: all else stays, and a limit that limits nothing changes nothing."""
+    episodes = Episodes(path)
+    loaders = [Loader(episodes, tokenizer, batch_size=EPISODES, seed=3, sentences=limit) for limit in (None, 1, 2, 3)]
+    drawn = [set() for _ in loaders]
+    for step in range(20):
+        batches = [loader.batch(step) for loader in loaders]
+        for batch, said in zip(batches, drawn, strict=True):
+            said |= {tokenizer.decode(row) for row in batch.tokens}
+        assert_same(batches[0], batches[3])
+        for batch in batches[1:3]:
+            assert_same(
+                batches[0], batch._replace(tokens=batches[0].tokens, text_padding_mask=batches[0].text_padding_mask)
+            )
+    assert drawn == [set(SENTENCES), set(SENTENCES[:1]), set(SENTENCES[:2]), set(SENTENCES)]
 
 
 def test_too_long_an_episode_or_sentence(path: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:

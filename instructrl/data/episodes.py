@@ -1,5 +1,6 @@
 """Random access to the keyframe episodes of one file."""
 
+import hashlib
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +11,7 @@ import h5py
 import numpy as np
 
 from instructrl.batch import Demonstration
-from instructrl.data.format import crc32
+from instructrl.data.format import crc32, image_field
 from instructrl.data.reader import READ_ERRORS, REMEDY, open_file, read, reason
 from instructrl.data.writer import Writer
 from instructrl.errors import InputError
@@ -19,7 +20,7 @@ from instructrl.errors import InputError
 class Steps(NamedTuple):
     """The T keyframe steps of one episode: what is seen where an action is taken, and the action."""
 
-    images: np.ndarray  # T K H W 3, uint8
+    images: np.ndarray  # T K H W 3, uint8; 0 K H W 3 where pixels were not asked for
     state: np.ndarray  # T S, float32
     intrinsics: np.ndarray  # T K 3 3, float32
     extrinsics: np.ndarray  # T K 4 4, float32
@@ -90,14 +91,27 @@ class Episodes:
         first = self.contents.first_sentence[episode]
         return tuple(self.contents.text[first : first + self.contents.sentences[episode]])
 
-    def episode(self, episode: int, *, out: np.ndarray | None = None) -> Steps:
-        """The steps of an episode in [0, len); pixels go into `out[:T]` [>=T,K,H,W,3] if given."""
+    def digest(self) -> str:
+        """A digest of the episodes in use: unchanged when more are appended to their file."""
+        contents, count = self.contents, len(self)
+        frames, keyframes = int(contents.frames[:count].sum()), int(contents.keyframes[:count].sum())
+        digest = hashlib.sha256(contents.crc32[:frames].tobytes() + contents.action[:keyframes].tobytes())
+        digest.update("\n".join(sentence for index in range(count) for sentence in self.sentences(index)).encode())
+        return digest.hexdigest()
+
+    def frames(self, episode: int) -> np.ndarray:
+        """The file's frames [T] that are seen where an episode's actions are taken."""
+        first = self.contents.first_keyframe[episode]
+        return self._taken_at[first : first + self.lengths[episode]]
+
+    def episode(self, episode: int, *, out: np.ndarray | None = None, pixels: bool = True) -> Steps:
+        """The steps of an episode in [0, len); pixels go into `out[:T]` [>=T,K,H,W,3] if given, or are left alone."""
         if not 0 <= episode < self._length:
             raise IndexError(f"{self.path}: episode {episode} of {self._length}")
         contents, first = self.contents, self.contents.first_keyframe[episode]
-        taken_at = self._taken_at[first : first + self.lengths[episode]]
+        taken_at = self.frames(episode)
         return Steps(
-            images=self._images(taken_at, out),
+            images=self._images(taken_at, out) if pixels else np.empty((0, *image_field(self.header).shape), np.uint8),
             state=contents.state[taken_at],
             intrinsics=contents.intrinsics[taken_at],
             extrinsics=contents.extrinsics[taken_at],

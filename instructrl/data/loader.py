@@ -7,8 +7,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from instructrl.batch import Batch, BatchSizes, batch_spec
+from instructrl.batch import Batch, BatchSizes, Features, empty_batch
 from instructrl.data.episodes import Episodes
+from instructrl.data.features import FeatureCache
+from instructrl.data.sentences import Sentences
 from instructrl.data.tokenizer import Tokenizer
 from instructrl.errors import InputError
 
@@ -32,13 +34,18 @@ class Loader:
         seed: int,
         steps: int | None = None,
         shuffle: bool = True,
+        sentences: int | None = None,
+        features: FeatureCache | None = None,
     ) -> None:
         """`steps` is the length T of a sequence (default: the longest episode's).
 
         Without `shuffle` the episodes come in the file's order, with the same sentences in every epoch.
+        `sentences` keeps the first ones of each episode only. With `features`, made of the same episodes and
+        sentences, no pixel is read: batches have features in place of images, and all else is the same.
 
         Raises:
             InputError: an episode has more than `steps` steps, or a sentence too many tokens.
+            ValueError: `features` are of other episodes or sentences.
         """
         self.episodes, self.seed, self.shuffle = episodes, seed, shuffle
         steps = episodes.steps if steps is None else steps
@@ -46,36 +53,45 @@ class Loader:
             raise InputError(
                 f"{episodes.path}: an episode of {episodes.steps} steps does not fit into {steps}; allow more"
             )
-        self.sizes = BatchSizes(batch_size, steps, len(episodes.cameras), episodes.image_size, tokenizer.length)
         self.steps_per_epoch = -(-len(episodes) // batch_size)
-        self._sentences = [episodes.sentences(episode) for episode in range(len(episodes))]
-        distinct = sorted({sentence for sentences in self._sentences for sentence in sentences})
-        self._row_of = {sentence: row for row, sentence in enumerate(distinct)}
-        self._tokens, self._padding = tokenizer(distinct)
+        self.sentences, self.features = Sentences(episodes, tokenizer, limit=sentences), features
+        if features is not None and not features.layout.fits(episodes, self.sentences):
+            raise ValueError(f"{features.folder}: features of other episodes or sentences than {episodes.path}")
+        self.sizes = BatchSizes(
+            batch_size,
+            steps,
+            len(episodes.cameras),
+            episodes.image_size,
+            tokenizer.length,
+            features=None if features is None else features.sizes,
+        )
 
     def batch(self, step: int) -> Batch:
         """Batch number `step` since the beginning of training, from 0; safe to call from several threads."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order, choices = self._epoch(epoch)
+        order, draws = self._epoch(epoch)
         chosen = order[place * self.sizes.batch :][: self.sizes.batch]
-        spec = batch_spec(self.sizes).items()
-        batch = Batch(**{key: np.zeros(shape, dtype) for key, (shape, dtype) in spec})
+        batch = empty_batch(self.sizes)
         batch.text_padding_mask[len(chosen) :] = 1
         for row, episode in enumerate(chosen):
-            self._fill(batch, row, int(episode), int(choices[episode]))
+            self._fill(batch, row, int(episode), int(draws[episode]) % int(self.sentences.counts[episode]))
         return batch
 
     def _fill(self, batch: Batch, row: int, episode: int, choice: int) -> None:
-        """Put an episode into one row, with the sentence that `choice` draws."""
-        taken = self.episodes.episode(episode, out=batch.images[row])
+        """Put an episode into one row, with its sentence number `choice`."""
+        if self.features is None:
+            taken = self.episodes.episode(episode, out=batch.images[row])
+        else:
+            taken = self.episodes.episode(episode, pixels=False)
+            parts = Features(*(None if part is None else part[row] for part in batch.features or ()))
+            self.features.read(episode, choice, out=parts)
         length = len(taken.actions)
         for key in ("state", "intrinsics", "extrinsics", "actions"):
             getattr(batch, key)[row, :length] = getattr(taken, key)
         batch.step_mask[row, :length] = 1
-        sentences = self._sentences[episode]
-        sentence = self._row_of[sentences[choice % len(sentences)]]
-        batch.tokens[row] = self._tokens[sentence]
-        batch.text_padding_mask[row] = self._padding[sentence]
+        sentence = self.sentences.row(episode, choice)
+        batch.tokens[row] = self.sentences.tokens[sentence]
+        batch.text_padding_mask[row] = self.sentences.padding[sentence]
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The order of the episodes and a draw for each episode's sentence. Raw bits: the same in any numpy."""

@@ -6,27 +6,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from instructrl.data.writer import unwritable
 from instructrl.errors import InputError
 
 
 @contextmanager
-def only_process(folder: Path, *, does: str, remedy: str) -> Iterator[None]:
+def only_process(
+    folder: Path, *, does: str, remedy: str | None, elsewhere: str = "choose another data.dir"
+) -> Iterator[None]:
     """Hold the folder, created if need be, against other processes; one that dies lets go.
 
+    Without a `remedy` it waits for the other process, after a line that says what that one `does`.
+
     Raises:
-        InputError: another process holds it (it says what that one `does`), or the folder cannot be written.
+        InputError: another process holds it, and `remedy` says what to do; or the folder cannot be
+            written, and `elsewhere` says how to name another.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        raise unwritable(folder, error) from None
+        raise InputError(f"{folder}: cannot be written ({error.strerror}); free space there or {elsewhere}") from None
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"{folder}: another process {does} here; wait for it or {remedy}") from None
+            if remedy is not None:
+                raise InputError(f"{folder}: another process {does} here; wait for it or {remedy}") from None
+            print(f"{folder}: another process {does} here; waiting for it", flush=True)
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)

@@ -6,6 +6,7 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
+from instructrl.config import EncoderConfig
 from instructrl.errors import InputError
 
 VOCABULARY = Path(__file__).with_name("vocabulary.txt")  # one word piece a line; python -m data_tools.vocabulary
@@ -56,15 +57,15 @@ class Tokenizer:
         return self._tokenizer.decode([int(token) for token in tokens if token])
 
 
-def make_tokenizer(kind: str) -> Tokenizer:
+def make_tokenizer(config: EncoderConfig) -> Tokenizer:
     """The tokenizer of an encoder kind: the small vocabulary we ship for those learnt from scratch.
 
     Raises:
         InputError: an encoder kind without a tokenizer, or the vocabulary file is damaged.
     """
-    if not kind.startswith("scratch_"):
-        raise InputError(f"encoder.kind: found {kind}; there is a tokenizer for scratch_* only")
+    if config.tokenizer != "small":
+        raise InputError(f"encoder.tokenizer: found {config.tokenizer}; allowed: small")
     pieces = VOCABULARY.read_text(encoding="utf-8").split("\n")[:-1]
     if pieces[:2] != [PADDING, UNKNOWN] or len(set(pieces)) < len(pieces):
         raise InputError(f"{VOCABULARY}: damaged; make it again with python -m data_tools.vocabulary")
-    return Tokenizer(pieces, length=LENGTH)
+    return Tokenizer(pieces, length=config.text_length)

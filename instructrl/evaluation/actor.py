@@ -7,15 +7,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from instructrl.batch import ACTION_SIZE, Batch, BatchSizes, Observation, fake_batch
+from instructrl.batch import ACTION_SIZE, Batch, Features, Observation
 from instructrl.config import HardwareConfig
 from instructrl.data.tokenizer import Tokenizer, make_tokenizer
 from instructrl.errors import InputError
 from instructrl.models.agent import Agent
 from instructrl.training.checkpoint import open_checkpoints
+from instructrl.training.encoder import frozen_encoder
 from instructrl.training.hardware import select_platform
 from instructrl.training.run_directory import read_config
-from instructrl.training.state import abstract_params, make_agent
+from instructrl.training.state import abstract_params, make_agent, one_step, split
 
 
 class AgentActor:
@@ -30,6 +31,7 @@ class AgentActor:
         self.tokenizer = tokenizer
         self.slots = slots
         self.tokens, self.text_padding_mask = tokenizer([""] * slots)
+        self.text: Any = None
         self.history: list[list[dict[str, Any]]] = [[] for _ in range(slots)]
         self.encode = jax.jit(lambda params, *inputs: agent.apply({"params": params}, *inputs, method=Agent.encode))
         self.decode = jax.jit(lambda params, *inputs: agent.apply({"params": params}, *inputs, method=Agent.decode))
@@ -57,11 +59,13 @@ class AgentActor:
         for slot, observation in observations.items():
             images[slot, 0] = observation.images
         features = self.encode(self.params, images, self.tokens, self.text_padding_mask)
-        features = jax.tree.map(lambda leaf: np.asarray(leaf)[:, 0], features)
+        self.text = np.asarray(features.text)
+        pooled, patches = np.asarray(features.pooled)[:, 0], np.asarray(features.patches)[:, 0]
         for slot, observation in observations.items():
             self.history[slot].append(
                 {
-                    "features": jax.tree.map(lambda leaf, slot=slot: leaf[slot], features),
+                    "pooled": pooled[slot],
+                    "patches": patches[slot],
                     "state": observation.state,
                     "intrinsics": observation.intrinsics,
                     "extrinsics": observation.extrinsics,
@@ -76,7 +80,7 @@ class AgentActor:
         blank = jax.tree.map(np.zeros_like, next(moments[0] for moments in histories if moments))
         moments = [moment for known in histories for moment in known + [blank] * (steps - len(known))]
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves).reshape(self.slots, steps, *leaves[0].shape), *moments)
-        features = stacked.pop("features")
+        features = Features(stacked.pop("pooled"), self.text, stacked.pop("patches"))
         mask = np.array([[float(step < len(known)) for step in range(steps)] for known in histories], np.float32)
         return features, Batch(
             images=None, tokens=self.tokens, text_padding_mask=self.text_padding_mask, step_mask=mask, **stacked
@@ -97,19 +101,23 @@ def load_actor(
     """The agent of a run's `best` or `last` checkpoint, and the checkpoint's step.
 
     Raises:
-        InputError: there is no run or no readable checkpoint.
+        InputError: there is no run, no readable checkpoint, or its frozen encoder's weights are gone or others.
     """
     config = read_config(run)
     select_platform(hardware)
     config.hardware = hardware
-    tokenizer = make_tokenizer(config.encoder.kind)
+    tokenizer = make_tokenizer(config.encoder)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    sizes = BatchSizes(1, 1, len(config.sim.cameras), config.sim.image_size, tokenizer.length)
+    params = abstract_params(agent, one_step(config, tokenizer))
+    trained, frozen = split(params, frozen=config.encoder.frozen)
     if not (run / "checkpoints").is_dir():
         raise InputError(f"{run}: no checkpoint yet; train it first")
     with open_checkpoints(run, read_only=True) as checkpoints:
         step = checkpoints.step(checkpoint)
         if step is None:
             raise InputError(f"{run}: no checkpoint yet; start its training again to go on")
-        params = checkpoints.params(abstract_params(agent, fake_batch(sizes)), step=step)
+        trained = checkpoints.params(trained, step=step)
+    if frozen:
+        frozen = {"encoder": frozen_encoder(config, params, tokenizer, run=run)}
+    params = jax.device_put({**trained, **frozen})
     return AgentActor(agent, params, tokenizer, slots=slots, steps=steps), step

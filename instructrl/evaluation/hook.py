@@ -43,7 +43,7 @@ class RolloutHook:
         episodes, first = config.training.rollout_episodes, TRAINING_ROLLOUT_SEEDS
         starts = fixed_starts(episodes, facts.variations, first_seed=first, seed=config.seed)
         self._plans = {index: Plan(start) for index, start in starts.items()}
-        tokenizer = make_tokenizer(config.encoder.kind)
+        tokenizer = make_tokenizer(config.encoder)
         agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
         return workers, AgentActor(agent, None, tokenizer, slots=len(workers), steps=facts.max_steps)
 

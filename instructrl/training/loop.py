@@ -1,49 +1,26 @@
 """Many steps: epochs over the demonstrations, looking up to validate, to roll out and to save."""
 
-import hashlib
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 from tqdm import tqdm
 
-from instructrl.batch import Batch, BatchSizes, batch_spec, check_batch
+from instructrl.batch import batch_spec
 from instructrl.config import TrainConfig
 from instructrl.data.episodes import Episodes
-from instructrl.data.loader import Loader, prefetched
 from instructrl.data.lock import only_process
-from instructrl.data.tokenizer import make_tokenizer
 from instructrl.errors import RunError
-from instructrl.models.agent import Agent
 from instructrl.training.checkpoint import Checkpoints, open_checkpoints
 from instructrl.training.metrics import Metrics, open_metrics
-from instructrl.training.optimizer import learning_rate, make_optimizer
-from instructrl.training.run_directory import record_data
-from instructrl.training.state import TrainState, initial_state, make_agent, parameter_table
-from instructrl.training.step import make_eval_step, make_train_step
+from instructrl.training.preparation import Training, prepare
+from instructrl.training.state import TrainState, parameter_table
 
+ELSEWHERE = "choose another output_dir"
 Rollout = Callable[[Any, int], dict[str, float]]  # (params, epoch) -> metrics
-
-
-@dataclass(frozen=True)
-class Training:
-    """What one run trains with, put together once."""
-
-    config: TrainConfig
-    agent: Agent
-    train: Loader
-    val: Loader
-    train_step: Callable[[TrainState, Any], tuple[TrainState, Any]]
-    eval_step: Callable[[Any, Any], Any]
-    learning_rate: Callable[[int], Any]
-
-    def batches(self, loader: Loader, start: int, stop: int) -> Generator[Batch]:
-        """The loader's batches on the device, prepared ahead."""
-        return prefetched(loader, start, stop, depth=self.config.hardware.prefetch, put=jax.device_put)
 
 
 def train(config: TrainConfig, run: Path, *, data: dict[str, Path], rollout: Rollout | None = None) -> None:
@@ -61,15 +38,12 @@ def train(config: TrainConfig, run: Path, *, data: dict[str, Path], rollout: Rol
     """
     limits = {"train": config.task.episodes, "val": config.task.val_episodes}
     with (
-        only_process(run, does="trains", remedy="add name=... for a run of its own"),
+        only_process(run, does="trains", remedy="add name=... for a run of its own", elsewhere=ELSEWHERE),
         Episodes(data["train"], limit=limits["train"]) as train_set,
         Episodes(data["val"], limit=limits["val"]) as val_set,
         open_checkpoints(run) as checkpoints,
     ):
-        record_data(
-            run, {split: described(data[split], part) for split, part in (("train", train_set), ("val", val_set))}
-        )
-        training, state = prepare(config, train_set, val_set)
+        training, state = prepare(config, run, data=data, sets=(train_set, val_set))
         last = checkpoints.step("last")
         if last is not None:
             state = checkpoints.restore(state, step=last)
@@ -78,42 +52,9 @@ def train(config: TrainConfig, run: Path, *, data: dict[str, Path], rollout: Rol
             run_epochs(training, state, checkpoints=checkpoints, metrics=metrics, rollout=rollout)
 
 
-def described(path: Path, episodes: Episodes) -> dict[str, Any]:
-    """What `data.json` says of one split."""
-    return {"path": str(path), "checksum": content_digest(episodes), "provenance": episodes.provenance}
-
-
-def content_digest(episodes: Episodes) -> str:
-    """A digest of the episodes in use: unchanged when more are appended to their file."""
-    contents, count = episodes.contents, len(episodes)
-    frames, keyframes = int(contents.frames[:count].sum()), int(contents.keyframes[:count].sum())
-    digest = hashlib.sha256(contents.crc32[:frames].tobytes() + contents.action[:keyframes].tobytes())
-    digest.update("\n".join(sentence for index in range(count) for sentence in episodes.sentences(index)).encode())
-    return digest.hexdigest()
-
-
-def prepare(config: TrainConfig, train_set: Episodes, val_set: Episodes) -> tuple[Training, TrainState]:
-    """Loaders, agent, compiled steps and the initial state."""
-    tokenizer = make_tokenizer(config.encoder.kind)
-    steps = max(train_set.steps, val_set.steps)
-    size = config.training.batch_size
-    train_loader = Loader(train_set, tokenizer, batch_size=size, steps=steps, seed=config.seed)
-    val_loader = Loader(val_set, tokenizer, batch_size=size, steps=steps, seed=config.seed, shuffle=False)
-    first = train_loader.batch(0)
-    check_batch(first, BatchSizes(size, steps, len(config.sim.cameras), config.sim.image_size, tokenizer.length))
-    agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    schedule = learning_rate(
-        config.optimizer, epochs=config.training.epochs, steps_per_epoch=train_loader.steps_per_epoch
-    )
-    optimizer = make_optimizer(config.optimizer, schedule)
-    train_step = make_train_step(agent, optimizer, seed=config.seed, token_dropout=config.training.token_dropout)
-    training = Training(config, agent, train_loader, val_loader, train_step, make_eval_step(agent), schedule)
-    return training, initial_state(agent, optimizer, first, seed=config.seed)
-
-
 def announce(training: Training, state: TrainState) -> None:
     """Print the parameters, the batch's shapes and where training begins, once."""
-    print(parameter_table(state.params))
+    print(parameter_table(state.params, training.frozen))
     spec = batch_spec(training.train.sizes)
     print("batch\n" + "\n".join(f"  {key:<18}{dtype}{shape}" for key, (shape, dtype) in spec.items()))
     epoch, epochs = int(state.step) // training.train.steps_per_epoch, training.config.training.epochs
@@ -136,7 +77,7 @@ def run_epochs(
             step, final = epoch * per_epoch, epoch == options.epochs
             metrics.write("train", values, step=step, epoch=epoch)
             if rollout is not None and options.rollout_every and epoch % options.rollout_every == 0:
-                metrics.write("rollout", rollout(state.params, epoch), step=step, epoch=epoch)
+                metrics.write("rollout", rollout(training.params(state), epoch), step=step, epoch=epoch)
             if final or epoch % options.validate_every == 0:
                 validated = validate(training, state)
                 metrics.write("val", validated, step=step, epoch=epoch)
@@ -152,7 +93,7 @@ def run_epoch(
     total = Mean()
     pending = None
     for step in range(begun, begun + training.train.steps_per_epoch):
-        state, values = training.train_step(state, next(batches))
+        state, values = training.train_step(state, next(batches), training.frozen)
         if pending is not None:
             total.add(pending, step=step - 1)
         pending = values
@@ -179,7 +120,7 @@ def validate(training: Training, state: TrainState) -> dict[str, float]:
     stop = training.val.steps_per_epoch
     with closing(training.batches(training.val, 0, stop)) as batches:
         for batch in batches:
-            total.add(training.eval_step(state.params, batch), step=int(state.step))
+            total.add(training.eval_step(training.params(state), batch), step=int(state.step))
     return total.means()
 
 

@@ -22,6 +22,8 @@ from instructrl.errors import InputError
 FREE_KEYS = (  # may change from one start to the next: they say where, how fast and how watched, not what is computed
     "output_dir",
     "data.dir",
+    "encoder.weights",  # their content is recorded
+    "features_dir",
     "hardware.name",
     "hardware.platform",
     "hardware.prefetch",
@@ -119,7 +121,7 @@ def read_config(run: Path) -> TrainConfig:
 
 
 def record_data(run: Path, data: dict[str, dict[str, Any]]) -> None:
-    """Note which demonstrations the run learns from.
+    """Note which demonstrations, and which encoder weights, the run learns from.
 
     Raises:
         InputError: the run began with other ones.
@@ -138,7 +140,7 @@ def record_data(run: Path, data: dict[str, dict[str, Any]]) -> None:
 
 
 def read_data(run: Path) -> dict[str, dict[str, Any]]:
-    """For each split: path, checksum and provenance of the demonstrations that a run learnt from.
+    """Path and checksum of what a run learnt from: the demonstrations of each split, and its encoder's weights.
 
     Raises:
         InputError: there is no such record, or it is damaged.

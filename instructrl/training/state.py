@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from instructrl.batch import Batch
+from instructrl.batch import Batch, BatchSizes, fake_batch
 from instructrl.config import TrainConfig
+from instructrl.data.tokenizer import Tokenizer
 from instructrl.models.agent import Agent
 from instructrl.training.hardware import compute_dtype
 
@@ -16,13 +17,19 @@ class TrainState(NamedTuple):
     """Everything that must survive an interruption; data order and randomness follow from `step`."""
 
     step: Any  # int32 scalar: optimizer steps taken
-    params: Any
+    params: Any  # those that are trained
     opt_state: Any
 
 
 def make_agent(config: TrainConfig, *, vocabulary_size: int) -> Agent:
     """The agent that a run's configuration describes."""
-    return Agent(config.encoder, config.policy, config.head, vocabulary_size, compute_dtype(config.hardware))
+    dtype = compute_dtype(config.hardware)
+    return Agent(config.encoder, config.policy, config.head, vocabulary_size, config.sim.image_size, dtype)
+
+
+def one_step(config: TrainConfig, tokenizer: Tokenizer) -> Batch:
+    """The smallest batch from which every parameter's shape follows."""
+    return fake_batch(BatchSizes(1, 1, len(config.sim.cameras), config.sim.image_size, tokenizer.length))
 
 
 def initial_params(agent: Agent, batch: Batch, *, seed: int) -> Any:
@@ -35,14 +42,20 @@ def abstract_params(agent: Agent, batch: Batch) -> Any:
     return jax.eval_shape(agent.init, jax.random.key(0), batch)["params"]
 
 
-def initial_state(agent: Agent, optimizer: optax.GradientTransformation, batch: Batch, *, seed: int) -> TrainState:
+def split(params: Any, *, frozen: bool) -> tuple[Any, Any]:
+    """The parameters that are trained, and those of a frozen encoder."""
+    if not frozen:
+        return params, {}
+    return {name: part for name, part in params.items() if name != "encoder"}, {"encoder": params["encoder"]}
+
+
+def initial_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
-    params = initial_params(agent, batch, seed=seed)
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
-def parameter_table(params: Any) -> str:
+def parameter_table(params: Any, frozen: Any) -> str:
     """One line per part of the agent with its number of parameters."""
-    counts = {name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in params.items()}
-    lines = [f"  {name:<10}{count:>14,}" for name, count in counts.items()]
+    counts = {name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in (params | frozen).items()}
+    lines = [f"  {name:<10}{count:>14,}{'  frozen' * (name in frozen)}" for name, count in sorted(counts.items())]
     return "\n".join(["parameters", *lines, f"  {'total':<10}{sum(counts.values()):>14,}"])

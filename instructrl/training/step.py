@@ -23,13 +23,20 @@ def hide_words(batch: Batch, key: Array, *, share: float) -> Batch:
 
 def make_train_step(
     agent: Agent, optimizer: optax.GradientTransformation, *, seed: int, token_dropout: float
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The compiled step; its randomness follows from the seed and the state's step. The old state is given up."""
+) -> Callable[[TrainState, Batch, Any], tuple[TrainState, Metrics]]:
+    """The compiled step: (state, batch, frozen parameters) -> state, metrics. The old state is given up.
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    Its randomness follows from the seed and the state's step.
+    """
+
+    def train_step(state: TrainState, batch: Batch, frozen: Any) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         batch = hide_words(batch, key, share=token_dropout)
-        gradients, metrics = jax.grad(lambda params: agent.apply({"params": params}, batch), has_aux=True)(state.params)
+
+        def loss(params: Any) -> Any:
+            return agent.apply({"params": {**params, **frozen}}, batch)
+
+        gradients, metrics = jax.grad(loss, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics |= {"gradient_norm": optax.tree.norm(gradients), "steps": batch.step_mask.sum()}

@@ -1,0 +1,38 @@
+"""Compute a frozen encoder's features ahead of training, where a machine for it is at hand. Settings as for train.py.
+
+python -m data_tools.features task=reach_target encoder=m3ae_b16
+"""
+
+from pathlib import Path
+
+from instructrl.command import command
+from instructrl.config import TrainConfig, cached_features
+from instructrl.errors import InputError
+
+
+@command("train", TrainConfig)
+def main(config: TrainConfig) -> None:
+    """Collect what demonstrations are missing, and compute what features of them are missing."""
+    if not cached_features(config) or config.encoder.weights is None:
+        raise InputError(
+            f"encoder: found {config.encoder.name}; allowed: one that is frozen, has weights in a file, "
+            "and features=auto or cached, such as encoder=m3ae_b16"
+        )
+    from instructrl.training.inputs import check_inputs
+
+    check_inputs(config)
+    from data_tools.collect import ensure_demonstrations
+    from instructrl.training.hardware import select_platform
+
+    select_platform(config.hardware)
+    data = ensure_demonstrations(config.task, config.sim, config.data)
+    from instructrl.data.episodes import Episodes
+    from instructrl.training.features import compute_features
+
+    for split, limit in (("train", config.task.episodes), ("val", config.task.val_episodes)):
+        with Episodes(Path(data[split]), limit=limit) as episodes:
+            compute_features(config, episodes)
+
+
+if __name__ == "__main__":
+    main()

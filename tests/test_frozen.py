@@ -1,0 +1,202 @@
+"""Frozen encoders at the doors of training and evaluation: features computed once change nothing, weights stay."""
+
+import json
+import os
+import string
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from instructrl.data.episodes import Episodes
+from instructrl.errors import InputError
+from instructrl.evaluation.actor import load_actor
+from instructrl.models.encoder import by_name, encoder_shapes
+from instructrl.models.weights import write_weights
+from instructrl.training.checkpoint import open_checkpoints
+from instructrl.training.encoder import KEPT
+from instructrl.training.loop import train
+from instructrl.training.metrics import read_lines
+from instructrl.training.run_directory import open_run
+from tests import tiny
+
+ROOT = Path(__file__).resolve().parent.parent
+M3AE = ("encoder=m3ae_tiny", "encoder.dim=16", "encoder.depth=2", "encoder.heads=2", "training.token_dropout=0")
+CLIP = ("encoder=clip_b32", "encoder.dim=16", "encoder.depth=2", "encoder.heads=2", "encoder.patch_size=8",
+        "encoder.image_size=16", "encoder.text_dim=8", "encoder.text_depth=2", "encoder.text_heads=2",
+        "encoder.projection=12", "training.token_dropout=0")  # fmt: skip
+RANDOM = "encoder.weights=null"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tiny.demonstrations(tmp_path_factory.mktemp("demonstrations"))
+
+
+@pytest.fixture(scope="module")
+def letters(tmp_path_factory):
+    """A vocabulary in CLIP's form without any merges: single letters."""
+    folder = tmp_path_factory.mktemp("letters")
+    characters = string.ascii_lowercase + string.digits + string.punctuation
+    pieces = [*characters, *(f"{one}</w>" for one in characters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({piece: number for number, piece in enumerate(pieces)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return folder, len(pieces)
+
+
+def trained(folder, data, *more):
+    """The run that a few settings lead to."""
+    config = tiny.config(folder, *more)
+    run = open_run(config)
+    train(config, run, data=data)
+    return run
+
+
+def losses(run):
+    return [(line["split"], line["epoch"], line["loss"]) for line in read_lines(run / "metrics.jsonl")]
+
+
+def actor(run):
+    return load_actor(run, checkpoint="last", slots=1, steps=6, hardware=tiny.config(run).hardware)[0]
+
+
+def random_weights(path, overrides, vocabulary, *, seed=0):
+    """A file of random weights for the encoder that settings describe."""
+    config = tiny.config(path.parent, *overrides).encoder
+    numbers = np.random.default_rng(seed)
+    shapes = encoder_shapes(config, vocabulary_size=vocabulary)
+    arrays = {name: numbers.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
+    write_weights(path, arrays, kind=config.kind, source="random")
+    return arrays
+
+
+OURS = 2864  # entries of the small vocabulary
+CASES = {
+    "m3ae with the spatial head": (*M3AE, RANDOM),
+    "m3ae with the regression head": (*M3AE, RANDOM, "head=regression", "encoder.layers=last"),
+    "m3ae without text": (*M3AE, RANDOM, "encoder.text=false"),
+    "m3ae, one sentence, bfloat16": (*M3AE, RANDOM, "training.sentences=1", "hardware.precision=bfloat16"),
+    "scratch_tiny": (RANDOM, "encoder.frozen=true", "training.token_dropout=0"),
+}
+CLIP_CASES = {
+    "clip with the spatial head": (*CLIP, RANDOM),
+    "clip with the regression head": (*CLIP, RANDOM, "head=regression", "encoder.layers=[1]"),
+}
+
+
+def same_losses(folder, data, settings, monkeypatch):
+    live = trained(folder, data, *settings, "features=live", "name=live")
+    cached = trained(folder, data, *settings, "name=cached")
+    assert len(losses(live)) == 8
+    for one, other in zip(losses(live), losses(cached), strict=True):
+        assert one[:2] == other[:2]
+        np.testing.assert_allclose(one[2], other[2], rtol=1e-5, atol=1e-5)
+    before = losses(cached)
+    with monkeypatch.context() as patch:  # a third run finds the features and reads no image
+        patch.setattr(Episodes, "_images", lambda *_: pytest.fail("an image was read"))
+        again = trained(folder, data, *settings, "name=again")
+    assert losses(again) == before
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_cached_and_live_features_give_the_same_losses(tmp_path, data, case, monkeypatch):
+    same_losses(tmp_path, data, (*CASES[case], f"features_dir={tmp_path / 'features'}"), monkeypatch)
+
+
+@pytest.mark.parametrize("case", CLIP_CASES)
+def test_so_they_do_with_clip(tmp_path, data, case, letters, monkeypatch):
+    where = (f"encoder.tokenizer={letters[0]}", f"features_dir={tmp_path / 'features'}")
+    same_losses(tmp_path, data, (*CLIP_CASES[case], *where), monkeypatch)
+
+
+def test_a_frozen_encoder_keeps_its_weights_and_is_in_no_checkpoint(tmp_path, data):
+    arrays = random_weights(tmp_path / "w.safetensors", M3AE, OURS)
+    run = trained(tmp_path, data, *M3AE, f"encoder.weights={tmp_path / 'w.safetensors'}")
+    found = by_name(actor(run).params["encoder"])
+    assert found.keys() == arrays.keys()
+    for name, value in arrays.items():
+        np.testing.assert_array_equal(found[name], value)
+    with open_checkpoints(run, read_only=True) as checkpoints:
+        saved = json.loads((run / f"checkpoints/{checkpoints.step('last')}/default/_METADATA").read_text())
+    parts = {name.split("'")[3] for name in saved["tree_metadata"] if name.startswith("('params'")}
+    assert parts == {"policy", "head"}
+
+
+def test_random_weights_that_are_frozen_are_kept_in_the_run(tmp_path, data):
+    run = trained(tmp_path, data, *M3AE, RANDOM)
+    before = by_name(actor(run).params["encoder"])
+    assert (run / KEPT).is_file()
+    other = trained(tmp_path, data, *M3AE, RANDOM, "seed=1", "name=other")
+    (run / KEPT).write_bytes((other / KEPT).read_bytes())
+    with pytest.raises(InputError, match=r"its content is not what .* was trained with"):
+        actor(run)
+    (run / KEPT).unlink()
+    with pytest.raises(InputError, match=str(run / KEPT)):
+        actor(run)
+    assert any(np.any(value != by_name(actor(other).params["encoder"])[name]) for name, value in before.items())
+
+
+def test_a_trained_encoder_begins_with_its_weights_and_leaves_them(tmp_path, data):
+    arrays = random_weights(tmp_path / "w.safetensors", M3AE, OURS)
+    settings = (*M3AE, f"encoder.weights={tmp_path / 'w.safetensors'}", "encoder.frozen=false")
+    run = trained(tmp_path, data, *settings, "optimizer.learning_rate=1e-9")
+    (tmp_path / "w.safetensors").unlink()  # all is in the checkpoint
+    for name, value in by_name(actor(run).params["encoder"]).items():
+        np.testing.assert_allclose(value, arrays[name], atol=1e-6)
+    random_weights(tmp_path / "w.safetensors", M3AE, OURS)
+    run = trained(tmp_path, data, *settings, "name=faster")
+    after = by_name(actor(run).params["encoder"])
+    assert all(np.any(after[name] != value) for name, value in arrays.items())
+
+
+def test_an_interrupted_run_with_cached_features_ends_with_the_same_numbers(tmp_path, data, monkeypatch):
+    whole = trained(tmp_path, data, *M3AE, RANDOM)
+    from instructrl.training import loop
+
+    with monkeypatch.context() as patch:
+        real = loop.validate
+        calls = []
+        patch.setattr(
+            loop, "validate", lambda *given: real(*given) if not calls.append(1) and len(calls) < 3 else 1 / 0
+        )
+        with pytest.raises(ZeroDivisionError):
+            trained(tmp_path / "other", data, *M3AE, RANDOM)
+    resumed = trained(tmp_path / "other", data, *M3AE, RANDOM)
+    jax.tree.map(np.testing.assert_array_equal, actor(whole).params, actor(resumed).params)
+    assert losses(whole) == losses(resumed)
+
+
+def test_other_weights_under_the_same_name_are_refused(tmp_path, data):
+    weights = tmp_path / "w.safetensors"
+    random_weights(weights, M3AE, OURS)
+    settings = (*M3AE, f"encoder.weights={weights}")
+    run = trained(tmp_path, data, *settings)
+    random_weights(weights, M3AE, OURS, seed=1)
+    with pytest.raises(InputError, match="its content is not what"):
+        trained(tmp_path, data, *settings)
+    with pytest.raises(InputError, match="its content is not what"):
+        actor(run)
+
+
+def test_weights_of_another_size_or_vocabulary_are_named(tmp_path, data):
+    weights = tmp_path / "w.safetensors"
+    settings = (*M3AE, f"encoder.weights={weights}")
+    random_weights(weights, (*M3AE, "encoder.dim=32"), OURS)
+    with pytest.raises(InputError, match=rf"{weights}: .*expected \(1, 1, 16\)|{weights}: .*16") as caught:
+        trained(tmp_path, data, *settings)
+    assert "\n" not in str(caught.value)
+    random_weights(weights, M3AE, 100)
+    with pytest.raises(InputError, match=r"2864.*100|100.*2864"):
+        trained(tmp_path, data, *settings)
+
+
+def test_missing_weights_are_told_in_one_line_before_anything_is_made(tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), "encoder=m3ae_b16", "policy=vit_base", "task=reach_target"]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    [line] = done.stderr.splitlines()
+    assert "weights/m3ae_b16.safetensors" in line and "python -m data_tools.weights" in line
+    assert not list(tmp_path.iterdir())
