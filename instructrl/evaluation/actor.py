@@ -8,14 +8,14 @@ import jax
 import numpy as np
 
 from instructrl.batch import ACTION_SIZE, Batch, Features, Observation
-from instructrl.config import HardwareConfig
+from instructrl.config import HardwareConfig, TrainConfig
 from instructrl.data.tokenizer import Tokenizer, make_tokenizer
 from instructrl.errors import InputError
 from instructrl.models.agent import Agent
 from instructrl.training.checkpoint import open_checkpoints
 from instructrl.training.encoder import frozen_encoder
 from instructrl.training.hardware import select_platform
-from instructrl.training.run_directory import read_config
+from instructrl.training.run_directory import read_config, read_data
 from instructrl.training.state import abstract_params, make_agent, one_step, split
 
 
@@ -95,18 +95,33 @@ def fingerprint(actor: AgentActor) -> str:
     return digest.hexdigest()[:16]
 
 
+def tokenizer_of(config: TrainConfig, run: Path) -> Tokenizer:
+    """The tokenizer of a run, if it still gives the same tokens.
+
+    Raises:
+        InputError: it is gone, or another one than the run was trained with.
+    """
+    tokenizer, recorded = make_tokenizer(config.encoder), read_data(run).get("tokenizer")
+    if recorded is not None and recorded.get("checksum") != tokenizer.checksum:
+        raise InputError(
+            f"encoder.tokenizer={config.encoder.tokenizer}: its content is not what {run} was trained with; "
+            "restore the file"
+        )
+    return tokenizer
+
+
 def load_actor(
     run: Path, *, checkpoint: str, slots: int, steps: int, hardware: HardwareConfig
 ) -> tuple[AgentActor, int]:
     """The agent of a run's `best` or `last` checkpoint, and the checkpoint's step.
 
     Raises:
-        InputError: there is no run, no readable checkpoint, or its frozen encoder's weights are gone or others.
+        InputError: there is no run, no readable checkpoint, or its tokenizer or frozen weights are gone or others.
     """
     config = read_config(run)
     select_platform(hardware)
     config.hardware = hardware
-    tokenizer = make_tokenizer(config.encoder)
+    tokenizer = tokenizer_of(config, run)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
     params = abstract_params(agent, one_step(config, tokenizer))
     trained, frozen = split(params, frozen=config.encoder.frozen)

@@ -29,6 +29,7 @@ DECODER = (  # of M3AE's pretraining; kept in its file
     "text_mask_embedding",
 )
 WORDS = ("text_embedding/embedding", "text_model/embeddings/token_embedding/embedding")
+PLACES = "text_model/embeddings/position_embedding/embedding"  # of tokens, learnt
 
 
 class Weights(NamedTuple):
@@ -140,7 +141,7 @@ def fit(weights: Weights, shapes: Mapping[str, tuple[int, ...]], *, besides: tup
     """
     found = {name: value.shape for name, value in weights.arrays.items() if not name.startswith(besides)}
     wrong = sorted(name for name in found.keys() | shapes.keys() if found.get(name) != shapes.get(name))
-    wrong.sort(key=lambda name: name not in WORDS)
+    wrong.sort(key=lambda name: (name not in WORDS, name != PLACES))
     if wrong:
         name = wrong[0]
         have, want = (str(have.get(name, "none")) for have in (found, shapes))
@@ -150,6 +151,11 @@ def fit(weights: Weights, shapes: Mapping[str, tuple[int, ...]], *, besides: tup
             raise InputError(
                 f"{line}{more}: the vocabulary of encoder.tokenizer has {shapes[name][0]} entries, that of the weights "
                 f"{found[name][0]}; choose the tokenizer that they were trained with"
+            )
+        if name == PLACES and found.get(name, ())[1:] == shapes.get(name, ())[1:]:
+            raise InputError(
+                f"{line}{more}: encoder.text_length is {shapes[name][0]}, the weights have places for {found[name][0]} "
+                f"tokens; set encoder.text_length={found[name][0]}"
             )
         raise InputError(f"{line}{more}; choose the encoder= option or the weights of the right size")
     tree: dict[str, Any] = {}

@@ -55,6 +55,7 @@ def prepare(config: TrainConfig, run: Path, *, data: dict[str, Path], sets: Sets
     params = initial_params(agent, one_step(config, tokenizer), seed=config.seed)
     params, origin = begin(config, params, tokenizer, run=run)
     record = {name: described(data[name], one) for name, one in zip(("train", "val"), sets, strict=True)}
+    record["tokenizer"] = {"path": f"encoder.tokenizer={config.encoder.tokenizer}", "checksum": tokenizer.checksum}
     if origin is not None:
         record["encoder"] = origin.described()
     record_data(run, record)
@@ -68,7 +69,8 @@ def prepare(config: TrainConfig, run: Path, *, data: dict[str, Path], sets: Sets
     epochs, per_epoch = config.training.epochs, train.steps_per_epoch
     schedule = learning_rate(config.optimizer, epochs=epochs, steps_per_epoch=per_epoch)
     optimizer = make_optimizer(config.optimizer, schedule)
-    train_step = make_train_step(agent, optimizer, seed=config.seed, token_dropout=token_dropout(config))
+    dropout, markers = token_dropout(config), tokenizer.markers
+    train_step = make_train_step(agent, optimizer, seed=config.seed, token_dropout=dropout, markers=markers)
     training = Training(config, frozen, train, val, train_step, make_eval_step(agent), schedule)
     return training, initial_state(trained, optimizer)
 

@@ -121,7 +121,7 @@ def read_config(run: Path) -> TrainConfig:
 
 
 def record_data(run: Path, data: dict[str, dict[str, Any]]) -> None:
-    """Note which demonstrations, and which encoder weights, the run learns from.
+    """Note which demonstrations, which tokenizer, and which encoder weights the run learns from.
 
     Raises:
         InputError: the run began with other ones.
@@ -140,7 +140,7 @@ def record_data(run: Path, data: dict[str, dict[str, Any]]) -> None:
 
 
 def read_data(run: Path) -> dict[str, dict[str, Any]]:
-    """Path and checksum of what a run learnt from: the demonstrations of each split, and its encoder's weights.
+    """Path and checksum of what a run learnt from: each split's demonstrations, tokenizer, and encoder's weights.
 
     Raises:
         InputError: there is no such record, or it is damaged.

@@ -15,23 +15,31 @@ from instructrl.training.state import TrainState
 Metrics = dict[str, Array]
 
 
-def hide_words(batch: Batch, key: Array, *, share: float) -> Batch:
-    """Hide a random share of the instruction's tokens, so that no single odd word decides."""
+def hide_words(batch: Batch, key: Array, *, share: float, markers: tuple[int, ...] = ()) -> Batch:
+    """Hide a random share of the instruction's words, so that no single odd one decides; `markers` are no words."""
     hidden = jax.random.bernoulli(key, share, batch.text_padding_mask.shape)
+    if markers:
+        hidden &= ~jnp.isin(batch.tokens, jnp.array(markers))
     return batch._replace(text_padding_mask=jnp.maximum(batch.text_padding_mask, hidden))
 
 
 def make_train_step(
-    agent: Agent, optimizer: optax.GradientTransformation, *, seed: int, token_dropout: float
+    agent: Agent,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int,
+    token_dropout: float,
+    markers: tuple[int, ...] = (),
 ) -> Callable[[TrainState, Batch, Any], tuple[TrainState, Metrics]]:
     """The compiled step: (state, batch, frozen parameters) -> state, metrics. The old state is given up.
 
-    Its randomness follows from the seed and the state's step.
+    Its randomness follows from the seed and the state's step. The share `token_dropout` of the instruction's tokens is
+    hidden, without the tokenizer's `markers`.
     """
 
     def train_step(state: TrainState, batch: Batch, frozen: Any) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        batch = hide_words(batch, key, share=token_dropout)
+        batch = hide_words(batch, key, share=token_dropout, markers=markers)
 
         def loss(params: Any) -> Any:
             return agent.apply({"params": {**params, **frozen}}, batch)
