@@ -115,7 +115,7 @@ def write_weights(
     Raises:
         InputError: it cannot be written.
     """
-    plain = {name: np.ascontiguousarray(value, np.float32) for name, value in arrays.items()}
+    plain = {name: np.asarray(value, np.float32, order="C") for name, value in arrays.items()}
     about = {"format": FORMAT, "version": VERSION, "kind": kind, "source": source, "source_sha256": source_sha256}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
