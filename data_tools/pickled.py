@@ -50,10 +50,13 @@ class Dtype:
 
 
 class Allowance:
-    """Bytes that may still be made. An honest file makes no more than it has; one that copies again and again does."""
+    """Bytes that may still be made of a file of some size.
+
+    An honest one makes of each byte at most two (text, bytes, array); one that copies again and again makes more.
+    """
 
     def __init__(self, size: int) -> None:
-        self.left = size
+        self.left = 2 * size
 
     def take(self, size: int) -> None:
         self.left -= size
@@ -204,7 +207,7 @@ def encoded(allowance: Allowance, text: str, encoding: str = "") -> bytes:
 def set_of(allowance: Allowance, items: Any = ()) -> set:
     if type(items) not in (tuple, list, set):
         raise TypeError("no members")
-    allowance.take(len(items))
+    allowance.take(2 * len(items))  # the least that members take in a file
     return {*map(check_key, items)}
 
 
