@@ -1,7 +1,7 @@
 """The unpickler rebuilds plain data as Python does, and neither imports, calls nor changes anything else."""
 
-import collections
 import codecs
+import collections
 import contextlib
 import copyreg
 import os
