@@ -140,7 +140,7 @@ def test_help_says_what_there_is(entry: str, monkeypatch: pytest.MonkeyPatch, ca
     ENTRIES[entry]()
     lines = capsys.readouterr().out.splitlines()
     assert f"python {'-m data_tools.collect' if entry == 'collect' else entry + '.py'}" in "\n".join(lines[:4])
-    assert len(lines) < 90
+    assert len(lines) < 120
     text = "\n".join(lines)
     assert "--multirun" in text and "allowed" in text
     assert "hydra" not in text.lower()

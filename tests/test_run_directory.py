@@ -25,6 +25,8 @@ from instructrl.training.run_directory import (
 OTHER_VALUES = {  # of the keys that may change
     "output_dir": "outputs",
     "data.dir": "elsewhere",
+    "encoder.weights": "w.safetensors",
+    "features_dir": "elsewhere",
     "hardware.name": "gpu",
     "hardware.platform": "gpu",
     "hardware.prefetch": "7",

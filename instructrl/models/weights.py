@@ -28,6 +28,13 @@ DECODER = (  # of M3AE's pretraining; kept in its file
     "image_mask_embedding",
     "text_mask_embedding",
 )
+TEXT = (  # what reads the instruction; an encoder without text does without
+    "text_embedding/",
+    "encoder_text_type_embedding",
+    "text_model/",
+    "text_projection/",
+    "logit_scale",
+)
 WORDS = ("text_embedding/embedding", "text_model/embeddings/token_embedding/embedding")
 PLACES = "text_model/embeddings/position_embedding/embedding"  # of tokens, learnt
 
@@ -60,6 +67,17 @@ def read_checksum(path: Path, *, kind: str) -> str:
         return check_metadata(path, file.metadata() or {}, kind)
 
 
+def read_shapes(path: Path, *, kind: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of a file's parameters by their names; their values are not read.
+
+    Raises:
+        InputError: the file is missing or damaged, or is none of ours or of another kind.
+    """
+    with opened(path) as file:
+        check_metadata(path, file.metadata() or {}, kind)
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
 def read_weights(path: Path, *, kind: str) -> Weights:
     """All of a file.
 
@@ -81,8 +99,8 @@ def opened(path: Path) -> Any:
     """The file, opened; a context manager."""
     if not path.is_file():
         raise InputError(
-            f"{path}: no encoder weights there; get them with python -m data_tools.weights fetch or convert "
-            "(see its --help), or use encoder.weights=null for random ones"
+            f"{path}: no encoder weights there; restore them, or get them with python -m data_tools.weights "
+            "fetch or convert (see its --help)"
         )
     try:
         return safe_open(path, "numpy")
@@ -115,7 +133,7 @@ def write_weights(
     Raises:
         InputError: it cannot be written.
     """
-    plain = {name: np.ascontiguousarray(value, np.float32) for name, value in arrays.items()}
+    plain = {name: np.asarray(value, np.float32, order="C") for name, value in arrays.items()}
     about = {"format": FORMAT, "version": VERSION, "kind": kind, "source": source, "source_sha256": source_sha256}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

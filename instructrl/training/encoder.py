@@ -10,7 +10,7 @@ from instructrl.config import TrainConfig
 from instructrl.data.tokenizer import Tokenizer
 from instructrl.errors import InputError
 from instructrl.models.encoder import by_name, encoder_shapes
-from instructrl.models.weights import DECODER, fit, read_checksum, read_weights, write_weights
+from instructrl.models.weights import DECODER, TEXT, fit, read_checksum, read_weights, write_weights
 from instructrl.training.run_directory import read_data
 
 KEPT = "encoder.safetensors"  # in the run directory: the weights of a frozen encoder that came from no file
@@ -56,7 +56,8 @@ def read_encoder(config: TrainConfig, path: Path, tokenizer: Tokenizer, *, like:
         InputError: the weights are damaged, or of another size or vocabulary.
     """
     shapes = encoder_shapes(config.encoder, vocabulary_size=tokenizer.vocabulary_size)
-    loaded = fit(read_weights(path, kind=config.encoder.kind), shapes, besides=DECODER)
+    besides = DECODER if config.encoder.text else (*DECODER, *TEXT)
+    loaded = fit(read_weights(path, kind=config.encoder.kind), shapes, besides=besides)
     return pruned(loaded, like)
 
 

@@ -1,10 +1,13 @@
 """What a run needs besides demonstrations; asked before any work is done. Needs no jax."""
 
+import shlex
 from pathlib import Path
 
-from instructrl.config import TrainConfig
+from instructrl.config import EncoderConfig, TrainConfig
 from instructrl.data.tokenizer import make_tokenizer
-from instructrl.models.weights import read_checksum
+from instructrl.errors import InputError
+from instructrl.models.sizes import check_sizes
+from instructrl.models.weights import read_shapes
 
 
 def check_inputs(config: TrainConfig) -> None:
@@ -14,5 +17,21 @@ def check_inputs(config: TrainConfig) -> None:
         InputError: one of them is missing or cannot be used; it says how to get it.
     """
     if config.encoder.weights is not None:
-        read_checksum(Path(config.encoder.weights), kind=config.encoder.kind)
+        check_weights(Path(config.encoder.weights), config.encoder)
     make_tokenizer(config.encoder)
+
+
+def check_weights(path: Path, encoder: EncoderConfig) -> None:
+    """Raise InputError if an encoder's weights are missing, or those of another kind or size."""
+    if not path.exists():
+        raise InputError(f"{path}: no encoder weights there; {remedy(path, encoder)}")
+    check_sizes(path, read_shapes(path, kind=encoder.kind), encoder)
+
+
+def remedy(path: Path, encoder: EncoderConfig) -> str:
+    """How to get an encoder's weights."""
+    if encoder.tokenizer == "small":
+        return "none are published for it: name a file of your own, or use encoder.weights=null for random ones"
+    _, _, name = encoder.name.partition("_")
+    place = "" if path == Path("weights") / f"{encoder.name}.safetensors" else f" out={shlex.quote(str(path))}"
+    return f"get them with python -m data_tools.weights fetch kind={encoder.kind} name={name}{place}"
