@@ -20,6 +20,7 @@ from instructrl.models.weights import fit, read_weights, write_weights
 from instructrl.training import preparation
 from instructrl.training.checkpoint import open_checkpoints
 from instructrl.training.encoder import KEPT
+from instructrl.training.inputs import check_inputs
 from instructrl.training.loop import train
 from instructrl.training.metrics import read_lines
 from instructrl.training.run_directory import open_run
@@ -207,6 +208,19 @@ def test_weights_with_fewer_or_more_places_for_tokens_name_the_setting(tmp_path)
     shapes = encoder_shapes(tiny.config(tmp_path, *CLIP).encoder, vocabulary_size=81)
     with pytest.raises(InputError, match=r"encoder.tokenizer has 81 entries, that of the weights 80"):
         fit(weights, shapes)
+
+
+def test_a_misfit_of_tokenizer_and_weights_is_told_before_any_work(tmp_path, letters):
+    folder, count = letters
+    more = (*CLIP, f"encoder.weights={tmp_path / 'w.safetensors'}", f"encoder.tokenizer={folder}")
+    random_weights(tmp_path / "w.safetensors", CLIP, count)
+    check_inputs(tiny.config(tmp_path, *more))
+    with pytest.raises(InputError, match=r"^encoder.text_length: found 64; allowed: 77, for which .*w.safetensors"):
+        check_inputs(tiny.config(tmp_path, *more, "encoder.text_length=64"))
+    random_weights(tmp_path / "w.safetensors", CLIP, count + 1)
+    with pytest.raises(InputError, match=rf"vocabulary of {count + 1} entries.*tokenizer={folder} has {count}; choose"):
+        check_inputs(tiny.config(tmp_path, *more))
+    check_inputs(tiny.config(tmp_path, *more, "encoder.text=false", "encoder.tokenizer=small"))
 
 
 def test_another_vocabulary_under_the_same_name_is_refused(tmp_path, data):
