@@ -11,16 +11,20 @@ import jax
 import numpy as np
 import pytest
 
+from instructrl.batch import BatchSizes, fake_batch
 from instructrl.data.episodes import Episodes
 from instructrl.errors import InputError
 from instructrl.evaluation.actor import load_actor
 from instructrl.models.encoder import by_name, encoder_shapes
-from instructrl.models.weights import write_weights
+from instructrl.models.weights import fit, read_weights, write_weights
+from instructrl.training import preparation
 from instructrl.training.checkpoint import open_checkpoints
 from instructrl.training.encoder import KEPT
+from instructrl.training.inputs import check_inputs
 from instructrl.training.loop import train
 from instructrl.training.metrics import read_lines
 from instructrl.training.run_directory import open_run
+from instructrl.training.step import hide_words
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -191,6 +195,83 @@ def test_weights_of_another_size_or_vocabulary_are_named(tmp_path, data):
     random_weights(weights, M3AE, 100)
     with pytest.raises(InputError, match=r"2864.*100|100.*2864"):
         trained(tmp_path, data, *settings)
+
+
+def test_weights_with_fewer_or_more_places_for_tokens_name_the_setting(tmp_path):
+    random_weights(tmp_path / "w.safetensors", CLIP, 80)
+    weights = read_weights(tmp_path / "w.safetensors", kind="clip")
+    for length in (64, 78):
+        config = tiny.config(tmp_path, *CLIP, f"encoder.text_length={length}").encoder
+        said = rf"found \(77, 8\), expected \({length}, 8\).*set encoder.text_length=77$"
+        with pytest.raises(InputError, match=said):
+            fit(weights, encoder_shapes(config, vocabulary_size=80))
+    shapes = encoder_shapes(tiny.config(tmp_path, *CLIP).encoder, vocabulary_size=81)
+    with pytest.raises(InputError, match=r"encoder.tokenizer has 81 entries, that of the weights 80"):
+        fit(weights, shapes)
+
+
+def test_a_misfit_of_tokenizer_and_weights_is_told_before_any_work(tmp_path, letters):
+    folder, count = letters
+    more = (*CLIP, f"encoder.weights={tmp_path / 'w.safetensors'}", f"encoder.tokenizer={folder}")
+    random_weights(tmp_path / "w.safetensors", CLIP, count)
+    check_inputs(tiny.config(tmp_path, *more))
+    with pytest.raises(InputError, match=r"^encoder.text_length: found 64; allowed: 77, for which .*w.safetensors"):
+        check_inputs(tiny.config(tmp_path, *more, "encoder.text_length=64"))
+    random_weights(tmp_path / "w.safetensors", CLIP, count + 1)
+    with pytest.raises(InputError, match=rf"vocabulary of {count + 1} entries.*tokenizer={folder} has {count}; choose"):
+        check_inputs(tiny.config(tmp_path, *more))
+    check_inputs(tiny.config(tmp_path, *more, "encoder.text=false", "encoder.tokenizer=small"))
+
+
+def test_another_vocabulary_under_the_same_name_is_refused(tmp_path, data):
+    place, words = tmp_path / "vocab.txt", ["[PAD]", "[UNK]", "the", "red", "blue"]
+    place.write_text("\n".join(words))
+    settings = (f"encoder.tokenizer={place}", "training.epochs=2", "optimizer.warmup_epochs=1")
+    run = trained(tmp_path, data, *settings)
+    assert actor(run).tokenizer.vocabulary_size == 5
+    place.write_text("\n".join(["[PAD]", "[UNK]", "the", "blue", "red"]))
+    for act in (lambda: actor(run), lambda: trained(tmp_path, data, *settings)):
+        with pytest.raises(InputError, match=rf"^encoder.tokenizer={place}: its content is not what {run} "):
+            act()
+    place.unlink()
+    with pytest.raises(InputError, match=rf"^encoder.tokenizer: .*{place}"):
+        actor(run)
+    place.write_text("\r\n".join(words))  # the same, in another form
+    assert actor(run).tokenizer.vocabulary_size == 5
+
+
+class Reached(Exception):  # noqa: N818
+    pass
+
+
+def test_training_hides_words_but_no_markers(tmp_path, data, letters, monkeypatch):
+    folder, count = letters
+    seen = []
+
+    def step(*given, **more):
+        seen.append(more)
+        raise Reached
+
+    monkeypatch.setattr(preparation, "make_train_step", step)
+    more = (RANDOM, "encoder.frozen=false", f"encoder.tokenizer={folder}", "training.token_dropout=0.5")
+    with pytest.raises(Reached):
+        trained(tmp_path, data, *CLIP, *more)
+    assert [(one["token_dropout"], one["markers"]) for one in seen] == [(0.5, (count - 2, count - 1))]
+    for share in (0.5, 0.9):
+        hides(share, (7, 9))
+        hides(share, ())
+
+
+def hides(share, markers):
+    """What is hidden of many sentences `7 1 ... 6 9`, padded."""
+    tokens = np.tile(np.array([7, 1, 2, 3, 4, 5, 6, 9, 0, 0], np.int32), (400, 1))
+    padding = np.float32(np.tile(np.arange(10) >= 8, (400, 1)))
+    batch = fake_batch(BatchSizes(400, 1, 1, 8, 10))._replace(tokens=tokens, text_padding_mask=padding)
+    hidden = np.asarray(hide_words(batch, jax.random.key(0), share=share, markers=markers).text_padding_mask)
+    assert set(np.unique(hidden)) == {0, 1} and np.all(hidden[:, 8:] == 1)
+    kept = np.isin(tokens, markers)
+    assert not hidden[kept].any()
+    assert abs(hidden[:, :8][~kept[:, :8]].mean() - share) < 0.05
 
 
 def test_missing_weights_are_told_in_one_line_before_anything_is_made(tmp_path):

@@ -44,7 +44,7 @@ def local(asked: str) -> Path | None:
     """The file or folder of this path, if there is one."""
     try:
         path = Path(asked).expanduser()
-        return path if path.exists() else None
+        return path if asked and path.exists() else None
     except (OSError, RuntimeError):  # too long a name, or nobody's home
         return None
 

@@ -162,8 +162,6 @@ def check(path: Path, vocabulary: Vocabulary) -> None:
     lacking = [piece for piece in ((START, END) if pairs else (PADDING, UNKNOWN)) if piece not in pieces]
     if lacking:
         raise unusable(path, f"{len(pieces)} entries without {' and '.join(lacking)}, which {kind} have")
-    if not vocabulary.words():
-        raise unusable(path, f"{len(pieces)} entries without a lower-case English {'letter' if pairs else 'word'}")
     if pairs and pieces[-1] != END:
         raise unusable(path, f"the last of {len(pieces)} entries is {pieces[-1]!r}, expected {END}, as CLIP needs it")
     known = {entry["content"] for entry in vocabulary.added}
@@ -174,6 +172,8 @@ def check(path: Path, vocabulary: Vocabulary) -> None:
         "".join(pieces).encode()
     except UnicodeEncodeError:
         raise damaged(path, "an entry that is no Unicode text") from None
+    if not vocabulary.words():
+        raise unusable(path, f"{len(pieces)} entries without a lower-case English {'letter' if pairs else 'word'}")
 
 
 def read_lines(path: Path, *, header: str | None = None) -> list[str]:

@@ -51,6 +51,10 @@ def check_sizes(path: Path, shapes: Shapes, encoder: EncoderConfig) -> None:
     for key, found in sizes(encoder.kind, shapes).items():
         expected = getattr(encoder, key, found)
         if expected != found and (encoder.text or not key.startswith("text_")):
+            if key == "text_length":
+                raise InputError(
+                    f"encoder.text_length: found {expected}; allowed: {found}, for which {path} has learnt places"
+                )
             raise InputError(
                 f"{path}: found weights with {key} {found}, expected {expected}, which encoder={encoder.name} has; "
                 "choose the encoder= option or the weights of the right size"

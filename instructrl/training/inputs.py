@@ -6,7 +6,7 @@ from pathlib import Path
 from instructrl.config import EncoderConfig, TrainConfig
 from instructrl.data.tokenizer import make_tokenizer
 from instructrl.errors import InputError
-from instructrl.models.sizes import check_sizes
+from instructrl.models.sizes import check_sizes, sizes
 from instructrl.models.weights import read_shapes
 
 
@@ -18,7 +18,9 @@ def check_inputs(config: TrainConfig) -> None:
     """
     if config.encoder.weights is not None:
         check_weights(Path(config.encoder.weights), config.encoder)
-    make_tokenizer(config.encoder)
+    tokenizer = make_tokenizer(config.encoder)
+    if config.encoder.weights is not None and config.encoder.text:
+        check_vocabulary(Path(config.encoder.weights), config.encoder, tokenizer.vocabulary_size)
 
 
 def check_weights(path: Path, encoder: EncoderConfig) -> None:
@@ -26,6 +28,16 @@ def check_weights(path: Path, encoder: EncoderConfig) -> None:
     if not path.exists():
         raise InputError(f"{path}: no encoder weights there; {remedy(path, encoder)}")
     check_sizes(path, read_shapes(path, kind=encoder.kind), encoder)
+
+
+def check_vocabulary(path: Path, encoder: EncoderConfig, size: int) -> None:
+    """Raise InputError if an encoder's weights were trained with a vocabulary of another size."""
+    found = sizes(encoder.kind, read_shapes(path, kind=encoder.kind)).get("vocabulary", size)
+    if found != size:
+        raise InputError(
+            f"{path}: found weights for a vocabulary of {found} entries, that of encoder.tokenizer={encoder.tokenizer} "
+            f"has {size}; choose the tokenizer that they were trained with"
+        )
 
 
 def remedy(path: Path, encoder: EncoderConfig) -> str:
