@@ -1,8 +1,10 @@
 """Files from the network: broken off, they go on where they were; a file is there whole and as it should be, or not."""
 
 import hashlib
+import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -41,10 +43,10 @@ class UnreachableError(InputError):
 
 
 def hub_address(repository: str, name: str) -> str:
-    """Where a file of a Hugging Face repository is."""
+    """Where a file of a Hugging Face repository is; HF_ENDPOINT names another hub."""
     import huggingface_hub
 
-    return huggingface_hub.hf_hub_url(repository, name)
+    return huggingface_hub.hf_hub_url(repository, name, endpoint=os.environ.get("HF_ENDPOINT", "").rstrip("/") or None)
 
 
 def hub_file(repository: str, name: str) -> Remote:
@@ -93,7 +95,8 @@ def download(remote: Remote, path: Path, *, headers: Mapping[str, str] = Mapping
         raise InputError(f"{part}: cannot be written ({error.strerror}); make room or choose another out=") from None
     finally:
         if not part.exists():
-            origin(part).unlink(missing_ok=True)
+            with suppress(OSError):
+                origin(part).unlink()
 
 
 def bring(remote: Remote, part: Path, headers: Mapping[str, str]) -> None:

@@ -179,6 +179,6 @@ def explain(error: OmegaConfBaseException, schema: type, given: Mapping[str, Any
     if key in given:
         found = given[key]
     else:
-        value = re.search(r"[Vv]alue '(.*)' (?:of type|for field|\()", message)
+        value = re.search(r"[Vv]alue '(.*)' (?:of type|for field|is not|\()", message)
         found = None if "not Optional" in message or (value and value[1] == "None") else value[1] if value else message
     return f"{key}: found {shown(found)}; allowed: {allowed(entry)}"
