@@ -1,0 +1,155 @@
+"""Features computed once, against features computed in every step, against the release's step. Prints ratios.
+
+python tests/bench/features.py [OVERRIDES]     m3ae_b16, vit_base, 4 cameras of 256x256, 4 steps, batch 8: 15 minutes
+python tests/bench/features.py encoder=m3ae_tiny policy=vit_small      a quick look
+
+A sample is one window of 4 keyframe steps (16 images) with its 4 targets. The weights are random, in the published
+layout. The baseline is the release's training step as it ought to have been: every frame of every window goes
+through the encoder, whose weights are constants of the compiled program, under pmap.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import jax
+import numpy as np
+import optax
+
+from instructrl.command import compose
+from instructrl.config import SimConfig, TrainConfig
+from instructrl.data.episodes import Episodes
+from instructrl.data.format import Header
+from instructrl.data.tokenizer import make_tokenizer
+from instructrl.data.writer import Writer
+from instructrl.models.agent import Agent
+from instructrl.sim import Start, make_env
+from instructrl.training import features
+from instructrl.training.optimizer import learning_rate, make_optimizer
+from instructrl.training.preparation import prepare
+from instructrl.training.run_directory import read_data
+from instructrl.training.state import make_agent
+
+BATCH, CACHED_STEPS, BARE_CALLS = 8, 6, 4
+CAMERAS = ["front", "left_shoulder", "right_shoulder", "wrist"]
+SETTINGS = (
+    "encoder=m3ae_b16", "policy=vit_base", "head=regression", "task=pick_and_lift", "hardware=cpu",
+    f"sim.cameras=[{','.join(CAMERAS)}]", "sim.image_size=256", f"training.batch_size={BATCH}", "training.sentences=1",
+    "encoder.weights=null", "encoder.tokenizer=small",
+)  # fmt: skip
+
+
+def demonstrations(folder: Path) -> Path:
+    """One file with a batch of demonstrations of 4 keyframes each."""
+    sim = SimConfig(cameras=CAMERAS, image_size=256, renderer="raycast")
+    env, path = make_env(sim, "pick_and_lift"), folder / "train.hdf5"
+    header = Header("pick_and_lift", "train", tuple(CAMERAS), 256, env.provenance())
+    with Writer(path, header) as writer:
+        for seed in range(BATCH):
+            writer.add(env.demonstrate(Start(seed % env.variations, seed))[0])
+    env.close()
+    return path
+
+
+def seconds(work: Any) -> float:
+    """Wall time of a call, until the device is done."""
+    began = time.perf_counter()
+    jax.block_until_ready(work())
+    return time.perf_counter() - began
+
+
+def release_step(config: TrainConfig, agent: Agent, encoder: Any) -> Any:
+    """The baseline: (policy parameters, optimizer state, batch) -> the next ones, all with an axis of one device."""
+    optimizer = make_optimizer(config.optimizer, learning_rate(config.optimizer, epochs=200, steps_per_epoch=1))
+
+    def step(params: Any, opt_state: Any, batch: Any) -> Any:
+        def loss(params: Any) -> Any:
+            inputs = (batch.images, batch.tokens, batch.text_padding_mask)
+            encoded = agent.apply({"params": {"encoder": encoder}}, *inputs, method=Agent.encode)
+            known = batch._replace(images=None, features=jax.lax.stop_gradient(encoded))
+            return agent.apply({"params": {**params, "encoder": encoder}}, known)[0]
+
+        gradients = jax.lax.pmean(jax.grad(loss)(params), "devices")
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    return jax.pmap(step, axis_name="devices"), optimizer
+
+
+def baseline(config: TrainConfig, agent: Agent, encoder: Any, params: Any, batch: Any) -> float:
+    """Seconds of one step of the release, compiled before."""
+    step, optimizer = release_step(config, agent, encoder)
+    given = jax.tree.map(lambda leaf: np.asarray(leaf)[None], (params, optimizer.init(params), batch))
+    began = time.perf_counter()
+    compiled = step.lower(*given).compile()
+    print(f"compiling the release's step, weights as constants: {time.perf_counter() - began:.0f} s", flush=True)
+    return seconds(lambda: compiled(*given))
+
+
+def step_seconds(training: Any, state: Any, *, steps: int) -> float:
+    """Seconds of one of our steps, batches from our loader; the first one, which compiles, is not counted."""
+    per_epoch = training.train.steps_per_epoch
+    batches = training.batches(training.train, 0, (steps + 1) * per_epoch)
+    compiled = training.train_step.lower(state, next(batches), training.frozen).compile()
+
+    def run() -> Any:
+        now, metrics = state, None
+        for _ in range(steps):
+            now, metrics = compiled(now, next(batches), training.frozen)
+        return metrics
+
+    took = seconds(run) / steps
+    batches.close()
+    return took
+
+
+def write_features(config: TrainConfig, episodes: Episodes, agent: Agent, frozen: Any, checksum: str) -> float:
+    """Print how fast the cache is written against the encoder alone, measured before and after it."""
+    tokenizer = make_tokenizer(config.encoder)
+    encode = features.make_encode(agent, frozen)
+    size = features.FRAMES
+    images = np.random.default_rng(0).integers(0, 256, (size, len(CAMERAS), 256, 256, 3), np.uint8)
+    inputs = (images, *tokenizer([episodes.sentences(0)[0]] * size))
+    jax.block_until_ready(encode(*inputs))
+    features.make_encode = lambda *_: encode  # compiled already, as in the bare loop
+    half = BARE_CALLS // 2
+    bare = seconds(lambda: [encode(*inputs) for _ in range(half)])
+    source = {"agent": agent, "params": frozen, "checksum": checksum}
+    written = seconds(lambda: features.open_features(config, episodes, tokenizer, **source) and None)
+    bare += seconds(lambda: [encode(*inputs) for _ in range(half)])
+    rows = int(episodes.lengths.sum())
+    rates = rows / written, BARE_CALLS * size / bare
+    print(f"cache written at {rates[0]:.2f} moments/s, the encoder alone {rates[1]:.2f}: {rates[0] / rates[1]:.2f}")
+    return rates[0] / rates[1]
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        common = [*SETTINGS, f"features_dir={folder / 'features'}", f"output_dir={folder}", *sys.argv[1:]]
+        live, cached = (
+            compose("train", TrainConfig, [*common, f"features={kind}", f"name={kind}"]) for kind in ("live", "cached")
+        )
+        path = demonstrations(folder)
+        data = {"train": path, "val": path}
+        with Episodes(path) as episodes:
+            sets = (episodes, episodes)
+            training, state = prepare(live, folder / "live", data=data, sets=sets)
+            encoder = training.frozen["encoder"]
+            agent = make_agent(live, vocabulary_size=make_tokenizer(live.encoder).vocabulary_size)
+            write_features(cached, episodes, agent, training.frozen, read_data(folder / "live")["encoder"]["checksum"])
+            release = baseline(live, agent, encoder, state.params, training.train.batch(0))
+            took = {"release, repaired": release, "live features": step_seconds(training, state, steps=1)}
+            training, state = prepare(cached, folder / "cached", data=data, sets=sets)
+            took["cached features"] = step_seconds(training, state, steps=CACHED_STEPS)
+        print(f"{live.encoder.name}, {live.policy.name}, {len(CAMERAS)} cameras, 4 steps, batch {BATCH}")
+        for kind, each in took.items():
+            print(f"  {kind:<20}{each:>9.2f} s a step{BATCH / each:>9.2f} samples/s{release / each:>9.1f} x")
+
+
+if __name__ == "__main__":
+    main()
