@@ -3,8 +3,6 @@
 python -m data_tools.features task=reach_target encoder=m3ae_b16
 """
 
-from pathlib import Path
-
 from instructrl.command import command
 from instructrl.config import TrainConfig, cached_features
 from instructrl.errors import InputError
@@ -29,9 +27,11 @@ def main(config: TrainConfig) -> None:
     from instructrl.data.episodes import Episodes
     from instructrl.training.features import compute_features
 
-    for split, limit in (("train", config.task.episodes), ("val", config.task.val_episodes)):
-        with Episodes(Path(data[split]), limit=limit) as episodes:
-            compute_features(config, episodes)
+    with (
+        Episodes(data["train"], limit=config.task.episodes) as train,
+        Episodes(data["val"], limit=config.task.val_episodes) as val,
+    ):
+        compute_features(config, (train, val))
 
 
 if __name__ == "__main__":

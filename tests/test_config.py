@@ -192,9 +192,9 @@ def training_loop(config: TrainConfig) -> Any:
         patch.setattr(preparation, "Loader", Batches)
         patch.setattr(preparation, "prefetched", prefetched)
         patch.setattr(preparation, "check_batch", lambda batch, sizes: seen.append(sizes))
-        patch.setattr(preparation, "initial_params", lambda *given, seed: seen.append(seed) or params)
+        patch.setattr(preparation, "initial_params", lambda *given, seed, **_: seen.append(seed) or params)
         patch.setattr(preparation, "begin", begin)
-        patch.setattr(preparation, "open_features", lambda *given, **more: seen.append("features") or "features")
+        patch.setattr(preparation, "open_features", lambda *given, **more: seen.append("features") or ["features"] * 2)
         patch.setattr(preparation, "initial_state", state)
         step = lambda state, batch, frozen: (state, dict(values))  # noqa: E731
         patch.setattr(preparation, "make_train_step", lambda *given, **more: seen.append(more) or step)
@@ -240,7 +240,7 @@ def feature_cache(config: TrainConfig) -> Any:
     episodes: Any = SimpleNamespace(image_size=config.sim.image_size, cameras=config.sim.cameras)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "ensure_features", lambda *given, encode, **more: seen.append(more))
-        features.open_features(config, episodes, tokenizer, agent=agent, params=params, checksum="0")
+        features.open_features(config, [episodes], tokenizer, agent=agent, params=params, checksum="0")
     return seen
 
 

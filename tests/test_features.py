@@ -21,12 +21,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from instructrl.batch import Batch, Features, FeatureSizes, check_batch
+from instructrl.batch import Batch, Demonstration, Features, FeatureSizes, check_batch
 from instructrl.config import EncoderConfig
+from instructrl.data import rows
 from instructrl.data.episodes import Episodes
 from instructrl.data.features import FeatureCache, ensure_features
 from instructrl.data.filling import Recorder
+from instructrl.data.index import CHECKED, note_checked, standing
 from instructrl.data.loader import Loader
+from instructrl.data.rows import Rows
 from instructrl.data.tokenizer import Tokenizer, make_tokenizer
 from instructrl.errors import InputError, RunError
 from tests.demonstrations import HEADER, SENTENCES, demonstration, write
@@ -60,8 +63,11 @@ def path(tmp_path: Path) -> Path:
 
 
 def demonstrations(path: Path, count: int = 9) -> Path:
-    made = [demonstration(n, steps=LENGTHS[n % 9], between=n % 2, sentences=ASKED[n % 9]) for n in range(count)]
-    return write(path, made)
+    return write(path, made(count))
+
+
+def made(count: int = 9) -> list[Demonstration]:
+    return [demonstration(n, steps=LENGTHS[n % 9], between=n % 2, sentences=ASKED[n % 9]) for n in range(count)]
 
 
 class Encoder:
@@ -110,8 +116,8 @@ def ensure(
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a cache but its lock."""
-    return {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.name != ".lock"}
+    """Every file of a cache but its lock and the note of its last check."""
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if not file.name.startswith(".")}
 
 
 def expected(episodes: Episodes, tokenizer: Tokenizer, encoder: Encoder, episode: int, choice: int) -> Features:
@@ -292,10 +298,131 @@ def test_a_damaged_byte_is_found_and_repaired(
 
 
 def damage(path: Path, place: float) -> None:
-    """Flip a bit."""
+    """Flip a bit, between the first byte (0) and the last (1)."""
+    damage_at(path, int(place * (path.stat().st_size - 1)))
+
+
+def damage_at(path: Path, place: int) -> None:
     data = bytearray(path.read_bytes())
-    data[int(place * (len(data) - 1))] ^= 0x10
+    data[place] ^= 0x10
     path.write_bytes(data)
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are old enough as soon as they are written."""
+    monkeypatch.setattr("instructrl.data.index.SETTLED", -1e9)
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_cache_that_nobody_touched_is_not_read_again(
+    path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, _ = ensure(path, tokenizer)
+    before, checked = contents(cache.folder), []
+    missing = Rows.missing
+    monkeypatch.setattr(Rows, "missing", lambda rows: checked.append(rows.path.name) or missing(rows))
+    for expected in (["pooled.bin", "patches.bin"], []):
+        assert ensure(path, tokenizer)[1].calls == 0
+        assert checked == expected
+        checked.clear()
+    for number, file in enumerate(cache.files):
+        damage(file, 0.5)
+        os.utime(file, (number, number))
+        assert ensure(path, tokenizer)[1].calls == 1 and checked
+        assert contents(cache.folder) == before
+        ensure(path, tokenizer)
+        checked.clear()
+
+
+def test_a_cache_that_was_just_written_is_read_again(path: Path, tokenizer: Tokenizer) -> None:
+    cache, _ = ensure(path, tokenizer)
+    ensure(path, tokenizer)
+    assert not (cache.folder / CHECKED).exists()
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_damaged_note_of_the_last_check_is_none(path: Path, tokenizer: Tokenizer) -> None:
+    cache, _ = ensure(path, tokenizer)
+    before = contents(cache.folder)
+    for text in ("", "[]", "{", "\udc00"):
+        ensure(path, tokenizer)
+        assert (cache.folder / CHECKED).exists()
+        damage(cache.folder / "pooled.bin", 0.5)
+        (cache.folder / CHECKED).write_bytes(text.encode(errors="surrogateescape"))
+        assert ensure(path, tokenizer)[1].calls == 1
+        assert contents(cache.folder) == before
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("name", FILES)
+def test_what_the_disk_damages_is_found_at_the_first_read(path: Path, tokenizer: Tokenizer, name: str) -> None:
+    sizes = replace(APART, patches=(2, 3))
+    cache, _ = ensure(path, tokenizer, sizes, False)
+    before = contents(cache.folder)
+    damage(cache.folder / name, 0)
+    note_checked(cache.folder, standing(cache.files))  # as if no file system had seen it
+    again, encoder = ensure(path, tokenizer, sizes, False)
+    assert encoder.calls == 0
+    loader = Loader(Episodes(path), tokenizer, batch_size=9, seed=0, steps=4, features=again)
+    with pytest.raises(InputError, match=f"{Path(name).stem}.bin: damaged; the same command .*features_dir") as error:
+        for step in range(20):  # so that every sentence is drawn
+            loader.batch(step)
+    assert "\n" not in str(error.value)
+    repaired, encoder = ensure(path, tokenizer, sizes, False)
+    assert encoder.calls == 1 and contents(repaired.folder) == before
+    assert_right(repaired, path, tokenizer)
+
+
+def test_a_row_is_checked_once(path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, _ = ensure(path, tokenizer)
+    checked = []
+    checksums = rows.checksums
+    monkeypatch.setattr(rows, "checksums", lambda data, size: checked.append(len(data)) or checksums(data, size))
+    for expected in (2, 0):  # pooled and patches
+        cache.read(4, 1, out=room(cache, 5))
+        assert len(checked) == expected
+        checked.clear()
+
+
+def test_a_disk_that_cannot_be_read_is_one_line(
+    path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, _ = ensure(path, tokenizer)
+    before, pread = contents(cache.folder), os.pread
+
+    def broken(handle: int, size: int, place: int) -> bytes:
+        if place or size > 400:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(handle, size, place)
+
+    monkeypatch.setattr(os, "pread", broken)
+    with pytest.raises(InputError, match=r"train\.features.*Input/output error.*features_dir") as error:
+        ensure(path, tokenizer)
+    assert "\n" not in str(error.value) and contents(cache.folder) == before
+
+
+@pytest.mark.parametrize("name", FILES[:2])
+def test_a_file_that_shrinks_while_it_is_checked(path: Path, tokenizer: Tokenizer, name: str) -> None:
+    cache, _ = ensure(path, tokenizer)
+    with (cache.folder / name).open("r+b") as file:
+        file.truncate(5)
+    with pytest.raises(OSError, match="ends too early"):
+        cache.rows["pooled"].missing()
+
+
+@pytest.mark.parametrize("chunk", [1, 50, 1 << 20])
+def test_rows_are_checked_in_chunks_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(rows, "CHUNK", chunk)
+    one = Rows(tmp_path / "one.bin", 57, (3,), np.dtype(np.int32))
+    one.create()
+    assert one.missing()[0].all() and one.missing()[1] == 0
+    one.write(0, np.arange(171, dtype=np.int32).reshape(57, 3))
+    assert not one.missing()[0].any()
+    for row in (0, 20, 56):
+        damage_at(one.path, 12 * row)
+    wrong, written = one.missing()
+    assert np.flatnonzero(wrong).tolist() == [0, 20, 56] and written == 3
 
 
 @pytest.mark.parametrize("name", [*FILES[:4], "index.json"])
@@ -369,17 +496,17 @@ def test_another_tokenizer_or_text_length_is_another_cache(path: Path, tokenizer
     assert ensure(path, tokenizer, sizes, False, sentences=1)[1].calls == 0
 
 
-def changed(number: int, part: str) -> list[Any]:
+def changed(number: int, part: str) -> list[Demonstration]:
     """Nine demonstrations; one pixel, sentence, keyframe or number of steps is another than in `demonstrations`."""
-    made = [demonstration(n, steps=LENGTHS[n], between=n % 2, sentences=ASKED[n]) for n in range(9)]
-    one = made[number]
+    others = made()
+    one = others[number]
     if part == "pixel":
         one.images[0, 0, 0, 0, 0] ^= 1
     elif part == "sentence":
-        made[number] = one._replace(instructions=("go there", *one.instructions[1:]))
+        others[number] = one._replace(instructions=("go there", *one.instructions[1:]))
     elif part == "keyframe":
-        made[number] = one._replace(keyframes=one.keyframes - np.arange(len(one.keyframes)) % 2)
-    return made
+        others[number] = one._replace(keyframes=one.keyframes - np.arange(len(one.keyframes)) % 2)
+    return others
 
 
 @pytest.mark.parametrize("part", ["pixel", "sentence", "keyframe"])
@@ -651,6 +778,9 @@ def test_a_cached_batch_is_the_live_one_with_features_for_images(
 def test_a_loader_refuses_features_of_other_sentences_or_episodes(path: Path, tokenizer: Tokenizer) -> None:
     cache, _ = ensure(path, tokenizer, sentences=2)
     Loader(Episodes(path), tokenizer, batch_size=2, seed=0, sentences=2, features=cache)
-    for episodes, sentences in ((Episodes(path), None), (Episodes(path), 1), (Episodes(path, limit=8), 2)):
+    turned = write(path.parent / "turned.hdf5", [one._replace(instructions=one.instructions[::-1]) for one in made()])
+    others = [Episodes(write(path.parent / "pixel.hdf5", changed(3, "pixel"))), Episodes(turned)]
+    cases = [(Episodes(path), None), (Episodes(path), 1), (Episodes(path, limit=8), 2), *((one, 2) for one in others)]
+    for episodes, sentences in cases:
         with pytest.raises(ValueError, match="features of other episodes or sentences"):
             Loader(episodes, tokenizer, batch_size=2, seed=0, sentences=sentences, features=cache)

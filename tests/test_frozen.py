@@ -12,15 +12,18 @@ import numpy as np
 import pytest
 
 from instructrl.data.episodes import Episodes
+from instructrl.data.tokenizer import make_tokenizer
 from instructrl.errors import InputError
 from instructrl.evaluation.actor import load_actor
 from instructrl.models.encoder import by_name, encoder_shapes
 from instructrl.models.weights import write_weights
+from instructrl.training import encoder, features
 from instructrl.training.checkpoint import open_checkpoints
 from instructrl.training.encoder import KEPT
 from instructrl.training.loop import train
 from instructrl.training.metrics import read_lines
 from instructrl.training.run_directory import open_run
+from instructrl.training.state import initial_params, make_agent, one_step
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -110,6 +113,35 @@ def test_cached_and_live_features_give_the_same_losses(tmp_path, data, case, mon
 def test_so_they_do_with_clip(tmp_path, data, case, letters, monkeypatch):
     where = (f"encoder.tokenizer={letters[0]}", f"features_dir={tmp_path / 'features'}")
     same_losses(tmp_path, data, (*CLIP_CASES[case], *where), monkeypatch)
+
+
+def test_features_made_ahead_are_those_of_training(tmp_path, data, monkeypatch):
+    random_weights(tmp_path / "w.safetensors", M3AE, OURS)
+    places = (f"encoder.weights={tmp_path / 'w.safetensors'}", f"features_dir={tmp_path / 'features'}")
+    made, read = [], []
+    encode, weights = features.make_encode, encoder.read_weights
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "make_encode", lambda *given: made.append(1) or encode(*given))
+        patch.setattr(encoder, "read_weights", lambda *given, **more: read.append(1) or weights(*given, **more))
+        with Episodes(data["train"]) as train_set, Episodes(data["val"]) as val_set:
+            features.compute_features(tiny.config(tmp_path, *M3AE, *places), (train_set, val_set))
+    assert len(made) == len(read) == 1  # both files by one program
+    monkeypatch.setattr(Episodes, "_images", lambda *_: pytest.fail("an image was read"))
+    assert len(losses(trained(tmp_path, data, *M3AE, *places))) == 8
+
+
+def test_beside_an_encoder_from_a_file_the_same_numbers_are_drawn(tmp_path):
+    config = tiny.config(tmp_path, *M3AE, RANDOM)
+    tokenizer = make_tokenizer(config.encoder)
+    agent, batch = make_agent(config, vocabulary_size=tokenizer.vocabulary_size), one_step(config, tokenizer)
+    drawn = initial_params(agent, batch, seed=3)
+    beside = initial_params(agent, batch, seed=3, shapes_of=("encoder",))
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), beside) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), drawn
+    )
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(beside["encoder"]))
+    for part in ("policy", "head"):
+        jax.tree.map(np.testing.assert_array_equal, beside[part], drawn[part])
 
 
 def test_a_frozen_encoder_keeps_its_weights_and_is_in_no_checkpoint(tmp_path, data):

@@ -45,6 +45,17 @@ def assert_same(one: Batch, other: Batch) -> None:
         assert np.array_equal(getattr(one, name), getattr(other, name)), name
 
 
+def test_the_order_is_drawn_once_an_epoch(path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = Loader(Episodes(path), tokenizer, batch_size=2, seed=0)
+    drawn, draw = [], loader._drawn
+    monkeypatch.setattr(loader, "_drawn", lambda epoch: drawn.append(epoch) or draw(epoch))
+    steps = [*range(20), 3, 15]
+    batches = [loader.batch(step) for step in steps]
+    assert drawn == [0, 1, 2, 0, 2]
+    for step, batch in zip(steps, batches, strict=True):
+        assert_same(batch, Loader(Episodes(path), tokenizer, batch_size=2, seed=0).batch(step))
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     count=st.integers(1, EPISODES),

@@ -8,7 +8,8 @@
         *.crc32                      see `rows`
 
 What decides the numbers is in the folder's name, so features of another encoder or other demonstrations are never
-taken for these; what is damaged or unfinished is seen when the cache is opened, and computed.
+taken for these. What is unfinished, or was touched since it was last checked, is seen when the cache is opened, and
+computed; what the disk itself has damaged is seen at the first read, and computed when the cache is opened again.
 """
 
 from collections.abc import Mapping
@@ -20,10 +21,20 @@ import numpy as np
 from instructrl.batch import Features, FeatureSizes
 from instructrl.data.episodes import Episodes
 from instructrl.data.filling import ELSEWHERE, Encode, check_space, fill, usable
-from instructrl.data.index import INDEX, describe, nearest, read_index, write_index
+from instructrl.data.index import (
+    INDEX,
+    describe,
+    forget_checked,
+    nearest,
+    note_checked,
+    read_index,
+    standing,
+    was_checked,
+    write_index,
+)
 from instructrl.data.layout import Layout
 from instructrl.data.lock import only_process
-from instructrl.data.rows import Rows
+from instructrl.data.rows import MappedRows, Rows
 from instructrl.data.sentences import Sentences
 from instructrl.data.tokenizer import Tokenizer
 from instructrl.errors import InputError
@@ -47,7 +58,7 @@ class FeatureCache:
             self.rows["patches"] = Rows(folder / "patches.bin", layout.views, (cameras, *sizes.patches), dtype)
         if layout.texts:
             self.rows["text"] = Rows(folder / "text.bin", layout.texts, (sizes.text,), dtype)
-        self._maps: dict[str, np.ndarray] | None = None
+        self._maps: dict[str, MappedRows] | None = None
 
     def read(self, episode: int, choice: int, *, out: Features) -> None:
         """Put an episode's features, asked with its sentence number `choice`, into one sequence of a batch.
@@ -55,15 +66,21 @@ class FeatureCache:
         `out`: pooled [>=T,K,F], text [G] and, if there are any, patches [>=T,K,P,D]; what lies beyond T is left alone.
 
         Raises:
-            InputError: the files are gone.
+            InputError: the files are gone, or a row is damaged.
         """
-        maps, views = self._mapped(), self.layout.rows(episode, choice)
+        views = self.layout.rows(episode, choice)
         length = views.stop - views.start
-        out.pooled[:length] = maps["pooled"][views]
-        if "patches" in maps:
-            out.patches[:length] = maps["patches"][views]
-        if "text" in maps:
-            out.text[:] = maps["text"][self.layout.sentences.row(episode, choice)]
+        out.pooled[:length] = self._read("pooled", views)
+        if "patches" in self.rows:
+            out.patches[:length] = self._read("patches", views)
+        if "text" in self.rows:
+            text = self.layout.sentences.row(episode, choice)
+            out.text[:] = self._read("text", slice(text, text + 1))[0]
+
+    @property
+    def files(self) -> list[Path]:
+        """All files with rows or their checksums."""
+        return [path for rows in self.rows.values() for path in rows.sizes]
 
     def missing(self) -> tuple[np.ndarray, int]:
         """Which items [layout.items] are not there whole, and how many rows are damaged; reads every byte."""
@@ -75,15 +92,24 @@ class FeatureCache:
             damaged += once_written
         return items, damaged
 
-    def _mapped(self) -> dict[str, np.ndarray]:
+    def _read(self, name: str, part: slice) -> np.ndarray:
         if self._maps is None:
-            try:
-                self._maps = {name: rows.mapped() for name, rows in self.rows.items()}
-            except OSError as error:
-                raise InputError(
-                    f"{self.folder}: cannot be read ({error.strerror}); the same command computes it again"
-                ) from None
-        return self._maps
+            self._maps = self._mapped()
+        values = self._maps[name].read(part)
+        if values is None:
+            forget_checked(self.folder)
+            raise InputError(
+                f"{self.rows[name].path}: damaged; the same command computes what is damaged again and goes on; "
+                f"where that does not help, {ELSEWHERE}"
+            )
+        return values
+
+    def _mapped(self) -> dict[str, MappedRows]:
+        try:
+            return {name: MappedRows(rows) for name, rows in self.rows.items()}
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or "the files are too short"
+            raise InputError(f"{self.folder}: cannot be read ({why}); the same command computes it again") from None
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_maps": None}
@@ -129,11 +155,19 @@ def ensure_features(
 
 
 def is_complete(cache: FeatureCache, index: dict[str, Any]) -> bool:
-    """Whether every row is there; nothing is written."""
+    """Whether every row is there; reads them all if a file was touched since that was last done."""
     try:
-        return fits(cache, index) and not cache.missing()[0].any()
-    except OSError:  # another process is making it anew
+        if not fits(cache, index):
+            return False
+        found = standing(cache.files)
+        if was_checked(cache.folder, found):
+            return True
+        if cache.missing()[0].any():
+            return False
+    except OSError:  # another process is making it anew, or the disk fails: `complete` says so
         return False
+    note_checked(cache.folder, found)
+    return True
 
 
 def fits(cache: FeatureCache, index: dict[str, Any]) -> bool:

@@ -1,11 +1,17 @@
-"""What a feature cache is made of, in words: `index.json`, and the key that names the folder."""
+"""What a feature cache is made of, in words: `index.json`, and the key that names the folder.
+
+`.checked.json` says how the files stood when every row was last read and found right, so that a start need not read
+all of a cache that nobody touched.
+"""
 
 import dataclasses
 import hashlib
 import json
 import os
 import textwrap
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +23,9 @@ from instructrl.data.episodes import Episodes
 from instructrl.data.layout import Layout
 
 FORMAT, VERSION = "instructrl features", 1
-INDEX = "index.json"
+INDEX, CHECKED = "index.json", ".checked.json"
+SETTLED = 2.0  # seconds; of a younger file a change may show in neither time, for clocks of file systems are coarse
+Standing = dict[str, list[int]]  # size, time of change of content and of the file itself (ns), by the file's name
 
 
 def describe(episodes: Episodes, layout: Layout, sizes: FeatureSizes, identity: Mapping[str, str]) -> dict[str, Any]:
@@ -29,7 +37,7 @@ def describe(episodes: Episodes, layout: Layout, sizes: FeatureSizes, identity: 
             "task": episodes.task,
             "split": episodes.header.split,
             "episodes": len(episodes),
-            "digest": episodes.digest(),
+            "digest": layout.digest,
             "steps": digest(episodes.lengths, *(episodes.frames(index) for index in range(len(episodes)))),
             "cameras": list(episodes.cameras),
             "image_size": episodes.image_size,
@@ -42,7 +50,7 @@ def describe(episodes: Episodes, layout: Layout, sizes: FeatureSizes, identity: 
         sentences = layout.sentences
         words["sentences"] = {
             "distinct": sentences.distinct,
-            "of_episodes": digest(sentences.counts, *sentences.rows),
+            "of_episodes": digest(sentences.counts, sentences.rows),
             "tokens": digest(sentences.tokens, sentences.padding),
             "text_length": int(sentences.tokens.shape[1]),
         }
@@ -68,12 +76,48 @@ def read_index(folder: Path) -> Any:
 
 def write_index(folder: Path, index: dict[str, Any]) -> None:
     """Write `index.json` as a whole."""
-    temporary = folder / f"{INDEX}.tmp"
+    write_json(folder / INDEX, index, temporary=folder / f"{INDEX}.tmp")
+
+
+def write_json(path: Path, content: Any, *, temporary: Path) -> None:
+    """Write a file as a whole, by way of another one."""
     with temporary.open("w", encoding="utf-8") as file:
-        json.dump(index, file, indent=2, sort_keys=True, ensure_ascii=False)
+        json.dump(content, file, indent=2, sort_keys=True, ensure_ascii=False)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(folder / INDEX)
+    temporary.replace(path)
+
+
+def standing(files: Iterable[Path]) -> Standing:
+    """How files stand: it differs from before wherever one was written to, replaced or copied.
+
+    Raises:
+        OSError: one is not there.
+    """
+    stats = {path.name: path.stat() for path in files}
+    return {name: [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for name, stat in stats.items()}
+
+
+def was_checked(folder: Path, found: Standing) -> bool:
+    """Whether the files stood as they are found now when all of them were found right."""
+    try:
+        return bool(json.loads((folder / CHECKED).read_text(encoding="utf-8")) == found)
+    except (OSError, ValueError):
+        return False
+
+
+def note_checked(folder: Path, found: Standing) -> None:
+    """Note that files are right that stood like this before they were read; not where that cannot be written."""
+    if time.time() - max(changed for _, *times in found.values() for changed in times) / 1e9 < SETTLED:
+        return
+    with suppress(OSError):
+        write_json(folder / CHECKED, found, temporary=folder / f"{CHECKED}.{os.getpid()}")
+
+
+def forget_checked(folder: Path) -> None:
+    """Let the next start read everything."""
+    with suppress(OSError):
+        (folder / CHECKED).unlink()
 
 
 def nearest(folder: Path, index: dict[str, Any]) -> str | None:

@@ -19,11 +19,13 @@ class Layout:
         texts: rows of text, 0 where sentences have no features of their own.
         first_text: the item that gives the first row of text; item n gives the view n, as long as there are any.
         items: what must be computed.
+        digest: of the episodes.
     """
 
     def __init__(self, episodes: Episodes, sentences: Sentences, *, joint: bool, texts: bool) -> None:
         self.sentences, self.joint = sentences, joint
         self.lengths, self.cameras = episodes.lengths.copy(), len(episodes.cameras)
+        self.digest = episodes.digest()
         per_episode = self.lengths * sentences.counts if joint else self.lengths
         self._first = np.cumsum(per_episode) - per_episode
         self.views = int(per_episode.sum())
@@ -33,10 +35,10 @@ class Layout:
 
     def fits(self, episodes: Episodes, sentences: Sentences) -> bool:
         """Whether these episodes, asked with these sentences, have their rows here."""
-        if not np.array_equal(self.lengths, episodes.lengths):
+        if self.digest != episodes.digest() or not np.array_equal(self.lengths, episodes.lengths):
             return False
         ours, theirs = self.sentences, sentences
-        same = ours.distinct == theirs.distinct and np.array_equal(ours.counts, theirs.counts)
+        same = all(np.array_equal(getattr(ours, key), getattr(theirs, key)) for key in ("counts", "rows", "tokens"))
         return same or not (self.joint or self.texts)
 
     def rows(self, episode: int, choice: int) -> slice:

@@ -55,6 +55,7 @@ class Loader:
             )
         self.steps_per_epoch = -(-len(episodes) // batch_size)
         self.sentences, self.features = Sentences(episodes, tokenizer, limit=sentences), features
+        self._last: tuple[int, np.ndarray, np.ndarray] | None = None
         if features is not None and not features.layout.fits(episodes, self.sentences):
             raise ValueError(f"{features.folder}: features of other episodes or sentences than {episodes.path}")
         self.sizes = BatchSizes(
@@ -94,8 +95,15 @@ class Loader:
         batch.text_padding_mask[row] = self.sentences.padding[sentence]
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The order of the episodes and a draw for each episode's sentence. Raw bits: the same in any numpy."""
-        numbers = np.random.Philox(np.random.SeedSequence([self.seed, epoch if self.shuffle else 0]))
+        """The order of the episodes and a draw for each episode's sentence; those of the last epoch asked are kept."""
+        kept, number = self._last, epoch if self.shuffle else 0
+        if kept is None or kept[0] != number:
+            self._last = kept = (number, *self._drawn(number))
+        return kept[1:]
+
+    def _drawn(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The same, from raw bits: equal in any numpy."""
+        numbers = np.random.Philox(np.random.SeedSequence([self.seed, epoch]))
         keys, draws = numbers.random_raw(len(self.episodes)), numbers.random_raw(len(self.episodes))
         return np.argsort(keys, kind="stable") if self.shuffle else np.arange(len(self.episodes)), draws
 

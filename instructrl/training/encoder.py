@@ -27,15 +27,22 @@ class Origin(NamedTuple):
         return {"path": str(self.path), "checksum": self.checksum}
 
 
+def in_file(config: TrainConfig, run: Path) -> bool:
+    """Whether there is a file of the parameters with which a run's encoder begins."""
+    return config.encoder.weights is not None or (config.encoder.frozen and (run / KEPT).exists())
+
+
 def begin(config: TrainConfig, params: Any, tokenizer: Tokenizer, *, run: Path) -> tuple[Any, Origin | None]:
     """The parameters with the encoder's from its file, and that file; random ones that are frozen are kept in the run.
+
+    Where there is a file already, of the encoder's `params` only the shapes count.
 
     Raises:
         InputError: the weights are missing, damaged, or of another size or vocabulary.
     """
-    if config.encoder.weights is None and not config.encoder.frozen:
-        return params, None
-    if config.encoder.weights is None and not (run / KEPT).exists():
+    if not in_file(config, run):
+        if not config.encoder.frozen:
+            return params, None
         arrays = {name: np.asarray(leaf) for name, leaf in by_name(params["encoder"]).items()}
         write_weights(run / KEPT, arrays, kind=config.encoder.kind, source=f"random, seed {config.seed}")
     origin = origin_of(config, run)

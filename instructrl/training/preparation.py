@@ -13,7 +13,7 @@ from instructrl.data.episodes import Episodes
 from instructrl.data.features import FeatureCache
 from instructrl.data.loader import Loader, prefetched
 from instructrl.data.tokenizer import Tokenizer, make_tokenizer
-from instructrl.training.encoder import begin
+from instructrl.training.encoder import begin, in_file
 from instructrl.training.features import open_features
 from instructrl.training.optimizer import learning_rate, make_optimizer
 from instructrl.training.run_directory import record_data
@@ -52,7 +52,8 @@ def prepare(config: TrainConfig, run: Path, *, data: dict[str, Path], sets: Sets
     """
     tokenizer = make_tokenizer(config.encoder)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    params = initial_params(agent, one_step(config, tokenizer), seed=config.seed)
+    from_file = ("encoder",) if in_file(config, run) else ()
+    params = initial_params(agent, one_step(config, tokenizer), seed=config.seed, shapes_of=from_file)
     params, origin = begin(config, params, tokenizer, run=run)
     record = {name: described(data[name], one) for name, one in zip(("train", "val"), sets, strict=True)}
     if origin is not None:
@@ -60,10 +61,10 @@ def prepare(config: TrainConfig, run: Path, *, data: dict[str, Path], sets: Sets
     record_data(run, record)
     trained, frozen = split(params, frozen=config.encoder.frozen)
     frozen = jax.device_put(frozen)
-    caches: list[FeatureCache | None] = [None, None]
+    caches: Sequence[FeatureCache | None] = (None, None)
     if cached_features(config):
-        source = {"agent": agent, "params": frozen, "checksum": record["encoder"]["checksum"]}
-        caches = [open_features(config, one, tokenizer, **source) for one in sets]
+        checksum = record["encoder"]["checksum"]
+        caches = open_features(config, sets, tokenizer, agent=agent, params=frozen, checksum=checksum)
     train, val = loaders(config, sets, tokenizer, caches)
     epochs, per_epoch = config.training.epochs, train.steps_per_epoch
     schedule = learning_rate(config.optimizer, epochs=epochs, steps_per_epoch=per_epoch)

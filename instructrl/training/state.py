@@ -32,9 +32,17 @@ def one_step(config: TrainConfig, tokenizer: Tokenizer) -> Batch:
     return fake_batch(BatchSizes(1, 1, len(config.sim.cameras), config.sim.image_size, tokenizer.length))
 
 
-def initial_params(agent: Agent, batch: Batch, *, seed: int) -> Any:
-    """Random parameters, a function of the seed; `batch` gives the shapes only."""
-    return jax.jit(agent.init)(jax.random.key(seed), batch)["params"]
+def initial_params(agent: Agent, batch: Batch, *, seed: int, shapes_of: tuple[str, ...] = ()) -> Any:
+    """Random parameters, a function of the seed; `batch` gives the shapes only.
+
+    Of the parts named in `shapes_of`, which come from elsewhere, only shapes and types are told: the rest is the same.
+    """
+
+    def init(key: Any, batch: Batch) -> Any:
+        return {name: part for name, part in agent.init(key, batch)["params"].items() if name not in shapes_of}
+
+    shapes = abstract_params(agent, batch) if shapes_of else {}
+    return jax.jit(init)(jax.random.key(seed), batch) | {name: shapes[name] for name in shapes_of}
 
 
 def abstract_params(agent: Agent, batch: Batch) -> Any:
