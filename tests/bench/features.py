@@ -7,9 +7,9 @@ such window, so that every frame is distinct; of longer ones the release encodes
   the encoder's weights are constants of the program, pmap over one device, nothing donated.
 - `live`: our step with `features=live`, and the loader in front.
 - `cached`: our step with features from the cache, and the loader in front.
-- `bare`: a loop of the compiled encoder over images in memory, a batch at a time.
-- `filling`: the cache of a file computed and written, as training does it: rows of one moment (4 images) each.
-  It takes turns with `bare`, so that whatever else the machine does hits both.
+- `filling`: the cache computed and written, as training does it; a row is a moment (4 images). It is interrupted a few
+  times, and goes on where it was, to take turns with
+- `bare`: a loop of the compiled encoder over as many images in memory. So what else the machine does hits both.
 
 Compiling is not counted. Settings may follow the command, as for train.py: `encoder=m3ae_tiny policy=vit_debug` for
 a quick look.
@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -44,12 +45,12 @@ from instructrl.training.preparation import Sets, Training, prepare
 from instructrl.training.state import TrainState, make_agent
 
 WINDOW, BATCH = 4, 8
-ROUNDS, SHORT = 4, 2  # turns of filling and the bare loop, and demonstrations in all files but the first
-STEPS = 10  # of training on cached features in a round
+TURNS = 4  # of filling and the bare loop
+STEPS = (1, 6, 6, 6)  # of training on cached features, in rounds; in the first one every row is checked
 SETTINGS = (
     "encoder=m3ae_b16", "encoder.tokenizer=small", "encoder.weights=null", "policy=vit_base", "head=regression",
     "task=reach_target", "hardware=cpu", "sim.image_size=256", f"sim.cameras=[{','.join(CAMERAS)}]",
-    f"task.episodes={BATCH}", f"task.val_episodes={SHORT}", f"training.batch_size={BATCH}",
+    f"task.episodes={BATCH}", "task.val_episodes=1", f"training.batch_size={BATCH}",
 )  # fmt: skip
 
 
@@ -71,19 +72,14 @@ def demonstration(sim: SimConfig, seed: int) -> Demonstration:
     )
 
 
-def written(config: TrainConfig, path: Path, *, count: int) -> Path:
-    """A file of demonstrations, other ones for every name."""
+def written(config: TrainConfig, path: Path, *, seeds: range) -> Path:
+    """A file of demonstrations."""
     sim = config.sim
     header = Header(config.task.name, "train", tuple(sim.cameras), sim.image_size, {"simulator": "noise"})
     with Writer(path, header) as writer:
-        for number in range(count):
-            writer.add(demonstration(sim, hash_of(path.stem) + number))
+        for seed in seeds:
+            writer.add(demonstration(sim, seed))
     return path
-
-
-def hash_of(name: str) -> int:
-    """A number of a short name, the same in every process."""
-    return int.from_bytes(name.encode()) % 2**31
 
 
 def release_step(agent: Agent, encoder: Any, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
@@ -147,30 +143,43 @@ def time_ours(training: Training, state: TrainState, *, steps: Sequence[int]) ->
     return min(rounds), compiling
 
 
-def time_filling(training: Training, folder: Path, train_set: Path, val_set: Path, *, run: Path) -> list[list[float]]:
-    """Rows per second of filling caches and of the bare loop, in every round; these are the caches of `config`."""
+class PausedError(Exception):
+    """Raised in place of encoding more."""
+
+
+def time_filling(training: Training, episodes: Episodes, *, run: Path) -> list[tuple[float, float]]:
+    """Rows per second of filling the cache and of the bare loop, in every turn; the cache is complete then."""
     config, tokenizer = training.config, make_tokenizer(training.config.encoder)
     agent, checksum = make_agent(config, vocabulary_size=tokenizer.vocabulary_size), origin_of(config, run).checksum
     encode, count = make_encode(agent, training.frozen), moments()
-    files = [written(config, folder / f"round{number}.hdf5", count=SHORT) for number in range(ROUNDS - 2)]
-    words, rates = tokenizer(["reach the red ball"] * count), []
-    for number, path in enumerate((val_set, *files, train_set)):
-        with Episodes(path) as episodes:
-            images = np.concatenate([episodes.episode(index).images for index in range(len(episodes))])
-            batches = images.reshape(-1, count, *images.shape[1:])
+    images = np.concatenate([episodes.episode(index).images for index in range(len(episodes))])
+    batches = images.reshape(TURNS, -1, count, *images.shape[1:])
+    words = tokenizer([demonstration(config.sim, 0).instructions[0]] * count)
+    calls = 0
 
-            def fill(episodes: Episodes = episodes) -> None:
-                features_of(episodes, config, tokenizer, encode=encode, checksum=checksum)
+    def encode_until_paused(*given: Any) -> Any:
+        nonlocal calls
+        if isinstance(given[0], np.ndarray):  # else only the shapes are asked
+            if calls == batches.shape[1]:
+                raise PausedError
+            calls += 1
+        return encode(*given)
 
-            def bare(batches: np.ndarray = batches) -> None:
-                for batch in batches:
-                    jax.block_until_ready(encode(batch, *words))
+    def fill() -> None:
+        with suppress(PausedError):
+            features_of(episodes, config, tokenizer, encode=encode_until_paused, checksum=checksum)
 
-            if not number:
-                jax.block_until_ready(encode(batches[0], *words))  # compiles
-            turns = [fill, bare] if number % 2 else [bare, fill]
-            taken = {work: seconds(work) for work in turns}
-            rates.append([len(images) / taken[fill], len(images) / taken[bare]])
+    rates = []
+    jax.block_until_ready(encode(batches[0, 0], *words))  # compiles
+    for number, part in enumerate(batches):
+
+        def bare(part: np.ndarray = part) -> None:
+            for batch in part:
+                jax.block_until_ready(encode(batch, *words))
+
+        calls, rows = 0, part.shape[0] * count
+        taken = {work: seconds(work) for work in ((fill, bare) if number % 2 else (bare, fill))}
+        rates.append((rows / taken[fill], rows / taken[bare]))
     return rates
 
 
@@ -181,8 +190,8 @@ def main() -> None:
         size, views = config.sim.image_size, len(config.sim.cameras)
         print(f"{config.encoder.name}, {config.policy.name}, {views} cameras of {size}x{size}, batches of {BATCH}; "
               f"a sample is a window of {WINDOW} keyframe steps with its {WINDOW} targets")  # fmt: skip
-        data = {"train": written(config, folder / "train.hdf5", count=BATCH),
-                "val": written(config, folder / "val.hdf5", count=SHORT)}  # fmt: skip
+        data = {"train": written(config, folder / "train.hdf5", seeds=range(BATCH)),
+                "val": written(config, folder / "val.hdf5", seeds=range(BATCH, BATCH + 1))}  # fmt: skip
         with Episodes(data["train"]) as train_set, Episodes(data["val"]) as val_set:
             measure(config, folder, data, (train_set, val_set))
 
@@ -192,15 +201,15 @@ def measure(config: TrainConfig, folder: Path, data: dict[str, Path], sets: Sets
     config.features = "live"
     training, state = prepare(config, folder / "live", data=data, sets=sets)
     taken = {"release": time_release(training, state), "live": time_ours(training, state, steps=[1])}
-    rates = time_filling(training, folder, data["train"], data["val"], run=folder / "live")
+    rates = time_filling(training, sets[0], run=folder / "live")
     config.features = "cached"
     training, state = prepare(config, folder / "cached", data=data, sets=sets)
-    taken["cached"] = time_ours(training, state, steps=[1, *[STEPS] * 3])
+    taken["cached"] = time_ours(training, state, steps=STEPS)
     print(f"{'training':<10}{'samples/s':>11}{'s/step':>9}{'release':>9}{'compiling s':>13}")
     for name, (step, compiling) in taken.items():
         row = f"{name:<10}{BATCH / step:>11.3f}{step:>9.2f}"
         print(f"{row}{taken['release'][0] / step:>7.1f} x{compiling:>13.1f}")
-    print(f"{'round':<7}{'filling rows/s':>16}{'bare rows/s':>13}{'filling:bare':>14}")
+    print(f"{'turn':<7}{'filling rows/s':>16}{'bare rows/s':>13}{'filling:bare':>14}")
     for number, (filling, bare) in enumerate(rates):
         print(f"{number:<7}{filling:>16.3f}{bare:>13.3f}{filling / bare:>14.3f}")
     print(f"{'median':<36}{median(filling / bare for filling, bare in rates):>14.3f}")
