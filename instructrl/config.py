@@ -6,13 +6,14 @@ and then what goes across groups, and returns plain dataclasses. No jax here: a 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, TypeVar, cast
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from instructrl.errors import InputError
-from instructrl.schema import check_fields, explain, number, one_of, shown, words, words_or_numbers
+from instructrl.schema import check_fields, explain, number, numbers, one_of, shown, words, words_or_numbers
 
 EMBEDDED_TASKS = ("pick_and_lift", "push_button", "reach_target")
 CAMERAS = ("front", "left_shoulder", "right_shoulder", "wrist")
@@ -81,10 +82,12 @@ class HeadConfig:
 class TaskConfig:
     """What is demonstrated, learnt and judged."""
 
-    name: str = one_of(*EMBEDDED_TASKS)
-    episodes: int = number(low=1, high=MOST_EPISODES)  # training demonstrations
+    name: str = MISSING  # of a task; with `tasks`, a label for the set
+    episodes: int = number(low=1, high=MOST_EPISODES)  # training demonstrations, of each task
     val_episodes: int = number(low=1, high=MOST_EPISODES)
-    variations: list[int] | None = None  # null: all of the task's
+    variations: list[int] | None = None  # of one task; null: all of them
+    tasks: list[str] | None = field(default=None, metadata={"choices": EMBEDDED_TASKS})  # of a set; null: just `name`
+    weights: list[float] | None = numbers(above=0, high=1e6)  # shares of an epoch; null: every episode once per epoch
 
 
 @dataclass
@@ -229,9 +232,42 @@ def check_groups(config: Any) -> None:
     if isinstance(config, EvalConfig) and "trained" not in config.rows:
         raise InputError(f"rows: found {config.rows}; allowed: lists with trained, the row of the headline")
     if isinstance(config, TrainConfig | CollectConfig):
-        variations = config.task.variations
-        if variations is not None and min(variations) < 0:
-            raise InputError(f"task.variations: found {shown(variations)}; allowed: null or a list of numbers >= 0")
+        check_task(config.task)
+
+
+def task_names(task: TaskConfig) -> tuple[str, ...]:
+    """The tasks that are demonstrated, learnt and judged: those of a set, or the one."""
+    return (task.name,) if task.tasks is None else tuple(task.tasks)
+
+
+def check_task(task: TaskConfig) -> None:
+    """Raise InputError where a task does not exist, or the settings of a set do not fit together."""
+    if task.tasks is None and task.name not in EMBEDDED_TASKS:
+        allowed = f"{', '.join(EMBEDDED_TASKS)}, or any name for a set, with task.tasks=[...]"
+        raise InputError(f"task.name: found {shown(task.name)}; allowed: {allowed}")
+    names, variations = task_names(task), task.variations
+    if variations is not None and min(variations) < 0:
+        raise InputError(f"task.variations: found {shown(variations)}; allowed: null or a list of numbers >= 0")
+    if variations is not None and len(names) > 1:
+        found = f"{shown(variations)} for {len(names)} tasks"
+        raise InputError(f"task.variations: found {found}; allowed: null, or choose one task")
+    check_weights(task)
+
+
+def check_weights(task: TaskConfig) -> None:
+    """Raise InputError where the weights are not one for each task of a set, or leave a task without episodes."""
+    if task.weights is None:
+        return
+    found = f"task.weights: found {shown(task.weights)}"
+    if task.tasks is None:
+        raise InputError(f"{found}; allowed: null without a set in task.tasks")
+    if len(task.weights) != len(task.tasks):
+        raise InputError(f"{found}; allowed: null, or a number for each of task.tasks={shown(task.tasks)}")
+    epoch, total = len(task.tasks) * task.episodes, sum(map(Fraction, task.weights))
+    for name, weight in zip(task.tasks, task.weights, strict=True):
+        if Fraction(weight) * epoch < total:
+            least = f"at least {float(total / epoch):.6g} for {name}, one of an epoch's {epoch} sequences"
+            raise InputError(f"{found}; allowed: {least}, or more task.episodes")
 
 
 def check_sizes(config: TrainConfig) -> None:

@@ -37,7 +37,8 @@ def collected(
     folder: Path, episodes: int, *, val: int = 2, settings: SimConfig | None = None, variations: list[int] | None = None
 ) -> dict[str, Path]:
     task = TaskConfig("push_button", episodes, val, variations)
-    return ensure_demonstrations(task, settings or sim(), DataConfig(str(folder)))
+    files = ensure_demonstrations(task, settings or sim(), DataConfig(str(folder)))
+    return {split: path for split, [path] in files.items()}
 
 
 def names(paths: dict[str, Path]) -> list[str]:

@@ -1,7 +1,6 @@
 """The run that is judged, as far as it can be checked without jax."""
 
 from pathlib import Path
-from typing import Any
 
 from instructrl.errors import InputError
 from instructrl.sim import available_renderer
@@ -28,14 +27,15 @@ def recorded_renderer(run: Path) -> str:
     Raises:
         InputError: data.json does not say.
     """
-    data: dict[str, Any] = read_data(run)
+    learnt = [entry for key, entry in read_data(run).items() if key.partition("/")[0] == "train"]
     try:
-        return data["train"]["provenance"]["renderer"]
-    except (KeyError, TypeError):
+        [renderer] = {entry["provenance"]["renderer"] for entry in learnt}
+    except (KeyError, TypeError, ValueError):
         raise InputError(
             f"{run / 'data.json'}: does not say which renderer drew the training data; "
             "start the training again to write it"
         ) from None
+    return renderer
 
 
 def choose_renderer(recorded: str, asked: str | None) -> str:
