@@ -144,7 +144,7 @@ class TrainingConfig:
     token_dropout: float | None = number(None, low=0, high=0.9)  # share of hidden words; null: see `token_dropout`
     validate_every: int = number(1, low=1, high=MOST_EPOCHS)  # each validation also saves a checkpoint
     rollout_every: int = number(0, low=0, high=MOST_EPOCHS)  # 0: never
-    rollout_episodes: int = number(20, low=1, high=MOST_EPISODES)
+    rollout_episodes: int = number(20, low=1, high=MOST_EPISODES)  # of each task
 
 
 @dataclass
