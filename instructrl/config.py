@@ -86,7 +86,7 @@ class TaskConfig:
     episodes: int = number(low=1, high=MOST_EPISODES)  # training demonstrations, of each task
     val_episodes: int = number(low=1, high=MOST_EPISODES)
     variations: list[int] | None = None  # of one task; null: all of them
-    tasks: list[str] | None = field(default=None, metadata={"choices": EMBEDDED_TASKS})  # of a set; null: just `name`
+    tasks: list[str] | None = None  # of a set; null: just `name`
     weights: list[float] | None = numbers(above=0, high=1e6)  # shares of an epoch; null: every episode once per epoch
 
 
@@ -242,10 +242,13 @@ def task_names(task: TaskConfig) -> tuple[str, ...]:
 
 def check_task(task: TaskConfig) -> None:
     """Raise InputError where a task does not exist, or the settings of a set do not fit together."""
-    if task.tasks is None and task.name not in EMBEDDED_TASKS:
-        allowed = f"{', '.join(EMBEDDED_TASKS)}, or any name for a set, with task.tasks=[...]"
-        raise InputError(f"task.name: found {shown(task.name)}; allowed: {allowed}")
     names, variations = task_names(task), task.variations
+    for name in names:
+        if name not in EMBEDDED_TASKS:
+            key, more = (
+                ("task.name", ", or any name with a set in task.tasks") if task.tasks is None else ("task.tasks", "")
+            )
+            raise InputError(f"{key}: found {shown(name)}; allowed: {', '.join(EMBEDDED_TASKS)}{more}")
     if variations is not None and min(variations) < 0:
         raise InputError(f"task.variations: found {shown(variations)}; allowed: null or a list of numbers >= 0")
     if variations is not None and len(names) > 1:

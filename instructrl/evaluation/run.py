@@ -1,6 +1,7 @@
 """The run that is judged, as far as it can be checked without jax."""
 
 from pathlib import Path
+from typing import Any
 
 from instructrl.errors import InputError
 from instructrl.sim import available_renderer
@@ -27,9 +28,9 @@ def recorded_renderer(run: Path) -> str:
     Raises:
         InputError: data.json does not say.
     """
-    learnt = [entry for key, entry in read_data(run).items() if key.partition("/")[0] == "train"]
+    data: dict[str, Any] = read_data(run)
     try:
-        [renderer] = {entry["provenance"]["renderer"] for entry in learnt}
+        [renderer] = {data[key]["provenance"]["renderer"] for key in data if key.partition("/")[0] == "train"}
     except (KeyError, TypeError, ValueError):
         raise InputError(
             f"{run / 'data.json'}: does not say which renderer drew the training data; "
