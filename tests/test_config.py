@@ -546,7 +546,7 @@ def test_every_field_is_read_somewhere() -> None:
         (["task.name=unknown"], f"task.name: found unknown; allowed: {', '.join(EMBEDDED_TASKS)}, or any"),
         (["task.tasks=[]"], "task.tasks: found []; allowed: a list like [a,b], without repetition"),
         (["task.tasks=[reach_target,dance]"], f"task.tasks: found dance; allowed: {', '.join(EMBEDDED_TASKS)}"),
-        (["task.tasks=[push_button,push_button]"], "task.tasks: found [push_button, push_button]; allowed: a list like"),
+        (["task.tasks=[push_button,push_button]"], "task.tasks: found [push_button, push_button]; allowed: a list"),
         ([TWO, "task.variations=[0,1]"], "task.variations: found [0, 1] for 2 tasks; allowed: null, or choose one"),
         (["task.weights=[1]"], "task.weights: found [1.0]; allowed: null without a set in task.tasks"),
         ([TWO, "task.weights=[1]"], "task.weights: found [1.0]; allowed: null, or a number for each of task.tasks=[re"),
