@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from instructrl.command import compose
 from instructrl.config import EvalConfig, SimConfig, TaskConfig
 from instructrl.errors import InputError
 from instructrl.evaluation import judge as judging
@@ -38,7 +40,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def settings(run: Path, **changes: Any) -> EvalConfig:
-    return EvalConfig(run=str(run), **{"episodes": 8, "videos": 1, "workers": 2, **changes})
+    config = compose("eval", EvalConfig, [f"run={run}", f"protocol={changes.pop('protocol', 'ours')}"])
+    return replace(config, **{"episodes": 8, "videos": 1, "workers": 2, **changes})
 
 
 def test_judge_writes_results_videos_and_page(run: Path) -> None:

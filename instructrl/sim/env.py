@@ -29,6 +29,14 @@ class Start:
     goal: int | None = None  # judge this variation instead, one of `Env.rivals()` of the same scene
 
 
+@dataclass(frozen=True)
+class Rules:
+    """When an episode is given up; the protocol of an evaluation says so."""
+
+    keyframes: int | None = None  # actions that it may take; None: the task's own `max_steps`
+    tries: int = 1  # the so many-th action that no path leads to ends it; those before only cost a keyframe
+
+
 class Step(NamedTuple):
     """What follows an action; `outcome` is None while the episode goes on."""
 
@@ -40,7 +48,8 @@ class Env(Protocol):
     """One task in one simulator. Keyframe actions in, observations and typed outcomes out."""
 
     variations: int  # how many variations the task has
-    max_steps: int  # keyframes allowed in an episode
+    max_steps: int  # keyframes that the task allows in an episode; the time in the state is told in them
+    rules: Rules  # of the episodes to come; Rules() unless set
 
     def sentences(self, variation: int, *, held_out: bool = False) -> tuple[str, ...]:
         """The ways to ask for a variation: those for training, or those kept for testing."""
