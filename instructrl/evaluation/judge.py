@@ -26,7 +26,7 @@ from instructrl.training.run_directory import read_config, write_atomically
 
 
 def judge(config: EvalConfig) -> tuple[dict[str, Any], Path]:
-    """Play the rows of every task, film some episodes, write results.json and the page; the results and the page's path.
+    """Play every task's rows, film some episodes, write results.json and the page; the results and the page's path.
 
     What a lost simulator or a failed video cost is told by the results' `problems`.
 
@@ -71,9 +71,7 @@ class Stages:
     def open(self, task: str, *, count: int | None = None) -> Workers:
         """Processes that play a task by the protocol's rules."""
         rules = Rules(self.protocol.keyframes, self.protocol.tries)
-        return stage_workers(
-            self.trained.sim, task, renderer=self.renderer, count=count or self.count, rules=rules
-        )
+        return stage_workers(self.trained.sim, task, renderer=self.renderer, count=count or self.count, rules=rules)
 
     def facts(self, workers: Workers, task: str) -> TaskFacts:
         """The task's facts, with the variations that the protocol judges."""

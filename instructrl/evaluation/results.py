@@ -36,7 +36,7 @@ def summarize(rows: Sequence[Row], facts: TaskFacts, *, about: Mapping[str, Any]
 
 
 def unopened(task: str, reason: str, protocol: ProtocolConfig) -> dict[str, Any]:
-    """The same for a task whose simulator did not even start: all its episodes failed, in variations that are unknown."""
+    """The same for a task whose simulator did not even start: all its episodes failed, in unknown variations."""
     counts = {**rate([Outcome.SIMULATOR_ERROR] * protocol.episodes), "mean_steps": 0.0}
     row = {**counts, "wall_seconds": 0.0, "episodes_per_minute": None}
     return {
@@ -54,7 +54,7 @@ def unopened(task: str, reason: str, protocol: ProtocolConfig) -> dict[str, Any]
 
 
 def combine(tasks: Mapping[str, Mapping[str, Any]], *, about: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of results.json for several tasks: means over tasks as the headline and in the rows, then each task."""
+    """The content of results.json for several tasks: means over tasks, as headline and in the rows, then each task."""
     asked = about["protocol"]["rows"]
     rows = {name: [entry["rows"][name] for entry in tasks.values() if name in entry["rows"]] for name in asked}
     means = {name: mean(found) for name, found in rows.items() if found}
@@ -81,8 +81,8 @@ def mean(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "episodes": episodes,
         "successes": sum(row["successes"] for row in rows),
         "success_rate": sum(row["success_rate"] for row in rows) / len(rows),
-        "wilson_low": low,
-        "wilson_high": high,
+        "mean_low": low,
+        "mean_high": high,
         "outcomes": {str(outcome): sum(row["outcomes"][outcome] for row in rows) for outcome in Outcome},
         "mean_steps": round(sum(row["mean_steps"] for row in rows) / len(rows), 3),
         "wall_seconds": round(seconds, 2),
@@ -129,6 +129,12 @@ def asked_variation(episode: Episode) -> int:
     return episode.start.variation if episode.start.goal is None else episode.start.goal
 
 
+def bounds(row: Mapping[str, Any]) -> tuple[float, float]:
+    """The ends of a rate's interval: Wilson's, or that of a mean over tasks."""
+    kind = "mean" if "mean_low" in row else "wilson"
+    return row[f"{kind}_low"], row[f"{kind}_high"]
+
+
 def table(results: Mapping[str, Any]) -> str:
     """The rows as text, one line each; of several tasks a line for each task, then the means of the rows."""
     tasks: Mapping[str, Any] = results.get("tasks", {})
@@ -138,11 +144,12 @@ def table(results: Mapping[str, Any]) -> str:
     lines = [f"{'task' if tasks else 'row':<{width}}{'episodes':>8}{'success':>9}   {'95 % interval':<15}{'steps':>6}"]
     lines[0] += "   not a success"
     for name, row in {**named, **rows}.items():
-        interval = f"[{row['wilson_low']:.3f}, {row['wilson_high']:.3f}]"
+        low, high = bounds(row)
         rest = {word: count for word, count in row["outcomes"].items() if count and word != "success"}
         counts = ", ".join(f"{word.replace('_', ' ')} {count}" for word, count in rest.items())
         fewer = row.get("averaged_tasks", len(tasks)) < len(tasks)
         counts += f" (of {row['averaged_tasks']} tasks)" if fewer else ""
+        interval = f"[{low:.3f}, {high:.3f}]"
         numbers = f"{row['episodes']:>8}{row['success_rate']:>9.3f}   {interval:<15}{row['mean_steps']:>6.2f}"
         lines.append(f"{name:<{width}}{numbers}   {counts.strip()}")
     lines += [f"{name:<{width}}       - {reason}" for name, reason in results["absent_rows"].items()]
@@ -151,7 +158,7 @@ def table(results: Mapping[str, Any]) -> str:
 
 def headline(results: Mapping[str, Any]) -> str:
     """The one line that counts, with what must be known to compare it: the protocol, and variations left out."""
-    low, high = results["wilson_low"], results["wilson_high"]
+    low, high = bounds(results)
     parts = [f"success_rate {results['success_rate']:.2f} [{low:.2f}, {high:.2f}] over {results['episodes']} episodes"]
     if "tasks" in results:
         parts[0] += f" of {len(results['tasks'])} tasks (mean over tasks)"
@@ -167,9 +174,7 @@ def variations_said(results: Mapping[str, Any]) -> str:
     known = [entry for entry in entries if entry["task_variations"] is not None]
     partly = [entry for entry in known if len(entry["judged_variations"]) < entry["task_variations"]]
     said = {
-        coverage(
-            entry["judged_variations"], trained=entry["trained_variations"], count=entry["task_variations"]
-        )
+        coverage(entry["judged_variations"], trained=entry["trained_variations"], count=entry["task_variations"])
         for entry in partly
     }
     if len(said) > 1 or (said and len(partly) < len(entries)):

@@ -24,21 +24,24 @@ def wilson_interval(successes: int, episodes: int) -> tuple[float, float]:
 
 
 def mean_interval(counts: Sequence[tuple[int, int]]) -> tuple[float, float]:
-    """The 95 % interval of the mean of several success rates, from (successes, episodes) of each.
+    """The 95 % interval of the mean of several success rates, from (successes, episodes) of each; Wilson's for one.
 
-    The Wilson intervals combined by the squares of their halves (MOVER: Zou, Huang and Zhang 2009, "A note on
-    confidence interval estimation for a linear function of binomial proportions"). It is Wilson's own for one rate, and
-    unlike the normal approximation it keeps a width where all rates are 0 or 1.
+    The normal approximation for a mean of binomials with 2/K successes and 2/K failures added to each of the K rates
+    (Price and Bonett 2004, "An improved confidence interval for a linear function of binomial proportions"). Without
+    them it has no width where all rates are 0 or 1, and is far too narrow near there.
 
     Raises:
-        ValueError: no rates, or counts that cannot be.
+        ValueError: no rates, one of no episodes, or counts that cannot be.
     """
-    if not counts:
-        raise ValueError("found no rates, expected at least one")
-    below = above = total = 0.0
-    for successes, episodes in counts:
-        low, high = wilson_interval(successes, episodes)
-        rate = successes / episodes if episodes else 0.5
-        total, below, above = total + rate, below + (rate - low) ** 2, above + (high - rate) ** 2
+    if not counts or not all(0 <= successes <= episodes > 0 for successes, episodes in counts):
+        raise ValueError(f"found {list(counts)}, expected 0 <= successes <= episodes > 0, at least once")
+    if len(counts) == 1:
+        return wilson_interval(*counts[0])
     number = len(counts)
-    return max(0.0, (total - math.sqrt(below)) / number), min(1.0, (total + math.sqrt(above)) / number)
+    added, rate, centre, variance = 2 / number, 0.0, 0.0, 0.0
+    for successes, episodes in counts:
+        shrunk = (successes + added) / (episodes + 2 * added)
+        rate, centre = rate + successes / episodes / number, centre + shrunk / number
+        variance += shrunk * (1 - shrunk) / (episodes + 2 * added) / number**2
+    half = _Z * math.sqrt(variance)
+    return min(rate, max(0.0, centre - half)), max(rate, min(1.0, centre + half))

@@ -9,9 +9,7 @@ from instructrl.errors import InputError
 from instructrl.schema import shown
 
 
-def judged_variations(
-    protocol: ProtocolConfig, task: str, *, trained: Sequence[int], count: int
-) -> tuple[int, ...]:
+def judged_variations(protocol: ProtocolConfig, task: str, *, trained: Sequence[int], count: int) -> tuple[int, ...]:
     """The variations that a protocol judges, in the order in which they come up; the task has `count`.
 
     Raises:
