@@ -7,8 +7,8 @@ from typing import Any
 
 from instructrl.config import HOUSE_PROTOCOL
 from instructrl.evaluation import charts, sections
-from instructrl.evaluation.results import variations_said
-from instructrl.evaluation.variations import coverage, named
+from instructrl.evaluation.results import partial, variations_said
+from instructrl.evaluation.variations import named
 from instructrl.training.metrics import read_lines
 from instructrl.training.run_directory import write_atomically
 
@@ -119,7 +119,7 @@ def _overview(tasks: Mapping[str, Any]) -> str:
     for name, entry in tasks.items():
         note = f"<small>{escape(_partial(entry))}</small>" if _partial(entry) else ""
         name = escape(name)
-        body += f'<tr><th><a href="#task-{name}">{name}</a>{note}</th>{sections.numbers(entry)}</tr>\n'
+        body += f'<tr><th><a href="#task-{name}">{_breakable(name)}</a>{note}</th>{sections.numbers(entry)}</tr>\n'
     return f"""<section>
 <h2>Tasks</h2>
 <p>Trained sentences. Every task counts the same in the mean; its interval is that of Price and Bonett.</p>
@@ -129,10 +129,12 @@ def _overview(tasks: Mapping[str, Any]) -> str:
 
 def _partial(entry: Mapping[str, Any]) -> str:
     """What a task's rate is not over."""
-    count = entry["task_variations"]
-    if count is None:
-        return "no simulator"
-    return coverage(entry["judged_variations"], trained=entry["trained_variations"], count=count)
+    return "no simulator" if entry["task_variations"] is None else partial(entry)
+
+
+def _breakable(name: str) -> str:
+    """A name that may go on in the next line where the screen is narrow."""
+    return name.replace("_", "_<wbr>")
 
 
 def _about_rows(results: Mapping[str, Any], *, tasks: int) -> list[str]:
@@ -160,14 +162,14 @@ def _task(entry: Mapping[str, Any], folder: Path) -> str:
     if count:
         folded += f"<details><summary>By variation ({count})</summary>{sections.variations(entry)}</details>\n"
     return f"""<section id="task-{name}">
-<h2>{name}</h2>
+<h2>{_breakable(name)}</h2>
 <p>{entry["successes"]} of {entry["episodes"]} episodes succeeded{note}.</p>
-{sections.rows(entry, meanings=False)}{sections.videos(entry, folder, play=False)}{folded}</section>
+{sections.rows(entry, meanings=False)}{sections.videos(entry, folder, headed=False)}{folded}</section>
 """
 
 
 def _videos(results: Mapping[str, Any], folder: Path) -> str:
-    shown = sections.videos(results, folder, play=True)
+    shown = sections.videos(results, folder, headed=True)
     return f"<section>\n<h2>Videos</h2>\n{shown}</section>\n" if shown else ""
 
 

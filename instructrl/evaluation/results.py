@@ -148,7 +148,7 @@ def table(results: Mapping[str, Any]) -> str:
         rest = {word: count for word, count in row["outcomes"].items() if count and word != "success"}
         counts = ", ".join(f"{word.replace('_', ' ')} {count}" for word, count in rest.items())
         fewer = row.get("averaged_tasks", len(tasks)) < len(tasks)
-        counts += f" (of {row['averaged_tasks']} tasks)" if fewer else ""
+        counts += f" (mean of {row['averaged_tasks']} of {len(tasks)} tasks)" if fewer else ""
         interval = f"[{low:.3f}, {high:.3f}]"
         numbers = f"{row['episodes']:>8}{row['success_rate']:>9.3f}   {interval:<15}{row['mean_steps']:>6.2f}"
         lines.append(f"{name:<{width}}{numbers}   {counts.strip()}")
@@ -161,7 +161,8 @@ def headline(results: Mapping[str, Any]) -> str:
     low, high = bounds(results)
     parts = [f"success_rate {results['success_rate']:.2f} [{low:.2f}, {high:.2f}] over {results['episodes']} episodes"]
     if "tasks" in results:
-        parts[0] += f" of {len(results['tasks'])} tasks (mean over tasks)"
+        count = len(results["tasks"])
+        parts[0] += f" of {count} tasks (mean over tasks)" if count > 1 else f" of {next(iter(results['tasks']))}"
     name = results.get("protocol", {}).get("name", HOUSE_PROTOCOL)
     parts += [f"protocol {name}"] if name != HOUSE_PROTOCOL else []
     said = variations_said(results)
@@ -170,15 +171,20 @@ def headline(results: Mapping[str, Any]) -> str:
 
 def variations_said(results: Mapping[str, Any]) -> str:
     """What must be said beside a rate that is not over all variations; empty where it is."""
-    entries = list(results.get("tasks", {"": results}).values())
-    known = [entry for entry in entries if entry["task_variations"] is not None]
+    known = [entry for entry in results.get("tasks", {"": results}).values() if entry["task_variations"] is not None]
     partly = [entry for entry in known if len(entry["judged_variations"]) < entry["task_variations"]]
-    said = {
-        coverage(entry["judged_variations"], trained=entry["trained_variations"], count=entry["task_variations"])
-        for entry in partly
-    }
-    if len(said) > 1 or (said and len(partly) < len(entries)):
-        judged = {named(entry["judged_variations"]) for entry in partly}
-        which = judged.pop() if len(judged) == 1 else "some variations"
-        return f"on {which} only in {len(partly)} of {len(entries)} tasks"
-    return said.pop() if said else ""
+    if not partly:
+        return ""
+    if len(known) == 1:
+        return partial(known[0])
+    if len({tuple(entry["judged_variations"]) for entry in partly}) == 1:
+        which = named(partly[0]["judged_variations"])
+        where = "every task" if len(partly) == len(known) else f"{len(partly)} of the {len(known)} tasks"
+        return f"on {which} only in {where}"
+    judged = sum(len(entry["judged_variations"]) for entry in known)
+    return f"on {judged} of {sum(entry['task_variations'] for entry in known)} variations only"
+
+
+def partial(entry: Mapping[str, Any]) -> str:
+    """The same for one task."""
+    return coverage(entry["judged_variations"], trained=entry["trained_variations"], count=entry["task_variations"])

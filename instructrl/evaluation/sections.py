@@ -63,22 +63,22 @@ def outcomes(results: Mapping[str, Any]) -> str:
     return f'<div class="card scroll"><table class="ends"><tbody>\n{body}</tbody></table></div>\n'
 
 
-def videos(entry: Mapping[str, Any], folder: Path, *, play: bool) -> str:
-    """The videos, successes first; with `play` they start by themselves. They are read from `folder`."""
+def videos(entry: Mapping[str, Any], folder: Path, *, headed: bool) -> str:
+    """The videos, read from `folder`: successes first, with or without headings."""
     parts = []
     for heading, success in (("Successes", True), ("Failures", False)):
         films = [video for video in entry["videos"] if (video["outcome"] == Outcome.SUCCESS) is success]
         if films:
-            shown = "".join(_film(video, folder, play=play) for video in films)
-            parts.append(f'<h3>{heading}</h3>\n<div class="videos">\n{shown}</div>\n' if play else shown)
-    return "".join(parts) if play or not parts else f'<div class="videos">\n{"".join(parts)}</div>\n'
+            shown = "".join(_film(video, folder) for video in films)
+            parts.append(f'<h3>{heading}</h3>\n<div class="videos">\n{shown}</div>\n' if headed else shown)
+    return "".join(parts) if headed or not parts else f'<div class="videos">\n{"".join(parts)}</div>\n'
 
 
-def _film(video: Mapping[str, Any], folder: Path, *, play: bool) -> str:
+def _film(video: Mapping[str, Any], folder: Path) -> str:
     data = base64.b64encode((folder / video["file"]).read_bytes()).decode()
     label = escape(f"{video['instruction']} ({words(video['outcome'])})")
     return (
-        f'<video controls {"autoplay " if play else ""}loop muted playsinline aria-label="{label}" title="{label}" '
+        f'<video controls autoplay loop muted playsinline aria-label="{label}" title="{label}" '
         f'src="data:video/mp4;base64,{data}"></video>\n'
     )
 

@@ -8,6 +8,8 @@ from instructrl.config import ProtocolConfig
 from instructrl.errors import InputError
 from instructrl.schema import shown
 
+_LONG = 24  # characters of a list of numbers that nobody reads
+
 
 def judged_variations(protocol: ProtocolConfig, task: str, *, trained: Sequence[int], count: int) -> tuple[int, ...]:
     """The variations that a protocol judges, in the order in which they come up; the task has `count`.
@@ -49,10 +51,9 @@ def spelled(variations: Iterable[int]) -> str:
 
 def named(variations: Sequence[int]) -> str:
     """The variations by their numbers, or how many where that would be long."""
-    text = spelled(variations)
-    if len(text) > 24:
+    if len(spelled(variations)) > _LONG:
         return f"{len(variations)} variations"
-    return f"{'variation' if len(variations) == 1 else 'variations'} {text}"
+    return f"{'variation' if len(variations) == 1 else 'variations'} {spelled(variations)}"
 
 
 def coverage(judged: Sequence[int], *, trained: Sequence[int], count: int) -> str:
@@ -60,4 +61,6 @@ def coverage(judged: Sequence[int], *, trained: Sequence[int], count: int) -> st
     if len(set(judged)) == count:
         return ""
     unseen = "" if set(judged) & set(trained) else ", none of them trained"
+    if len(spelled(judged)) > _LONG:
+        return f"on {len(judged)} of {count} variations only{unseen}"
     return f"on {named(judged)} of {count} only{unseen}"
