@@ -87,7 +87,7 @@ class TaskConfig:
     episodes: int = number(low=1, high=MOST_EPISODES)  # training demonstrations
     val_episodes: int = number(low=1, high=MOST_EPISODES)
     variations: list[int] | None = None  # null: all of the task's
-    tasks: list[str] | None = field(default=None, metadata={"choices": EMBEDDED_TASKS})  # null: just `name`
+    tasks: list[str] | None = None  # of a set; null: just `name`
 
 
 def task_names(task: TaskConfig) -> tuple[str, ...]:
@@ -213,7 +213,7 @@ class EvalConfig:
     """`python eval.py`; the model's, task's and simulator's settings come from the run."""
 
     run: str = MISSING
-    tasks: list[str] | None = field(default=None, metadata={"choices": EMBEDDED_TASKS})  # null: all of the run's
+    tasks: list[str] | None = None  # null: all of the run's
     episodes: int | None = number(None, low=1, high=MOST_EPISODES)  # null: protocol.episodes
     seed: int | None = number(None, low=0, high=2**31 - 1)  # null: protocol.seed
     rows: list[str] | None = field(default=None, metadata={"choices": EVALUATION_ROWS})  # null: protocol.rows

@@ -8,7 +8,7 @@ import numpy as np
 
 from instructrl.batch import Demonstration, Observation
 from instructrl.evaluation.stage import Stage
-from instructrl.sim import Outcome, Rules, Start, Step
+from instructrl.sim import Outcome, Rules, Start, Step, Tally
 from instructrl.sim.workers import Request, WorkerFailure
 
 VARIATIONS = 4
@@ -41,7 +41,7 @@ class FakeEnv:
         self._places = rng.uniform(0.0, 1.0, (VARIATIONS, 3))
         self._goal = start.variation if start.goal is None else start.goal
         self._sentence = self.sentences(self._goal)[int(rng.integers(2))]
-        self._start, self._steps, self._pathless = start, 0, 0
+        self._start, self._tally = start, Tally(self.rules, max_steps=self.max_steps)
         return self._observe()
 
     def rivals(self) -> tuple[int, ...]:
@@ -51,18 +51,11 @@ class FakeEnv:
     def step(self, action: np.ndarray) -> Step:
         self._die_if_deadly()
         assert np.isfinite(action).all(), "a bad action was sent to the simulator"
-        self._steps += 1
         at_goal = np.abs(action[:3] - self._places[self._goal]).max() < 1e-3
-        outcome, limit = None, self.rules.keyframes or self.max_steps
-        if action[2] > 10:
-            self._pathless += 1
-            if self._pathless >= self.rules.tries or self._steps >= limit:
-                outcome = Outcome.UNREACHABLE
-        elif self._steps >= 2 and at_goal:
+        outcome = Outcome.UNREACHABLE if action[2] > 10 else None
+        if self._tally.steps >= 1 and at_goal:
             outcome = Outcome.SUCCESS
-        elif self._steps >= limit:
-            outcome = Outcome.TIME_LIMIT
-        return Step(self._observe(), outcome)
+        return Step(self._observe(), self._tally.count(outcome))
 
     def demonstrate(self, start: Start) -> tuple[Demonstration, Outcome]:
         first = self.reset(start)

@@ -20,6 +20,9 @@ class Outcome(StrEnum):
     SIMULATOR_ERROR = "simulator_error"  # the simulator died or hung, also after a restart
 
 
+PATHLESS = frozenset({Outcome.UNREACHABLE})  # ends that the rules may forgive
+
+
 @dataclass(frozen=True)
 class Start:
     """Names an episode completely: the same start gives the same states and images, bit for bit."""
@@ -35,6 +38,23 @@ class Rules:
 
     keyframes: int | None = None  # actions that it may take; None: the task's own `max_steps`
     tries: int = 1  # the so many-th action that no path leads to ends it; those before only cost a keyframe
+
+
+class Tally:
+    """The actions of one episode, counted by the rules; every environment keeps one."""
+
+    def __init__(self, rules: Rules, *, max_steps: int):
+        self.steps = 0
+        self._limit, self._tries = rules.keyframes or max_steps, rules.tries
+
+    def count(self, outcome: Outcome | None) -> Outcome | None:
+        """How the episode stands after one more action, which by itself would end it so (None: not)."""
+        self.steps += 1
+        over = self.steps >= self._limit
+        if outcome in PATHLESS:
+            self._tries -= 1
+            return None if self._tries > 0 and not over else outcome
+        return Outcome.TIME_LIMIT if outcome is None and over else outcome
 
 
 class Step(NamedTuple):
