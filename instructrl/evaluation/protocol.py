@@ -82,8 +82,14 @@ class Evaluation:
             rollouts(self.workers, self.actor, plans=plans, on_episode=on_episode)
         progress.update(len(starts) - len(done))  # scenes in which nothing can be swapped
         seconds = sum(self.ledger.seconds(name, index) for index in done)
-        absent = "" if done else f"nothing else can be asked for in the scenes of {self.facts.task}"
+        absent = "" if done else self._reason(name)
         return Row(name, {index: done[index] for index in sorted(done)}, seconds, absent)
+
+    def _reason(self, name: str) -> str:
+        """Why a row has no episodes."""
+        if name == "held_out":
+            return f"{self.facts.provenance['simulator']} keeps no sentences of {self.facts.task} out of training"
+        return f"nothing else can be asked for in the scenes of {self.facts.task}"
 
     def _plans(self, name: str, starts: Mapping[int, Start], on_episode: OnEpisode) -> dict[int, Plan]:
         """What is played in a row."""
@@ -91,7 +97,8 @@ class Evaluation:
             return swapped_plans(self.workers, starts, self.facts, on_episode=on_episode)
         if name == "held_out":
             held_out = self.facts.held_out
-            return {i: Plan(start, choose(held_out[start.variation], start.seed)) for i, start in starts.items()}
+            asked = {i: start for i, start in starts.items() if held_out[start.variation]}
+            return {i: Plan(start, choose(held_out[start.variation], start.seed)) for i, start in asked.items()}
         return {i: Plan(start, "" if name == "removed" else None) for i, start in starts.items()}
 
 

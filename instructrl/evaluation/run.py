@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from instructrl.config import RLBENCH_RENDERERS
 from instructrl.errors import InputError
 from instructrl.sim import available_renderer
+from instructrl.sim.graphics import rlbench_renderer
 from instructrl.training.run_directory import read_config, read_data
 
 
@@ -44,6 +46,8 @@ def choose_renderer(recorded: str, asked: str | None) -> str:
     Raises:
         InputError: the data's does not work here and no other is asked for, or the one asked for does not work.
     """
+    if recorded in RLBENCH_RENDERERS:
+        return rlbench_renderer(recorded if asked in (None, "auto") else str(asked))
     try:
         if asked in (None, "auto", recorded):
             return available_renderer(recorded)
