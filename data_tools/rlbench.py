@@ -61,7 +61,9 @@ def smoke(task: str, make: Callable[[SimConfig, str], Any] = make_env) -> None:
     keyframes = len(demonstration.actions)
     print(f"{demonstration.instructions[0]!r}: {outcome} after {keyframes} keyframe{'s' * (keyframes != 1)}")
     if outcome is not Outcome.SUCCESS:
-        raise RunError(f"{task}: the expert's episode did not succeed when replayed; start again, then try another task")
+        raise RunError(
+            f"{task}: the expert's episode did not succeed when replayed; start again, then try another task"
+        )
 
 
 def answer(workers: Workers, method: str, *given: Any) -> Any:

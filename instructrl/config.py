@@ -198,7 +198,9 @@ class EvalConfig:
     checkpoint: str = one_of("best", "last", default="best")
     rows: list[str] = words(*EVALUATION_ROWS, choices=EVALUATION_ROWS)
     videos: int = number(3, low=0, high=100)  # of successes, and as many of failures
-    renderer: str | None = field(default=None, metadata={"choices": (*RENDERERS, *RLBENCH_RENDERERS)})  # null: that of the data
+    renderer: str | None = field(
+        default=None, metadata={"choices": (*RENDERERS, *RLBENCH_RENDERERS)}
+    )  # null: that of the data
     workers: int | None = number(None, low=1, high=1024)  # null: one per core
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
 

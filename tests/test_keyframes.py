@@ -1,5 +1,7 @@
 """Keyframe discovery: the field's rule on ordinary demonstrations, and each of its traps closed."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -185,7 +187,7 @@ def test_keyframes_increase_end_with_the_last_frame_and_lose_no_change_of_the_gr
     assert [state for state, before in zip(reached[1:], reached, strict=False) if state != before] == run
     stops = [frame for frame in keyframes if frame not in changes and frame != last]
     assert all(speeds[frame] < 0.1 for frame in stops)
-    assert all(later - stop > 4 for stop, later in zip(stops, stops[1:], strict=False))
+    assert all(later - stop > 4 for stop, later in pairwise(stops))
 
 
 @settings(max_examples=300, deadline=None)

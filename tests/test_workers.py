@@ -219,7 +219,8 @@ def test_errors_that_are_the_users_are_raised_here(tmp_path: Path) -> None:
     ],
 )
 def test_a_worker_that_cannot_start_is_one_clear_error(made, kind: type, message: str) -> None:
-    with pytest.raises(kind, match=message), Workers(made, 2, timeout=5, start_timeout=1):
+    patience = 1 if made is slow_recipe else 60
+    with pytest.raises(kind, match=message), Workers(made, 2, timeout=5, start_timeout=patience):
         pass
 
 

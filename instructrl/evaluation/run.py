@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from instructrl.config import RLBENCH_RENDERERS
 from instructrl.errors import InputError
 from instructrl.sim import available_renderer
-from instructrl.sim.graphics import rlbench_renderer
+from instructrl.sim.graphics import RLBENCH_RENDERERS, rlbench_renderer
 from instructrl.training.run_directory import read_config, read_data
 
 

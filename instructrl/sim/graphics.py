@@ -9,9 +9,10 @@ import os
 import subprocess
 import sys
 
-from instructrl.config import RENDERERS, RLBENCH_RENDERERS
 from instructrl.errors import InputError
 
+RENDERERS = ("auto", "opengl", "raycast")
+RLBENCH_RENDERERS = ("rlbench_opengl", "rlbench_opengl3")  # CoppeliaSim's
 _VARIABLE = "INSTRUCTRL_GL"  # a backend of mujoco, or "none"
 _KNOWN = ("egl", "osmesa", "glfw", "cgl")
 _PROBE_SECONDS = 30.0

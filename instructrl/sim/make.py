@@ -16,13 +16,14 @@ def make_env(cfg: "SimConfig", task: str) -> Env:
     Raises:
         InputError: an unknown simulator, task or camera, or a renderer that does not work here.
     """
-    views = {"cameras": tuple(cfg.cameras), "image_size": cfg.image_size}
+    cameras, size = tuple(cfg.cameras), cfg.image_size
     if cfg.kind == "tabletop":
         from instructrl.sim.tabletop.env import Tabletop
 
-        return Tabletop(task, **views, renderer=available_renderer(cfg.renderer))
+        return Tabletop(task, cameras=cameras, image_size=size, renderer=available_renderer(cfg.renderer))
     if cfg.kind == "rlbench":
         from instructrl.sim.rlbench.env import RLBench
 
-        return RLBench(task, **views, renderer=rlbench_renderer(cfg.renderer), tries=cfg.tries)
+        drawn = rlbench_renderer(cfg.renderer)
+        return RLBench(task, cameras=cameras, image_size=size, renderer=drawn, tries=cfg.tries)
     raise InputError(f"sim.kind: found {cfg.kind!r}, expected tabletop or rlbench")

@@ -41,7 +41,7 @@ class Worker:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", serve],
                 stdin=subprocess.DEVNULL,
-                stdout=self._log,  # simulators talk a lot
+                stdout=subprocess.DEVNULL,  # simulators talk a lot
                 stderr=self._log,
                 pass_fds=(theirs.fileno(),),
                 env={

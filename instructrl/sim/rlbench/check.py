@@ -12,7 +12,7 @@ import socket
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from instructrl.errors import InputError
 
@@ -112,14 +112,14 @@ def answers(display: str) -> bool:
         return False
     host, number = named[1], int(named[2])
     if host:
-        places = [(socket.AF_INET, (host, _X_PORT + number))]
+        places: list[tuple[socket.AddressFamily, Any]] = [(socket.AF_INET, (host, _X_PORT + number))]
     else:
         path = f"/tmp/.X11-unix/X{number}"
         places = [(socket.AF_UNIX, f"\0{path}"), (socket.AF_UNIX, path), (socket.AF_INET, ("", _X_PORT + number))]
     return any(_listens(family, address) for family, address in places)
 
 
-def _listens(family: socket.AddressFamily, address: object) -> bool:
+def _listens(family: socket.AddressFamily, address: Any) -> bool:
     with socket.socket(family, socket.SOCK_STREAM) as end:
         end.settimeout(5.0)
         try:

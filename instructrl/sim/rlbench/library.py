@@ -18,8 +18,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from instructrl.config import CAMERAS, RLBENCH_RENDERERS
+from instructrl.config import CAMERAS
 from instructrl.errors import InputError
+from instructrl.sim.graphics import RLBENCH_RENDERERS
 from instructrl.sim.rlbench.check import COPPELIASIM, INSTALL, coppeliasim_version, version_of
 
 _FIELDS = ("gripper_open", "gripper_pose", "gripper_joint_positions", "joint_velocities")  # that we read
@@ -90,7 +91,9 @@ class Library:
             os.chdir(here)  # it goes elsewhere, and paths may be relative
         running = self.coppeliasim()
         if running not in (COPPELIASIM, "unknown"):
-            raise InputError(f"sim=rlbench: CoppeliaSim {running} is running, exactly {COPPELIASIM} is needed; {INSTALL}")
+            raise InputError(
+                f"sim=rlbench: CoppeliaSim {running} is running, exactly {COPPELIASIM} is needed; {INSTALL}"
+            )
         return environment, environment.get_task(kind)
 
     def task_class(self, name: str) -> Any:
@@ -138,16 +141,6 @@ class Library:
 
 
 def _imported() -> SimpleNamespace:
-    import pyrep
-    import rlbench
-    from pyrep.backend import sim
-    from pyrep.const import RenderMode
-    from rlbench import tasks
-    from rlbench.action_modes.action_mode import MoveArmThenGripper
-    from rlbench.action_modes.arm_action_modes import EndEffectorPoseViaPlanning
-    from rlbench.action_modes.gripper_action_modes import Discrete
-    from rlbench.environment import Environment
-    from rlbench.observation_config import CameraConfig, ObservationConfig
 
     return SimpleNamespace(**locals())
 

@@ -15,7 +15,7 @@ _NO_DEMONSTRATION = {"DemoError", "NoWaypointsError", "WaypointError", "Boundary
 
 
 class Refusal(NamedTuple):
-    """Why an action was not executed, and whether another try may go better: inverse kinematics and planner are random."""
+    """Why an action was not executed, and whether another try may go better: the planner is random."""
 
     outcome: Outcome
     again: bool
