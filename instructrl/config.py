@@ -14,7 +14,19 @@ from omegaconf.errors import OmegaConfBaseException
 from instructrl.errors import InputError
 from instructrl.schema import check_fields, explain, number, one_of, shown, words, words_or_numbers
 
-EMBEDDED_TASKS = ("pick_and_lift", "push_button", "reach_target")
+EMBEDDED_TASKS = (
+    "open_drawer",
+    "pick_and_lift",
+    "push_button",
+    "push_buttons",
+    "put_money_in_safe",
+    "reach_target",
+    "slide_block_to_target",
+    "stack_blocks",
+    "take_lid_off_saucepan",
+    "take_money_out_safe",
+    "turn_tap",
+)
 CAMERAS = ("front", "left_shoulder", "right_shoulder", "wrist")
 RENDERERS = ("auto", "opengl", "raycast")
 EVALUATION_ROWS = ("trained", "held_out", "removed", "swapped", "oracle")
