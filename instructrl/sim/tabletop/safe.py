@@ -7,7 +7,6 @@ import numpy as np
 
 from instructrl.sim.tabletop.scene import TABLE_Z
 from instructrl.sim.tabletop.shapes import box, rod
-from instructrl.sim.tabletop.task import aimed
 from instructrl.sim.tabletop.world import World
 
 SHELVES = ("bottom", "middle", "top")
@@ -16,7 +15,7 @@ REAR = 0.030  # from the middle of a bundle back to where it is held
 HIGHER = 0.004  # and up, lest the fingers touch what it lies on
 _WIDTH, _DEPTH, _WALL, _PITCH = 0.125, 0.16, 0.008, 0.098  # half the width; from shelf to shelf
 _HEIGHT = 3 * _PITCH + 2 * _WALL
-_TILT = np.radians(35.0)  # of the gripper, below level
+TILT = np.radians(55.0)  # of the gripper, outward
 _BASE = np.array([-0.2721, -0.0082])  # what the arm turns about
 _HOME = np.array([0.2785, -0.0082])  # where the hand hangs at first: the safe must not stand below it
 _BEFORE = 0.05  # metres
@@ -54,7 +53,7 @@ def money_xml(name: str) -> str:
     """A bundle of notes with a paper band around it."""
     x, y, z = MONEY
     notes = box((0, 0, 0), (x, y, z), ".10 .62 .20", kind="object")
-    band = box((0, 0, 0), (0.011, y + 0.0008, z + 0.0008), ".97 .95 .85", kind="marker", more='mass="0"')
+    band = box((0, 0, 0), (0.011, y + 0.0008, z + 0.0008), ".97 .95 .85", kind="marker")
     return f'<body name="{name}"><freejoint/>{notes}{band}</body>'
 
 
@@ -90,10 +89,3 @@ def shelf_of(world: World, money: str) -> str | None:
     if not (0.0 < x < _DEPTH and abs(y) < _WIDTH):
         return None
     return next((shelf for shelf in SHELVES if abs(z - lying(shelf)) < _PITCH / 3), None)
-
-
-def tilted(position: np.ndarray, *, yaw: float, gripper: float) -> np.ndarray:
-    """The action [8] with the gripper pointing along `yaw`, somewhat downwards, fingers closing level."""
-    forward, left = np.array([np.cos(yaw), np.sin(yaw), 0.0]), np.array([-np.sin(yaw), np.cos(yaw), 0.0])
-    approach = np.cos(_TILT) * forward - (0.0, 0.0, np.sin(_TILT))
-    return aimed(position, approach=approach, across=left, gripper=gripper)

@@ -7,7 +7,7 @@ import numpy as np
 from instructrl.sim.env import Outcome
 from instructrl.sim.tabletop.scene import TABLE_Z
 from instructrl.sim.tabletop.shapes import box, rod
-from instructrl.sim.tabletop.task import CLOSED, OPEN, Task, aimed
+from instructrl.sim.tabletop.task import CLOSED, OPEN, Task, downward
 from instructrl.sim.tabletop.world import World
 
 _DRAWERS = ("bottom", "middle", "top")
@@ -17,7 +17,7 @@ _THICK = 0.012  # of a front
 _HEIGHT = 3 * _PITCH + 2 * _WALL
 _KNOB = 0.030  # from the front to the middle of the knob
 _TRAVEL, _OPENED, _PULL = 0.19, 0.15, 0.172
-_TILT = np.radians(35.0)  # of the gripper, below level
+_TILT = np.radians(55.0)  # of the gripper, outward
 _BEFORE = 0.10
 _LOW, _HIGH = np.array([0.12, -0.02]), np.array([0.34, 0.14])  # of the middle of the cabinet's front
 
@@ -49,13 +49,13 @@ class OpenDrawer(Task):
         return dict(enumerate(_DRAWERS))
 
     def waypoints(self, world: World, thing: str) -> list[np.ndarray]:
-        inward, sideways, upward = world.rotation("cabinet").T
+        yaw, (inward, _, upward) = world.yaw("cabinet"), world.rotation("cabinet").T
         knob = world.position(thing) - _KNOB * inward
-        approach = np.cos(_TILT) * inward - np.sin(_TILT) * upward
+        before = knob - _BEFORE * (np.sin(_TILT) * inward - np.cos(_TILT) * upward)
         return [
-            aimed(knob - _BEFORE * approach, approach=approach, across=sideways, gripper=OPEN),
-            aimed(knob, approach=approach, across=sideways, gripper=CLOSED),
-            aimed(knob - _PULL * inward, approach=approach, across=sideways, gripper=CLOSED),
+            downward(before, yaw=yaw, tilt=_TILT, gripper=OPEN),
+            downward(knob, yaw=yaw, tilt=_TILT, gripper=CLOSED),
+            downward(knob - _PULL * inward, yaw=yaw, tilt=_TILT, gripper=CLOSED),
         ]
 
     def judge(self, world: World, thing: str, others: tuple[str, ...]) -> Outcome | None:
@@ -82,15 +82,14 @@ def _cabinet_xml() -> str:
 
 def _drawer_xml(name: str) -> str:
     """A front with its knob, and behind it a tray. Origin in the middle of the front's outer side."""
-    pale, inside, dark, metal = ".87 .72 .50", ".74 .58 .38", ".62 .45 .27", ".12 .12 .13"
+    pale, inside, metal = ".87 .72 .50", ".74 .58 .38", ".12 .12 .13"
     wide, deep, low = _WIDTH - 2 * _WALL, (_DEPTH - 3 * _WALL) / 2, 0.024
     back, foot = deep + _THICK, low - _FRONT
     parts = (
         box((_THICK / 2, 0, 0), (_THICK / 2, _WIDTH - 0.002, _FRONT), pale, more='mass=".3"'),
-        box((0, 0, 0), (0.0008, _WIDTH - 0.014, _FRONT - 0.012), dark, kind="marker", more='mass="0"'),
-        box((0, 0, 0), (0.0016, _WIDTH - 0.018, _FRONT - 0.016), pale, kind="marker", more='mass="0"'),
+        box((0, 0, 0), (0.001, _WIDTH - 0.020, _FRONT - 0.016), inside, kind="marker"),
         rod((0.012 - _KNOB, 0, 0), (-0.014 - _KNOB, 0, 0), 0.016, metal, more='mass=".02"'),
-        rod((0, 0, 0), (-_KNOB, 0, 0), 0.008, metal, kind="marker", more='mass=".01"'),
+        rod((0, 0, 0), (-_KNOB, 0, 0), 0.008, metal, kind="marker"),
         box((back, 0, 0.004 - _FRONT), (deep, wide, 0.003), inside, kind="marker"),
         box((back, wide - 0.003, foot), (deep, 0.003, low), inside, kind="marker"),
         box((back, 0.003 - wide, foot), (deep, 0.003, low), inside, kind="marker"),

@@ -10,6 +10,7 @@ from instructrl.sim.tabletop.safe import (
     MONEY,
     REAR,
     SHELVES,
+    TILT,
     inside,
     lying,
     money_xml,
@@ -17,10 +18,9 @@ from instructrl.sim.tabletop.safe import (
     place_safe,
     safe_xml,
     shelf_of,
-    tilted,
 )
 from instructrl.sim.tabletop.scene import TABLE_Z
-from instructrl.sim.tabletop.task import CLOSED, OPEN, Task
+from instructrl.sim.tabletop.task import CLOSED, OPEN, Task, downward
 from instructrl.sim.tabletop.world import World
 
 _DEPTH = 0.048  # metres into the safe where the bundle is put
@@ -67,11 +67,11 @@ class PutMoneyInSafe(Task):
         grasp = world.position("money") - REAR * np.array([np.cos(turned), np.sin(turned), 0.0]) + (0.0, 0.0, HIGHER)
         height = lying(thing) + HIGHER + 0.004
         return [
-            tilted(grasp + (0.0, 0.0, _ABOVE), yaw=turned, gripper=OPEN),
-            tilted(grasp, yaw=turned, gripper=CLOSED),
-            tilted(grasp + (0.0, 0.0, _LIFT), yaw=turned, gripper=CLOSED),
-            tilted(outside(world, depth=-_BEFORE, height=height + 0.02), yaw=yaw, gripper=CLOSED),
-            tilted(outside(world, depth=_DEPTH - REAR, height=height), yaw=yaw, gripper=OPEN),
+            downward(grasp + (0.0, 0.0, _ABOVE), yaw=turned, tilt=TILT, gripper=OPEN),
+            downward(grasp, yaw=turned, tilt=TILT, gripper=CLOSED),
+            downward(grasp + (0.0, 0.0, _LIFT), yaw=turned, tilt=TILT, gripper=CLOSED),
+            downward(outside(world, depth=-_BEFORE, height=height + 0.02), yaw=yaw, tilt=TILT, gripper=CLOSED),
+            downward(outside(world, depth=_DEPTH - REAR, height=height), yaw=yaw, tilt=TILT, gripper=OPEN),
         ]
 
     def judge(self, world: World, thing: str, others: tuple[str, ...]) -> Outcome | None:

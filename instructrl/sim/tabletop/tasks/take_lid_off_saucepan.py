@@ -44,8 +44,8 @@ class TakeLidOffSaucepan(Task):
         )
         lid = (
             rod((0, 0, -_LID), (0, 0, _LID), _RADIUS + 0.003, ".06 .12 .98", kind="object"),
-            rod((0, 0, 0), (0, 0, _LID + 0.004), _RADIUS - 0.025, ".05 .52 1", kind="marker", more='mass="0"'),
-            rod((0, 0, 0), (0, 0, _KNOB), 0.009, dark, kind="marker", more='mass="0"'),
+            rod((0, 0, 0), (0, 0, _LID + 0.004), _RADIUS - 0.025, ".05 .52 1", kind="marker"),
+            rod((0, 0, 0), (0, 0, _KNOB), 0.009, dark, kind="marker"),
             rod((0, 0, _KNOB - 0.016), (0, 0, _KNOB + 0.016), 0.017, dark, kind="object"),
         )
         return (

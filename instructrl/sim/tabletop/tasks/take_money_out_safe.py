@@ -10,15 +10,15 @@ from instructrl.sim.tabletop.safe import (
     MONEY,
     REAR,
     SHELVES,
+    TILT,
     inside,
     lying,
     money_xml,
     outside,
     place_safe,
     safe_xml,
-    tilted,
 )
-from instructrl.sim.tabletop.task import CLOSED, OPEN, Task
+from instructrl.sim.tabletop.task import CLOSED, OPEN, Task, downward
 from instructrl.sim.tabletop.world import World
 
 _DEPTH, _ASIDE, _SKEW = (0.046, 0.050), 0.015, 0.10  # where in the safe the bundles lie: metres, radians
@@ -65,10 +65,10 @@ class TakeMoneyOutSafe(Task):
         table = grasp - _AWAY * forward
         table[2] = world.position("safe")[2] + MONEY[2] + HIGHER + 0.002
         return [
-            tilted(grasp - _BEFORE * forward + (0.0, 0.0, 0.03), yaw=yaw, gripper=OPEN),
-            tilted(grasp, yaw=yaw, gripper=CLOSED),
-            tilted(grasp - _BEFORE * forward + (0.0, 0.0, 0.03), yaw=yaw, gripper=CLOSED),
-            tilted(table, yaw=yaw, gripper=OPEN),
+            downward(grasp - _BEFORE * forward + (0.0, 0.0, 0.03), yaw=yaw, tilt=TILT, gripper=OPEN),
+            downward(grasp, yaw=yaw, tilt=TILT, gripper=CLOSED),
+            downward(grasp - _BEFORE * forward + (0.0, 0.0, 0.03), yaw=yaw, tilt=TILT, gripper=CLOSED),
+            downward(table, yaw=yaw, tilt=TILT, gripper=OPEN),
         ]
 
     def judge(self, world: World, thing: str, others: tuple[str, ...]) -> Outcome | None:
