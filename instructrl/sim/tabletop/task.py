@@ -8,6 +8,7 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
+import mujoco
 import numpy as np
 
 from instructrl.errors import InputError
@@ -74,6 +75,18 @@ def load_task(name: str) -> Task:
 def downward(position: np.ndarray, *, yaw: float = 0.0, gripper: float) -> np.ndarray:
     """The action [8] with the gripper pointing down at a position, fingers closing along y turned by `yaw`."""
     return np.array([*position, -np.sin(yaw / 2), np.cos(yaw / 2), 0.0, 0.0, gripper])
+
+
+def aimed(position: np.ndarray, *, approach: np.ndarray, across: np.ndarray, gripper: float) -> np.ndarray:
+    """The action [8] with the gripper pointing along `approach`, fingers closing along `across` (unit, orthogonal)."""
+    quaternion = np.empty(4)
+    mujoco.mju_mat2Quat(quaternion, np.stack([np.cross(across, approach), across, approach], axis=1).reshape(-1))
+    return np.array([*position, *quaternion[[1, 2, 3, 0]], gripper])
+
+
+def folded(yaw: float, period: float) -> float:
+    """The smallest turn, in [-period/2, period/2), that looks the same for a thing that repeats after `period`."""
+    return (yaw + period / 2) % period - period / 2
 
 
 def scatter(
