@@ -39,7 +39,8 @@ class PhoneOnBase(Task):
 
     def bodies(self) -> str:
         ends = "".join(
-            f'<geom class="object" type="cylinder" pos="{x} 0 -.010" size="{_EAR} {_BELOW - 0.010}" rgba=".10 .10 .11 1"/>'
+            f'<geom class="object" type="cylinder" pos="{x} 0 -.010" size="{_EAR} {_BELOW - 0.010}" '
+            'rgba=".10 .10 .11 1"/>'
             for x in (-0.062, 0.062)
         )
         size = " ".join(map(str, _BAR))

@@ -78,9 +78,9 @@ def _cup_xml(name: str) -> str:
     return f"""
     <body name="{name}"><freejoint/>
       <geom name="{name}_wall" class="object" type="cylinder" size="{_RADIUS} {_HALF}"/>
-      <geom class="marker" type="cylinder" pos="0 0 {_HALF}" size="{_RADIUS - 0.005} .0006" rgba=".20 .18 .17 1" mass="0"/>
+      <geom class="marker" type="cylinder" pos="0 0 {_HALF}" size="{_RADIUS - 0.005} .0006" rgba=".20 .18 .17 1"/>
       <geom name="{name}_handle" class="object" type="capsule" fromto="{reach} 0 -.018 {reach} 0 .018" size=".0055"
         mass="0"/>
-      <geom name="{name}_upper" class="marker" type="capsule" fromto="{out} 0 .022 {reach} 0 .018" size=".0055" mass="0"/>
-      <geom name="{name}_lower" class="marker" type="capsule" fromto="{out} 0 -.022 {reach} 0 -.018" size=".0055" mass="0"/>
+      <geom name="{name}_upper" class="marker" type="capsule" fromto="{out} 0 .022 {reach} 0 .018" size=".0055"/>
+      <geom name="{name}_lower" class="marker" type="capsule" fromto="{out} 0 -.022 {reach} 0 -.018" size=".0055"/>
     </body>"""

@@ -53,10 +53,10 @@ class PutKnifeOnChoppingBoard(Task):
           <geom class="object" type="box" pos="{-(_HANDLE + _BLADE - 0.017) / 2} 0 0"
             size="{(_BLADE - 0.017) / 2} .017 .002" rgba="{_STEEL}"/>
           <geom class="marker" type="box" pos="{0.017 - _HANDLE / 2 - _BLADE} 0 0" size=".012 .012 .002"
-            euler="0 0 .7854" rgba="{_STEEL}" mass="0"/>
-          <geom class="marker" type="box" pos="{-_HANDLE / 2} 0 0" size=".005 .014 .0085" rgba=".62 .63 .66 1" mass="0"/>
-          <geom class="marker" type="cylinder" pos=".028 0 0" size=".004 .0086" rgba=".75 .76 .78 1" mass="0"/>
-          <geom class="marker" type="cylinder" pos="-.022 0 0" size=".004 .0086" rgba=".75 .76 .78 1" mass="0"/>
+            euler="0 0 .7854" rgba="{_STEEL}"/>
+          <geom class="marker" type="box" pos="{-_HANDLE / 2} 0 0" size=".005 .014 .0085" rgba=".62 .63 .66 1"/>
+          <geom class="marker" type="cylinder" pos=".028 0 0" size=".004 .0086" rgba=".75 .76 .78 1"/>
+          <geom class="marker" type="cylinder" pos="-.022 0 0" size=".004 .0086" rgba=".75 .76 .78 1"/>
         </frame></body>
         <body name="board" mocap="true">
           <geom class="prop" type="box" pos="0 0 {z}" size="{x} {y} {z}" rgba=".90 .78 .56 1"/>
@@ -115,5 +115,6 @@ def _block_xml() -> str:
       <geom class="marker" type="box" pos="{-length} -.028 0" size="{length} .008 .0035" rgba="{wood}"/>
       <geom class="marker" type="box" pos="{-2 * length + 0.004} 0 0" size=".004 .036 .0035" rgba="{dark}"/>
     </frame>
-      <geom class="prop" type="box" pos="{-0.75 * reach} 0 {-0.72 * _FACE}" size="{0.3 * reach} .030 {0.28 * _FACE}" rgba="{dark}"/>
+      <geom class="prop" type="box" pos="{-0.75 * reach} 0 {-0.72 * _FACE}" size="{0.3 * reach} .030 {0.28 * _FACE}"
+        rgba="{dark}"/>
     </body>"""

@@ -77,7 +77,7 @@ def _in_bin(world: World, name: str) -> bool:
 def _paper_xml() -> str:
     """A ball to the touch; to the eye crooked cubes in one another, whose edges are the creases."""
     creases = "".join(
-        f'<geom class="marker" type="box" size=".0185 .0185 .0185" euler="{turn}" rgba="{shade}" mass="0"/>'
+        f'<geom class="marker" type="box" size=".0185 .0185 .0185" euler="{turn}" rgba="{shade}"/>'
         for turn, shade in (
             (".5 .2 .1", ".97 .97 .94 1"),
             ("-.3 .9 .6", ".80 .80 .77 1"),
@@ -94,14 +94,14 @@ def _tomato_xml(name: str) -> str:
     radius, half = _TOMATO
     leaves = "".join(
         f'<geom class="marker" type="ellipsoid" pos="0 0 {half - 0.001}" size=".015 .0035 .003" '
-        f'euler="0 0 {turn}" rgba=".16 .45 .10 1" mass="0"/>'
+        f'euler="0 0 {turn}" rgba=".16 .45 .10 1"/>'
         for turn in (0.0, 1.05, 2.1)
     )
     return f"""
     <body name="{name}"><freejoint/>{leaves}
       <geom class="object" type="ellipsoid" size="{radius} {radius} {half}" condim="6" friction=".8 .01 .003"
         rgba=".88 .13 .06 1"/>
-      <geom class="marker" type="capsule" fromto="0 0 {half} 0 0 {half + 0.006}" size=".002" rgba=".16 .45 .10 1" mass="0"/>
+      <geom class="marker" type="capsule" fromto="0 0 {half} 0 0 {half + 0.006}" size=".002" rgba=".16 .45 .10 1"/>
     </body>"""
 
 
@@ -109,15 +109,16 @@ def _bin_xml() -> str:
     """Flaring walls around a bottom, with a lighter rim and foot."""
     gray, rim = ".24 .30 .38 1", ".44 .50 .58 1"
     slant, side = _HEIGHT / 2 / np.cos(_FLARE), np.tan(np.pi / _SIDES)
-    width = (_INSIDE + _HEIGHT * np.tan(_FLARE) + 0.003) * side
+    width, foot = (_INSIDE + _HEIGHT * np.tan(_FLARE) + 0.003) * side, _INSIDE / np.cos(np.pi / _SIDES) + 0.006
     walls = "".join(
         f'<frame euler="0 0 {number * 2 * np.pi / _SIDES}"><frame pos="{_INSIDE} 0 0" euler="0 {_FLARE} 0">'
-        f'<geom class="prop" type="box" pos="0 0 {slant}" size=".0025 {(width + _INSIDE * side) / 2} {slant}" rgba="{gray}"/>'
+        f'<geom class="prop" type="box" pos="0 0 {slant}" size=".0025 {(width + _INSIDE * side) / 2} {slant}" '
+        f'rgba="{gray}"/>'
         f'<geom class="marker" type="box" pos="0 0 {2 * slant}" size=".005 {width + 0.002} .004" rgba="{rim}"/>'
         f"</frame></frame>"
         for number in range(_SIDES)
     )
     return f"""
     <body name="bin" mocap="true">{walls}
-      <geom class="prop" type="cylinder" pos="0 0 .004" size="{_INSIDE / np.cos(np.pi / _SIDES) + 0.006} .004" rgba="{rim}"/>
+      <geom class="prop" type="cylinder" pos="0 0 .004" size="{foot} .004" rgba="{rim}"/>
     </body>"""

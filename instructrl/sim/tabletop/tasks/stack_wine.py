@@ -92,9 +92,9 @@ def _bottle_xml(kind: str, glass: str) -> str:
     return f"""
     <geom class="{kind}" type="cylinder" size="{_RADIUS} {_HALF}" rgba="{glass}"/>
     <geom class="{kind}" type="cylinder" pos="0 0 .115" size=".0125 .040" rgba="{glass}" mass=".01"/>
-    <geom class="marker" type="ellipsoid" pos="0 0 {_HALF}" size="{_RADIUS} {_RADIUS} .034" rgba="{glass}" mass="0"/>
-    <geom class="marker" type="cylinder" pos="0 0 -.008" size="{_RADIUS + 0.0006} .034" rgba=".93 .90 .80 1" mass="0"/>
-    <geom class="marker" type="cylinder" pos="0 0 .148" size=".0135 .0085" rgba=".60 .10 .12 1" mass="0"/>"""
+    <geom class="marker" type="ellipsoid" pos="0 0 {_HALF}" size="{_RADIUS} {_RADIUS} .034" rgba="{glass}"/>
+    <geom class="marker" type="cylinder" pos="0 0 -.008" size="{_RADIUS + 0.0006} .034" rgba=".93 .90 .80 1"/>
+    <geom class="marker" type="cylinder" pos="0 0 .148" size=".0135 .0085" rgba=".60 .10 .12 1"/>"""
 
 
 def _rail_xml(x: float) -> str:

@@ -1,6 +1,7 @@
 """Grasp the umbrella by its curved handle and lift it out of the stand."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 
@@ -20,8 +21,8 @@ _HOOK = (  # the handle's curve, to one side of the shaft and above the umbrella
     (0.046, 0.303),
 )
 _GRASP = np.array([0.023, 0.0, 0.338])  # in the umbrella's frame, whose origin is its point
-_LOW, _HIGH = np.array([0.04, -0.28]), np.array([0.32, 0.28])
-_ABOVE, _LIFT = 0.11, 0.22
+_LOW, _HIGH = np.array([0.02, -0.32]), np.array([0.36, 0.32])
+_ABOVE, _LIFT = 0.11, 0.19
 
 
 class TakeUmbrellaOutOfUmbrellaStand(Task):
@@ -44,8 +45,9 @@ class TakeUmbrellaOutOfUmbrellaStand(Task):
 
     def bodies(self) -> str:
         hook = "".join(
-            f'<geom class="object" type="capsule" fromto="{x} 0 {z} {right} 0 {up}" size=".009" rgba=".33 .16 .07 1" mass="0"/>'
-            for (x, z), (right, up) in zip(_HOOK, _HOOK[1:], strict=False)
+            f'<geom class="object" type="capsule" fromto="{x} 0 {z} {right} 0 {up}" size=".009" '
+            'rgba=".33 .16 .07 1" mass="0"/>'  # weightless: on its point the umbrella is in balance
+            for (x, z), (right, up) in pairwise(_HOOK)
         )
         cloth, fold = ".80 .08 .16 1", ".58 .04 .11 1"
         return f"""
@@ -53,10 +55,10 @@ class TakeUmbrellaOutOfUmbrellaStand(Task):
         <body name="umbrella"><freejoint/>{hook}
           <geom class="object" type="cylinder" pos="0 0 .0175" size=".008 .0175" rgba=".70 .71 .73 1"/>
           <geom class="object" type="capsule" fromto="0 0 .055 0 0 .208" size=".020" rgba="{cloth}"/>
-          <geom class="marker" type="ellipsoid" pos="0 0 .150" size=".0225 .0225 .095" rgba="{cloth}" mass="0"/>
-          <geom class="marker" type="cylinder" pos="0 0 .200" size=".0205 .006" rgba="{fold}" mass="0"/>
-          <geom class="marker" type="ellipsoid" pos="0 0 .150" size=".0232 .004 .096" rgba="{fold}" mass="0"/>
-          <geom class="marker" type="cylinder" pos="0 0 .255" size=".006 .032" rgba=".70 .71 .73 1" mass="0"/>
+          <geom class="marker" type="ellipsoid" pos="0 0 .150" size=".0225 .0225 .095" rgba="{cloth}"/>
+          <geom class="marker" type="cylinder" pos="0 0 .200" size=".0205 .006" rgba="{fold}"/>
+          <geom class="marker" type="ellipsoid" pos="0 0 .150" size=".0232 .004 .096" rgba="{fold}"/>
+          <geom class="marker" type="cylinder" pos="0 0 .255" size=".006 .032" rgba=".70 .71 .73 1"/>
         </body>"""
 
     def place(self, world: World, variation: int, rng: np.random.Generator) -> Mapping[int, str] | None:
@@ -90,7 +92,8 @@ def _stand_xml() -> str:
     walls = "".join(
         f'<frame euler="0 0 {turn * np.pi / 2}">'
         f'<geom class="prop" type="box" pos="{out} 0 {middle}" size=".003 {_WIDTH} {middle}" rgba="{steel}"/>'
-        f'<geom class="prop" type="box" pos="{bar} 0 {_HEIGHT}" size="{bar - _HOLE} {_WIDTH + 0.002} .005" rgba="{rim}"/>'
+        f'<geom class="prop" type="box" pos="{bar} 0 {_HEIGHT}" size="{bar - _HOLE} {_WIDTH + 0.002} .005" '
+        f'rgba="{rim}"/>'
         f"</frame>"
         for turn in range(4)
     )
