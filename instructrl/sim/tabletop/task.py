@@ -8,7 +8,6 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
-import mujoco
 import numpy as np
 
 from instructrl.errors import InputError
@@ -72,16 +71,13 @@ def load_task(name: str) -> Task:
     return getattr(module, "".join(part.capitalize() for part in name.split("_")))()
 
 
-def downward(position: np.ndarray, *, yaw: float = 0.0, gripper: float) -> np.ndarray:
-    """The action [8] with the gripper pointing down at a position, fingers closing along y turned by `yaw`."""
-    return np.array([*position, -np.sin(yaw / 2), np.cos(yaw / 2), 0.0, 0.0, gripper])
+def downward(position: np.ndarray, *, yaw: float = 0.0, tilt: float = 0.0, gripper: float) -> np.ndarray:
+    """The action [8] with the gripper pointing down at a position, fingers closing along y turned by `yaw`.
 
-
-def aimed(position: np.ndarray, *, approach: np.ndarray, across: np.ndarray, gripper: float) -> np.ndarray:
-    """The action [8] with the gripper pointing along `approach`, fingers closing along `across` (unit, orthogonal)."""
-    quaternion = np.empty(4)
-    mujoco.mju_mat2Quat(quaternion, np.stack([np.cross(across, approach), across, approach], axis=1).reshape(-1))
-    return np.array([*position, *quaternion[[1, 2, 3, 0]], gripper])
+    With a `tilt` (radians) it points as much outward, along x turned by `yaw`; a quarter turn is level.
+    """
+    turn, side, lean, rest = np.cos(yaw / 2), np.sin(yaw / 2), np.sin(tilt / 2), np.cos(tilt / 2)
+    return np.array([*position, -side * rest, turn * rest, side * lean, turn * lean, gripper])
 
 
 def folded(yaw: float, period: float) -> float:

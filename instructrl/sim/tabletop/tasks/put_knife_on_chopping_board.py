@@ -6,20 +6,21 @@ import numpy as np
 
 from instructrl.sim.env import Outcome
 from instructrl.sim.tabletop.scene import TABLE_Z
-from instructrl.sim.tabletop.task import CLOSED, OPEN, Task, aimed, downward, folded
+from instructrl.sim.tabletop.task import CLOSED, OPEN, Task, downward, folded
 from instructrl.sim.tabletop.world import World
 
-_SLOPE = np.radians(30.0)  # of the knife in the block, its handle up; the frames of knife and block lie level
+_SLOPE = np.radians(22.0)  # of the knife in the block, its handle up; the frames of knife and block lie level
 _ALONG = np.array([np.cos(_SLOPE), 0.0, np.sin(_SLOPE)])  # in the knife's frame, from its blade to its handle
 _OVER = np.array([-np.sin(_SLOPE), 0.0, np.cos(_SLOPE)])  # and out of its broad side
 _HANDLE, _BLADE = 0.100, 0.125  # metres, lengths
 _MIDDLE = (_HANDLE - _BLADE) / 2 - _HANDLE / 2  # of the whole knife, along it from the middle of its handle
 _STEEL = ".86 .88 .90 1"
 _THICK = 0.008  # half of the handle's thickness
-_FACE = 0.120  # height at which the knife leaves the block
+_LENGTH = 0.17  # of the block along the knife
+_FACE = _LENGTH * np.sin(_SLOPE) + 0.037 * np.cos(_SLOPE) + 0.0005  # height at which the knife leaves the block
 _BEHIND = 0.030  # from there back to the middle of block and knife
 _BOARD = np.array([0.13, 0.085, 0.011])  # half sizes
-_BLOCK_LOW, _BLOCK_HIGH = np.array([0.06, -0.24]), np.array([0.26, 0.24])
+_BLOCK_LOW, _BLOCK_HIGH = np.array([0.12, -0.26]), np.array([0.30, 0.26])
 _BOARD_LOW, _BOARD_HIGH = np.array([0.08, -0.26]), np.array([0.36, 0.26])
 _APART = 0.28
 _ABOVE, _OUT = 0.09, 0.17
@@ -51,7 +52,7 @@ class PutKnifeOnChoppingBoard(Task):
         <body name="knife"><freejoint/><frame euler="0 {-_SLOPE} 0">
           <geom class="object" type="box" size="{_HANDLE / 2} .0125 {_THICK}" rgba=".12 .12 .13 1"/>
           <geom class="object" type="box" pos="{-(_HANDLE + _BLADE - 0.017) / 2} 0 0"
-            size="{(_BLADE - 0.017) / 2} .017 .002" rgba="{_STEEL}"/>
+            size="{(_BLADE - 0.017) / 2} .017 .002" rgba="{_STEEL}" mass=".03"/>
           <geom class="marker" type="box" pos="{0.017 - _HANDLE / 2 - _BLADE} 0 0" size=".012 .012 .002"
             euler="0 0 .7854" rgba="{_STEEL}"/>
           <geom class="marker" type="box" pos="{-_HANDLE / 2} 0 0" size=".005 .014 .0085" rgba=".62 .63 .66 1"/>
@@ -80,14 +81,15 @@ class PutKnifeOnChoppingBoard(Task):
 
     def waypoints(self, world: World, thing: str) -> list[np.ndarray]:
         handle, rotation = world.position(thing), world.rotation(thing)
-        along, over, across = rotation @ _ALONG, rotation @ _OVER, rotation[:, 1]
+        along, over = rotation @ _ALONG, rotation @ _OVER
+        drawing = {"yaw": world.yaw(thing), "tilt": _SLOPE}  # at right angles to the knife
         yaw = folded(world.yaw("board"), np.pi)
         direction = np.array([np.cos(yaw), np.sin(yaw), 0.0])
         resting = world.position("board") + (0.0, 0.0, 2 * _BOARD[2] + _THICK + 0.004) - _MIDDLE * direction
         return [
-            aimed(handle + _ABOVE * over, approach=-over, across=across, gripper=OPEN),
-            aimed(handle, approach=-over, across=across, gripper=CLOSED),
-            aimed(handle + _OUT * along, approach=-over, across=across, gripper=CLOSED),
+            downward(handle + _ABOVE * over, **drawing, gripper=OPEN),
+            downward(handle, **drawing, gripper=CLOSED),
+            downward(handle + _OUT * along, **drawing, gripper=CLOSED),
             downward(resting, yaw=yaw, gripper=OPEN),
         ]
 
@@ -105,12 +107,12 @@ class PutKnifeOnChoppingBoard(Task):
 
 def _block_xml() -> str:
     """Two slanted plates with the slot between them, cheeks, and a foot; the origin is where the knife leaves it."""
-    wood, dark, length = ".50 .31 .16 1", ".30 .18 .09 1", 0.085  # half the length
+    wood, dark, length = ".50 .31 .16 1", ".30 .18 .09 1", _LENGTH / 2
     reach = length * np.cos(_SLOPE)
     return f"""
     <body name="block" mocap="true"><frame euler="0 {-_SLOPE} 0">
-      <geom class="prop" type="box" pos="{-length} 0 -.0205" size="{length} .036 .0175" rgba="{wood}"/>
-      <geom class="prop" type="box" pos="{-length} 0 .0155" size="{length} .036 .0125" rgba="{wood}"/>
+      <geom class="prop" type="box" pos="{-length} 0 -.0195" size="{length} .036 .0175" rgba="{wood}"/>
+      <geom class="prop" type="box" pos="{-length} 0 .0160" size="{length} .036 .0125" rgba="{wood}"/>
       <geom class="marker" type="box" pos="{-length} .028 0" size="{length} .008 .0035" rgba="{wood}"/>
       <geom class="marker" type="box" pos="{-length} -.028 0" size="{length} .008 .0035" rgba="{wood}"/>
       <geom class="marker" type="box" pos="{-2 * length + 0.004} 0 0" size=".004 .036 .0035" rgba="{dark}"/>

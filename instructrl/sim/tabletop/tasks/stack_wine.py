@@ -7,7 +7,7 @@ import numpy as np
 from instructrl.sim.env import Outcome
 from instructrl.sim.tabletop.robot import BASE
 from instructrl.sim.tabletop.scene import TABLE_Z
-from instructrl.sim.tabletop.task import CLOSED, OPEN, Task, aimed
+from instructrl.sim.tabletop.task import CLOSED, OPEN, Task, downward
 from instructrl.sim.tabletop.world import World
 
 _RADIUS, _HALF = 0.033, 0.075  # metres, of the bottle's body, whose middle is its origin
@@ -66,14 +66,16 @@ class StackWine(Task):
     def waypoints(self, world: World, thing: str) -> list[np.ndarray]:
         neck, rack, place = world.position(thing) + (0.0, 0.0, _NECK), world.rotation("rack"), world.position("rack")
         lying = place + rack @ (_MIDDLE + _NECK * _ALONG + 0.004 * _OVER)
-        taking = _leaning(float(np.arctan2(*(neck - BASE)[1::-1])), _TILT)
-        laying = _leaning(world.yaw("rack"), _TILT + _SLOPE - np.pi / 2)
+        yaw = float(np.arctan2(neck[1] - BASE[1], neck[0] - BASE[0]))  # any will do: so the arm reaches furthest
+        back = np.array([-np.sin(_TILT) * np.cos(yaw), -np.sin(_TILT) * np.sin(yaw), np.cos(_TILT)])
+        taking = {"yaw": yaw, "tilt": _TILT}
+        laying = {"yaw": world.yaw("rack"), "tilt": _TILT + _SLOPE - np.pi / 2}
         return [
-            aimed(neck - _BEFORE * taking["approach"], **taking, gripper=OPEN),
-            aimed(neck, **taking, gripper=CLOSED),
-            aimed(neck + (0.0, 0.0, _LIFT), **taking, gripper=CLOSED),
-            aimed(lying + (0.0, 0.0, _ABOVE), **laying, gripper=CLOSED),
-            aimed(lying, **laying, gripper=OPEN),
+            downward(neck + _BEFORE * back, **taking, gripper=OPEN),
+            downward(neck, **taking, gripper=CLOSED),
+            downward(neck + (0.0, 0.0, _LIFT), **taking, gripper=CLOSED),
+            downward(lying + (0.0, 0.0, _ABOVE), **laying, gripper=CLOSED),
+            downward(lying, **laying, gripper=OPEN),
         ]
 
     def judge(self, world: World, thing: str, others: tuple[str, ...]) -> Outcome | None:
@@ -107,10 +109,3 @@ def _rail_xml(x: float) -> str:
     )
     size = f".012 {1.8 * _PITCH} {top / 2}"
     return f'{teeth}<geom class="prop" type="box" pos="{ahead} 0 {top / 2}" size="{size}" rgba="{wood}"/>'
-
-
-def _leaning(yaw: float, tilt: float) -> dict[str, np.ndarray]:
-    """How the gripper is aimed when it is turned by `yaw` and then leans outward from straight down by `tilt`."""
-    ahead = np.array([np.cos(yaw), np.sin(yaw), 0.0])
-    approach = np.sin(tilt) * ahead - (0.0, 0.0, np.cos(tilt))
-    return {"approach": approach, "across": np.array([-ahead[1], ahead[0], 0.0])}
