@@ -12,15 +12,15 @@ from instructrl.sim.tabletop.world import World
 
 _RADIUS, _HALF = 0.033, 0.075  # metres, of the bottle's body, whose middle is its origin
 _NECK = 0.127  # from there to where the neck is grasped
-_SLOPE = np.radians(20.0)  # of a bottle in the rack, its neck up; the rack's frame lies level
+_SLOPE = np.radians(26.0)  # of a bottle in the rack, its neck up; the rack's frame lies level
 _ALONG = np.array([np.cos(_SLOPE), 0.0, np.sin(_SLOPE)])  # in that frame, to the neck
 _OVER = np.array([-np.sin(_SLOPE), 0.0, np.cos(_SLOPE)])
 _MIDDLE = np.array([0.0, 0.0, 0.088])  # of a bottle in the free place
 _PITCH = 0.10  # metres from one place to the next
 _TOOTH = 0.030  # half the diagonal of a tooth of the two rails
 _TEETH = np.sqrt(2) * _RADIUS - (_PITCH / 2 - _TOOTH)  # from the axis of a bottle down to the middle of the teeth
-_TILT = np.radians(55.0)  # of the gripper from straight down when it takes the bottle; much more is out of reach
-_BOTTLE_LOW, _BOTTLE_HIGH = np.array([0.08, -0.30]), np.array([0.34, 0.30])
+_TILT = np.radians(40.0)  # of the gripper from straight down when it takes the bottle; more is hard to reach
+_BOTTLE_LOW, _BOTTLE_HIGH = np.array([0.22, -0.32]), np.array([0.38, 0.32])
 _RACK_LOW, _RACK_HIGH = np.array([0.04, -0.18]), np.array([0.24, 0.18])
 _APART = 0.30
 _BEFORE, _LIFT, _ABOVE = 0.11, 0.20, 0.20
