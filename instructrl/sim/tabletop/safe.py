@@ -19,6 +19,7 @@ TILT = np.radians(55.0)  # of the gripper, outward
 _BASE = np.array([-0.2721, -0.0082])  # what the arm turns about
 _HOME = np.array([0.2785, -0.0082])  # where the hand hangs at first: the safe must not stand below it
 _BEFORE = 0.05  # metres
+_EDGE = 0.71  # metres along x, well within the table
 _AWKWARD = np.radians(20.0)  # a safe that faces the arm so squarely cannot be reached with a tilted hand
 
 
@@ -65,7 +66,8 @@ def place_safe(world: World, position: np.ndarray, yaw: float) -> bool:
     side = -1.0 if yaw > 0 else 1.0  # the door is swung away from the robot, in line with the front
     hinge = position + 2 * _WIDTH * side * np.array([-inward[1], inward[0]]) + 0.008 * inward
     world.place("door", np.array([*hinge, TABLE_Z + _HEIGHT / 2]), yaw=yaw)
-    return abs(yaw - arm) > _AWKWARD and float((_HOME - position) @ inward) < -_BEFORE
+    end = position[0] + 3 * _WIDTH * abs(inward[1])  # of the door: it must not hang over the edge of the table
+    return abs(yaw - arm) > _AWKWARD and float((_HOME - position) @ inward) < -_BEFORE and end < _EDGE
 
 
 def inside(world: World, point: np.ndarray) -> np.ndarray:
