@@ -213,7 +213,7 @@ def test_serving_both_meats_is_a_failure() -> None:
 def test_a_cup_must_be_held_and_high() -> None:
     env = make("pick_up_cup")
     for seed in range(4):
-        above, take, lift = plan(env, Start(3 * seed, seed))
+        above, take, _ = plan(env, Start(3 * seed, seed))
         nudge = moved(take, np.array([0.02, 0.0, 0.0]))
         assert set(play(env, [above, take, moved(take, np.array([0, 0, 0.03])), nudge])) == {None}
         assert env._world.held() == env._meaning[env._goal]

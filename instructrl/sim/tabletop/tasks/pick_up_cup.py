@@ -64,7 +64,7 @@ class PickUpCup(Task):
 
     def judge(self, world: World, thing: str, others: tuple[str, ...]) -> Outcome | None:
         held = world.held()
-        if held is not None and world.position(held)[2] < TABLE_Z + _HALF + _LIFTED:
+        if held is None or world.position(held)[2] < TABLE_Z + _HALF + _LIFTED:
             return None
         return Outcome.SUCCESS if held == thing else Outcome.FAILURE
 
