@@ -90,7 +90,6 @@ def test_things_rest_where_they_are_placed(task: str) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_nothing_drawn_lies_below_the_table(task: str) -> None:
-    """Only the bottom of the crumpled paper does, whose creases stick out of the ball by a hair."""
     env = make(task)
     world = env._world
     env.reset(Start(0, 1))
@@ -103,7 +102,7 @@ def test_nothing_drawn_lies_below_the_table(task: str) -> None:
         lowest = (world.data.geom_xpos[geom] + rotation @ center)[2] - np.abs(rotation[2]) @ half
         if world.model.geom_type[geom] == int(mujoco.mjtGeom.mjGEOM_SPHERE):
             lowest = world.data.geom_xpos[geom][2] - world.model.geom_size[geom, 0]
-        assert lowest > TABLE_Z - (0.007 if body == "rubbish" else 1e-3), body
+        assert lowest > TABLE_Z - 2e-3, body
 
 
 @pytest.mark.parametrize("task", TASKS)

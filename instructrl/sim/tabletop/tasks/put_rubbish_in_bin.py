@@ -77,7 +77,7 @@ def _in_bin(world: World, name: str) -> bool:
 def _paper_xml() -> str:
     """A ball to the touch; to the eye crooked cubes in one another, whose edges are the creases."""
     creases = "".join(
-        f'<geom class="marker" type="box" size=".0185 .0185 .0185" euler="{turn}" rgba="{shade}"/>'
+        f'<geom class="marker" type="box" size=".0158 .0158 .0158" euler="{turn}" rgba="{shade}"/>'
         for turn, shade in (
             (".5 .2 .1", ".97 .97 .94 1"),
             ("-.3 .9 .6", ".80 .80 .77 1"),
