@@ -80,8 +80,8 @@ def _on_plate(world: World, name: str) -> bool:
 
 
 def _grill_xml() -> str:
-    """An iron box on legs with embers under its bars, and a plate on a shelf at its side."""
-    iron, bars = ".15 .15 .17 1", ".33 .33 .36 1"
+    """An iron box on legs with coals under its bars, and a plate on a shelf at its side."""
+    iron, bars = ".15 .15 .17 1", ".52 .52 .55 1"
     low = 0.022
     middle, half = (_GRATE - 0.004 + low) / 2, (_GRATE - 0.004 - low) / 2
     legs = "".join(
@@ -102,7 +102,7 @@ def _grill_xml() -> str:
     <body name="grill" mocap="true">{legs}{grate}{edges}
       <geom class="prop" type="box" pos="0 0 {middle}" size="{_WIDTH} {_DEPTH} {half}" rgba="{iron}"/>
       <geom class="marker" type="box" pos="0 0 {_GRATE - 0.004}" size="{_WIDTH - 0.006} {_DEPTH - 0.006} .0008"
-        rgba=".55 .13 .05 1"/>
+        rgba=".09 .08 .08 1"/>
       <geom class="prop" type="box" pos="0 0 {_GRATE - 0.004}" size="{_WIDTH} {_DEPTH} .004" group="{HIDDEN_GROUP}"/>
       <geom class="prop" type="cylinder" pos="{x} {y} {top / 2}" size=".080 {top / 2}" rgba=".96 .96 .94 1"/>
       <geom class="marker" type="cylinder" pos="{x} {y} {top}" size=".060 .0008" rgba=".80 .84 .90 1"/>

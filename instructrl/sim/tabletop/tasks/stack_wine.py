@@ -104,8 +104,8 @@ def _rail_xml(x: float) -> str:
     wood, (ahead, _, top) = ".58 .38 .20 1", _MIDDLE + x * _ALONG - (_TEETH + 0.012) * _OVER
     teeth = "".join(
         f'<frame pos="{ahead} {y * _PITCH} {top}" euler="0 {-_SLOPE} 0"><geom class="prop" type="box" pos="0 0 .012" '
-        f'euler="{np.pi / 4} 0 0" size=".009 {_TOOTH / np.sqrt(2)} {_TOOTH / np.sqrt(2)}" rgba="{wood}"/></frame>'
+        f'euler="{np.pi / 4} 0 0" size=".006 {_TOOTH / np.sqrt(2)} {_TOOTH / np.sqrt(2)}" rgba="{wood}"/></frame>'
         for y in (-1.5, -0.5, 0.5, 1.5)
     )
-    size = f".012 {1.8 * _PITCH} {top / 2}"
+    size = f".018 {1.8 * _PITCH} {top / 2}"
     return f'{teeth}<geom class="prop" type="box" pos="{ahead} 0 {top / 2}" size="{size}" rgba="{wood}"/>'
