@@ -14,7 +14,18 @@ from omegaconf.errors import OmegaConfBaseException
 from instructrl.errors import InputError
 from instructrl.schema import check_fields, explain, number, one_of, shown, words, words_or_numbers
 
-EMBEDDED_TASKS = ("pick_and_lift", "push_button", "reach_target")
+EMBEDDED_TASKS = (
+    "meat_off_grill",
+    "phone_on_base",
+    "pick_and_lift",
+    "pick_up_cup",
+    "push_button",
+    "put_knife_on_chopping_board",
+    "put_rubbish_in_bin",
+    "reach_target",
+    "stack_wine",
+    "take_umbrella_out_of_umbrella_stand",
+)
 CAMERAS = ("front", "left_shoulder", "right_shoulder", "wrist")
 RENDERERS = ("auto", "opengl", "raycast")
 EVALUATION_ROWS = ("trained", "held_out", "removed", "swapped", "oracle")

@@ -56,7 +56,7 @@ def scene_xml(bodies: str, *, extras: str = "") -> str:
       <geom group="{MOVING_GROUP}" contype="3" conaffinity="3" friction="0.8 0.01 0.0001" density="400"/>
     </default>
     <default class="prop"><geom group="{MOVING_GROUP}" contype="1" conaffinity="2"/></default>
-    <default class="marker"><geom group="{MOVING_GROUP}" contype="0" conaffinity="0"/></default>
+    <default class="marker"><geom group="{MOVING_GROUP}" contype="0" conaffinity="0" mass="0"/></default>
     <default class="glass"><geom group="{GLASS_GROUP}" contype="0" conaffinity="0"/></default>
   </default>
   <asset>

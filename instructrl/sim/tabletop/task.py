@@ -71,9 +71,18 @@ def load_task(name: str) -> Task:
     return getattr(module, "".join(part.capitalize() for part in name.split("_")))()
 
 
-def downward(position: np.ndarray, *, yaw: float = 0.0, gripper: float) -> np.ndarray:
-    """The action [8] with the gripper pointing down at a position, fingers closing along y turned by `yaw`."""
-    return np.array([*position, -np.sin(yaw / 2), np.cos(yaw / 2), 0.0, 0.0, gripper])
+def downward(position: np.ndarray, *, yaw: float = 0.0, tilt: float = 0.0, gripper: float) -> np.ndarray:
+    """The action [8] with the gripper pointing down at a position, fingers closing along y turned by `yaw`.
+
+    With a `tilt` (radians) it points as much outward, along x turned by `yaw`; a quarter turn is level.
+    """
+    turn, side, lean, rest = np.cos(yaw / 2), np.sin(yaw / 2), np.sin(tilt / 2), np.cos(tilt / 2)
+    return np.array([*position, -side * rest, turn * rest, side * lean, turn * lean, gripper])
+
+
+def folded(yaw: float, period: float) -> float:
+    """The smallest turn, in [-period/2, period/2), that looks the same for a thing that repeats after `period`."""
+    return (yaw + period / 2) % period - period / 2
 
 
 def scatter(

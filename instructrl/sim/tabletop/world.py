@@ -60,6 +60,10 @@ class World:
         """Where the body `name` is."""
         return self.data.body(name).xpos.copy()
 
+    def rotation(self, name: str) -> np.ndarray:
+        """How the body `name` is turned: its axes in the world, as columns [3 3]."""
+        return self.data.body(name).xmat.reshape(3, 3).copy()
+
     def yaw(self, name: str) -> float:
         """How far the body `name` is turned about the vertical, radians in (-pi, pi]."""
         matrix = self.data.body(name).xmat
