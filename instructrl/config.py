@@ -16,15 +16,23 @@ from instructrl.schema import check_fields, explain, number, one_of, shown, word
 
 EMBEDDED_TASKS = (
     "meat_off_grill",
+    "open_drawer",
     "phone_on_base",
     "pick_and_lift",
     "pick_up_cup",
     "push_button",
+    "push_buttons",
     "put_knife_on_chopping_board",
+    "put_money_in_safe",
     "put_rubbish_in_bin",
     "reach_target",
+    "slide_block_to_target",
+    "stack_blocks",
     "stack_wine",
+    "take_lid_off_saucepan",
+    "take_money_out_safe",
     "take_umbrella_out_of_umbrella_stand",
+    "turn_tap",
 )
 CAMERAS = ("front", "left_shoulder", "right_shoulder", "wrist")
 RENDERERS = ("auto", "opengl", "raycast")

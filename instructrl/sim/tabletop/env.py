@@ -36,7 +36,7 @@ class Tabletop:
         if unknown or not cameras:
             raise InputError(f"sim.cameras: found {list(cameras)}, expected some of {', '.join(CAMERAS)}")
         self.variations, self.max_steps = self._task.variations, self._task.max_steps
-        self._world = World(self._task.bodies(), graspable=self._task.graspable)
+        self._world = World(self._task.bodies(), graspable=self._task.graspable, watched=self._task.watched)
         self._motion = Motion(self._world)
         model = self._world.model
         self._cameras = [model.camera(name).id for name in cameras]

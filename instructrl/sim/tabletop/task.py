@@ -7,6 +7,7 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 
@@ -24,7 +25,8 @@ class Task(ABC):
 
     variations: int
     max_steps: int  # keyframes allowed
-    graspable: tuple[str, ...] = ()  # bodies with a free joint that can be held
+    graspable: tuple[str, ...] = ()  # bodies that can be held: free ones, or parts that move on a joint
+    watched: Mapping[str, float] = MappingProxyType({})  # joints, and beyond which position `World.passed` names them
     templates: tuple[str, ...]  # sentences with {color}, for training
     held_out_templates: tuple[str, ...]  # and those kept for testing
 
@@ -34,11 +36,14 @@ class Task(ABC):
 
     @abstractmethod
     def place(self, world: World, variation: int, rng: np.random.Generator) -> Mapping[int, str] | None:
-        """Colour and place everything; answer which body each askable variation means here, or None to draw again."""
+        """Colour and place everything; answer the thing that each askable variation means here, or None to draw again.
+
+        A thing is a word that the task itself reads: mostly a body's name.
+        """
 
     @abstractmethod
     def waypoints(self, world: World, thing: str) -> list[np.ndarray]:
-        """The expert's keyframe actions [8] for a freshly placed world, if `thing` is the body asked for."""
+        """The expert's keyframe actions [8] for a freshly placed world, if `thing` is asked for."""
 
     @abstractmethod
     def judge(self, world: World, thing: str, others: tuple[str, ...]) -> Outcome | None:
