@@ -189,9 +189,7 @@ class Tabletop:
 
     def _observe(self) -> Observation:
         world = self._world
-        time = min(
-            -1.0 + 2.0 * self._tally.steps / self.max_steps, 1.0
-        )  # a protocol may allow more keyframes than the task
+        time = min(-1.0 + 2.0 * self._tally.steps / self.max_steps, 1.0)  # a protocol may allow more keyframes
         return Observation(
             images=np.stack([self._renderer.draw(world.data, camera) for camera in self._cameras]),
             state=np.array([world.opened(), *world.data.qpos[world.fingers], time], np.float32),
