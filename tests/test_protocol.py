@@ -278,9 +278,12 @@ def test_episodes_of_another_evaluation_stay_until_their_turn(tmp_path: Path) ->
     play(tmp_path / "e", FakeActor(), identity="second", rows=["trained"])
     with pytest.raises(KeyboardInterrupt):
         play(tmp_path / "e", Interrupted(3), identity="third")
+    play(tmp_path / "e", FakeActor(), identity="first")
+    before = (tmp_path / "e").read_bytes()
     back = FakeActor()
     assert without_clock(results_of(play(tmp_path / "e", back, identity="first"))) == without_clock(results_of(first))
     assert back.begun == [], "nothing is played twice"
+    assert (tmp_path / "e").read_bytes() == before, "nor written"
     longer = FakeActor()
     play(tmp_path / "e", longer, identity="second", rows=["trained"], episodes=15)
     assert len(longer.begun) == 3
