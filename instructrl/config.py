@@ -5,7 +5,7 @@ and then what goes across groups, and returns plain dataclasses. No jax here: a 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -37,10 +37,12 @@ EMBEDDED_TASKS = (
 CAMERAS = ("front", "left_shoulder", "right_shoulder", "wrist")
 RENDERERS = ("auto", "opengl", "raycast")
 EVALUATION_ROWS = ("trained", "held_out", "removed", "swapped", "oracle")
+HOUSE_PROTOCOL = "ours"  # the one whose evaluations lie in a run's eval/ itself
 
 LONGEST_NAME = 200  # bytes; file systems allow 255, and temporary files are named after it
 MOST_EPISODES = 1_000_000  # each has seeds of its own, for demonstrations as for evaluation
 MOST_EPOCHS = 100_000
+MOST_VARIATIONS = 999_999
 
 T = TypeVar("T")
 
@@ -104,6 +106,12 @@ class TaskConfig:
     episodes: int = number(low=1, high=MOST_EPISODES)  # training demonstrations
     val_episodes: int = number(low=1, high=MOST_EPISODES)
     variations: list[int] | None = None  # null: all of the task's
+    tasks: list[str] | None = None  # of a set; null: just `name`
+
+
+def task_names(task: TaskConfig) -> tuple[str, ...]:
+    """The tasks that are learnt and judged together."""
+    return (task.name,) if task.tasks is None else tuple(task.tasks)
 
 
 @dataclass
@@ -205,18 +213,41 @@ class CollectConfig:
 
 
 @dataclass
+class ProtocolConfig:
+    """What an evaluation asks of an agent; numbers of one protocol are not those of another."""
+
+    name: str = MISSING  # of the folder too: eval for ours, eval-NAME for others
+    episodes: int = number(low=1, high=MOST_EPISODES)  # in each row of each task
+    seed: int = number(low=0, high=2**31 - 1)  # which scenes
+    rows: list[str] = field(default=MISSING, metadata={"choices": EVALUATION_ROWS})
+    variations: Any = words_or_numbers("all", "trained", "held_out", default=MISSING, low=0, high=MOST_VARIATIONS)
+    order: str = one_of("in_turn", "shuffled")  # of the variations, each once before any comes twice
+    sentence: str = one_of("seed", "first")  # which of a variation's sentences is told
+    keyframes: int | None = number(low=1, high=1000)  # that an episode may take; null: the task's own number
+    tries: int = number(low=1, high=1000)  # the so many-th action without a path ends the episode
+
+
+@dataclass
 class EvalConfig:
     """`python eval.py`; the model's, task's and simulator's settings come from the run."""
 
     run: str = MISSING
-    episodes: int = number(200, low=1, high=MOST_EPISODES)
-    seed: int = number(0, low=0, high=2**31 - 1)
+    tasks: list[str] | None = None  # null: all of the run's
+    episodes: int | None = number(None, low=1, high=MOST_EPISODES)  # null: protocol.episodes
+    seed: int | None = number(None, low=0, high=2**31 - 1)  # null: protocol.seed
+    rows: list[str] | None = field(default=None, metadata={"choices": EVALUATION_ROWS})  # null: protocol.rows
     checkpoint: str = one_of("best", "last", default="best")
-    rows: list[str] = words(*EVALUATION_ROWS, choices=EVALUATION_ROWS)
-    videos: int = number(3, low=0, high=100)  # of successes, and as many of failures
+    videos: int | None = number(None, low=0, high=100)  # of a task's successes, and of failures; null: 3, of a set's 1
     renderer: str | None = field(default=None, metadata={"choices": RENDERERS})  # null: the one of the data
     workers: int | None = number(None, low=1, high=1024)  # null: one per core
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
+
+
+def protocol_of(config: EvalConfig) -> ProtocolConfig:
+    """The protocol with what is set beside it: `episodes`, `seed` and `rows` have the last word."""
+    beside: dict[str, Any] = {"episodes": config.episodes, "seed": config.seed, "rows": config.rows}
+    return replace(config.protocol, **{key: value for key, value in beside.items() if value is not None})
 
 
 def resolve(config: DictConfig, schema: type[T]) -> T:
@@ -245,8 +276,11 @@ def check_groups(config: Any) -> None:
         if warmup >= epochs:
             raise InputError(f"optimizer.warmup_epochs: found {warmup}; allowed: less than training.epochs={epochs}")
         check_name(config.name)
-    if isinstance(config, EvalConfig) and "trained" not in config.rows:
-        raise InputError(f"rows: found {config.rows}; allowed: lists with trained, the row of the headline")
+    if isinstance(config, EvalConfig):
+        for key, rows in (("protocol.rows", config.protocol.rows), ("rows", config.rows)):
+            if rows is not None and "trained" not in rows:
+                raise InputError(f"{key}: found {rows}; allowed: lists with trained, the row of the headline")
+        check_name(config.protocol.name, key="protocol.name")
     if isinstance(config, TrainConfig | CollectConfig):
         variations = config.task.variations
         if variations is not None and min(variations) < 0:
@@ -333,11 +367,11 @@ def check_features(config: TrainConfig) -> None:
         )
 
 
-def check_name(name: str) -> None:
+def check_name(name: str, *, key: str = "name") -> None:
     """Raise InputError for a name that cannot be a folder's."""
     if set(name) & set("/\\") or name.startswith(".") or len(name.encode()) > LONGEST_NAME:
         allowed = f"a folder's name without slashes or a dot in front, at most {LONGEST_NAME} bytes"
-        raise InputError(f"name: found {shown(name)}; allowed: {allowed}")
+        raise InputError(f"{key}: found {shown(name)}; allowed: {allowed}")
 
 
 def check_jobs(configs: Sequence[Any]) -> None:

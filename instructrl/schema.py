@@ -154,6 +154,7 @@ def unknown_key(key: str, schema: type) -> str:
     """One line for a key that the schema does not have: the nearest known ones, or those beside it."""
     keys = known_keys(schema)
     near = difflib.get_close_matches(key, keys, n=2, cutoff=0.8)
+    near = near or [known for known in keys if known.endswith(f".{key}")][:2]
     if near:
         return f"{shown(key)}: no such setting; did you mean {' or '.join(near)}?"
     parent = key

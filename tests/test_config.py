@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import sys
+import tempfile
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from instructrl.command import compose
-from instructrl.config import CollectConfig, EvalConfig, TrainConfig, differences
+from instructrl.config import (
+    CollectConfig,
+    EvalConfig,
+    SimConfig,
+    TaskConfig,
+    TrainConfig,
+    differences,
+    protocol_of,
+    task_names,
+)
 from instructrl.errors import InputError
 from instructrl.overrides import CONFIG_DIR, groups, options
 from instructrl.schema import known_keys, leaves, shown
@@ -291,12 +301,43 @@ def rollouts(config: TrainConfig) -> Any:
     return spied(hook, lambda: hook.RolloutHook(config, Path("run"))._open(), keep="RolloutHook")
 
 
-def judged(config: EvalConfig) -> Any:
-    """What an evaluation asks for."""
+def judged(config: EvalConfig, trained: Any = None) -> Any:
+    """What an evaluation loads, opens, plays, tells and films, and where it writes; not what it writes down."""
     from instructrl.evaluation import judge
+    from tests.fake_sim import FakeActor, InlineWorkers
 
-    notes = spied(judge, lambda: judge.judge(config), keep="judge", load_actor=(None, 3))
-    return [note for note in notes if note[0] not in ("Ledger", "summarize")]  # they only write settings down
+    seen: list[Any] = []
+    tasks = ["reach_target", "push_button"]
+    trained = trained or SimpleNamespace(sim=SimConfig(), task=TaskConfig("reach_target", 1, 1, [0, 1], tasks))
+    actor = FakeActor()
+
+    def workers(sim: SimConfig, task: str, **settings: Any) -> InlineWorkers:
+        opened = InlineWorkers(settings["count"], rules=settings["rules"])
+        seen.append((task, settings, opened.calls))
+        return opened
+
+    def film(workers: Any, episodes: Any, indices: list[int], *, folder: Path) -> list[Any]:
+        seen.append((indices, folder))
+        return []
+
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as place:
+        patch.chdir(place)
+        patch.setattr(judge, "read_config", lambda run: seen.append(run) or trained)
+        patch.setattr(judge, "recorded_renderer", lambda run: seen.append(run) or "raycast")
+        patch.setattr(judge, "choose_renderer", lambda recorded, asked: seen.append((recorded, asked)) or "raycast")
+        patch.setattr(judge, "load_actor", lambda run, **settings: seen.append((run, settings)) or (actor, 3))
+        patch.setattr(judge, "origin", lambda run: "")
+        patch.setattr(judge, "stage_workers", workers)
+        patch.setattr(judge, "film_episodes", film)
+        patch.setattr(judge, "write_atomically", lambda path, text: seen.append(path))
+        patch.setattr(judge, "write_report", lambda path, results, *, run: seen.append((path, run)))
+        judge.judge(config)
+    return repr(seen), actor.begun
+
+
+def judged_run(config: TrainConfig) -> Any:
+    """What an evaluation of such a run plays."""
+    return judged(compose("eval", EvalConfig, ["run=outputs/x", "episodes=2", "rows=[trained]"]), config)
 
 
 def collected(config: Any) -> Any:
@@ -408,6 +449,7 @@ TRAIN_PROBES: dict[str, Probe] = {
     "task.episodes": ("7", training_loop, LOOP),
     "task.val_episodes": ("7", training_loop, LOOP),
     "task.variations": ("[1]", rollouts, ()),
+    "task.tasks": ("[reach_target,push_button]", judged_run, ()),
     "optimizer.learning_rate": ("0.01", updates, ()),
     "optimizer.weight_decay": ("0.1", updates, ()),
     "optimizer.warmup_epochs": ("2", updates, ()),
@@ -438,21 +480,33 @@ COLLECT_PROBES: dict[str, Probe] = {
     **dict.fromkeys(("episodes", "val_episodes", "task.episodes", "task.val_episodes"), ("7", collected, ())),
     **{key: TRAIN_PROBES[key] for key in TRAIN_PROBES if key.startswith(("sim.", "data.")) or key == "task.name"},
     "task.variations": ("[1]", collected, ()),
+    "task.tasks": ("[reach_target,push_button]", lambda config: task_names(config.task), ()),
     "sim.cameras": ("[wrist]", collected, ()),
     "sim.image_size": ("64", collected, ()),
 }
+FEW = ("protocol.episodes=6", "workers=2")
 EVAL_PROBES: dict[str, Probe] = {
-    "run": ("outputs/y", judged, ()),
-    "episodes": ("7", judged, ()),
-    "seed": ("7", judged, ()),
-    "checkpoint": ("last", judged, ()),
-    "rows": ("[trained]", judged, ()),
-    "videos": ("7", judged, ()),
-    "renderer": ("opengl", judged, ()),
-    "workers": ("7", judged, ()),
-    "hardware.platform": ("cpu", judged, ()),
-    "hardware.precision": ("bfloat16", judged, ()),
-    "hardware.prefetch": ("5", judged, ()),
+    "run": ("outputs/y", judged, FEW),
+    "tasks": ("[push_button]", judged, FEW),
+    "episodes": ("7", judged, FEW),
+    "seed": ("7", judged, FEW),
+    "checkpoint": ("last", judged, FEW),
+    "rows": ("[trained]", judged, FEW),
+    "videos": ("2", judged, FEW),
+    "renderer": ("opengl", judged, FEW),
+    "workers": ("7", judged, ("protocol.episodes=6",)),
+    "protocol.name": ("mine", judged, FEW),
+    "protocol.episodes": ("7", judged, ("protocol=peract", "workers=2")),
+    "protocol.seed": ("7", judged, FEW),
+    "protocol.rows": ("[trained]", judged, FEW),
+    "protocol.variations": ("held_out", judged, FEW),
+    "protocol.order": ("shuffled", judged, (*FEW, "protocol.variations=all")),
+    "protocol.sentence": ("first", judged, FEW),
+    "protocol.keyframes": ("2", judged, FEW),
+    "protocol.tries": ("2", judged, FEW),
+    "hardware.platform": ("cpu", judged, FEW),
+    "hardware.precision": ("bfloat16", judged, FEW),
+    "hardware.prefetch": ("5", judged, FEW),
 }
 PROBES = {"train": TRAIN_PROBES, "collect": COLLECT_PROBES, "eval": EVAL_PROBES}
 BASES: dict[Any, Any] = {}  # what the probes see without the change; they are deterministic
@@ -570,6 +624,44 @@ def test_an_evaluation_needs_a_run_and_the_headline_row() -> None:
         compose("eval", EvalConfig, [])
     with pytest.raises(InputError, match=r"rows: found .*trained, the row of the headline"):
         composed("rows=[oracle]", name="eval")
+    with pytest.raises(InputError, match=r"^protocol.rows: found .*trained, the row of the headline"):
+        composed("protocol.rows=[oracle]", name="eval")
+
+
+def test_a_protocol_fixes_what_is_not_set_beside_it() -> None:
+    plain = protocol_of(composed("protocol=peract", name="eval"))
+    assert (plain.name, plain.episodes, plain.seed, plain.rows) == ("peract", 25, 0, ["trained", "oracle"])
+    words = ("protocol=peract", "protocol.keyframes=7", "seed=0", "episodes=3", "rows=[trained]", "protocol.episodes=9")
+    changed = protocol_of(composed(*words, name="eval"))
+    assert (changed.episodes, changed.rows, changed.keyframes) == (3, ["trained"], 7)
+    assert dataclasses.replace(changed, episodes=25, rows=plain.rows, keyframes=25) == plain
+    assert protocol_of(composed("protocol=hiveformer", "seed=0", name="eval")).seed == 0, "nought is a value"
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".hidden"])
+def test_a_protocols_name_must_be_a_folders(name: str) -> None:
+    with pytest.raises(InputError, match=r"^protocol.name: found"):
+        composed(f"protocol.name={name}", name="eval")
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("protocol=rlbench", "protocol: found rlbench; allowed: hiveformer, ours, peract"),
+        ("protocol.variations=some", "protocol.variations: found some; allowed: all, trained, held_out, or a list"),
+        ("protocol.variations=[-1]", "protocol.variations: found [-1]; allowed: all, trained, held_out, or a list"),
+        ("protocol.variations=[]", "protocol.variations: found []; allowed: all, trained, held_out, or a list"),
+        ("protocol.keyframes=0", "protocol.keyframes: found 0; allowed: an integer at least 1"),
+        ("protocol.tries=0", "protocol.tries: found 0; allowed: an integer at least 1"),
+        ("protocol.sentence=last", "protocol.sentence: found last; allowed: seed, first"),
+        ("variations=[1]", "variations: no such setting; did you mean protocol.variations?"),
+        ("tasks=[]", "tasks: found []; allowed: a list of"),
+    ],
+)
+def test_what_a_protocol_cannot_be_is_one_line(word: str, line: str) -> None:
+    with pytest.raises(InputError) as error:
+        composed(word, name="eval")
+    assert str(error.value).startswith(line)
 
 
 def test_interpolations_are_welcome() -> None:

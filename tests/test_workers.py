@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from instructrl.errors import InputError, RunError
+from instructrl.errors import InputError, SimulatorError
 from instructrl.sim.workers import WorkerFailure, Workers, worker_count
 
 
@@ -198,9 +198,9 @@ def test_errors_that_are_the_users_are_raised_here(tmp_path: Path) -> None:
     ("made", "kind", "message"),
     [
         (refusing_recipe, InputError, "^sim.renderer: found 'x'"),
-        (failing_recipe, RunError, "cannot start: it raised ImportError: libsomething.so is missing"),
-        (dying_recipe, RunError, r"cannot start: it exited with code 9 \(the driver is broken\)"),
-        (slow_recipe, RunError, "cannot start: it was not ready within 1 s"),
+        (failing_recipe, SimulatorError, "cannot start: it raised ImportError: libsomething.so is missing"),
+        (dying_recipe, SimulatorError, r"cannot start: it exited with code 9 \(the driver is broken\)"),
+        (slow_recipe, SimulatorError, "cannot start: it was not ready within 1 s"),
     ],
 )
 def test_a_worker_that_cannot_start_is_one_clear_error(made, kind: type, message: str) -> None:

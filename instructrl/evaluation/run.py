@@ -1,25 +1,47 @@
 """The run that is judged, as far as it can be checked without jax."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from instructrl.config import HOUSE_PROTOCOL, TaskConfig, task_names
 from instructrl.errors import InputError
 from instructrl.sim import available_renderer
 from instructrl.training.run_directory import read_config, read_data
 
 
-def check_run(run: Path) -> None:
-    """Refuse a directory that cannot hold a trained agent.
+def check_run(run: Path, *, tasks: Sequence[str] | None = None) -> None:
+    """Refuse a directory that cannot hold an agent trained on these tasks.
 
     Raises:
-        InputError: there is none, or it has no settings, no record of its data or no checkpoint.
+        InputError: there is none, or it has no settings, no record of its data, no checkpoint or no such task.
     """
     if not run.is_dir():
         raise InputError(f"run: found no directory {run}; train first, or give the directory that train.py printed")
-    read_config(run)
+    trained = read_config(run)
+    if tasks is not None:
+        chosen_tasks(trained.task, tasks)
     read_data(run)
     if not (run / "checkpoints").is_dir():
         raise InputError(f"{run}: no checkpoint yet; start its training again to go on")
+
+
+def chosen_tasks(trained: TaskConfig, asked: Sequence[str] | None) -> tuple[str, ...]:
+    """The tasks that are judged, in the run's order; `asked` None means all of them.
+
+    Raises:
+        InputError: the run was not trained on a task that is asked for.
+    """
+    known = task_names(trained)
+    strange = [name for name in asked or () if name not in known]
+    if strange:
+        raise InputError(f"tasks: found {', '.join(strange)}; allowed for this run: {', '.join(known)}")
+    return known if asked is None else tuple(name for name in known if name in asked)
+
+
+def evaluation_folder(run: Path, protocol: str) -> Path:
+    """Where a protocol's episodes, results and page lie: each has its own, that of the house is eval/."""
+    return run / ("eval" if protocol == HOUSE_PROTOCOL else f"eval-{protocol}")
 
 
 def recorded_renderer(run: Path) -> str:

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from instructrl.errors import RunError
+from instructrl.errors import RunError, SimulatorError
 from instructrl.sim.server import Reply
 
 Request = tuple[str, tuple]  # a method (or attribute) of the environment, and its arguments
@@ -63,14 +63,14 @@ class Worker:
         """Wait until the environment is made.
 
         Raises:
-            RunError: it cannot be. InputError: the recipe refuses its settings.
+            SimulatorError: it cannot be. InputError: the recipe refuses its settings.
         """
         try:
             if not self.connection.poll(max(self.deadline - time.monotonic(), 0.0)):
                 raise WorkerLostError(f"it was not ready within {self._start_timeout:g} s")
             self.receive()
         except WorkerLostError as lost:
-            raise RunError(f"a simulator process cannot start: {lost}") from None
+            raise SimulatorError(f"a simulator process cannot start: {lost}") from None
 
     def send(self, request: Request, *, timeout: float) -> None:
         """Ask for a call, to be answered within `timeout` seconds."""
@@ -83,7 +83,8 @@ class Worker:
         """The next reply, or None if it answers an earlier call, whose caller has gone away.
 
         Raises:
-            WorkerLostError: no process, or no state to go on with. InputError, RunError: as raised over there.
+            WorkerLostError: no process, or no state to go on with. InputError: as raised over there.
+            SimulatorError: for a RunError there.
         """
         try:
             reply = self.connection.recv()
@@ -93,7 +94,7 @@ class Worker:
             return None
         if reply.kind == "expected":
             kind, message = reply.value
-            raise kind(message)
+            raise (SimulatorError if issubclass(kind, RunError) else kind)(message)
         if reply.kind == "unexpected":
             raise WorkerLostError(f"it raised {reply.value}")
         return reply

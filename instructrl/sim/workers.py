@@ -44,14 +44,14 @@ class Workers:
     """`count` processes that each hold one environment, made there by `recipe()` (anything picklable).
 
     A worker that dies, hangs or raises is replaced and its call made once more; after that the result is a
-    `WorkerFailure`. An InputError or RunError in a worker is raised here. A context manager.
+    `WorkerFailure`. An InputError in a worker is raised here, a RunError there as a SimulatorError. A context manager.
     """
 
     def __init__(self, recipe: Callable[[], Any], count: int, *, timeout: float, start_timeout: float = 120.0):
         """Start all processes. `timeout`: seconds that one call may take; `start_timeout`: that a start may take.
 
         Raises:
-            RunError: a process cannot start. InputError: the recipe refuses its settings.
+            SimulatorError: a process cannot start. InputError: the recipe refuses its settings.
         """
         self._recipe, self._timeout, self._start_timeout = recipe, timeout, start_timeout
         self._slots: list[_Slot] = []

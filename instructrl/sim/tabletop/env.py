@@ -9,7 +9,7 @@ import numpy as np
 from instructrl.actions import check_action
 from instructrl.batch import Demonstration, Observation
 from instructrl.errors import InputError
-from instructrl.sim.env import Outcome, Start, Step
+from instructrl.sim.env import Outcome, Rules, Start, Step, Tally
 from instructrl.sim.graphics import opengl_backend
 from instructrl.sim.tabletop.cameras import extrinsics, intrinsics
 from instructrl.sim.tabletop.motion import Arrival, Motion
@@ -44,7 +44,9 @@ class Tabletop:
         self._renderer_name = renderer
         self._renderer: Renderer = make_renderer(renderer, model, image_size)
         self._meaning: Mapping[int, str] = {}
-        self._goal, self._steps, self._instruction = 0, 0, ""
+        self.rules = Rules()
+        self._tally = Tally(self.rules, max_steps=self.max_steps)
+        self._goal, self._instruction = 0, ""
         self._outcome: Outcome | None = Outcome.TIME_LIMIT  # no episode has begun
 
     def sentences(self, variation: int, *, held_out: bool = False) -> tuple[str, ...]:
@@ -159,7 +161,7 @@ class Tabletop:
             raise InputError(f"goal: found {self._goal}, expected one of {sorted(meaning)} in this scene")
         texts = self.sentences(self._goal)
         self._instruction = texts[int(np.random.default_rng((*source, 1)).integers(len(texts)))]
-        self._steps, self._outcome = 0, None
+        self._tally, self._outcome = Tally(self.rules, max_steps=self.max_steps), None
 
     def _expert(self) -> list[np.ndarray]:
         """The expert's actions as data sets keep them, float32, so that a replay is the same bit for bit."""
@@ -169,10 +171,7 @@ class Tabletop:
     def _act(self, action: np.ndarray) -> Outcome | None:
         if self._outcome is not None:
             raise RuntimeError("the episode is over: reset before the next step")
-        self._steps += 1
-        self._outcome = self._try(action)
-        if self._outcome is None and self._steps >= self.max_steps:
-            self._outcome = Outcome.TIME_LIMIT
+        self._outcome = self._tally.count(self._try(action))
         return self._outcome
 
     def _try(self, action: np.ndarray) -> Outcome | None:
@@ -190,7 +189,7 @@ class Tabletop:
 
     def _observe(self) -> Observation:
         world = self._world
-        time = -1.0 + 2.0 * self._steps / self.max_steps
+        time = min(-1.0 + 2.0 * self._tally.steps / self.max_steps, 1.0)  # a protocol may allow more keyframes
         return Observation(
             images=np.stack([self._renderer.draw(world.data, camera) for camera in self._cameras]),
             state=np.array([world.opened(), *world.data.qpos[world.fingers], time], np.float32),
