@@ -573,6 +573,7 @@ def test_every_field_is_read_somewhere() -> None:
         (["seed=???"], "seed: no value given; write seed=...; allowed: an integer"),
         (["seed=0,1"], "seed: found several values; add --multirun"),
         (["seed=" + "9" * 400], "seed: found 999"),
+        (["optimizer.beta1=" + "9" * 400], "optimizer.beta1: found 999"),
         (["sim.cameras=[{a: b}]"], "sim.cameras: found [{'a': 'b'}]; allowed: a list of front"),
         (["~policy"], "~policy: nothing can be taken away"),
         (["+seed=1"], "+seed=1: seed is there already"),

@@ -255,6 +255,23 @@ def test_slow_work_is_no_hang(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick_ears")
+def test_time_in_which_nobody_looked_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parent and child stopped together, for instance."""
+    now = [100.0]
+    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(heartbeat.Heartbeat, "_spent", lambda self: 0.0)
+    listening = heartbeat.Heartbeat(os.getpid())
+    now[0] += 3600.0
+    assert listening.silence() == pytest.approx(0.3)
+    for _ in range(10):
+        now[0] += 0.2
+        found = listening.silence()
+    assert found == pytest.approx(2.3)
+    listening.restart()
+    assert listening.silence() == 0.0
+
+
+@pytest.mark.usefixtures("quick_ears")
 def test_a_hang_at_the_start_is_told_before_the_time_out() -> None:
     with (
         pytest.raises(RunError, match=r"cannot start: it hangs: it did no work for 1.5 s"),

@@ -28,14 +28,20 @@ class Heartbeat:
 
     def restart(self) -> None:
         """A new piece of work begins: what was before does not count."""
-        self._heard, self._since = self._spent(), time.monotonic()
+        self._heard, self._looked, self._silence = self._spent(), time.monotonic(), 0.0
 
     def silence(self) -> float:
-        """Seconds since the process was last seen to work; 0 if it cannot be heard."""
+        """Seconds since the process was last seen to work; 0 if it cannot be heard.
+
+        Only what passes between two looks that follow each other counts in full: when all of us were stopped for an
+        hour, that was not its fault.
+        """
         spent, now = self._spent(), time.monotonic()
+        self._silence += min(now - self._looked, SILENCE / 5)
+        self._looked = now
         if self._process is None or spent >= self._heard + _BEAT:
-            self._heard, self._since = spent, now
-        return now - self._since
+            self._heard, self._silence = spent, 0.0
+        return self._silence
 
     def _spent(self) -> float:
         """Seconds of CPU that all its threads have used."""

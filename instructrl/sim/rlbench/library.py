@@ -102,7 +102,7 @@ class Library:
         Raises:
             InputError: there is none of this name; the message names similar ones.
         """
-        known = sorted(module.name for module in pkgutil.iter_modules(self._parts.tasks.__path__))
+        known = sorted(module.name for module in pkgutil.iter_modules(self._parts.rlbench.tasks.__path__))
         if name not in known:
             near = get_close_matches(name, known, n=3, cutoff=0.5) or known[:3]
             raise InputError(f"task.name: found {name}; not one of RLBench's {len(known)}; similar: {', '.join(near)}")
@@ -141,8 +141,29 @@ class Library:
 
 
 def _imported() -> SimpleNamespace:
+    import pyrep
+    import rlbench
+    import rlbench.tasks
+    from pyrep.backend import sim
+    from pyrep.const import RenderMode
+    from rlbench.action_modes.action_mode import MoveArmThenGripper
+    from rlbench.action_modes.arm_action_modes import EndEffectorPoseViaPlanning
+    from rlbench.action_modes.gripper_action_modes import Discrete
+    from rlbench.environment import Environment
+    from rlbench.observation_config import CameraConfig, ObservationConfig
 
-    return SimpleNamespace(**locals())
+    return SimpleNamespace(
+        pyrep=pyrep,
+        rlbench=rlbench,
+        sim=sim,
+        RenderMode=RenderMode,
+        MoveArmThenGripper=MoveArmThenGripper,
+        EndEffectorPoseViaPlanning=EndEffectorPoseViaPlanning,
+        Discrete=Discrete,
+        Environment=Environment,
+        CameraConfig=CameraConfig,
+        ObservationConfig=ObservationConfig,
+    )
 
 
 def version(module: Any) -> str:
