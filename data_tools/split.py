@@ -4,12 +4,13 @@ from dataclasses import dataclass, replace
 from itertools import count, groupby
 from pathlib import Path
 
-from data_tools.parts import Parts
+from data_tools.parts import EPISODES, Parts
 from instructrl.config import DataConfig, SimConfig, TaskConfig
 from instructrl.data.format import Header
 from instructrl.data.reader import read
 from instructrl.errors import InputError
 from instructrl.sim import Start, available_renderer
+from instructrl.sim.graphics import rlbench_renderer
 
 FIRST_SEED = {"train": 0, "val": 1_000_000_000}  # evaluation's begin at 2_000_000_000
 ATTEMPTS = 100  # seeds that each episode has for itself
@@ -22,6 +23,11 @@ class Split:
     path: Path
     header: Header  # with the provenance still empty
     episodes: int
+    fragile: bool = False  # the simulator may die of itself: each episode is kept at once, and a lost one replaced
+
+    def parts_from(self, present: int) -> Parts:
+        """The pieces in which the rest is made."""
+        return Parts(self.path, present=present, wanted=self.episodes, size=1 if self.fragile else EPISODES)
 
     @property
     def first_seed(self) -> int:
@@ -86,17 +92,22 @@ def agreed(sim: SimConfig, splits: list[Split]) -> SimConfig:
         header = recorded(split)
         if header is not None:
             try:
-                return replace(sim, renderer=available_renderer(header.provenance["renderer"]))
+                return replace(sim, renderer=working_renderer(sim, header.provenance["renderer"]))
             except InputError as error:
                 raise InputError(f"{split.path}: cannot be extended here: {error}") from None
     for split in splits:
-        header = Parts(split.path, present=0, wanted=split.episodes).header()
+        header = split.parts_from(0).header()
         if header is not None and sim.renderer == "auto":
             try:
-                return replace(sim, renderer=available_renderer(header.provenance["renderer"]))
+                return replace(sim, renderer=working_renderer(sim, header.provenance["renderer"]))
             except InputError:
                 break  # such parts are made again
-    return replace(sim, renderer=available_renderer(sim.renderer))
+    return replace(sim, renderer=working_renderer(sim, sim.renderer))
+
+
+def working_renderer(sim: SimConfig, wanted: str) -> str:
+    """The renderer of this simulator to use here."""
+    return rlbench_renderer(wanted) if sim.kind == "rlbench" else available_renderer(wanted)
 
 
 def chosen_variations(task: TaskConfig, available: int) -> list[int]:

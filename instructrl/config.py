@@ -4,6 +4,7 @@ YAML holds only values. `resolve` merges a composed configuration into a fresh s
 and then what goes across groups, and returns plain dataclasses. No jax here: a bad value answers at once.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
@@ -34,8 +35,9 @@ EMBEDDED_TASKS = (
     "take_umbrella_out_of_umbrella_stand",
     "turn_tap",
 )
-CAMERAS = ("front", "left_shoulder", "right_shoulder", "wrist")
+CAMERAS = ("front", "left_shoulder", "right_shoulder", "wrist", "overhead")  # the last one on RLBench only
 RENDERERS = ("auto", "opengl", "raycast")
+RLBENCH_RENDERERS = ("rlbench_opengl", "rlbench_opengl3")  # CoppeliaSim's; auto: the latter, RLBench's own choice
 EVALUATION_ROWS = ("trained", "held_out", "removed", "swapped", "oracle")
 HOUSE_PROTOCOL = "ours"  # the one whose evaluations lie in a run's eval/ itself
 
@@ -102,7 +104,7 @@ class HeadConfig:
 class TaskConfig:
     """What is demonstrated, learnt and judged."""
 
-    name: str = one_of(*EMBEDDED_TASKS)
+    name: str = MISSING  # one of EMBEDDED_TASKS, or with sim=rlbench any of RLBench's, as its file is called
     episodes: int = number(low=1, high=MOST_EPISODES)  # training demonstrations
     val_episodes: int = number(low=1, high=MOST_EPISODES)
     variations: list[int] | None = None  # null: all of the task's
@@ -119,12 +121,13 @@ class SimConfig:
     """The world and its cameras."""
 
     name: str = "tabletop"
-    kind: str = one_of("tabletop", default="tabletop")
+    kind: str = one_of("tabletop", "rlbench", default="tabletop")
     cameras: list[str] = words("front", "left_shoulder", "right_shoulder", choices=CAMERAS)
     image_size: int = number(128, low=16, high=1024)  # pixels, square
-    renderer: str = one_of(*RENDERERS, default="auto")
+    renderer: str = one_of(*RENDERERS, *RLBENCH_RENDERERS, default="auto")
     workers: int | None = number(None, low=1, high=1024)  # processes; null: one per core
     timeout: float = number(60.0, above=0, high=86_400)  # seconds that one simulator call may take
+    tries: int = number(10, low=1, high=1000)  # rlbench only: how often its planner looks for a way to one keyframe
 
 
 @dataclass
@@ -238,7 +241,9 @@ class EvalConfig:
     rows: list[str] | None = field(default=None, metadata={"choices": EVALUATION_ROWS})  # null: protocol.rows
     checkpoint: str = one_of("best", "last", default="best")
     videos: int | None = number(None, low=0, high=100)  # of a task's successes, and of failures; null: 3, of a set's 1
-    renderer: str | None = field(default=None, metadata={"choices": RENDERERS})  # null: the one of the data
+    renderer: str | None = field(
+        default=None, metadata={"choices": (*RENDERERS, *RLBENCH_RENDERERS)}
+    )  # null: that of the data
     workers: int | None = number(None, low=1, high=1024)  # null: one per core
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
@@ -282,9 +287,25 @@ def check_groups(config: Any) -> None:
                 raise InputError(f"{key}: found {rows}; allowed: lists with trained, the row of the headline")
         check_name(config.protocol.name, key="protocol.name")
     if isinstance(config, TrainConfig | CollectConfig):
+        check_world(config.task, config.sim)
         variations = config.task.variations
         if variations is not None and min(variations) < 0:
             raise InputError(f"task.variations: found {shown(variations)}; allowed: null or a list of numbers >= 0")
+
+
+def check_world(task: TaskConfig, sim: SimConfig) -> None:
+    """Raise InputError where a simulator has no such task, camera or renderer."""
+    embedded = sim.kind == "tabletop"
+    if embedded and task.name not in EMBEDDED_TASKS:
+        allowed = f"{', '.join(EMBEDDED_TASKS)}, or a task of RLBench with sim=rlbench"
+        raise InputError(f"task.name: found {shown(task.name)}; allowed: {allowed}")
+    if not re.fullmatch("[a-z][a-z0-9_]*", task.name):
+        raise InputError(f"task.name: found {shown(task.name)}; allowed: the name of a task of RLBench, like close_jar")
+    if embedded and "overhead" in sim.cameras:
+        raise InputError(f"sim.cameras: found {shown(sim.cameras)}; allowed: overhead only with sim=rlbench")
+    renderers = RENDERERS if embedded else ("auto", *RLBENCH_RENDERERS)
+    if sim.renderer not in renderers:
+        raise InputError(f"sim.renderer: found {sim.renderer}; allowed with sim={sim.kind}: {', '.join(renderers)}")
 
 
 def check_sizes(config: TrainConfig) -> None:

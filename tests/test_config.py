@@ -16,6 +16,9 @@ from hypothesis import strategies as st
 
 from instructrl.command import compose
 from instructrl.config import (
+    EMBEDDED_TASKS,
+    RENDERERS,
+    RLBENCH_RENDERERS,
     CollectConfig,
     EvalConfig,
     SimConfig,
@@ -40,12 +43,17 @@ def composed(*overrides: str, name: str = "train") -> Any:
     return compose(name, SCHEMAS[name], [*NEEDED[name], *overrides])
 
 
+def chosen(group: str, option: str) -> list[str]:
+    """The words that choose an option; a task that only RLBench has brings RLBench with it."""
+    return [f"{group}={option}", *(["sim=rlbench"] if group == "task" and option not in EMBEDDED_TASKS else [])]
+
+
 # Every option of every group composes.
 
 
 @pytest.mark.parametrize(("name", "group", "option"), OPTIONS)
 def test_every_option_composes_and_is_taken(name: str, group: str, option: str) -> None:
-    config = composed(f"{group}={option}", name=name)
+    config = composed(*chosen(group, option), name=name)
     if group == "experiment":
         assert differences(dataclasses.asdict(composed(name=name)), dataclasses.asdict(config))
     else:
@@ -61,8 +69,8 @@ def test_every_file_of_conf_is_an_option_of_some_command() -> None:
 @pytest.mark.parametrize("group", [group for group in groups("train") if group != "experiment"])
 def test_options_of_a_group_differ_in_more_than_a_label(group: str) -> None:
     label = set() if group == "task" else {"name"}  # a task's name is what it is
-    chosen = [dataclasses.asdict(getattr(composed(f"{group}={option}"), group)) for option in options(group)]
-    contents = [tuple((key, str(part[key])) for key in part if key not in label) for part in chosen]
+    parts = [dataclasses.asdict(getattr(composed(*chosen(group, option)), group)) for option in options(group)]
+    contents = [tuple((key, str(part[key])) for key in part if key not in label) for part in parts]
     assert len(set(contents)) == len(contents)
 
 
@@ -400,7 +408,7 @@ def run_folder(config: TrainConfig) -> Any:
 
 
 LABELS = {"encoder.name", "policy.name", "head.name", "optimizer.name", "hardware.name", "sim.name"}  # for run names
-ONE_CHOICE = {"optimizer.kind", "sim.kind"}  # so far
+ONE_CHOICE = {"optimizer.kind"}  # so far
 LOOP = ("training.batch_size=2", "task.episodes=5", "task.val_episodes=3", "training.epochs=4",
         "training.rollout_every=1", "optimizer.warmup_epochs=0")  # fmt: skip
 CLIP = ("policy=vit_debug", "sim.image_size=32", "policy.dim=16", "policy.heads=2", "encoder=clip_b32",
@@ -461,9 +469,11 @@ TRAIN_PROBES: dict[str, Probe] = {
     "hardware.prefetch": ("5", training_loop, LOOP),
     "sim.cameras": ("[wrist]", training_loop, LOOP),
     "sim.image_size": ("64", training_loop, LOOP),
+    "sim.kind": ("rlbench", collected, ()),
     "sim.renderer": ("raycast", collected, ()),
     "sim.workers": ("7", collected, ()),
     "sim.timeout": ("7", collected, ()),
+    "sim.tries": ("7", collected, ()),
     "data.dir": ("elsewhere", collected, ()),
     "training.epochs": ("5", training_loop, LOOP),
     "training.batch_size": ("3", training_loop, LOOP),
@@ -585,7 +595,13 @@ def test_every_field_is_read_somewhere() -> None:
         (["task.variations=[-1]"], "task.variations: found [-1]"),
         (["sim.cameras=[front,back]"], "sim.cameras: found [front, back]; allowed: a list of front, left_shoulder"),
         (["sim.cameras=[front,front]"], "sim.cameras: found [front, front]"),
-        (["task=unknown"], "task: found unknown; allowed: pick_and_lift, push_button, reach_target"),
+        (["task=unknown"], "task: found unknown; allowed: close_jar, "),
+        (["task=close_jar"], "task.name: found close_jar; allowed: pick_and_lift, push_button, reach_target, or a"),
+        (["task.name=Close", "sim=rlbench"], "task.name: found Close; allowed: the name of a task of RLBench"),
+        (["task.name=a.b", "sim=rlbench"], "task.name: found a.b; allowed: the name of a task of RLBench, like close"),
+        (["sim=rlbench", "sim.renderer=opengl"], "sim.renderer: found opengl; allowed with sim=rlbench: auto, rl"),
+        (["sim.renderer=rlbench_opengl"], "sim.renderer: found rlbench_opengl; allowed with sim=tabletop: auto"),
+        (["sim.cameras=[front,overhead]"], "sim.cameras: found [front, overhead]; allowed: overhead only with sim=rl"),
         (["task.name=unknown"], "task.name: found unknown; allowed: pick_and_lift, push_button, reach_target"),
         (["policy=[a,b]"], "policy: found [a, b]; allowed: vit_base, vit_debug, vit_large, vit_small"),
         (["policy=3"], "policy: found 3; allowed: vit_base, vit_debug, vit_large, vit_small"),
@@ -606,6 +622,7 @@ def test_every_field_is_read_somewhere() -> None:
         (["seed=???"], "seed: no value given; write seed=...; allowed: an integer"),
         (["seed=0,1"], "seed: found several values; add --multirun"),
         (["seed=" + "9" * 400], "seed: found 999"),
+        (["optimizer.beta1=" + "9" * 400], "optimizer.beta1: found 999"),
         (["sim.cameras=[{a: b}]"], "sim.cameras: found [{'a': 'b'}]; allowed: a list of front"),
         (["~policy"], "~policy: nothing can be taken away"),
         (["+seed=1"], "+seed=1: seed is there already"),
@@ -617,6 +634,18 @@ def test_the_line_says_what_was_found_and_what_is_allowed(overrides: list[str], 
     with pytest.raises(InputError) as error:
         composed(*overrides)
     assert str(error.value).startswith(found)
+
+
+def test_any_task_of_rlbench_may_be_named() -> None:
+    config = composed("task.name=open_door", "sim=rlbench", "sim.cameras=[overhead,wrist]", name="collect")
+    assert (config.task.name, config.sim.kind, config.sim.tries) == ("open_door", "rlbench", 10)
+    assert composed("sim=rlbench").task.name == "reach_target", "also those that are embedded under the same name"
+
+
+def test_the_simulators_know_the_same_renderers() -> None:
+    from instructrl.sim import graphics
+
+    assert (graphics.RENDERERS, graphics.RLBENCH_RENDERERS) == (RENDERERS, RLBENCH_RENDERERS)
 
 
 def test_an_evaluation_needs_a_run_and_the_headline_row() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from instructrl.config import HOUSE_PROTOCOL, TaskConfig, task_names
 from instructrl.errors import InputError
 from instructrl.sim import available_renderer
+from instructrl.sim.graphics import RLBENCH_RENDERERS, rlbench_renderer
 from instructrl.training.run_directory import read_config, read_data
 
 
@@ -66,6 +67,8 @@ def choose_renderer(recorded: str, asked: str | None) -> str:
     Raises:
         InputError: the data's does not work here and no other is asked for, or the one asked for does not work.
     """
+    if recorded in RLBENCH_RENDERERS:
+        return rlbench_renderer(recorded if asked in (None, "auto") else str(asked))
     try:
         if asked in (None, "auto", recorded):
             return available_renderer(recorded)

@@ -15,12 +15,14 @@ class Outcome(StrEnum):
     SUCCESS = "success"
     FAILURE = "failure"  # the task can no longer succeed, for instance the wrong object was touched
     UNREACHABLE = "unreachable"  # no arm configuration or path leads to the commanded pose
+    PLANNER_FAILURE = "planner_failure"  # the pose can be reached, but the simulator's planner found no way there
     INVALID_ACTION = "invalid_action"  # not finite, wrong size, or not a rotation
     TIME_LIMIT = "time_limit"  # the allowed keyframes are used up
     SIMULATOR_ERROR = "simulator_error"  # the simulator died or hung, also after a restart
+    EXPERT_FAILURE = "expert_failure"  # the simulator's own expert gave no demonstration to replay
 
 
-PATHLESS = frozenset({Outcome.UNREACHABLE})  # ends that the rules may forgive
+PATHLESS = frozenset({Outcome.UNREACHABLE, Outcome.PLANNER_FAILURE})  # ends that the rules may forgive
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Env(Protocol):
     rules: Rules  # of the episodes to come; Rules() unless set
 
     def sentences(self, variation: int, *, held_out: bool = False) -> tuple[str, ...]:
-        """The ways to ask for a variation: those for training, or those kept for testing."""
+        """The ways to ask for a variation: those for training, or those kept for testing (none in some simulators)."""
         ...
 
     def reset(self, start: Start) -> Observation:
