@@ -119,7 +119,7 @@ def test_weights_decide_what_is_learnt_and_a_set_of_one_is_its_task(
     assert read_lines(weighted / "metrics.jsonl")[0] != read_lines(undisturbed / "metrics.jsonl")[0]
     first = {split: files[:1] for split, files in data.items()}
     runs = []
-    for words in (("task=pick_and_lift",), ("task.tasks=[pick_and_lift]", "task.weights=[2]")):
+    for words in (("task=pick_and_lift",), ("task.tasks=[pick_and_lift]", "task.name=one")):
         config = tiny.config(tmp_path / str(len(runs)), *words, *SHORT)
         runs.append(open_run(config))
         train(config, runs[-1], data=first)
