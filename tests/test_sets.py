@@ -1,6 +1,8 @@
 """A set of tasks at the doors of training: what is recorded and measured, and that an interruption changes nothing."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,8 @@ import jax
 import numpy as np
 import pytest
 
+from data_tools.collect import ensure_demonstrations
+from instructrl.data.episodes import Episodes
 from instructrl.data.loader import Loader
 from instructrl.data.tokenizer import make_tokenizer
 from instructrl.errors import InputError
@@ -19,7 +23,9 @@ from instructrl.training.metrics import read_lines
 from instructrl.training.preparation import open_sets, prepare
 from instructrl.training.run_directory import open_run
 from tests import tiny
+from tests.test_frozen import M3AE, OURS, random_weights
 
+ROOT = Path(__file__).resolve().parent.parent
 TASKS = ("pick_and_lift", "push_button")
 SET = (f"task.tasks=[{','.join(TASKS)}]", "task.name=pair")
 FROZEN = ("encoder.frozen=true", "training.token_dropout=0")
@@ -141,6 +147,19 @@ def test_cached_features_of_a_set_give_the_losses_of_live_ones(data: Data, tmp_p
         for key in {key for key in one if key.startswith("loss")}:
             assert other[key] == pytest.approx(one[key], rel=1e-5, abs=1e-5)
     assert len(list((tmp_path / "features").rglob("index.json"))) == 4
+
+
+def test_features_of_a_set_are_computed_ahead_by_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random_weights(tmp_path / "w.safetensors", M3AE, OURS)
+    words = (*SET, *M3AE, f"encoder.weights={tmp_path / 'w.safetensors'}", *SHORT)
+    command = [sys.executable, "-m", "data_tools.features", *tiny.overrides(tmp_path, *words)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("rows written") == 4 and "task 2 of 2: push_button" in done.stdout
+    config = tiny.config(tmp_path, *words)
+    files = ensure_demonstrations(config.task, config.sim, config.data)
+    monkeypatch.setattr(Episodes, "_images", lambda *_: pytest.fail("an image was read"))
+    assert len(read_lines(trained(tmp_path, files, *words[len(SET) :]) / "metrics.jsonl")) == 2
 
 
 def test_demonstrations_drawn_otherwise_are_refused_before_anything_is_learnt(
