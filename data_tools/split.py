@@ -40,10 +40,19 @@ class Split:
 
 
 def demonstration_paths(task: TaskConfig, sim: SimConfig, data: DataConfig) -> dict[str, Path]:
-    """The files of the splits train and val: a pure function of the settings."""
+    """The files of the splits train and val of one task: a pure function of the settings."""
     some = "" if task.variations is None else "-variations" + "+".join(spans(sorted(task.variations)))
     folder = Path(data.dir) / sim.kind / f"{task.name}{some}-{sim.image_size}px-{'+'.join(sim.cameras)}"
     return {split: folder / f"{split}.hdf5" for split in FIRST_SEED}
+
+
+def wanted_splits(task: TaskConfig, sim: SimConfig, data: DataConfig) -> list[Split]:
+    """The splits train and val of one task."""
+    wanted, fragile = {"train": task.episodes, "val": task.val_episodes}, sim.kind == "rlbench"
+    return [
+        Split(path, Header(task.name, name, tuple(sim.cameras), sim.image_size, {}), wanted[name], fragile=fragile)
+        for name, path in demonstration_paths(task, sim, data).items()
+    ]
 
 
 def spans(numbers: list[int]) -> list[str]:
@@ -81,12 +90,25 @@ def check_renderer(sim: SimConfig, split: Split) -> None:
         )
 
 
+def check_same_renderer(splits: list[Split]) -> None:
+    """Raise InputError if the splits' files, as far as they are there, have pictures by different renderers."""
+    drawn = [(split.path, header.provenance["renderer"]) for split in splits if (header := recorded(split))]
+    for path, renderer in drawn[1:]:
+        if renderer != drawn[0][1]:
+            raise InputError(
+                f"{path}: drawn by {renderer}, but {drawn[0][0]} by {drawn[0][1]}; what is learnt together "
+                "must be drawn by one: choose another data.dir, or move one of them away"
+            )
+
+
 def agreed(sim: SimConfig, splits: list[Split]) -> SimConfig:
     """The settings with the renderer to collect with: the one of the files that are there, else of their parts.
 
     Raises:
-        InputError: the files were drawn by a renderer that does not work here, or was not asked for.
+        InputError: the files were drawn by different renderers, or by one that does not work here or was not
+            asked for.
     """
+    check_same_renderer(splits)
     for split in splits:
         check_renderer(sim, split)
         header = recorded(split)

@@ -7,13 +7,14 @@ and then what goes across groups, and returns plain dataclasses. No jax here: a 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Any, TypeVar, cast
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from instructrl.errors import InputError
-from instructrl.schema import check_fields, explain, number, one_of, shown, words, words_or_numbers
+from instructrl.schema import check_fields, explain, number, numbers, one_of, shown, words, words_or_numbers
 
 EMBEDDED_TASKS = (
     "meat_off_grill",
@@ -104,15 +105,18 @@ class HeadConfig:
 class TaskConfig:
     """What is demonstrated, learnt and judged."""
 
-    name: str = MISSING  # one of EMBEDDED_TASKS, or with sim=rlbench any of RLBench's, as its file is called
-    episodes: int = number(low=1, high=MOST_EPISODES)  # training demonstrations
+    name: str = (
+        MISSING  # of EMBEDDED_TASKS, or with sim=rlbench any of RLBench's; a set's label
+    )
+    episodes: int = number(low=1, high=MOST_EPISODES)  # training demonstrations, of each task
     val_episodes: int = number(low=1, high=MOST_EPISODES)
-    variations: list[int] | None = None  # null: all of the task's
+    variations: list[int] | None = None  # of one task; null: all of them
     tasks: list[str] | None = None  # of a set; null: just `name`
+    weights: list[float] | None = numbers(above=0, high=1e6)  # shares of an epoch; null: every episode once per epoch
 
 
 def task_names(task: TaskConfig) -> tuple[str, ...]:
-    """The tasks that are learnt and judged together."""
+    """The tasks that are demonstrated, learnt and judged: those of a set, or the one."""
     return (task.name,) if task.tasks is None else tuple(task.tasks)
 
 
@@ -171,7 +175,7 @@ class TrainingConfig:
     token_dropout: float | None = number(None, low=0, high=0.9)  # share of hidden words; null: see `token_dropout`
     validate_every: int = number(1, low=1, high=MOST_EPOCHS)  # each validation also saves a checkpoint
     rollout_every: int = number(0, low=0, high=MOST_EPOCHS)  # 0: never
-    rollout_episodes: int = number(20, low=1, high=MOST_EPISODES)
+    rollout_episodes: int = number(20, low=1, high=MOST_EPISODES)  # of each task
 
 
 @dataclass
@@ -287,20 +291,47 @@ def check_groups(config: Any) -> None:
                 raise InputError(f"{key}: found {rows}; allowed: lists with trained, the row of the headline")
         check_name(config.protocol.name, key="protocol.name")
     if isinstance(config, TrainConfig | CollectConfig):
-        check_world(config.task, config.sim)
-        variations = config.task.variations
-        if variations is not None and min(variations) < 0:
-            raise InputError(f"task.variations: found {shown(variations)}; allowed: null or a list of numbers >= 0")
+        check_task(config.task, config.sim)
+        check_view(config.sim)
 
 
-def check_world(task: TaskConfig, sim: SimConfig) -> None:
-    """Raise InputError where a simulator has no such task, camera or renderer."""
+def check_task(task: TaskConfig, sim: SimConfig) -> None:
+    """Raise InputError where a simulator has no such task, or the settings of a set do not fit together."""
+    names, variations = task_names(task), task.variations
+    key, more = ("task.tasks", "") if task.tasks else ("task.name", ", or any name with a set in task.tasks")
+    for name in names:
+        if sim.kind == "tabletop" and name not in EMBEDDED_TASKS:
+            allowed = f"{', '.join(EMBEDDED_TASKS)}{more}, or a task of RLBench with sim=rlbench"
+            raise InputError(f"{key}: found {shown(name)}; allowed: {allowed}")
+        if not re.fullmatch("[a-z][a-z0-9_]*", name):
+            raise InputError(f"{key}: found {shown(name)}; allowed: the name of a task of RLBench, like close_jar")
+    if variations is not None and min(variations) < 0:
+        raise InputError(f"task.variations: found {shown(variations)}; allowed: null or a list of numbers >= 0")
+    if variations is not None and len(names) > 1:
+        found = f"{shown(variations)} for {len(names)} tasks"
+        raise InputError(f"task.variations: found {found}; allowed: null, or choose one task")
+    check_weights(task)
+
+
+def check_weights(task: TaskConfig) -> None:
+    """Raise InputError where the weights are not one for each task of a set, or leave a task without episodes."""
+    if task.weights is None:
+        return
+    found = f"task.weights: found {shown(task.weights)}"
+    if task.tasks is None:
+        raise InputError(f"{found}; allowed: null without a set in task.tasks")
+    if len(task.weights) != len(task.tasks):
+        raise InputError(f"{found}; allowed: null, or a number for each of task.tasks={shown(task.tasks)}")
+    epoch, total = len(task.tasks) * task.episodes, sum(map(Fraction, task.weights))
+    for name, weight in zip(task.tasks, task.weights, strict=True):
+        if Fraction(weight) * epoch < total:
+            least = f"at least {float(total / epoch):.6g} for {name}, one of an epoch's {epoch} sequences"
+            raise InputError(f"{found}; allowed: {least}, or more task.episodes")
+
+
+def check_view(sim: SimConfig) -> None:
+    """Raise InputError where a simulator has no such camera or renderer."""
     embedded = sim.kind == "tabletop"
-    if embedded and task.name not in EMBEDDED_TASKS:
-        allowed = f"{', '.join(EMBEDDED_TASKS)}, or a task of RLBench with sim=rlbench"
-        raise InputError(f"task.name: found {shown(task.name)}; allowed: {allowed}")
-    if not re.fullmatch("[a-z][a-z0-9_]*", task.name):
-        raise InputError(f"task.name: found {shown(task.name)}; allowed: the name of a task of RLBench, like close_jar")
     if embedded and "overhead" in sim.cameras:
         raise InputError(f"sim.cameras: found {shown(sim.cameras)}; allowed: overhead only with sim=rlbench")
     renderers = RENDERERS if embedded else ("auto", *RLBENCH_RENDERERS)

@@ -36,6 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SCHEMAS: dict[str, type] = {"train": TrainConfig, "eval": EvalConfig, "collect": CollectConfig}
 NEEDED = {"train": [], "collect": [], "eval": ["run=outputs/x"]}
 OPTIONS = [(name, group, option) for name in SCHEMAS for group in groups(name) for option in options(group)]
+TWO = "task.tasks=[reach_target,push_button]"
 TINY = ("policy=vit_debug", "sim.image_size=32", "encoder.dim=16", "policy.dim=16", "policy.heads=2", "head.dim=16")
 
 
@@ -166,9 +167,9 @@ def training_loop(config: TrainConfig) -> Any:
             pass
 
     class Batches:
-        def __init__(self, episodes: Set, tokenizer: Any, *, batch_size: int, seed: int, **more: Any) -> None:
+        def __init__(self, files: list[Set], tokenizer: Any, *, batch_size: int, seed: int, **more: Any) -> None:
             seen.append((batch_size, seed, more))
-            self.steps_per_epoch = -(-episodes.count // batch_size)
+            self.steps_per_epoch = -(-sum(episodes.count for episodes in files) // batch_size)
             self.sizes = SimpleNamespace(batch=batch_size, features=more["features"])
 
         def batch(self, step: int) -> None:
@@ -206,25 +207,27 @@ def training_loop(config: TrainConfig) -> Any:
         return loop.TrainState(np.int32(0), params, {})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "Episodes", Set)
+        patch.setattr(preparation, "Episodes", Set)
+        patch.setattr(preparation, "check_alike", lambda files: None)
         patch.setattr(preparation, "Loader", Batches)
         patch.setattr(preparation, "prefetched", prefetched)
         patch.setattr(preparation, "check_batch", lambda batch, sizes: seen.append(sizes))
         patch.setattr(preparation, "initial_params", lambda *given, seed: seen.append(seed) or params)
         patch.setattr(preparation, "begin", begin)
-        patch.setattr(preparation, "open_features", lambda *given, **more: seen.append("features") or "features")
+        patch.setattr(preparation, "open_features", lambda c, files, *given, **more: ["features"] * len(files))
         patch.setattr(preparation, "initial_state", state)
         step = lambda state, batch, frozen: (state, dict(values))  # noqa: E731
         patch.setattr(preparation, "make_train_step", lambda *given, **more: seen.append(more) or step)
         patch.setattr(preparation, "make_eval_step", lambda agent: lambda params, batch: dict(values))
         patch.setattr(preparation, "record_data", lambda run, data: None)
-        patch.setattr(preparation, "described", lambda path, episodes: {})
+        patch.setattr(preparation, "described", lambda config, sets: {})
         patch.setattr(loop, "announce", lambda training, state: None)
         patch.setattr(loop, "open_checkpoints", lambda run: Opened(checkpoints))
         patch.setattr(loop, "only_process", lambda run, **_: Opened(None))
         metrics = SimpleNamespace(write=lambda split, values, step, epoch: seen.append((split, step, epoch)))
         patch.setattr(loop, "open_metrics", lambda config, run, from_step: Opened(metrics))
-        loop.train(config, Path("run"), data={"train": Path("a"), "val": Path("b")}, rollout=rollout)
+        data = {split: [Path(split, task) for task in task_names(config.task)] for split in ("train", "val")}
+        loop.train(config, Path("run"), data=data, rollout=rollout)
     return seen
 
 
@@ -258,7 +261,7 @@ def feature_cache(config: TrainConfig) -> Any:
     episodes: Any = SimpleNamespace(image_size=config.sim.image_size, cameras=config.sim.cameras)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "ensure_features", lambda *given, encode, **more: seen.append(more))
-        features.open_features(config, episodes, tokenizer, agent=agent, params=params, checksum="0")
+        features.open_features(config, [episodes], tokenizer, agent=agent, params=params, checksum="0")
     return seen
 
 
@@ -306,7 +309,11 @@ def rollouts(config: TrainConfig) -> Any:
     """What the rollouts of a training ask for."""
     from instructrl.evaluation import hook
 
-    return spied(hook, lambda: hook.RolloutHook(config, Path("run"))._open(), keep="RolloutHook")
+    def play() -> None:
+        for task in task_names(config.task):
+            hook.RolloutHook(config, Path("run"))._play(task, None)
+
+    return spied(hook, play, keep="RolloutHook")
 
 
 def judged(config: EvalConfig, trained: Any = None) -> Any:
@@ -408,6 +415,7 @@ def run_folder(config: TrainConfig) -> Any:
 
 
 LABELS = {"encoder.name", "policy.name", "head.name", "optimizer.name", "hardware.name", "sim.name"}  # for run names
+NOT_FOR = {"collect": {"task.weights"}}  # which are of a group, and say nothing to a command
 ONE_CHOICE = {"optimizer.kind"}  # so far
 LOOP = ("training.batch_size=2", "task.episodes=5", "task.val_episodes=3", "training.epochs=4",
         "training.rollout_every=1", "optimizer.warmup_epochs=0")  # fmt: skip
@@ -458,6 +466,7 @@ TRAIN_PROBES: dict[str, Probe] = {
     "task.val_episodes": ("7", training_loop, LOOP),
     "task.variations": ("[1]", rollouts, ()),
     "task.tasks": ("[reach_target,push_button]", judged_run, ()),
+    "task.weights": ("[1,2]", training_loop, (*LOOP, "task.tasks=[reach_target,push_button]")),
     "optimizer.learning_rate": ("0.01", updates, ()),
     "optimizer.weight_decay": ("0.1", updates, ()),
     "optimizer.warmup_epochs": ("2", updates, ()),
@@ -490,7 +499,7 @@ COLLECT_PROBES: dict[str, Probe] = {
     **dict.fromkeys(("episodes", "val_episodes", "task.episodes", "task.val_episodes"), ("7", collected, ())),
     **{key: TRAIN_PROBES[key] for key in TRAIN_PROBES if key.startswith(("sim.", "data.")) or key == "task.name"},
     "task.variations": ("[1]", collected, ()),
-    "task.tasks": ("[reach_target,push_button]", lambda config: task_names(config.task), ()),
+    "task.tasks": ("[pick_and_lift,push_button]", collected, ()),
     "sim.cameras": ("[wrist]", collected, ()),
     "sim.image_size": ("64", collected, ()),
 }
@@ -532,7 +541,7 @@ def test_every_setting_reaches_what_it_turns(name: str, key: str) -> None:
 
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_no_setting_is_without_such_a_proof(name: str) -> None:
-    assert set(leaves(SCHEMAS[name])) - LABELS - ONE_CHOICE == set(PROBES[name])
+    assert set(leaves(SCHEMAS[name])) - LABELS - ONE_CHOICE - NOT_FOR.get(name, set()) == set(PROBES[name])
     for key in ONE_CHOICE & set(leaves(SCHEMAS[name])):
         assert len(leaves(SCHEMAS[name])[key].metadata["choices"]) == 1, f"{key} has a choice now: prove what it does"
 
@@ -595,14 +604,25 @@ def test_every_field_is_read_somewhere() -> None:
         (["task.variations=[-1]"], "task.variations: found [-1]"),
         (["sim.cameras=[front,back]"], "sim.cameras: found [front, back]; allowed: a list of front, left_shoulder"),
         (["sim.cameras=[front,front]"], "sim.cameras: found [front, front]"),
-        (["task=unknown"], "task: found unknown; allowed: close_jar, "),
-        (["task=close_jar"], "task.name: found close_jar; allowed: pick_and_lift, push_button, reach_target, or a"),
         (["task.name=Close", "sim=rlbench"], "task.name: found Close; allowed: the name of a task of RLBench"),
         (["task.name=a.b", "sim=rlbench"], "task.name: found a.b; allowed: the name of a task of RLBench, like close"),
         (["sim=rlbench", "sim.renderer=opengl"], "sim.renderer: found opengl; allowed with sim=rlbench: auto, rl"),
         (["sim.renderer=rlbench_opengl"], "sim.renderer: found rlbench_opengl; allowed with sim=tabletop: auto"),
         (["sim.cameras=[front,overhead]"], "sim.cameras: found [front, overhead]; allowed: overhead only with sim=rl"),
-        (["task.name=unknown"], "task.name: found unknown; allowed: pick_and_lift, push_button, reach_target"),
+        (["task=unknown"], f"task: found unknown; allowed: {', '.join(options('task'))}"),
+        (["task.name=unknown"], f"task.name: found unknown; allowed: {', '.join(EMBEDDED_TASKS)}, or any"),
+        (["task.tasks=[]"], "task.tasks: found []; allowed: a list like [a,b], without repetition"),
+        (["task.tasks=[reach_target,dance]"], f"task.tasks: found dance; allowed: {', '.join(EMBEDDED_TASKS)}"),
+        (["task.tasks=[push_button,push_button]"], "task.tasks: found [push_button, push_button]; allowed: a list"),
+        ([TWO, "task.variations=[0,1]"], "task.variations: found [0, 1] for 2 tasks; allowed: null, or choose one"),
+        (["task.weights=[1]"], "task.weights: found [1.0]; allowed: null without a set in task.tasks"),
+        ([TWO, "task.weights=[1]"], "task.weights: found [1.0]; allowed: null, or a number for each of task.tasks=[re"),
+        ([TWO, "task.weights=[1,0]"], "task.weights: found [1.0, 0.0]; allowed: a list of numbers above 0 and at most"),
+        ([TWO, "task.weights=[1,nan]"], "task.weights: found [1.0, nan]; allowed: a list of numbers above 0"),
+        ([TWO, "task.weights=[]"], "task.weights: found []; allowed: a list of numbers above 0"),
+        ([TWO, "task.weights=[1,true]"], "task.weights: found [1, true]; allowed: a list of numbers above 0"),
+        ([TWO, "task.weights=[4000,1]"], "task.weights: found [4000.0, 1.0]; allowed: at least 1.00025 for push_"),
+        (["task=close_jar"], "task.name: found close_jar; allowed: meat_off_grill, "),
         (["policy=[a,b]"], "policy: found [a, b]; allowed: vit_base, vit_debug, vit_large, vit_small"),
         (["policy=3"], "policy: found 3; allowed: vit_base, vit_debug, vit_large, vit_small"),
         (["policy=null"], "policy: found null; allowed: vit_base, vit_debug, vit_large, vit_small"),
@@ -623,6 +643,9 @@ def test_every_field_is_read_somewhere() -> None:
         (["seed=0,1"], "seed: found several values; add --multirun"),
         (["seed=" + "9" * 400], "seed: found 999"),
         (["optimizer.beta1=" + "9" * 400], "optimizer.beta1: found 999"),
+        (["sim.timeout=" + "9" * 400], "sim.timeout: found 999"),
+        (["training={token_dropout: " + "9" * 400 + "}"], "training.token_dropout: found 999"),
+        ([TWO, "task.weights=[1," + "9" * 400 + "]"], "task.weights: found [1, 999"),
         (["sim.cameras=[{a: b}]"], "sim.cameras: found [{'a': 'b'}]; allowed: a list of front"),
         (["~policy"], "~policy: nothing can be taken away"),
         (["+seed=1"], "+seed=1: seed is there already"),
@@ -646,6 +669,25 @@ def test_the_simulators_know_the_same_renderers() -> None:
     from instructrl.sim import graphics
 
     assert (graphics.RENDERERS, graphics.RLBENCH_RENDERERS) == (RENDERERS, RLBENCH_RENDERERS)
+
+
+def test_a_set_has_the_tasks_and_weights_that_it_is_given() -> None:
+    config = composed("task.name=pair", TWO, "task.weights=[1,2]", "name=${task.name}")
+    assert (config.name, task_names(config.task), config.task.weights) == (
+        "pair",
+        ("reach_target", "push_button"),
+        [1, 2],
+    )
+    assert task_names(composed("task=push_button").task) == ("push_button",)
+    assert task_names(composed("task.tasks=[push_button]", "task.variations=[1]").task) == ("push_button",)
+    composed(TWO, "task.weights=[0.1,0.1]", "task.episodes=1")  # one sequence for each, whatever 0.1 + 0.1 is
+    composed(TWO, "task.weights=[3999,1]", "task.name=pair")  # just one of 4000
+
+
+def test_the_sets_of_the_benchmark_hold_tasks_that_there_are() -> None:
+    ten, eighteen = (task_names(composed(f"task={name}").task) for name in ("multi_10", "multi_18"))
+    assert (len(ten), len(eighteen)) == (10, 18)
+    assert set(ten) < set(eighteen) <= set(EMBEDDED_TASKS)
 
 
 def test_an_evaluation_needs_a_run_and_the_headline_row() -> None:

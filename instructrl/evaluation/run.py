@@ -53,12 +53,13 @@ def recorded_renderer(run: Path) -> str:
     """
     data: dict[str, Any] = read_data(run)
     try:
-        return data["train"]["provenance"]["renderer"]
-    except (KeyError, TypeError):
+        [renderer] = {data[key]["provenance"]["renderer"] for key in data if key.partition("/")[0] == "train"}
+    except (KeyError, TypeError, ValueError):
         raise InputError(
             f"{run / 'data.json'}: does not say which renderer drew the training data; "
             "start the training again to write it"
         ) from None
+    return renderer
 
 
 def choose_renderer(recorded: str, asked: str | None) -> str:
