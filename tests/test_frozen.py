@@ -129,6 +129,15 @@ def test_a_frozen_encoder_keeps_its_weights_and_is_in_no_checkpoint(tmp_path, da
     assert parts == {"policy", "head"}
 
 
+def test_weights_that_read_text_serve_an_encoder_without_text(tmp_path, data):
+    arrays = random_weights(tmp_path / "w.safetensors", M3AE, OURS)
+    run = trained(tmp_path, data, *M3AE, f"encoder.weights={tmp_path / 'w.safetensors'}", "encoder.text=false")
+    found = by_name(actor(run).params["encoder"])
+    assert found.keys() == {name for name in arrays if "text" not in name}
+    for name, value in found.items():
+        np.testing.assert_array_equal(value, arrays[name])
+
+
 def test_random_weights_that_are_frozen_are_kept_in_the_run(tmp_path, data):
     run = trained(tmp_path, data, *M3AE, RANDOM)
     before = by_name(actor(run).params["encoder"])
