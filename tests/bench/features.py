@@ -1,6 +1,6 @@
 """Features computed once, against features computed in every step, against the release's step. Prints ratios.
 
-python tests/bench/features.py [OVERRIDES]     m3ae_b16, vit_base, 4 cameras of 256x256, 4 steps, batch 8: 15 minutes
+python tests/bench/features.py [OVERRIDES]     m3ae_b16, vit_base, 4 cameras of 256x256, 4 steps, batch 8: 5 minutes
 python tests/bench/features.py encoder=m3ae_tiny policy=vit_small      a quick look
 
 A sample is one window of 4 keyframe steps (16 images) with its 4 targets. The weights are random, in the published
