@@ -69,7 +69,7 @@ def test_an_evaluation_with_every_fault_finishes_with_the_right_counts(
     assert outcomes(results["rows"]["removed"]) == {"success": 3, "simulator_error": 3, "planner_failure": 3}
     assert outcomes(results["rows"]["oracle"]) == {"success": 3, "simulator_error": 3, "expert_failure": 3}
     assert results["absent_rows"] == {
-        "held_out": "rlbench keeps no sentences of close_jar out of training",
+        "held_out": "close_jar keeps no sentences out of training",
         "swapped": "nothing else can be asked for in the scenes of close_jar",
     }
     assert [entry["successes"] for entry in results["rows"]["trained"]["variations"]] == [3, 0, 0]
@@ -94,12 +94,13 @@ def test_an_evaluation_goes_on_after_its_simulator_no_longer_starts(stand_in: St
     rows = {"rows": ["trained"], "videos": 0, "workers": 1}
     ledger = run / "eval" / "episodes.jsonl"
 
-    def breaks_down(*_: Any, **__: Any) -> tuple[Seer, int]:
-        stand_in.faults("step@2=exit", "launch@any=exit")  # once the simulator runs
-        return Seer(0.0, 1.0), 7
+    class BreaksDown(Seer):
+        def begin(self, slot: int, instruction: str) -> None:
+            super().begin(slot, instruction)
+            stand_in.faults("step@2=exit", "launch@any=exit")  # once the simulator runs
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judging, "load_actor", breaks_down)
+        patch.setattr(judging, "load_actor", lambda *_, **__: (BreaksDown(0.0, 1.0), 7))
         with pytest.raises(RunError, match="cannot start"):
             judged(run, **rows)
     played = ledger.read_text().splitlines()[1:]
