@@ -56,6 +56,11 @@ class Writer:
         )
         return self
 
+    @property
+    def count(self) -> int:
+        """Episodes given so far."""
+        return len(self._episodes)
+
     def add(self, demonstration: Demonstration) -> None:
         """Append one episode; the pixels go to disk at once.
 
