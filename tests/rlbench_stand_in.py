@@ -35,11 +35,25 @@ class StandIn:
             patch.setenv(name, str(self.root))
         patch.setenv("FAKE_RLBENCH_LOG", str(self.log_file))
         patch.setenv("FAKE_RLBENCH_FAULTS", str(self.fault_file))
+        self.tasks = folder / "tasks"
+        self.tasks.mkdir()
+        patch.setenv("FAKE_RLBENCH_TASKS", str(self.tasks))
 
     def faults(self, *texts: str) -> None:
         """From now on `call@variation=kind*times` goes wrong, see `fake_rlbench/faults.py`."""
         self.log_file.write_text("")
         self.fault_file.write_text("\n".join(texts))
+
+    def add_tasks(self, *names: str) -> None:
+        """More tasks: a place to visit, in two variations."""
+        for name in names:
+            kind = name.title().replace("_", "")
+            text = f"from rlbench.backend.task import Task\n\n\nclass {kind}(Task):\n    variations = 2\n"
+            if not (PACKAGES / "rlbench" / "tasks" / f"{name}.py").exists():
+                (self.tasks / f"{name}.py").write_text(text)
+
+    def remove_task(self, name: str) -> None:
+        (self.tasks / f"{name}.py").unlink()
 
     def calls(self, text: str) -> int:
         """How often this call was made, over all processes."""
@@ -105,15 +119,15 @@ class Seer:
 
     def __init__(self, *grips: float, params: object = None):
         self.grips, self.params = grips, params or {}
-        self.steps: dict[int, int] = {}
+        self.taken: dict[int, int] = {}
 
     def begin(self, slot: int, instruction: str) -> None:
-        self.steps[slot] = 0
+        self.taken[slot] = 0
 
     def act(self, observations: dict[int, Observation]) -> dict[int, np.ndarray]:
         return {slot: self.answer(slot, seen) for slot, seen in observations.items()}
 
     def answer(self, slot: int, seen: Observation) -> np.ndarray:
-        step = min(self.steps[slot], len(self.grips) - 1)
-        self.steps[slot] += 1
+        step = min(self.taken[slot], len(self.grips) - 1)
+        self.taken[slot] += 1
         return np.array([*place_of(COLORS[step], seen), *DOWN, self.grips[step]])

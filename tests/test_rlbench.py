@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 
 from instructrl.batch import Demonstration, Observation
-from instructrl.config import EvalConfig, TaskConfig
 from instructrl.errors import InputError, RunError
-from instructrl.evaluation import judge as judging
-from instructrl.sim import Outcome, Start, heartbeat, make_env
+from instructrl.evaluation.stage import Stage, open_stage
+from instructrl.sim import Outcome, Rules, Start, heartbeat, make_env
 from instructrl.sim.rlbench import views
 from instructrl.sim.rlbench.outcomes import gave_up, refusal
 from instructrl.sim.workers import WorkerFailure, Workers
@@ -321,6 +320,40 @@ def test_the_tries_are_those_of_the_settings(stand_in: StandIn) -> None:
         assert stand_in.calls("step 0") == 7
 
 
+def ruled(rules: Rules) -> Stage:
+    return open_stage(settings(), "reach_target", rules)
+
+
+@pytest.mark.parametrize("kind", ["path", "pose"])
+def test_what_the_planner_cannot_do_is_forgiven_by_the_rules(stand_in: StandIn, kind: str) -> None:
+    """The rules' tries are actions of the policy; each has all the planner's own tries, and costs a keyframe."""
+    ended = Outcome.PLANNER_FAILURE if kind == "path" else Outcome.UNREACHABLE
+    for rules, expected in (
+        (Rules(), [ended]),
+        (Rules(tries=3), [None, None, ended]),
+        (Rules(keyframes=2, tries=3), [None, ended]),
+    ):
+        stand_in.faults(f"step@0={kind}")
+        with Workers(partial(ruled, rules), 1, timeout=60) as workers:
+            seen = ask(workers, "reset", Start(0, 1))
+            answers = [ask(workers, "step", HERE) for _ in expected]
+            assert [answer.outcome for answer in answers] == expected
+            assert stand_in.calls("step 0") == 3 * len(expected), "sim.tries is 3"
+            assert np.array_equal(answers[-1].observation.images, seen.images), "nothing moved"
+            np.testing.assert_allclose(answers[-1].observation.state[3], -1 + 2 * len(expected) / 25, atol=1e-6)
+            assert play(workers, Start(1, 3), Seer(1.0)) == (Outcome.SUCCESS, 1)
+
+
+def test_an_episode_goes_on_after_what_was_forgiven_until_its_keyframes_are_used_up(stand_in: StandIn) -> None:
+    stand_in.faults("step@0=path*3")  # as often as the planner tries: one action
+    with Workers(partial(ruled, Rules(keyframes=4, tries=2)), 1, timeout=60) as workers:
+        assert play(workers, Start(0, 1), Seer(1.0)) == (Outcome.SUCCESS, 2)
+        stand_in.faults("step@0=path*3")
+        ask(workers, "reset", Start(0, 1))
+        outcomes = [ask(workers, "step", HERE).outcome for _ in range(4)]
+        assert outcomes == [None, None, None, Outcome.TIME_LIMIT]
+
+
 def test_errors_that_say_nothing_about_the_action_are_raised_on() -> None:
     for error in (RuntimeError("The call failed on the V-REP side. Return value: -1"), ValueError("x"), KeyError("y")):
         with pytest.raises(type(error)):
@@ -531,82 +564,3 @@ def test_a_simulator_that_hangs_when_it_closes_holds_nobody_up(stand_in: StandIn
         ask(workers, "reset", Start(0, 0))
     assert stand_in.calls("shutdown -1") == 2
     assert threading.active_count() == before
-
-
-# An evaluation.
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run directory that was trained on RLBench's close_jar, with a policy that knows what it sees."""
-    run = tmp_path / "a-run"
-    (run / "checkpoints").mkdir(parents=True)
-    (run / "config.yaml").write_text("name: a-run\n")
-    about = {"path": "x", "checksum": "y", "provenance": {"renderer": "rlbench_opengl3"}}
-    (run / "data.json").write_text(json.dumps({"train": about}))
-    (run / "metrics.jsonl").touch()
-    trained = SimpleNamespace(sim=settings(), task=TaskConfig("close_jar", 1, 1, None))
-    monkeypatch.setattr(judging, "read_config", lambda _: trained)
-    monkeypatch.setattr(judging, "load_actor", lambda *_, **__: (Seer(0.0, 1.0), 7))
-    return run
-
-
-def judged(run: Path, **changes: Any) -> tuple[dict[str, Any], Path]:
-    return judging.judge(EvalConfig(run=str(run), **{"episodes": 9, "videos": 1, "workers": 2, **changes}))
-
-
-def outcomes(row: dict[str, Any]) -> dict[str, int]:
-    return {name: count for name, count in row["outcomes"].items() if count}
-
-
-def test_an_evaluation_with_every_fault_finishes_with_the_right_counts(
-    stand_in: StandIn, run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(heartbeat, "SILENCE", 1.5)
-    monkeypatch.setattr(heartbeat, "_BEAT", 0.05)
-    stand_in.faults("step@1=segfault", "step@2=path", "demo@2=DemoError", "step@0=hang*1")
-    results, report = judged(run)
-    assert list(results["rows"]) == ["trained", "removed", "oracle"]
-    assert outcomes(results["rows"]["trained"]) == {"success": 3, "simulator_error": 3, "planner_failure": 3}
-    assert outcomes(results["rows"]["removed"]) == {"success": 3, "simulator_error": 3, "planner_failure": 3}
-    assert outcomes(results["rows"]["oracle"]) == {"success": 3, "simulator_error": 3, "expert_failure": 3}
-    assert results["absent_rows"] == {
-        "held_out": "rlbench keeps no sentences of close_jar out of training",
-        "swapped": "nothing else can be asked for in the scenes of close_jar",
-    }
-    assert [entry["successes"] for entry in results["rows"]["trained"]["variations"]] == [3, 0, 0]
-    assert results["rows"]["trained"]["variations"][2]["sentence"] == "touch point 2"
-    assert results["renderer"] == {"data": "rlbench_opengl3", "evaluation": "rlbench_opengl3"}
-    assert results["simulator"]["coppeliasim"] == "4.1.0"
-    page = report.read_text()
-    assert "planner failure 3" in page and "expert failure 3" in page
-    assert [video["outcome"] for video in results["videos"]] == ["success", "planner_failure"]
-
-
-def test_an_evaluation_on_rlbench_says_which_renderers_there_are(stand_in: StandIn, run: Path) -> None:
-    with pytest.raises(InputError, match=r"sim.renderer: found 'raycast'; allowed with sim=rlbench"):
-        judged(run, renderer="raycast")
-    assert judged(run, renderer="auto", rows=["trained"], episodes=2, videos=0)[0]["success_rate"] == 1.0
-    other = judged(run, renderer="rlbench_opengl", rows=["trained"], episodes=2, videos=0)[0]
-    assert other["renderer"] == {"data": "rlbench_opengl3", "evaluation": "rlbench_opengl"}
-
-
-def test_an_evaluation_goes_on_after_its_simulator_no_longer_starts(stand_in: StandIn, run: Path) -> None:
-    """The ledger keeps the episodes that were played, and nothing is counted against the policy."""
-    rows = {"rows": ["trained"], "videos": 0, "workers": 1}
-    ledger = run / "eval" / "episodes.jsonl"
-
-    def breaks_down(*_: Any, **__: Any) -> tuple[Seer, int]:
-        stand_in.faults("step@2=exit", "launch@any=exit")  # once the simulator runs
-        return Seer(0.0, 1.0), 7
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judging, "load_actor", breaks_down)
-        with pytest.raises(RunError, match="cannot start"):
-            judged(run, **rows)
-    played = ledger.read_text().splitlines()[1:]
-    assert len(played) == 2
-    stand_in.faults()
-    results, _ = judged(run, **rows)
-    assert results["episodes"] == results["successes"] == 9
-    assert ledger.read_text().splitlines()[1:3] == played

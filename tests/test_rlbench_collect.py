@@ -31,7 +31,8 @@ def stand_in(tmp_path: Path) -> Iterator[StandIn]:
 
 def collected(folder: Path, episodes: int, *, task: str = "close_jar", **changes: Any) -> dict[str, Path]:
     sim = settings(image_size=16, **changes)
-    return ensure_demonstrations(TaskConfig(task, episodes, 2, None), sim, DataConfig(str(folder)))
+    files = ensure_demonstrations(TaskConfig(task, episodes, 2, None), sim, DataConfig(str(folder)))
+    return {split: path for split, [path] in files.items()}
 
 
 def command(folder: Path, *words: str) -> list[str]:

@@ -22,6 +22,13 @@ case "$*" in
 *smoke*) echo "in $COPPELIASIM_ROOT, $LD_LIBRARY_PATH, $QT_QPA_PLATFORM_PLUGIN_PATH, display $DISPLAY" ;;
 esac
 """
+UNAME = """#!/bin/sh
+case "$1" in
+-s) echo {0} ;;
+-m) echo {1} ;;
+*) echo {0} {1} ;;
+esac
+"""
 
 
 class Machine:
@@ -39,7 +46,8 @@ class Machine:
         self.program("xvfb-run", '#!/bin/sh\necho "xvfb-run $*" >> "$LOG"\nshift 3\nDISPLAY=:99 exec "$@"\n')
         # the archive of these tests takes the place of the true one
         self.program("sha256sum", '#!/bin/sh\nread -r sum file\ngrep -q archive "$file" && [ ${#sum} = 64 ]\n')
-        for name in ("bash", "sh", "tar", "xz", "uname", "dirname", "cat", "mkdir", "mv", "ln", "rm", "grep", "env"):
+        self.program("uname", UNAME.format("Linux", "x86_64"))
+        for name in ("bash", "sh", "tar", "xz", "dirname", "cat", "mkdir", "mv", "ln", "rm", "grep", "env"):
             source = next(Path(place) / name for place in ("/usr/bin", "/bin") if (Path(place) / name).exists())
             (self.bin / name).symlink_to(source)
         inside = folder / "CoppeliaSim_Edu"
@@ -50,6 +58,8 @@ class Machine:
             tar.add(inside, "CoppeliaSim_Edu")
 
     def program(self, name: str, text: str) -> None:
+        """Put a program in place; never through a link, which would replace the machine's own."""
+        (self.bin / name).unlink(missing_ok=True)
         (self.bin / name).write_text(text)
         (self.bin / name).chmod(0o755)
 
@@ -139,8 +149,23 @@ def test_what_stands_in_the_way_is_said_in_one_line(machine: Machine) -> None:
     (machine.bin / "cc").unlink()
     bare = machine.setup()
     assert bare.returncode == 2 and "cc: not installed; on Ubuntu: sudo apt-get install" in bare.stderr
-    machine.program("uname", "#!/bin/sh\necho Darwin arm64\n")
-    assert "needs Linux on x86_64" in machine.setup().stderr
+
+
+@pytest.mark.parametrize("found", [("Darwin", "arm64"), ("Darwin", "x86_64"), ("Linux", "aarch64")])
+def test_another_machine_is_refused_before_anything_is_touched(machine: Machine, found: tuple[str, str]) -> None:
+    machine.program("uname", UNAME.format(*found))
+    refused = machine.setup()
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+    assert f"{' '.join(found)}: CoppeliaSim 4.1.0 needs Linux on x86_64" in refused.stderr
+    assert not machine.installs() and not (machine.home / "CoppeliaSim").exists()
+
+
+def test_programs_of_these_tests_never_replace_the_machines_own(machine: Machine, tmp_path: Path) -> None:
+    real = tmp_path / "real"
+    real.write_text("as it was")
+    (machine.bin / "linked").symlink_to(real)
+    machine.program("linked", "#!/bin/sh\n")
+    assert real.read_text() == "as it was" and not (machine.bin / "linked").is_symlink()
 
 
 def test_the_makefile_calls_it() -> None:

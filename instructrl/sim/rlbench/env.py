@@ -180,7 +180,7 @@ class RLBench:
             checked = check_action(action)
         except InputError:
             return Outcome.INVALID_ACTION
-        numbers = checked
+        numbers = np.append(checked, 1.0) if self._library.takes_collisions else checked
         for left in reversed(range(self._tries)):
             try:
                 self._seen, reward, terminated = self._task.step(numbers)
