@@ -105,9 +105,7 @@ class HeadConfig:
 class TaskConfig:
     """What is demonstrated, learnt and judged."""
 
-    name: str = (
-        MISSING  # of EMBEDDED_TASKS, or with sim=rlbench any of RLBench's; a set's label
-    )
+    name: str = MISSING  # of EMBEDDED_TASKS, or with sim=rlbench any of RLBench's; a set's label
     episodes: int = number(low=1, high=MOST_EPISODES)  # training demonstrations, of each task
     val_episodes: int = number(low=1, high=MOST_EPISODES)
     variations: list[int] | None = None  # of one task; null: all of them
