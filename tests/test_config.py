@@ -726,7 +726,7 @@ def test_a_protocols_name_must_be_a_folders(name: str) -> None:
         ("protocol.tries=0", "protocol.tries: found 0; allowed: an integer at least 1"),
         ("protocol.sentence=last", "protocol.sentence: found last; allowed: seed, first"),
         ("variations=[1]", "variations: no such setting; did you mean protocol.variations?"),
-        ("tasks=[]", "tasks: found []; allowed: a list of"),
+        ("tasks=[]", "tasks: found []; allowed: a list like [a,b], without repetition, or null"),
     ],
 )
 def test_what_a_protocol_cannot_be_is_one_line(word: str, line: str) -> None:
