@@ -55,18 +55,23 @@ def add_all(
             return
         tally.found += 1
         try:
-            writer.add(made(make))
+            demonstration = made(make, writer)
         except SkippedError as error:
             tally.skipped[error.reason] += 1
             print(f"skipped {name}: {' '.join(str(error).split())}", flush=True)
             continue
+        writer.add(demonstration)
         tally.converted += 1
         added += 1
 
 
-def made(make: Callable[[], Demonstration]) -> Demonstration:
-    """The episode; what its numbers are refused for is a reason to leave it out."""
+def made(make: Callable[[], Demonstration], writer: Writer) -> Demonstration:
+    """The episode, fit to be written; whatever its numbers lead to is a reason to leave it out."""
     try:
-        return make()
+        demonstration = make()
+        writer.check(demonstration)
     except InputError as error:
         raise SkippedError(Reason.NUMBERS, str(error)) from None
+    except (ValueError, TypeError, OverflowError, LookupError, AttributeError, OSError) as error:
+        raise SkippedError(Reason.NUMBERS, f"{type(error).__name__}: {error}") from None
+    return demonstration

@@ -3,9 +3,9 @@
 python -m data_tools.convert kind=rlbench src=/data/peract/train/close_jar out=data
 python -m data_tools.convert kind=windows src=reach_target_train.hdf5 out=data 'cameras=[front,left_shoulder]'
 
-kind=rlbench reads RLBench's stored demonstrations (a task's folder, or the one that holds tasks), in the original layout
-and in PerAct's. kind=windows reads the HDF5 windows of the method's first release. out is a folder, in which each file
-lies where train.py with data.dir=OUT sim=rlbench looks, or the name of one .hdf5 file. Without split=, a tenth of the
+kind=rlbench reads RLBench's stored demonstrations (a task's folder, or the one that holds tasks), in the original
+layout and in PerAct's. kind=windows reads the HDF5 windows of the method's first release. out is a folder, in which
+each file lies where train.py with data.dir=OUT sim=rlbench looks, or the name of one .hdf5 file. Without split=, a tenth of the
 episodes, the last ones, becomes the split val. Episodes that cannot be used are named, counted and left out.
 """
 
@@ -199,13 +199,15 @@ def there_already(files: dict[str, Path], headers: dict[str, Header]) -> bool:
     Raises:
         InputError: something else is there.
     """
-    present = [split for split, path in files.items() if path.exists()]
-    for split in present:
-        found, contents = read(files[split])
+    present = {split: read(path) for split, path in files.items() if path.exists()}
+    for split, (found, _) in present.items():
         if found != headers[split]:
             raise InputError(f"{files[split]}: found another file there; choose another out=, or add overwrite=true")
+    if len(present) < len(files):
+        return False
+    for split, (_, contents) in present.items():
         print(f"{files[split]}: is there already, {len(contents.seed)} episodes; overwrite=true converts it again")
-    return len(present) == len(files)
+    return True
 
 
 def fill(writers: dict[str, Writer], candidates: list[Candidate], tally: Tally, *, val_episodes: int | None) -> None:

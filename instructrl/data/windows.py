@@ -1,8 +1,8 @@
 """Windows of frames as the method's first release stored them, taken apart into episodes.
 
 That file holds, under one name for each field, N windows of the last few frames; a frame is in many windows, also as
-what was ahead of earlier ones. `time` falls from 1 at an episode's first frame; `cont_action` is the next keyframe, which
-is why an episode's keyframes are where it changes. The very last frame is in no window.
+what was ahead of earlier ones. `time` falls from 1 at an episode's first frame; `cont_action` is the next keyframe, so
+that an episode's keyframes are where it changes. The very last frame is in no window.
 """
 
 import hashlib
