@@ -5,8 +5,9 @@ python -m data_tools.convert kind=windows src=reach_target_train.hdf5 out=data '
 
 kind=rlbench reads RLBench's stored demonstrations (a task's folder, or the one that holds tasks), in the original
 layout and in PerAct's. kind=windows reads the HDF5 windows of the method's first release. out is a folder, in which
-each file lies where train.py with data.dir=OUT sim=rlbench looks, or the name of one .hdf5 file. Without split=, a tenth of the
-episodes, the last ones, becomes the split val. Episodes that cannot be used are named, counted and left out.
+each file lies where train.py with data.dir=OUT sim=rlbench looks, or the name of one .hdf5 file. Without split=, a
+tenth of the episodes, the last ones, becomes the split val. Episodes that cannot be used are named, counted and left
+out. The same command goes on with the tasks that are not there yet.
 """
 
 import sys
