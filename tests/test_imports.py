@@ -25,6 +25,7 @@ ONLY_IN = {  # library -> where it may be imported
     "mujoco": "instructrl/sim/",
     "h5py": "instructrl/data/",
     "hydra": "instructrl/",
+    "gymnasium": "instructrl/sim/gym.py",
     "rlbench": "instructrl/sim/rlbench/library.py",
     "pyrep": "instructrl/sim/rlbench/library.py",
 }
@@ -109,6 +110,7 @@ def test_every_part_of_the_package_has_a_place_in_the_layers() -> None:
         ("train.py", "from tests import tiny"),
         ("data_tools/rlbench.py", "from pyrep.const import RenderMode"),
         ("instructrl/sim/rlbench/env.py", "def late():\n    import rlbench.tasks"),
+        ("instructrl/sim/env.py", "import gymnasium"),
     ],
 )
 def test_a_planted_violation_is_found(tmp_path: Path, place: str, line: str) -> None:

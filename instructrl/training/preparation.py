@@ -14,6 +14,7 @@ from instructrl.data.episodes import Episodes, check_alike
 from instructrl.data.features import FeatureCache
 from instructrl.data.loader import Loader, prefetched
 from instructrl.data.tokenizer import Tokenizer, make_tokenizer
+from instructrl.errors import InputError
 from instructrl.training.encoder import begin
 from instructrl.training.features import open_features
 from instructrl.training.optimizer import learning_rate, make_optimizer
@@ -45,7 +46,18 @@ def open_sets(config: TrainConfig, data: Mapping[str, Sequence[Path]]) -> Iterat
             }
         )
         check_alike([*sets.train, *sets.val])
+        for episodes in (*sets.train, *sets.val):
+            check_cameras(config, episodes)
         yield sets
+
+
+def check_cameras(config: TrainConfig, episodes: Episodes) -> None:
+    """Raise InputError where a head looks through cameras of which a file does not know where they are."""
+    if config.head.kind == "spatial" and episodes.provenance.get("cameras") == "unknown":
+        raise InputError(
+            f"head.kind: found spatial, but {episodes.path} was converted without camera matrices; "
+            "allowed for it: regression, discrete"
+        )
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ class Tabletop:
         self._intrinsics = np.stack([intrinsics(model, camera, image_size) for camera in self._cameras])
         self._renderer_name = renderer
         self._renderer: Renderer = make_renderer(renderer, model, image_size)
+        self._onlooker: tuple[int, Renderer] | None = None  # draws pictures of this size
         self._meaning: Mapping[int, str] = {}
         self.rules = Rules()
         self._tally = Tally(self.rules, max_steps=self.max_steps)
@@ -131,9 +132,22 @@ class Tabletop:
         """What the cameras measure now: metres along the optical axis, float32 [K, H, W]."""
         return np.stack([self._renderer.depth(self._world.data, camera) for camera in self._cameras])
 
+    def picture(self, *, size: int) -> np.ndarray:
+        """The scene as it is now, seen as in a film, uint8 [size, size, 3]."""
+        if self._onlooker is None or self._onlooker[0] != size:
+            self._close_onlooker()
+            self._onlooker = size, make_renderer(self._renderer_name, self._world.model, size)
+        return self._onlooker[1].draw(self._world.data, self._world.model.camera(FILM_CAMERA).id)
+
     def close(self) -> None:
-        """Free the renderer."""
+        """Free the renderers."""
         self._renderer.close()
+        self._close_onlooker()
+
+    def _close_onlooker(self) -> None:
+        if self._onlooker is not None:
+            self._onlooker[1].close()
+        self._onlooker = None
 
     def _check_variation(self, variation: int) -> None:
         if not 0 <= variation < self.variations:
