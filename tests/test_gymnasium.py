@@ -133,6 +133,15 @@ def test_shared_sentences_without_copies_are_those_of_now() -> None:
     vector.close()
 
 
+def test_sentences_that_were_seen_stay_as_they_were() -> None:
+    vector = AsyncVectorEnv([make] * 2)
+    first, info = vector.reset(options={"variation": 3})
+    told = tuple(info["instruction"])
+    vector.reset(options={"variation": 8})
+    assert tuple(first["instruction"]) == told
+    vector.close()
+
+
 def test_gymnasiums_own_vectors() -> None:
     vector = gymnasium.make_vec(REACH, num_envs=2, vectorization_mode="async", **SMALL)
     seen, _ = vector.reset(seed=0, options={"variation": 3})
