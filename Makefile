@@ -6,10 +6,10 @@ RUN := outputs/quickstart-reach_target-spatial-seed0
 EPISODES ?= 200
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint bench clean
+.PHONY: help install demo rlbench test test-fast test-rlbench lint bench clean
 
 help:  ## say what each command does
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(VENV)/installed: requirements.txt
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; install Python 3.11 or say make PYTHON=/path/to/python3.11" >&2; exit 2; }
@@ -28,11 +28,18 @@ demo: $(VENV)/installed  ## collect, train, evaluate and report, from nothing, i
 	$(BIN)/python train.py experiment=quickstart
 	$(BIN)/python eval.py run=$(RUN) episodes=$(EPISODES)
 
+rlbench: $(VENV)/installed  ## install RLBench and CoppeliaSim (for non-commercial use) and play one episode
+	launchers/setup_rlbench.sh $(BIN)/python
+
 test: $(VENV)/installed-dev  ## run all tests
 	$(BIN)/python -m pytest
 
 test-fast: $(VENV)/installed-dev  ## run the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow"
+
+test-rlbench: $(VENV)/installed-dev  ## run the tests that need an installed RLBench, after make rlbench
+	$(BIN)/python -m data_tools.rlbench check
+	$(BIN)/python -m pytest -m rlbench tests/test_rlbench_installed.py
 
 lint: $(VENV)/installed-dev  ## check style, imports and types
 	$(BIN)/ruff check .

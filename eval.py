@@ -2,12 +2,14 @@
 
 python eval.py run=outputs/NAME
 python eval.py run=outputs/NAME episodes=1000 'rows=[trained,held_out]' checkpoint=last
+python eval.py run=outputs/NAME protocol=peract protocol.keyframes=10
 """
 
 from pathlib import Path
 
 from instructrl.command import command
 from instructrl.config import EvalConfig
+from instructrl.errors import RunError
 
 
 @command("eval", EvalConfig)
@@ -15,7 +17,7 @@ def main(config: EvalConfig) -> None:
     """Play the rows, film some episodes, write the results and the page."""
     from instructrl.evaluation.run import check_run
 
-    check_run(Path(config.run))  # before jax is imported
+    check_run(Path(config.run), tasks=config.tasks)  # before jax is imported
     from instructrl.evaluation.judge import judge
     from instructrl.evaluation.results import headline, table
 
@@ -23,6 +25,8 @@ def main(config: EvalConfig) -> None:
     print(table(results))
     print(headline(results))
     print(f"report: {report}")
+    if results["problems"]:
+        raise RunError(f"{'; '.join(results['problems'])}; the same command goes on from here")
 
 
 if __name__ == "__main__":

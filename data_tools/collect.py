@@ -1,7 +1,9 @@
 """python -m data_tools.collect task=push_button episodes=500: demonstrations from a simulator's expert.
 
+The tasks of a set, as in task=multi_10, are collected one after another, each with so many episodes.
 The result follows from the settings alone, whatever the number of processes and however often it was killed:
 episode i of a split shows variation i (in turn), from the first of its own seeds with which the expert succeeds.
+(On RLBench, whose planner is random and whose process may die of itself, this holds as far as these let it.)
 """
 
 from collections import Counter, deque
@@ -17,18 +19,20 @@ from tqdm import tqdm
 from data_tools.parts import Parts
 from data_tools.split import (
     ATTEMPTS,
+    FIRST_SEED,
     Split,
     agreed,
     check_provenance,
     check_renderer,
+    check_same_renderer,
     chosen_variations,
-    demonstration_paths,
     present,
+    wanted_splits,
 )
 from instructrl import __version__
 from instructrl.batch import Demonstration
 from instructrl.command import command
-from instructrl.config import CollectConfig, DataConfig, SimConfig, TaskConfig
+from instructrl.config import CollectConfig, DataConfig, SimConfig, TaskConfig, task_names
 from instructrl.data.format import Contents, Header
 from instructrl.data.lock import only_process
 from instructrl.data.reader import read
@@ -36,28 +40,41 @@ from instructrl.errors import RunError
 from instructrl.sim import Outcome, Start, make_env
 from instructrl.sim.workers import WorkerFailure, Workers, worker_count
 
+MOST_LOST = 5  # episodes in a row on which a fragile simulator dies twice each: it no longer works at all
 
-def ensure_demonstrations(task: TaskConfig, sim: SimConfig, data: DataConfig) -> dict[str, Path]:
+
+def ensure_demonstrations(task: TaskConfig, sim: SimConfig, data: DataConfig) -> dict[str, list[Path]]:
     """Collect what is missing of the splits train and val; returns their files, at once if nothing is missing.
+
+    There is one file for each split and task, in the order of `task_names`; a set has the same as its tasks alone.
 
     Raises:
         InputError: a file is damaged or was made otherwise, or cannot be written.
         RunError: the simulator keeps dying or its expert failing; finished parts stay, the same command goes on.
     """
-    paths = demonstration_paths(task, sim, data)
-    wanted = {"train": task.episodes, "val": task.val_episodes}
-    splits = [
-        Split(path, Header(task.name, name, tuple(sim.cameras), sim.image_size, {}), wanted[name])
-        for name, path in paths.items()
-    ]
-    for split in splits:
-        Parts(split.path, present=present(split), wanted=split.episodes).remove_merged()
-    if any(present(split) < split.episodes for split in splits):
-        with only_process(paths["train"].parent, does="collects", remedy="choose another data.dir"):
-            collect(task, agreed(sim, splits), splits)
-    for split in splits:
+    tasks = each_task(task)
+    splits = {one.name: wanted_splits(one, sim, data) for one in tasks}
+    every = [split for of_task in splits.values() for split in of_task]
+    for split in every:
+        split.parts_from(present(split)).remove_merged()
+    missing = {split.header.task for split in every if present(split) < split.episodes}
+    settings = agreed(sim, every) if missing else sim
+    for number, one in enumerate(tasks):
+        if one.name in missing:
+            if len(tasks) > 1:
+                print(f"task {number + 1} of {len(tasks)}: {one.name}", flush=True)
+            folder = splits[one.name][0].path.parent
+            with only_process(folder, does="collects", remedy="choose another data.dir"):
+                collect(one, settings, splits[one.name])
+    for split in every:
         check_renderer(sim, split)
-    return paths
+    check_same_renderer(every)
+    return {name: [split.path for split in every if split.header.split == name] for name in FIRST_SEED}
+
+
+def each_task(task: TaskConfig) -> list[TaskConfig]:
+    """The tasks of a set, each as it is alone."""
+    return [replace(task, name=name, tasks=None, weights=None) for name in task_names(task)]
 
 
 def collect(task: TaskConfig, sim: SimConfig, splits: list[Split]) -> None:
@@ -69,7 +86,7 @@ def collect(task: TaskConfig, sim: SimConfig, splits: list[Split]) -> None:
         for split in splits:
             header = replace(split.header, provenance=provenance)
             check_provenance(split, header)
-            parts = Parts(split.path, present=present(split), wanted=split.episodes)
+            parts = split.parts_from(present(split))
             if parts.present < parts.wanted:
                 collect_split(workers, split, parts, header=header, variations=variations)
 
@@ -110,10 +127,12 @@ def demonstrate(
     """Yield (episode number, demonstration) as they come; a failed one is tried again with its next seed.
 
     Raises:
-        RunError: a process died twice on the same episode, or the expert failed with all of an episode's seeds.
+        RunError: a process died twice on the same episode (a fragile simulator: on several in a row), or the expert
+            failed with all of an episode's seeds.
     """
     waiting, given = deque((number, 0) for number in numbers), list[tuple[int, int]]()
     outcomes: Counter[str] = Counter()
+    lost = 0  # episodes in a row
 
     def arguments() -> Iterator[tuple[Start]]:
         while waiting:
@@ -125,8 +144,11 @@ def demonstrate(
         for index, result in workers.map("demonstrate", arguments()):
             number, attempt = given[index]
             start = split.start(number, attempt, variations)
+            lost = lost + 1 if isinstance(result, WorkerFailure) else 0
             if isinstance(result, WorkerFailure):
-                raise RunError(f"{split.header.task}, {start}: {result.reason}; the same command goes on from here")
+                if lost == (MOST_LOST if split.fragile else 1):
+                    raise RunError(f"{split.header.task}, {start}: {result.reason}; the same command goes on from here")
+                result = None, Outcome.SIMULATOR_ERROR
             demonstration, outcome = result
             if outcome is Outcome.SUCCESS:
                 yield number, demonstration
@@ -141,9 +163,9 @@ def demonstrate(
 
 
 def summary(split: Split, contents: Contents) -> str:
-    """How many episodes there are, and how many failed ones they replaced (told by their seeds)."""
-    replaced = int(((contents.seed - split.first_seed) % ATTEMPTS).sum())
-    return f"{len(contents.seed)} episodes, {replaced} failed ones of the expert replaced"
+    """How many episodes there are, how many failed ones they replaced, and the oracle rate (told by their seeds)."""
+    replaced, made = int(((contents.seed - split.first_seed) % ATTEMPTS).sum()), len(contents.seed)
+    return f"{made} episodes, {replaced} failed ones of the expert replaced, oracle rate {made / (made + replaced):.3f}"
 
 
 @command("collect", CollectConfig)
@@ -154,8 +176,9 @@ def main(config: CollectConfig) -> None:
         episodes=config.episodes or config.task.episodes,
         val_episodes=config.val_episodes or config.task.val_episodes,
     )
-    for split, path in ensure_demonstrations(task, config.sim, config.data).items():
-        print(f"{split}: {path}")
+    for split, paths in ensure_demonstrations(task, config.sim, config.data).items():
+        for path in paths:
+            print(f"{split}: {path}")
 
 
 if __name__ == "__main__":

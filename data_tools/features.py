@@ -1,9 +1,8 @@
 """Compute a frozen encoder's features ahead of training, where a machine for it is at hand. Settings as for train.py.
 
 python -m data_tools.features task=reach_target encoder=m3ae_b16
+python -m data_tools.features task=multi_10 encoder=m3ae_b16
 """
-
-from pathlib import Path
 
 from instructrl.command import command
 from instructrl.config import TrainConfig, cached_features
@@ -26,12 +25,11 @@ def main(config: TrainConfig) -> None:
 
     select_platform(config.hardware)
     data = ensure_demonstrations(config.task, config.sim, config.data)
-    from instructrl.data.episodes import Episodes
     from instructrl.training.features import compute_features
+    from instructrl.training.preparation import open_sets
 
-    for split, limit in (("train", config.task.episodes), ("val", config.task.val_episodes)):
-        with Episodes(Path(data[split]), limit=limit) as episodes:
-            compute_features(config, episodes)
+    with open_sets(config, data) as sets:
+        compute_features(config, [*sets.train, *sets.val])
 
 
 if __name__ == "__main__":

@@ -20,14 +20,14 @@ EPISODES = 25  # in a part: what a kill costs at most, for each split
 class Parts:
     """The parts of `target` that hold its episodes `present` to `wanted` (numbers from 0)."""
 
-    def __init__(self, target: Path, *, present: int, wanted: int) -> None:
-        self.target, self.present, self.wanted = target, present, wanted
+    def __init__(self, target: Path, *, present: int, wanted: int, size: int = EPISODES) -> None:
+        self.target, self.present, self.wanted, self.size = target, present, wanted, size
         self.folder = target.with_suffix(".parts")
 
     def ranges(self) -> list[range]:
         """Which episodes go into which part, in order."""
         stop = self.wanted
-        return [range(first, min(first + EPISODES, stop)) for first in range(self.present, stop, EPISODES)]
+        return [range(first, min(first + self.size, stop)) for first in range(self.present, stop, self.size)]
 
     def path(self, numbers: range) -> Path:
         """The file of one part."""

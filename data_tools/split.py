@@ -4,12 +4,13 @@ from dataclasses import dataclass, replace
 from itertools import count, groupby
 from pathlib import Path
 
-from data_tools.parts import Parts
+from data_tools.parts import EPISODES, Parts
 from instructrl.config import DataConfig, SimConfig, TaskConfig
 from instructrl.data.format import Header
 from instructrl.data.reader import read
 from instructrl.errors import InputError
 from instructrl.sim import Start, available_renderer
+from instructrl.sim.graphics import rlbench_renderer
 
 FIRST_SEED = {"train": 0, "val": 1_000_000_000}  # evaluation's begin at 2_000_000_000
 ATTEMPTS = 100  # seeds that each episode has for itself
@@ -22,6 +23,11 @@ class Split:
     path: Path
     header: Header  # with the provenance still empty
     episodes: int
+    fragile: bool = False  # the simulator may die of itself: each episode is kept at once, and a lost one replaced
+
+    def parts_from(self, present: int) -> Parts:
+        """The pieces in which the rest is made."""
+        return Parts(self.path, present=present, wanted=self.episodes, size=1 if self.fragile else EPISODES)
 
     @property
     def first_seed(self) -> int:
@@ -34,10 +40,19 @@ class Split:
 
 
 def demonstration_paths(task: TaskConfig, sim: SimConfig, data: DataConfig) -> dict[str, Path]:
-    """The files of the splits train and val: a pure function of the settings."""
+    """The files of the splits train and val of one task: a pure function of the settings."""
     some = "" if task.variations is None else "-variations" + "+".join(spans(sorted(task.variations)))
     folder = Path(data.dir) / sim.kind / f"{task.name}{some}-{sim.image_size}px-{'+'.join(sim.cameras)}"
     return {split: folder / f"{split}.hdf5" for split in FIRST_SEED}
+
+
+def wanted_splits(task: TaskConfig, sim: SimConfig, data: DataConfig) -> list[Split]:
+    """The splits train and val of one task."""
+    wanted, fragile = {"train": task.episodes, "val": task.val_episodes}, sim.kind == "rlbench"
+    return [
+        Split(path, Header(task.name, name, tuple(sim.cameras), sim.image_size, {}), wanted[name], fragile=fragile)
+        for name, path in demonstration_paths(task, sim, data).items()
+    ]
 
 
 def spans(numbers: list[int]) -> list[str]:
@@ -75,28 +90,46 @@ def check_renderer(sim: SimConfig, split: Split) -> None:
         )
 
 
+def check_same_renderer(splits: list[Split]) -> None:
+    """Raise InputError if the splits' files, as far as they are there, have pictures by different renderers."""
+    drawn = [(split.path, header.provenance["renderer"]) for split in splits if (header := recorded(split))]
+    for path, renderer in drawn[1:]:
+        if renderer != drawn[0][1]:
+            raise InputError(
+                f"{path}: drawn by {renderer}, but {drawn[0][0]} by {drawn[0][1]}; what is learnt together "
+                "must be drawn by one: choose another data.dir, or move one of them away"
+            )
+
+
 def agreed(sim: SimConfig, splits: list[Split]) -> SimConfig:
     """The settings with the renderer to collect with: the one of the files that are there, else of their parts.
 
     Raises:
-        InputError: the files were drawn by a renderer that does not work here, or was not asked for.
+        InputError: the files were drawn by different renderers, or by one that does not work here or was not
+            asked for.
     """
+    check_same_renderer(splits)
     for split in splits:
         check_renderer(sim, split)
         header = recorded(split)
         if header is not None:
             try:
-                return replace(sim, renderer=available_renderer(header.provenance["renderer"]))
+                return replace(sim, renderer=working_renderer(sim, header.provenance["renderer"]))
             except InputError as error:
                 raise InputError(f"{split.path}: cannot be extended here: {error}") from None
     for split in splits:
-        header = Parts(split.path, present=0, wanted=split.episodes).header()
+        header = split.parts_from(0).header()
         if header is not None and sim.renderer == "auto":
             try:
-                return replace(sim, renderer=available_renderer(header.provenance["renderer"]))
+                return replace(sim, renderer=working_renderer(sim, header.provenance["renderer"]))
             except InputError:
                 break  # such parts are made again
-    return replace(sim, renderer=available_renderer(sim.renderer))
+    return replace(sim, renderer=working_renderer(sim, sim.renderer))
+
+
+def working_renderer(sim: SimConfig, wanted: str) -> str:
+    """The renderer of this simulator to use here."""
+    return rlbench_renderer(wanted) if sim.kind == "rlbench" else available_renderer(wanted)
 
 
 def chosen_variations(task: TaskConfig, available: int) -> list[int]:

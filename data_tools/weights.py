@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +164,7 @@ def options_of(kind: str) -> list[str]:
     return [option for option in options("encoder") if option.startswith(f"{kind}_")]
 
 
+@cache
 def encoder_option(option: str) -> EncoderConfig:
     """An option of conf/encoder."""
     return compose("train", TrainConfig, [f"encoder={option}"]).encoder

@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from instructrl.config import check_jobs, resolve
 from instructrl.errors import InputError, one_line_errors
 from instructrl.overrides import CONFIG_DIR, check_override, groups, jobs, options, read_override
-from instructrl.schema import allowed, explain, leaves, shown
+from instructrl.schema import allowed, explain, leaves, refusal, shown
 
 FLAGS = {
     "--help": "say what there is, and what the other words of the command make of it",
@@ -128,9 +128,12 @@ def merge(config_name: str, schema: type, overrides: Sequence[str]) -> DictConfi
             return hydra.compose(config_name, overrides=list(overrides))
     except Exception as error:  # Hydra raises what its plugins, grammar and OmegaConf raise
         cause = error.__cause__ or error
-        if not isinstance(cause, OmegaConfBaseException):
-            raise InputError(one_line(error)) from None
         given = {override.key_or_group: override.value() for override in map(read_override, overrides)}
+        if not isinstance(cause, OmegaConfBaseException):
+            key = (re.findall(r"full_key: (\S+)", str(error)) or [""])[0]  # OmegaConf tells of Python's own errors so
+            if key in given and key in leaves(schema):
+                raise refusal(key, given[key], leaves(schema)[key]) from None
+            raise InputError(one_line(error)) from None
         raise InputError(explain(cause, schema, given)) from None
 
 

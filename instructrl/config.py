@@ -4,24 +4,48 @@ YAML holds only values. `resolve` merges a composed configuration into a fresh s
 and then what goes across groups, and returns plain dataclasses. No jax here: a bad value answers at once.
 """
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Any, TypeVar, cast
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from instructrl.errors import InputError
-from instructrl.schema import check_fields, explain, number, one_of, shown, words, words_or_numbers
+from instructrl.schema import check_fields, explain, number, numbers, one_of, shown, words, words_or_numbers
 
-EMBEDDED_TASKS = ("pick_and_lift", "push_button", "reach_target")
-CAMERAS = ("front", "left_shoulder", "right_shoulder", "wrist")
+EMBEDDED_TASKS = (
+    "meat_off_grill",
+    "open_drawer",
+    "phone_on_base",
+    "pick_and_lift",
+    "pick_up_cup",
+    "push_button",
+    "push_buttons",
+    "put_knife_on_chopping_board",
+    "put_money_in_safe",
+    "put_rubbish_in_bin",
+    "reach_target",
+    "slide_block_to_target",
+    "stack_blocks",
+    "stack_wine",
+    "take_lid_off_saucepan",
+    "take_money_out_safe",
+    "take_umbrella_out_of_umbrella_stand",
+    "turn_tap",
+)
+CAMERAS = ("front", "left_shoulder", "right_shoulder", "wrist", "overhead")  # the last one on RLBench only
 RENDERERS = ("auto", "opengl", "raycast")
+RLBENCH_RENDERERS = ("rlbench_opengl", "rlbench_opengl3")  # CoppeliaSim's; auto: the latter, RLBench's own choice
 EVALUATION_ROWS = ("trained", "held_out", "removed", "swapped", "oracle")
+HOUSE_PROTOCOL = "ours"  # the one whose evaluations lie in a run's eval/ itself
 
 LONGEST_NAME = 200  # bytes; file systems allow 255, and temporary files are named after it
 MOST_EPISODES = 1_000_000  # each has seeds of its own, for demonstrations as for evaluation
 MOST_EPOCHS = 100_000
+MOST_VARIATIONS = 999_999
 
 T = TypeVar("T")
 
@@ -81,10 +105,17 @@ class HeadConfig:
 class TaskConfig:
     """What is demonstrated, learnt and judged."""
 
-    name: str = one_of(*EMBEDDED_TASKS)
-    episodes: int = number(low=1, high=MOST_EPISODES)  # training demonstrations
+    name: str = MISSING  # of EMBEDDED_TASKS, or with sim=rlbench any of RLBench's; a set's label
+    episodes: int = number(low=1, high=MOST_EPISODES)  # training demonstrations, of each task
     val_episodes: int = number(low=1, high=MOST_EPISODES)
-    variations: list[int] | None = None  # null: all of the task's
+    variations: list[int] | None = None  # of one task; null: all of them
+    tasks: list[str] | None = None  # of a set; null: just `name`
+    weights: list[float] | None = numbers(above=0, high=1e6)  # shares of an epoch; null: every episode once per epoch
+
+
+def task_names(task: TaskConfig) -> tuple[str, ...]:
+    """The tasks that are demonstrated, learnt and judged: those of a set, or the one."""
+    return (task.name,) if task.tasks is None else tuple(task.tasks)
 
 
 @dataclass
@@ -92,12 +123,13 @@ class SimConfig:
     """The world and its cameras."""
 
     name: str = "tabletop"
-    kind: str = one_of("tabletop", default="tabletop")
+    kind: str = one_of("tabletop", "rlbench", default="tabletop")
     cameras: list[str] = words("front", "left_shoulder", "right_shoulder", choices=CAMERAS)
     image_size: int = number(128, low=16, high=1024)  # pixels, square
-    renderer: str = one_of(*RENDERERS, default="auto")
+    renderer: str = one_of(*RENDERERS, *RLBENCH_RENDERERS, default="auto")
     workers: int | None = number(None, low=1, high=1024)  # processes; null: one per core
     timeout: float = number(60.0, above=0, high=86_400)  # seconds that one simulator call may take
+    tries: int = number(10, low=1, high=1000)  # rlbench only: how often its planner looks for a way to one keyframe
 
 
 @dataclass
@@ -141,7 +173,7 @@ class TrainingConfig:
     token_dropout: float | None = number(None, low=0, high=0.9)  # share of hidden words; null: see `token_dropout`
     validate_every: int = number(1, low=1, high=MOST_EPOCHS)  # each validation also saves a checkpoint
     rollout_every: int = number(0, low=0, high=MOST_EPOCHS)  # 0: never
-    rollout_episodes: int = number(20, low=1, high=MOST_EPISODES)
+    rollout_episodes: int = number(20, low=1, high=MOST_EPISODES)  # of each task
 
 
 @dataclass
@@ -186,18 +218,43 @@ class CollectConfig:
 
 
 @dataclass
+class ProtocolConfig:
+    """What an evaluation asks of an agent; numbers of one protocol are not those of another."""
+
+    name: str = MISSING  # of the folder too: eval for ours, eval-NAME for others
+    episodes: int = number(low=1, high=MOST_EPISODES)  # in each row of each task
+    seed: int = number(low=0, high=2**31 - 1)  # which scenes
+    rows: list[str] = field(default=MISSING, metadata={"choices": EVALUATION_ROWS})
+    variations: Any = words_or_numbers("all", "trained", "held_out", default=MISSING, low=0, high=MOST_VARIATIONS)
+    order: str = one_of("in_turn", "shuffled")  # of the variations, each once before any comes twice
+    sentence: str = one_of("seed", "first")  # which of a variation's sentences is told
+    keyframes: int | None = number(low=1, high=1000)  # that an episode may take; null: the task's own number
+    tries: int = number(low=1, high=1000)  # the so many-th action without a path ends the episode
+
+
+@dataclass
 class EvalConfig:
     """`python eval.py`; the model's, task's and simulator's settings come from the run."""
 
     run: str = MISSING
-    episodes: int = number(200, low=1, high=MOST_EPISODES)
-    seed: int = number(0, low=0, high=2**31 - 1)
+    tasks: list[str] | None = None  # null: all of the run's
+    episodes: int | None = number(None, low=1, high=MOST_EPISODES)  # null: protocol.episodes
+    seed: int | None = number(None, low=0, high=2**31 - 1)  # null: protocol.seed
+    rows: list[str] | None = field(default=None, metadata={"choices": EVALUATION_ROWS})  # null: protocol.rows
     checkpoint: str = one_of("best", "last", default="best")
-    rows: list[str] = words(*EVALUATION_ROWS, choices=EVALUATION_ROWS)
-    videos: int = number(3, low=0, high=100)  # of successes, and as many of failures
-    renderer: str | None = field(default=None, metadata={"choices": RENDERERS})  # null: the one of the data
+    videos: int | None = number(None, low=0, high=100)  # of a task's successes, and of failures; null: 3, of a set's 1
+    renderer: str | None = field(
+        default=None, metadata={"choices": (*RENDERERS, *RLBENCH_RENDERERS)}
+    )  # null: that of the data
     workers: int | None = number(None, low=1, high=1024)  # null: one per core
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
+
+
+def protocol_of(config: EvalConfig) -> ProtocolConfig:
+    """The protocol with what is set beside it: `episodes`, `seed` and `rows` have the last word."""
+    beside: dict[str, Any] = {"episodes": config.episodes, "seed": config.seed, "rows": config.rows}
+    return replace(config.protocol, **{key: value for key, value in beside.items() if value is not None})
 
 
 def resolve(config: DictConfig, schema: type[T]) -> T:
@@ -226,12 +283,58 @@ def check_groups(config: Any) -> None:
         if warmup >= epochs:
             raise InputError(f"optimizer.warmup_epochs: found {warmup}; allowed: less than training.epochs={epochs}")
         check_name(config.name)
-    if isinstance(config, EvalConfig) and "trained" not in config.rows:
-        raise InputError(f"rows: found {config.rows}; allowed: lists with trained, the row of the headline")
+    if isinstance(config, EvalConfig):
+        for key, rows in (("protocol.rows", config.protocol.rows), ("rows", config.rows)):
+            if rows is not None and "trained" not in rows:
+                raise InputError(f"{key}: found {rows}; allowed: lists with trained, the row of the headline")
+        check_name(config.protocol.name, key="protocol.name")
     if isinstance(config, TrainConfig | CollectConfig):
-        variations = config.task.variations
-        if variations is not None and min(variations) < 0:
-            raise InputError(f"task.variations: found {shown(variations)}; allowed: null or a list of numbers >= 0")
+        check_task(config.task, config.sim)
+        check_view(config.sim)
+
+
+def check_task(task: TaskConfig, sim: SimConfig) -> None:
+    """Raise InputError where a simulator has no such task, or the settings of a set do not fit together."""
+    names, variations = task_names(task), task.variations
+    key, more = ("task.tasks", "") if task.tasks else ("task.name", ", or any name with a set in task.tasks")
+    for name in names:
+        if sim.kind == "tabletop" and name not in EMBEDDED_TASKS:
+            allowed = f"{', '.join(EMBEDDED_TASKS)}{more}, or a task of RLBench with sim=rlbench"
+            raise InputError(f"{key}: found {shown(name)}; allowed: {allowed}")
+        if not re.fullmatch("[a-z][a-z0-9_]*", name):
+            raise InputError(f"{key}: found {shown(name)}; allowed: the name of a task of RLBench, like close_jar")
+    if variations is not None and min(variations) < 0:
+        raise InputError(f"task.variations: found {shown(variations)}; allowed: null or a list of numbers >= 0")
+    if variations is not None and len(names) > 1:
+        found = f"{shown(variations)} for {len(names)} tasks"
+        raise InputError(f"task.variations: found {found}; allowed: null, or choose one task")
+    check_weights(task)
+
+
+def check_weights(task: TaskConfig) -> None:
+    """Raise InputError where the weights are not one for each task of a set, or leave a task without episodes."""
+    if task.weights is None:
+        return
+    found = f"task.weights: found {shown(task.weights)}"
+    if task.tasks is None:
+        raise InputError(f"{found}; allowed: null without a set in task.tasks")
+    if len(task.weights) != len(task.tasks):
+        raise InputError(f"{found}; allowed: null, or a number for each of task.tasks={shown(task.tasks)}")
+    epoch, total = len(task.tasks) * task.episodes, sum(map(Fraction, task.weights))
+    for name, weight in zip(task.tasks, task.weights, strict=True):
+        if Fraction(weight) * epoch < total:
+            least = f"at least {float(total / epoch):.6g} for {name}, one of an epoch's {epoch} sequences"
+            raise InputError(f"{found}; allowed: {least}, or more task.episodes")
+
+
+def check_view(sim: SimConfig) -> None:
+    """Raise InputError where a simulator has no such camera or renderer."""
+    embedded = sim.kind == "tabletop"
+    if embedded and "overhead" in sim.cameras:
+        raise InputError(f"sim.cameras: found {shown(sim.cameras)}; allowed: overhead only with sim=rlbench")
+    renderers = RENDERERS if embedded else ("auto", *RLBENCH_RENDERERS)
+    if sim.renderer not in renderers:
+        raise InputError(f"sim.renderer: found {sim.renderer}; allowed with sim={sim.kind}: {', '.join(renderers)}")
 
 
 def check_sizes(config: TrainConfig) -> None:
@@ -314,11 +417,11 @@ def check_features(config: TrainConfig) -> None:
         )
 
 
-def check_name(name: str) -> None:
+def check_name(name: str, *, key: str = "name") -> None:
     """Raise InputError for a name that cannot be a folder's."""
     if set(name) & set("/\\") or name.startswith(".") or len(name.encode()) > LONGEST_NAME:
         allowed = f"a folder's name without slashes or a dot in front, at most {LONGEST_NAME} bytes"
-        raise InputError(f"name: found {shown(name)}; allowed: {allowed}")
+        raise InputError(f"{key}: found {shown(name)}; allowed: {allowed}")
 
 
 def check_jobs(configs: Sequence[Any]) -> None:

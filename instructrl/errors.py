@@ -20,6 +20,10 @@ class RunError(Exception):
     exit_code = 1
 
 
+class SimulatorError(RunError):
+    """A simulator that cannot be started, or not be kept alive."""
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Print an expected error as one line on standard error and exit with its code."""

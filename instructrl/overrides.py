@@ -5,6 +5,7 @@ but we have no use for (packages, deletions) is refused here, in one line.
 """
 
 import functools
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice, product
 from pathlib import Path
@@ -75,7 +76,7 @@ def check_override(text: str, config_name: str, schema: type) -> None:
     value = override.value()
     if key in known:
         check_option(key, value, optional=known[key] is None)
-    elif key not in leaves(schema):
+    else:
         check_branch(key, value, schema)
 
 
@@ -87,12 +88,12 @@ def check_option(group: str, value: Any, *, optional: bool) -> None:
 
 
 def check_branch(key: str, value: Any, schema: type) -> None:
-    """Raise InputError if a value given to several settings at once is not a dict of such settings."""
+    """Raise InputError if a value is none for a setting, or one for several at once is not a dict of such settings."""
     settings, known = leaves(schema), known_keys(schema)
     if key not in known:
         raise InputError(unknown_key(key, schema))
     if key in settings:
-        if isinstance(value, dict):
+        if isinstance(value, dict) or any(map(too_large, value if isinstance(value, list) else [value])):
             raise refusal(key, value, settings[key])
     elif not isinstance(value, dict):
         below = [one for one in settings if one.startswith(key + ".")]
@@ -100,6 +101,11 @@ def check_branch(key: str, value: Any, schema: type) -> None:
     else:
         for name, item in value.items():
             check_branch(f"{key}.{name}", item, schema)
+
+
+def too_large(value: Any) -> bool:
+    """Whether a value is an integer that is no number of the machine: OmegaConf would fail on it."""
+    return isinstance(value, int) and abs(value) > sys.float_info.max
 
 
 def jobs(texts: Sequence[str]) -> list[list[str]]:

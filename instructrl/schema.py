@@ -1,6 +1,6 @@
 """What a dataclass of settings allows, and the one line that says so when a setting is wrong.
 
-A field's type and its metadata (`one_of`, `number`, `words`) say what it takes; nothing here knows which
+A field's type and its metadata (`one_of`, `number`, `words`, ...) say what it takes; nothing here knows which
 settings there are.
 """
 
@@ -38,6 +38,11 @@ def words(*default: str, choices: tuple[str, ...]) -> Any:
     return field(default_factory=lambda: list(default), metadata={"choices": choices})
 
 
+def numbers(*, low: float = -math.inf, high: float = math.inf, above: float = -math.inf) -> Any:
+    """A field that takes a list of numbers, each as `number` takes one, or null."""
+    return field(default=None, metadata={"low": low, "high": high, "above": above})
+
+
 def words_or_numbers(*choices: str, default: str, low: int, high: int) -> Any:
     """A field that takes one of the given words, or a list of distinct integers with low <= integer <= high.
 
@@ -73,6 +78,8 @@ def allowed(entry: Field) -> str:
     if "integers" in limits:
         among = f"integers from {limits['integers'][0]} to {limits['integers'][-1]}"
         text = f"{', '.join(limits['choices'])}, or a list of {among}, without repetition"
+    elif typing.get_origin(kind) is list and "low" in limits:
+        text = f"a list of numbers {bounds(limits)}"
     elif typing.get_origin(kind) is list:
         [item] = typing.get_args(kind)
         example = "[0,1]" if item is int else "[a,b]"
@@ -81,11 +88,15 @@ def allowed(entry: Field) -> str:
     elif "choices" in limits:
         text = ", ".join(limits["choices"])
     else:
-        low, high, above = (limits.get(name, math.inf) for name in ("low", "high", "above"))
-        bounds = [f"at least {low:.12g}"] * math.isfinite(low) + [f"above {above:.12g}"] * math.isfinite(above)
-        bounds += [f"at most {high:.12g}"] * math.isfinite(high)
-        text = " ".join([KINDS[kind], " and ".join(bounds)]).strip()
+        text = f"{KINDS[kind]} {bounds(limits)}".strip()
     return f"{text}, or null" if optional else text
+
+
+def bounds(limits: Mapping[str, Any]) -> str:
+    """A field's bounds in words; empty without any."""
+    low, high, above = (limits.get(name, math.inf) for name in ("low", "high", "above"))
+    found = [f"at least {low:.12g}"] * math.isfinite(low) + [f"above {above:.12g}"] * math.isfinite(above)
+    return " and ".join(found + [f"at most {high:.12g}"] * math.isfinite(high))
 
 
 def plain_type(entry: Field) -> tuple[Any, bool]:
@@ -135,14 +146,15 @@ def check_field(key: str, value: Any, entry: Field) -> None:
     if "integers" in limits and isinstance(value, list):
         right = bool(value) and all(type(item) is int and item in limits["integers"] for item in value)
         right = right and len(set(value)) == len(value)
+    elif isinstance(value, list) and "low" in limits:
+        right = bool(value) and all(within(item, limits) for item in value)
     elif isinstance(value, list):
         right = bool(value) and all(isinstance(item, int | str) for item in value)
         right = right and len(set(value)) == len(value) and set(value) <= set(limits.get("choices", value))
     elif "choices" in limits:
         right = value in limits["choices"]
     elif "low" in limits:
-        finite = isinstance(value, int) or math.isfinite(value)
-        right = finite and limits["low"] <= value <= limits["high"] and value > limits["above"]
+        right = within(value, limits)
     else:
         right = not isinstance(value, str) or (value.strip() == value != "" and value.isprintable())
         right = right and (not isinstance(value, str) or len(value) <= LONGEST_TEXT)
@@ -150,10 +162,17 @@ def check_field(key: str, value: Any, entry: Field) -> None:
         raise refusal(key, value, entry)
 
 
+def within(value: Any, limits: Mapping[str, Any]) -> bool:
+    """Whether a value is a finite number within a field's bounds."""
+    finite = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    return finite and limits["low"] <= value <= limits["high"] and value > limits["above"]
+
+
 def unknown_key(key: str, schema: type) -> str:
     """One line for a key that the schema does not have: the nearest known ones, or those beside it."""
     keys = known_keys(schema)
     near = difflib.get_close_matches(key, keys, n=2, cutoff=0.8)
+    near = near or [known for known in keys if known.endswith(f".{key}")][:2]
     if near:
         return f"{shown(key)}: no such setting; did you mean {' or '.join(near)}?"
     parent = key

@@ -1,7 +1,7 @@
 """A simulator of noise for the tests of collecting, and the collect command on it.
 
 Its environment variables reach the worker processes: FAKE_VERSION, FAKE_SLEEP (seconds an episode takes),
-FAKE_DEADLY (a seed at which the process dies), FAKE_HOPELESS (the expert never succeeds).
+FAKE_DEADLY (a seed, or TASK:SEED, at which the process dies), FAKE_HOPELESS (the expert never succeeds).
 """
 
 import os
@@ -28,12 +28,12 @@ class FakeEnv:
 
     variations = VARIATIONS
 
-    def __init__(self, renderer: str) -> None:
-        self.renderer = renderer
+    def __init__(self, renderer: str, task: str) -> None:
+        self.renderer, self.task = renderer, task
 
     def demonstrate(self, start: Start) -> tuple[Demonstration, Outcome]:
         time.sleep(float(os.environ.get("FAKE_SLEEP", "0")))
-        if os.environ.get("FAKE_DEADLY") == str(start.seed):
+        if os.environ.get("FAKE_DEADLY") in (str(start.seed), f"{self.task}:{start.seed}"):
             os._exit(7)
         made = demonstration(start.seed, steps=1 + start.seed // 100 % 2)
         outcome = Outcome.SUCCESS if succeeds(start.seed) else Outcome.UNREACHABLE
@@ -50,7 +50,7 @@ class FakeEnv:
 
 
 def make_fake(cfg: SimConfig, task: str) -> FakeEnv:
-    return FakeEnv(cfg.renderer)
+    return FakeEnv(cfg.renderer, task)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import numpy as np
 
 from instructrl.batch import Demonstration, Observation
 from instructrl.evaluation.stage import Stage
-from instructrl.sim import Outcome, Start, Step
+from instructrl.sim import Outcome, Rules, Start, Step, Tally
 from instructrl.sim.workers import Request, WorkerFailure
 
 VARIATIONS = 4
@@ -25,10 +25,15 @@ class FakeEnv:
 
     variations, max_steps = VARIATIONS, MAX_STEPS
 
-    def __init__(self, *, rivals: bool = True, deadly: tuple[int, ...] = (), exits: bool = False):
-        self._has_rivals, self._deadly, self._exits = rivals, deadly, exits
+    def __init__(
+        self, *, rivals: bool = True, held_out: bool = True, deadly: tuple[int, ...] = (), exits: bool = False
+    ):
+        self._has_rivals, self._held_out, self._deadly, self._exits = rivals, held_out, deadly, exits
+        self.rules = Rules()
 
     def sentences(self, variation: int, *, held_out: bool = False) -> tuple[str, ...]:
+        if held_out and not self._held_out:
+            return ()
         return tuple(text.format(variation) for text in (HELD_OUT if held_out else TRAINING))
 
     def reset(self, start: Start) -> Observation:
@@ -36,7 +41,7 @@ class FakeEnv:
         self._places = rng.uniform(0.0, 1.0, (VARIATIONS, 3))
         self._goal = start.variation if start.goal is None else start.goal
         self._sentence = self.sentences(self._goal)[int(rng.integers(2))]
-        self._start, self._steps = start, 0
+        self._start, self._tally = start, Tally(self.rules, max_steps=self.max_steps)
         return self._observe()
 
     def rivals(self) -> tuple[int, ...]:
@@ -46,16 +51,11 @@ class FakeEnv:
     def step(self, action: np.ndarray) -> Step:
         self._die_if_deadly()
         assert np.isfinite(action).all(), "a bad action was sent to the simulator"
-        self._steps += 1
         at_goal = np.abs(action[:3] - self._places[self._goal]).max() < 1e-3
-        outcome = None
-        if action[2] > 10:
-            outcome = Outcome.UNREACHABLE
-        elif self._steps >= 2 and at_goal:
+        outcome = Outcome.UNREACHABLE if action[2] > 10 else None
+        if self._tally.steps >= 1 and at_goal:
             outcome = Outcome.SUCCESS
-        elif self._steps >= MAX_STEPS:
-            outcome = Outcome.TIME_LIMIT
-        return Step(self._observe(), outcome)
+        return Step(self._observe(), self._tally.count(outcome))
 
     def demonstrate(self, start: Start) -> tuple[Demonstration, Outcome]:
         first = self.reset(start)
@@ -104,8 +104,8 @@ class FakeEnv:
 class InlineWorkers:
     """`Workers` without processes; answers of `map` come backwards, as they may."""
 
-    def __init__(self, count: int = 3, **settings: Any):
-        self._stages = [Stage(FakeEnv(**settings)) for _ in range(count)]
+    def __init__(self, count: int = 3, *, rules: Rules = Rules(), **settings: Any):  # noqa: B008
+        self._stages = [Stage(FakeEnv(**settings), rules) for _ in range(count)]
         self.calls: list[tuple[int, Request]] = []
 
     def __len__(self) -> int:

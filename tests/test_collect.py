@@ -37,6 +37,17 @@ def collected(
     folder: Path, episodes: int, *, val: int = 2, settings: SimConfig | None = None, variations: list[int] | None = None
 ) -> dict[str, Path]:
     task = TaskConfig("push_button", episodes, val, variations)
+    files = ensure_demonstrations(task, settings or sim(), DataConfig(str(folder)))
+    return {split: path for split, [path] in files.items()}
+
+
+TASKS = ["reach_target", "push_button", "pick_and_lift"]
+
+
+def collected_set(
+    folder: Path, episodes: int, *, tasks: list[str] = TASKS, settings: SimConfig | None = None
+) -> dict[str, list[Path]]:
+    task = TaskConfig("some", episodes, 2, tasks=tasks)
     return ensure_demonstrations(task, settings or sim(), DataConfig(str(folder)))
 
 
@@ -205,6 +216,62 @@ def test_another_renderer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(InputError, match=r"train.hdf5: cannot be extended here: no renderer"):
         collected(tmp_path, 9, settings=sim(renderer="auto"))
     assert len(Episodes(paths["train"])) == 6
+
+
+def test_a_set_has_the_files_of_its_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    alone = collected(tmp_path / "alone", 30)
+    collected(tmp_path / "set", 30)  # one is there already
+    capsys.readouterr()
+    files = collected_set(tmp_path / "set", 30)
+    printed = capsys.readouterr().out
+    assert [line for line in printed.splitlines() if line.startswith("task ")] == [
+        "task 1 of 3: reach_target",
+        "task 3 of 3: pick_and_lift",
+    ]
+    for split, paths in files.items():
+        assert [path.name for path in paths] == [f"{split}.hdf5"] * 3
+        assert [Episodes(path).task for path in paths] == TASKS
+        assert [len(Episodes(path)) for path in paths] == [30 if split == "train" else 2] * 3
+        assert paths[1].read_bytes() == alone[split].read_bytes()
+        assert paths[1].relative_to(tmp_path / "set") == alone[split].relative_to(tmp_path / "alone")
+
+
+def test_a_complete_set_is_used_as_it_is_also_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = collected_set(tmp_path, 5)
+    monkeypatch.setattr(data_tools.collect, "Workers", None)  # no simulator may be needed
+    assert collected_set(tmp_path, 5) == files
+    assert collected_set(tmp_path, 3, tasks=TASKS[2:0:-1])["train"] == files["train"][2:0:-1]
+    assert collected(tmp_path, 5)["val"] == files["val"][1]
+
+
+def test_a_set_that_was_stopped_goes_on_at_the_task_where_it_was(tmp_path: Path) -> None:
+    words = (f"task.tasks=[{','.join(TASKS)}]", "task.name=some")
+    died = run(tmp_path / "stopped", *words, FAKE_DEADLY="push_button:3500")
+    assert died.returncode == 1 and died.stderr.count("\n") == 1 and "push_button, Start(" in died.stderr
+    files = {path: path.stat() for path in tmp_path.rglob("*.hdf5")}
+    assert sorted(path.name for path in files) == ["00000000-00000025.hdf5", "train.hdf5", "val.hdf5"]
+    went_on = run(tmp_path / "stopped", *words)
+    assert went_on.returncode == 0, went_on.stderr
+    assert "task 1 of 3" not in went_on.stdout and "task 2 of 3: push_button" in went_on.stdout
+    assert all(path.stat() == before for path, before in files.items() if path.stem in ("train", "val"))
+    stopped, whole = collected_set(tmp_path / "stopped", 40), collected_set(tmp_path / "whole", 40)
+    assert went_on.stdout.splitlines()[-6:] == [f"{split}: {path}" for split in stopped for path in stopped[split]]
+    for split in whole:
+        assert [path.read_bytes() for path in stopped[split]] == [path.read_bytes() for path in whole[split]]
+
+
+def test_a_set_is_drawn_by_one_renderer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_tools.split, "available_renderer", lambda wanted: "opengl" if wanted == "auto" else wanted)
+    settings = sim(renderer="auto")
+    collected(tmp_path, 3)  # by raycast; this machine would take opengl
+    for path in collected_set(tmp_path, 3, settings=settings)["train"]:
+        assert Episodes(path).provenance["renderer"] == "raycast"
+    collected_set(tmp_path / "mixed", 3, tasks=["push_button"])
+    collected_set(tmp_path / "mixed", 3, tasks=["reach_target"], settings=settings)
+    for tasks in (["push_button", "reach_target"], TASKS):  # complete, and with a task to be collected
+        with pytest.raises(InputError, match=r"drawn by (opengl|raycast), but .* by (opengl|raycast); what is learnt"):
+            collected_set(tmp_path / "mixed", 3, tasks=tasks, settings=settings)
+    assert not list((tmp_path / "mixed").rglob("*pick_and_lift*"))  # refused before anything is made
 
 
 def test_another_version_is_not_mixed_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

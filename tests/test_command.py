@@ -50,7 +50,7 @@ WRONG = [
     ("eval", ["run=x", "rows=[oracle]"], "rows: found"),
     ("eval", ["run=x", "policy=vit_base"], "policy: no such setting; allowed here: "),
     ("eval", ["run=x", "checkpoint=first"], "checkpoint: found first; allowed: best, last"),
-    ("collect", ["task=unknown"], "task: found unknown; allowed: pick_and_lift, push_button, reach_target"),
+    ("collect", ["task=unknown"], "task: found unknown; allowed: close_jar"),
     ("collect", ["episodes=0"], "episodes: found 0; allowed: an integer at least 1"),
     ("collect", ["policy=vit_base"], "policy: no such setting"),
 ]

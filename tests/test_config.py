@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import sys
+import tempfile
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from instructrl.command import compose
-from instructrl.config import CollectConfig, EvalConfig, TrainConfig, differences
+from instructrl.config import (
+    EMBEDDED_TASKS,
+    RENDERERS,
+    RLBENCH_RENDERERS,
+    CollectConfig,
+    EvalConfig,
+    SimConfig,
+    TaskConfig,
+    TrainConfig,
+    differences,
+    protocol_of,
+    task_names,
+)
 from instructrl.errors import InputError
 from instructrl.overrides import CONFIG_DIR, groups, options
 from instructrl.schema import known_keys, leaves, shown
@@ -23,6 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SCHEMAS: dict[str, type] = {"train": TrainConfig, "eval": EvalConfig, "collect": CollectConfig}
 NEEDED = {"train": [], "collect": [], "eval": ["run=outputs/x"]}
 OPTIONS = [(name, group, option) for name in SCHEMAS for group in groups(name) for option in options(group)]
+TWO = "task.tasks=[reach_target,push_button]"
 TINY = ("policy=vit_debug", "sim.image_size=32", "encoder.dim=16", "policy.dim=16", "policy.heads=2", "head.dim=16")
 
 
@@ -30,12 +44,17 @@ def composed(*overrides: str, name: str = "train") -> Any:
     return compose(name, SCHEMAS[name], [*NEEDED[name], *overrides])
 
 
+def chosen(group: str, option: str) -> list[str]:
+    """The words that choose an option; a task that only RLBench has brings RLBench with it."""
+    return [f"{group}={option}", *(["sim=rlbench"] if group == "task" and option not in EMBEDDED_TASKS else [])]
+
+
 # Every option of every group composes.
 
 
 @pytest.mark.parametrize(("name", "group", "option"), OPTIONS)
 def test_every_option_composes_and_is_taken(name: str, group: str, option: str) -> None:
-    config = composed(f"{group}={option}", name=name)
+    config = composed(*chosen(group, option), name=name)
     if group == "experiment":
         assert differences(dataclasses.asdict(composed(name=name)), dataclasses.asdict(config))
     else:
@@ -51,8 +70,8 @@ def test_every_file_of_conf_is_an_option_of_some_command() -> None:
 @pytest.mark.parametrize("group", [group for group in groups("train") if group != "experiment"])
 def test_options_of_a_group_differ_in_more_than_a_label(group: str) -> None:
     label = set() if group == "task" else {"name"}  # a task's name is what it is
-    chosen = [dataclasses.asdict(getattr(composed(f"{group}={option}"), group)) for option in options(group)]
-    contents = [tuple((key, str(part[key])) for key in part if key not in label) for part in chosen]
+    parts = [dataclasses.asdict(getattr(composed(*chosen(group, option)), group)) for option in options(group)]
+    contents = [tuple((key, str(part[key])) for key in part if key not in label) for part in parts]
     assert len(set(contents)) == len(contents)
 
 
@@ -148,9 +167,9 @@ def training_loop(config: TrainConfig) -> Any:
             pass
 
     class Batches:
-        def __init__(self, episodes: Set, tokenizer: Any, *, batch_size: int, seed: int, **more: Any) -> None:
+        def __init__(self, files: list[Set], tokenizer: Any, *, batch_size: int, seed: int, **more: Any) -> None:
             seen.append((batch_size, seed, more))
-            self.steps_per_epoch = -(-episodes.count // batch_size)
+            self.steps_per_epoch = -(-sum(episodes.count for episodes in files) // batch_size)
             self.sizes = SimpleNamespace(batch=batch_size, features=more["features"])
 
         def batch(self, step: int) -> None:
@@ -188,25 +207,27 @@ def training_loop(config: TrainConfig) -> Any:
         return loop.TrainState(np.int32(0), params, {})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "Episodes", Set)
+        patch.setattr(preparation, "Episodes", Set)
+        patch.setattr(preparation, "check_alike", lambda files: None)
         patch.setattr(preparation, "Loader", Batches)
         patch.setattr(preparation, "prefetched", prefetched)
         patch.setattr(preparation, "check_batch", lambda batch, sizes: seen.append(sizes))
         patch.setattr(preparation, "initial_params", lambda *given, seed: seen.append(seed) or params)
         patch.setattr(preparation, "begin", begin)
-        patch.setattr(preparation, "open_features", lambda *given, **more: seen.append("features") or "features")
+        patch.setattr(preparation, "open_features", lambda c, files, *given, **more: ["features"] * len(files))
         patch.setattr(preparation, "initial_state", state)
         step = lambda state, batch, frozen: (state, dict(values))  # noqa: E731
         patch.setattr(preparation, "make_train_step", lambda *given, **more: seen.append(more) or step)
         patch.setattr(preparation, "make_eval_step", lambda agent: lambda params, batch: dict(values))
         patch.setattr(preparation, "record_data", lambda run, data: None)
-        patch.setattr(preparation, "described", lambda path, episodes: {})
+        patch.setattr(preparation, "described", lambda config, sets: {})
         patch.setattr(loop, "announce", lambda training, state: None)
         patch.setattr(loop, "open_checkpoints", lambda run: Opened(checkpoints))
         patch.setattr(loop, "only_process", lambda run, **_: Opened(None))
         metrics = SimpleNamespace(write=lambda split, values, step, epoch: seen.append((split, step, epoch)))
         patch.setattr(loop, "open_metrics", lambda config, run, from_step: Opened(metrics))
-        loop.train(config, Path("run"), data={"train": Path("a"), "val": Path("b")}, rollout=rollout)
+        data = {split: [Path(split, task) for task in task_names(config.task)] for split in ("train", "val")}
+        loop.train(config, Path("run"), data=data, rollout=rollout)
     return seen
 
 
@@ -240,7 +261,7 @@ def feature_cache(config: TrainConfig) -> Any:
     episodes: Any = SimpleNamespace(image_size=config.sim.image_size, cameras=config.sim.cameras)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "ensure_features", lambda *given, encode, **more: seen.append(more))
-        features.open_features(config, episodes, tokenizer, agent=agent, params=params, checksum="0")
+        features.open_features(config, [episodes], tokenizer, agent=agent, params=params, checksum="0")
     return seen
 
 
@@ -288,15 +309,50 @@ def rollouts(config: TrainConfig) -> Any:
     """What the rollouts of a training ask for."""
     from instructrl.evaluation import hook
 
-    return spied(hook, lambda: hook.RolloutHook(config, Path("run"))._open(), keep="RolloutHook")
+    def play() -> None:
+        for task in task_names(config.task):
+            hook.RolloutHook(config, Path("run"))._play(task, None)
+
+    return spied(hook, play, keep="RolloutHook")
 
 
-def judged(config: EvalConfig) -> Any:
-    """What an evaluation asks for."""
+def judged(config: EvalConfig, trained: Any = None) -> Any:
+    """What an evaluation loads, opens, plays, tells and films, and where it writes; not what it writes down."""
     from instructrl.evaluation import judge
+    from tests.fake_sim import FakeActor, InlineWorkers
 
-    notes = spied(judge, lambda: judge.judge(config), keep="judge", load_actor=(None, 3))
-    return [note for note in notes if note[0] not in ("Ledger", "summarize")]  # they only write settings down
+    seen: list[Any] = []
+    tasks = ["reach_target", "push_button"]
+    trained = trained or SimpleNamespace(sim=SimConfig(), task=TaskConfig("reach_target", 1, 1, [0, 1], tasks))
+    actor = FakeActor()
+
+    def workers(sim: SimConfig, task: str, **settings: Any) -> InlineWorkers:
+        opened = InlineWorkers(settings["count"], rules=settings["rules"])
+        seen.append((task, settings, opened.calls))
+        return opened
+
+    def film(workers: Any, episodes: Any, indices: list[int], *, folder: Path) -> list[Any]:
+        seen.append((indices, folder))
+        return []
+
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as place:
+        patch.chdir(place)
+        patch.setattr(judge, "read_config", lambda run: seen.append(run) or trained)
+        patch.setattr(judge, "recorded_renderer", lambda run: seen.append(run) or "raycast")
+        patch.setattr(judge, "choose_renderer", lambda recorded, asked: seen.append((recorded, asked)) or "raycast")
+        patch.setattr(judge, "load_actor", lambda run, **settings: seen.append((run, settings)) or (actor, 3))
+        patch.setattr(judge, "origin", lambda run: "")
+        patch.setattr(judge, "stage_workers", workers)
+        patch.setattr(judge, "film_episodes", film)
+        patch.setattr(judge, "write_atomically", lambda path, text: seen.append(path))
+        patch.setattr(judge, "write_report", lambda path, results, *, run: seen.append((path, run)))
+        judge.judge(config)
+    return repr(seen), actor.begun
+
+
+def judged_run(config: TrainConfig) -> Any:
+    """What an evaluation of such a run plays."""
+    return judged(compose("eval", EvalConfig, ["run=outputs/x", "episodes=2", "rows=[trained]"]), config)
 
 
 def collected(config: Any) -> Any:
@@ -359,7 +415,8 @@ def run_folder(config: TrainConfig) -> Any:
 
 
 LABELS = {"encoder.name", "policy.name", "head.name", "optimizer.name", "hardware.name", "sim.name"}  # for run names
-ONE_CHOICE = {"optimizer.kind", "sim.kind"}  # so far
+NOT_FOR = {"collect": {"task.weights"}}  # which are of a group, and say nothing to a command
+ONE_CHOICE = {"optimizer.kind"}  # so far
 LOOP = ("training.batch_size=2", "task.episodes=5", "task.val_episodes=3", "training.epochs=4",
         "training.rollout_every=1", "optimizer.warmup_epochs=0")  # fmt: skip
 CLIP = ("policy=vit_debug", "sim.image_size=32", "policy.dim=16", "policy.heads=2", "encoder=clip_b32",
@@ -408,6 +465,8 @@ TRAIN_PROBES: dict[str, Probe] = {
     "task.episodes": ("7", training_loop, LOOP),
     "task.val_episodes": ("7", training_loop, LOOP),
     "task.variations": ("[1]", rollouts, ()),
+    "task.tasks": ("[reach_target,push_button]", judged_run, ()),
+    "task.weights": ("[1,2]", training_loop, (*LOOP, "task.tasks=[reach_target,push_button]")),
     "optimizer.learning_rate": ("0.01", updates, ()),
     "optimizer.weight_decay": ("0.1", updates, ()),
     "optimizer.warmup_epochs": ("2", updates, ()),
@@ -419,9 +478,11 @@ TRAIN_PROBES: dict[str, Probe] = {
     "hardware.prefetch": ("5", training_loop, LOOP),
     "sim.cameras": ("[wrist]", training_loop, LOOP),
     "sim.image_size": ("64", training_loop, LOOP),
+    "sim.kind": ("rlbench", collected, ()),
     "sim.renderer": ("raycast", collected, ()),
     "sim.workers": ("7", collected, ()),
     "sim.timeout": ("7", collected, ()),
+    "sim.tries": ("7", collected, ()),
     "data.dir": ("elsewhere", collected, ()),
     "training.epochs": ("5", training_loop, LOOP),
     "training.batch_size": ("3", training_loop, LOOP),
@@ -438,21 +499,33 @@ COLLECT_PROBES: dict[str, Probe] = {
     **dict.fromkeys(("episodes", "val_episodes", "task.episodes", "task.val_episodes"), ("7", collected, ())),
     **{key: TRAIN_PROBES[key] for key in TRAIN_PROBES if key.startswith(("sim.", "data.")) or key == "task.name"},
     "task.variations": ("[1]", collected, ()),
+    "task.tasks": ("[pick_and_lift,push_button]", collected, ()),
     "sim.cameras": ("[wrist]", collected, ()),
     "sim.image_size": ("64", collected, ()),
 }
+FEW = ("protocol.episodes=6", "workers=2")
 EVAL_PROBES: dict[str, Probe] = {
-    "run": ("outputs/y", judged, ()),
-    "episodes": ("7", judged, ()),
-    "seed": ("7", judged, ()),
-    "checkpoint": ("last", judged, ()),
-    "rows": ("[trained]", judged, ()),
-    "videos": ("7", judged, ()),
-    "renderer": ("opengl", judged, ()),
-    "workers": ("7", judged, ()),
-    "hardware.platform": ("cpu", judged, ()),
-    "hardware.precision": ("bfloat16", judged, ()),
-    "hardware.prefetch": ("5", judged, ()),
+    "run": ("outputs/y", judged, FEW),
+    "tasks": ("[push_button]", judged, FEW),
+    "episodes": ("7", judged, FEW),
+    "seed": ("7", judged, FEW),
+    "checkpoint": ("last", judged, FEW),
+    "rows": ("[trained]", judged, FEW),
+    "videos": ("2", judged, FEW),
+    "renderer": ("opengl", judged, FEW),
+    "workers": ("7", judged, ("protocol.episodes=6",)),
+    "protocol.name": ("mine", judged, FEW),
+    "protocol.episodes": ("7", judged, ("protocol=peract", "workers=2")),
+    "protocol.seed": ("7", judged, FEW),
+    "protocol.rows": ("[trained]", judged, FEW),
+    "protocol.variations": ("held_out", judged, FEW),
+    "protocol.order": ("shuffled", judged, (*FEW, "protocol.variations=all")),
+    "protocol.sentence": ("first", judged, FEW),
+    "protocol.keyframes": ("2", judged, FEW),
+    "protocol.tries": ("2", judged, FEW),
+    "hardware.platform": ("cpu", judged, FEW),
+    "hardware.precision": ("bfloat16", judged, FEW),
+    "hardware.prefetch": ("5", judged, FEW),
 }
 PROBES = {"train": TRAIN_PROBES, "collect": COLLECT_PROBES, "eval": EVAL_PROBES}
 BASES: dict[Any, Any] = {}  # what the probes see without the change; they are deterministic
@@ -468,7 +541,7 @@ def test_every_setting_reaches_what_it_turns(name: str, key: str) -> None:
 
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_no_setting_is_without_such_a_proof(name: str) -> None:
-    assert set(leaves(SCHEMAS[name])) - LABELS - ONE_CHOICE == set(PROBES[name])
+    assert set(leaves(SCHEMAS[name])) - LABELS - ONE_CHOICE - NOT_FOR.get(name, set()) == set(PROBES[name])
     for key in ONE_CHOICE & set(leaves(SCHEMAS[name])):
         assert len(leaves(SCHEMAS[name])[key].metadata["choices"]) == 1, f"{key} has a choice now: prove what it does"
 
@@ -531,8 +604,25 @@ def test_every_field_is_read_somewhere() -> None:
         (["task.variations=[-1]"], "task.variations: found [-1]"),
         (["sim.cameras=[front,back]"], "sim.cameras: found [front, back]; allowed: a list of front, left_shoulder"),
         (["sim.cameras=[front,front]"], "sim.cameras: found [front, front]"),
-        (["task=unknown"], "task: found unknown; allowed: pick_and_lift, push_button, reach_target"),
-        (["task.name=unknown"], "task.name: found unknown; allowed: pick_and_lift, push_button, reach_target"),
+        (["task.name=Close", "sim=rlbench"], "task.name: found Close; allowed: the name of a task of RLBench"),
+        (["task.name=a.b", "sim=rlbench"], "task.name: found a.b; allowed: the name of a task of RLBench, like close"),
+        (["sim=rlbench", "sim.renderer=opengl"], "sim.renderer: found opengl; allowed with sim=rlbench: auto, rl"),
+        (["sim.renderer=rlbench_opengl"], "sim.renderer: found rlbench_opengl; allowed with sim=tabletop: auto"),
+        (["sim.cameras=[front,overhead]"], "sim.cameras: found [front, overhead]; allowed: overhead only with sim=rl"),
+        (["task=unknown"], f"task: found unknown; allowed: {', '.join(options('task'))}"),
+        (["task.name=unknown"], f"task.name: found unknown; allowed: {', '.join(EMBEDDED_TASKS)}, or any"),
+        (["task.tasks=[]"], "task.tasks: found []; allowed: a list like [a,b], without repetition"),
+        (["task.tasks=[reach_target,dance]"], f"task.tasks: found dance; allowed: {', '.join(EMBEDDED_TASKS)}"),
+        (["task.tasks=[push_button,push_button]"], "task.tasks: found [push_button, push_button]; allowed: a list"),
+        ([TWO, "task.variations=[0,1]"], "task.variations: found [0, 1] for 2 tasks; allowed: null, or choose one"),
+        (["task.weights=[1]"], "task.weights: found [1.0]; allowed: null without a set in task.tasks"),
+        ([TWO, "task.weights=[1]"], "task.weights: found [1.0]; allowed: null, or a number for each of task.tasks=[re"),
+        ([TWO, "task.weights=[1,0]"], "task.weights: found [1.0, 0.0]; allowed: a list of numbers above 0 and at most"),
+        ([TWO, "task.weights=[1,nan]"], "task.weights: found [1.0, nan]; allowed: a list of numbers above 0"),
+        ([TWO, "task.weights=[]"], "task.weights: found []; allowed: a list of numbers above 0"),
+        ([TWO, "task.weights=[1,true]"], "task.weights: found [1, true]; allowed: a list of numbers above 0"),
+        ([TWO, "task.weights=[4000,1]"], "task.weights: found [4000.0, 1.0]; allowed: at least 1.00025 for push_"),
+        (["task=close_jar"], "task.name: found close_jar; allowed: meat_off_grill, "),
         (["policy=[a,b]"], "policy: found [a, b]; allowed: vit_base, vit_debug, vit_large, vit_small"),
         (["policy=3"], "policy: found 3; allowed: vit_base, vit_debug, vit_large, vit_small"),
         (["policy=null"], "policy: found null; allowed: vit_base, vit_debug, vit_large, vit_small"),
@@ -552,6 +642,10 @@ def test_every_field_is_read_somewhere() -> None:
         (["seed=???"], "seed: no value given; write seed=...; allowed: an integer"),
         (["seed=0,1"], "seed: found several values; add --multirun"),
         (["seed=" + "9" * 400], "seed: found 999"),
+        (["optimizer.beta1=" + "9" * 400], "optimizer.beta1: found 999"),
+        (["sim.timeout=" + "9" * 400], "sim.timeout: found 999"),
+        (["training={token_dropout: " + "9" * 400 + "}"], "training.token_dropout: found 999"),
+        ([TWO, "task.weights=[1," + "9" * 400 + "]"], "task.weights: found [1, 999"),
         (["sim.cameras=[{a: b}]"], "sim.cameras: found [{'a': 'b'}]; allowed: a list of front"),
         (["~policy"], "~policy: nothing can be taken away"),
         (["+seed=1"], "+seed=1: seed is there already"),
@@ -565,11 +659,80 @@ def test_the_line_says_what_was_found_and_what_is_allowed(overrides: list[str], 
     assert str(error.value).startswith(found)
 
 
+def test_any_task_of_rlbench_may_be_named() -> None:
+    config = composed("task.name=open_door", "sim=rlbench", "sim.cameras=[overhead,wrist]", name="collect")
+    assert (config.task.name, config.sim.kind, config.sim.tries) == ("open_door", "rlbench", 10)
+    assert composed("sim=rlbench").task.name == "reach_target", "also those that are embedded under the same name"
+
+
+def test_the_simulators_know_the_same_renderers() -> None:
+    from instructrl.sim import graphics
+
+    assert (graphics.RENDERERS, graphics.RLBENCH_RENDERERS) == (RENDERERS, RLBENCH_RENDERERS)
+
+
+def test_a_set_has_the_tasks_and_weights_that_it_is_given() -> None:
+    config = composed("task.name=pair", TWO, "task.weights=[1,2]", "name=${task.name}")
+    assert (config.name, task_names(config.task), config.task.weights) == (
+        "pair",
+        ("reach_target", "push_button"),
+        [1, 2],
+    )
+    assert task_names(composed("task=push_button").task) == ("push_button",)
+    assert task_names(composed("task.tasks=[push_button]", "task.variations=[1]").task) == ("push_button",)
+    composed(TWO, "task.weights=[0.1,0.1]", "task.episodes=1")  # one sequence for each, whatever 0.1 + 0.1 is
+    composed(TWO, "task.weights=[3999,1]", "task.name=pair")  # just one of 4000
+
+
+def test_the_sets_of_the_benchmark_hold_tasks_that_there_are() -> None:
+    ten, eighteen = (task_names(composed(f"task={name}").task) for name in ("multi_10", "multi_18"))
+    assert (len(ten), len(eighteen)) == (10, 18)
+    assert set(ten) < set(eighteen) <= set(EMBEDDED_TASKS)
+
+
 def test_an_evaluation_needs_a_run_and_the_headline_row() -> None:
     with pytest.raises(InputError, match=r"run: no value given; write run=\.\.\."):
         compose("eval", EvalConfig, [])
     with pytest.raises(InputError, match=r"rows: found .*trained, the row of the headline"):
         composed("rows=[oracle]", name="eval")
+    with pytest.raises(InputError, match=r"^protocol.rows: found .*trained, the row of the headline"):
+        composed("protocol.rows=[oracle]", name="eval")
+
+
+def test_a_protocol_fixes_what_is_not_set_beside_it() -> None:
+    plain = protocol_of(composed("protocol=peract", name="eval"))
+    assert (plain.name, plain.episodes, plain.seed, plain.rows) == ("peract", 25, 0, ["trained", "oracle"])
+    words = ("protocol=peract", "protocol.keyframes=7", "seed=0", "episodes=3", "rows=[trained]", "protocol.episodes=9")
+    changed = protocol_of(composed(*words, name="eval"))
+    assert (changed.episodes, changed.rows, changed.keyframes) == (3, ["trained"], 7)
+    assert dataclasses.replace(changed, episodes=25, rows=plain.rows, keyframes=25) == plain
+    assert protocol_of(composed("protocol=hiveformer", "seed=0", name="eval")).seed == 0, "nought is a value"
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".hidden"])
+def test_a_protocols_name_must_be_a_folders(name: str) -> None:
+    with pytest.raises(InputError, match=r"^protocol.name: found"):
+        composed(f"protocol.name={name}", name="eval")
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("protocol=rlbench", "protocol: found rlbench; allowed: hiveformer, ours, peract"),
+        ("protocol.variations=some", "protocol.variations: found some; allowed: all, trained, held_out, or a list"),
+        ("protocol.variations=[-1]", "protocol.variations: found [-1]; allowed: all, trained, held_out, or a list"),
+        ("protocol.variations=[]", "protocol.variations: found []; allowed: all, trained, held_out, or a list"),
+        ("protocol.keyframes=0", "protocol.keyframes: found 0; allowed: an integer at least 1"),
+        ("protocol.tries=0", "protocol.tries: found 0; allowed: an integer at least 1"),
+        ("protocol.sentence=last", "protocol.sentence: found last; allowed: seed, first"),
+        ("variations=[1]", "variations: no such setting; did you mean protocol.variations?"),
+        ("tasks=[]", "tasks: found []; allowed: a list like [a,b], without repetition, or null"),
+    ],
+)
+def test_what_a_protocol_cannot_be_is_one_line(word: str, line: str) -> None:
+    with pytest.raises(InputError) as error:
+        composed(word, name="eval")
+    assert str(error.value).startswith(line)
 
 
 def test_interpolations_are_welcome() -> None:

@@ -624,9 +624,9 @@ def test_a_cached_batch_is_the_live_one_with_features_for_images(
 ) -> None:  # fmt: skip
     path, cache = caches[0], caches[1][kind, sentences]
     options = {"batch_size": batch_size, "seed": seed, "steps": 5, "shuffle": shuffle, "sentences": sentences}
-    live = Loader(Episodes(path), tokenizer, **options).batch(step)
-    loader = pickle.loads(pickle.dumps(Loader(Episodes(path), tokenizer, features=cache, **options)))
-    loader.episodes._images = lambda *_: pytest.fail("an image was read")
+    live = Loader([Episodes(path)], tokenizer, **options).batch(step)
+    loader = pickle.loads(pickle.dumps(Loader([Episodes(path)], tokenizer, features=[cache], **options)))
+    loader.files[0].episodes._images = lambda *_: pytest.fail("an image was read")
     cached = loader.batch(step)
     check_batch(cached, loader.sizes)
     assert cached.images is None and live.features is None
@@ -650,7 +650,31 @@ def test_a_cached_batch_is_the_live_one_with_features_for_images(
 
 def test_a_loader_refuses_features_of_other_sentences_or_episodes(path: Path, tokenizer: Tokenizer) -> None:
     cache, _ = ensure(path, tokenizer, sentences=2)
-    Loader(Episodes(path), tokenizer, batch_size=2, seed=0, sentences=2, features=cache)
+    Loader([Episodes(path)], tokenizer, batch_size=2, seed=0, sentences=2, features=[cache])
     for episodes, sentences in ((Episodes(path), None), (Episodes(path), 1), (Episodes(path, limit=8), 2)):
         with pytest.raises(ValueError, match="features of other episodes or sentences"):
-            Loader(episodes, tokenizer, batch_size=2, seed=0, sentences=sentences, features=cache)
+            Loader([episodes], tokenizer, batch_size=2, seed=0, sentences=sentences, features=[cache])
+
+
+def test_a_mixture_reads_each_files_own_features(path: Path, tokenizer: Tokenizer) -> None:
+    other = write(
+        path.with_name("other.hdf5"), [demonstration(50 + n, steps=1 + n, sentences=("lift it",)) for n in range(3)]
+    )
+    caches = [ensure(one, tokenizer)[0] for one in (path, other)]
+    files, options = [Episodes(path), Episodes(other)], {"batch_size": 5, "seed": 3, "weights": [1.0, 2.0]}
+    live, cached = Loader(files, tokenizer, **options), Loader(files, tokenizer, features=caches, **options)
+    encoder, told = Encoder(JOINT, True), set()
+    for step in range(2 * live.steps_per_epoch):
+        one, two = live.batch(step), cached.batch(step)
+        told |= {tokenizer.decode(row) for row in two.tokens}
+        for name in set(Batch._fields) - {"images", "features"}:
+            assert np.array_equal(getattr(one, name), getattr(two, name)), name
+        lengths = one.step_mask.sum(1).astype(int).tolist()
+        for row, length in [(row, length) for row, length in enumerate(lengths) if length]:
+            words = (np.repeat(part[row : row + 1], length, 0) for part in (one.tokens, one.text_padding_mask))
+            right = encoder.features(one.images[row, :length], *words)
+            assert np.array_equal(two.features.pooled[row, :length], right.pooled)
+            assert np.array_equal(two.features.patches[row, :length], right.patches)
+    assert {"lift it", "push it", SENTENCES[0]} <= told
+    with pytest.raises(ValueError, match="features of other episodes or sentences"):
+        Loader(files, tokenizer, features=caches[::-1], **options)

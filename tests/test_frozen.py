@@ -13,6 +13,7 @@ import pytest
 
 from instructrl.batch import BatchSizes, fake_batch
 from instructrl.data.episodes import Episodes
+from instructrl.data.tokenizer import VOCABULARY
 from instructrl.errors import InputError
 from instructrl.evaluation.actor import load_actor
 from instructrl.models.encoder import by_name, encoder_shapes
@@ -77,7 +78,7 @@ def random_weights(path, overrides, vocabulary, *, seed=0):
     return arrays
 
 
-OURS = 2864  # entries of the small vocabulary
+OURS = len(VOCABULARY.read_text().splitlines())  # entries of the small vocabulary
 CASES = {
     "m3ae with the spatial head": (*M3AE, RANDOM),
     "m3ae with the regression head": (*M3AE, RANDOM, "head=regression", "encoder.layers=last"),
@@ -127,6 +128,15 @@ def test_a_frozen_encoder_keeps_its_weights_and_is_in_no_checkpoint(tmp_path, da
         saved = json.loads((run / f"checkpoints/{checkpoints.step('last')}/default/_METADATA").read_text())
     parts = {name.split("'")[3] for name in saved["tree_metadata"] if name.startswith("('params'")}
     assert parts == {"policy", "head"}
+
+
+def test_weights_that_read_text_serve_an_encoder_without_text(tmp_path, data):
+    arrays = random_weights(tmp_path / "w.safetensors", M3AE, OURS)
+    run = trained(tmp_path, data, *M3AE, f"encoder.weights={tmp_path / 'w.safetensors'}", "encoder.text=false")
+    found = by_name(actor(run).params["encoder"])
+    assert found.keys() == {name for name in arrays if "text" not in name}
+    for name, value in found.items():
+        np.testing.assert_array_equal(value, arrays[name])
 
 
 def test_random_weights_that_are_frozen_are_kept_in_the_run(tmp_path, data):
@@ -193,7 +203,7 @@ def test_weights_of_another_size_or_vocabulary_are_named(tmp_path, data):
         trained(tmp_path, data, *settings)
     assert "\n" not in str(caught.value)
     random_weights(weights, M3AE, 100)
-    with pytest.raises(InputError, match=r"2864.*100|100.*2864"):
+    with pytest.raises(InputError, match=rf"{OURS} entries, that of the weights 100"):
         trained(tmp_path, data, *settings)
 
 

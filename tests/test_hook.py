@@ -80,3 +80,37 @@ def test_the_hook_plays_the_same_episodes_each_time(
     assert [episode.start.seed for episode in played[0].values()] == [TRAINING_ROLLOUT_SEEDS + i for i in range(3)]
     for one, two in zip(played[0].values(), played[1].values(), strict=True):
         assert np.array_equal(one.actions, two.actions)
+
+
+def test_the_hook_plays_every_task_of_a_set_with_one_set_of_processes_at_a_time(
+    params: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = ("push_button", "reach_target", "pick_and_lift")
+    more = [f"task.tasks=[{','.join(tasks)}]", "training.rollout_episodes=3", "sim.image_size=24"]
+    config = compose("train", TrainConfig, [*OVERRIDES, *more])
+    entry = {"provenance": {"renderer": "raycast"}}
+    (tmp_path / "data.json").write_text(json.dumps({f"train/{task}": entry for task in tasks}))
+    opened, played = [], []
+
+    def watched_workers(sim: Any, task: str, **settings: Any) -> Any:
+        assert not any(len(workers) for _, workers in opened), "the last task's processes are ended"
+        opened.append((task, stage_workers(sim, task, **settings)))
+        return opened[-1][1]
+
+    def watched_rollouts(*arguments: Any, **settings: Any) -> Any:
+        played.append(rollouts(*arguments, **settings))
+        return played[-1]
+
+    monkeypatch.setattr(hooks, "stage_workers", watched_workers)
+    monkeypatch.setattr(hooks, "rollouts", watched_rollouts)
+    with rollout_hook(config, tmp_path) as hook:
+        first, second = hook(params, 1), hook(params, 2)
+    assert [task for task, _ in opened] == [*tasks, *tasks]
+    assert not any(len(workers) for _, workers in opened)
+    assert first == second
+    each = {task: [episode.success for episode in some.values()] for task, some in zip(tasks, played, strict=False)}
+    assert {len(some) for some in each.values()} == {3}
+    rates = {f"success_rate/{task}": sum(some) / 3 for task, some in each.items()}
+    steps = [episode.steps for some in played[:3] for episode in some.values()]
+    mean = pytest.approx(sum(rates.values()) / 3)
+    assert first == {"success_rate": mean, "mean_steps": sum(steps) / 9, **rates}

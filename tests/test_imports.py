@@ -25,6 +25,9 @@ ONLY_IN = {  # library -> where it may be imported
     "mujoco": "instructrl/sim/",
     "h5py": "instructrl/data/",
     "hydra": "instructrl/",
+    "gymnasium": "instructrl/sim/gym.py",
+    "rlbench": "instructrl/sim/rlbench/library.py",
+    "pyrep": "instructrl/sim/rlbench/library.py",
 }
 
 
@@ -105,6 +108,9 @@ def test_every_part_of_the_package_has_a_place_in_the_layers() -> None:
         ("instructrl/training/run_directory.py", "import jax.numpy as jnp"),
         ("instructrl/sim/env.py", "import data_tools.collect"),
         ("train.py", "from tests import tiny"),
+        ("data_tools/rlbench.py", "from pyrep.const import RenderMode"),
+        ("instructrl/sim/rlbench/env.py", "def late():\n    import rlbench.tasks"),
+        ("instructrl/sim/env.py", "import gymnasium"),
     ],
 )
 def test_a_planted_violation_is_found(tmp_path: Path, place: str, line: str) -> None:
@@ -135,8 +141,9 @@ def test_what_runs_before_the_settings_are_right_does_not_load_jax(place: str) -
 
 def test_no_jax_and_no_simulator_in_a_process_that_only_imports_the_entries() -> None:
     program = """
-import sys, train, eval, data_tools.collect, instructrl.training.run_directory, instructrl.evaluation.run
-print(sorted({"jax", "flax", "mujoco", "wandb", "optax"} & set(sys.modules)))
+import sys, train, eval, data_tools.collect, data_tools.rlbench
+import instructrl.training.run_directory, instructrl.evaluation.run, instructrl.sim.rlbench.env
+print(sorted({"jax", "flax", "mujoco", "wandb", "optax", "rlbench", "pyrep"} & set(sys.modules)))
 """
     ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert ran.stdout.strip() == "[]", ran.stderr

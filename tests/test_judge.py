@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,11 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+import eval as eval_entry
+from instructrl.command import compose
 from instructrl.config import EvalConfig, SimConfig, TaskConfig
-from instructrl.errors import InputError
+from instructrl.errors import InputError, RunError, SimulatorError
 from instructrl.evaluation import judge as judging
 from instructrl.evaluation import run as runs
+from instructrl.evaluation.results import headline, table
 from instructrl.evaluation.run import check_run, choose_renderer, recorded_renderer
+from instructrl.sim import Rules
 from tests.fake_sim import FakeActor, InlineWorkers, without_clock
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,7 +44,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def settings(run: Path, **changes: Any) -> EvalConfig:
-    return EvalConfig(run=str(run), **{"episodes": 8, "videos": 1, "workers": 2, **changes})
+    """The settings of an evaluation; `protocol` is a preset's name or a protocol."""
+    preset = changes.get("protocol", "ours")
+    config = compose("eval", EvalConfig, [f"run={run}", *([f"protocol={preset}"] if isinstance(preset, str) else [])])
+    changes = {key: value for key, value in changes.items() if value is not preset}
+    config = config if isinstance(preset, str) else replace(config, protocol=preset)
+    return replace(config, **{"episodes": 8, "videos": 1, "workers": 2, **changes})
 
 
 def test_judge_writes_results_videos_and_page(run: Path) -> None:
@@ -142,3 +153,307 @@ def test_eval_answers_a_mistake_in_one_line(arguments: list[str], expected: str)
 def test_a_run_is_checked_before_jax_is_imported() -> None:
     code = "import sys, instructrl.evaluation.run; sys.exit('jax' in sys.modules or 'mujoco' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+# Protocols.
+
+
+def played(run: Path, **changes: Any) -> tuple[dict[str, Any], FakeActor, list[Rules]]:
+    """Results, the actor that was told, and the rules of the simulators."""
+    actor, rules = FakeActor(), []
+
+    def workers(*_: Any, **settings: Any) -> InlineWorkers:
+        rules.append(settings["rules"])
+        return InlineWorkers(settings["count"], rules=settings["rules"])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judging, "load_actor", lambda *_, **__: (actor, 77))
+        patch.setattr(judging, "stage_workers", workers)
+        return judging.judge(settings(run, **changes))[0], actor, rules
+
+
+def ledger(folder: Path) -> list[dict[str, Any]]:
+    """The episodes of a ledger."""
+    lines = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
+    return [line for line in lines if "evaluation" not in line]
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "count", "first", "rows", "keyframes"),
+    [
+        ("ours", "eval", 200, 2_000_000_000, ["trained", "held_out", "removed", "swapped", "oracle"], None),
+        ("peract", "eval-peract", 25, 2_000_000_000, ["trained", "oracle"], 25),
+        ("hiveformer", "eval-hiveformer", 500, 2_200_000_000, ["trained", "oracle"], 25),
+    ],
+)
+def test_a_preset_is_played_as_it_says(
+    run: Path, name: str, folder: str, count: int, first: int, rows: list[str], keyframes: int | None
+) -> None:
+    results, actor, rules = played(run, protocol=name, episodes=None, videos=0)
+    assert rules == [Rules(keyframes, 1)]
+    assert actor.steps == (keyframes or 3)  # type: ignore[attr-defined]
+    assert json.loads((run / folder / "results.json").read_text()) == results
+    assert results["protocol"]["name"] == name and list(results["rows"]) == rows
+    episodes = ledger(run / folder)
+    assert len(episodes) == count * len(rows)
+    for row in rows:
+        assert sorted(one["seed"] for one in episodes if one["row"] == row) == list(range(first, first + count))
+    by_index = {one["index"]: one["variation"] for one in episodes if one["row"] == "trained"}
+    order = [by_index[index] for index in range(count)]
+    if name == "hiveformer":
+        assert set(order) == {0}
+        assert results["judged_variations"] == [0]
+    else:
+        assert sorted(order[:4]) == [0, 1, 2, 3] and order[:4] * (count // 4) == order[: count // 4 * 4]
+        assert (order[:4] == [0, 1, 2, 3]) == (name == "ours"), "PerAct's are shuffled"
+    words = {one["instruction"].split()[0] for one in episodes if one["row"] == "trained"}
+    assert words == ({"touch"} if name == "peract" else {"touch", "go"})
+
+
+def test_a_protocol_does_not_disturb_the_results_of_another(run: Path) -> None:
+    played(run)
+    before = {path.name: path.read_bytes() for path in (run / "eval").iterdir() if path.is_file()}
+    peract, _, _ = played(run, protocol="peract")
+    assert {path.name: path.read_bytes() for path in (run / "eval").iterdir() if path.is_file()} == before
+    assert peract["episodes"] == 8, "what is set beside the protocol has the last word"
+    assert peract["protocol"]["episodes"] == 8 and peract["seed"] == peract["protocol"]["seed"] == 0
+
+
+CHANGES = [
+    {"keyframes": 1},
+    {"tries": 2},
+    {"sentence": "first"},
+    {"variations": [2]},
+    {"order": "shuffled"},
+    {"seed": 5},
+]
+
+
+def test_changed_settings_of_a_protocol_play_anew_and_lose_nothing(run: Path) -> None:
+    first, _, _ = played(run, rows=["trained"])
+    for change in CHANGES:
+        protocol = replace(settings(run).protocol, **change)
+        changed, actor, _ = played(run, protocol=protocol, rows=["trained"])
+        assert len(actor.begun) == 8, change
+        assert changed["protocol"] == {**first["protocol"], **change}
+        assert (changed["outcomes"]["time_limit"] == 8) == ("keyframes" in change), "one keyframe is too few"
+    again, actor, _ = played(run, rows=["trained"])
+    assert actor.begun == []
+    assert without_clock(again) == without_clock(first)
+
+
+def test_a_protocol_of_ones_own_has_a_folder_of_its_own(run: Path) -> None:
+    protocol = replace(settings(run).protocol, name="mine", keyframes=2)
+    _, report = judging.judge(settings(run, protocol=protocol))
+    assert report == run / "eval-mine" / "report.html" and not (run / "eval").exists()
+
+
+def test_what_was_not_judged_is_said_on_the_page(run: Path) -> None:
+    results, _, _ = played(run, protocol="hiveformer")
+    assert headline(results).endswith("over 8 episodes, protocol hiveformer, on variation 0 of 4 only")
+    text = (run / "eval-hiveformer" / "report.html").read_text()
+    assert "<b>on variation 0 of 4 only</b>" in text
+    assert "Protocol <b>hiveformer</b>" in text
+    played(run)
+    assert "only" not in (run / "eval" / "report.html").read_text().partition("<h2>")[0].partition("<main>")[2]
+
+
+def test_variations_kept_out_of_training_can_be_judged(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = SimpleNamespace(sim=SimConfig(), task=TaskConfig("reach_target", 1, 1, [0, 1]))
+    monkeypatch.setattr(judging, "read_config", lambda _: trained)
+    for choice, expected in (("trained", [0, 1]), ("held_out", [2, 3]), ("all", [0, 1, 2, 3]), ([3], [3])):
+        protocol = replace(settings(run).protocol, variations=choice)
+        results, _, _ = played(run, protocol=protocol)
+        assert results["judged_variations"] == expected
+        assert results["trained_variations"] == [0, 1]
+        assert ("none of them trained" in headline(results)) == (choice in ("held_out", [3]))
+
+
+# Several tasks.
+
+TASKS = ["reach_target", "push_button", "pick_and_lift"]
+
+
+class Lost(InlineWorkers):
+    """Workers that cannot be replaced once the simulator dies, at the start or after some calls."""
+
+    def __init__(self, count: int, *, after: int, rules: Rules):
+        if after < 0:
+            raise SimulatorError("a simulator process cannot start: no licence")
+        super().__init__(count, rules=rules)
+        self._left = after
+
+    def _one(self, slot: int, request: Any) -> Any:
+        self._left -= request[0] == "step"
+        if self._left < 0:
+            raise SimulatorError("a simulator process cannot start: no memory")
+        return super()._one(slot, request)
+
+
+@pytest.fixture
+def set_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The run of a set of three tasks; in push_button nothing can be swapped."""
+    trained = SimpleNamespace(sim=SimConfig(), task=TaskConfig("reach_target", 1, 1, None, TASKS))
+    monkeypatch.setattr(judging, "read_config", lambda _: trained)
+    monkeypatch.setattr(judging, "stage_workers", of_each_task())
+    return run
+
+
+def of_each_task(**after: int) -> Callable[..., InlineWorkers]:
+    """The simulators of a set, some of which are lost after so many calls."""
+
+    def workers(_: SimConfig, task: str, *, renderer: str, count: int, rules: Rules) -> InlineWorkers:
+        assert renderer == "raycast"
+        if task in after:
+            return Lost(count, after=after[task], rules=rules)
+        return InlineWorkers(count, rules=rules, rivals=task != "push_button")
+
+    return workers
+
+
+def test_a_set_is_judged_task_by_task(set_run: Path) -> None:
+    results, report = judging.judge(settings(set_run, rows=["trained", "removed", "swapped", "oracle"]))
+    assert json.loads((set_run / "eval" / "results.json").read_text()) == results
+    assert list(results["tasks"]) == TASKS
+    assert results["success_rate"] == 1.0 and results["episodes"] == 24
+    assert results["rows"]["removed"]["success_rate"] == pytest.approx(
+        sum(entry["rows"]["removed"]["success_rate"] for entry in results["tasks"].values()) / 3
+    )
+    assert results["rows"]["swapped"]["averaged_tasks"] == 2
+    assert list(results["tasks"]["push_button"]["absent_rows"]) == ["swapped"]
+    for task, entry in results["tasks"].items():
+        assert len(ledger(set_run / "eval" / task)) == (24 if task == "push_button" else 32)
+        assert [video["file"] for video in entry["videos"]] == [f"{task}/videos/0000-success.mp4"]
+        assert (set_run / "eval" / entry["videos"][0]["file"]).stat().st_size > 500
+    text = report.read_text()
+    assert text.count("<video ") == 3
+    assert [text.count(f'id="task-{task}"') for task in TASKS] == [1, 1, 1]
+    assert table(results).splitlines()[1].startswith("reach_target ")
+
+
+def test_a_set_gets_fewer_videos_unless_asked(set_run: Path) -> None:
+    results, _ = judging.judge(settings(set_run, videos=None, rows=["trained"]))
+    assert [len(entry["videos"]) for entry in results["tasks"].values()] == [1, 1, 1]
+    results, _ = judging.judge(settings(set_run, videos=2, rows=["trained"]))
+    assert [len(entry["videos"]) for entry in results["tasks"].values()] == [2, 2, 2]
+
+
+def test_a_single_task_gets_three_videos_unless_asked(run: Path) -> None:
+    assert len(judging.judge(settings(run, videos=None))[0]["videos"]) == 3
+
+
+def test_some_tasks_of_a_set_can_be_judged(set_run: Path) -> None:
+    results, _ = judging.judge(settings(set_run, tasks=["pick_and_lift", "reach_target"], rows=["trained"]))
+    assert list(results["tasks"]) == ["reach_target", "pick_and_lift"], "in the run's order"
+    results, _ = judging.judge(settings(set_run, tasks=["push_button"], rows=["trained"]))
+    assert (list(results["tasks"]), results["episodes"]) == (["push_button"], 8)
+    assert results["mean_low"] == results["tasks"]["push_button"]["wilson_low"]
+
+
+def test_a_task_that_was_not_learnt_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="tasks: found push_button; allowed for this run: reach_target"):
+        judging.judge(settings(run, tasks=["push_button"]))
+    trained = SimpleNamespace(task=TaskConfig("reach_target", 1, 1, None, TASKS[:2]))
+    monkeypatch.setattr(runs, "read_config", lambda _: trained)
+    check_run(run, tasks=["push_button"])
+    with pytest.raises(InputError, match="tasks: found pick_and_lift; allowed for this run: reach_target, push_button"):
+        check_run(run, tasks=["pick_and_lift"])
+
+
+@pytest.mark.parametrize("after", [-1, 0, 11, 30])
+def test_a_simulator_lost_for_one_task_does_not_cost_the_others(
+    set_run: Path, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = ["trained", "removed", "oracle"]
+    whole, _ = judging.judge(settings(set_run, rows=rows))
+    for task in TASKS:
+        (set_run / "eval" / task / "episodes.jsonl").unlink()
+    monkeypatch.setattr(judging, "stage_workers", of_each_task(push_button=after))
+    results, report = judging.judge(settings(set_run, rows=rows))
+    for task in ("reach_target", "pick_and_lift"):
+        assert without_clock(results["tasks"][task]) == without_clock(whole["tasks"][task])
+    lost = results["tasks"]["push_button"]
+    assert [row["episodes"] for row in lost["rows"].values()] == [8, 8, 8]
+    assert sum(row["outcomes"]["simulator_error"] for row in lost["rows"].values()) == 24 - (
+        0 if after < 0 else len(ledger(set_run / "eval" / "push_button"))
+    )
+    assert results["success_rate"] == pytest.approx((2 + lost["success_rate"]) / 3)
+    assert len(results["problems"]) == 1 and results["problems"][0].startswith(
+        "push_button: a simulator process cannot"
+    )
+    assert "no licence" in report.read_text() if after < 0 else "no memory" in report.read_text()
+    monkeypatch.setattr(judging, "stage_workers", of_each_task())
+    mended, _ = judging.judge(settings(set_run, rows=rows))
+    assert without_clock(mended) == without_clock(whole), "the same command goes on from there"
+
+
+def test_without_any_simulator_there_are_no_results(set_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judging, "stage_workers", of_each_task(**dict.fromkeys(TASKS, -1)))
+    with pytest.raises(SimulatorError, match="no licence"):
+        judging.judge(settings(set_run))
+    assert not (set_run / "eval").exists()
+
+
+def test_an_interrupted_set_goes_on(set_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stopped(FakeActor):
+        def begin(self, slot: int, instruction: str) -> None:
+            super().begin(slot, instruction)
+            if len(self.begun) == 14:
+                raise KeyboardInterrupt
+
+    stopped = Stopped()
+    monkeypatch.setattr(judging, "load_actor", lambda *_, **__: (stopped, 77))
+    with pytest.raises(KeyboardInterrupt):
+        judging.judge(settings(set_run, rows=["trained"]))
+    results, actor, _ = played(set_run, rows=["trained"])
+    assert results["episodes"] == 24 and 24 - 14 <= len(actor.begun) < 24 - 8
+
+
+def test_a_variation_that_one_task_lacks_is_refused_before_anything_is_played(
+    set_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[str, int]] = []
+
+    def workers(sim: SimConfig, task: str, *, count: int, **more: Any) -> InlineWorkers:
+        opened.append((task, count))
+        small = InlineWorkers(count, rules=more["rules"])
+        if task == "pick_and_lift":
+            small._stages[0]._env.variations = 2
+        return small
+
+    monkeypatch.setattr(judging, "stage_workers", workers)
+    protocol = replace(settings(set_run).protocol, variations=[0, 3])
+    with pytest.raises(InputError, match=r"found \[0, 3\]; allowed for pick_and_lift: 0 to 1"):
+        judging.judge(settings(set_run, protocol=protocol))
+    assert opened == [(task, 1) for task in TASKS]
+    assert not (set_run / "eval").exists()
+
+
+def test_videos_that_cannot_be_made_cost_only_themselves(set_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def film(workers: Any, episodes: Any, indices: Any, *, folder: Path) -> list[Any]:
+        if "push_button" in str(folder):
+            raise RunError("ffmpeg does not run here")
+        return []
+
+    monkeypatch.setattr(judging, "film_episodes", film)
+    results, report = judging.judge(settings(set_run, rows=["trained"]))
+    assert results["success_rate"] == 1.0
+    assert results["problems"] == ["push_button: no videos: ffmpeg does not run here"]
+    assert "ffmpeg does not run here" in report.read_text()
+
+
+def test_the_command_prints_the_numbers_and_then_says_what_is_wrong(
+    set_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(judging, "stage_workers", of_each_task(push_button=-1))
+    monkeypatch.setattr(runs, "read_config", lambda _: None)
+    words = ["eval.py", f"run={set_run}", "episodes=8", "rows=[trained]", "workers=2", "videos=0"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as ended:
+        eval_entry.main()
+    said = capsys.readouterr()
+    assert ended.value.code == 1
+    assert "success_rate 0.67" in said.out and "mean of trained" in said.out
+    last = said.err.splitlines()[-1]
+    assert last.startswith("error: push_button: a simulator process cannot start: no licence; all its episodes")
+    assert last.endswith("the same command goes on from here")

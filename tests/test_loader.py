@@ -1,10 +1,13 @@
 """Batches: complete, ordered by (seed, step) alone, and prepared ahead without leaving threads behind."""
 
+import hashlib
 import threading
 import time
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +20,11 @@ from instructrl.data.episodes import Episodes
 from instructrl.data.loader import Loader, prefetched
 from instructrl.data.tokenizer import Tokenizer, make_tokenizer
 from instructrl.errors import InputError
-from tests.demonstrations import SENTENCES, demonstration, write
+from tests.demonstrations import HEADER, SENTENCES, demonstration, write
 
 EPISODES = 13
 LENGTHS = [1 + seed % 3 for seed in range(EPISODES)]
+COUNTS = (13, 4, 7)  # of three files
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +36,31 @@ def tokenizer() -> Tokenizer:
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     demonstrations = [demonstration(seed, steps=steps) for seed, steps in enumerate(LENGTHS)]
     return write(tmp_path_factory.mktemp("loader") / "file.hdf5", demonstrations)
+
+
+@pytest.fixture(scope="module")
+def paths(path: Path) -> list[Path]:
+    """Files of several tasks; no two episodes are equal."""
+    found = [path]
+    for number, task in enumerate(("push_button", "pick_and_lift"), start=1):
+        sentences = tuple(f"{words} {number}" for words in SENTENCES[: 1 + number])
+        made = [
+            demonstration(100 * number + one, steps=1 + one % 4, sentences=sentences) for one in range(COUNTS[number])
+        ]
+        found.append(write(path.with_name(f"{task}.hdf5"), made, replace(HEADER, task=task)))
+    return found
+
+
+def numbered(files: list[Episodes]) -> dict[bytes, int]:
+    """The episodes of all files, numbered through, by their first states."""
+    states = [episodes.episode(number).state[0].tobytes() for episodes in files for number in range(len(episodes))]
+    return {state: number for number, state in enumerate(states)}
+
+
+def shown(batches: list[Batch], numbers: dict[bytes, int]) -> list[int]:
+    """Which episodes batches show, in order."""
+    rows = [(row, mask) for one in batches for row, mask in zip(one.state[:, 0], one.step_mask, strict=True)]
+    return [numbers[row.tobytes()] for row, mask in rows if mask.any()]
 
 
 def seen(batch: Batch, episodes: Episodes) -> list[int]:
@@ -56,7 +85,7 @@ def test_every_episode_once_per_epoch(
     path: Path, tokenizer: Tokenizer, count: int, batch_size: int, seed: int, epoch: int
 ) -> None:
     episodes = Episodes(path, limit=count)
-    loader = Loader(episodes, tokenizer, batch_size=batch_size, seed=seed)
+    loader = Loader([episodes], tokenizer, batch_size=batch_size, seed=seed)
     assert loader.steps_per_epoch == -(-count // batch_size)
     first = epoch * loader.steps_per_epoch
     batches = [loader.batch(step) for step in range(first, first + loader.steps_per_epoch)]
@@ -71,16 +100,119 @@ def test_every_episode_once_per_epoch(
 def test_a_batch_is_a_function_of_seed_and_step(
     path: Path, tokenizer: Tokenizer, batch_size: int, seed: int, step: int
 ) -> None:
-    fresh = Loader(Episodes(path), tokenizer, batch_size=batch_size, seed=seed)
-    used = Loader(Episodes(path), tokenizer, batch_size=batch_size, seed=seed)
+    fresh = Loader([Episodes(path)], tokenizer, batch_size=batch_size, seed=seed)
+    used = Loader([Episodes(path)], tokenizer, batch_size=batch_size, seed=seed)
     for earlier in range(min(step, 5)):
         used.batch(earlier)
     assert_same(fresh.batch(step), used.batch(step))
 
 
+def test_the_order_is_that_of_every_earlier_run(path: Path, tokenizer: Tokenizer) -> None:
+    """Digests of what revision b83a3ac gave: a run that began then goes on with the same batches."""
+    digests = {}
+    for shuffle in (True, False):
+        loader = Loader([Episodes(path)], tokenizer, batch_size=4, seed=7, shuffle=shuffle)
+        digest = hashlib.sha256()
+        for step in range(10):
+            batch = loader.batch(step)
+            said = [tokenizer.decode(row) for row in batch.tokens]  # not their ids: the vocabulary may grow
+            for array in batch._replace(tokens=np.array(said, "S64"))[:-1]:
+                digest.update(np.ascontiguousarray(array).tobytes())
+        digests[shuffle] = digest.hexdigest()
+    assert digests == {
+        True: "8239205f8d03bf64308020d579b0994fa0084b794ca3c40d04f777f8b2e15605",
+        False: "9ab2f55f14b376d9856d7dccee2f620e213defdee2a052dab6ca8493f8a35dc4",
+    }
+
+
+@st.composite
+def mixtures(draw: st.DrawFn) -> dict[str, Any]:
+    """Some episodes of some files, processes, a batch for each of them, weights or none, and where one stops."""
+    files = draw(st.integers(1, len(COUNTS)))
+    limits = [draw(st.integers(1, COUNTS[file])) for file in range(files)]
+    processes, each = draw(st.integers(1, 8)), draw(st.integers(1, 5))
+    weights = draw(st.none() | st.lists(st.floats(0.2, 5), min_size=files, max_size=files))
+    return {
+        "limits": limits, "processes": processes, "batch_size": processes * each, "weights": weights,
+        "seed": draw(st.integers(0, 2**31 - 1)), "epoch": draw(st.integers(0, 4)), "shuffle": draw(st.booleans()),
+        "stop": draw(st.floats(0, 1)),
+    }  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(mixture=mixtures())
+def test_any_number_of_processes_sees_the_same_epoch_whole_and_goes_on_as_if_never_interrupted(
+    paths: list[Path], tokenizer: Tokenizer, mixture: dict[str, Any]
+) -> None:
+    files = [Episodes(path, limit=limit) for path, limit in zip(paths, mixture["limits"], strict=False)]
+    options = {key: mixture[key] for key in ("batch_size", "weights", "seed", "shuffle")}
+    whole = Loader(files, tokenizer, **options)
+    first = mixture["epoch"] * whole.steps_per_epoch
+    stop = first + int(mixture["stop"] * (whole.steps_per_epoch - 1))
+    batches = []
+    for step in range(first, first + whole.steps_per_epoch):
+        if step in (first, stop):  # every process begins here, or starts anew
+            parts = [Loader(files, tokenizer, **options, shard=(index, mixture["processes"]))
+                     for index in range(mixture["processes"])]  # fmt: skip
+        local = [part.batch(step) for part in parts]
+        for part, one in zip(parts, local, strict=True):
+            check_batch(one, part.sizes)
+        arrays = [None if arrays[0] is None else np.concatenate(arrays) for arrays in zip(*local, strict=True)]
+        assert_same(Batch(*arrays), whole.batch(step))
+        batches.append(whole.batch(step))
+    numbers, counts = shown(batches, numbered(files)), mixture["limits"]
+    assert len(numbers) == sum(counts)
+    if mixture["weights"] is None:
+        assert sorted(numbers) == list(range(sum(counts)))
+    of_file = Counter(np.searchsorted(np.cumsum(counts), numbers, side="right").tolist())
+    for file, weight in enumerate(mixture["weights"] or counts):
+        assert abs(of_file[file] - sum(counts) * weight / sum(mixture["weights"] or counts)) < 1
+
+
+def test_each_row_of_a_mixture_is_asked_in_words_of_its_own_task(paths: list[Path], tokenizer: Tokenizer) -> None:
+    files = [Episodes(path) for path in paths]
+    loader, numbers = Loader(files, tokenizer, batch_size=sum(COUNTS), seed=1), numbered(files)
+    assert loader.sizes.steps == 4
+    said = [set() for _ in files]
+    for step in range(8):
+        batch = loader.batch(step)
+        for row, number in enumerate(shown([batch], numbers)):
+            file = int(np.searchsorted(np.cumsum(COUNTS), number, side="right"))
+            local = number - sum(COUNTS[:file])
+            taken = files[file].episode(local)
+            length = len(taken.actions)
+            for name in ("images", "state", "intrinsics", "extrinsics", "actions"):
+                assert np.array_equal(getattr(batch, name)[row, :length], getattr(taken, name)), name
+            said[file].add(tokenizer.decode(batch.tokens[row]))
+    assert said == [set(episodes.sentences(0)) for episodes in files]
+
+
+def test_batches_that_cannot_be_shared_out_are_refused(path: Path, tokenizer: Tokenizer) -> None:
+    with pytest.raises(InputError, match=r"training.batch_size: found 6; allowed: a multiple of .* processes, 4"):
+        Loader([Episodes(path)], tokenizer, batch_size=6, seed=0, shard=(1, 4))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"cameras": ("front", "left_shoulder")}, r"b.hdf5: cameras .*left_shoulder.*, but .*file.hdf5 has .*wrist"),
+        (
+            {"provenance": HEADER.provenance | {"renderer": "other"}},
+            r"b.hdf5: renderer other, but .* has none; collect",
+        ),
+    ],
+)
+def test_files_that_do_not_go_together_are_refused(
+    path: Path, tokenizer: Tokenizer, tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    other = write(tmp_path / "b.hdf5", [demonstration(0)], replace(HEADER, **change))
+    with pytest.raises(InputError, match=said):
+        Loader([Episodes(path), Episodes(other)], tokenizer, batch_size=2, seed=0)
+
+
 def test_rows_hold_their_episode(path: Path, tokenizer: Tokenizer) -> None:
     episodes = Episodes(path)
-    batch = Loader(episodes, tokenizer, batch_size=EPISODES + 2, seed=0, steps=5).batch(0)
+    batch = Loader([episodes], tokenizer, batch_size=EPISODES + 2, seed=0, steps=5).batch(0)
     for row, number in enumerate(seen(batch, episodes)):
         steps, length = episodes.episode(number), LENGTHS[number]
         for name in ("images", "state", "intrinsics", "extrinsics", "actions"):
@@ -94,7 +226,7 @@ def test_rows_hold_their_episode(path: Path, tokenizer: Tokenizer) -> None:
 
 def test_order_and_sentences_change_with_seed_and_epoch(path: Path, tokenizer: Tokenizer) -> None:
     episodes = Episodes(path)
-    first, other = (Loader(episodes, tokenizer, batch_size=EPISODES, seed=seed) for seed in (0, 1))
+    first, other = (Loader([episodes], tokenizer, batch_size=EPISODES, seed=seed) for seed in (0, 1))
     orders = {tuple(seen(batch, episodes)) for batch in (first.batch(0), first.batch(1), other.batch(0))}
     assert len(orders) == 3
     drawn = Counter(tokenizer.decode(row) for step in range(60) for row in first.batch(step).tokens)
@@ -104,7 +236,7 @@ def test_order_and_sentences_change_with_seed_and_epoch(path: Path, tokenizer: T
 
 def test_unshuffled_epochs_are_the_same(path: Path, tokenizer: Tokenizer) -> None:
     episodes = Episodes(path)
-    loader = Loader(episodes, tokenizer, batch_size=4, seed=0, shuffle=False)
+    loader = Loader([episodes], tokenizer, batch_size=4, seed=0, shuffle=False)
     assert [number for step in range(4) for number in seen(loader.batch(step), episodes)] == list(range(EPISODES))
     for step in range(4):
         assert_same(loader.batch(step), loader.batch(step + 8))
@@ -113,7 +245,7 @@ def test_unshuffled_epochs_are_the_same(path: Path, tokenizer: Tokenizer) -> Non
 def test_only_the_first_sentences_are_drawn(path: Path, tokenizer: Tokenizer) -> None:
     """From the same draws: all else stays, and a limit that limits nothing changes nothing."""
     episodes = Episodes(path)
-    loaders = [Loader(episodes, tokenizer, batch_size=EPISODES, seed=3, sentences=limit) for limit in (None, 1, 2, 3)]
+    loaders = [Loader([episodes], tokenizer, batch_size=EPISODES, seed=3, sentences=limit) for limit in (None, 1, 2, 3)]
     drawn = [set() for _ in loaders]
     for step in range(20):
         batches = [loader.batch(step) for loader in loaders]
@@ -129,10 +261,10 @@ def test_only_the_first_sentences_are_drawn(path: Path, tokenizer: Tokenizer) ->
 
 def test_too_long_an_episode_or_sentence(path: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="an episode of 3 steps does not fit into 2"):
-        Loader(Episodes(path), tokenizer, batch_size=2, seed=0, steps=2)
+        Loader([Episodes(path)], tokenizer, batch_size=2, seed=0, steps=2)
     talkative = write(tmp_path / "file.hdf5", [demonstration(0, sentences=("very " * 40 + "red",))])
     with pytest.raises(InputError, match="41 tokens, at most 32"):
-        Loader(Episodes(talkative), tokenizer, batch_size=2, seed=0)
+        Loader([Episodes(talkative)], tokenizer, batch_size=2, seed=0)
 
 
 class Fake:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +7,9 @@ import numpy as np
 import pytest
 
 from instructrl.batch import Observation
-from instructrl.config import EVALUATION_ROWS, SimConfig
+from instructrl.command import compose
+from instructrl.config import EVALUATION_ROWS, EvalConfig, ProtocolConfig, SimConfig, protocol_of
+from instructrl.errors import InputError, SimulatorError
 from instructrl.evaluation.ledger import Ledger
 from instructrl.evaluation.protocol import (
     EVALUATION_SEEDS,
@@ -19,6 +22,7 @@ from instructrl.evaluation.protocol import (
 from instructrl.evaluation.results import headline, summarize, table
 from instructrl.evaluation.rollout import Episode, Plan, rollouts
 from instructrl.evaluation.stage import stage_workers, task_facts
+from instructrl.evaluation.variations import judged_variations, spelled
 from instructrl.sim import Outcome, Start
 from tests.fake_sim import TRAINING, FakeActor, InlineWorkers, without_clock
 
@@ -43,7 +47,8 @@ def play(path: Path, actor: FakeActor, *, identity: Any = 1, **settings: Any) ->
     workers = settings.pop("workers", None) or InlineWorkers()
     rows, episodes, seed = settings.get("rows", EVALUATION_ROWS), settings.get("episodes", 12), settings.get("seed", 0)
     with Ledger(path, {"identity": identity}) as ledger:
-        return Evaluation(workers, actor, task_facts(workers, "numbers", None), ledger).play(
+        how = {key: value for key, value in settings.items() if key in ("sentence", "patient")}
+        return Evaluation(workers, actor, task_facts(workers, "numbers", None), ledger, **how).play(
             rows, episodes=episodes, seed=seed
         )
 
@@ -201,3 +206,132 @@ def test_an_episode_is_on_disk_as_soon_as_it_ends(tmp_path: Path) -> None:
         found = Ledger(tmp_path / "e", {}).episodes("trained")[4]  # as if the first were killed now
     assert (found.start, found.instruction, found.outcome) == (Start(1, 2, 3), "touch 3", Outcome.FAILURE)
     assert found.actions.tolist() == [[0.1] * 8]
+
+
+# Protocols: which variations, which sentences, and what a lost simulator costs.
+
+
+def asked(*overrides: str) -> ProtocolConfig:
+    return protocol_of(compose("eval", EvalConfig, ["run=x", *overrides]))
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ("all", (0, 1, 2, 3, 4, 5)),
+        ("trained", (1, 4)),
+        ("held_out", (0, 2, 3, 5)),
+        ("[5,2]", (5, 2)),
+    ],
+)
+def test_a_protocol_chooses_the_variations(choice: str, expected: tuple[int, ...]) -> None:
+    protocol = asked(f"protocol.variations={choice}")
+    assert judged_variations(protocol, "numbers", trained=(1, 4), count=6) == expected
+    shuffled = asked(f"protocol.variations={choice}", "protocol.order=shuffled")
+    orders = [judged_variations(replace(shuffled, seed=s), "numbers", trained=(1, 4), count=6) for s in range(9)]
+    assert {tuple(sorted(order)) for order in orders} == {tuple(sorted(expected))}, "each of them once"
+    assert len(set(orders)) > 1, "the seed draws the order"
+    again = judged_variations(replace(shuffled, episodes=9999), "numbers", trained=(1, 4), count=6)
+    assert again == orders[0], "more episodes go on where fewer ended"
+
+
+@pytest.mark.parametrize(
+    ("choice", "trained", "said"),
+    [
+        ("[0,6]", (1,), r"protocol.variations: found \[0, 6\]; allowed for numbers: 0 to 5"),
+        ("held_out", range(6), "protocol.variations: found held_out; allowed for numbers: all, trained, or a list"),
+    ],
+)
+def test_variations_that_are_not_there_are_one_line(choice: str, trained: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        judged_variations(asked(f"protocol.variations={choice}"), "numbers", trained=trained, count=6)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"), [([], ""), ([7], "7"), ([1, 0], "0-1"), ([9, 5, 6, 7, 0, 3], "0, 3, 5-7, 9")]
+)
+def test_numbers_are_spelled_as_spans(numbers: list[int], text: str) -> None:
+    assert spelled(numbers) == text
+
+
+def test_the_first_sentence_is_told_where_the_protocol_says_so(tmp_path: Path) -> None:
+    rows = {row.name: row.episodes for row in play(tmp_path / "e", FakeActor(), sentence="first")}
+    for name in ("trained", "swapped"):
+        for episode in rows[name].values():
+            goal = episode.start.variation if episode.start.goal is None else episode.start.goal
+            assert episode.instruction == TRAINING[0].format(goal)
+    by_seed = {row.name: row.episodes for row in play(tmp_path / "other", FakeActor())}
+    for name in ("trained", "swapped"):
+        assert len({episode.instruction.split()[0] for episode in by_seed[name].values()}) == 2
+    assert [e.instruction for e in rows["removed"].values()] == [""] * 12
+    assert [e.instruction for e in rows["held_out"].values()] == [f"approach {index % 4}" for index in range(12)]
+
+
+def test_a_task_without_held_out_sentences_has_no_such_row(tmp_path: Path) -> None:
+    results = results_of(play(tmp_path / "e", FakeActor(), workers=InlineWorkers(held_out=False)))
+    assert results["absent_rows"] == {"held_out": "numbers keeps no sentences out of training"}
+    assert list(results["rows"]) == ["trained", "removed", "swapped", "oracle"]
+
+
+def test_episodes_of_another_evaluation_stay_until_their_turn(tmp_path: Path) -> None:
+    first = play(tmp_path / "e", FakeActor(), identity="first")
+    play(tmp_path / "e", FakeActor(), identity="second", rows=["trained"])
+    with pytest.raises(KeyboardInterrupt):
+        play(tmp_path / "e", Interrupted(3), identity="third")
+    play(tmp_path / "e", FakeActor(), identity="first")
+    before = (tmp_path / "e").read_bytes()
+    back = FakeActor()
+    assert without_clock(results_of(play(tmp_path / "e", back, identity="first"))) == without_clock(results_of(first))
+    assert back.begun == [], "nothing is played twice"
+    assert (tmp_path / "e").read_bytes() == before, "nor written"
+    longer = FakeActor()
+    play(tmp_path / "e", longer, identity="second", rows=["trained"], episodes=15)
+    assert len(longer.begun) == 3
+    third = FakeActor()
+    play(tmp_path / "e", third, identity="third", rows=["trained"])
+    assert 0 < len(third.begun) < 12
+
+
+class Mortal(InlineWorkers):
+    """Workers of which one cannot be started again after some calls."""
+
+    def __init__(self, calls: int):
+        super().__init__()
+        self._left = calls
+
+    def _one(self, slot: int, request: Any) -> Any:
+        self._left -= request[0] in ("step", "expert", "rivals")
+        if self._left < 0:
+            raise SimulatorError("a simulator process cannot start: no display")
+        return super()._one(slot, request)
+
+
+@pytest.mark.parametrize("calls", [0, 7, 30, 80])
+def test_a_lost_simulator_costs_what_it_did_not_play(calls: int, tmp_path: Path) -> None:
+    whole = {row.name: row.episodes for row in play(tmp_path / "whole", FakeActor())}
+    rows = play(tmp_path / "e", FakeActor(), workers=Mortal(calls), patient=True)
+    assert [row.name for row in rows] == list(EVALUATION_ROWS)
+    lost = 0
+    for row in rows:
+        assert len(row.episodes) == 12, "every episode is counted"
+        for index, episode in row.episodes.items():
+            if episode.outcome is Outcome.SIMULATOR_ERROR:
+                assert episode.start.seed == whole[row.name][index].start.seed
+                lost += 1
+            else:
+                assert episode.outcome is whole[row.name][index].outcome
+    assert lost > 0 and "no display" in rows[-1].lost
+    results = results_of(rows)
+    assert results["problems"] == [
+        "numbers: a simulator process cannot start: no display; what was not played counts as simulator_error"
+    ]
+    mended = FakeActor()
+    again = play(tmp_path / "e", mended)
+    assert without_clock(results_of(again)) == without_clock(results_of(play(tmp_path / "whole", FakeActor())))
+    assert len(mended.begun) <= lost, "only what was not played is played now"
+
+
+def test_the_only_task_does_not_pretend_when_its_simulator_is_lost(tmp_path: Path) -> None:
+    with pytest.raises(SimulatorError, match="no display"):
+        play(tmp_path / "e", FakeActor(), workers=Mortal(7))
+    assert len(play(tmp_path / "e", FakeActor())[0].episodes) == 12

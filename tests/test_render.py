@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import mujoco
 import numpy as np
 import pytest
 
@@ -149,6 +150,33 @@ def test_the_short_cuts_of_the_ray_caster_change_nothing() -> None:
         for camera in range(world.model.ncam):
             np.testing.assert_array_equal(kept.draw(world.data, camera), thorough.draw(world.data, camera))
             np.testing.assert_array_equal(kept.depth(world.data, camera), thorough.depth(world.data, camera))
+
+
+def test_rays_meet_every_part_of_a_body() -> None:
+    """Those that cannot collide, and those of a body whose inertia lies turned: as seen by single rays."""
+    size, camera_name = 48, "front"
+    world = ball_world(
+        extra='<body name="odd" mocap="true">'
+        '<geom class="prop" type="box" size=".02 .02 .02"/>'
+        '<geom class="prop" type="box" pos=".02 .26 0" size=".05 .05 .01"/>'
+        '<geom class="marker" type="capsule" fromto="0 -.05 0 0 -.30 .05" size=".02"/>'
+        "</body>"
+    )
+    world.place("odd", np.array([0.2, 0.0, 0.9]), yaw=0.4)
+    world.refresh()
+    camera, drawer = world.model.camera(camera_name).id, Raycaster(world.model, size)
+    depth = drawer.depth(world.data, camera)
+    inner, outer = intrinsics(world.model, camera, size), extrinsics(world.data, camera)
+    met: set[int] = set()
+    for row in range(size):
+        for column in range(size):
+            ray = outer[:3, :3].astype(float) @ np.linalg.inv(inner) @ (column + 0.5, row + 0.5, 1.0)
+            geom = np.array([-1], np.int32)
+            metres = mujoco.mj_ray(world.model, world.data, world.data.cam_xpos[camera], ray, None, True, -1, geom)
+            assert geom[0] < 0 or depth[row, column] == pytest.approx(metres, abs=1e-3)
+            met.add(int(geom[0]))
+    odd = world.model.body("odd").id
+    assert set(np.flatnonzero(world.model.geom_bodyid == odd)) <= met
 
 
 def test_the_workspace_is_in_view() -> None:

@@ -1,6 +1,7 @@
 import math
 import re
 import subprocess
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ import numpy as np
 import pytest
 from PIL import ImageFont
 
+from instructrl.command import compose
+from instructrl.config import EvalConfig
 from instructrl.errors import RunError
 from instructrl.evaluation import charts
 from instructrl.evaluation.protocol import Row
 from instructrl.evaluation.report import page, write_report
-from instructrl.evaluation.results import summarize
+from instructrl.evaluation.results import combine, summarize, unopened
 from instructrl.evaluation.rollout import Episode
 from instructrl.evaluation.stage import task_facts
 from instructrl.evaluation.video import caption, captioned, choose_episodes, film_episodes, wrapped, write_video
@@ -35,11 +38,15 @@ METRICS = [
     for epoch in range(1, 6)
     for split in ("train", "val")
 ] + [{"step": 50, "epoch": 5, "split": "rollout", "success_rate": 0.75}]
-VOID = {"meta", "link", "br", "line", "polyline", "circle"}
+VOID = {"meta", "link", "br", "wbr", "line", "polyline", "circle"}
 
 
 def episode(outcome: Outcome, *, variation: int = 0, instruction: str = "touch 0", goal: int | None = None) -> Episode:
     return Episode(Start(variation, 2_000_000_000, goal), instruction, outcome, np.zeros((2, 8)))
+
+
+def protocol(**changes: Any) -> dict[str, Any]:
+    return {**asdict(compose("eval", EvalConfig, ["run=x"]).protocol), "rows": ["trained", "swapped"], **changes}
 
 
 def results(**changes: Any) -> dict[str, Any]:
@@ -57,6 +64,7 @@ def results(**changes: Any) -> dict[str, Any]:
         "date": "2026-11-22",
         "workers": 2,
         "videos": [],
+        "protocol": protocol(),
     }
     return {**summarize(rows, facts, about=about), **changes}
 
@@ -272,3 +280,77 @@ def test_ticks_are_round_and_enclose(low: float, high: float) -> None:
     assert ticks[0] <= low <= high <= ticks[-1]
     assert 2 <= len(ticks) <= 6
     assert all(len(f"{tick:.3g}") <= 8 and math.isclose(float(f"{tick:.3g}"), tick, abs_tol=1e-12) for tick in ticks)
+
+
+# Several tasks on one page.
+
+HOSTILE_TASK = f"third_{HOSTILE}"
+
+
+def set_results(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Three tasks: one with videos, one in some variations only, one whose simulator did not start."""
+    film = filmed(folder)["videos"][:1]
+    good, bad = episode(Outcome.SUCCESS, instruction=HOSTILE), episode(Outcome.FAILURE)
+    every = [replace(good, start=Start(variation, 1)) for variation in range(4)]
+    facts = task_facts(InlineWorkers(), "first_task", None)
+    rows = [Row("trained", dict(enumerate(every)), 2.0), Row("swapped", {0: good, 1: bad}, 1.0)]
+    first = {**summarize(rows, facts, about={}), "videos": film}
+    rows = [Row("trained", {0: good, 1: bad, 2: bad, 3: bad}, 2.0), Row("swapped", {}, absent="nothing else")]
+    second = {**summarize(rows, replace(facts, task="second_task"), about={}), "videos": []}
+    asked = replace(compose("eval", EvalConfig, ["run=x"]).protocol, episodes=5, rows=["trained", "swapped"])
+    third = unopened(HOSTILE_TASK, f"not {HOSTILE}", asked)
+    known = {key: value for key, value in results().items() if key in ("run", "checkpoint", "seed", "renderer")}
+    known |= {"command": "python eval.py", "date": "2026-11-22", "workers": 2, "task": "a_set"}
+    tasks = {"first_task": first, "second_task": second, HOSTILE_TASK: third}
+    return combine(tasks, about={**known, "protocol": protocol(name="mine", keyframes=9, tries=2), **changes})
+
+
+def test_the_page_of_a_set_has_an_overview_and_a_section_for_each_task(tmp_path: Path) -> None:
+    text = page(set_results(tmp_path), metrics=METRICS, settings="", folder=tmp_path)
+    checker = read(text)
+    shown = checker.text
+    assert f"{(1 + 0.25 + 0) / 3:.1%}" in shown, "the mean over tasks"
+    assert "mean success over 3 tasks, 13 episodes" in shown
+    for task in ("first_task", "second_task", HOSTILE_TASK):
+        assert shown.count(task) >= 3, "among the tasks, in the overview, over its section"
+    assert shown.index("Tasks") < shown.index("Does it follow") < shown.index("4 of 4 episodes succeeded")
+    assert shown.index("4 of 4 episodes") < shown.index("1 of 4 episodes") < shown.index("0 of 5 episodes")
+    assert "1 of 4 episodes succeeded, on variation 0 of 4 only" in shown
+    assert "mean of the 2 tasks that have this row" in shown
+    assert "simulator error 5" in shown and "no simulator" in shown and f"not {HOSTILE}" in shown
+    assert "not played: nothing else" in shown
+    assert text.count("<video ") == 1
+    for number in ("100.0 %", "25.0 %", "0.0 %"):
+        assert number.replace(" ", "\u00a0") in shown
+
+
+def test_the_page_of_a_set_keeps_the_promises_of_every_page(tmp_path: Path) -> None:
+    checker = read(page(set_results(tmp_path), metrics=METRICS, settings="", folder=tmp_path))
+    assert not {"script", "iframe", "object", "embed", "img"} & set(checker.tags)
+    inside = [reference for reference in checker.references if not reference.startswith("data:")]
+    assert inside == [f"#task-{task}" for task in ("first_task", "second_task", HOSTILE_TASK)]
+
+
+def test_links_of_the_overview_lead_to_the_sections(tmp_path: Path) -> None:
+    text = page(set_results(tmp_path), metrics=[], settings="", folder=tmp_path)
+    links, places = re.findall('href="#([^"]*)"', text), re.findall('<section id="([^"]*)"', text)
+    assert links == places and len(places) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "Protocol mine: 200 episodes in each row, seed 0, all variations that were trained (in turn)"),
+        ({"name": "ours"}, "Protocol ours (of this suite)"),
+        ({"variations": [0]}, "variation 0 (in turn)"),
+        ({"variations": "held_out", "order": "shuffled"}, "all variations that were not trained (shuffled)"),
+        ({"keyframes": None}, "as many keyframes as the task allows"),
+        ({"keyframes": 25}, "at most 25 keyframes"),
+        ({"sentence": "first"}, "the first sentence of each"),
+        ({"tries": 1}, "the first action that no path leads to ends an episode"),
+        ({"tries": 3}, "action number 3 that no path leads to ends an episode"),
+    ],
+)
+def test_the_page_says_what_was_asked(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    asked = results(protocol=protocol(**{"name": "mine", **changes}))
+    assert said in read(page(asked, metrics=[], settings="", folder=tmp_path)).text

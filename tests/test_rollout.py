@@ -5,7 +5,7 @@ import pytest
 
 from instructrl.batch import Observation
 from instructrl.evaluation.rollout import Episode, Plan, rollouts
-from instructrl.sim import Outcome, Start
+from instructrl.sim import Outcome, Rules, Start
 from instructrl.sim.workers import Workers
 from tests.fake_sim import TRAINING, FakeActor, InlineWorkers, fake_stage
 
@@ -117,3 +117,26 @@ def test_episodes_are_reported_as_they_end() -> None:
 
 def test_no_plans_no_episodes() -> None:
     assert rollouts(InlineWorkers(), FakeActor(), plans={}) == {}
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5, 12])
+def test_an_episode_ends_with_the_protocols_keyframes(limit: int) -> None:
+    lost = {index: Plan(plan.start, "touch 3") for index, plan in plans(3).items()}  # nobody is asked for thing 3
+    played = rollouts(InlineWorkers(rules=Rules(keyframes=limit)), FakeActor(), plans=lost)
+    assert [(episode.outcome, episode.steps) for episode in played.values()] == [(Outcome.TIME_LIMIT, limit)] * 3
+
+
+def test_an_action_without_a_path_is_forgiven_as_often_as_the_protocol_says() -> None:
+    class Returning(FakeActor):
+        """Asks for the moon twice, then knows what to do."""
+
+        def answer(self, slot: int, seen: Observation) -> np.ndarray:
+            asked[slot] = asked.get(slot, 0) + 1
+            right = super().answer(slot, seen)
+            return np.array([0, 0, 99, 0, 0, 0, 1, 1]) if asked[slot] <= 2 else right
+
+    for tries, expected in ((1, (Outcome.UNREACHABLE, 1)), (2, (Outcome.UNREACHABLE, 2)), (3, (Outcome.SUCCESS, 3))):
+        asked: dict[int, int] = {}
+        workers = InlineWorkers(1, rules=Rules(keyframes=5, tries=tries))
+        played = rollouts(workers, Returning(), plans=plans(1))
+        assert [(episode.outcome, episode.steps) for episode in played.values()] == [expected]

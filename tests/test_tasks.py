@@ -14,15 +14,45 @@ from instructrl.config import EMBEDDED_TASKS, SimConfig
 from instructrl.errors import InputError
 from instructrl.sim import Outcome, Start, graphics, make_env
 from instructrl.sim.tabletop.cameras import extrinsics, intrinsics
-from instructrl.sim.tabletop.colors import COLOR_NAMES
 from instructrl.sim.tabletop.env import Tabletop
-from instructrl.sim.tabletop.scene import CAMERAS, WORKSPACE_HIGH, WORKSPACE_LOW
+from instructrl.sim.tabletop.scene import CAMERAS, TABLE_Z, WORKSPACE_HIGH, WORKSPACE_LOW
 from instructrl.sim.tabletop.task import load_task, task_names
 from instructrl.sim.workers import Workers
 
 TASKS = task_names()
-COLORED = ("reach_target", "pick_and_lift")  # tasks with distractors
-VARIATIONS = {"reach_target": 20, "push_button": 18, "pick_and_lift": 20}
+VARIATIONS = {
+    "meat_off_grill": 2,
+    "open_drawer": 3,
+    "phone_on_base": 1,
+    "pick_and_lift": 20,
+    "pick_up_cup": 20,
+    "push_button": 18,
+    "push_buttons": 50,
+    "put_knife_on_chopping_board": 1,
+    "put_money_in_safe": 3,
+    "put_rubbish_in_bin": 1,
+    "reach_target": 20,
+    "slide_block_to_target": 1,
+    "stack_blocks": 60,
+    "stack_wine": 1,
+    "take_lid_off_saucepan": 1,
+    "take_money_out_safe": 3,
+    "take_umbrella_out_of_umbrella_stand": 1,
+    "turn_tap": 2,
+}
+RIVALS = {  # how many other variations a scene can be asked for, at least and at most
+    "meat_off_grill": (1, 1),
+    "open_drawer": (2, 2),
+    "pick_and_lift": (2, 2),
+    "pick_up_cup": (1, 1),
+    "push_buttons": (1, 3),
+    "put_money_in_safe": (2, 2),
+    "reach_target": (2, 2),
+    "stack_blocks": (1, 1),
+    "take_money_out_safe": (2, 2),
+    "turn_tap": (1, 1),
+}
+APART = {"pick_and_lift": 0.10, "push_buttons": 0.10, "reach_target": 0.20, "stack_blocks": 0.10}  # metres
 
 
 def make(task: str, **settings: object) -> Tabletop:
@@ -33,6 +63,40 @@ def same(first: Demonstration, second: Demonstration) -> bool:
     return all(np.array_equal(one, other) for one, other in zip(first, second, strict=True))
 
 
+def play(env: Tabletop, start: Start, actions: np.ndarray) -> Outcome | None:
+    """How an episode stands after these actions, or the first of them that end it."""
+    env.reset(start)
+    for action in actions:
+        outcome = env.step(action).outcome
+        if outcome is not None:
+            return outcome
+    return None
+
+
+def things(env: Tabletop) -> list[str]:
+    """The bodies that the episode is about: what can be held, and what the meanings name."""
+    names = {*env._task.graspable, *" ".join(env._meaning.values()).split()}
+    model = env._world.model
+    return sorted(names & {model.body(number).name for number in range(model.nbody)})
+
+
+def scenery(env: Tabletop) -> np.ndarray:
+    """Which geoms belong to the task, bool [G]: neither to the robot nor to the table."""
+    model = env._world.model
+    roots = [model.body(int(model.body_rootid[body])).name for body in model.geom_bodyid]
+    return np.array([root not in ("world", "base") for root in roots])
+
+
+def corners(env: Tabletop) -> np.ndarray:
+    """The corners [P 3] of the boxes around the task's geoms."""
+    world, chosen = env._world, scenery(env)
+    center, half = np.split(world.model.geom_aabb[chosen], 2, axis=1)
+    signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
+    local = center[:, None] + signs * half[:, None]
+    turn = world.data.geom_xmat[chosen].reshape(-1, 3, 3)
+    return (world.data.geom_xpos[chosen][:, None] + local @ turn.transpose(0, 2, 1)).reshape(-1, 3)
+
+
 def stay(env: Tabletop) -> np.ndarray:
     """The action that leaves the arm as it is."""
     position, quaternion = env._motion._kinematics.forward(env._world.data.qpos[env._world.arm])
@@ -41,7 +105,7 @@ def stay(env: Tabletop) -> np.ndarray:
 
 def test_the_tasks_are_those_of_the_configuration() -> None:
     assert tuple(sorted(EMBEDDED_TASKS)) == TASKS
-    with pytest.raises(InputError, match="expected one of pick_and_lift, push_button, reach_target"):
+    with pytest.raises(InputError, match=f"expected one of {', '.join(TASKS)}"):
         make_env(SimConfig(), "reach_targte")
     with pytest.raises(InputError, match=r"sim\.cameras"):
         make("reach_target", cameras=("front", "overhead"))
@@ -51,54 +115,66 @@ def test_the_tasks_are_those_of_the_configuration() -> None:
 def test_experts_succeed(task: str) -> None:
     env = make(task)
     assert env.variations == VARIATIONS[task]
-    outcomes = Counter(env.demonstrate(Start(seed % env.variations, seed))[1] for seed in range(100, 160))
-    assert outcomes == {Outcome.SUCCESS: 60}
+    outcomes = Counter(env.demonstrate(Start(seed % env.variations, seed))[1] for seed in range(100, 130))
+    assert outcomes == {Outcome.SUCCESS: 30}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("renderer", ["raycast", "opengl"])
 @pytest.mark.parametrize("task", TASKS)
-def test_experts_succeed_over_500_episodes(task: str, renderer: str) -> None:
-    if renderer == "opengl" and graphics.opengl_backend() is None:
-        pytest.skip("OpenGL does not work on this machine")
-    env, rng = make(task, renderer=renderer), np.random.default_rng(0)
-    starts = zip(rng.integers(env.variations, size=500), rng.integers(2**31, size=500), strict=True)
+def test_experts_succeed_over_200_episodes(task: str) -> None:
+    env, rng = make(task), np.random.default_rng(0)
+    starts = zip(np.arange(200) % env.variations, rng.integers(2**31, size=200), strict=True)
     outcomes = Counter(env.demonstrate(Start(int(variation), int(seed)))[1] for variation, seed in starts)
-    env.close()
-    assert outcomes[Outcome.SUCCESS] >= 495, outcomes
+    assert outcomes[Outcome.SUCCESS] >= 198, outcomes
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_doing_nothing_is_no_success(task: str) -> None:
     env = make(task)
-    for seed in range(15):
-        env.reset(Start(seed % env.variations, seed))
+    for seed in range(8):
+        env.reset(Start(seed * 7 % env.variations, seed))
         outcomes = [env.step(stay(env)).outcome for _ in range(env.max_steps)]
         assert outcomes == [None] * (env.max_steps - 1) + [Outcome.TIME_LIMIT]
     with pytest.raises(RuntimeError, match="reset"):
         env.step(stay(env))
 
 
-@pytest.mark.parametrize("task", COLORED)
+@pytest.mark.parametrize("task", TASKS)
+def test_another_seeds_waypoints_are_no_success(task: str) -> None:
+    env = make(task)
+    plans = {seed: env.demonstrate(Start(seed * 7 % env.variations, seed))[0] for seed in range(8)}
+    for seed, plan in plans.items():
+        other = plans[(seed + 1) % len(plans)].actions
+        assert play(env, Start(plan.variation, seed), other) is not Outcome.SUCCESS
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_scenes_offer_rivals_where_there_are_variations(task: str) -> None:
+    env = make(task)
+    low, high = RIVALS.get(task, (0, 0))
+    for seed in range(20):
+        env.reset(Start(seed * 7 % env.variations, seed))
+        assert low <= len(env.rivals()) <= high
+
+
+@pytest.mark.parametrize("task", RIVALS)
 def test_another_variations_waypoints_fail_unless_it_is_the_goal(task: str) -> None:
     """In the same scene: judged by its own goal, the rival's way is a success with the rival's sentence."""
     env = make(task)
-    for seed in range(12):
-        start = Start((3 * seed) % env.variations, seed)
+    for seed in range(6):
+        start = Start((11 * seed) % env.variations, seed)
         env.reset(start)
         rivals = env.rivals()
-        assert len(rivals) == 2
         assert start.variation not in rivals
         for rival in rivals:
             demonstration, outcome = env.demonstrate(Start(start.variation, seed, goal=rival))
             assert outcome is Outcome.SUCCESS
             assert demonstration.variation == rival
-            assert all(COLOR_NAMES[rival] in sentence for sentence in demonstration.instructions)
+            assert demonstration.instructions == env.sentences(rival)
             assert start.variation in env.rivals()
             observation = env.reset(start)
             np.testing.assert_array_equal(observation.images, demonstration.images[0])  # the same scene
-            outcome = [env.step(action).outcome for action in demonstration.actions][-1]
-            assert outcome is Outcome.FAILURE
+            assert play(env, start, demonstration.actions) is Outcome.FAILURE
 
 
 def test_a_goal_must_be_in_the_scene() -> None:
@@ -116,11 +192,11 @@ def test_a_goal_must_be_in_the_scene() -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_two_processes_give_the_same_episodes(task: str) -> None:
     """States and images, bit for bit; in different orders, and with other episodes before."""
-    renderers = ["raycast"] + ["opengl"] * (graphics.opengl_backend() is not None)
+    renderers = ["raycast"] + ["opengl"] * (graphics.opengl_backend() is not None and task in ("reach_target",))
     for renderer in renderers:
         cfg = SimConfig(cameras=["front", "wrist"], image_size=48, renderer=renderer)
-        starts = [Start(variation, 7 * variation) for variation in range(4)]
         env = make_env(cfg, task)
+        starts = [Start(number % env.variations, 7 * number) for number in range(4)]
         here = [env.demonstrate(start)[0] for start in reversed(starts)][::-1]
         env.close()
         with Workers(functools.partial(make_env, cfg, task), 2, timeout=60) as workers:
@@ -135,8 +211,8 @@ def test_scenes_do_not_depend_on_the_renderer(task: str) -> None:
     if graphics.opengl_backend() is None:
         pytest.skip("OpenGL does not work on this machine")
     pair = [make(task, renderer=renderer) for renderer in ("raycast", "opengl")]
-    for seed in range(5):
-        first, second = (env.demonstrate(Start(seed, seed))[0] for env in pair)
+    for seed in range(3):
+        first, second = (env.demonstrate(Start(seed % env.variations, seed))[0] for env in pair)
         np.testing.assert_array_equal(first.actions, second.actions)
         np.testing.assert_array_equal(first.state, second.state)
     for env in pair:
@@ -155,38 +231,61 @@ def test_things_lie_in_the_workspace_and_in_view(task: str) -> None:
     env = make(task)
     model, data = env._world.model, env._world.data
     camera = model.camera("front").id
-    for seed in range(60):
+    for seed in range(40):
         env.reset(Start(seed % env.variations, seed))
-        points = np.array([env._world.position(name) for name in env._meaning.values()])
+        points = np.array([env._world.position(name) for name in things(env)])
         assert ((points >= WORKSPACE_LOW - 1e-6) & (points <= WORKSPACE_HIGH)).all()
         eye = (points - data.cam_xpos[camera]) @ extrinsics(data, camera)[:3, :3] @ intrinsics(model, camera, 100).T
         assert ((eye[:, :2] / eye[:, 2:] > 0) & (eye[:, :2] / eye[:, 2:] < 100)).all()
         gaps = np.linalg.norm(points[:, None] - points[None], axis=-1)[np.triu_indices(len(points), 1)]
-        assert (gaps >= {"reach_target": 0.2, "pick_and_lift": 0.1, "push_button": 0}[task] - 1e-3).all()
+        assert (gaps >= APART.get(task, 0.0) - 1e-3).all()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_nothing_floats_clips_or_hangs_over_the_edge(task: str) -> None:
+    """Everything lies over the table, nothing reaches into another thing, and nothing moves until the arm does."""
+    env = make(task)
+    world = env._world
+    table = world.model.geom("table")
+    for seed in range(20):
+        env.reset(Start(seed % env.variations, seed))
+        at = corners(env)
+        assert at[:, 2].min() > TABLE_Z - 2e-3
+        assert (np.abs(at[:, :2] - table.pos[:2]) < table.size[:2]).all()
+        assert world.data.contact.dist.min(initial=0.0) > -1e-3
+        before = [world.position(name) for name in things(env)]
+        env.step(stay(env))
+        after = [world.position(name) for name in things(env)]
+        np.testing.assert_allclose(before, after, atol=1.5e-3)
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_sentences(task: str) -> None:
     env = make(task)
-    known: set[str] = set()
+    known, asked = set[str](), Counter[str]()
     for variation in range(env.variations):
         train, held_out = env.sentences(variation), env.sentences(variation, held_out=True)
         assert len(train) + len(held_out) >= 4
         assert len(held_out) >= 1
         assert len({*train, *held_out}) == len(train) + len(held_out)
-        assert all(re.search(rf"\b{COLOR_NAMES[variation]}\b", sentence) for sentence in (*train, *held_out))
-        known |= {word for sentence in train for word in sentence.split()}
-        new = {word for sentence in held_out for word in sentence.split()} - known
+        named = env._task.describe(variation).values()
+        assert all(re.search(rf"\b{word}\b", sentence) for sentence in (*train, *held_out) for word in named)
+        assert all(len(re.findall(r"[a-z]+|[^a-z ]", sentence)) <= 32 for sentence in (*train, *held_out))  # tokens
+        known |= {word for sentence in train for word in re.findall(r"[a-z]+", sentence)}
+        new = {word for sentence in held_out for word in re.findall(r"[a-z]+", sentence)} - known
         assert not new, f"words that training never shows: {new}"
-    said = {env.reset(Start(3, seed)).instruction for seed in range(40)}
-    assert said == set(env.sentences(3))
-    assert env.reset(Start(3, 5)).instruction == env.reset(Start(3, 5)).instruction
+        asked.update((*train, *held_out))
+    assert max(asked.values()) == 1, "a sentence asks for two variations, or is both for training and held out"
+    last = env.variations - 1
+    said = {env.reset(Start(last, seed)).instruction for seed in range(40)}
+    assert said == set(env.sentences(last))
+    assert env.reset(Start(last, 5)).instruction == env.reset(Start(last, 5)).instruction
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_demonstration_is_complete_and_replays(task: str) -> None:
     env = make(task, cameras=CAMERAS, image_size=24)
-    start = Start(4, 9)
+    start = Start(4 % env.variations, 9)
     demonstration, outcome = env.demonstrate(start)
     steps = len(demonstration.actions)
     assert demonstration.images.shape == (steps + 1, 4, 24, 24, 3)
@@ -195,7 +294,7 @@ def test_a_demonstration_is_complete_and_replays(task: str) -> None:
     assert demonstration.intrinsics.shape == (steps + 1, 4, 3, 3)
     assert demonstration.extrinsics.shape == (steps + 1, 4, 4, 4)
     assert demonstration.keyframes.tolist() == list(range(1, steps + 1))
-    assert demonstration.instructions == env.sentences(4)
+    assert demonstration.instructions == env.sentences(start.variation)
     times = -1 + 2 * np.arange(steps + 1) / env.max_steps
     np.testing.assert_allclose(demonstration.state[:, 3], times, atol=1e-6)
     np.testing.assert_array_equal(demonstration.state[1:, 0], demonstration.actions[:, 7])
@@ -265,13 +364,13 @@ def test_the_gripper_turns_with_the_block() -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_a_film_shows_the_episode_and_disturbs_nothing(task: str) -> None:
     env = make(task, image_size=32)
-    start = Start(1, 2)
+    start = Start(1 % env.variations, 2)
     demonstration, _ = env.demonstrate(start)
     final = env._world.data.qpos.copy()
     film = env.film(start, demonstration.actions, size=40)
     assert film.dtype == np.uint8
     assert film.shape[1:] == (40, 40, 3)
-    assert len(film) == pytest.approx(env._world.data.time * 10, abs=2)
+    assert len(film) == pytest.approx(env._world.data.time * 10, abs=2.01)  # one at either end
     assert (film[0] != film[-1]).any()
     np.testing.assert_array_equal(env._world.data.qpos, final)
     assert same(demonstration, env.demonstrate(start)[0])

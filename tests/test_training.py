@@ -59,7 +59,7 @@ def test_a_run_leaves_settings_data_metrics_and_checkpoints(undisturbed, data):
     assert {"loss", "position_cm", "rotation_deg", "gripper_accuracy"} <= set(lines[0]) & set(lines[1])
     assert lines[-2]["loss"] < lines[0]["loss"]
     recorded = json.loads((undisturbed / "data.json").read_text())
-    assert recorded["train"]["path"] == str(data["train"])
+    assert recorded["train"]["path"] == str(data["train"][0])
     assert recorded["train"]["provenance"]["renderer"] == "raycast"
     _, last = final_params(undisturbed)
     _, best = final_params(undisturbed, "best")
@@ -186,11 +186,12 @@ def test_wandb_offline_keeps_the_same_numbers_and_online_without_a_key_is_one_li
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_the_same_command_ends_bit_equal(tmp_path):
+@pytest.mark.parametrize(("words", "steps"), [((), 90), (("task.tasks=[reach_target,push_button]",), 150)])
+def test_killed_at_random_moments_the_same_command_ends_bit_equal(tmp_path, words, steps):
     """The whole road by the command line, from collecting on; SIGKILL leaves no process behind."""
 
     def start(folder):
-        command = [sys.executable, str(ROOT / "train.py"), *tiny.overrides(folder, "training.epochs=30")]
+        command = [sys.executable, str(ROOT / "train.py"), *tiny.overrides(folder, "training.epochs=30", *words)]
         log = (folder / "log").open("a")
         return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
 
@@ -209,6 +210,15 @@ def test_killed_at_random_moments_the_same_command_ends_bit_equal(tmp_path):
     assert start(folders["killed"]).wait(300) == 0, (folders["killed"] / "log").read_text()
     runs = [next((folder / "outputs").iterdir()) for folder in folders.values()]
     (first, step), (second, same_step) = (final_params(run) for run in runs)
-    assert step == same_step == 90
+    assert step == same_step == steps
     assert_same(first, second)
     assert len({(run / "metrics.jsonl").read_text() for run in runs}) == 1
+
+
+def test_reading_checkpoints_says_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with open_checkpoints(tmp_path):
+        pass
+    caplog.clear()
+    with open_checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.step() is None
+    assert [record.getMessage() for record in caplog.records if record.levelname != "INFO"] == []

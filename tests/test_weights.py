@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shlex
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from safetensors.numpy import save_file
 from data_tools import download, weights
 from data_tools.published import read_m3ae, read_published
 from instructrl.config import EncoderConfig
+from instructrl.data.tokenizer import make_tokenizer
 from instructrl.errors import InputError
 from instructrl.models.clip import Clip
 from instructrl.models.encoder import encoder_shapes
@@ -28,7 +30,8 @@ from instructrl.models.m3ae import M3AE
 from instructrl.models.masked import MaskedM3AE
 from instructrl.models.weights import DECODER, fit, read_weights, write_weights
 from instructrl.training.inputs import check_weights
-from tests import encoders
+from instructrl.training.metrics import read_lines
+from tests import encoders, tiny
 from tests.encoders import CLIP_TINY, CLIP_WORDS, M3AE_TINY, M3AE_WORDS
 from tests.file_server import COMMIT, serving
 from tests.pickles import PARAMS, frozen, published_pickle
@@ -146,10 +149,11 @@ WRONG_M3AE = {
     "devices": ({"params": jax.tree.map(lambda leaf: np.stack([leaf] * 2), PARAMS)}, "has an axis of devices in front"),
     "a block missing": (
         lacking("encoder/Block_1/"),
-        r"encoder/Block_1/Attention_0/Dense_0/bias: found none, expected \(192,\) \(and 23 more\) in a m3ae",
+        r"Block_1/Attention_0/Dense_0/bias: found none, expected \(192,\) \(and 11 more\) in a m3ae of 3 blocks",
     ),
     "one missing": (lacking("encoder/LayerNorm_0/bias"), r"encoder/LayerNorm_0/bias: found none, expected \(64,\) in"),
     "no blocks": (lacking("encoder/Block"), "tell depth"),
+    "very many": (with_param("encoder/Block_99999/LayerNorm_0/bias", np.ones(2, np.float32)), "found 100000 blocks"),
     "one too many": (
         with_param("encoder/surplus", np.ones(2, np.float32)),
         r"encoder/surplus: found \(2,\), expected none",
@@ -183,8 +187,8 @@ def torch_file(folder, arrays=CLIP_TORCH, dtype=np.float32):
     buffers = {f"{tower}_model.embeddings.position_ids": np.arange(9)[None] for tower in ("text", "vision")}
     path = folder / "model.safetensors"
     folder.mkdir(exist_ok=True)
-    save_file({name: np.ascontiguousarray(value.astype(dtype)).reshape(value.shape) for name, value in arrays.items()} | buffers,  # noqa: E501
-              path, metadata={"format": "pt"})  # fmt: skip
+    whole = {name: np.array(value, dtype, order="C") for name, value in arrays.items()}
+    save_file(whole | buffers, path, metadata={"format": "pt"})
     return path
 
 
@@ -348,7 +352,8 @@ def in_torch(arrays):
 def test_converting_changes_no_bit_of_any_m3ae(tmp_path_factory, size, vocabulary, seed, protocol):
     config, folder = EncoderConfig(name="x", kind="m3ae", **size), tmp_path_factory.mktemp("m3ae")
     arrays = random_arrays(config, vocabulary, seed)
-    src = written(folder / "x.pkl", published_pickle(encoders.nested(arrays), protocol=protocol))
+    state = {"params": frozen(encoders.nested(arrays)), "opt_state": [np.int32(7)]}
+    src = written(folder / "x.pkl", pickle.dumps({"step": 1, "state": state}, protocol))
     found = converted(folder, "m3ae", src)
     same(found.arrays, arrays)
     published = read_published(src, "m3ae")
@@ -607,9 +612,9 @@ def test_m3ae_of_another_size_is_refused_and_kept(hub):
 
 
 def commands(message):
-    """The commands in a message, and the files that it says to put somewhere."""
-    return [weights.parse(shlex.split(part.split("data_tools.weights ")[1].split(", or ")[0].replace("; and put", "; ").split(";")[0]))  # noqa: E501
-            for part in message.split("python -m ")[1:]]  # fmt: skip
+    """The commands in a message."""
+    found = re.findall(r"python -m data_tools\.weights ([^;]*?)(?:, or |;|$)", message)
+    return [weights.parse(shlex.split(words)) for words in found]
 
 
 def test_m3ae_without_a_link_says_where_it_is_and_what_then_to_do(hub):
@@ -671,3 +676,42 @@ def test_the_command_fetches_from_the_hub_that_the_environment_names(hub, tmp_pa
     )  # it is not as large as it should be
     assert "found weights with dim 64, expected 768, which encoder=clip_b16 has" in done.stderr
     assert CLIP_WORDS_FILE.exists() and json.loads(CLIP_WORDS_FILE.read_text())
+
+
+# From a published file to a trained agent.
+
+
+@pytest.mark.slow
+def test_train_py_trains_with_a_converted_pickle(tmp_path):
+    size = EncoderConfig(name="x", kind="m3ae", dim=16, depth=2, heads=2, patch_size=16)
+    words = make_tokenizer(size).vocabulary_size
+    masked = MaskedM3AE(size, words, decoder_dim=16, decoder_depth=1, decoder_heads=2)
+    image, text = np.zeros((1, 32, 32, 3), np.uint8), np.zeros((1, 32), np.int32)
+    given = (image, text, np.zeros((1, 32), np.float32), np.arange(2), np.arange(16))
+    params = masked.init(jax.random.key(0), *given, method=MaskedM3AE.reconstruct)["params"]
+    src = written(tmp_path / "model.pkl", published_pickle(jax.device_get(params)))
+    out = tmp_path / "w.safetensors"
+    settings = tiny.overrides(
+        tmp_path, "encoder=m3ae_b16", "encoder.dim=16", "encoder.depth=2", "encoder.heads=2", "encoder.tokenizer=small",
+        "encoder.text_length=32", f"encoder.weights={out}", "training.epochs=2", "training.token_dropout=0", "name=run",
+    )  # fmt: skip
+
+    def command(*words):
+        return subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=ROOT, check=False)
+
+    missing = command("train.py", *settings)
+    assert missing.returncode == 2 and missing.stderr == (
+        f"error: {out}: no encoder weights there; none are published for it: "
+        "name a file of your own, or use encoder.weights=null for random ones\n"
+    )
+    done = command("-m", "data_tools.weights", "convert", "kind=m3ae", f"src={src}", f"out={out}")
+    assert done.returncode == 0, done.stderr
+    other = command("train.py", *settings, "encoder.dim=32")
+    assert other.returncode == 2 and "found weights with dim 16, expected 32" in other.stderr
+    assert not (tmp_path / "data").exists()
+    done = command("train.py", *settings)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "outputs/run"
+    assert [line["epoch"] for line in read_lines(run / "metrics.jsonl") if line["split"] == "val"] == [1, 2]
+    recorded = json.loads((run / "data.json").read_text())["encoder"]["checksum"]
+    assert recorded == read_weights(out, kind="m3ae").checksum

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from instructrl.errors import InputError, RunError
+from instructrl.errors import InputError, RunError, SimulatorError
+from instructrl.sim import heartbeat
 from instructrl.sim.workers import WorkerFailure, Workers, worker_count
 
 
@@ -57,12 +58,19 @@ class Fake:
                 "die": lambda: os.kill(os.getpid(), signal.SIGKILL),
                 "exit": lambda: os._exit(3),
                 "hang": lambda: time.sleep(600),
+                "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
                 "raise": lambda: 1 / 0,
             }[how]()
         return "well"
 
     def refuse(self) -> None:
         raise InputError("task: found 'x', expected another")
+
+    def toil(self, seconds: float) -> float:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            pass
+        return seconds
 
     def big(self) -> np.ndarray:
         return np.arange(2_000_000)
@@ -92,6 +100,13 @@ def dying_recipe() -> None:
 
 def slow_recipe() -> None:
     time.sleep(60)
+
+
+def fitful_recipe(folder: Path) -> Fake:
+    """Fails at the first start of all."""
+    fake = Fake(folder)
+    fake.misbehave("die", 1)
+    return fake
 
 
 def recipe(folder: Path) -> functools.partial:
@@ -198,13 +213,70 @@ def test_errors_that_are_the_users_are_raised_here(tmp_path: Path) -> None:
     ("made", "kind", "message"),
     [
         (refusing_recipe, InputError, "^sim.renderer: found 'x'"),
-        (failing_recipe, RunError, "cannot start: it raised ImportError: libsomething.so is missing"),
-        (dying_recipe, RunError, r"cannot start: it exited with code 9 \(the driver is broken\)"),
-        (slow_recipe, RunError, "cannot start: it was not ready within 1 s"),
+        (failing_recipe, SimulatorError, "cannot start: it raised ImportError: libsomething.so is missing"),
+        (dying_recipe, SimulatorError, r"cannot start: it exited with code 9 \(the driver is broken\)"),
+        (slow_recipe, SimulatorError, "cannot start: it was not ready within 1 s"),
     ],
 )
 def test_a_worker_that_cannot_start_is_one_clear_error(made, kind: type, message: str) -> None:
-    with pytest.raises(kind, match=message), Workers(made, 2, timeout=5, start_timeout=1):
+    patience = 1 if made is slow_recipe else 60
+    with pytest.raises(kind, match=message), Workers(made, 2, timeout=5, start_timeout=patience):
+        pass
+
+
+def test_a_process_that_does_not_start_is_started_once_more(tmp_path: Path) -> None:
+    with Workers(functools.partial(fitful_recipe, tmp_path), 1, timeout=5) as workers:
+        assert workers.call({0: ("square", (3,))}) == {0: 9}
+        (tmp_path / "die").unlink()  # the process that comes in place of a lost one fails to start too, once
+        assert workers.call({0: ("misbehave", ("exit", 1))}) == {0: "well"}
+
+
+@pytest.fixture
+def quick_ears(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "SILENCE", 1.5)
+    monkeypatch.setattr(heartbeat, "_BEAT", 0.05)
+
+
+@pytest.mark.usefixtures("quick_ears")
+@pytest.mark.parametrize("how", ["hang", "stop"])
+def test_a_hang_is_told_long_before_the_time_out(tmp_path: Path, how: str) -> None:
+    with Workers(recipe(tmp_path), 2, timeout=1000) as workers:
+        assert workers.call({0: ("misbehave", (how, 1)), 1: ("square", (3,))}) == {0: "well", 1: 9}
+        [(_, failure)] = workers.map("misbehave", [(how, 9)])
+        assert isinstance(failure, WorkerFailure) and "it hangs: it did no work for 1.5 s" in failure.reason
+
+
+@pytest.mark.usefixtures("quick_ears")
+def test_slow_work_is_no_hang(tmp_path: Path) -> None:
+    with Workers(recipe(tmp_path), 1, timeout=1000) as workers:
+        pid = workers.call({0: ("pid", ())})
+        assert workers.call({0: ("toil", (4.0,))}) == {0: 4.0}
+        assert workers.call({0: ("pid", ())}) == pid, "it was not replaced"
+
+
+@pytest.mark.usefixtures("quick_ears")
+def test_time_in_which_nobody_looked_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parent and child stopped together, for instance."""
+    now = [100.0]
+    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(heartbeat.Heartbeat, "_spent", lambda self: 0.0)
+    listening = heartbeat.Heartbeat(os.getpid())
+    now[0] += 3600.0
+    assert listening.silence() == pytest.approx(0.3)
+    for _ in range(10):
+        now[0] += 0.2
+        found = listening.silence()
+    assert found == pytest.approx(2.3)
+    listening.restart()
+    assert listening.silence() == 0.0
+
+
+@pytest.mark.usefixtures("quick_ears")
+def test_a_hang_at_the_start_is_told_before_the_time_out() -> None:
+    with (
+        pytest.raises(RunError, match=r"cannot start: it hangs: it did no work for 1.5 s"),
+        Workers(slow_recipe, 1, timeout=5, start_timeout=1000),
+    ):
         pass
 
 

@@ -38,15 +38,16 @@ def config(folder: Path, *more: str) -> TrainConfig:
     return compose("train", TrainConfig, overrides(folder, *more))
 
 
-def demonstrations(folder: Path, *, task: str = "pick_and_lift", seed: int = 0) -> dict[str, Path]:
-    """Files of the splits train (12 episodes) and val (4)."""
+def demonstrations(folder: Path, *, task: str = "pick_and_lift", seed: int = 0) -> dict[str, list[Path]]:
+    """A task's files of the splits train (12 episodes) and val (4)."""
     sim = SimConfig(cameras=["front", "left_shoulder"], image_size=32, renderer="raycast")
     env = make_env(sim, task)
     files = {}
     for split, count, first in (("train", 12, seed), ("val", 4, seed + 1000)):
-        files[split] = folder / f"{split}.hdf5"
+        path = folder / f"{split}.hdf5"
+        files[split] = [path]
         header = Header(task, split, tuple(sim.cameras), sim.image_size, env.provenance())
-        with Writer(files[split], header) as writer:
+        with Writer(path, header) as writer:
             for index in range(count):
                 writer.add(env.demonstrate(Start(index % env.variations, first + index))[0])
     env.close()

@@ -2,7 +2,7 @@
 
 import hashlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -202,6 +202,21 @@ class Episodes:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
+
+
+def check_alike(files: Sequence[Episodes]) -> None:
+    """Raise InputError for files that cannot be learnt together: with other cameras or images, or drawn otherwise."""
+    for other in files[1:]:
+        for what, found, first in (
+            ("cameras", other.cameras, files[0].cameras),
+            ("image_size", other.image_size, files[0].image_size),
+            ("renderer", other.provenance.get("renderer"), files[0].provenance.get("renderer")),
+        ):
+            if found != first:
+                raise InputError(
+                    f"{other.path}: {what} {found}, but {files[0].path} has {first}; "
+                    "collect them alike, in another data.dir"
+                )
 
 
 def merge(target: Path, sources: Iterable[Path], *, limit: int | None = None) -> None:

@@ -1,15 +1,16 @@
 """Whole keyframe episodes as batches, in an order that is a pure function of (seed, step)."""
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
 
 from instructrl.batch import Batch, BatchSizes, Features, empty_batch
-from instructrl.data.episodes import Episodes
+from instructrl.data.episodes import Episodes, check_alike
 from instructrl.data.features import FeatureCache
+from instructrl.data.order import Order
 from instructrl.data.sentences import Sentences
 from instructrl.data.tokenizer import Tokenizer
 from instructrl.errors import InputError
@@ -18,16 +19,17 @@ T = TypeVar("T")
 
 
 class Loader:
-    """Batches of sequences: every episode once per epoch, each with one of its sentences.
+    """Batches of sequences: whole episodes of one or several files, each with one of its sentences.
 
     Attributes:
         sizes: what fixes the shapes of a batch.
+        order: which episodes an epoch shows.
         steps_per_epoch: ceil(episodes / batch size); the last batch of an epoch is filled with empty sequences.
     """
 
     def __init__(
         self,
-        episodes: Episodes,
+        files: Sequence[Episodes],
         tokenizer: Tokenizer,
         *,
         batch_size: int,
@@ -35,50 +37,77 @@ class Loader:
         steps: int | None = None,
         shuffle: bool = True,
         sentences: int | None = None,
-        features: FeatureCache | None = None,
+        features: Sequence[FeatureCache] | None = None,
+        weights: Sequence[float] | None = None,
+        shard: tuple[int, int] = (0, 1),
     ) -> None:
         """`steps` is the length T of a sequence (default: the longest episode's).
 
-        Without `shuffle` the episodes come in the file's order, with the same sentences in every epoch.
-        `sentences` keeps the first ones of each episode only. With `features`, made of the same episodes and
-        sentences, no pixel is read: batches have features in place of images, and all else is the same.
+        Without `shuffle` the episodes come in the files' order, with the same sentences in every epoch.
+        `sentences` keeps the first ones of each episode only. With `features`, one for each file, made of the same
+        episodes and sentences, no pixel is read: batches have features in place of images, and all else is the
+        same. `weights`, one for each file, mix them (see `Order`). `shard` (index, count) is this process's part of
+        each batch of `batch_size`: the parts behind one another are the batch.
 
         Raises:
-            InputError: an episode has more than `steps` steps, or a sentence too many tokens.
+            InputError: an episode has more than `steps` steps, a sentence too many tokens, files do not go
+                together, or the shards are not of equal size.
             ValueError: `features` are of other episodes or sentences.
         """
-        self.episodes, self.seed, self.shuffle = episodes, seed, shuffle
-        steps = episodes.steps if steps is None else steps
-        if steps < episodes.steps:
+        check_alike(files)
+        index, count = shard
+        if batch_size % count:
             raise InputError(
-                f"{episodes.path}: an episode of {episodes.steps} steps does not fit into {steps}; allow more"
+                f"training.batch_size: found {batch_size}; allowed: a multiple of the number of processes, {count}"
             )
-        self.steps_per_epoch = -(-len(episodes) // batch_size)
-        self.sentences, self.features = Sentences(episodes, tokenizer, limit=sentences), features
-        if features is not None and not features.layout.fits(episodes, self.sentences):
-            raise ValueError(f"{features.folder}: features of other episodes or sentences than {episodes.path}")
+        longest = max(files, key=lambda episodes: episodes.steps)
+        steps = longest.steps if steps is None else steps
+        if steps < longest.steps:
+            raise InputError(
+                f"{longest.path}: an episode of {longest.steps} steps does not fit into {steps}; allow more"
+            )
+        texts = [Sentences(episodes, tokenizer, limit=sentences) for episodes in files]
+        caches: Sequence[FeatureCache | None] = [None] * len(files) if features is None else features
+        self.files = [File(*parts) for parts in zip(files, texts, caches, strict=True)]
+        self.order = Order([len(episodes) for episodes in files], seed=seed, shuffle=shuffle, weights=weights)
+        self.steps_per_epoch = -(-self.order.length // batch_size)
+        self._batch_size, self._begin = batch_size, index * (batch_size // count)
+        self._firsts = np.cumsum([0, *map(len, files[:-1])])
         self.sizes = BatchSizes(
-            batch_size,
+            batch_size // count,
             steps,
-            len(episodes.cameras),
-            episodes.image_size,
+            len(longest.cameras),
+            longest.image_size,
             tokenizer.length,
-            features=None if features is None else features.sizes,
+            features=None if features is None else features[0].sizes,
         )
 
     def batch(self, step: int) -> Batch:
         """Batch number `step` since the beginning of training, from 0; safe to call from several threads."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order, draws = self._epoch(epoch)
-        chosen = order[place * self.sizes.batch :][: self.sizes.batch]
+        order, draws = self.order.epoch(epoch)
+        begin = place * self._batch_size + self._begin
+        chosen = range(begin, min(begin + self.sizes.batch, len(order)))
         batch = empty_batch(self.sizes)
         batch.text_padding_mask[len(chosen) :] = 1
-        for row, episode in enumerate(chosen):
-            self._fill(batch, row, int(episode), int(draws[episode]) % int(self.sentences.counts[episode]))
+        for row, sequence in enumerate(chosen):
+            file = int(np.searchsorted(self._firsts, order[sequence], side="right")) - 1
+            self.files[file].fill(batch, row, int(order[sequence] - self._firsts[file]), draw=int(draws[sequence]))
         return batch
 
-    def _fill(self, batch: Batch, row: int, episode: int, choice: int) -> None:
-        """Put an episode into one row, with its sentence number `choice`."""
+
+class File:
+    """One file of episodes with its sentences and, in place of its images, the features made of both."""
+
+    def __init__(self, episodes: Episodes, sentences: Sentences, features: FeatureCache | None) -> None:
+        """Raises ValueError for features of other episodes or sentences."""
+        if features is not None and not features.layout.fits(episodes, sentences):
+            raise ValueError(f"{features.folder}: features of other episodes or sentences than {episodes.path}")
+        self.episodes, self.sentences, self.features = episodes, sentences, features
+
+    def fill(self, batch: Batch, row: int, episode: int, *, draw: int) -> None:
+        """Put an episode of this file into one row, with the one of its sentences that is drawn."""
+        choice = draw % int(self.sentences.counts[episode])
         if self.features is None:
             taken = self.episodes.episode(episode, out=batch.images[row])
         else:
@@ -92,12 +121,6 @@ class Loader:
         sentence = self.sentences.row(episode, choice)
         batch.tokens[row] = self.sentences.tokens[sentence]
         batch.text_padding_mask[row] = self.sentences.padding[sentence]
-
-    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The order of the episodes and a draw for each episode's sentence. Raw bits: the same in any numpy."""
-        numbers = np.random.Philox(np.random.SeedSequence([self.seed, epoch if self.shuffle else 0]))
-        keys, draws = numbers.random_raw(len(self.episodes)), numbers.random_raw(len(self.episodes))
-        return np.argsort(keys, kind="stable") if self.shuffle else np.arange(len(self.episodes)), draws
 
 
 def prefetched(loader: Loader, start: int, stop: int, *, depth: int, put: Callable[[Batch], T]) -> Generator[T]:

@@ -56,11 +56,16 @@ class Writer:
         )
         return self
 
-    def add(self, demonstration: Demonstration) -> None:
-        """Append one episode; the pixels go to disk at once.
+    @property
+    def count(self) -> int:
+        """Episodes given so far."""
+        return len(self._episodes)
+
+    def check(self, demonstration: Demonstration) -> Contents:
+        """The next episode as the file would hold it.
 
         Raises:
-            InputError: a field is not as the format demands, or the disk is full.
+            InputError: a field is not as the format demands.
         """
         where = f"{self.path}: demonstration {len(self._episodes)} (seed {demonstration.seed})"
         check_array(f"{where}: images", demonstration.images, image_field(self.header))
@@ -68,6 +73,15 @@ class Writer:
             raise InputError(f"{where}: found {len(demonstration.images)} images for {len(demonstration.state)} states")
         contents = contents_of(demonstration)
         check_contents(where, contents, self.header)
+        return contents
+
+    def add(self, demonstration: Demonstration) -> None:
+        """Append one episode; the pixels go to disk at once.
+
+        Raises:
+            InputError: a field is not as the format demands, or the disk is full.
+        """
+        contents = self.check(demonstration)
         begin = len(self._images)
         self._images.resize(begin + len(demonstration.images), axis=0)
         self._images[begin:] = demonstration.images

@@ -14,11 +14,13 @@ from instructrl.evaluation.rollout import Episode
 from instructrl.sim import Outcome, Start
 from instructrl.training.run_directory import write_atomically
 
+_HEADER = '{"evaluation": '  # how such a line begins, and no episode's
+
 
 class Ledger:
-    """A file of JSON lines: what is evaluated, then one finished episode a line.
+    """A file of JSON lines: what is evaluated, then one finished episode a line, then perhaps what is evaluated next.
 
-    Episodes of the same evaluation (`identity`) are taken over; those of another one are dropped.
+    Episodes of the same evaluation (`identity`) are taken over; those of others stay in the file until their turn.
     """
 
     def __init__(self, path: Path, identity: dict[str, Any]):
@@ -26,12 +28,14 @@ class Ledger:
         self._seconds: dict[tuple[str, int], float] = {}
         self._clock = time.perf_counter()
         header = json.dumps({"evaluation": identity}, sort_keys=True)
-        lines = whole_lines(path)
-        if lines[:1] == [header]:
-            for line in lines[1:]:
+        lines, under = whole_lines(path), ""
+        for line in lines:
+            if line.startswith(_HEADER):
+                under = line
+            elif under == header:
                 self._take(json.loads(line))
-        else:
-            lines = [header]
+        if under != header:
+            lines.append(header)
         write_atomically(path, "".join(line + "\n" for line in lines))
         self._file = path.open("a", encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""What is asked of a policy: the rows of an evaluation, and the fixed start of every episode."""
+"""What is asked of a policy in one task: the rows of an evaluation, and the fixed start of every episode."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from instructrl.batch import ACTION_SIZE
+from instructrl.errors import SimulatorError
 from instructrl.evaluation.ledger import Ledger
 from instructrl.evaluation.rollout import Actor, Episode, Plan, rollouts
 from instructrl.evaluation.stage import TaskFacts
@@ -42,6 +43,7 @@ class Row:
     episodes: Mapping[int, Episode]
     seconds: float = 0.0  # of wall time, over all sessions that played them
     absent: str = ""
+    lost: str = ""  # why some could not be played: they are simulator errors, and not in the ledger
 
 
 @dataclass(frozen=True)
@@ -52,18 +54,31 @@ class Evaluation:
     actor: Actor
     facts: TaskFacts
     ledger: Ledger
+    sentence: str = "seed"  # which of several is told: the first, or one chosen by the episode's seed
+    patient: bool = False  # count what a lost simulator leaves unplayed instead of raising
 
     def play(self, rows: Sequence[str], *, episodes: int, seed: int) -> list[Row]:
-        """Play what the ledger does not have, under one progress bar; the rows in the order asked."""
+        """Play what the ledger does not have, under one progress bar; the rows in the order asked.
+
+        Raises:
+            SimulatorError: a simulator cannot be kept alive, and we are not patient.
+        """
         starts = fixed_starts(episodes, self.facts.variations, first_seed=EVALUATION_SEEDS, seed=seed)
         with tqdm(
             total=len(rows) * episodes, unit="episode", dynamic_ncols=True, smoothing=0.05, disable=None
         ) as progress:
-            return [self._row(name, starts, progress) for name in rows]
+            played: list[Row] = []
+            for name in rows:
+                lost = played[-1].lost if played else ""
+                played.append(self._row(name, starts, progress, lost))
+            return played
 
-    def _row(self, name: str, starts: Mapping[int, Start], progress: Any) -> Row:
+    def _row(self, name: str, starts: Mapping[int, Start], progress: Any, lost: str) -> Row:
+        if name == "held_out" and not all(self.facts.held_out[one] for one in self.facts.variations):
+            progress.update(len(starts))
+            return Row(name, {}, absent=f"{self.facts.task} keeps no sentences out of training", lost=lost)
         done = {index: episode for index, episode in self.ledger.episodes(name).items() if index in starts}
-        progress.set_description(name)
+        progress.set_description(f"{self.facts.task} {name}")
         progress.update(len(done))
 
         def on_episode(index: int, episode: Episode) -> None:
@@ -75,24 +90,39 @@ class Evaluation:
 
         waiting = {index: start for index, start in starts.items() if index not in done}
         self.ledger.start_clock()
-        if name == "oracle":
-            demonstrate(self.workers, waiting, self.facts, on_episode=on_episode)
-        else:
-            plans = self._plans(name, waiting, on_episode)
-            rollouts(self.workers, self.actor, plans=plans, on_episode=on_episode)
-        progress.update(len(starts) - len(done))  # scenes in which nothing can be swapped
+        try:
+            if not lost:
+                self._play(name, waiting, on_episode)
+        except SimulatorError as error:
+            if not self.patient:
+                raise
+            lost = str(error)
         seconds = sum(self.ledger.seconds(name, index) for index in done)
+        if lost:
+            done |= {index: unplayed(start) for index, start in starts.items() if index not in done}
+        progress.update(len(starts) - len(done))  # scenes in which nothing can be swapped
         absent = "" if done else f"nothing else can be asked for in the scenes of {self.facts.task}"
-        return Row(name, {index: done[index] for index in sorted(done)}, seconds, absent)
+        return Row(name, {index: done[index] for index in sorted(done)}, seconds, absent, lost)
 
-    def _plans(self, name: str, starts: Mapping[int, Start], on_episode: OnEpisode) -> dict[int, Plan]:
-        """What is played in a row."""
+    def _play(self, name: str, starts: Mapping[int, Start], on_episode: OnEpisode) -> None:
+        """Play these episodes of a row."""
+        if name == "oracle":
+            demonstrate(self.workers, starts, self.facts, on_episode=on_episode)
+            return
         if name == "swapped":
-            return swapped_plans(self.workers, starts, self.facts, on_episode=on_episode)
-        if name == "held_out":
-            held_out = self.facts.held_out
-            return {i: Plan(start, choose(held_out[start.variation], start.seed)) for i, start in starts.items()}
-        return {i: Plan(start, "" if name == "removed" else None) for i, start in starts.items()}
+            plans = swapped_plans(self.workers, starts, self.facts, tell=self._tell, on_episode=on_episode)
+        elif name == "removed":
+            plans = {index: Plan(start, "") for index, start in starts.items()}
+        elif name == "trained" and self.sentence == "seed":
+            plans = {index: Plan(start) for index, start in starts.items()}  # the simulator's own choice
+        else:
+            sentences = self.facts.held_out if name == "held_out" else self.facts.sentences
+            told = {index: self._tell(sentences[start.variation], start.seed) for index, start in starts.items()}
+            plans = {index: Plan(start, told[index]) for index, start in starts.items()}
+        rollouts(self.workers, self.actor, plans=plans, on_episode=on_episode)
+
+    def _tell(self, sentences: Sequence[str], seed: int) -> str:
+        return sentences[0] if self.sentence == "first" else choose(sentences, seed)
 
 
 def fixed_starts(episodes: int, variations: Sequence[int], *, first_seed: int, seed: int) -> dict[int, Start]:
@@ -106,8 +136,18 @@ def choose(options: Sequence[Any], seed: int) -> Any:
     return options[int(np.random.default_rng(seed).integers(len(options)))]
 
 
+def unplayed(start: Start) -> Episode:
+    """An episode that no simulator lived to play, or not to its end."""
+    return Episode(start, "", Outcome.SIMULATOR_ERROR, np.zeros((0, ACTION_SIZE)))
+
+
 def swapped_plans(
-    workers: Workers, starts: Mapping[int, Start], facts: TaskFacts, *, on_episode: OnEpisode
+    workers: Workers,
+    starts: Mapping[int, Start],
+    facts: TaskFacts,
+    *,
+    tell: Callable[[Sequence[str], int], str],
+    on_episode: OnEpisode,
 ) -> dict[int, Plan]:
     """Ask for a rival in each scene, in its training words, and judge by it; scenes without one are left out.
 
@@ -117,10 +157,10 @@ def swapped_plans(
     for index, rivals in _answers(workers, "rivals", starts):
         start = starts[index]
         if isinstance(rivals, WorkerFailure):
-            on_episode(index, Episode(start, "", Outcome.SIMULATOR_ERROR, np.zeros((0, ACTION_SIZE))))
+            on_episode(index, unplayed(start))
         elif rivals:
             goal = choose(sorted(rivals), start.seed)
-            plans[index] = Plan(replace(start, goal=goal), choose(facts.sentences[goal], start.seed))
+            plans[index] = Plan(replace(start, goal=goal), tell(facts.sentences[goal], start.seed))
     return plans
 
 

@@ -1,20 +1,26 @@
 """One HTML page that holds a whole evaluation: it asks for nothing else and runs no script."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from instructrl.evaluation import charts
-from instructrl.evaluation.protocol import ROW_MEANINGS
-from instructrl.sim import Outcome
+from instructrl.config import HOUSE_PROTOCOL
+from instructrl.evaluation import charts, sections
+from instructrl.evaluation.results import partial, variations_said
+from instructrl.evaluation.variations import named
 from instructrl.training.metrics import read_lines
 from instructrl.training.run_directory import write_atomically
 
 STYLE = Path(__file__).with_name("report.css")
 # The browser itself then keeps the promise: no request leaves the page, and nothing in it is executed.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; media-src data:; img-src data:"
+
+_VARIATIONS = {
+    "all": "all variations",
+    "trained": "all variations that were trained",
+    "held_out": "all variations that were not trained",
+}
 
 
 def write_report(path: Path, results: Mapping[str, Any], *, run: Path) -> None:
@@ -33,15 +39,14 @@ def write_report(path: Path, results: Mapping[str, Any], *, run: Path) -> None:
 def page(results: Mapping[str, Any], *, metrics: Sequence[Mapping[str, Any]], settings: str, folder: Path) -> str:
     """The whole page; videos are read from `folder`."""
     name = escape(Path(results["run"]).name)
-    sections = [
-        _header(results, name),
-        _rows(results),
-        _outcomes(results),
-        _videos(results, folder),
-        _curves(metrics),
-        _variations(results),
-        _about(results, settings),
-    ]
+    tasks: Mapping[str, Any] = results.get("tasks", {})
+    parts = [_header(results, name)]
+    if tasks:
+        parts += [_overview(tasks), *_about_rows(results, tasks=len(tasks)), _curves(metrics)]
+        parts += [_task(entry, folder) for entry in tasks.values()]
+    else:
+        parts += [*_about_rows(results, tasks=1), _videos(results, folder), _curves(metrics), _variations(results)]
+    parts.append(_about(results, settings))
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -55,127 +60,121 @@ def page(results: Mapping[str, Any], *, metrics: Sequence[Mapping[str, Any]], se
 </head>
 <body>
 <main>
-{"".join(sections)}</main>
+{"".join(parts)}</main>
 </body>
 </html>
 """
 
 
 def _header(results: Mapping[str, Any], name: str) -> str:
-    drawn = results["renderer"]
-    warning = ""
+    drawn, checkpoint = results["renderer"], results["checkpoint"]
+    warnings = list(results["problems"])
     if drawn["data"] != drawn["evaluation"]:
-        warning = (
-            f'<p class="warning">The demonstrations were drawn by {escape(drawn["data"])}, these episodes by '
-            f"{escape(drawn['evaluation'])}: the policy sees other images than it learnt from.</p>\n"
+        warnings.append(
+            f"The demonstrations were drawn by {drawn['data']}, these episodes by "
+            f"{drawn['evaluation']}: the policy sees other images than it learnt from."
         )
-    checkpoint = results["checkpoint"]
+    tasks = results.get("tasks", {})
+    counted = f"of {results['episodes']} episodes succeeded"
+    if tasks:
+        counted = f"mean success over {len(tasks)} tasks, {results['episodes']} episodes"
+    said = variations_said(results)
+    said = f", <b>{escape(said)}</b>" if said else ""
+    judged = f"Task {results['task']}" if not tasks else f"Tasks {', '.join(tasks)}"
     return f"""<header>
 <p class="eyebrow">InstructRL evaluation</p>
 <h1>{name}</h1>
-<p>Task {escape(results["task"])}, {escape(checkpoint["name"])} checkpoint at step {checkpoint["step"]:,}.</p>
+<p>{escape(judged)}. {escape(checkpoint["name"]).capitalize()} checkpoint at step {checkpoint["step"]:,}.</p>
 <div class="card headline">
 <div class="rate">{100 * results["success_rate"]:.1f}<small>%</small></div>
-<div class="about"><p><b>of {results["episodes"]} episodes succeeded</b>,
-in scenes and with seeds that no demonstration has. 95 % interval: <b>{_range(results)}</b>.</p>
-{_interval(results)}</div>
+<div class="about"><p><b>{counted}</b>{said},
+in scenes and with seeds that no demonstration has. 95 % interval: <b>{sections.span(results)}</b>.</p>
+{sections.interval(results)}</div>
 </div>
+<p>{_protocol(results["protocol"])}</p>
 <pre class="command">{escape(results["command"])}</pre>
-{warning}</header>
+{"".join(f'<p class="warning">{escape(text)}</p>' + chr(10) for text in warnings)}</header>
 """
 
 
-def _rows(results: Mapping[str, Any]) -> str:
+def _protocol(protocol: Mapping[str, Any]) -> str:
+    """What was asked, in a sentence or two."""
+    which = protocol["variations"]
+    which = named(which) if isinstance(which, list) else _VARIATIONS[which]
+    told = "the first sentence of each" if protocol["sentence"] == "first" else "sentences chosen by the seed"
+    limit, tries = protocol["keyframes"], protocol["tries"]
+    keyframes = f"at most {limit} keyframes" if limit else "as many keyframes as the task allows"
+    name = escape(protocol["name"])
+    name = f"Protocol <b>{name}</b>" + (" (of this suite)" if protocol["name"] == HOUSE_PROTOCOL else "")
+    rest = (
+        f"{protocol['episodes']} episodes in each row, seed {protocol['seed']}, {which} "
+        f"({protocol['order'].replace('_', ' ')}), {told}, {keyframes}; "
+    )
+    ends = "the first action" if tries == 1 else f"action number {tries}"
+    return f"{name}: {escape(rest)}{ends} that no path leads to ends an episode."
+
+
+def _overview(tasks: Mapping[str, Any]) -> str:
     body = ""
-    for key, row in results["rows"].items():
-        body += (
-            f"<tr><th>{_row_name(key)}<small>{escape(ROW_MEANINGS[key][1])}</small></th>"
-            f'<td class="number">{100 * row["success_rate"]:.1f}&nbsp;%</td><td class="bar">{_interval(row)}</td>'
-            f'<td class="number">{_range(row)}</td><td class="number">{row["episodes"]}</td>'
-            f'<td class="number">{row["mean_steps"]:.2f}</td></tr>\n'
-        )
-    for key, reason in results["absent_rows"].items():
-        body += f'<tr><th>{_row_name(key)}</th><td class="faint" colspan="5">not played: {escape(reason)}</td></tr>\n'
+    for name, entry in tasks.items():
+        note = f"<small>{escape(_partial(entry))}</small>" if _partial(entry) else ""
+        name = escape(name)
+        body += f'<tr><th><a href="#task-{name}">{_breakable(name)}</a>{note}</th>{sections.numbers(entry)}</tr>\n'
     return f"""<section>
+<h2>Tasks</h2>
+<p>Trained sentences. Every task counts the same in the mean; its interval is that of Price and Bonett.</p>
+{sections.bars("Task", body)}</section>
+"""
+
+
+def _partial(entry: Mapping[str, Any]) -> str:
+    """What a task's rate is not over."""
+    return "no simulator" if entry["task_variations"] is None else partial(entry)
+
+
+def _breakable(name: str) -> str:
+    """A name that may go on in the next line where the screen is narrow."""
+    return name.replace("_", "_<wbr>")
+
+
+def _about_rows(results: Mapping[str, Any], *, tasks: int) -> list[str]:
+    means = f" Means over {tasks} tasks." if tasks > 1 else ""
+    return [
+        f"""<section>
 <h2>Does it follow the instruction?</h2>
-<p>The same scenes, asked for in different ways. The mark on each bar is the 95 % Wilson interval.</p>
-<div class="card scroll"><table class="rows">
-<thead><tr><th>Row</th><th class="number">Success</th><th class="bar"></th><th class="number">95 % interval</th>
-<th class="number">Episodes</th><th class="number">Mean steps</th></tr></thead>
-<tbody>
-{body}</tbody></table></div>
-</section>
-"""
-
-
-def _outcomes(results: Mapping[str, Any]) -> str:
-    legend = "".join(f'<span><i class="dot {word}"></i>{_words(word)}</span>' for word in Outcome)
-    body = ""
-    for key, row in results["rows"].items():
-        met = {word: count for word, count in row["outcomes"].items() if count}
-        share = {word: 100 * count / row["episodes"] for word, count in met.items()}
-        bar = "".join(f'<i class="{escape(word)}" style="width:{share[word]:.3f}%"></i>' for word in met)
-        counts = " · ".join(f"<span>{_words(word)} {count}</span>" for word, count in met.items())
-        bar = f'<td class="bar"><span class="outcomes">{bar}</span></td>'
-        body += f"<tr><th>{_row_name(key)}</th>{bar}<td>{counts}</td></tr>\n"
-    return f"""<section>
+<p>The same scenes, asked for in different ways.{means} The mark on each bar is the 95 % interval.</p>
+{sections.rows(results, tasks=tasks)}</section>
+""",
+        f"""<section>
 <h2>How the episodes ended</h2>
-<div class="legend">{legend}</div>
-<div class="card scroll"><table class="ends"><tbody>
-{body}</tbody></table></div>
-</section>
+{sections.legend()}{sections.outcomes(results)}</section>
+""",
+    ]
+
+
+def _task(entry: Mapping[str, Any], folder: Path) -> str:
+    """A task of a set: its rows, videos, and folded what is long."""
+    name, count = escape(entry["task"]), len(entry["rows"]["trained"]["variations"])
+    note = _partial(entry)
+    note = f", {escape(note)}" if note else ""
+    folded = f"<summary>How the episodes ended</summary>{sections.outcomes(entry)}"
+    folded = f"<details>{folded}</details>\n"
+    if count:
+        folded += f"<details><summary>By variation ({count})</summary>{sections.variations(entry)}</details>\n"
+    return f"""<section id="task-{name}">
+<h2>{_breakable(name)}</h2>
+<p>{entry["successes"]} of {entry["episodes"]} episodes succeeded{note}.</p>
+{sections.rows(entry, meanings=False)}{sections.videos(entry, folder, headed=False)}{folded}</section>
 """
 
 
 def _videos(results: Mapping[str, Any], folder: Path) -> str:
-    if not results["videos"]:
-        return ""
-    parts = []
-    for heading, success in (("Successes", True), ("Failures", False)):
-        films = [video for video in results["videos"] if (video["outcome"] == Outcome.SUCCESS) is success]
-        if films:
-            parts.append(
-                f'<h3>{heading}</h3>\n<div class="videos">\n{"".join(_film(video, folder) for video in films)}</div>\n'
-            )
-    return f"<section>\n<h2>Videos</h2>\n{''.join(parts)}</section>\n"
-
-
-def _film(video: Mapping[str, Any], folder: Path) -> str:
-    data = base64.b64encode((folder / video["file"]).read_bytes()).decode()
-    label = escape(f"{video['instruction']} ({_words(video['outcome'])})")
-    return (
-        f'<video controls autoplay loop muted playsinline aria-label="{label}" title="{label}" '
-        f'src="data:video/mp4;base64,{data}"></video>\n'
-    )
+    shown = sections.videos(results, folder, headed=True)
+    return f"<section>\n<h2>Videos</h2>\n{shown}</section>\n" if shown else ""
 
 
 def _variations(results: Mapping[str, Any]) -> str:
-    rows = results["rows"]
-    cells: dict[int, dict[str, Mapping[str, Any]]] = {}
-    for key, row in rows.items():
-        for entry in row["variations"]:
-            cells.setdefault(entry["variation"], {})[key] = entry
-    head = "".join(f'<th class="number">{_words(key)}</th>' for key in rows)
-    body = "".join(_variation(variation, cells[variation], list(rows)) for variation in sorted(cells))
-    return f"""<section>
-<h2>By variation</h2>
-<p>Successes of episodes by what was asked for; bars and intervals are those of the trained sentences.</p>
-<div class="card scroll"><table class="dense">
-<thead><tr><th></th><th>Asked for, for instance</th><th></th>{head}</tr></thead>
-<tbody>
-{body}</tbody></table></div>
-</section>
-"""
-
-
-def _variation(variation: int, entries: Mapping[str, Mapping[str, Any]], keys: Sequence[str]) -> str:
-    sentence = next(iter(entries.values()))["sentence"]
-    bar = _interval(entries["trained"]) if "trained" in entries else ""
-    counts = ""
-    for key in keys:
-        entry = entries.get(key)
-        counts += f'<td class="number">{entry["successes"]}/{entry["episodes"]}</td>' if entry else "<td></td>"
-    return f'<tr><td class="faint">{variation}</td><td>{escape(sentence)}</td><td class="bar">{bar}</td>{counts}</tr>\n'
+    return f"<section>\n<h2>By variation</h2>\n{sections.variations(results)}</section>\n"
 
 
 def _curves(metrics: Sequence[Mapping[str, Any]]) -> str:
@@ -207,24 +206,3 @@ def _about(results: Mapping[str, Any], settings: str) -> str:
     folded = f'<summary>Configuration of the run</summary><pre class="card">{escape(settings)}</pre>'
     folded = f"<details>{folded}</details>\n" if settings else ""
     return f'<section>\n<h2>About this evaluation</h2>\n<dl class="card">{entries}</dl>\n{folded}</section>\n'
-
-
-def _interval(row: Mapping[str, Any]) -> str:
-    """A bar as long as the rate, with the interval marked on it."""
-    low, high, rate = (100 * row[key] for key in ("wilson_low", "wilson_high", "success_rate"))
-    return (
-        f'<span class="interval"><i style="width:{rate:.2f}%"></i>'
-        f'<b style="left:{low:.2f}%;width:{max(high - low, 0.5):.2f}%"></b></span>'
-    )
-
-
-def _range(row: Mapping[str, Any]) -> str:
-    return f"{100 * row['wilson_low']:.1f}&thinsp;&ndash;&thinsp;{100 * row['wilson_high']:.1f}&nbsp;%"
-
-
-def _row_name(key: str) -> str:
-    return escape(ROW_MEANINGS[key][0])
-
-
-def _words(word: str) -> str:
-    return escape(word.replace("_", " "))

@@ -1,25 +1,48 @@
 """The run that is judged, as far as it can be checked without jax."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from instructrl.config import HOUSE_PROTOCOL, TaskConfig, task_names
 from instructrl.errors import InputError
 from instructrl.sim import available_renderer
+from instructrl.sim.graphics import RLBENCH_RENDERERS, rlbench_renderer
 from instructrl.training.run_directory import read_config, read_data
 
 
-def check_run(run: Path) -> None:
-    """Refuse a directory that cannot hold a trained agent.
+def check_run(run: Path, *, tasks: Sequence[str] | None = None) -> None:
+    """Refuse a directory that cannot hold an agent trained on these tasks.
 
     Raises:
-        InputError: there is none, or it has no settings, no record of its data or no checkpoint.
+        InputError: there is none, or it has no settings, no record of its data, no checkpoint or no such task.
     """
     if not run.is_dir():
         raise InputError(f"run: found no directory {run}; train first, or give the directory that train.py printed")
-    read_config(run)
+    trained = read_config(run)
+    if tasks is not None:
+        chosen_tasks(trained.task, tasks)
     read_data(run)
     if not (run / "checkpoints").is_dir():
         raise InputError(f"{run}: no checkpoint yet; start its training again to go on")
+
+
+def chosen_tasks(trained: TaskConfig, asked: Sequence[str] | None) -> tuple[str, ...]:
+    """The tasks that are judged, in the run's order; `asked` None means all of them.
+
+    Raises:
+        InputError: the run was not trained on a task that is asked for.
+    """
+    known = task_names(trained)
+    strange = [name for name in asked or () if name not in known]
+    if strange:
+        raise InputError(f"tasks: found {', '.join(strange)}; allowed for this run: {', '.join(known)}")
+    return known if asked is None else tuple(name for name in known if name in asked)
+
+
+def evaluation_folder(run: Path, protocol: str) -> Path:
+    """Where a protocol's episodes, results and page lie: each has its own, that of the house is eval/."""
+    return run / ("eval" if protocol == HOUSE_PROTOCOL else f"eval-{protocol}")
 
 
 def recorded_renderer(run: Path) -> str:
@@ -30,12 +53,13 @@ def recorded_renderer(run: Path) -> str:
     """
     data: dict[str, Any] = read_data(run)
     try:
-        return data["train"]["provenance"]["renderer"]
-    except (KeyError, TypeError):
+        [renderer] = {data[key]["provenance"]["renderer"] for key in data if key.partition("/")[0] == "train"}
+    except (KeyError, TypeError, ValueError):
         raise InputError(
             f"{run / 'data.json'}: does not say which renderer drew the training data; "
             "start the training again to write it"
         ) from None
+    return renderer
 
 
 def choose_renderer(recorded: str, asked: str | None) -> str:
@@ -44,6 +68,8 @@ def choose_renderer(recorded: str, asked: str | None) -> str:
     Raises:
         InputError: the data's does not work here and no other is asked for, or the one asked for does not work.
     """
+    if recorded in RLBENCH_RENDERERS:
+        return rlbench_renderer(recorded if asked in (None, "auto") else str(asked))
     try:
         if asked in (None, "auto", recorded):
             return available_renderer(recorded)

@@ -8,8 +8,8 @@ import numpy as np
 
 from instructrl.batch import Observation
 from instructrl.config import SimConfig
-from instructrl.errors import RunError
-from instructrl.sim import Env, Outcome, Start, Step, make_env
+from instructrl.errors import SimulatorError
+from instructrl.sim import Env, Outcome, Rules, Start, Step, make_env
 from instructrl.sim.workers import WorkerFailure, Workers, worker_count
 
 
@@ -18,8 +18,9 @@ class TaskFacts:
     """What an evaluation needs to know of a task."""
 
     task: str
-    max_steps: int
-    variations: tuple[int, ...]  # those that are judged
+    max_steps: int  # keyframes that an episode may take
+    variations: tuple[int, ...]  # those that are judged, in the order in which they come up
+    trained: tuple[int, ...]  # those that the demonstrations show
     sentences: Mapping[int, tuple[str, ...]]  # of every variation, also those that are only rivals
     held_out: Mapping[int, tuple[str, ...]]
     provenance: Mapping[str, str]
@@ -28,8 +29,9 @@ class TaskFacts:
 class Stage:
     """`Env` as far as rollouts need it, and errands around it. Nothing but an episode's answers is sent back."""
 
-    def __init__(self, env: Env):
+    def __init__(self, env: Env, rules: Rules = Rules()):  # noqa: B008  (it cannot change)
         self._env = env
+        env.rules = rules
 
     def reset(self, start: Start) -> Observation:
         return self._env.reset(start)
@@ -41,12 +43,14 @@ class Stage:
         self._env.close()
 
     def facts(self, task: str, variations: Sequence[int] | None) -> TaskFacts:
-        """The task's sentences and the simulator's provenance; `variations` None means all."""
+        """The task's sentences and the simulator's provenance; `variations` (trained, and judged) None means all."""
         every = range(self._env.variations)
+        chosen = tuple(every if variations is None else variations)
         return TaskFacts(
             task=task,
-            max_steps=self._env.max_steps,
-            variations=tuple(every if variations is None else variations),
+            max_steps=self._env.rules.keyframes or self._env.max_steps,
+            variations=chosen,
+            trained=chosen,
             sentences={variation: self._env.sentences(variation) for variation in every},
             held_out={variation: self._env.sentences(variation, held_out=True) for variation in every},
             provenance=self._env.provenance(),
@@ -67,28 +71,36 @@ class Stage:
         return self._env.film(start, actions, size=size)
 
 
-def open_stage(sim: SimConfig, task: str) -> Stage:
+def open_stage(sim: SimConfig, task: str, rules: Rules) -> Stage:
     """What a worker process makes for itself."""
-    return Stage(make_env(sim, task))
+    return Stage(make_env(sim, task), rules)
 
 
-def stage_workers(sim: SimConfig, task: str, *, renderer: str, count: int | None) -> Workers:
+def stage_workers(
+    sim: SimConfig,
+    task: str,
+    *,
+    renderer: str,
+    count: int | None,
+    rules: Rules = Rules(),  # noqa: B008  (it cannot change)
+) -> Workers:
     """Worker processes for one task; `count` None is one per core.
 
     Raises:
         InputError: the renderer does not work here, or the task or a camera does not exist.
+        SimulatorError: a process cannot start.
     """
     sim = replace(sim, renderer=renderer)
-    return Workers(partial(open_stage, sim, task), worker_count(count), timeout=sim.timeout)
+    return Workers(partial(open_stage, sim, task, rules), worker_count(count), timeout=sim.timeout)
 
 
 def task_facts(workers: Workers, task: str, variations: Sequence[int] | None) -> TaskFacts:
     """The facts of the task that the workers hold.
 
     Raises:
-        RunError: the simulator cannot even say that much.
+        SimulatorError: the simulator cannot even say that much.
     """
     facts = workers.call({0: ("facts", (task, variations))})[0]
     if isinstance(facts, WorkerFailure):
-        raise RunError(f"the simulator of task {task} gives no answer: {facts.reason}")
+        raise SimulatorError(f"the simulator of task {task} gives no answer: {facts.reason}")
     return facts

@@ -1,6 +1,7 @@
 """What counted episodes say about the success rate behind them."""
 
 import math
+from collections.abc import Sequence
 
 _Z = 1.959963984540054  # two-sided 95 %
 
@@ -19,4 +20,28 @@ def wilson_interval(successes: int, episodes: int) -> tuple[float, float]:
     centre = (rate + z2 / (2 * episodes)) / (1 + z2 / episodes)
     half = _Z * math.sqrt(rate * (1 - rate) / episodes + z2 / (4 * episodes**2)) / (1 + z2 / episodes)
     # rounding must not push an end past the rate itself, which it touches at 0 and at 1
+    return min(rate, max(0.0, centre - half)), max(rate, min(1.0, centre + half))
+
+
+def mean_interval(counts: Sequence[tuple[int, int]]) -> tuple[float, float]:
+    """The 95 % interval of the mean of several success rates, from (successes, episodes) of each; Wilson's for one.
+
+    The normal approximation for a mean of binomials with 2/K successes and 2/K failures added to each of the K rates
+    (Price and Bonett 2004, "An improved confidence interval for a linear function of binomial proportions"). Without
+    them it has no width where all rates are 0 or 1, and is far too narrow near there.
+
+    Raises:
+        ValueError: no rates, one of no episodes, or counts that cannot be.
+    """
+    if not counts or not all(0 <= successes <= episodes > 0 for successes, episodes in counts):
+        raise ValueError(f"found {list(counts)}, expected 0 <= successes <= episodes > 0, at least once")
+    if len(counts) == 1:
+        return wilson_interval(*counts[0])
+    number = len(counts)
+    added, rate, centre, variance = 2 / number, 0.0, 0.0, 0.0
+    for successes, episodes in counts:
+        shrunk = (successes + added) / (episodes + 2 * added)
+        rate, centre = rate + successes / episodes / number, centre + shrunk / number
+        variance += shrunk * (1 - shrunk) / (episodes + 2 * added) / number**2
+    half = _Z * math.sqrt(variance)
     return min(rate, max(0.0, centre - half)), max(rate, min(1.0, centre + half))

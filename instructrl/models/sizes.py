@@ -1,6 +1,7 @@
 """What the shapes of an encoder's parameters say of its settings. Needs no jax."""
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,7 +19,8 @@ def sizes(kind: str, shapes: Shapes) -> dict[str, int]:
         return shape[place] if -len(shape) <= place < len(shape) else None
 
     def blocks(before: str) -> int:
-        return len({name[len(before) :].partition("/")[0] for name in shapes if name.startswith(before)})
+        numbers = (name[len(before) :].partition("/")[0] for name in shapes if name.startswith(before))
+        return max((int(number) + 1 for number in numbers if re.fullmatch("[0-9]{1,6}", number)), default=0)
 
     found: dict[str, int | None] = {}
     if kind == "m3ae":

@@ -15,9 +15,14 @@ class Outcome(StrEnum):
     SUCCESS = "success"
     FAILURE = "failure"  # the task can no longer succeed, for instance the wrong object was touched
     UNREACHABLE = "unreachable"  # no arm configuration or path leads to the commanded pose
+    PLANNER_FAILURE = "planner_failure"  # the pose can be reached, but the simulator's planner found no way there
     INVALID_ACTION = "invalid_action"  # not finite, wrong size, or not a rotation
     TIME_LIMIT = "time_limit"  # the allowed keyframes are used up
     SIMULATOR_ERROR = "simulator_error"  # the simulator died or hung, also after a restart
+    EXPERT_FAILURE = "expert_failure"  # the simulator's own expert gave no demonstration to replay
+
+
+PATHLESS = frozenset({Outcome.UNREACHABLE, Outcome.PLANNER_FAILURE})  # ends that the rules may forgive
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,31 @@ class Start:
     variation: int
     seed: int
     goal: int | None = None  # judge this variation instead, one of `Env.rivals()` of the same scene
+
+
+@dataclass(frozen=True)
+class Rules:
+    """When an episode is given up; the protocol of an evaluation says so."""
+
+    keyframes: int | None = None  # actions that it may take; None: the task's own `max_steps`
+    tries: int = 1  # the so many-th action that no path leads to ends it; those before only cost a keyframe
+
+
+class Tally:
+    """The actions of one episode, counted by the rules; every environment keeps one."""
+
+    def __init__(self, rules: Rules, *, max_steps: int):
+        self.steps = 0
+        self._limit, self._tries = rules.keyframes or max_steps, rules.tries
+
+    def count(self, outcome: Outcome | None) -> Outcome | None:
+        """How the episode stands after one more action, which by itself would end it so (None: not)."""
+        self.steps += 1
+        over = self.steps >= self._limit
+        if outcome in PATHLESS:
+            self._tries -= 1
+            return None if self._tries > 0 and not over else outcome
+        return Outcome.TIME_LIMIT if outcome is None and over else outcome
 
 
 class Step(NamedTuple):
@@ -40,10 +70,11 @@ class Env(Protocol):
     """One task in one simulator. Keyframe actions in, observations and typed outcomes out."""
 
     variations: int  # how many variations the task has
-    max_steps: int  # keyframes allowed in an episode
+    max_steps: int  # keyframes that the task allows in an episode; the time in the state is told in them
+    rules: Rules  # of the episodes to come; Rules() unless set
 
     def sentences(self, variation: int, *, held_out: bool = False) -> tuple[str, ...]:
-        """The ways to ask for a variation: those for training, or those kept for testing."""
+        """The ways to ask for a variation: those for training, or those kept for testing (none in some simulators)."""
         ...
 
     def reset(self, start: Start) -> Observation:

@@ -12,6 +12,7 @@ import sys
 from instructrl.errors import InputError
 
 RENDERERS = ("auto", "opengl", "raycast")
+RLBENCH_RENDERERS = ("rlbench_opengl", "rlbench_opengl3")  # CoppeliaSim's
 _VARIABLE = "INSTRUCTRL_GL"  # a backend of mujoco, or "none"
 _KNOWN = ("egl", "osmesa", "glfw", "cgl")
 _PROBE_SECONDS = 30.0
@@ -57,6 +58,18 @@ def available_renderer(wanted: str) -> str:
         "sim.renderer=opengl: OpenGL does not work on this machine (tried "
         f"{', '.join(_candidates())}); install libegl1 and libgl1, or libosmesa6, or use sim.renderer=raycast"
     )
+
+
+def rlbench_renderer(wanted: str) -> str:
+    """CoppeliaSim's renderer to use; "auto" takes RLBench's own default.
+
+    Raises:
+        InputError: it has no such renderer.
+    """
+    if wanted not in ("auto", *RLBENCH_RENDERERS):
+        allowed = ", ".join(("auto", *RLBENCH_RENDERERS))
+        raise InputError(f"sim.renderer: found {wanted!r}; allowed with sim=rlbench: {allowed}")
+    return "rlbench_opengl3" if wanted == "auto" else wanted
 
 
 def opengl_backend() -> str | None:

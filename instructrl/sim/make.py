@@ -4,22 +4,26 @@ from typing import TYPE_CHECKING
 
 from instructrl.errors import InputError
 from instructrl.sim.env import Env
-from instructrl.sim.graphics import available_renderer
+from instructrl.sim.graphics import available_renderer, rlbench_renderer
 
 if TYPE_CHECKING:
     from instructrl.config import SimConfig
 
 
 def make_env(cfg: "SimConfig", task: str) -> Env:
-    """An environment for one task; simulators are imported only when asked for.
+    """An environment for one task; simulators are imported only when asked for, RLBench once in a process.
 
     Raises:
         InputError: an unknown simulator, task or camera, or a renderer that does not work here.
     """
-    if cfg.kind != "tabletop":
-        raise InputError(f"sim.kind: found {cfg.kind!r}, expected tabletop")
-    from instructrl.sim.tabletop.env import Tabletop
+    cameras, size = tuple(cfg.cameras), cfg.image_size
+    if cfg.kind == "tabletop":
+        from instructrl.sim.tabletop.env import Tabletop
 
-    return Tabletop(
-        task, cameras=tuple(cfg.cameras), image_size=cfg.image_size, renderer=available_renderer(cfg.renderer)
-    )
+        return Tabletop(task, cameras=cameras, image_size=size, renderer=available_renderer(cfg.renderer))
+    if cfg.kind == "rlbench":
+        from instructrl.sim.rlbench.env import RLBench
+
+        drawn = rlbench_renderer(cfg.renderer)
+        return RLBench(task, cameras=cameras, image_size=size, renderer=drawn, tries=cfg.tries)
+    raise InputError(f"sim.kind: found {cfg.kind!r}, expected tabletop or rlbench")

@@ -14,7 +14,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from instructrl.errors import RunError
+from instructrl.errors import RunError, SimulatorError
+from instructrl.sim import heartbeat
 from instructrl.sim.server import Reply
 
 Request = tuple[str, tuple]  # a method (or attribute) of the environment, and its arguments
@@ -40,6 +41,7 @@ class Worker:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", serve],
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # simulators talk a lot
                 stderr=self._log,
                 pass_fds=(theirs.fileno(),),
                 env={
@@ -50,8 +52,9 @@ class Worker:
                 start_new_session=True,  # ctrl-C in the terminal is the parent's affair
             )
         self.connection = Connection(ours.detach())
-        self.deadline = time.monotonic() + start_timeout
-        self._start_timeout, self._number = start_timeout, 0
+        self._heartbeat = heartbeat.Heartbeat(self._process.pid)
+        self._expect_within(start_timeout)
+        self._number = 0
         try:
             with contextlib.suppress(OSError):  # it died already: `await_ready` tells
                 self.connection.send(recipe)
@@ -63,27 +66,44 @@ class Worker:
         """Wait until the environment is made.
 
         Raises:
-            RunError: it cannot be. InputError: the recipe refuses its settings.
+            SimulatorError: it cannot be. InputError: the recipe refuses its settings.
         """
         try:
-            if not self.connection.poll(max(self.deadline - time.monotonic(), 0.0)):
-                raise WorkerLostError(f"it was not ready within {self._start_timeout:g} s")
+            while not self.connection.poll(self.patience()):
+                self.check_alive()
             self.receive()
         except WorkerLostError as lost:
-            raise RunError(f"a simulator process cannot start: {lost}") from None
+            raise SimulatorError(f"a simulator process cannot start: {lost}") from None
 
     def send(self, request: Request, *, timeout: float) -> None:
         """Ask for a call, to be answered within `timeout` seconds."""
         self._number += 1
-        self.deadline = time.monotonic() + timeout
+        self._expect_within(timeout)
         with contextlib.suppress(OSError):  # it died: the closed connection says so when we listen
             self.connection.send((self._number, *request))
+
+    def patience(self) -> float:
+        """Seconds to wait for an answer before `check_alive` is asked again."""
+        return min(max(self.deadline - time.monotonic(), 0.0), heartbeat.SILENCE / 10)
+
+    def check_alive(self) -> None:
+        """Raise WorkerLostError if the answer is overdue, or the process has stopped working on it."""
+        if time.monotonic() >= self.deadline:
+            what = "gave no answer" if self._number else "was not ready"
+            raise WorkerLostError(f"it {what} within {self._timeout:g} s")
+        if self._heartbeat.silence() >= heartbeat.SILENCE:
+            raise WorkerLostError(f"it hangs: it did no work for {heartbeat.SILENCE:g} s")
+
+    def _expect_within(self, timeout: float) -> None:
+        self._timeout, self.deadline = timeout, time.monotonic() + timeout
+        self._heartbeat.restart()
 
     def receive(self) -> Reply | None:
         """The next reply, or None if it answers an earlier call, whose caller has gone away.
 
         Raises:
-            WorkerLostError: no process, or no state to go on with. InputError, RunError: as raised over there.
+            WorkerLostError: no process, or no state to go on with. InputError: as raised over there.
+            SimulatorError: for a RunError there.
         """
         try:
             reply = self.connection.recv()
@@ -93,7 +113,7 @@ class Worker:
             return None
         if reply.kind == "expected":
             kind, message = reply.value
-            raise kind(message)
+            raise (SimulatorError if issubclass(kind, RunError) else kind)(message)
         if reply.kind == "unexpected":
             raise WorkerLostError(f"it raised {reply.value}")
         return reply

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from typing import Any
 
+from instructrl.errors import SimulatorError
 from instructrl.sim.worker import Request, Worker, WorkerLostError
 
 _ATTEMPTS = 2
@@ -44,14 +45,15 @@ class Workers:
     """`count` processes that each hold one environment, made there by `recipe()` (anything picklable).
 
     A worker that dies, hangs or raises is replaced and its call made once more; after that the result is a
-    `WorkerFailure`. An InputError or RunError in a worker is raised here. A context manager.
+    `WorkerFailure`. A process that does not start is started once more. An InputError in a worker is raised here, a
+    RunError there as a SimulatorError. A context manager.
     """
 
     def __init__(self, recipe: Callable[[], Any], count: int, *, timeout: float, start_timeout: float = 120.0):
         """Start all processes. `timeout`: seconds that one call may take; `start_timeout`: that a start may take.
 
         Raises:
-            RunError: a process cannot start. InputError: the recipe refuses its settings.
+            SimulatorError: a process cannot start. InputError: the recipe refuses its settings.
         """
         self._recipe, self._timeout, self._start_timeout = recipe, timeout, start_timeout
         self._slots: list[_Slot] = []
@@ -59,7 +61,7 @@ class Workers:
             for _ in range(count):
                 self._slots.append(_Slot(self._launch()))
             for slot in self._slots:
-                slot.worker.await_ready()
+                self._await_ready(slot)
         except BaseException:
             self.kill()
             raise
@@ -132,6 +134,16 @@ class Workers:
     def _launch(self) -> Worker:
         return Worker(self._recipe, start_timeout=self._start_timeout)
 
+    def _await_ready(self, slot: _Slot) -> None:
+        """Wait for a process that was launched; one that does not start is launched again."""
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return slot.worker.await_ready()
+            except SimulatorError:
+                slot.worker.kill()
+                slot.worker = self._launch()
+        return slot.worker.await_ready()
+
     def _submit(self, number: int, request: Request, *, index: int) -> None:
         slot = self._slots[number]
         slot.request, slot.index, slot.attempt, slot.replay = request, index, 1, []
@@ -140,16 +152,15 @@ class Workers:
     def _collect(self, numbers: list[int]) -> list[tuple[int, Any]]:
         """Wait until something happens on these workers; the results of the calls that are done."""
         slots = {number: self._slots[number] for number in numbers}
-        patience = min(slot.worker.deadline for slot in slots.values()) - time.monotonic()
-        ready = wait([slot.worker.connection for slot in slots.values()], timeout=max(patience, 0.0))
+        patience = min(slot.worker.patience() for slot in slots.values())
+        ready = wait([slot.worker.connection for slot in slots.values()], timeout=patience)
         done: list[tuple[int, Any]] = []
         for number, slot in slots.items():
             try:
                 if slot.worker.connection in ready:
                     reply = slot.worker.receive()
-                elif time.monotonic() > slot.worker.deadline:
-                    raise WorkerLostError(f"it gave no answer within {self._timeout:g} s")
                 else:
+                    slot.worker.check_alive()
                     reply = None
             except WorkerLostError as lost:
                 done += [(number, failure) for failure in self._replace(slot, str(lost))]
@@ -167,7 +178,7 @@ class Workers:
         """Start a process in place of a lost one and try the call again; or give the call up, and say so."""
         slot.worker.kill()
         slot.worker = self._launch()
-        slot.worker.await_ready()
+        self._await_ready(slot)
         if slot.attempt >= _ATTEMPTS:
             slot.history.clear()
             return [WorkerFailure(f"a simulator process failed {_ATTEMPTS} times: {reason}")]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,8 @@ def feature_sizes(encode: Encode, images: Any, tokens: Any, padding: Any) -> Fea
     return FeatureSizes(found.pooled.shape[-1], found.text.shape[-1], patches, str(found.pooled.dtype))
 
 
-def compute_features(config: TrainConfig, episodes: Episodes) -> FeatureCache:
-    """The features of a file of demonstrations, for an encoder whose weights are in a file.
+def compute_features(config: TrainConfig, files: Sequence[Episodes]) -> list[FeatureCache]:
+    """The features of files of demonstrations, for an encoder whose weights are in a file.
 
     Raises:
         InputError: the weights cannot be used, or the features cannot be written.
@@ -56,20 +56,21 @@ def compute_features(config: TrainConfig, episodes: Episodes) -> FeatureCache:
     like = abstract_params(agent, one_step(config, tokenizer))["encoder"]
     origin = origin_of(config, Path())
     params = {"encoder": jax.device_put(read_encoder(config, origin.path, tokenizer, like=like))}
-    return open_features(config, episodes, tokenizer, agent=agent, params=params, checksum=origin.checksum)
+    return open_features(config, files, tokenizer, agent=agent, params=params, checksum=origin.checksum)
 
 
 def open_features(
-    config: TrainConfig, episodes: Episodes, tokenizer: Tokenizer, *, agent: Agent, params: Any, checksum: str
-) -> FeatureCache:
-    """The features of a file of demonstrations; what is missing of them is computed.
+    config: TrainConfig, files: Sequence[Episodes], tokenizer: Tokenizer, *, agent: Agent, params: Any, checksum: str
+) -> list[FeatureCache]:
+    """The features of files of demonstrations that are alike; what is missing of them is computed.
 
     Raises:
         InputError: they cannot be written.
     """
-    encode, size = make_encode(agent, params), episodes.image_size
-    images = np.zeros((FRAMES, len(episodes.cameras), size, size, 3), np.uint8)
+    encode, size = make_encode(agent, params), files[0].image_size
+    images = np.zeros((FRAMES, len(files[0].cameras), size, size, 3), np.uint8)
     tokens, padding = tokenizer([""] * FRAMES)
+    sizes = feature_sizes(encode, images, tokens, padding)
     encoder = {key: value for key, value in dataclasses.asdict(config.encoder).items() if key not in LABELS}
     identity = {
         "revision": REVISION,
@@ -77,14 +78,17 @@ def open_features(
         "encoder": json.dumps(encoder),
         "precision": config.hardware.precision,
     }
-    return ensure_features(
-        episodes,
-        tokenizer,
-        encode=encode,
-        sizes=feature_sizes(encode, images, tokens, padding),
-        identity=identity,
-        joint=reads_jointly(config.encoder),
-        sentences=config.training.sentences,
-        folder=None if config.features_dir is None else Path(config.features_dir),
-        batch_size=FRAMES,
-    )
+    return [
+        ensure_features(
+            episodes,
+            tokenizer,
+            encode=encode,
+            sizes=sizes,
+            identity=identity,
+            joint=reads_jointly(config.encoder),
+            sentences=config.training.sentences,
+            folder=None if config.features_dir is None else Path(config.features_dir),
+            batch_size=FRAMES,
+        )
+        for episodes in files
+    ]

@@ -10,40 +10,37 @@ import jax
 from tqdm import tqdm
 
 from instructrl.batch import batch_spec
-from instructrl.config import TrainConfig
-from instructrl.data.episodes import Episodes
+from instructrl.config import TrainConfig, task_names
 from instructrl.data.lock import only_process
 from instructrl.errors import RunError
 from instructrl.training.checkpoint import Checkpoints, open_checkpoints
 from instructrl.training.metrics import Metrics, open_metrics
-from instructrl.training.preparation import Training, prepare
+from instructrl.training.preparation import Training, open_sets, prepare
 from instructrl.training.state import TrainState, parameter_table
 
 ELSEWHERE = "choose another output_dir"
 Rollout = Callable[[Any, int], dict[str, float]]  # (params, epoch) -> metrics
 
 
-def train(config: TrainConfig, run: Path, *, data: dict[str, Path], rollout: Rollout | None = None) -> None:
+def train(config: TrainConfig, run: Path, *, data: dict[str, list[Path]], rollout: Rollout | None = None) -> None:
     """Train to the last epoch, from the last checkpoint if there is one.
 
     Args:
         config: a resolved configuration.
         run: the run directory, already opened.
-        data: the files of the splits `train` and `val`.
+        data: the files of the splits `train` and `val`, one for each task.
         rollout: called every `training.rollout_every` epochs with parameters and epoch.
 
     Raises:
         RunError: the loss is not finite.
         InputError: another process trains this run, or it began with other demonstrations.
     """
-    limits = {"train": config.task.episodes, "val": config.task.val_episodes}
     with (
         only_process(run, does="trains", remedy="add name=... for a run of its own", elsewhere=ELSEWHERE),
-        Episodes(data["train"], limit=limits["train"]) as train_set,
-        Episodes(data["val"], limit=limits["val"]) as val_set,
+        open_sets(config, data) as sets,
         open_checkpoints(run) as checkpoints,
     ):
-        training, state = prepare(config, run, data=data, sets=(train_set, val_set))
+        training, state = prepare(config, run, sets)
         last = checkpoints.step("last")
         if last is not None:
             state = checkpoints.restore(state, step=last)
@@ -57,6 +54,10 @@ def announce(training: Training, state: TrainState) -> None:
     print(parameter_table(state.params, training.frozen))
     spec = batch_spec(training.train.sizes)
     print("batch\n" + "\n".join(f"  {key:<18}{dtype}{shape}" for key, (shape, dtype) in spec.items()))
+    tasks = task_names(training.config.task)
+    if len(tasks) > 1:
+        shares = zip(tasks, training.train.order.shares, strict=True)
+        print("sequences of an epoch\n" + "\n".join(f"  {task:<36}{share:>8,}" for task, share in shares))
     epoch, epochs = int(state.step) // training.train.steps_per_epoch, training.config.training.epochs
     where = "already trained" if epoch >= epochs else "resumed" if epoch else "begins"
     print(f"training {where}: epoch {epoch} of {epochs} on {jax.devices()[0].device_kind}", flush=True)
@@ -115,13 +116,16 @@ def epoch_line(epoch: int, train: dict[str, float], val: dict[str, float]) -> st
 
 
 def validate(training: Training, state: TrainState) -> dict[str, float]:
-    """Mean metrics over the validation demonstrations."""
-    total = Mean()
-    stop = training.val.steps_per_epoch
-    with closing(training.batches(training.val, 0, stop)) as batches:
-        for batch in batches:
-            total.add(training.eval_step(training.params(state), batch), step=int(state.step))
-    return total.means()
+    """Mean metrics over the validation demonstrations; where there are several tasks, also the loss of each."""
+    total, losses = Mean(), {}
+    for task, loader in training.val.items():
+        mean = Mean()
+        with closing(training.batches(loader, 0, loader.steps_per_epoch)) as batches:
+            for batch in batches:
+                mean.add(training.eval_step(training.params(state), batch), step=int(state.step))
+        total.include(mean)
+        losses[f"loss/{task}"] = mean.means()["loss"]
+    return total.means() | (losses if len(losses) > 1 else {})
 
 
 class Mean:
@@ -148,6 +152,12 @@ class Mean:
         self.count += steps
         for key, value in self.last.items():
             self.sums[key] = self.sums.get(key, 0.0) + value * steps
+
+    def include(self, other: "Mean") -> None:
+        """Add all that another mean is of."""
+        self.count += other.count
+        for key, value in other.sums.items():
+            self.sums[key] = self.sums.get(key, 0.0) + value
 
     def means(self) -> dict[str, float]:
         """The means so far."""

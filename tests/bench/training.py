@@ -78,7 +78,7 @@ def seconds(work: Callable[[], object]) -> float:
 def measure(config: TrainConfig, episodes: Episodes) -> dict[str, float]:
     """Sequences per second of every variant."""
     tokenizer = make_tokenizer(config.encoder.kind)
-    loader = Loader(episodes, tokenizer, batch_size=config.training.batch_size, seed=0)
+    loader = Loader([episodes], tokenizer, batch_size=config.training.batch_size, seed=0)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
     optimizer = make_optimizer(config.optimizer, learning_rate(config.optimizer, epochs=9, steps_per_epoch=9))
     step = make_train_step(agent, optimizer, seed=0, token_dropout=config.training.token_dropout)

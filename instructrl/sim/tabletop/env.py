@@ -9,7 +9,7 @@ import numpy as np
 from instructrl.actions import check_action
 from instructrl.batch import Demonstration, Observation
 from instructrl.errors import InputError
-from instructrl.sim.env import Outcome, Start, Step
+from instructrl.sim.env import Outcome, Rules, Start, Step, Tally
 from instructrl.sim.graphics import opengl_backend
 from instructrl.sim.tabletop.cameras import extrinsics, intrinsics
 from instructrl.sim.tabletop.motion import Arrival, Motion
@@ -36,15 +36,18 @@ class Tabletop:
         if unknown or not cameras:
             raise InputError(f"sim.cameras: found {list(cameras)}, expected some of {', '.join(CAMERAS)}")
         self.variations, self.max_steps = self._task.variations, self._task.max_steps
-        self._world = World(self._task.bodies(), graspable=self._task.graspable)
+        self._world = World(self._task.bodies(), graspable=self._task.graspable, watched=self._task.watched)
         self._motion = Motion(self._world)
         model = self._world.model
         self._cameras = [model.camera(name).id for name in cameras]
         self._intrinsics = np.stack([intrinsics(model, camera, image_size) for camera in self._cameras])
         self._renderer_name = renderer
         self._renderer: Renderer = make_renderer(renderer, model, image_size)
+        self._onlooker: tuple[int, Renderer] | None = None  # draws pictures of this size
         self._meaning: Mapping[int, str] = {}
-        self._goal, self._steps, self._instruction = 0, 0, ""
+        self.rules = Rules()
+        self._tally = Tally(self.rules, max_steps=self.max_steps)
+        self._goal, self._instruction = 0, ""
         self._outcome: Outcome | None = Outcome.TIME_LIMIT  # no episode has begun
 
     def sentences(self, variation: int, *, held_out: bool = False) -> tuple[str, ...]:
@@ -129,9 +132,22 @@ class Tabletop:
         """What the cameras measure now: metres along the optical axis, float32 [K, H, W]."""
         return np.stack([self._renderer.depth(self._world.data, camera) for camera in self._cameras])
 
+    def picture(self, *, size: int) -> np.ndarray:
+        """The scene as it is now, seen as in a film, uint8 [size, size, 3]."""
+        if self._onlooker is None or self._onlooker[0] != size:
+            self._close_onlooker()
+            self._onlooker = size, make_renderer(self._renderer_name, self._world.model, size)
+        return self._onlooker[1].draw(self._world.data, self._world.model.camera(FILM_CAMERA).id)
+
     def close(self) -> None:
-        """Free the renderer."""
+        """Free the renderers."""
         self._renderer.close()
+        self._close_onlooker()
+
+    def _close_onlooker(self) -> None:
+        if self._onlooker is not None:
+            self._onlooker[1].close()
+        self._onlooker = None
 
     def _check_variation(self, variation: int) -> None:
         if not 0 <= variation < self.variations:
@@ -159,7 +175,7 @@ class Tabletop:
             raise InputError(f"goal: found {self._goal}, expected one of {sorted(meaning)} in this scene")
         texts = self.sentences(self._goal)
         self._instruction = texts[int(np.random.default_rng((*source, 1)).integers(len(texts)))]
-        self._steps, self._outcome = 0, None
+        self._tally, self._outcome = Tally(self.rules, max_steps=self.max_steps), None
 
     def _expert(self) -> list[np.ndarray]:
         """The expert's actions as data sets keep them, float32, so that a replay is the same bit for bit."""
@@ -169,10 +185,7 @@ class Tabletop:
     def _act(self, action: np.ndarray) -> Outcome | None:
         if self._outcome is not None:
             raise RuntimeError("the episode is over: reset before the next step")
-        self._steps += 1
-        self._outcome = self._try(action)
-        if self._outcome is None and self._steps >= self.max_steps:
-            self._outcome = Outcome.TIME_LIMIT
+        self._outcome = self._tally.count(self._try(action))
         return self._outcome
 
     def _try(self, action: np.ndarray) -> Outcome | None:
@@ -190,7 +203,7 @@ class Tabletop:
 
     def _observe(self) -> Observation:
         world = self._world
-        time = -1.0 + 2.0 * self._steps / self.max_steps
+        time = min(-1.0 + 2.0 * self._tally.steps / self.max_steps, 1.0)  # a protocol may allow more keyframes
         return Observation(
             images=np.stack([self._renderer.draw(world.data, camera) for camera in self._cameras]),
             state=np.array([world.opened(), *world.data.qpos[world.fingers], time], np.float32),

@@ -8,12 +8,13 @@ import numpy as np
 
 from instructrl.sim.tabletop.kinematics import Kinematics
 from instructrl.sim.tabletop.robot import BASE, FINGER_OPEN
-from instructrl.sim.tabletop.scene import TIMESTEP
+from instructrl.sim.tabletop.scene import ROBOT, TIMESTEP
 from instructrl.sim.tabletop.world import World
 
 _REACH = 1.2  # metres along any axis from the base; nothing further off can be reached
 _JOINT_SPEED = 2.2  # rad/s at the fastest moment
 _STRAIGHT_WITHIN = 0.30  # metres; longer moves go through joint space
+_LOOKS = 12  # at a long path, for what might be in its way
 _SPACING = 0.03  # metres between the points of a straight path
 _JUMP = 0.5  # radians; a straight path whose joints jump further between two points is no path
 _SHORTEST = 0.12  # seconds
@@ -40,14 +41,20 @@ class Motion:
     def __init__(self, world: World):
         self._world = world
         self._kinematics = Kinematics(world.model)
+        self._imagined = mujoco.MjData(world.model)
         self.watcher: Watcher | None = None
 
     def reachable(self, actions: Iterable[np.ndarray]) -> bool:
-        """Whether the arm can go through these keyframes, each [8], in turn, from where it is."""
+        """Whether the arm can go through these keyframes, each [8], in turn, from where it is.
+
+        Near ones must be reached in a straight line, and on the way to far ones nothing may stand as things are now.
+        """
         joints = self._world.data.qpos[self._world.arm]
+        self._world.copy_pose(self._imagined)
         for action in actions:
-            path = self._path(joints, action)
-            if path is None:
+            far = self._far(joints, action)
+            path = self._bent(joints, action) if far else self._straight(joints, action)
+            if path is None or (far and not self._free(path)):
                 return False
             joints = path[-1]
         return True
@@ -68,18 +75,29 @@ class Motion:
         """Joint angles [P 7] from `start` to the pose: a straight line where short and possible."""
         if np.abs(action[:3] - BASE).max() > _REACH:
             return None
-        position, quaternion = self._kinematics.forward(start)
-        if np.linalg.norm(action[:3] - position) < _STRAIGHT_WITHIN:
-            path = self._straight(start, (position, quaternion), action)
-            if path is not None:
-                return path
+        path = None if self._far(start, action) else self._straight(start, action)
+        return self._bent(start, action) if path is None else path
+
+    def _far(self, start: np.ndarray, action: np.ndarray) -> bool:
+        return bool(np.linalg.norm(action[:3] - self._kinematics.forward(start)[0]) >= _STRAIGHT_WITHIN)
+
+    def _bent(self, start: np.ndarray, action: np.ndarray) -> np.ndarray | None:
         goal = self._kinematics.inverse(action[:3], action[3:7], start)
         return None if goal is None else np.stack([start, goal])
 
-    def _straight(
-        self, start: np.ndarray, pose: tuple[np.ndarray, np.ndarray], action: np.ndarray
-    ) -> np.ndarray | None:
-        position, quaternion = pose
+    def _free(self, path: np.ndarray) -> bool:
+        """Whether the arm touches nothing between the ends of a path [2 7] through joint space."""
+        model, data = self._world.model, self._imagined
+        for share in np.linspace(0.0, 1.0, _LOOKS + 2)[1:-1]:
+            data.qpos[self._world.arm] = path[0] + share * (path[1] - path[0])
+            mujoco.mj_kinematics(model, data)
+            mujoco.mj_collision(model, data)
+            if (model.geom_contype[data.contact.geom] == ROBOT).any():
+                return False
+        return True
+
+    def _straight(self, start: np.ndarray, action: np.ndarray) -> np.ndarray | None:
+        position, quaternion = self._kinematics.forward(start)
         goal = action[3:7] if quaternion @ action[3:7] >= 0 else -action[3:7]
         turn = 2 * np.arccos(np.clip(quaternion @ goal, -1.0, 1.0))
         count = max(int(np.ceil(max(np.linalg.norm(action[:3] - position) / _SPACING, turn / 0.3))), 1)
@@ -138,6 +156,6 @@ class Motion:
                 world.hold(touched)
 
     def _tick(self) -> None:
-        mujoco.mj_step(self._world.model, self._world.data)
+        self._world.advance()
         if self.watcher is not None:
             self.watcher()

@@ -4,6 +4,8 @@ Only what moves is cast anew: for a camera that stands still, the table and floo
 go only through pixels near a moving geom. Light is as in `scene.py`, so that the pictures look like OpenGL's.
 """
 
+import copy
+
 import mujoco
 import numpy as np
 
@@ -22,7 +24,7 @@ class Raycaster:
     name = "raycast"
 
     def __init__(self, model: mujoco.MjModel, size: int):
-        self._model = model
+        self._model, self._shape = model, _bounded(model)
         self._size = size
         grid = (np.arange(size) + 0.5) / size * 2 - 1
         self._x, self._y = np.tile(grid, size), np.repeat(-grid, size)  # of pixel centres, y up
@@ -117,7 +119,7 @@ class Raycaster:
         geom = np.empty(count, np.int32)
         depth, normal = np.empty(count), np.empty((count, 3))
         mujoco.mj_multiRay(
-            self._model,
+            self._shape,
             data,
             data.cam_xpos[camera],
             rays.reshape(-1),
@@ -141,6 +143,20 @@ class Raycaster:
         color = paint[geom]
         shown = np.minimum(color[:, :3] * light[:, None], np.float32(1.0))
         return shown, color[:, 3], np.where(missed, _FAR, depth).astype(np.float32)
+
+
+def _bounded(model: mujoco.MjModel) -> mujoco.MjModel:
+    """A copy for casting rays in which the sphere that stands for each body holds all of its geoms.
+
+    MuJoCo's own leaves out geoms that do not collide, and lies aside where the body's inertia is turned: rays would
+    miss what is outside of it.
+    """
+    shape = copy.copy(model)
+    owner = model.geom_bodyid
+    away = np.linalg.norm(model.geom_pos - model.body_ipos[owner], axis=1) + model.geom_rbound
+    for body in np.flatnonzero(model.body_bvhadr >= 0):
+        shape.bvh_aabb[model.body_bvhadr[body]] = (0.0, 0.0, 0.0, away[owner == body].max(), 0.0, 0.0)
+    return shape
 
 
 def _only(group: int) -> np.ndarray:

@@ -12,6 +12,7 @@ TABLE_Z = 0.752
 WORKSPACE_LOW = np.array([-0.05, -0.42, TABLE_Z])  # where tasks put things
 WORKSPACE_HIGH = np.array([0.55, 0.42, 1.35])
 TIMESTEP = 0.004  # seconds
+ROBOT = 2  # the contact type of what is solid about the robot
 CAMERAS = ("front", "left_shoulder", "right_shoulder", "wrist")
 FILM_CAMERA = "film"
 FIXED_GROUP, MOVING_GROUP, GLASS_GROUP, HIDDEN_GROUP = 0, 1, 2, 4
@@ -47,16 +48,16 @@ def scene_xml(bodies: str, *, extras: str = "") -> str:
     <material specular="0" shininess="0"/>
     <default class="fixed"><geom group="{FIXED_GROUP}" contype="1" conaffinity="2"/></default>
     <default class="arm"><geom group="{MOVING_GROUP}" contype="0" conaffinity="0"/></default>
-    <default class="solid"><geom group="{MOVING_GROUP}" contype="2" conaffinity="1" friction="0.5"/></default>
+    <default class="solid"><geom group="{MOVING_GROUP}" contype="{ROBOT}" conaffinity="1" friction="0.5"/></default>
     <default class="pad">
-      <geom group="{MOVING_GROUP}" contype="2" conaffinity="1" condim="4" friction="1.5 0.05 0.0001"
+      <geom group="{MOVING_GROUP}" contype="{ROBOT}" conaffinity="1" condim="4" friction="1.5 0.05 0.0001"
         solref="0.008 1" solimp="0.95 0.99 0.001"/>
     </default>
     <default class="object">
       <geom group="{MOVING_GROUP}" contype="3" conaffinity="3" friction="0.8 0.01 0.0001" density="400"/>
     </default>
     <default class="prop"><geom group="{MOVING_GROUP}" contype="1" conaffinity="2"/></default>
-    <default class="marker"><geom group="{MOVING_GROUP}" contype="0" conaffinity="0"/></default>
+    <default class="marker"><geom group="{MOVING_GROUP}" contype="0" conaffinity="0" mass="0"/></default>
     <default class="glass"><geom group="{GLASS_GROUP}" contype="0" conaffinity="0"/></default>
   </default>
   <asset>

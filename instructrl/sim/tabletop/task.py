@@ -7,6 +7,7 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 
@@ -24,7 +25,8 @@ class Task(ABC):
 
     variations: int
     max_steps: int  # keyframes allowed
-    graspable: tuple[str, ...] = ()  # bodies with a free joint that can be held
+    graspable: tuple[str, ...] = ()  # bodies that can be held: free ones, or parts that move on a joint
+    watched: Mapping[str, float] = MappingProxyType({})  # joints, and beyond which position `World.passed` names them
     templates: tuple[str, ...]  # sentences with {color}, for training
     held_out_templates: tuple[str, ...]  # and those kept for testing
 
@@ -34,11 +36,14 @@ class Task(ABC):
 
     @abstractmethod
     def place(self, world: World, variation: int, rng: np.random.Generator) -> Mapping[int, str] | None:
-        """Colour and place everything; answer which body each askable variation means here, or None to draw again."""
+        """Colour and place everything; answer the thing that each askable variation means here, or None to draw again.
+
+        A thing is a word that the task itself reads: mostly a body's name.
+        """
 
     @abstractmethod
     def waypoints(self, world: World, thing: str) -> list[np.ndarray]:
-        """The expert's keyframe actions [8] for a freshly placed world, if `thing` is the body asked for."""
+        """The expert's keyframe actions [8] for a freshly placed world, if `thing` is asked for."""
 
     @abstractmethod
     def judge(self, world: World, thing: str, others: tuple[str, ...]) -> Outcome | None:
@@ -71,9 +76,18 @@ def load_task(name: str) -> Task:
     return getattr(module, "".join(part.capitalize() for part in name.split("_")))()
 
 
-def downward(position: np.ndarray, *, yaw: float = 0.0, gripper: float) -> np.ndarray:
-    """The action [8] with the gripper pointing down at a position, fingers closing along y turned by `yaw`."""
-    return np.array([*position, -np.sin(yaw / 2), np.cos(yaw / 2), 0.0, 0.0, gripper])
+def downward(position: np.ndarray, *, yaw: float = 0.0, tilt: float = 0.0, gripper: float) -> np.ndarray:
+    """The action [8] with the gripper pointing down at a position, fingers closing along y turned by `yaw`.
+
+    With a `tilt` (radians) it points as much outward, along x turned by `yaw`; a quarter turn is level.
+    """
+    turn, side, lean, rest = np.cos(yaw / 2), np.sin(yaw / 2), np.sin(tilt / 2), np.cos(tilt / 2)
+    return np.array([*position, -side * rest, turn * rest, side * lean, turn * lean, gripper])
+
+
+def folded(yaw: float, period: float) -> float:
+    """The smallest turn, in [-period/2, period/2), that looks the same for a thing that repeats after `period`."""
+    return (yaw + period / 2) % period - period / 2
 
 
 def scatter(

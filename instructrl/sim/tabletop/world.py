@@ -1,5 +1,8 @@
 """The simulated world of one task: compiled once, then recoloured and moved for every episode."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import mujoco
 import numpy as np
 
@@ -10,8 +13,18 @@ from instructrl.sim.tabletop.scene import scene_xml
 class World:
     """Model and state, with the names that tasks use. Positions in metres, world frame."""
 
-    def __init__(self, bodies: str, *, extras: str = "", graspable: tuple[str, ...] = ()):
-        """Compile the scene with a task's bodies; bodies in `graspable` have a free joint and can be held."""
+    def __init__(
+        self,
+        bodies: str,
+        *,
+        extras: str = "",
+        graspable: tuple[str, ...] = (),
+        watched: Mapping[str, float] = MappingProxyType({}),
+    ):
+        """Compile the scene with a task's bodies; those in `graspable` can be held.
+
+        `watched` names joints and a position of each: the first time that a joint goes beyond it is kept in `passed`.
+        """
         welds = "".join(
             f'<weld name="hold_{name}" body1="hand" body2="{name}" active="false" solref="0.01 1"/>'
             for name in graspable
@@ -19,6 +32,8 @@ class World:
         self.model = mujoco.MjModel.from_xml_string(scene_xml(bodies, extras=f"<equality>{welds}</equality>{extras}"))
         self.data = mujoco.MjData(self.model)
         self.graspable = graspable
+        self.passed: list[str] = []  # watched joints, in the order in which they went beyond their positions
+        self._watched = [(name, int(self.model.joint(name).qposadr[0]), limit) for name, limit in watched.items()]
         self._pads = tuple(self.model.geom(f"{name}_pad").id for name in FINGERS)
         self._bodies = {self.model.body(name).id: name for name in graspable}
         self._tip = self.model.site("tip").id
@@ -35,6 +50,14 @@ class World:
         self.data.qpos[self.fingers] = FINGER_OPEN
         self.data.ctrl[:7] = START_JOINTS
         self.data.ctrl[7:] = FINGER_OPEN
+        self.passed.clear()
+
+    def advance(self) -> None:
+        """One time step."""
+        mujoco.mj_step(self.model, self.data)
+        for name, place, limit in self._watched:
+            if self.data.qpos[place] > limit and name not in self.passed:
+                self.passed.append(name)
 
     def refresh(self) -> None:
         """Bring everything that follows from positions and velocities up to date."""
@@ -59,6 +82,10 @@ class World:
     def position(self, name: str) -> np.ndarray:
         """Where the body `name` is."""
         return self.data.body(name).xpos.copy()
+
+    def rotation(self, name: str) -> np.ndarray:
+        """How the body `name` is turned: its axes in the world, as columns [3 3]."""
+        return self.data.body(name).xmat.reshape(3, 3).copy()
 
     def yaw(self, name: str) -> float:
         """How far the body `name` is turned about the vertical, radians in (-pi, pi]."""

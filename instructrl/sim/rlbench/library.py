@@ -1,0 +1,196 @@
+"""What we use of rlbench and pyrep; the only file that imports them, and only when asked.
+
+It tells the original from PerAct's fork, whose planner takes one number more (whether it may ignore collisions), and
+says which versions there are.
+"""
+
+import importlib
+import importlib.metadata
+import inspect
+import json
+import os
+import pkgutil
+import shutil
+import subprocess
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from instructrl.config import CAMERAS
+from instructrl.errors import InputError
+from instructrl.sim.graphics import RLBENCH_RENDERERS
+from instructrl.sim.rlbench.check import COPPELIASIM, INSTALL, coppeliasim_version, version_of
+
+_FIELDS = ("gripper_open", "gripper_pose", "gripper_joint_positions", "joint_velocities")  # that we read
+_launched = False
+
+
+class Library:
+    """The parts of rlbench and pyrep that we use."""
+
+    def __init__(self) -> None:
+        """Import them.
+
+        Raises:
+            InputError: they cannot be imported.
+        """
+        try:
+            self._parts = _imported()
+        except Exception as error:  # of a library that is missing, or of one that is too new for RLBench
+            found = f"{type(error).__name__}: {error}"
+            raise InputError(f"sim=rlbench: it cannot be imported ({found}); {INSTALL} installs what fits") from None
+        planning = inspect.signature(self._parts.EndEffectorPoseViaPlanning.action)
+        self.takes_collisions = "ignore_collisions" in planning.parameters
+
+    def observation_config(self, cameras: Sequence[str], *, image_size: int, renderer: str) -> Any:
+        """Settings of our own (RLBench's default is shared by all): colours of these cameras, and nothing else.
+
+        Raises:
+            InputError: an unknown camera or renderer.
+        """
+        unknown = [name for name in cameras if name not in CAMERAS]
+        if unknown or not cameras:
+            raise InputError(f"sim.cameras: found {list(cameras)}, expected some of {', '.join(CAMERAS)}")
+        if renderer not in RLBENCH_RENDERERS:
+            raise InputError(f"sim.renderer: found {renderer!r}, expected one of {', '.join(RLBENCH_RENDERERS)}")
+        mode = getattr(self._parts.RenderMode, renderer.rpartition("_")[2].upper())
+        views = {}
+        for name in CAMERAS:
+            view = self._parts.CameraConfig(image_size=(image_size, image_size), render_mode=mode)
+            view.set_all(False)
+            view.rgb = name in cameras
+            views[f"{name}_camera"] = view
+        config = self._parts.ObservationConfig(**views)
+        config.set_all_low_dim(False)
+        for field in _FIELDS:
+            setattr(config, field, True)
+        return config
+
+    def launch(self, task: str, config: Any) -> tuple[Any, Any]:
+        """Start CoppeliaSim with one task: RLBench's environment, and its environment of the task.
+
+        Raises:
+            InputError: there is no such task, or CoppeliaSim is of another version.
+        """
+        global _launched
+        kind = self.task_class(task)
+        if _launched:
+            raise RuntimeError("CoppeliaSim runs once in a process: make another one for another environment")
+        _launched = True
+        parts = self._parts
+        arm = parts.EndEffectorPoseViaPlanning(absolute_mode=True, frame="world")
+        environment = parts.Environment(
+            parts.MoveArmThenGripper(arm, parts.Discrete()), obs_config=config, headless=True
+        )
+        here = Path.cwd()
+        try:
+            environment.launch()
+        finally:
+            os.chdir(here)  # it goes elsewhere, and paths may be relative
+        running = self.coppeliasim()
+        if running not in (COPPELIASIM, "unknown"):
+            raise InputError(
+                f"sim=rlbench: CoppeliaSim {running} is running, exactly {COPPELIASIM} is needed; {INSTALL}"
+            )
+        return environment, environment.get_task(kind)
+
+    def task_class(self, name: str) -> Any:
+        """RLBench's class of a task.
+
+        Raises:
+            InputError: there is none of this name; the message names similar ones.
+        """
+        known = sorted(module.name for module in pkgutil.iter_modules(self._parts.rlbench.tasks.__path__))
+        if name not in known:
+            near = get_close_matches(name, known, n=3, cutoff=0.5) or known[:3]
+            raise InputError(f"task.name: found {name}; not one of RLBench's {len(known)}; similar: {', '.join(near)}")
+        module = importlib.import_module(f"rlbench.tasks.{name}")
+        return getattr(module, "".join(word[:1].upper() + word[1:] for word in name.split("_")))
+
+    def live_demos(self, task: Any) -> list[Any]:
+        """One demonstration by RLBench's expert, from the next scene that it draws and from no other."""
+        once = {"max_attempts": 1} if "max_attempts" in inspect.signature(task.get_demos).parameters else {}
+        return task.get_demos(1, live_demos=True, **once)
+
+    def coppeliasim(self) -> str:
+        """The version of the running CoppeliaSim, else of the installed one."""
+        sim = self._parts.sim
+        ask, key = getattr(sim, "simGetInt32Parameter", None), getattr(sim, "sim_intparam_program_version", None)
+        if ask is not None and key is not None:
+            return version_of(int(ask(key)))
+        return coppeliasim_version(Path(os.environ["COPPELIASIM_ROOT"]))
+
+    def versions(self) -> dict[str, str]:
+        """Which RLBench this is, and what it stands on."""
+        return {
+            "version": version(self._parts.rlbench),
+            "variant": "peract" if self.takes_collisions else "original",
+            "commit": commit("rlbench"),
+            "pyrep": version(self._parts.pyrep),
+            "coppeliasim": self.coppeliasim(),
+        }
+
+    def opengl(self) -> str:
+        """What draws on the display, as far as glxinfo (of mesa-utils) tells."""
+        program = shutil.which("glxinfo")
+        said = run([program, "-B"]) if program else ""
+        named = [line.partition(":")[2].strip() for line in said.splitlines() if "OpenGL renderer" in line]
+        return named[0] if named else "unknown"
+
+
+def _imported() -> SimpleNamespace:
+    import pyrep
+    import rlbench
+    import rlbench.tasks
+    from pyrep.backend import sim
+    from pyrep.const import RenderMode
+    from rlbench.action_modes.action_mode import MoveArmThenGripper
+    from rlbench.action_modes.arm_action_modes import EndEffectorPoseViaPlanning
+    from rlbench.action_modes.gripper_action_modes import Discrete
+    from rlbench.environment import Environment
+    from rlbench.observation_config import CameraConfig, ObservationConfig
+
+    return SimpleNamespace(
+        pyrep=pyrep,
+        rlbench=rlbench,
+        sim=sim,
+        RenderMode=RenderMode,
+        MoveArmThenGripper=MoveArmThenGripper,
+        EndEffectorPoseViaPlanning=EndEffectorPoseViaPlanning,
+        Discrete=Discrete,
+        Environment=Environment,
+        CameraConfig=CameraConfig,
+        ObservationConfig=ObservationConfig,
+    )
+
+
+def version(module: Any) -> str:
+    """A library's version, as it says itself, else as it was installed."""
+    try:
+        return str(getattr(module, "__version__", None) or importlib.metadata.version(module.__name__))
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def commit(name: str) -> str:
+    """The commit from which pip installed a package, or of the checkout that is used in place; else "unknown"."""
+    try:
+        record = json.loads(importlib.metadata.distribution(name).read_text("direct_url.json") or "{}")
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return "unknown"
+    if "vcs_info" in record:
+        return record["vcs_info"].get("commit_id", "unknown")
+    folder = record.get("url", "").removeprefix("file://")
+    git = shutil.which("git")
+    return (run([git, "-C", folder, "rev-parse", "HEAD"]).strip() if git and folder else "") or "unknown"
+
+
+def run(command: list[str]) -> str:
+    """What a command prints, or nothing if it fails or takes long."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout

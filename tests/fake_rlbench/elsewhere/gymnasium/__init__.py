@@ -1,0 +1,1 @@
+"""RLBench imports it and nothing more."""

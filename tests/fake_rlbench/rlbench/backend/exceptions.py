@@ -1,0 +1,23 @@
+class BoundaryError(Exception):
+    pass
+
+
+class WaypointError(Exception):
+    def __init__(self, message, task):
+        super().__init__(f"{task.get_name()}: {message}")
+
+
+class NoWaypointsError(WaypointError):
+    pass
+
+
+class DemoError(WaypointError):
+    pass
+
+
+class InvalidActionError(Exception):
+    pass
+
+
+class TaskEnvironmentError(Exception):
+    pass

@@ -1,0 +1,16 @@
+"""What a task environment shows; a field that is switched off is None."""
+
+CAMERAS = ("left_shoulder", "right_shoulder", "overhead", "wrist", "front")
+
+
+class Observation:
+    def __init__(self, **fields):
+        for camera in CAMERAS:
+            for kind in ("rgb", "depth", "mask", "point_cloud"):
+                setattr(self, f"{camera}_{kind}", None)
+        self.joint_velocities = self.joint_positions = self.joint_forces = None
+        self.gripper_open = self.gripper_pose = self.gripper_matrix = None
+        self.gripper_joint_positions = self.gripper_touch_forces = self.task_low_dim_state = None
+        self.misc = {}
+        for name, value in fields.items():
+            setattr(self, name, value)

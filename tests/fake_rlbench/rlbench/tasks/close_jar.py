@@ -1,0 +1,9 @@
+from rlbench.backend.task import Task
+
+
+class CloseJar(Task):
+    """Grasp at the first point, let go at the second; the second one first ends the episode."""
+
+    variations = 3
+    gripper = (0.0, 1.0)
+    stops_wrong = True

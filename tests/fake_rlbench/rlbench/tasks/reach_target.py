@@ -1,0 +1,5 @@
+from rlbench.backend.task import Task
+
+
+class ReachTarget(Task):
+    variations = 4
