@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from instructrl.actions import normalize_position, rotation_matrix
 from instructrl.batch import Features
 from instructrl.config import PolicyConfig
-from instructrl.models.layers import EVERY, Block
+from instructrl.models.layers import Block
 from instructrl.models.positions import sinusoid
 from instructrl.models.sequence import attention_mask
 
@@ -36,13 +36,13 @@ class Policy(nn.Module):
         observations = cameras + state.shape[-1]
         x_BTSE = self.embed(features, state, actions)
         x_BTSE = x_BTSE + jnp.asarray(sinusoid(np.arange(steps), self.config.dim), self.dtype)[None, :, None]
-        x_BSE = x_BTSE.reshape(batch, -1, self.config.dim)[:, :-1]  # nobody looks at the last action
-        mask = jnp.asarray(attention_mask(steps, observations, window=self.config.window)[:-1, :-1])
-        predictions = slice(observations, None, x_BTSE.shape[2])  # all that is read of the last block
+        x_BSE = x_BTSE.reshape(batch, -1, self.config.dim)
+        mask = jnp.asarray(attention_mask(steps, observations, window=self.config.window))
         for index in range(self.config.depth):
             block = Block(self.config.heads, self.config.mlp_ratio, self.dtype, name=f"block_{index}")
-            x_BSE = block(x_BSE, mask, predictions if index == self.config.depth - 1 else EVERY)
-        return nn.LayerNorm(dtype=self.dtype, name="norm")(x_BSE)
+            x_BSE = block(x_BSE, mask)
+        x_BTSE = nn.LayerNorm(dtype=self.dtype, name="norm")(x_BSE).reshape(x_BTSE.shape)
+        return x_BTSE[:, :, observations]
 
     def embed(self, features: Features, state: Array, actions: Array) -> Float[Array, "B T S E"]:
         """One token per camera, per state value, for the prediction and for the action; each kind marked."""
