@@ -2,6 +2,7 @@
 
 import functools
 import pickle
+import re
 import string
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -73,7 +74,8 @@ def test_words_are_whole(tokenizer: Tokenizer) -> None:
     words = words_of(sentences) | words_of(WORDS.read_text().splitlines()) | COLORS
     assert [word for word in sorted(words) if tokenizer.pieces(word) != [word]] == []
     for sentence in sentences:
-        assert tokenizer.decode(tokenizer([sentence])[0][0]) == sentence.lower()
+        blanks_before_marks = re.sub(r" ?([:,])", r" \1", sentence.lower())
+        assert re.sub(r" ?([:,])", r" \1", tokenizer.decode(tokenizer([sentence])[0][0])) == blanks_before_marks
 
 
 @given(
