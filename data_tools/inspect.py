@@ -3,10 +3,10 @@
 import argparse
 from collections import Counter
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 
+from data_tools.parser import Parser
 from data_tools.sheet import contact_sheet
 from instructrl.data.episodes import Episodes
 from instructrl.data.format import VERSION, checksum
@@ -14,14 +14,6 @@ from instructrl.data.writer import unwritable
 from instructrl.errors import InputError, one_line_errors
 
 SHOWN_EPISODES, SHOWN_SENTENCES = 6, 24
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong with a command line in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise InputError instead of printing the usage."""
-        raise InputError(f"{message}; see python -m data_tools.inspect --help")
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:

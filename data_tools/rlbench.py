@@ -7,23 +7,16 @@ import argparse
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
+from data_tools.parser import Parser
 from instructrl.config import SimConfig
-from instructrl.errors import InputError, RunError, one_line_errors
+from instructrl.errors import RunError, one_line_errors
 from instructrl.sim import Outcome, Start, make_env
 from instructrl.sim.rlbench.check import findings
 from instructrl.sim.workers import WorkerFailure, Workers
 
 SMOKE_TASK, SMOKE_SECONDS = "reach_target", 600.0
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong with a command line in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise InputError instead of printing the usage."""
-        raise InputError(f"{message}; see python -m data_tools.rlbench --help")
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:

@@ -1,0 +1,58 @@
+"""The sheet of all tasks: every moment of an episode has its place, and a wrong command line draws nothing."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from data_tools.tasks import COLUMNS, TILE, arguments, draw_tasks, moments, places
+from instructrl.errors import InputError
+
+
+@given(st.lists(st.integers(1, 4 * COLUMNS), min_size=1, max_size=30))
+def test_no_two_pictures_share_a_place(counts: list[int]) -> None:
+    taken = set[tuple[int, int]]()
+    last = (-1, 0)
+    for (line, column), count in zip(places(counts), counts, strict=True):
+        assert (line, column) > last, "not in the order of reading"
+        last = line, column
+        here = {(line + more // COLUMNS, column + more % COLUMNS) for more in range(count)}
+        assert all(place < COLUMNS for _, place in here)
+        assert not here & taken
+        taken |= here
+
+
+def test_an_episode_is_shown_from_its_start_to_its_end() -> None:
+    sentence, pictures = moments("push_buttons", 223)
+    assert sentence == "push the orange button and then the lime one"
+    assert len(pictures) == 5
+    assert all(picture.size == (TILE, TILE) for picture in pictures)
+    assert all((np.asarray(one) != np.asarray(two)).any() for one, two in itertools.pairwise(pictures))
+
+
+def test_the_sheet_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "folder" / "two.png"
+    draw_tasks(arguments(["reach_target", "push_button", "--out", str(out)]))
+    assert capsys.readouterr().out == f"{out}: 2 tasks\n"
+    with Image.open(out) as image:
+        assert image.width > COLUMNS * TILE
+        assert TILE < image.height < 2 * TILE, "both fit in one line"
+
+
+@pytest.mark.parametrize(
+    ("given_", "told"),
+    [
+        (["reach_targte"], r"TASK: found reach_targte, expected some of meat_off_grill, "),
+        (["--seed", "-1"], r"--seed: found -1, expected 0 or more"),
+        (["--seed", "one"], r"invalid int value: 'one'; see python -m data_tools\.tasks --help"),
+        (["--out", "sheet.gif"], r"--out: found sheet\.gif, expected a name that ends in \.jpg, \.png"),
+        (["reach_target", "--out", "/proc/none/sheet.png"], r"/proc/none/sheet\.png: cannot be written"),
+    ],
+)
+def test_bad_input_is_one_line(given_: list[str], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        draw_tasks(arguments(given_))
