@@ -213,3 +213,12 @@ def test_killed_at_random_moments_the_same_command_ends_bit_equal(tmp_path, word
     assert step == same_step == steps
     assert_same(first, second)
     assert len({(run / "metrics.jsonl").read_text() for run in runs}) == 1
+
+
+def test_reading_checkpoints_says_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with open_checkpoints(tmp_path):
+        pass
+    caplog.clear()
+    with open_checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.step() is None
+    assert [record.getMessage() for record in caplog.records if record.levelname != "INFO"] == []

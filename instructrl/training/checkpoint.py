@@ -1,5 +1,6 @@
 """Checkpoints with Orbax: written in the background, whole or not at all, the last and the best kept."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,9 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from instructrl.errors import InputError, RunError
 from instructrl.training.state import TrainState
+
+# Orbax warns of every evaluation that its reader only reads.
+logging.getLogger("absl").addFilter(lambda record: not record.getMessage().startswith("Given directory is read only"))
 
 
 def validation_loss(metrics: Any) -> float:
@@ -37,6 +41,8 @@ class Checkpoints:
             preservation_policy=None if read_only else keep,
             cleanup_tmp_directories=not read_only,
             read_only=read_only,
+            create=not read_only,
+            save_interval_steps=0 if read_only else 1,
         )
         self.manager = ocp.CheckpointManager(self.directory, options=options)
 
