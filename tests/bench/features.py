@@ -30,7 +30,7 @@ from instructrl.models.agent import Agent
 from instructrl.sim import Start, make_env
 from instructrl.training import features
 from instructrl.training.optimizer import learning_rate, make_optimizer
-from instructrl.training.preparation import prepare
+from instructrl.training.preparation import Sets, prepare
 from instructrl.training.run_directory import read_data
 from instructrl.training.state import make_agent
 
@@ -119,7 +119,7 @@ def write_features(config: TrainConfig, episodes: Episodes, agent: Agent, frozen
     half = BARE_CALLS // 2
     bare = seconds(lambda: [encode(*inputs) for _ in range(half)])
     source = {"agent": agent, "params": frozen, "checksum": checksum}
-    written = seconds(lambda: features.open_features(config, episodes, tokenizer, **source) and None)
+    written = seconds(lambda: features.open_features(config, [episodes], tokenizer, **source) and None)
     bare += seconds(lambda: [encode(*inputs) for _ in range(half)])
     rows = int(episodes.lengths.sum())
     rates = rows / written, BARE_CALLS * size / bare
@@ -135,16 +135,15 @@ def main() -> None:
             compose("train", TrainConfig, [*common, f"features={kind}", f"name={kind}"]) for kind in ("live", "cached")
         )
         path = demonstrations(folder)
-        data = {"train": path, "val": path}
         with Episodes(path) as episodes:
-            sets = (episodes, episodes)
-            training, state = prepare(live, folder / "live", data=data, sets=sets)
+            sets = Sets([episodes], [episodes])
+            training, state = prepare(live, folder / "live", sets)
             encoder = training.frozen["encoder"]
             agent = make_agent(live, vocabulary_size=make_tokenizer(live.encoder).vocabulary_size)
             write_features(cached, episodes, agent, training.frozen, read_data(folder / "live")["encoder"]["checksum"])
             release = baseline(live, agent, encoder, state.params, training.train.batch(0))
             took = {"release, repaired": release, "live features": step_seconds(training, state, steps=1)}
-            training, state = prepare(cached, folder / "cached", data=data, sets=sets)
+            training, state = prepare(cached, folder / "cached", sets)
             took["cached features"] = step_seconds(training, state, steps=CACHED_STEPS)
         print(f"{live.encoder.name}, {live.policy.name}, {len(CAMERAS)} cameras, 4 steps, batch {BATCH}")
         for kind, each in took.items():

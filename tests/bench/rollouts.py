@@ -13,9 +13,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from instructrl.batch import BatchSizes, Observation, fake_batch
+from instructrl.batch import Observation
 from instructrl.command import compose
-from instructrl.config import EMBEDDED_TASKS, TrainConfig
+from instructrl.config import TrainConfig
 from instructrl.data.tokenizer import make_tokenizer
 from instructrl.evaluation.actor import AgentActor
 from instructrl.evaluation.protocol import EVALUATION_SEEDS, fixed_starts
@@ -23,9 +23,10 @@ from instructrl.evaluation.rollout import Actor, Plan, rollouts
 from instructrl.evaluation.stage import TaskFacts, stage_workers, task_facts
 from instructrl.sim import Start, graphics
 from instructrl.sim.workers import Workers
-from instructrl.training.state import initial_params, make_agent
+from instructrl.training.state import initial_params, make_agent, one_step
 
 ROUNDS, EPISODES = 3, 40
+TASKS = ("reach_target", "push_button", "pick_and_lift")
 
 
 class Replay:
@@ -49,10 +50,9 @@ class Replay:
 
 def untrained(config: TrainConfig, facts: TaskFacts, *, slots: int) -> AgentActor:
     """The agent with random parameters: it thinks as long as a trained one."""
-    tokenizer = make_tokenizer(config.encoder.kind)
+    tokenizer = make_tokenizer(config.encoder)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    sizes = BatchSizes(1, 1, len(config.sim.cameras), config.sim.image_size, tokenizer.length)
-    params = initial_params(agent, fake_batch(sizes), seed=0)
+    params = initial_params(agent, one_step(config, tokenizer), seed=0)
     return AgentActor(agent, params, tokenizer, slots=slots, steps=facts.max_steps)
 
 
@@ -73,7 +73,7 @@ def episodes_per_minute(
 def main() -> None:
     renderers = ["raycast"] + ["opengl"] * (graphics.opengl_backend() is not None)
     print(f"{'task':<14}{'renderer':<10}{'workers':>8}{'steps':>7}{'no policy/min':>15}{'policy/min':>12}{'ratio':>7}")
-    for task in EMBEDDED_TASKS:
+    for task in TASKS:
         config = compose("train", TrainConfig, ["experiment=quickstart", f"task={task}"])
         for renderer in renderers:
             with stage_workers(config.sim, task, renderer=renderer, count=None) as workers:

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from instructrl.batch import Batch
 from instructrl.command import compose
-from instructrl.config import EMBEDDED_TASKS, TrainConfig
+from instructrl.config import TrainConfig, token_dropout
 from instructrl.data.episodes import Episodes
 from instructrl.data.format import Header
 from instructrl.data.loader import Loader, prefetched
@@ -31,10 +32,11 @@ from instructrl.data.tokenizer import make_tokenizer
 from instructrl.data.writer import Writer
 from instructrl.sim import Start, make_env
 from instructrl.training.optimizer import learning_rate, make_optimizer
-from instructrl.training.state import initial_state, make_agent
+from instructrl.training.state import initial_params, initial_state, make_agent, one_step
 from instructrl.training.step import make_train_step
 
 ROUNDS, STEPS, EPISODES = 3, 8, 128
+TASKS = ("reach_target", "push_button", "pick_and_lift")
 
 
 def collected(config: TrainConfig, folder: Path) -> Path:
@@ -57,10 +59,12 @@ def windowed(batch: Batch) -> Batch:
     def gather(field: np.ndarray) -> np.ndarray:
         return field[:, index].reshape(sequences * steps, steps, *field.shape[2:])
 
-    moving = {key: gather(getattr(batch, key)) for key in ("images", "state", "intrinsics", "extrinsics", "actions")}
+    moving: Any = {
+        key: gather(getattr(batch, key)) for key in ("images", "state", "intrinsics", "extrinsics", "actions")
+    }
     target = np.zeros((sequences, steps, steps), np.float32)
     target[:, :, -1] = batch.step_mask
-    texts = {key: np.repeat(getattr(batch, key), steps, axis=0) for key in ("tokens", "text_padding_mask")}
+    texts: Any = {key: np.repeat(getattr(batch, key), steps, axis=0) for key in ("tokens", "text_padding_mask")}
     return Batch(**moving, **texts, step_mask=target.reshape(-1, steps))
 
 
@@ -77,18 +81,18 @@ def seconds(work: Callable[[], object]) -> float:
 
 def measure(config: TrainConfig, episodes: Episodes) -> dict[str, float]:
     """Sequences per second of every variant."""
-    tokenizer = make_tokenizer(config.encoder.kind)
+    tokenizer = make_tokenizer(config.encoder)
     loader = Loader([episodes], tokenizer, batch_size=config.training.batch_size, seed=0)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
     optimizer = make_optimizer(config.optimizer, learning_rate(config.optimizer, epochs=9, steps_per_epoch=9))
-    step = make_train_step(agent, optimizer, seed=0, token_dropout=config.training.token_dropout)
-    state = initial_state(agent, optimizer, loader.batch(0), seed=0)
+    step = make_train_step(agent, optimizer, seed=0, token_dropout=token_dropout(config))
+    state = initial_state(initial_params(agent, one_step(config, tokenizer), seed=0), optimizer)
 
     def steps_on(batches: Callable[[], Iterable[Batch]]) -> Callable[[], None]:
         def work() -> None:
             nonlocal state
             for batch in batches():
-                state, _ = step(state, batch)
+                state, _ = step(state, batch, {})
             jax.block_until_ready(state)
 
         return work
@@ -110,7 +114,7 @@ def main() -> None:
     print(f"{'task':<15}{'steps':>6}{'loader/s':>10}{'step/s':>9}{'training/s':>12}{'windows/s':>11}"
           f"{'training:step':>15}{'loader:training':>17}{'step:windows':>14}")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        for task in EMBEDDED_TASKS:
+        for task in TASKS:
             config = compose("train", TrainConfig, ["experiment=quickstart", f"task={task}"])
             with Episodes(collected(config, Path(folder))) as episodes:
                 rate = measure(config, episodes)
