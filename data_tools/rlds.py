@@ -116,7 +116,7 @@ def run_import(asked: ImportConfig) -> None:
     mapping = read_mapping(Path(asked.mapping).expanduser(), source)
     rest = ConvertConfig(
         kind="rlbench",
-        src=asked.src,
+        src=str(source.folder),
         out=str(out),
         task=asked.task,
         split=asked.split,

@@ -183,12 +183,14 @@ def new_folder(out: Path) -> Iterator[Path]:
     Raises:
         InputError: another process writes there, or nobody can.
     """
-    beside = out.absolute().with_name(out.name + ".tmp")
+    beside = out.absolute().with_name(out.absolute().name + ".tmp")
     again = "choose another out="
     try:
         with only_process(beside, does="writes", remedy=again, elsewhere=again):
             try:
-                folder = beside / "data"
+                folder, old = beside / "data", beside / "old"
+                if old.exists() and not out.exists():
+                    old.replace(out)  # a process was killed right before it put the new one there
                 shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
                 folder.mkdir()
                 yield folder
@@ -204,7 +206,13 @@ def put(folder: Path, out: Path) -> None:
         with path.open("rb") as file:
             os.fsync(file.fileno())
     sync_folder(folder)
+    old = folder.with_name("old")  # removed with the folder that holds it
     if out.exists():
-        out.replace(folder.with_name("old"))  # removed with the folder that holds it
-    folder.replace(out)
+        out.replace(old)
+    try:
+        folder.replace(out)
+    except BaseException:
+        if old.exists():
+            old.replace(out)
+        raise
     sync_folder(out.absolute().parent)

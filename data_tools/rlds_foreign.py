@@ -17,14 +17,14 @@ from instructrl.sim.rlbench.env import MAX_STEPS
 
 
 def demonstration(
-    load: Callable[[int], Episode], mapping: Mapping, size: int, number: int, *, seed: int
+    load: Callable[[int], Episode], mapping: Mapping, size: int, index: int, *, seed: int
 ) -> Demonstration:
     """One foreign episode: its first step and its keyframes.
 
     Raises:
         SkippedError: something in it cannot be used. InputError: its numbers cannot.
     """
-    episode = load(number)
+    episode = load(index)
     if episode.steps < 2:
         raise SkippedError(Reason.FRAMES, f"found {episode.steps} steps, expected at least 2")
     sentences = sentences_of(episode, mapping)
@@ -34,9 +34,10 @@ def demonstration(
     images, intrinsics, extrinsics = (np.array([[one[part] for one in row] for row in views]) for part in range(3))
     variation = 0
     if mapping.variation is not None:
-        variation = int(parsed("variation", mapping.variation).at(episode, 0)[0])
-    if variation < 0:
-        raise SkippedError(Reason.VARIATION, f"found {variation}, expected 0 or more")
+        [number] = sized("variation", parsed("variation", mapping.variation).at(episode, 0), 1)
+        if not (number >= 0 and number == int(number)):
+            raise SkippedError(Reason.VARIATION, f"found {number:g}, expected 0, 1, 2 ...")
+        variation = int(number)
     return Demonstration(
         images=images,
         state=np.stack([state(episode, mapping, int(step), place) for place, step in enumerate(kept)]),

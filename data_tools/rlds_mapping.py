@@ -16,6 +16,7 @@ A key is the path of a feature, as tensorflow-datasets names it. [2] or [0:3] ta
 > and < compare one of them.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, make_dataclass
@@ -126,6 +127,8 @@ class Key(NamedTuple):
             return found
         if len(found) != 1:
             raise InputError(f"{self.name}: found {len(found)} numbers to compare; take one, such as {self.name}[0]")
+        if not np.isfinite(found).all():
+            raise InputError(f"{self.name}: found {found[0]} to compare, expected a finite number")
         return found > self.limit if self.above else found < self.limit
 
     def all(self, episode: Episode) -> np.ndarray:
@@ -154,7 +157,10 @@ def parsed(where: str, text: str, *, compares: bool = False) -> Key:
         stop = int(found[4]) if found[3] else None if start in (None, -1) else start + 1  # type: ignore[operator]
         if start is not None and stop is not None and not (stop > start and (stop < 0 or start >= 0)):
             raise ValueError
-        return Key(found[1], slice(start, stop), found[5] != "<", float(found[6]) if compares else None)
+        limit = float(found[6]) if compares else None
+        if limit is not None and not math.isfinite(limit):
+            raise ValueError
+        return Key(found[1], slice(start, stop), found[5] != "<", limit)
     except ValueError:
         raise InputError(f"{where}: found {shown(text)}; allowed: like {example}") from None
 

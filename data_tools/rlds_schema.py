@@ -153,6 +153,8 @@ def demonstration(episode: Episode, header: Header) -> Demonstration:
     if not len(keyframes) or keyframes.min() < 1 or keyframes.max() >= len(actions):
         raise InputError(f"{episode.where}: {META}keyframes: not among its {len(actions)} steps; {REMEDY}")
     pictures = [episode.column(OBSERVATION + image_key(name)) for name in header.cameras]
+    if len({one.shape for one in pictures}) != 1:
+        raise InputError(f"{episode.where}: pictures of unequal shapes; {REMEDY}")
     return Demonstration(
         images=np.stack(pictures, axis=1),
         **numbers,

@@ -168,7 +168,10 @@ class Episode:
 
     def column(self, key: str) -> np.ndarray:
         """The values of a key in steps at all of them [N ...]."""
-        return np.stack([np.asarray(self.at(key, step)) for step in range(self.steps)])
+        found = [np.asarray(self.at(key, step)) for step in range(self.steps)]
+        if len({one.shape for one in found}) != 1:
+            raise InputError(f"{self.where}: {key}: found none, or values of unequal shapes")
+        return np.stack(found)
 
     def once(self, key: str) -> Any:
         """The value of a key that is not in steps."""
