@@ -28,6 +28,8 @@ ONLY_IN = {  # library -> where it may be imported
     "gymnasium": "instructrl/sim/gym.py",
     "rlbench": "instructrl/sim/rlbench/library.py",
     "pyrep": "instructrl/sim/rlbench/library.py",
+    "tensorflow_datasets": "data_tools/rlds",
+    "array_record": "data_tools/rlds",
 }
 
 
@@ -111,6 +113,7 @@ def test_every_part_of_the_package_has_a_place_in_the_layers() -> None:
         ("data_tools/rlbench.py", "from pyrep.const import RenderMode"),
         ("instructrl/sim/rlbench/env.py", "def late():\n    import rlbench.tasks"),
         ("instructrl/sim/env.py", "import gymnasium"),
+        ("data_tools/convert.py", "def late():\n    import tensorflow_datasets as tfds"),
     ],
 )
 def test_a_planted_violation_is_found(tmp_path: Path, place: str, line: str) -> None:
