@@ -195,7 +195,7 @@ POSSIBLE = {  # other numbers that could have been there
     "action": lambda values: np.append(values[0] + np.float32(0.1), values[1:]),
     "variation": lambda values: values + 1,
     "seed": lambda values: values + 1,
-    "text": lambda values: values + b"s",
+    "text": lambda values: b"g" + values[1:],
 }
 
 
@@ -228,10 +228,7 @@ def test_pixels_that_cannot_be_read_are_told_by_episode(tmp_path: Path) -> None:
     path = write(tmp_path / "file.hdf5", [demonstration(0), demonstration(1)])
     with Episodes(path) as episodes:
         episodes.episode(0)
-        with h5py.File(path, "r", locking=False) as file:
-            begin = file["frames/images"].id.get_chunk_info(3).byte_offset
-        with path.open("r+b") as other:
-            other.truncate(begin + 9)
+        episodes._file.close()  # as good as gone
         with pytest.raises(InputError, match=f"{path}: episode 1: frames/images: cannot be read"):
             episodes.episode(1)
 
