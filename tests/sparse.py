@@ -13,7 +13,7 @@ HOLE = 4096  # bytes from which on zeros are left out
 
 
 def write_sparse(path: Path, count: int, *, size: int, cameras: tuple[str, ...], split: str = "train") -> Path:
-    """`count` episodes of 2 steps and 3 frames of `size` pixels."""
+    """`count` episodes of a split, of 2 steps and 3 frames of `size` pixels."""
     header = HEADER.__class__("pick_and_lift", split, cameras, size, {"renderer": "raycast"})
     black = np.zeros((3, len(cameras), size, size, 3), np.uint8)
     write = Sink.write
@@ -29,6 +29,6 @@ def write_sparse(path: Path, count: int, *, size: int, cameras: tuple[str, ...],
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Sink, "write", skip)
         with Writer(path, header) as writer:
-            for seed in range(count):
+            for seed in range(count) if split == "train" else range(10**6, 10**6 + count):
                 writer.add(demonstration(seed, sentences=(f"lift {seed % 7}",))._replace(images=black))
     return path

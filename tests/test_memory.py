@@ -80,7 +80,7 @@ def run_limited(program: str, limit: int, folder: Path) -> None:
 
 @pytest.mark.parametrize("program", [LOAD, VERIFY, MEASURE], ids=["load", "verify", "measure"])
 def test_data_larger_than_memory_are_read(tmp_path: Path, program: str) -> None:
-    run_limited(program, 300 * 2**20, tmp_path)
+    run_limited(program, 220 * 2**20, tmp_path)
 
 
 @pytest.mark.slow
