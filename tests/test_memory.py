@@ -1,5 +1,6 @@
 """Data ten times larger than the memory that is allowed: it is read, verified, measured and learnt from."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -66,14 +67,15 @@ assert end < begin + 64, peaks
 """
 
 
-def run_limited(program: str, limit: int, folder: Path) -> None:
-    """Run it where only `limit` bytes of memory may be had, beside a data set of ten times as many."""
-    episodes = 10 * limit // EPISODE + 1
+def run_limited(program: str, limit: int, folder: Path, times: float = 10) -> None:
+    """Run it where only `limit` bytes of memory may be had, beside a data set of `times` as many."""
+    episodes = int(times * limit / EPISODE) + 1
     path = write_sparse(folder / "train.hdf5", episodes, size=SIZE, cameras=CAMERAS)
     write_sparse(folder / "val.hdf5", 2, size=SIZE, cameras=CAMERAS, split="val")
-    assert path.stat().st_size > 10 * limit
+    assert path.stat().st_size > times * limit
     command = [sys.executable, "-c", LIMITED + program, str(limit), str(folder), str(episodes)]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    alone = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}  # eight devices take more
+    ran = subprocess.run(command, cwd=ROOT, env=alone, capture_output=True, text=True)
     path.unlink()
     assert ran.returncode == 0, ran.stdout[-1000:] + ran.stderr[-2000:]
 
@@ -86,4 +88,4 @@ def test_data_larger_than_memory_are_read(tmp_path: Path, program: str) -> None:
 @pytest.mark.slow
 def test_data_larger_than_memory_are_learnt_from(tmp_path: Path) -> None:
     """The limit is about what a trainer takes that has next to no data: most of it is the compiler's."""
-    run_limited(TRAIN, 1400 * 2**20, tmp_path)
+    run_limited(TRAIN, 1600 * 2**20, tmp_path)
