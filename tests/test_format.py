@@ -212,6 +212,16 @@ def test_damage_is_told_by_episode_and_field(tmp_path: Path, name: str) -> None:
         Episodes(path)
 
 
+def test_a_field_that_claims_more_than_the_file_holds_is_refused(tmp_path: Path) -> None:
+    """It would be filled with zeros, gigabytes of them."""
+    path = write(tmp_path / "file.hdf5", [demonstration(0), demonstration(1)])
+    with h5py.File(path, "r+") as file:
+        del file["frames/state"]
+        file.create_dataset("frames/state", (10**6, 4), np.float32)
+    with pytest.raises(InputError, match=f"{path}: frames/state: found 0 bytes, expected 16000000; delete"):
+        Episodes(path)
+
+
 def test_older_files_have_no_checks_of_episodes(tmp_path: Path) -> None:
     path = write(tmp_path / "file.hdf5", [demonstration(0), demonstration(1)])
     with h5py.File(path, "r+") as file:
