@@ -141,6 +141,10 @@ class Episodes:
             seed=int(contents.seed[episode]),
         )
 
+    def images(self, begin: int, end: int) -> np.ndarray:
+        """Pixels of the file's frames `begin` to `end` [N,K,H,W,3], uint8, whichever episodes they are of."""
+        return self._images(np.arange(begin, end), None)
+
     def verify(self) -> None:
         """Read all pixels, kept or not by `limit`, and compare their checksums.
 
@@ -156,14 +160,15 @@ class Episodes:
         size = self.header.image_size
         if out is None:
             out = np.empty((len(frames), len(self.header.cameras), size, size, 3), np.uint8)
-        images = out[: len(frames)]
+        images, begin = out[: len(frames)], 0
         breaks = np.flatnonzero(np.diff(frames) != 1) + 1
         try:
             stored = self._open()["frames/images"]
             for begin, end in zip([0, *breaks], [*breaks, len(frames)], strict=True):
                 stored.read_direct(images, np.s_[frames[begin] : frames[end - 1] + 1], np.s_[begin:end])
         except READ_ERRORS as error:
-            raise InputError(f"{self.path}: pixels cannot be read ({reason(error)}); {REMEDY}") from None
+            where = f"{self.path}: episode {self._episode_of(int(frames[begin]))}: frames/images"
+            raise InputError(f"{where}: cannot be read ({reason(error)}); {REMEDY}") from None
         for place, frame in enumerate(frames):
             if not self._verified[frame]:
                 self._check_pixels(int(frame), images[place])
@@ -171,9 +176,12 @@ class Episodes:
 
     def _check_pixels(self, frame: int, image: np.ndarray) -> None:
         if crc32(image) != self.contents.crc32[frame]:
-            episode = int(np.searchsorted(self.contents.first_frame, frame, side="right")) - 1
-            raise InputError(f"{self.path}: episode {episode}: frames/images: damaged pixels; {REMEDY}")
+            where = f"{self.path}: episode {self._episode_of(frame)}: frames/images"
+            raise InputError(f"{where}: damaged pixels; {REMEDY}")
         self._verified[frame] = True
+
+    def _episode_of(self, frame: int) -> int:
+        return int(np.searchsorted(self.contents.first_frame, frame, side="right")) - 1
 
     def _open(self) -> h5py.File:
         with self._lock:

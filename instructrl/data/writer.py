@@ -11,11 +11,13 @@ import numpy as np
 
 from instructrl.batch import Demonstration
 from instructrl.data.format import (
+    CHECKS,
     Contents,
     Header,
     attributes,
     check_array,
     check_contents,
+    checks,
     checksum,
     crc32,
     fields,
@@ -106,6 +108,7 @@ class Writer:
         contents = concatenate(self._episodes)
         for name, field in fields(self.header).items():
             self._file[field.path] = getattr(contents, name)
+        self._file[CHECKS] = checks(self.header, contents)
         self._file["sentences"] = fixed_length(contents.text)
         for key, value in attributes(self.header).items():
             self._file.attrs[key] = fixed_length(value)

@@ -38,8 +38,8 @@ FREE_KEYS = (  # may change from one start to the next: they say where, how fast
 )
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all.
+def write_atomically(path: Path, text: str, *, elsewhere: str = "choose another output_dir") -> None:
+    """Write a file so that it is there whole or not at all; `elsewhere` says how to name another place.
 
     Raises:
         InputError: the directory cannot be written or the disk is full.
@@ -47,14 +47,12 @@ def write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
         with suppress(OSError):  # it may never have been there
             temporary.unlink()
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}); make room or choose another output_dir"
-        ) from None
+        raise InputError(f"{path}: cannot be written ({error.strerror}); make room or {elsewhere}") from None
 
 
 def settings(config: TrainConfig) -> dict[str, Any]:
