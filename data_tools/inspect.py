@@ -10,6 +10,7 @@ from data_tools.parser import Parser
 from data_tools.sheet import contact_sheet
 from instructrl.data.episodes import Episodes
 from instructrl.data.format import VERSION, checksum
+from instructrl.data.storage import size_of
 from instructrl.data.writer import unwritable
 from instructrl.errors import InputError, one_line_errors
 
@@ -19,10 +20,12 @@ SHOWN_EPISODES, SHOWN_SENTENCES = 6, 24
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = Parser(prog="python -m data_tools.inspect", description=__doc__)
-    parser.add_argument("file", type=Path, help="a .hdf5 file of demonstrations")
+    parser.add_argument("file", help="a .hdf5 file of demonstrations, on disk or in a bucket")
     parser.add_argument("--episode", type=int, nargs="+", metavar="I", help="episodes on the sheet (default: some)")
     parser.add_argument("--verify", action="store_true", help="read all pixels and compare their checksums")
-    parser.add_argument("--out", type=Path, metavar="PNG", help="the contact sheet (default: FILE with .png)")
+    parser.add_argument(
+        "--out", type=Path, metavar="PNG", help="the contact sheet (default: FILE with .png; of one in a bucket, here)"
+    )
     return parser.parse_args(given)
 
 
@@ -32,7 +35,7 @@ def summary(episodes: Episodes) -> list[str]:
     size = f"{header.image_size}x{header.image_size}"
     per_variation = Counter(contents.variation.tolist())
     lines = {
-        "file": f"{episodes.path} ({episodes.path.stat().st_size / 1e6:.1f} MB, format version {VERSION})",
+        "file": f"{episodes.path} ({size_of(episodes.path) / 1e6:.1f} MB, format version {VERSION})",
         "task": f"{header.task}, split {header.split}",
         "cameras": f"{', '.join(header.cameras)} at {size}",
         "episodes": f"{len(episodes)} with {len(contents.state)} frames",
@@ -81,7 +84,8 @@ def inspect(asked: argparse.Namespace) -> None:
         if asked.verify:
             episodes.verify()
             print(f"{'verified':12}all contents and pixels are as they were written")
-        out = asked.out or asked.file.with_suffix(".png")
+        path = episodes.path
+        out = asked.out or (path if isinstance(path, Path) else Path(path.name)).with_suffix(".png")
         sheet = contact_sheet([(number, episodes.demonstration(number)) for number in chosen], episodes.cameras)
         try:
             sheet.save(out, format="PNG")

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 
@@ -19,6 +20,7 @@ from instructrl.data.format import (
     fields,
     image_field,
 )
+from instructrl.data.storage import Place, Source, failure, readable
 from instructrl.errors import InputError
 
 READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
@@ -26,27 +28,47 @@ REMEDY = "delete it and collect or copy it again"
 
 
 @contextmanager
-def open_file(path: Path) -> Iterator[h5py.File]:
-    """Open for reading; whatever HDF5 cannot open or read is an InputError that names the file."""
+def open_file(path: Place) -> Iterator[tuple[h5py.File, Source]]:
+    """Open for reading; whatever HDF5 cannot open or read is an InputError that names the file.
+
+    What was read counts only if `failure` of the source is None then.
+
+    Raises:
+        InputError: it is missing, damaged, or may not be read.
+        RunError: its store keeps failing.
+    """
     try:
-        present = path.exists()
+        present = not isinstance(path, Path) or path.exists()
     except OSError:
         present = True
     if not present:
         raise InputError(f"{path}: no such file; collect it with python -m data_tools.collect")
-    try:
-        file = h5py.File(path, "r", locking=False)  # files are replaced, never changed: no lock is needed
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {unreadable(path, error)}") from None
-    with file:
+    with readable(path) as source:
         try:
-            yield file
-        except READ_ERRORS as error:
-            raise InputError(f"{path}: damaged ({reason(error)}); {REMEDY}") from None
+            file = h5py.File(source, "r", locking=False)  # files are replaced, never changed: no lock is needed
+        except (OSError, ValueError) as error:
+            raise failure(source) or InputError(f"{path}: {unreadable(source, error)}") from None
+        with file:
+            try:
+                add_filters(file)
+                yield file, source
+            except READ_ERRORS as error:
+                raise failure(source) or InputError(f"{path}: damaged ({reason(error)}); {REMEDY}") from None
+            except InputError as error:
+                raise failure(source) or error from None
 
 
-def unreadable(path: Path, error: Exception) -> str:
+def add_filters(file: h5py.File) -> None:
+    """Make HDF5 know lz4 and zstd, if pixels are compressed."""
+    images = file.get("frames/images")
+    if isinstance(images, h5py.Dataset) and images.id.get_create_plist().get_nfilters():
+        import hdf5plugin  # noqa: F401  (registers them)
+
+
+def unreadable(path: Any, error: Exception) -> str:
     """Why HDF5 could not open a file, and what to do."""
+    if not isinstance(path, Path):
+        return f"no HDF5 file, or truncated or damaged ({reason(error)}); {REMEDY}"
     if path.is_dir():
         return "is a folder; name one of the .hdf5 files in it"
     if isinstance(error, PermissionError):
@@ -62,13 +84,13 @@ def reason(error: Exception) -> str:
     return text if len(text) <= 160 else text[:157] + "..."
 
 
-def read(path: Path) -> tuple[Header, Contents]:
+def read(path: Place) -> tuple[Header, Contents]:
     """Read and check everything but the pixels.
 
     Raises:
         InputError: one line naming the file, what was found and what to do.
     """
-    with open_file(path) as file:
+    with open_file(path) as (file, _):
         header = read_header(path, file)
         contents = read_contents(path, file, header)
         if file.attrs.get("checksum") != checksum(header, contents).encode():
@@ -76,7 +98,7 @@ def read(path: Path) -> tuple[Header, Contents]:
     return header, contents
 
 
-def read_header(path: Path, file: h5py.File) -> Header:
+def read_header(path: Place, file: h5py.File) -> Header:
     """The header of a file of this format and version."""
     if file.attrs.get("format") != FORMAT.encode():
         raise InputError(f"{path}: an HDF5 file of another kind; name one written by python -m data_tools.collect")
@@ -95,7 +117,7 @@ def read_header(path: Path, file: h5py.File) -> Header:
     )
 
 
-def read_contents(path: Path, file: h5py.File, header: Header) -> Contents:
+def read_contents(path: Place, file: h5py.File, header: Header) -> Contents:
     """Every field but the pixels, of which only shape and dtype are checked."""
     try:
         images = stored(path, file, image_field(header))
@@ -113,7 +135,7 @@ def read_contents(path: Path, file: h5py.File, header: Header) -> Contents:
     return contents
 
 
-def stored(path: Path, file: h5py.File, field: Field) -> h5py.Dataset:
+def stored(path: Place, file: h5py.File, field: Field) -> h5py.Dataset:
     """The data set of a field, if it is there with the right shape and dtype."""
     found = file.get(field.path)
     if not isinstance(found, h5py.Dataset):

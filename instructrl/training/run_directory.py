@@ -17,11 +17,15 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from instructrl.config import TrainConfig, differences, resolve
+from instructrl.data.storage import Place, place
 from instructrl.errors import InputError
 
 FREE_KEYS = (  # may change from one start to the next: they say where, how fast and how watched, not what is computed
     "output_dir",
     "data.dir",
+    "data.compression",  # of the pixels, which stay the same
+    "data.cache_dir",
+    "data.cache_gb",
     "encoder.weights",  # their content is recorded
     "features_dir",
     "hardware.name",
@@ -69,13 +73,18 @@ def settings(config: TrainConfig) -> dict[str, Any]:
     return values
 
 
-def find_run(config: TrainConfig) -> Path:
-    """The run's directory, there or not; nothing is written.
+def run_place(config: TrainConfig) -> Place:
+    """Where the run is kept."""
+    return place(config.output_dir, config.data) / config.name
+
+
+def find_run(config: TrainConfig, run: Path | None = None) -> Path:
+    """The run's directory, there or not; nothing is written. `run`: where it is worked on, if not where it is kept.
 
     Raises:
         InputError: it was made with other settings, which are named.
     """
-    run = Path(config.output_dir) / config.name
+    run = run or Path(config.output_dir) / config.name
     if (run / "config.yaml").exists():
         lines = differences(settings(read_config(run)), settings(config))
         if lines:
@@ -86,13 +95,13 @@ def find_run(config: TrainConfig) -> Path:
     return run
 
 
-def open_run(config: TrainConfig) -> Path:
+def open_run(config: TrainConfig, run: Path | None = None) -> Path:
     """The run's directory, made by the same settings or new.
 
     Raises:
         InputError: it was made with other settings, or cannot be written.
     """
-    run = find_run(config)
+    run = find_run(config, run)
     recorded = run / "config.yaml"
     if not recorded.exists():
         write_atomically(recorded, OmegaConf.to_yaml(OmegaConf.structured(config)))
