@@ -69,7 +69,7 @@ def refused(path: Place) -> str:
     return line
 
 
-def larger(path: Path, *, frames: int = 600) -> int:
+def larger(path: Path, *, frames: int = 240) -> int:
     """A file of frames of 12 kB that hardly compress; its bytes."""
     header = Header("reach_target", "train", ("front",), 64, HEADER.provenance)
     rng = np.random.default_rng(0)
@@ -114,7 +114,7 @@ def test_an_epoch_reads_hardly_more_than_the_file_and_the_next_one_nothing(
         for index in order.permutation(len(episodes)):
             episodes.episode(int(index))
         assert store.proxy.sent <= 1.2 * size
-        assert len(store.proxy.asked) <= (4 if cache else len(episodes) + 20)
+        assert len(store.proxy.asked) <= (4 if cache else 2 * len(episodes) + 25), "one for a frame, and HDF5's tables"
         if not cache:
             return  # reads in requests, in each epoch
         store.proxy.reset()
@@ -497,9 +497,9 @@ def test_a_workshop_sends_after_an_error_and_names_the_bucket(store: Store, tmp_
         raise RunError(f"{shop.folder}/a: bad")
     assert str(error.value) == f"{path}/a: bad"
     assert set(buckets.listing(str(path))) == {"a"} and not shop.folder.exists()
-    with workshop(path, alone=True), pytest.raises(InputError, match="another process trains"):
-        with workshop(path, alone=True):
-            pass
+    refusal = pytest.raises(InputError, match="another process trains")
+    with workshop(path, alone=True), refusal, workshop(path, alone=True):
+        pass
     with workshop(tmp_path / "local", alone=True) as shop:
         assert (shop.folder, shop.push) == (tmp_path / "local", None)
     assert not (tmp_path / "local").exists()
