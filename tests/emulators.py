@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
+from time import sleep
 from typing import Any
 
 BUCKET = "demos"
@@ -33,6 +34,7 @@ class Proxy(ThreadingHTTPServer):
         self.asked: list[tuple[str, str]] = []  # method and path of each request
         self.sent = 0  # bytes of objects that were read
         self.faults: list[Any] = []
+        self.delay = 0.0  # seconds before an object is handed out
         self.forbidden = ""  # methods that are refused for good
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -75,6 +77,7 @@ class Handler(BaseHTTPRequestHandler):
         data = found.read()
         store.close()
         if self.command == "GET" and ("alt=media" in self.path or "Range" in self.headers):
+            sleep(server.delay)
             with server.lock:
                 server.sent += len(data)
         return self.answer(found.status, found.getheaders(), data, broken=fault == "break")

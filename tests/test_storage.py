@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -102,10 +103,11 @@ def test_what_is_written_to_a_bucket_is_read_from_it(
 
 @pytest.mark.parametrize("cache", ["cache", None])
 def test_an_epoch_reads_hardly_more_than_the_file_and_the_next_one_nothing(
-    store: Store, tmp_path: Path, cache: str | None
+    store: Store, tmp_path: Path, cache: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     local = tmp_path / "local.hdf5"
     size = larger(local)
+    monkeypatch.setattr(buckets, "BLOCKS", 8)  # of 64 KiB: the file is larger than what is kept of it
     path = address(store, settings(tmp_path, cache), f"{cache}.hdf5")
     buckets.upload(local, str(path))
     store.proxy.reset()
@@ -164,6 +166,10 @@ def test_a_replaced_object_is_fetched_again_and_who_reads_the_old_one_goes_on(st
         write_at(address(store, other), SOME[:3])
         assert len(read(path)[1].seed) == 3
         assert_equal(episodes.demonstration(5), SOME[5])
+    others = [demonstration(seed, steps=3, between=2) for seed in range(100, 103)]
+    write_at(address(store, other), others)
+    with Episodes(path) as episodes:  # of the same size
+        assert_equal(episodes.demonstration(0), others[0])
 
 
 def test_what_was_used_longest_ago_makes_room_unless_it_is_in_use(store: Store, tmp_path: Path) -> None:
@@ -215,6 +221,18 @@ def test_processes_share_the_copies(store: Store, tmp_path: Path) -> None:
     command = [sys.executable, "-c", PROGRAM, str(path), str(tmp_path / "cache")]
     started = [subprocess.Popen(command, cwd=ROOT) for _ in range(3)]
     assert [one.wait(60) for one in started] == [0, 0, 0]
+    assert store.proxy.sent == local.stat().st_size
+
+
+def test_who_wants_what_another_fetches_waits_for_it(store: Store, tmp_path: Path) -> None:
+    local = write(tmp_path / "local.hdf5", SOME)
+    path = address(store, settings(tmp_path))
+    buckets.upload(local, str(path))
+    store.proxy.reset()
+    store.proxy.delay = 0.3
+    with ThreadPoolExecutor(4) as pool:
+        assert len({contents.seed.tobytes() for _, contents in pool.map(read, [path] * 4)}) == 1
+    store.proxy.delay = 0
     assert store.proxy.sent == local.stat().st_size
 
 

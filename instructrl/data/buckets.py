@@ -62,6 +62,7 @@ class Found(NamedTuple):
 def filesystem(scheme: str, endpoint: str | None) -> Any:
     """The client of a store, the same for the whole process."""
     if scheme == "gs":
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # else gRPC is loaded, which we never use
         from gcsfs.core import GCSFileSystem
 
         logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # its tracebacks are our one line
