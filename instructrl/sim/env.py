@@ -1,5 +1,6 @@
 """The door between the suite and any simulator: what an environment takes and gives."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol
@@ -64,6 +65,37 @@ class Step(NamedTuple):
 
     observation: Observation
     outcome: Outcome | None
+
+
+def replay(
+    first: Observation,
+    step: Callable[[np.ndarray], Step],
+    actions: Sequence[np.ndarray] | np.ndarray,
+    *,
+    instructions: tuple[str, ...],
+    variation: int,
+    seed: int,
+) -> tuple[Demonstration, Outcome | None]:
+    """Take actions [T 8] from the episode's first frame until one ends it: a frame at the start and after each."""
+    frames, outcome = [first], None
+    for action in actions:
+        frame, outcome = step(action)
+        frames.append(frame)
+        if outcome is not None:
+            break
+    taken = len(frames) - 1
+    demonstration = Demonstration(
+        images=np.stack([frame.images for frame in frames]),
+        state=np.stack([frame.state for frame in frames]),
+        intrinsics=np.stack([frame.intrinsics for frame in frames]),
+        extrinsics=np.stack([frame.extrinsics for frame in frames]),
+        keyframes=np.arange(1, taken + 1, dtype=np.int64),
+        actions=np.asarray(actions)[:taken],
+        instructions=instructions,
+        variation=variation,
+        seed=seed,
+    )
+    return demonstration, outcome
 
 
 class Env(Protocol):

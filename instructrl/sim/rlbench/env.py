@@ -18,7 +18,7 @@ from PIL import Image
 from instructrl.actions import check_action
 from instructrl.batch import ACTION_SIZE, Demonstration, Observation
 from instructrl.errors import InputError
-from instructrl.sim.env import Outcome, Rules, Start, Step, Tally
+from instructrl.sim.env import Outcome, Rules, Start, Step, Tally, replay
 from instructrl.sim.keyframes import find_keyframes, keyframe_actions
 from instructrl.sim.rlbench.check import check_installation
 from instructrl.sim.rlbench.library import Library
@@ -86,25 +86,12 @@ class RLBench:
         Without a demonstration by the expert there is the first frame, no action, and the outcome `EXPERT_FAILURE`.
         """
         actions = self._expert(start)
-        frames, outcome = [self._begin(start)], None if len(actions) else Outcome.EXPERT_FAILURE
-        for action in actions:
-            frame, outcome = self.step(action)
-            frames.append(frame)
-            if outcome is not None:
-                break
-        taken = len(frames) - 1
-        demonstration = Demonstration(
-            images=np.stack([frame.images for frame in frames]),
-            state=np.stack([frame.state for frame in frames]),
-            intrinsics=np.stack([frame.intrinsics for frame in frames]),
-            extrinsics=np.stack([frame.extrinsics for frame in frames]),
-            keyframes=np.arange(1, taken + 1, dtype=np.int64),
-            actions=actions[:taken],
-            instructions=self._sentences[start.variation],
-            variation=start.variation,
-            seed=start.seed,
+        first, variation = self._begin(start), start.variation
+        sentences = self._sentences[variation]
+        demonstration, outcome = replay(
+            first, self.step, actions, instructions=sentences, variation=variation, seed=start.seed
         )
-        return demonstration, outcome or Outcome.TIME_LIMIT
+        return demonstration, outcome or (Outcome.TIME_LIMIT if len(actions) else Outcome.EXPERT_FAILURE)
 
     def film(self, start: Start, actions: np.ndarray, *, size: int) -> np.ndarray:
         """Replay actions from a fresh start: the front camera (else the first) at the start and at each keyframe."""

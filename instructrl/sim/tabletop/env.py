@@ -9,7 +9,7 @@ import numpy as np
 from instructrl.actions import check_action
 from instructrl.batch import Demonstration, Observation
 from instructrl.errors import InputError
-from instructrl.sim.env import Outcome, Rules, Start, Step, Tally
+from instructrl.sim.env import Outcome, Rules, Start, Step, Tally, replay
 from instructrl.sim.graphics import opengl_backend
 from instructrl.sim.tabletop.cameras import extrinsics, intrinsics
 from instructrl.sim.tabletop.motion import Arrival, Motion
@@ -71,24 +71,9 @@ class Tabletop:
 
     def demonstrate(self, start: Start) -> tuple[Demonstration, Outcome]:
         """Run the expert from a fresh start: one frame at the start and one after every keyframe."""
-        frames = [self.reset(start)]
-        actions, outcome = self._expert(), None
-        for action in actions:
-            frame, outcome = self.step(action)
-            frames.append(frame)
-            if outcome is not None:
-                break
-        taken = len(frames) - 1
-        demonstration = Demonstration(
-            images=np.stack([frame.images for frame in frames]),
-            state=np.stack([frame.state for frame in frames]),
-            intrinsics=np.stack([frame.intrinsics for frame in frames]),
-            extrinsics=np.stack([frame.extrinsics for frame in frames]),
-            keyframes=np.arange(1, taken + 1, dtype=np.int64),
-            actions=np.stack(actions[:taken]),
-            instructions=self.sentences(self._goal),
-            variation=self._goal,
-            seed=start.seed,
+        first, goal = self.reset(start), self._goal
+        demonstration, outcome = replay(
+            first, self.step, self._expert(), instructions=self.sentences(goal), variation=goal, seed=start.seed
         )
         return demonstration, outcome or Outcome.TIME_LIMIT
 
