@@ -5,6 +5,7 @@ The safe's frame lies in the middle of the lower front edge, x into the safe, z 
 
 import numpy as np
 
+from instructrl.sim.tabletop.robot import BASE
 from instructrl.sim.tabletop.scene import TABLE_Z
 from instructrl.sim.tabletop.shapes import box, rod
 from instructrl.sim.tabletop.world import World
@@ -16,7 +17,6 @@ HIGHER = 0.004  # and up, lest the fingers touch what it lies on
 _WIDTH, _DEPTH, _WALL, _PITCH = 0.125, 0.16, 0.008, 0.098  # half the width; from shelf to shelf
 _HEIGHT = 3 * _PITCH + 2 * _WALL
 TILT = np.radians(55.0)  # of the gripper, outward
-_BASE = np.array([-0.2721, -0.0082])  # what the arm turns about
 _HOME = np.array([0.2785, -0.0082])  # where the hand hangs at first: the safe must not stand below it
 _BEFORE = 0.05  # metres
 _EDGE = 0.71  # metres along x, well within the table
@@ -60,7 +60,7 @@ def money_xml(name: str) -> str:
 
 def place_safe(world: World, position: np.ndarray, yaw: float) -> bool:
     """Put the open safe on the table with its front at a position [2]; False where the arm could not come into it."""
-    arm = np.arctan2(*(position - _BASE)[::-1])
+    arm = np.arctan2(*(position - BASE[:2])[::-1])
     inward = np.array([np.cos(yaw), np.sin(yaw)])
     world.place("safe", np.array([*position, TABLE_Z]), yaw=yaw)
     side = -1.0 if yaw > 0 else 1.0  # the door is swung away from the robot, in line with the front

@@ -1,4 +1,4 @@
-"""The boxes and rods of which things are built, as MJCF.
+"""The boxes, rods and cubes of which things are built, as MJCF.
 
 `kind` is a class of `scene.py`: a `prop` is solid and stays or moves on joints, an `object` is solid and moves freely,
 a `marker` is only seen. `more` holds further attributes. Metres.
@@ -18,6 +18,15 @@ def rod(
     """A cylinder between two points, the middles of its ends; flat ones are discs."""
     ends = _row((*start, *end))
     return f'<geom class="{kind}" type="cylinder" fromto="{ends}" size="{radius:.6g}" rgba="{paint} 1" {more}/>'
+
+
+def cubes(names: Sequence[str], half: float) -> str:
+    """Free cubes of half an edge `half`, a body and a geom of each name, still to be painted."""
+    return "".join(
+        f'<body name="{name}"><freejoint/>'
+        f'<geom name="{name}" class="object" type="box" size="{half} {half} {half}"/></body>'
+        for name in names
+    )
 
 
 def _row(values: Sequence[float]) -> str:

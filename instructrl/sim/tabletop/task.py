@@ -85,6 +85,19 @@ def downward(position: np.ndarray, *, yaw: float = 0.0, tilt: float = 0.0, gripp
     return np.array([*position, -side * rest, turn * rest, side * lean, turn * lean, gripper])
 
 
+def pick(position: np.ndarray, *, above: float, lift: float, yaw: float = 0.0, tilt: float = 0.0) -> list[np.ndarray]:
+    """The three keyframes that pick something up at a position: `above` it, closed around it, and raised by `lift`.
+
+    Metres, straight up; `yaw` and `tilt` as of `downward`.
+    """
+    held = {"yaw": yaw, "tilt": tilt, "gripper": CLOSED}
+    return [
+        downward(position + (0.0, 0.0, above), yaw=yaw, tilt=tilt, gripper=OPEN),
+        downward(position, **held),
+        downward(position + (0.0, 0.0, lift), **held),
+    ]
+
+
 def folded(yaw: float, period: float) -> float:
     """The smallest turn, in [-period/2, period/2), that looks the same for a thing that repeats after `period`."""
     return (yaw + period / 2) % period - period / 2

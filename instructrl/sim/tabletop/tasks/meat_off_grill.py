@@ -6,7 +6,7 @@ import numpy as np
 
 from instructrl.sim.env import Outcome
 from instructrl.sim.tabletop.scene import HIDDEN_GROUP, TABLE_Z
-from instructrl.sim.tabletop.task import CLOSED, OPEN, Task, downward, folded
+from instructrl.sim.tabletop.task import CLOSED, OPEN, Task, downward, folded, pick
 from instructrl.sim.tabletop.world import World
 
 _MEAT = {"chicken": 0.019, "steak": 0.0115}  # half its thickness, metres
@@ -57,9 +57,7 @@ class MeatOffGrill(Task):
         turned = folded(world.yaw(thing), np.pi)
         turn = folded(world.yaw("grill"), np.pi)
         return [
-            downward(meat + (0.0, 0.0, _ABOVE), yaw=turned, gripper=OPEN),
-            downward(meat, yaw=turned, gripper=CLOSED),
-            downward(meat + (0.0, 0.0, _ABOVE), yaw=turned, gripper=CLOSED),
+            *pick(meat, above=_ABOVE, lift=_ABOVE, yaw=turned),
             downward(rests + (0.0, 0.0, _ABOVE), yaw=turn, gripper=CLOSED),
             downward(rests, yaw=turn, gripper=OPEN),
         ]

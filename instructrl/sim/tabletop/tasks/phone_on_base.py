@@ -6,7 +6,7 @@ import numpy as np
 
 from instructrl.sim.env import Outcome
 from instructrl.sim.tabletop.scene import TABLE_Z
-from instructrl.sim.tabletop.task import CLOSED, OPEN, Task, downward, folded, scatter
+from instructrl.sim.tabletop.task import CLOSED, OPEN, Task, downward, folded, pick, scatter
 from instructrl.sim.tabletop.world import World
 
 _BAR = np.array([0.064, 0.012, 0.009])  # metres, half sizes of the handset's bar, whose middle is its origin
@@ -63,9 +63,7 @@ class PhoneOnBase(Task):
         laid = world.position("cradle") + (0.0, 0.0, _RESTS + _GRASP + 0.003)
         turned, turn = (folded(world.yaw(name), np.pi) for name in (thing, "cradle"))  # its ends are alike
         return [
-            downward(taken + (0.0, 0.0, _ABOVE), yaw=turned, gripper=OPEN),
-            downward(taken, yaw=turned, gripper=CLOSED),
-            downward(taken + (0.0, 0.0, _ABOVE), yaw=turned, gripper=CLOSED),
+            *pick(taken, above=_ABOVE, lift=_ABOVE, yaw=turned),
             downward(laid + (0.0, 0.0, _ABOVE), yaw=turn, gripper=CLOSED),
             downward(laid, yaw=turn, gripper=OPEN),
         ]

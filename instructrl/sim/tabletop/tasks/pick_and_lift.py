@@ -7,6 +7,7 @@ import numpy as np
 from instructrl.sim.env import Outcome
 from instructrl.sim.tabletop.colors import COLOR_NAMES, COLORS
 from instructrl.sim.tabletop.scene import TABLE_Z
+from instructrl.sim.tabletop.shapes import cubes
 from instructrl.sim.tabletop.task import CLOSED, OPEN, Task, downward, scatter
 from instructrl.sim.tabletop.world import World
 
@@ -38,13 +39,8 @@ class PickAndLift(Task):
     )
 
     def bodies(self) -> str:
-        blocks = "".join(
-            f'<body name="{name}"><freejoint/>'
-            f'<geom name="{name}" class="object" type="box" size="{_HALF} {_HALF} {_HALF}"/></body>'
-            for name in _BLOCKS
-        )
         return (
-            f'{blocks}<body name="target" mocap="true">'
+            f'{cubes(_BLOCKS, _HALF)}<body name="target" mocap="true">'
             f'<geom class="glass" type="sphere" size="{_TARGET_RADIUS}" rgba=".97 .97 1 .45"/></body>'
         )
 

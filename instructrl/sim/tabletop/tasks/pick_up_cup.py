@@ -7,7 +7,7 @@ import numpy as np
 from instructrl.sim.env import Outcome
 from instructrl.sim.tabletop.colors import COLOR_NAMES, COLORS
 from instructrl.sim.tabletop.scene import TABLE_Z
-from instructrl.sim.tabletop.task import CLOSED, OPEN, Task, downward, folded, scatter
+from instructrl.sim.tabletop.task import Task, folded, pick, scatter
 from instructrl.sim.tabletop.world import World
 
 _CUPS = ("cup0", "cup1")
@@ -56,11 +56,7 @@ class PickUpCup(Task):
     def waypoints(self, world: World, thing: str) -> list[np.ndarray]:
         yaw = folded(world.yaw(thing), np.pi)  # the fingers close beside the handle, whichever way it points
         grasp = world.position(thing) + (0.0, 0.0, _GRASP)
-        return [
-            downward(grasp + (0.0, 0.0, _ABOVE), yaw=yaw, gripper=OPEN),
-            downward(grasp, yaw=yaw, gripper=CLOSED),
-            downward(grasp + (0.0, 0.0, _LIFT), yaw=yaw, gripper=CLOSED),
-        ]
+        return pick(grasp, above=_ABOVE, lift=_LIFT, yaw=yaw)
 
     def judge(self, world: World, thing: str, others: tuple[str, ...]) -> Outcome | None:
         held = world.held()

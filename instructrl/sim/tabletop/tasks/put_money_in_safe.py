@@ -20,7 +20,7 @@ from instructrl.sim.tabletop.safe import (
     shelf_of,
 )
 from instructrl.sim.tabletop.scene import TABLE_Z
-from instructrl.sim.tabletop.task import CLOSED, OPEN, Task, downward
+from instructrl.sim.tabletop.task import CLOSED, OPEN, Task, downward, pick
 from instructrl.sim.tabletop.world import World
 
 _DEPTH = 0.048  # metres into the safe where the bundle is put
@@ -67,9 +67,7 @@ class PutMoneyInSafe(Task):
         grasp = world.position("money") - REAR * np.array([np.cos(turned), np.sin(turned), 0.0]) + (0.0, 0.0, HIGHER)
         height = lying(thing) + HIGHER + 0.004
         return [
-            downward(grasp + (0.0, 0.0, _ABOVE), yaw=turned, tilt=TILT, gripper=OPEN),
-            downward(grasp, yaw=turned, tilt=TILT, gripper=CLOSED),
-            downward(grasp + (0.0, 0.0, _LIFT), yaw=turned, tilt=TILT, gripper=CLOSED),
+            *pick(grasp, above=_ABOVE, lift=_LIFT, yaw=turned, tilt=TILT),
             downward(outside(world, depth=-_BEFORE, height=height + 0.02), yaw=yaw, tilt=TILT, gripper=CLOSED),
             downward(outside(world, depth=_DEPTH - REAR, height=height), yaw=yaw, tilt=TILT, gripper=OPEN),
         ]

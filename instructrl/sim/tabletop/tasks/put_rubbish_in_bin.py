@@ -6,7 +6,7 @@ import numpy as np
 
 from instructrl.sim.env import Outcome
 from instructrl.sim.tabletop.scene import HIDDEN_GROUP, TABLE_Z
-from instructrl.sim.tabletop.task import CLOSED, OPEN, Task, downward, scatter
+from instructrl.sim.tabletop.task import OPEN, Task, downward, pick, scatter
 from instructrl.sim.tabletop.world import World
 
 _THINGS = ("rubbish", "tomato0", "tomato1")
@@ -53,9 +53,7 @@ class PutRubbishInBin(Task):
     def waypoints(self, world: World, thing: str) -> list[np.ndarray]:
         lying, over = world.position(thing), world.position("bin") + (0.0, 0.0, _HEIGHT + 0.06)
         return [
-            downward(lying + (0.0, 0.0, _ABOVE), gripper=OPEN),
-            downward(lying, gripper=CLOSED),
-            downward(lying + (0.0, 0.0, _LIFT), gripper=CLOSED),
+            *pick(lying, above=_ABOVE, lift=_LIFT),
             downward(over, gripper=OPEN),
         ]
 

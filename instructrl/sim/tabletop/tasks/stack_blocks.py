@@ -7,7 +7,7 @@ import numpy as np
 from instructrl.sim.env import Outcome
 from instructrl.sim.tabletop.colors import COLOR_NAMES, COLORS
 from instructrl.sim.tabletop.scene import TABLE_Z
-from instructrl.sim.tabletop.shapes import box
+from instructrl.sim.tabletop.shapes import box, cubes
 from instructrl.sim.tabletop.task import CLOSED, OPEN, Task, downward, folded
 from instructrl.sim.tabletop.world import World
 
@@ -42,18 +42,13 @@ class StackBlocks(Task):
     )
 
     def bodies(self) -> str:
-        blocks = "".join(
-            f'<body name="{name}"><freejoint/>'
-            f'<geom name="{name}" class="object" type="box" size="{_HALF} {_HALF} {_HALF}"/></body>'
-            for name in _BLOCKS
-        )
         dark, line, top = ".15 .16 .18", ".95 .95 .90", _MAT_TOP / 2
         mat = (
             box((0, 0, top), (_MAT, _MAT, top), dark),
             box((0, 0, top), (_MAT - 0.006, _MAT - 0.006, top + 0.0004), line, kind="marker"),
             box((0, 0, top), (_MAT - 0.011, _MAT - 0.011, top + 0.0008), dark, kind="marker"),
         )
-        return f'{blocks}<body name="mat" mocap="true">{"".join(mat)}</body>'
+        return f'{cubes(_BLOCKS, _HALF)}<body name="mat" mocap="true">{"".join(mat)}</body>'
 
     def place(self, world: World, variation: int, rng: np.random.Generator) -> Mapping[int, str] | None:
         points = _spread(rng, len(_BLOCKS) + 1)

@@ -7,7 +7,7 @@ import numpy as np
 from instructrl.sim.env import Outcome
 from instructrl.sim.tabletop.scene import TABLE_Z
 from instructrl.sim.tabletop.shapes import rod
-from instructrl.sim.tabletop.task import CLOSED, OPEN, Task, downward
+from instructrl.sim.tabletop.task import Task, pick
 from instructrl.sim.tabletop.world import World
 
 _RADIUS, _HEIGHT = 0.085, 0.085  # metres, of the pan
@@ -61,11 +61,7 @@ class TakeLidOffSaucepan(Task):
 
     def waypoints(self, world: World, thing: str) -> list[np.ndarray]:
         knob = world.position(thing) + (0.0, 0.0, _KNOB)
-        return [
-            downward(knob + (0.0, 0.0, _ABOVE), gripper=OPEN),
-            downward(knob, gripper=CLOSED),
-            downward(knob + (0.0, 0.0, _LIFT), gripper=CLOSED),
-        ]
+        return pick(knob, above=_ABOVE, lift=_LIFT)
 
     def judge(self, world: World, thing: str, others: tuple[str, ...]) -> Outcome | None:
         rise = world.position(thing)[2] - world.position("saucepan")[2] - _HEIGHT - _LID

@@ -7,7 +7,7 @@ import numpy as np
 
 from instructrl.sim.env import Outcome
 from instructrl.sim.tabletop.scene import TABLE_Z
-from instructrl.sim.tabletop.task import CLOSED, OPEN, Task, downward, folded
+from instructrl.sim.tabletop.task import Task, folded, pick
 from instructrl.sim.tabletop.world import World
 
 _WIDTH, _HEIGHT, _FLOOR = 0.050, 0.150, 0.006  # metres: the stand's half width, its height, its bottom's thickness
@@ -70,11 +70,7 @@ class TakeUmbrellaOutOfUmbrellaStand(Task):
     def waypoints(self, world: World, thing: str) -> list[np.ndarray]:
         yaw = folded(world.yaw(thing), np.pi)  # the fingers close across the handle, whichever way it points
         grasp = world.position(thing) + world.rotation(thing) @ _GRASP
-        return [
-            downward(grasp + (0.0, 0.0, _ABOVE), yaw=yaw, gripper=OPEN),
-            downward(grasp, yaw=yaw, gripper=CLOSED),
-            downward(grasp + (0.0, 0.0, _LIFT), yaw=yaw, gripper=CLOSED),
-        ]
+        return pick(grasp, above=_ABOVE, lift=_LIFT, yaw=yaw)
 
     def judge(self, world: World, thing: str, others: tuple[str, ...]) -> Outcome | None:
         point = (world.position(thing) - world.position("stand")) @ world.rotation("stand")
