@@ -1,7 +1,6 @@
 """One file of demonstrations to be collected: where it lies, what it should hold, and whether what is there fits."""
 
 from dataclasses import dataclass, replace
-from itertools import count, groupby
 from pathlib import Path
 
 from data_tools.parts import EPISODES, Parts
@@ -9,6 +8,7 @@ from instructrl.config import DataConfig, SimConfig, TaskConfig
 from instructrl.data.format import Header
 from instructrl.data.reader import read
 from instructrl.errors import InputError
+from instructrl.schema import runs
 from instructrl.sim import Start, available_renderer
 from instructrl.sim.graphics import rlbench_renderer
 
@@ -57,8 +57,7 @@ def wanted_splits(task: TaskConfig, sim: SimConfig, data: DataConfig) -> list[Sp
 
 def spans(numbers: list[int]) -> list[str]:
     """Increasing numbers in short: [0, 1, 2, 5] becomes ["0..2", "5"]."""
-    runs = [[number for number, _ in run] for _, run in groupby(zip(numbers, count()), lambda pair: pair[0] - pair[1])]
-    return [f"{run[0]}..{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
+    return [f"{first}..{last}" if first < last else str(first) for first, last in runs(numbers)]
 
 
 def present(split: Split) -> int:

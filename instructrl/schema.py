@@ -9,7 +9,7 @@ import difflib
 import math
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import Field, field
 from types import MappingProxyType, UnionType
 from typing import Any
@@ -118,6 +118,17 @@ def shown(value: Any) -> str:
     except ValueError:  # Python prints no integers of more than 4300 digits
         return "a number of thousands of digits"
     return shorter(" ".join(text.split()))
+
+
+def runs(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Increasing numbers as runs without a gap, the first and the last of each: 0, 1, 2, 5 are (0, 2), (5, 5)."""
+    found: list[tuple[int, int]] = []
+    for number in numbers:
+        if found and number == found[-1][1] + 1:
+            found[-1] = found[-1][0], number
+        else:
+            found.append((number, number))
+    return found
 
 
 def shorter(text: str) -> str:

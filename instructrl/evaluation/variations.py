@@ -6,7 +6,7 @@ import numpy as np
 
 from instructrl.config import ProtocolConfig
 from instructrl.errors import InputError
-from instructrl.schema import shown
+from instructrl.schema import runs, shown
 
 _LONG = 24  # characters of a list of numbers that nobody reads
 
@@ -40,13 +40,7 @@ def judged_variations(protocol: ProtocolConfig, task: str, *, trained: Sequence[
 
 def spelled(variations: Iterable[int]) -> str:
     """Numbers as one writes them: 0, 3, 5-9."""
-    spans: list[list[int]] = []
-    for number in sorted(variations):
-        if spans and number == spans[-1][-1] + 1:
-            spans[-1][1:] = [number]
-        else:
-            spans.append([number])
-    return ", ".join("-".join(map(str, span)) for span in spans)
+    return ", ".join(f"{first}-{last}" if first < last else str(first) for first, last in runs(sorted(variations)))
 
 
 def named(variations: Sequence[int]) -> str:
