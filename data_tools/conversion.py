@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from instructrl.batch import Demonstration
+from instructrl.data.format import Contents
 from instructrl.data.writer import Writer
 from instructrl.errors import InputError
 
@@ -55,23 +56,22 @@ def add_all(
             return
         tally.found += 1
         try:
-            demonstration = made(make, writer)
+            demonstration, contents = made(make, writer)
         except SkippedError as error:
             tally.skipped[error.reason] += 1
             print(f"skipped {name}: {' '.join(str(error).split())}", flush=True)
             continue
-        writer.add(demonstration)
+        writer.append(demonstration, contents)
         tally.converted += 1
         added += 1
 
 
-def made(make: Callable[[], Demonstration], writer: Writer) -> Demonstration:
-    """The episode, fit to be written; whatever its numbers lead to is a reason to leave it out."""
+def made(make: Callable[[], Demonstration], writer: Writer) -> tuple[Demonstration, Contents]:
+    """The episode, fit to be written as its contents; whatever its numbers lead to is a reason to leave it out."""
     try:
         demonstration = make()
-        writer.check(demonstration)
+        return demonstration, writer.check(demonstration)
     except InputError as error:
         raise SkippedError(Reason.NUMBERS, str(error)) from None
     except (ValueError, TypeError, OverflowError, LookupError, AttributeError, OSError) as error:
         raise SkippedError(Reason.NUMBERS, f"{type(error).__name__}: {error}") from None
-    return demonstration

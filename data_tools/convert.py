@@ -66,15 +66,13 @@ def parse(given: list[str]) -> ConvertConfig:
     Raises:
         InputError: it asks for nothing that there is.
     """
-    lines = []
     for word in given:
         if "=" not in word:
             raise InputError(f"{shown(word)}: cannot be read as key=value; see python -m data_tools.convert --help")
-        lines.append(word)
     try:
-        config = OmegaConf.from_dotlist(lines)
+        config = OmegaConf.from_dotlist(given)
     except Exception:  # of YAML, for a value that is none
-        raise InputError(f"{shown(' '.join(lines))}: cannot be read; see python -m data_tools.convert --help") from None
+        raise InputError(f"{shown(' '.join(given))}: cannot be read; see python -m data_tools.convert --help") from None
     asked = resolve(config, ConvertConfig)
     if asked.split not in (None, *SPLITS):
         raise InputError(f"split: found {shown(asked.split)}; allowed: {', '.join(SPLITS)}, or null")

@@ -86,7 +86,7 @@ def inspect(asked: argparse.Namespace) -> None:
         try:
             sheet.save(out, format="PNG")
         except OSError as error:
-            raise unwritable(out, error) from None
+            raise unwritable(out, error, setting="--out") from None
         print(f"{'sheet':12}{out}")
 
 

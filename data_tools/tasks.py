@@ -64,10 +64,9 @@ def places(counts: list[int]) -> list[tuple[int, int]]:
 
 def sheet(episodes: dict[str, tuple[str, list[Image.Image]]]) -> Image.Image:
     """Each task's name, its sentence and its pictures."""
-    corners = places([len(pictures) for _, pictures in episodes.values()])
-    last = max(
-        line + (len(found[1]) - 1) // COLUMNS for (line, _), found in zip(corners, episodes.values(), strict=True)
-    )
+    counts = [len(pictures) for _, pictures in episodes.values()]
+    corners = places(counts)
+    last = corners[-1][0] + (counts[-1] - 1) // COLUMNS
     height = TILE + 2 * LINE + MARGIN
     image = Image.new("RGB", (COLUMNS * (TILE + GAP) + 2 * MARGIN, (last + 1) * height + MARGIN), "white")
     draw, font, bold = ImageDraw.Draw(image), ImageFont.load_default(12), ImageFont.load_default(14)
@@ -96,7 +95,7 @@ def draw_tasks(asked: argparse.Namespace) -> None:
         asked.out.parent.mkdir(parents=True, exist_ok=True)
         drawn.save(asked.out, quality=82)
     except OSError as error:
-        raise unwritable(asked.out, error) from None
+        raise unwritable(asked.out, error, setting="--out") from None
     print(f"{asked.out}: {len(names)} tasks")
 
 

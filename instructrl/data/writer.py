@@ -81,7 +81,14 @@ class Writer:
         Raises:
             InputError: a field is not as the format demands, or the disk is full.
         """
-        contents = self.check(demonstration)
+        self.append(demonstration, self.check(demonstration))
+
+    def append(self, demonstration: Demonstration, contents: Contents) -> None:
+        """Append one episode with the contents that `check` made of it.
+
+        Raises:
+            InputError: the disk is full.
+        """
         begin = len(self._images)
         self._images.resize(begin + len(demonstration.images), axis=0)
         self._images[begin:] = demonstration.images
@@ -137,9 +144,9 @@ def fixed_length(value: Any) -> Any:
     return value
 
 
-def unwritable(path: Path, error: OSError) -> InputError:
-    """One line for what the operating system says while writing."""
-    return InputError(f"{path}: cannot be written ({error.strerror}); free space there or choose another data.dir")
+def unwritable(path: Path, error: OSError, *, setting: str = "data.dir") -> InputError:
+    """One line for what the operating system says while writing where a setting says."""
+    return InputError(f"{path}: cannot be written ({error.strerror}); free space there or choose another {setting}")
 
 
 def sync_folder(path: Path) -> None:

@@ -138,12 +138,12 @@ def bounds(row: Mapping[str, Any]) -> tuple[float, float]:
 def table(results: Mapping[str, Any]) -> str:
     """The rows as text, one line each; of several tasks a line for each task, then the means of the rows."""
     tasks: Mapping[str, Any] = results.get("tasks", {})
-    named = {name: entry["rows"][HEADLINE] for name, entry in tasks.items()}
+    by_task = {name: entry["rows"][HEADLINE] for name, entry in tasks.items()}
     rows = {f"mean of {name}" if tasks else name: row for name, row in results["rows"].items()}
-    width = max(10, *(len(name) + 2 for name in (*named, *rows)))
+    width = max(10, *(len(name) + 2 for name in (*by_task, *rows)))
     lines = [f"{'task' if tasks else 'row':<{width}}{'episodes':>8}{'success':>9}   {'95 % interval':<15}{'steps':>6}"]
     lines[0] += "   not a success"
-    for name, row in {**named, **rows}.items():
+    for name, row in {**by_task, **rows}.items():
         low, high = bounds(row)
         rest = {word: count for word, count in row["outcomes"].items() if count and word != "success"}
         counts = ", ".join(f"{word.replace('_', ' ')} {count}" for word, count in rest.items())

@@ -14,7 +14,6 @@ Nothing here needs jax, a configuration or a model.
 `instructrl.sim.gym:instructrl/ReachTarget-v0` as a name imports the module by itself, also in a process of its own.
 """
 
-import pkgutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -112,8 +111,7 @@ class Task(gymnasium.Env[dict[str, Any], np.ndarray]):
         """
         from instructrl.sim.tabletop.env import Tabletop
 
-        for name, value in (("image_size", image_size), ("keyframes", keyframes or 1), ("tries", tries),
-                            ("render_size", render_size)):  # fmt: skip
+        for name, value in (("image_size", image_size), ("tries", tries), ("render_size", render_size)):
             check_whole(name, value, low=1)
         if keyframes is not None:
             check_whole("keyframes", keyframes, low=1)
@@ -225,12 +223,12 @@ def identifier(task: str) -> str:
 
 def register() -> None:
     """Tell gymnasium of every embedded task; once is enough."""
-    from instructrl.sim.tabletop import tasks
+    from instructrl.sim.tabletop.task import task_names
 
-    for module in pkgutil.iter_modules(tasks.__path__):
-        if identifier(module.name) not in gymnasium.registry:
+    for task in task_names():
+        if identifier(task) not in gymnasium.registry:
             entry = f"{__name__}:{Task.__name__}"
-            gymnasium.register(identifier(module.name), entry_point=entry, kwargs={"task": module.name})
+            gymnasium.register(identifier(task), entry_point=entry, kwargs={"task": task})
 
 
 register()
