@@ -12,23 +12,25 @@ from instructrl.config import TrainConfig
 @command("train", TrainConfig)
 def main(config: TrainConfig) -> None:
     """Collect what demonstrations are missing, open the run, train."""
+    from instructrl.data.mirror import workshop
     from instructrl.training.inputs import check_inputs
-    from instructrl.training.run_directory import find_run, open_run
+    from instructrl.training.run_directory import find_run, open_run, run_place
 
-    find_run(config)  # other settings are refused before any work is done
-    check_inputs(config)  # and so are weights that are not there
-    from data_tools.collect import ensure_demonstrations
-    from instructrl.training.hardware import select_platform
+    with workshop(run_place(config), alone=True) as shop:
+        find_run(config, shop.folder)  # other settings are refused before any work is done
+        check_inputs(config)  # and so are weights that are not there
+        from data_tools.collect import ensure_demonstrations
+        from instructrl.training.hardware import select_platform
 
-    select_platform(config.hardware)  # and a device that is not there
-    data = ensure_demonstrations(config.task, config.sim, config.data)
-    run = open_run(config)
-    from instructrl.evaluation.hook import rollout_hook
-    from instructrl.training.loop import train
+        select_platform(config.hardware)  # and a device that is not there
+        data = ensure_demonstrations(config.task, config.sim, config.data)
+        run = open_run(config, shop.folder)
+        from instructrl.evaluation.hook import rollout_hook
+        from instructrl.training.loop import train
 
-    with rollout_hook(config, run) as rollout:
-        train(config, run, data=data, rollout=rollout)
-    print(f"run: {run}")
+        with rollout_hook(config, run) as rollout:
+            train(config, run, data=data, rollout=rollout, saved=shop.push)
+        print(f"run: {shop.place}")
 
 
 if __name__ == "__main__":

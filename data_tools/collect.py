@@ -10,7 +10,6 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -36,6 +35,7 @@ from instructrl.config import CollectConfig, DataConfig, SimConfig, TaskConfig, 
 from instructrl.data.format import Contents, Header
 from instructrl.data.lock import only_process
 from instructrl.data.reader import read
+from instructrl.data.storage import Place
 from instructrl.errors import RunError
 from instructrl.sim import Outcome, Start, make_env
 from instructrl.sim.workers import WorkerFailure, Workers, worker_count
@@ -43,7 +43,7 @@ from instructrl.sim.workers import WorkerFailure, Workers, worker_count
 MOST_LOST = 5  # episodes in a row on which a fragile simulator dies twice each: it no longer works at all
 
 
-def ensure_demonstrations(task: TaskConfig, sim: SimConfig, data: DataConfig) -> dict[str, list[Path]]:
+def ensure_demonstrations(task: TaskConfig, sim: SimConfig, data: DataConfig) -> dict[str, list[Place]]:
     """Collect what is missing of the splits train and val; returns their files, at once if nothing is missing.
 
     There is one file for each split and task, in the order of `task_names`; a set has the same as its tasks alone.

@@ -22,6 +22,7 @@ class Reason(StrEnum):
     SENTENCES = "no sentences"
     NUMBERS = "numbers that cannot be used"
     GAPS = "windows that are missing"
+    RECORDS = "damaged records"
 
 
 class SkippedError(Exception):

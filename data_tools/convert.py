@@ -18,19 +18,21 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING
 
 from data_tools.conversion import Reason, SkippedError, Tally, add_all
+from data_tools.parser import settings as parsed
 from data_tools.split import ATTEMPTS, FIRST_SEED, demonstration_paths
 from data_tools.stored import Wanted, demonstration, picture_size, places, task_folders
 from instructrl import __version__
 from instructrl.actions import canonical_quaternion
 from instructrl.batch import Demonstration
 from instructrl.command import table
-from instructrl.config import CAMERAS, EMBEDDED_TASKS, RLBENCH_RENDERERS, DataConfig, SimConfig, TaskConfig, resolve
+from instructrl.config import CAMERAS, EMBEDDED_TASKS, RLBENCH_RENDERERS, DataConfig, SimConfig, TaskConfig
 from instructrl.data.format import SPLITS, Header
 from instructrl.data.lock import only_process
 from instructrl.data.reader import read
+from instructrl.data.storage import Place, place
 from instructrl.data.windows import WindowEpisode, Windows, open_windows
 from instructrl.data.writer import Writer
 from instructrl.errors import InputError, one_line_errors
@@ -56,6 +58,7 @@ class ConvertConfig:
     image_size: int | None = number(None, low=16, high=1024)  # rlbench only; null: as they come
     variations: int | None = number(None, low=1)  # of the task; null: as the embedded task has, else any
     renderer: str = one_of(*RLBENCH_RENDERERS, default=RLBENCH_RENDERERS[1])  # that drew them: the source does not say
+    compression: str = one_of("none", "lz4", "zstd", default="none")  # of pixels in the files written
     depth: bool = False  # rlbench only: whether depth pictures are decoded and checked; they are not kept
     overwrite: bool = False  # whether other files at `out` may be replaced
 
@@ -66,14 +69,7 @@ def parse(given: list[str]) -> ConvertConfig:
     Raises:
         InputError: it asks for nothing that there is.
     """
-    for word in given:
-        if "=" not in word:
-            raise InputError(f"{shown(word)}: cannot be read as key=value; see python -m data_tools.convert --help")
-    try:
-        config = OmegaConf.from_dotlist(given)
-    except Exception:  # of YAML, for a value that is none
-        raise InputError(f"{shown(' '.join(given))}: cannot be read; see python -m data_tools.convert --help") from None
-    asked = resolve(config, ConvertConfig)
+    asked = parsed(given, ConvertConfig, prog="python -m data_tools.convert")
     if asked.split not in (None, *SPLITS):
         raise InputError(f"split: found {shown(asked.split)}; allowed: {', '.join(SPLITS)}, or null")
     if asked.kind == "windows" and (asked.depth or asked.image_size is not None):
@@ -165,7 +161,7 @@ def write(asked: ConvertConfig, task: str, size: int, candidates: list[Candidate
     Raises:
         InputError: something else is at its place, or no episode can be used.
     """
-    out, sim = Path(asked.out), SimConfig("rlbench", "rlbench", list(asked.cameras), size)
+    out, sim = place(asked.out), SimConfig("rlbench", "rlbench", list(asked.cameras), size)
     one_file = out.suffix == ".hdf5"
     splits = [asked.split or "train"] if one_file or asked.split else list(SPLITS)
     where = demonstration_paths(TaskConfig(task, 1, 1), sim, DataConfig(asked.out))
@@ -180,7 +176,8 @@ def write(asked: ConvertConfig, task: str, size: int, candidates: list[Candidate
         candidates = candidates[: asked.episodes]
         tally = Tally()
         with ExitStack() as stack:
-            writers = {split: stack.enter_context(Writer(files[split], headers[split])) for split in splits}
+            options = {"compression": asked.compression}
+            writers = {split: stack.enter_context(Writer(files[split], headers[split], **options)) for split in splits}
             fill(writers, candidates, tally, val_episodes=asked.val_episodes)
             if not all(writer.count for writer in writers.values()):
                 raise InputError(f"{task}: {tally}; too few for {' and '.join(splits)}: add others, or say split=train")
@@ -192,7 +189,7 @@ def write(asked: ConvertConfig, task: str, size: int, candidates: list[Candidate
         print(f"python train.py {' '.join(settings(asked, task, size, counts))}")
 
 
-def there_already(files: dict[str, Path], headers: dict[str, Header]) -> bool:
+def there_already(files: dict[str, Place], headers: dict[str, Header]) -> bool:
     """Whether the same conversion was done before.
 
     Raises:

@@ -1,4 +1,7 @@
-"""python -m data_tools.inspect FILE: prints what a file of demonstrations holds and draws a contact sheet of it."""
+"""python -m data_tools.inspect FILE: prints what a file of demonstrations holds and draws a contact sheet of it.
+
+With --verify the exit code is 1 if an episode is there twice, also in the other split beside the file.
+"""
 
 import argparse
 from collections import Counter
@@ -6,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from data_tools.duplicates import Duplicate, beside, duplicates, marked, refuse, told
 from data_tools.parser import Parser
 from data_tools.sheet import contact_sheet
 from instructrl.data.episodes import Episodes
 from instructrl.data.format import VERSION, checksum
+from instructrl.data.storage import size_of
 from instructrl.data.writer import unwritable
 from instructrl.errors import InputError, one_line_errors
 
@@ -19,10 +24,12 @@ SHOWN_EPISODES, SHOWN_SENTENCES = 6, 24
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = Parser(prog="python -m data_tools.inspect", description=__doc__)
-    parser.add_argument("file", type=Path, help="a .hdf5 file of demonstrations")
+    parser.add_argument("file", help="a .hdf5 file of demonstrations, on disk or in a bucket")
     parser.add_argument("--episode", type=int, nargs="+", metavar="I", help="episodes on the sheet (default: some)")
-    parser.add_argument("--verify", action="store_true", help="read all pixels and compare their checksums")
-    parser.add_argument("--out", type=Path, metavar="PNG", help="the contact sheet (default: FILE with .png)")
+    parser.add_argument("--verify", action="store_true", help="read all pixels, compare checksums, find duplicates")
+    parser.add_argument(
+        "--out", type=Path, metavar="PNG", help="the contact sheet (default: FILE with .png; of one in a bucket, here)"
+    )
     return parser.parse_args(given)
 
 
@@ -32,7 +39,7 @@ def summary(episodes: Episodes) -> list[str]:
     size = f"{header.image_size}x{header.image_size}"
     per_variation = Counter(contents.variation.tolist())
     lines = {
-        "file": f"{episodes.path} ({episodes.path.stat().st_size / 1e6:.1f} MB, format version {VERSION})",
+        "file": f"{episodes.path} ({size_of(episodes.path) / 1e6:.1f} MB, format version {VERSION})",
         "task": f"{header.task}, split {header.split}",
         "cameras": f"{', '.join(header.cameras)} at {size}",
         "episodes": f"{len(episodes)} with {len(contents.state)} frames",
@@ -70,8 +77,20 @@ def some_episodes(variation: np.ndarray) -> list[int]:
     return np.argsort(variation, kind="stable")[places].tolist()
 
 
+def twice(episodes: Episodes) -> list[Duplicate]:
+    """Look for duplicates in a file and in those of the other split beside it, and say what was found."""
+    others, unknown = beside(episodes.path, episodes.header)
+    together = [marked(episodes.path, episodes.header, episodes.contents), *others]
+    found = duplicates(together)
+    print("\n".join(f"{'duplicates':12}{line}" for line in told(found, [one.path for one in together])))
+    for line in unknown:
+        print(f"{'not compared':14}{line}")
+    return found
+
+
 def inspect(asked: argparse.Namespace) -> None:
     """Do what the command line asks."""
+    found: list[Duplicate] = []
     with Episodes(asked.file) as episodes:
         chosen = asked.episode or some_episodes(episodes.contents.variation)
         outside = [number for number in chosen if not 0 <= number < len(episodes)]
@@ -81,13 +100,16 @@ def inspect(asked: argparse.Namespace) -> None:
         if asked.verify:
             episodes.verify()
             print(f"{'verified':12}all contents and pixels are as they were written")
-        out = asked.out or asked.file.with_suffix(".png")
+            found = twice(episodes)
+        path = episodes.path
+        out = asked.out or (path if isinstance(path, Path) else Path(path.name)).with_suffix(".png")
         sheet = contact_sheet([(number, episodes.demonstration(number)) for number in chosen], episodes.cameras)
         try:
             sheet.save(out, format="PNG")
         except OSError as error:
             raise unwritable(out, error, setting="--out") from None
-        print(f"{'sheet':12}{out}")
+        print(f"{'sheet':12}{out}", flush=True)
+    refuse(found)
 
 
 def main() -> None:

@@ -3,14 +3,13 @@
 A piece is written whole or not at all, so that a collection that was killed at any moment goes on with what is there.
 """
 
-import shutil
 from contextlib import suppress
-from pathlib import Path
 
 from instructrl.batch import Demonstration
 from instructrl.data.episodes import merge
 from instructrl.data.format import Header
 from instructrl.data.reader import read
+from instructrl.data.storage import Place, remove_tree
 from instructrl.data.writer import Writer
 from instructrl.errors import InputError
 
@@ -20,7 +19,10 @@ EPISODES = 25  # in a part: what a kill costs at most, for each split
 class Parts:
     """The parts of `target` that hold its episodes `present` to `wanted` (numbers from 0)."""
 
-    def __init__(self, target: Path, *, present: int, wanted: int, size: int = EPISODES) -> None:
+    def __init__(
+        self, target: Place, *, present: int, wanted: int, size: int = EPISODES, compression: str = "none"
+    ) -> None:
+        self.compression = compression
         self.target, self.present, self.wanted, self.size = target, present, wanted, size
         self.folder = target.with_suffix(".parts")
 
@@ -29,7 +31,7 @@ class Parts:
         stop = self.wanted
         return [range(first, min(first + self.size, stop)) for first in range(self.present, stop, self.size)]
 
-    def path(self, numbers: range) -> Path:
+    def path(self, numbers: range) -> Place:
         """The file of one part."""
         return self.folder / f"{numbers.start:08d}-{numbers.stop:08d}.hdf5"
 
@@ -52,15 +54,16 @@ class Parts:
 
     def write(self, numbers: range, demonstrations: list[Demonstration], header: Header) -> None:
         """Keep a finished part."""
-        with Writer(self.path(numbers), header) as writer:
+        with Writer(self.path(numbers), header, compression=self.compression) as writer:
             for demonstration in demonstrations:
                 writer.add(demonstration)
 
     def merge(self) -> None:
         """Put all parts behind what the target holds, in one step, and remove them."""
         before = [self.target] if self.present else []
-        merge(self.target, [*before, *(self.path(numbers) for numbers in self.ranges())])
-        shutil.rmtree(self.folder, ignore_errors=True)
+        sources = [*before, *(self.path(numbers) for numbers in self.ranges())]
+        merge(self.target, sources, compression=self.compression)
+        remove_tree(self.folder)
 
     def remove_merged(self) -> None:
         """Remove parts that the target holds already: left over if a kill came between merging and removing."""

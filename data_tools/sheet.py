@@ -59,7 +59,10 @@ def tile_of(demonstration: Demonstration, step: int, frame: int, view: int) -> I
     image = Image.fromarray(demonstration.images[frame, view])
     size, tile = image.width, image.resize((TILE, TILE), Image.Resampling.LANCZOS)
     if step < len(demonstration.actions):
-        world_to_camera = np.linalg.inv(demonstration.extrinsics[frame, view].astype(np.float64))
+        try:
+            world_to_camera = np.linalg.inv(demonstration.extrinsics[frame, view].astype(np.float64))
+        except np.linalg.LinAlgError:  # nobody knows where this camera is
+            return tile
         point = (world_to_camera @ np.append(demonstration.actions[step, :3], 1))[:3]
         if point[2] > 0:  # in front of the camera
             pixel = (demonstration.intrinsics[frame, view] @ point)[:2] / point[2] * TILE / size

@@ -1,12 +1,12 @@
 """One file of demonstrations to be collected: where it lies, what it should hold, and whether what is there fits."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from data_tools.parts import EPISODES, Parts
 from instructrl.config import DataConfig, SimConfig, TaskConfig
 from instructrl.data.format import Header
 from instructrl.data.reader import read
+from instructrl.data.storage import Place, place
 from instructrl.errors import InputError
 from instructrl.schema import runs
 from instructrl.sim import Start, available_renderer
@@ -20,14 +20,16 @@ ATTEMPTS = 100  # seeds that each episode has for itself
 class Split:
     """One file and what it should hold."""
 
-    path: Path
+    path: Place
     header: Header  # with the provenance still empty
     episodes: int
     fragile: bool = False  # the simulator may die of itself: each episode is kept at once, and a lost one replaced
+    compression: str = "none"  # of what is written
 
     def parts_from(self, present: int) -> Parts:
         """The pieces in which the rest is made."""
-        return Parts(self.path, present=present, wanted=self.episodes, size=1 if self.fragile else EPISODES)
+        size = 1 if self.fragile else EPISODES
+        return Parts(self.path, present=present, wanted=self.episodes, size=size, compression=self.compression)
 
     @property
     def first_seed(self) -> int:
@@ -39,10 +41,10 @@ class Split:
         return Start(variations[episode % len(variations)], self.first_seed + episode * ATTEMPTS + attempt)
 
 
-def demonstration_paths(task: TaskConfig, sim: SimConfig, data: DataConfig) -> dict[str, Path]:
+def demonstration_paths(task: TaskConfig, sim: SimConfig, data: DataConfig) -> dict[str, Place]:
     """The files of the splits train and val of one task: a pure function of the settings."""
     some = "" if task.variations is None else "-variations" + "+".join(spans(sorted(task.variations)))
-    folder = Path(data.dir) / sim.kind / f"{task.name}{some}-{sim.image_size}px-{'+'.join(sim.cameras)}"
+    folder = place(data.dir, data) / sim.kind / f"{task.name}{some}-{sim.image_size}px-{'+'.join(sim.cameras)}"
     return {split: folder / f"{split}.hdf5" for split in FIRST_SEED}
 
 
@@ -50,7 +52,13 @@ def wanted_splits(task: TaskConfig, sim: SimConfig, data: DataConfig) -> list[Sp
     """The splits train and val of one task."""
     wanted, fragile = {"train": task.episodes, "val": task.val_episodes}, sim.kind == "rlbench"
     return [
-        Split(path, Header(task.name, name, tuple(sim.cameras), sim.image_size, {}), wanted[name], fragile=fragile)
+        Split(
+            path,
+            Header(task.name, name, tuple(sim.cameras), sim.image_size, {}),
+            wanted[name],
+            fragile=fragile,
+            compression=data.compression,
+        )
         for name, path in demonstration_paths(task, sim, data).items()
     ]
 

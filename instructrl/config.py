@@ -158,9 +158,12 @@ class HardwareConfig:
 
 @dataclass
 class DataConfig:
-    """Where demonstrations are stored."""
+    """Where demonstrations are stored: a folder, or one in a bucket (gs://BUCKET/FOLDER, s3://BUCKET/FOLDER)."""
 
     dir: str = "data"
+    compression: str = one_of("none", "lz4", "zstd", default="none")  # of pixels in files that are written
+    cache_dir: str | None = "~/.cache/instructrl"  # local copies of what lies in buckets; null: read it in requests
+    cache_gb: float = number(100.0, above=0, high=1e6)  # that these copies may take
 
 
 @dataclass

@@ -358,6 +358,7 @@ def judged_run(config: TrainConfig) -> Any:
 def collected(config: Any) -> Any:
     """Which files would be made, of how many episodes, by which environments in how many processes."""
     from data_tools import collect
+    from data_tools.parts import Parts
 
     seen: list[Any] = []
 
@@ -372,12 +373,13 @@ def collected(config: Any) -> Any:
             pass
 
     def files(split: Any) -> int:
-        seen.append((split.path, split.header, split.episodes))
+        seen.append((split.path, split.header, split.episodes, split.compression))
         return 0
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(collect, "Workers", Processes)
         patch.setattr(collect, "present", files)
+        patch.setattr(Parts, "remove_merged", lambda parts: None)
         patch.setattr(collect, "only_process", lambda folder, **_: __import__("contextlib").nullcontext())
         patch.setattr(collect, "agreed", lambda sim, splits: sim)
         patch.setattr(sys, "argv", ["collect"])
@@ -484,6 +486,9 @@ TRAIN_PROBES: dict[str, Probe] = {
     "sim.timeout": ("7", collected, ()),
     "sim.tries": ("7", collected, ()),
     "data.dir": ("elsewhere", collected, ()),
+    "data.compression": ("lz4", collected, ()),
+    "data.cache_dir": ("elsewhere", collected, ("data.dir=gs://bucket/folder",)),
+    "data.cache_gb": ("7", collected, ("data.dir=gs://bucket/folder",)),
     "training.epochs": ("5", training_loop, LOOP),
     "training.batch_size": ("3", training_loop, LOOP),
     "training.token_dropout": ("0.3", training_loop, LOOP),

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instructrl.data.episodes import Episodes
-from instructrl.data.format import checksum
+from instructrl.data.format import CHECKS, checksum, fields
 from instructrl.data.reader import read
 from instructrl.data.writer import Writer
 from instructrl.errors import InputError
@@ -163,8 +163,8 @@ DAMAGES = {
     "keyframes/frame: found int32": put("keyframes/frame", lambda frames: frames.astype(np.int32)),
     "keyframes/action: found float32.4, 7": put("keyframes/action", lambda actions: actions[:, :7]),
     "episode 1: wrong keyframes/frame": put("keyframes/frame", lambda frames: frames + [0, 0, 0, 9]),
-    "episode 1: wrong first_frame": put("episodes/first_frame", lambda frames: frames + [0, 1]),
-    "episode 1: wrong frames": put("episodes/frames", lambda frames: np.array([6, 0])),
+    "episode 1: wrong episodes/first_frame": put("episodes/first_frame", lambda frames: frames + [0, 1]),
+    "episode 1: wrong episodes/frames": put("episodes/frames", lambda frames: np.array([6, 0])),
     "add up to": put("episodes/frames", lambda frames: frames + [0, 1]),
     "found 1 entries for 2 episodes": put("episodes/keyframes", lambda keyframes: keyframes[:1]),
     "episode 1: wrong keyframes/action": put(
@@ -186,6 +186,61 @@ def test_damaged_files_are_refused(tmp_path: Path, message: str) -> None:
         Episodes(path)
     assert str(path) in str(refused.value) and "\n" not in str(refused.value)
     assert str(refused.value).count(";") == 1  # what to do is said once
+
+
+POSSIBLE = {  # other numbers that could have been there
+    **dict.fromkeys(("state", "intrinsics", "extrinsics"), lambda values: values + 1),
+    "crc32": lambda values: values ^ 1,
+    "keyframe": lambda values: values - 1,
+    "action": lambda values: np.append(values[0] + np.float32(0.1), values[1:]),
+    "variation": lambda values: values + 1,
+    "seed": lambda values: values + 1,
+    "text": lambda values: b"g" + values[1:],
+}
+
+
+@pytest.mark.parametrize("name", POSSIBLE)
+def test_damage_is_told_by_episode_and_field(tmp_path: Path, name: str) -> None:
+    """Where the numbers are possible ones, only the checksums know."""
+    path = write(tmp_path / "file.hdf5", [demonstration(seed, between=2) for seed in range(5)])
+    field = "sentences" if name == "text" else fields(HEADER)[name].path
+    with h5py.File(path, "r+") as file:
+        values = file[field][()]
+        values[len(values) // 2] = POSSIBLE[name](values[len(values) // 2])  # of the third episode
+        file[field][...] = values
+    with pytest.raises(InputError, match=f"{path}: episode 2: {field}: damaged: its checksum"):
+        Episodes(path)
+
+
+def test_a_field_that_claims_more_than_the_file_holds_is_refused(tmp_path: Path) -> None:
+    """It would be filled with zeros, gigabytes of them."""
+    path = write(tmp_path / "file.hdf5", [demonstration(0), demonstration(1)])
+    with h5py.File(path, "r+") as file:
+        del file["frames/state"]
+        file.create_dataset("frames/state", (10**6, 4), np.float32)
+    with pytest.raises(InputError, match=f"{path}: frames/state: found 0 bytes, expected 16000000; delete"):
+        Episodes(path)
+
+
+def test_older_files_have_no_checks_of_episodes(tmp_path: Path) -> None:
+    path = write(tmp_path / "file.hdf5", [demonstration(0), demonstration(1)])
+    with h5py.File(path, "r+") as file:
+        del file[CHECKS]
+    with Episodes(path) as episodes:
+        assert_equal(episodes.demonstration(1), demonstration(1))
+    with h5py.File(path, "r+") as file:
+        file["frames/state"][-1, 0] += 1
+    with pytest.raises(InputError, match=f"{path}: damaged: its checksum"):
+        Episodes(path)
+
+
+def test_pixels_that_cannot_be_read_are_told_by_episode(tmp_path: Path) -> None:
+    path = write(tmp_path / "file.hdf5", [demonstration(0), demonstration(1)])
+    with Episodes(path) as episodes:
+        episodes.episode(0)
+        episodes._file.close()  # as good as gone
+        with pytest.raises(InputError, match=f"{path}: episode 1: frames/images: cannot be read"):
+            episodes.episode(1)
 
 
 def test_damaged_pixels_are_refused(tmp_path: Path) -> None:

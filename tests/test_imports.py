@@ -24,10 +24,14 @@ ONLY_IN = {  # library -> where it may be imported
     "orbax": "instructrl/training/",
     "mujoco": "instructrl/sim/",
     "h5py": "instructrl/data/",
+    "hdf5plugin": "instructrl/data/",
+    **dict.fromkeys(("fsspec", "gcsfs", "s3fs"), "instructrl/data/buckets.py"),
     "hydra": "instructrl/",
     "gymnasium": "instructrl/sim/gym.py",
     "rlbench": "instructrl/sim/rlbench/library.py",
     "pyrep": "instructrl/sim/rlbench/library.py",
+    "tensorflow_datasets": "data_tools/rlds",
+    "array_record": "data_tools/rlds",
 }
 
 
@@ -111,6 +115,9 @@ def test_every_part_of_the_package_has_a_place_in_the_layers() -> None:
         ("data_tools/rlbench.py", "from pyrep.const import RenderMode"),
         ("instructrl/sim/rlbench/env.py", "def late():\n    import rlbench.tasks"),
         ("instructrl/sim/env.py", "import gymnasium"),
+        ("data_tools/convert.py", "def late():\n    import tensorflow_datasets as tfds"),
+        ("instructrl/data/storage.py", "def late():\n    import gcsfs"),
+        ("instructrl/training/run_directory.py", "from s3fs import S3FileSystem"),
     ],
 )
 def test_a_planted_violation_is_found(tmp_path: Path, place: str, line: str) -> None:
@@ -143,7 +150,8 @@ def test_no_jax_and_no_simulator_in_a_process_that_only_imports_the_entries() ->
     program = """
 import sys, train, eval, data_tools.collect, data_tools.rlbench
 import instructrl.training.run_directory, instructrl.evaluation.run, instructrl.sim.rlbench.env
-print(sorted({"jax", "flax", "mujoco", "wandb", "optax", "rlbench", "pyrep"} & set(sys.modules)))
+print(sorted({"jax", "flax", "mujoco", "wandb", "optax", "rlbench", "pyrep", "fsspec", "gcsfs", "s3fs", "hdf5plugin"}
+    & set(sys.modules)))
 """
     ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert ran.stdout.strip() == "[]", ran.stderr

@@ -169,6 +169,52 @@ def test_any_number_of_processes_sees_the_same_epoch_whole_and_goes_on_as_if_nev
         assert abs(of_file[file] - sum(counts) * weight / sum(mixture["weights"] or counts)) < 1
 
 
+def divisors(number: int) -> list[int]:
+    return [one for one in range(1, number + 1) if number % one == 0]
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(mixture=mixtures(), data=st.data())
+def test_interrupted_anywhere_and_resumed_by_other_processes_nothing_is_lost_or_seen_twice(
+    paths: list[Path], tokenizer: Tokenizer, mixture: dict[str, Any], data: st.DataObject
+) -> None:
+    """As a trainer reads: prefetched, over epochs; what was prepared beyond the last finished step is not taken."""
+    options = {key: mixture[key] for key in ("batch_size", "weights", "seed", "shuffle")}
+
+    def opened() -> list[Episodes]:
+        return [Episodes(path, limit=limit) for path, limit in zip(paths, mixture["limits"], strict=False)]
+
+    def part(processes: int, start: int, stop: int, end: int) -> list[list[Batch]]:
+        """What each process takes from `start` to `stop` of what would have gone on to `end`."""
+        taken = []
+        for index in range(processes):
+            loader = Loader(opened(), tokenizer, **options, shard=(index, processes))
+            depth = data.draw(st.integers(0, 4))
+            with closing(prefetched(loader, start, end, depth=depth, put=lambda batch: batch)) as batches:
+                taken.append([next(batches) for _ in range(start, stop)])
+        return taken
+
+    whole = Loader(opened(), tokenizer, **options)
+    end = 3 * whole.steps_per_epoch
+    stops = sorted(data.draw(st.lists(st.integers(0, end), min_size=1, max_size=3)))
+    taken: list[Batch] = []
+    for start, stop in zip([0, *stops], [*stops, end], strict=True):
+        processes = data.draw(st.sampled_from(divisors(mixture["batch_size"])))
+        for steps in zip(*part(processes, start, stop, end), strict=True):
+            joined = [None if parts[0] is None else np.concatenate(parts) for parts in zip(*steps, strict=True)]
+            taken.append(Batch(*joined))
+    assert len(taken) == end
+    for step, batch in enumerate(taken):
+        assert_same(batch, whole.batch(step))
+    counts, numbers = mixture["limits"], numbered(opened())
+    for epoch in range(3):
+        first = epoch * whole.steps_per_epoch
+        seen_ = shown(taken[first : first + whole.steps_per_epoch], numbers)
+        assert len(seen_) == sum(counts)
+        if mixture["weights"] is None:
+            assert sorted(seen_) == list(range(sum(counts)))
+
+
 def test_each_row_of_a_mixture_is_asked_in_words_of_its_own_task(paths: list[Path], tokenizer: Tokenizer) -> None:
     files = [Episodes(path) for path in paths]
     loader, numbers = Loader(files, tokenizer, batch_size=sum(COUNTS), seed=1), numbered(files)

@@ -25,6 +25,9 @@ from instructrl.training.run_directory import (
 OTHER_VALUES = {  # of the keys that may change
     "output_dir": "outputs",
     "data.dir": "elsewhere",
+    "data.compression": "lz4",
+    "data.cache_dir": "elsewhere",
+    "data.cache_gb": "7",
     "encoder.weights": "w.safetensors",
     "features_dir": "elsewhere",
     "hardware.name": "gpu",

@@ -3,7 +3,7 @@
 import hashlib
 import threading
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -13,6 +13,7 @@ import numpy as np
 from instructrl.batch import Demonstration
 from instructrl.data.format import crc32, image_field
 from instructrl.data.reader import READ_ERRORS, REMEDY, open_file, read, reason
+from instructrl.data.storage import Place, Source, failure, place
 from instructrl.data.writer import Writer
 from instructrl.errors import InputError
 
@@ -41,13 +42,13 @@ class Episodes:
         steps: the most steps an episode has.
     """
 
-    def __init__(self, path: str | Path, limit: int | None = None, *, task: str | None = None) -> None:
+    def __init__(self, path: str | Place, limit: int | None = None, *, task: str | None = None) -> None:
         """Read the index; `limit` keeps the first episodes only, `task` is the one that is expected.
 
         Raises:
             InputError: the file is missing, damaged, too short, or of another format version or task.
         """
-        self.path = Path(path)
+        self.path = place(path)
         self.header, self.contents = read(self.path)
         present = len(self.contents.seed)
         if task is not None and task != self.header.task:
@@ -61,7 +62,9 @@ class Episodes:
         before[self.contents.first_keyframe] = 0
         self._taken_at = before + np.repeat(self.contents.first_frame, self.contents.keyframes)
         self._verified = np.zeros(len(self.contents.state), bool)
-        self._lock, self._file = threading.Lock(), None
+        self._lock, self._opened = threading.Lock(), ExitStack()
+        self._file: h5py.File | None = None
+        self._source: Source | None = None
 
     def __len__(self) -> int:
         return self._length
@@ -141,6 +144,10 @@ class Episodes:
             seed=int(contents.seed[episode]),
         )
 
+    def images(self, begin: int, end: int) -> np.ndarray:
+        """Pixels of the file's frames `begin` to `end` [N,K,H,W,3], uint8, whichever episodes they are of."""
+        return self._images(np.arange(begin, end), None)
+
     def verify(self) -> None:
         """Read all pixels, kept or not by `limit`, and compare their checksums.
 
@@ -156,38 +163,44 @@ class Episodes:
         size = self.header.image_size
         if out is None:
             out = np.empty((len(frames), len(self.header.cameras), size, size, 3), np.uint8)
-        images = out[: len(frames)]
+        images, begin = out[: len(frames)], 0
         breaks = np.flatnonzero(np.diff(frames) != 1) + 1
         try:
             stored = self._open()["frames/images"]
             for begin, end in zip([0, *breaks], [*breaks, len(frames)], strict=True):
                 stored.read_direct(images, np.s_[frames[begin] : frames[end - 1] + 1], np.s_[begin:end])
         except READ_ERRORS as error:
-            raise InputError(f"{self.path}: pixels cannot be read ({reason(error)}); {REMEDY}") from None
-        for place, frame in enumerate(frames):
+            where = f"{self.path}: episode {self._episode_of(int(frames[begin]))}: frames/images"
+            found = failure(self._source) or InputError(f"{where}: cannot be read ({reason(error)}); {REMEDY}")
+            raise found from None
+        lost = failure(self._source)
+        if lost is not None:
+            raise lost
+        for row, frame in enumerate(frames):
             if not self._verified[frame]:
-                self._check_pixels(int(frame), images[place])
+                self._check_pixels(int(frame), images[row])
         return images
 
     def _check_pixels(self, frame: int, image: np.ndarray) -> None:
         if crc32(image) != self.contents.crc32[frame]:
-            episode = int(np.searchsorted(self.contents.first_frame, frame, side="right")) - 1
-            raise InputError(f"{self.path}: episode {episode}: frames/images: damaged pixels; {REMEDY}")
+            where = f"{self.path}: episode {self._episode_of(frame)}: frames/images"
+            raise InputError(f"{where}: damaged pixels; {REMEDY}")
         self._verified[frame] = True
+
+    def _episode_of(self, frame: int) -> int:
+        return int(np.searchsorted(self.contents.first_frame, frame, side="right")) - 1
 
     def _open(self) -> h5py.File:
         with self._lock:
             if self._file is None:
-                with open_file(self.path):  # says in one line what is wrong, if anything is
-                    self._file = h5py.File(self.path, "r", locking=False)
+                self._file, self._source = self._opened.enter_context(open_file(self.path))
             return self._file
 
     def close(self) -> None:
         """Close the file; a later read opens it again."""
         with self._lock:
-            if self._file is not None:
-                self._file.close()
-            self._file = None
+            self._file = self._source = None
+            self._opened.close()
 
     def __enter__(self) -> Self:
         return self
@@ -198,10 +211,10 @@ class Episodes:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_lock": None, "_file": None}
+        return self.__dict__ | {"_lock": None, "_opened": None, "_file": None, "_source": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
+        self.__dict__.update(state, _lock=threading.Lock(), _opened=ExitStack())
 
 
 def check_alike(files: Sequence[Episodes]) -> None:
@@ -219,7 +232,7 @@ def check_alike(files: Sequence[Episodes]) -> None:
                 )
 
 
-def merge(target: Path, sources: Iterable[Path], *, limit: int | None = None) -> None:
+def merge(target: Place, sources: Iterable[Place], *, limit: int | None = None, compression: str = "none") -> None:
     """Write the episodes of several files of the same header, in order, to `target`, which may be one of them.
 
     Raises:
@@ -229,7 +242,7 @@ def merge(target: Path, sources: Iterable[Path], *, limit: int | None = None) ->
     for other in opened[1:]:
         if other.header != opened[0].header:
             raise InputError(f"{other.path}: made otherwise than {opened[0].path}; files that differ are not merged")
-    with Writer(target, opened[0].header) as writer:
+    with Writer(target, opened[0].header, compression=compression) as writer:
         places = [(episodes, index) for episodes in opened for index in range(len(episodes))]
         for episodes, index in places[:limit]:
             writer.add(episodes.demonstration(index))

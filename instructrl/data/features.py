@@ -12,6 +12,7 @@ taken for these; what is damaged or unfinished is seen when the cache is opened,
 """
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,14 @@ from instructrl.data.filling import ELSEWHERE, Encode, check_space, fill, usable
 from instructrl.data.index import INDEX, describe, nearest, read_index, write_index
 from instructrl.data.layout import Layout
 from instructrl.data.lock import only_process
+from instructrl.data.mirror import Mirror
 from instructrl.data.rows import Rows
 from instructrl.data.sentences import Sentences
+from instructrl.data.storage import BucketPath, Place, local_folder
 from instructrl.data.tokenizer import Tokenizer
 from instructrl.errors import InputError
+
+SENT = ".sent"  # in the local folder of a cache that lies in a bucket: that one is complete too
 
 
 class FeatureCache:
@@ -98,7 +103,7 @@ def ensure_features(
     identity: Mapping[str, str],
     joint: bool,
     sentences: int | None,
-    folder: Path | None,
+    folder: Place | None,
     batch_size: int,
 ) -> FeatureCache:
     """The cache of these episodes' features; what is missing is computed first.
@@ -111,7 +116,8 @@ def ensure_features(
         identity: what decides the numbers besides the data, in words.
         joint: whether an image's features depend on the sentence.
         sentences: how many of each episode's sentences are in use; None: all.
-        folder: where the cache is put; None: beside the demonstrations.
+        folder: where the cache is put; None: beside the demonstrations. One in a bucket is fetched into a local folder,
+            and sent back when something was computed.
         batch_size: images' moments (of K cameras) that `encode` gets at a time.
 
     Raises:
@@ -121,11 +127,24 @@ def ensure_features(
     layout = Layout(episodes, Sentences(episodes, tokenizer, limit=sentences), joint=joint, texts=sizes.text > 0)
     index = describe(episodes, layout, sizes, identity)
     beside = (folder or episodes.path.parent) / f"{episodes.path.stem}.features"
-    cache = FeatureCache(beside / index["key"][:16], layout, sizes)
-    if not is_complete(cache, index):
+    place = beside / index["key"][:16]
+    cache = FeatureCache(local_folder(place), layout, sizes)
+    if not is_complete(cache, index) or not is_sent(place, cache):
         with only_process(cache.folder, does="computes the same features", remedy=None, elsewhere=ELSEWHERE):
-            complete(cache, index, episodes, encode, batch_size=batch_size)
+            with ExitStack() as afterwards:
+                if isinstance(place, BucketPath):
+                    mirror = Mirror(place, cache.folder)
+                    mirror.pull()
+                    afterwards.callback(mirror.push)  # also what was computed before an error
+                complete(cache, index, episodes, encode, batch_size=batch_size)
+            if isinstance(place, BucketPath):
+                (cache.folder / SENT).touch()
     return cache
+
+
+def is_sent(place: Place, cache: FeatureCache) -> bool:
+    """Whether the bucket, if it is in one, has all that is here."""
+    return isinstance(place, Path) or (cache.folder / SENT).exists()
 
 
 def is_complete(cache: FeatureCache, index: dict[str, Any]) -> bool:

@@ -19,6 +19,7 @@ from instructrl.batch import Features
 from instructrl.data.episodes import Episodes
 from instructrl.data.layout import Layout
 from instructrl.data.rows import Rows
+from instructrl.data.storage import Place
 from instructrl.errors import InputError, RunError
 
 # Images uint8 [N,K,H,W,3], tokens int32 [N,L] and padding float32 [N,L] to pooled [N,K,F], text [N,G] and patches
@@ -108,7 +109,7 @@ class Recorder:
     """Writes what `encode` made of items."""
 
     def __init__(
-        self, folder: Path, rows: Mapping[str, Rows], layout: Layout, *, batch_size: int, demonstrations: Path
+        self, folder: Path, rows: Mapping[str, Rows], layout: Layout, *, batch_size: int, demonstrations: Place
     ) -> None:
         self.folder, self.rows, self.layout = folder, rows, layout
         self.batch_size, self.demonstrations = batch_size, demonstrations

@@ -6,10 +6,12 @@
     keyframes/frame     M          int64, counted from the episode's first frame, increasing, >= 1
     keyframes/action    M 8        float32, leads to that frame
     episodes/first_frame, frames, first_keyframe, keyframes, first_sentence, sentences, variation, seed   E  int64
+    episodes/checks     E 15       uint32, of each episode's entries in every field above and its sentences
     sentences           P          UTF-8 of fixed length
 
 Frames that are no keyframes are allowed. Attributes say what the file is (`Header`); `checksum` covers
-everything but the pixels, for which their crc32 stands in: it is checked on opening, pixels on reading.
+everything but the pixels, for which their crc32 stands in: it is checked on opening, pixels on reading. `checks` say
+where the damage is; older files are without.
 """
 
 import hashlib
@@ -27,6 +29,7 @@ from instructrl.errors import InputError
 FORMAT, VERSION = "instructrl demonstrations", 1
 ACTION_CONVENTION = "x y z (m, world), quaternion x y z w with w >= 0, gripper open 0 or 1"
 SPLITS = ("train", "val")
+CHECKS = "episodes/checks"
 
 
 @dataclass(frozen=True)
@@ -88,9 +91,9 @@ def image_field(header: Header) -> Field:
     return Field("frames/images", (len(header.cameras), size, size, 3), np.dtype(np.uint8))
 
 
-def crc32(frame: np.ndarray) -> int:
-    """Checksum of one frame's images (contiguous)."""
-    return zlib.crc32(frame.reshape(-1).data)
+def crc32(entries: np.ndarray) -> int:
+    """Checksum of the bytes of an array (contiguous), such as one frame's images."""
+    return zlib.crc32(entries.reshape(-1).data)
 
 
 def attributes(header: Header) -> dict[str, Any]:
@@ -120,6 +123,20 @@ def checksum(header: Header, contents: Contents) -> str:
     return digest.hexdigest()
 
 
+def checks(header: Header, contents: Contents) -> np.ndarray:
+    """The crc32 of each episode's entries in every field and, last, of its sentences: uint32 [E, F]."""
+    sizes = {"frames": contents.frames, "keyframes": contents.keyframes, "episodes": np.ones_like(contents.seed)}
+    columns = []
+    for name, field in fields(header).items():
+        ends = np.cumsum(sizes[field.path.partition("/")[0]])
+        parts = np.split(np.ascontiguousarray(getattr(contents, name)), ends[:-1])
+        columns.append([crc32(part) for part in parts])
+    bounds = zip(contents.first_sentence, contents.sentences, strict=True)
+    told = ["\0".join(contents.text[first : first + count]) for first, count in bounds]
+    columns.append([zlib.crc32(text.encode()) for text in told])
+    return np.array(columns, np.uint32).T
+
+
 def check_array(where: str, array: Any, field: Field) -> None:
     """Raise InputError unless the array is entries of the field's shape and dtype."""
     if array.dtype != field.dtype or len(array.shape) != len(field.shape) + 1 or array.shape[1:] != field.shape:
@@ -142,8 +159,8 @@ def check_contents(where: str, contents: Contents, header: Header) -> None:
         starts, counts = getattr(contents, first), getattr(contents, count)
         if len(starts) != episodes or len(counts) != episodes:
             raise InputError(f"{where}: episodes/{count}: found {len(counts)} entries for {episodes} episodes")
-        refuse(where, f"{count} (at least {least} each)", counts < least)
-        refuse(where, f"{first} (episodes follow one another)", starts != np.cumsum(counts) - counts)
+        refuse(where, f"episodes/{count} (at least {least} each)", counts < least)
+        refuse(where, f"episodes/{first} (episodes follow one another)", starts != np.cumsum(counts) - counts)
         if counts.sum() != total:
             raise InputError(f"{where}: episodes/{count}: add up to {counts.sum()}, the file holds {total}")
     sentence_of = np.repeat(np.arange(episodes), contents.sentences)
@@ -159,7 +176,7 @@ def check_values(where: str, contents: Contents) -> None:
         values = getattr(contents, name)
         if len(values) != len(frame_of):
             raise InputError(f"{where}: frames/{name}: found {len(values)} entries for {len(frame_of)} frames")
-        refuse(where, f"{name} (finite)", ~np.isfinite(values).all(tuple(range(1, values.ndim))), frame_of)
+        refuse(where, f"frames/{name} (finite)", ~np.isfinite(values).all(tuple(range(1, values.ndim))), frame_of)
     if len(contents.action) != len(keyframe_of):
         raise InputError(f"{where}: keyframes/action: found {len(contents.action)} for {len(keyframe_of)} keyframes")
     before = np.roll(contents.keyframe, 1)
@@ -170,8 +187,8 @@ def check_values(where: str, contents: Contents) -> None:
     unit = np.abs(np.linalg.norm(rotation.astype(np.float64), axis=1) - 1) < 1e-2
     right = np.isfinite(contents.action).all(1) & unit & (rotation[:, 3] >= 0) & ((gripper == 0) | (gripper == 1))
     refuse(where, f"keyframes/action ({ACTION_CONVENTION})", ~right, keyframe_of)
-    refuse(where, "variation (>= 0)", contents.variation < 0)
-    refuse(where, "seed (>= 0)", contents.seed < 0)
+    refuse(where, "episodes/variation (>= 0)", contents.variation < 0)
+    refuse(where, "episodes/seed (>= 0)", contents.seed < 0)
 
 
 def legal(sentence: str) -> bool:

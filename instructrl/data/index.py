@@ -62,7 +62,7 @@ def read_index(folder: Path) -> Any:
     """What a folder's index says; None if there is none, or none that can be read."""
     try:
         return json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

@@ -4,16 +4,18 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
+from instructrl.data.storage import Place, lock_folder
 from instructrl.errors import InputError
 
 
 @contextmanager
 def only_process(
-    folder: Path, *, does: str, remedy: str | None, elsewhere: str = "choose another data.dir"
+    folder: Place, *, does: str, remedy: str | None, elsewhere: str = "choose another data.dir"
 ) -> Iterator[None]:
     """Hold the folder, created if need be, against other processes; one that dies lets go.
+
+    A folder in a bucket is held against the processes of this machine only.
 
     Without a `remedy` it waits for the other process, after a line that says what that one `does`.
 
@@ -22,8 +24,9 @@ def only_process(
             written, and `elsewhere` says how to name another.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        agreed = lock_folder(folder)
+        agreed.mkdir(parents=True, exist_ok=True)
+        handle = os.open(agreed / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror}); free space there or {elsewhere}") from None
     try:

@@ -1,4 +1,7 @@
-"""Writing a file of demonstrations: under a temporary name, synced, then renamed, so that no half file is ever seen."""
+"""Writing a file of demonstrations: under a temporary name, synced, then renamed, so that no half file is ever seen.
+
+One in a bucket is written on the disk, and sent when it is whole.
+"""
 
 import contextlib
 import os
@@ -11,17 +14,20 @@ import numpy as np
 
 from instructrl.batch import Demonstration
 from instructrl.data.format import (
+    CHECKS,
     Contents,
     Header,
     attributes,
     check_array,
     check_contents,
+    checks,
     checksum,
     crc32,
     fields,
     image_field,
 )
 from instructrl.data.sink import Sink
+from instructrl.data.storage import BucketPath, Place, place, send, staging
 from instructrl.errors import InputError
 
 GROUPS = ("frames", "keyframes", "episodes")
@@ -31,16 +37,16 @@ class Writer:
     """Takes demonstrations one by one; the file takes its place when the `with` block ends without an error.
 
     The temporary name is `path` + ".tmp": only one process may write a path at a time (see data_tools.collect).
+    `compression` of the pixels is none, lz4 or zstd.
     """
 
-    def __init__(self, path: Path, header: Header) -> None:
-        self.path, self.header = Path(path), header
-        self.temporary = self.path.with_name(self.path.name + ".tmp")
+    def __init__(self, path: str | Place, header: Header, *, compression: str = "none") -> None:
+        self.path, self.header, self.compression = place(path), header, compression
         self._episodes: list[Contents] = []
 
     def __enter__(self) -> Self:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.temporary = staging(self.path)
             self._sink = Sink(self.temporary)
         except OSError as error:
             raise unwritable(self.path, error) from None
@@ -52,7 +58,12 @@ class Writer:
             h5py.h5g.create(self._file.id, group.encode(), gcpl=timeless)
         field = image_field(self.header)
         self._images = self._file.create_dataset(
-            field.path, (0, *field.shape), field.dtype, maxshape=(None, *field.shape), chunks=(1, *field.shape)
+            field.path,
+            (0, *field.shape),
+            field.dtype,
+            maxshape=(None, *field.shape),
+            chunks=(1, *field.shape),
+            **filters(self.compression),
         )
         return self
 
@@ -113,6 +124,7 @@ class Writer:
         contents = concatenate(self._episodes)
         for name, field in fields(self.header).items():
             self._file[field.path] = getattr(contents, name)
+        self._file[CHECKS] = checks(self.header, contents)
         self._file["sentences"] = fixed_length(contents.text)
         for key, value in attributes(self.header).items():
             self._file.attrs[key] = fixed_length(value)
@@ -120,6 +132,9 @@ class Writer:
         self._file.close()
         self._sink.sync()
         self._check_sink()
+        if isinstance(self.path, BucketPath):
+            send(self.temporary, self.path)
+            return
         try:
             self.temporary.replace(self.path)
             sync_folder(self.path.parent)
@@ -129,6 +144,15 @@ class Writer:
     def _check_sink(self) -> None:
         if self._sink.error is not None:
             raise unwritable(self.path, self._sink.error)
+
+
+def filters(compression: str) -> dict[str, Any]:
+    """How h5py is told to compress; every file's pixels are read without being told."""
+    if compression == "none":
+        return {}
+    import hdf5plugin
+
+    return dict({"lz4": hdf5plugin.LZ4, "zstd": hdf5plugin.Zstd}[compression]())
 
 
 def fixed_length(value: Any) -> Any:
@@ -144,7 +168,7 @@ def fixed_length(value: Any) -> Any:
     return value
 
 
-def unwritable(path: Path, error: OSError, *, setting: str = "data.dir") -> InputError:
+def unwritable(path: Place, error: OSError, *, setting: str = "data.dir") -> InputError:
     """One line for what the operating system says while writing where a setting says."""
     return InputError(f"{path}: cannot be written ({error.strerror}); free space there or choose another {setting}")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from instructrl.command import asked
 from instructrl.config import EvalConfig, ProtocolConfig, TrainConfig, protocol_of, task_names
+from instructrl.data.storage import place
 from instructrl.errors import RunError, SimulatorError
 from instructrl.evaluation.actor import AgentActor, fingerprint, load_actor
 from instructrl.evaluation.ledger import Ledger
@@ -25,16 +26,18 @@ from instructrl.sim.workers import Workers, worker_count
 from instructrl.training.run_directory import read_config, write_atomically
 
 
-def judge(config: EvalConfig) -> tuple[dict[str, Any], Path]:
+def judge(config: EvalConfig, run: Path | None = None) -> tuple[dict[str, Any], Path]:
     """Play every task's rows, film some episodes, write results.json and the page; the results and the page's path.
 
-    What a lost simulator or a failed video cost is told by the results' `problems`.
+    `run`: where the run is worked on, if not where it is kept. What a lost
+    simulator or a failed video cost is told by the results' `problems`.
 
     Raises:
         InputError: the run, the renderer or a variation cannot be used.
         SimulatorError: no simulator can be used, or that of the only task cannot be kept alive.
     """
-    run, protocol = Path(config.run), protocol_of(config)
+    kept, protocol = place(config.run), protocol_of(config)
+    run = run or Path(config.run)
     recorded, trained = recorded_renderer(run), read_config(run)
     tasks, folder = chosen_tasks(trained.task, config.tasks), evaluation_folder(run, protocol.name)
     renderer, count = choose_renderer(recorded, config.renderer), worker_count(config.workers)
@@ -49,7 +52,7 @@ def judge(config: EvalConfig) -> tuple[dict[str, Any], Path]:
     several = len(task_names(trained.task)) > 1
     videos = config.videos if config.videos is not None else 1 if several else 3
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    about |= {"run": str(run), "command": asked(), "date": date, "workers": count, "protocol": asdict(protocol)}
+    about |= {"run": str(kept), "command": asked(), "date": date, "workers": count, "protocol": asdict(protocol)}
     if several:
         results = combine(trial.judge_tasks(tasks, videos=videos), about={**about, "task": trained.task.name})
     else:

@@ -7,14 +7,11 @@ from typing import Any
 
 from instructrl.config import HOUSE_PROTOCOL
 from instructrl.evaluation import charts, sections
+from instructrl.evaluation.document import document
 from instructrl.evaluation.results import partial, variations_said
 from instructrl.evaluation.variations import named
 from instructrl.training.metrics import read_lines
 from instructrl.training.run_directory import write_atomically
-
-STYLE = Path(__file__).with_name("report.css")
-# The browser itself then keeps the promise: no request leaves the page, and nothing in it is executed.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; media-src data:; img-src data:"
 
 _VARIATIONS = {
     "all": "all variations",
@@ -47,23 +44,7 @@ def page(results: Mapping[str, Any], *, metrics: Sequence[Mapping[str, Any]], se
     else:
         parts += [*_about_rows(results, tasks=1), _videos(results, folder), _curves(metrics), _variations(results)]
     parts.append(_about(results, settings))
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<title>{name}: {results["success_rate"]:.1%} success</title>
-<style>
-{STYLE.read_text(encoding="utf-8")}</style>
-</head>
-<body>
-<main>
-{"".join(parts)}</main>
-</body>
-</html>
-"""
+    return document(f"{Path(results['run']).name}: {results['success_rate']:.1%} success", "".join(parts))
 
 
 def _header(results: Mapping[str, Any], name: str) -> str:

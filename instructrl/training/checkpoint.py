@@ -55,6 +55,15 @@ class Checkpoints:
         with self._writing():
             self.manager.save(step, args=ocp.args.StandardSave(state._asdict()), metrics=metrics)
 
+    def wait(self) -> None:
+        """Wait until what was saved is on the disk.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        with self._writing():
+            self.manager.wait_until_finished()
+
     def step(self, which: str = "last") -> int | None:
         """The step of the `last` or `best` checkpoint, None before the first."""
         return self.manager.latest_step() if which == "last" else self.manager.best_step()

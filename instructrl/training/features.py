@@ -13,6 +13,7 @@ from instructrl.batch import Features, FeatureSizes
 from instructrl.config import TrainConfig
 from instructrl.data.episodes import Episodes
 from instructrl.data.features import FeatureCache, ensure_features
+from instructrl.data.storage import place
 from instructrl.data.tokenizer import Tokenizer, make_tokenizer
 from instructrl.models.agent import Agent
 from instructrl.models.encoder import reads_jointly
@@ -87,7 +88,7 @@ def open_features(
             identity=identity,
             joint=reads_jointly(config.encoder),
             sentences=config.training.sentences,
-            folder=None if config.features_dir is None else Path(config.features_dir),
+            folder=None if config.features_dir is None else place(config.features_dir, config.data),
             batch_size=FRAMES,
         )
         for episodes in files

@@ -1,7 +1,7 @@
 """Many steps: epochs over the demonstrations, looking up to validate, to roll out and to save."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from tqdm import tqdm
 from instructrl.batch import batch_spec
 from instructrl.config import TrainConfig, task_names
 from instructrl.data.lock import only_process
+from instructrl.data.storage import Place
 from instructrl.errors import RunError
 from instructrl.training.checkpoint import Checkpoints, open_checkpoints
 from instructrl.training.metrics import Metrics, open_metrics
@@ -22,7 +23,14 @@ ELSEWHERE = "choose another output_dir"
 Rollout = Callable[[Any, int], dict[str, float]]  # (params, epoch) -> metrics
 
 
-def train(config: TrainConfig, run: Path, *, data: dict[str, list[Path]], rollout: Rollout | None = None) -> None:
+def train(
+    config: TrainConfig,
+    run: Path,
+    *,
+    data: Mapping[str, Sequence[Place]],
+    rollout: Rollout | None = None,
+    saved: Callable[[], None] | None = None,
+) -> None:
     """Train to the last epoch, from the last checkpoint if there is one.
 
     Args:
@@ -30,6 +38,7 @@ def train(config: TrainConfig, run: Path, *, data: dict[str, list[Path]], rollou
         run: the run directory, already opened.
         data: the files of the splits `train` and `val`, one for each task.
         rollout: called every `training.rollout_every` epochs with parameters and epoch.
+        saved: called when a checkpoint is whole on the disk; training waits for both.
 
     Raises:
         RunError: the loss is not finite.
@@ -46,7 +55,7 @@ def train(config: TrainConfig, run: Path, *, data: dict[str, list[Path]], rollou
             state = checkpoints.restore(state, step=last)
         announce(training, state)
         with open_metrics(config, run, from_step=int(state.step)) as metrics:
-            run_epochs(training, state, checkpoints=checkpoints, metrics=metrics, rollout=rollout)
+            run_epochs(training, state, checkpoints=checkpoints, metrics=metrics, rollout=rollout, saved=saved)
 
 
 def announce(training: Training, state: TrainState) -> None:
@@ -64,7 +73,13 @@ def announce(training: Training, state: TrainState) -> None:
 
 
 def run_epochs(
-    training: Training, state: TrainState, *, checkpoints: Checkpoints, metrics: Metrics, rollout: Rollout | None
+    training: Training,
+    state: TrainState,
+    *,
+    checkpoints: Checkpoints,
+    metrics: Metrics,
+    rollout: Rollout | None,
+    saved: Callable[[], None] | None,
 ) -> None:
     """From the state's epoch to the last; every epoch that validates ends in a checkpoint."""
     options, per_epoch = training.config.training, training.train.steps_per_epoch
@@ -83,6 +98,9 @@ def run_epochs(
                 validated = validate(training, state)
                 metrics.write("val", validated, step=step, epoch=epoch)
                 checkpoints.save(state, step=step, metrics={"loss": validated["loss"]})
+                if saved is not None:
+                    checkpoints.wait()
+                    saved()
                 progress.write(epoch_line(epoch, values, validated))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from instructrl.config import TrainConfig
 from instructrl.errors import InputError, RunError
-from instructrl.training.run_directory import write_atomically
+from instructrl.training.run_directory import run_place, write_atomically
 
 
 class Metrics:
@@ -72,7 +72,9 @@ def start_wandb(config: TrainConfig, run: Path) -> Any:
 
     import wandb
 
-    identity = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:16]
+    kept = run_place(config)
+    name = str(run.resolve() if isinstance(kept, Path) else kept)
+    identity = hashlib.sha256(name.encode()).hexdigest()[:16]
     try:
         started = wandb.init(
             mode=config.wandb.mode,  # type: ignore[arg-type]

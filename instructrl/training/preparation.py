@@ -13,6 +13,7 @@ from instructrl.config import TrainConfig, cached_features, task_names, token_dr
 from instructrl.data.episodes import Episodes, check_alike
 from instructrl.data.features import FeatureCache
 from instructrl.data.loader import Loader, prefetched
+from instructrl.data.storage import Place
 from instructrl.data.tokenizer import Tokenizer, make_tokenizer
 from instructrl.errors import InputError
 from instructrl.training.encoder import begin
@@ -31,7 +32,7 @@ class Sets(NamedTuple):
 
 
 @contextmanager
-def open_sets(config: TrainConfig, data: Mapping[str, Sequence[Path]]) -> Iterator[Sets]:
+def open_sets(config: TrainConfig, data: Mapping[str, Sequence[Place]]) -> Iterator[Sets]:
     """The demonstrations of a run from the files of the splits `train` and `val`, as far as they are in use.
 
     Raises:

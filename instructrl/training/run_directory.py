@@ -17,11 +17,15 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from instructrl.config import TrainConfig, differences, resolve
+from instructrl.data.storage import Place, place
 from instructrl.errors import InputError
 
 FREE_KEYS = (  # may change from one start to the next: they say where, how fast and how watched, not what is computed
     "output_dir",
     "data.dir",
+    "data.compression",  # of the pixels, which stay the same
+    "data.cache_dir",
+    "data.cache_gb",
     "encoder.weights",  # their content is recorded
     "features_dir",
     "hardware.name",
@@ -38,8 +42,8 @@ FREE_KEYS = (  # may change from one start to the next: they say where, how fast
 )
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all.
+def write_atomically(path: Path, text: str, *, elsewhere: str = "choose another output_dir") -> None:
+    """Write a file so that it is there whole or not at all; `elsewhere` says how to name another place.
 
     Raises:
         InputError: the directory cannot be written or the disk is full.
@@ -47,14 +51,12 @@ def write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
         with suppress(OSError):  # it may never have been there
             temporary.unlink()
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}); make room or choose another output_dir"
-        ) from None
+        raise InputError(f"{path}: cannot be written ({error.strerror}); make room or {elsewhere}") from None
 
 
 def settings(config: TrainConfig) -> dict[str, Any]:
@@ -69,13 +71,18 @@ def settings(config: TrainConfig) -> dict[str, Any]:
     return values
 
 
-def find_run(config: TrainConfig) -> Path:
-    """The run's directory, there or not; nothing is written.
+def run_place(config: TrainConfig) -> Place:
+    """Where the run is kept."""
+    return place(config.output_dir, config.data) / config.name
+
+
+def find_run(config: TrainConfig, run: Path | None = None) -> Path:
+    """The run's directory, there or not; nothing is written. `run`: where it is worked on, if not where it is kept.
 
     Raises:
         InputError: it was made with other settings, which are named.
     """
-    run = Path(config.output_dir) / config.name
+    run = run or Path(config.output_dir) / config.name
     if (run / "config.yaml").exists():
         lines = differences(settings(read_config(run)), settings(config))
         if lines:
@@ -86,13 +93,13 @@ def find_run(config: TrainConfig) -> Path:
     return run
 
 
-def open_run(config: TrainConfig) -> Path:
+def open_run(config: TrainConfig, run: Path | None = None) -> Path:
     """The run's directory, made by the same settings or new.
 
     Raises:
         InputError: it was made with other settings, or cannot be written.
     """
-    run = find_run(config)
+    run = find_run(config, run)
     recorded = run / "config.yaml"
     if not recorded.exists():
         write_atomically(recorded, OmegaConf.to_yaml(OmegaConf.structured(config)))

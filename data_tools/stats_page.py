@@ -1,0 +1,154 @@
+"""The page of `data_tools.stats`: one HTML file that can be sent around."""
+
+from collections import Counter
+from collections.abc import Sequence
+from html import escape
+
+from data_tools.duplicates import Duplicate, told
+from data_tools.measures import NUMBERS, Measures
+from instructrl.actions import WORKSPACE_HIGH, WORKSPACE_LOW
+from instructrl.data.storage import Place
+from instructrl.evaluation.document import document
+from instructrl.evaluation.histograms import bars, cell_map
+
+SHOWN = 60  # sentences and outliers of a file; the rest is counted
+
+
+def page(sets: Sequence[Measures], found: Sequence[Duplicate], compared: Sequence[Place]) -> str:
+    """The whole page; `compared` are the files in which duplicates were looked for."""
+    episodes, frames = (sum(int(total) for total in totals) for totals in zip(*map(totals, sets), strict=True))
+    files = "one file" if len(sets) == 1 else f"{len(sets)} files"
+    lines = told(found, compared)
+    warnings = "".join(f'<p class="warning">{escape(line)}</p>\n' for line in lines) if found else ""
+    header = f"""<header>
+<p class="eyebrow">InstructRL demonstrations</p>
+<h1>{episodes:,} episodes</h1>
+<p>{files}, {frames:,} frames. Duplicates: {len(found) if found else escape(lines[0])}.</p>
+{warnings}</header>
+"""
+    return document(
+        f"{episodes:,} demonstrations", header + overview(sets) + "".join(map(section, range(len(sets)), sets))
+    )
+
+
+def totals(one: Measures) -> tuple[int, int]:
+    """Episodes and frames of a file."""
+    return len(one.lengths), int(one.frames.sum())
+
+
+def overview(sets: Sequence[Measures]) -> str:
+    """A row for each file."""
+    body = ""
+    for number, one in enumerate(sets):
+        cells = (
+            f"{len(one.lengths):,}",
+            f"{one.frames.sum():,}",
+            f"{one.lengths.min()} to {one.lengths.max()}",
+            len(one.variations),
+            len(one.sentences),
+            f"{one.coverage:.1%}",
+            len(one.outliers),
+        )
+        name = f'<a href="#set-{number}">{escape(one.header.task)}, {escape(one.header.split)}</a>'
+        body += f"<tr><th>{name}<small>{escape(str(one.path))}</small></th>{numbers(cells)}</tr>\n"
+    heads = ("Episodes", "Frames", "Keyframes", "Variations", "Sentences", "Workspace", "Outliers")
+    return f"<section>\n<h2>Files</h2>\n{table(('File', *heads), body)}</section>\n"
+
+
+def section(number: int, one: Measures) -> str:
+    """All about one file."""
+    header = one.header
+    about = (
+        f"{escape(str(one.path))}: {one.size / 1e6:,.1f} MB, {', '.join(map(escape, header.cameras))} at "
+        f"{header.image_size} pixels, drawn by {escape(header.provenance.get('renderer', 'unknown'))}; "
+        f"{one.seeds:,} distinct seeds. Keyframes lie in {one.coverage:.1%} of the workspace's cells"
+        + (f", {one.outside} outside of it." if one.outside else ".")
+    )
+    return f"""<section id="set-{number}">
+<h2>{escape(header.task)}, {escape(header.split)}</h2>
+<p>{about}</p>
+<div class="charts">{plots(one)}</div>
+<h3>Actions</h3>
+{actions(one)}<h3>Pictures</h3>
+{pictures(one)}<h3>Sentences</h3>
+{sentences(one)}<h3>Outliers</h3>
+{outliers(one)}</section>
+"""
+
+
+def plots(one: Measures) -> str:
+    """Lengths, variations, and where the keyframes are."""
+    x, y, z = (
+        (f"{axis} (m)", float(WORKSPACE_LOW[place]), float(WORKSPACE_HIGH[place])) for place, axis in enumerate("xyz")
+    )
+    return "\n".join(
+        (
+            bars("Episodes by their number of keyframes", Counter(one.lengths.tolist()), axis="keyframes"),
+            bars("Episodes by their number of frames", Counter(one.frames.tolist()), axis="frames"),
+            bars("Episodes by variation", one.variations, axis="variation"),
+            cell_map("Keyframes from above", one.reached.sum(2), across=x, up=y),
+            cell_map("Keyframes from the front", one.reached.sum(0), across=y, up=z),
+            cell_map("Keyframes from the side", one.reached.sum(1), across=x, up=z),
+        )
+    )
+
+
+def actions(one: Measures) -> str:
+    """Ranges of an action's numbers."""
+    rows = (numbers([f"{value:z.3f}" for value in column]) for column in one.actions.T)
+    body = "".join(f"<tr><th>{name}</th>{row}</tr>\n" for name, row in zip(NUMBERS, rows, strict=True))
+    return table(("Number", "Least", "Mean", "Deviation", "Largest"), body)
+
+
+def pictures(one: Measures) -> str:
+    """Mean and standard deviation of pixels."""
+    body = ""
+    for camera, mean, deviation in zip(one.header.cameras, *one.pixels, strict=True):
+        red, green, blue = (round(channel) for channel in mean)
+        swatch = f'<span class="swatch" style="background:rgb({red},{green},{blue})"></span>'
+        both = [f"{value:.1f} &plusmn; {width:.1f}" for value, width in zip(mean, deviation, strict=True)]
+        body += f"<tr><th>{escape(camera)}</th><td>{swatch}</td>{numbers(both)}</tr>\n"
+    return table(("Camera", "", "Red", "Green", "Blue"), body)
+
+
+def sentences(one: Measures) -> str:
+    """How many episodes can be asked for with each sentence."""
+    most, body = one.sentences[0][1], ""
+    for sentence, count in one.sentences[:SHOWN]:
+        bar = f'<span class="interval"><i style="width:{100 * count / most:.2f}%"></i></span>'
+        body += f'<tr><td>{escape(sentence)}</td><td class="bar">{bar}</td>{numbers([f"{count:,}"])}</tr>\n'
+    return table(("Sentence", "", "Episodes"), body) + rest(len(one.sentences))
+
+
+def outliers(one: Measures) -> str:
+    """What is far from the others."""
+    if not one.outliers:
+        return "<p>None.</p>\n"
+    body = ""
+    for other in one.outliers[:SHOWN]:
+        unit = f" {other.unit}" if other.unit else ""
+        usual = f"{escape(other.range)} {other.low:.4g} to {other.high:.4g}"
+        cells = numbers((f"{other.found:.4g}{unit}", usual, f"{other.beyond:.3g}{unit}"))
+        body += f"<tr><th>{other.episode}</th><td>{escape(other.what)}</td>{cells}</tr>\n"
+    return table(("Episode", "What", "Found", "Range", "Beyond it by"), body) + rest(len(one.outliers))
+
+
+def rest(count: int) -> str:
+    """What a table leaves out."""
+    return f"<p>... and {count - SHOWN:,} more.</p>\n" if count > SHOWN else ""
+
+
+def numbers(cells: Sequence[object]) -> str:
+    """Cells of a row that stand to the right; markup."""
+    return "".join(f'<td class="number">{cell}</td>' for cell in cells)
+
+
+def table(heads: Sequence[str], body: str) -> str:
+    """A table that can be scrolled sideways; the heads over numbers stand to the right as they do."""
+    left = {"File", "Number", "Camera", "", "Sentence", "Episode", "What"}
+    cells = "".join(f"<th>{head}</th>" if head in left else f'<th class="number">{head}</th>' for head in heads)
+    return f"""<div class="card scroll"><table class="dense">
+<thead><tr>{cells}</tr></thead>
+<tbody>
+{body}</tbody></table></div>
+"""

@@ -1,0 +1,182 @@
+"""Stores on this machine: an emulated GCS and S3, each behind a proxy that counts, forbids, errs and breaks off."""
+
+import http.client
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Lock, Thread
+from time import sleep
+from typing import Any
+
+BUCKET = "demos"
+ENVIRONMENT = {  # how a process finds a store, and by which credentials
+    "gs": {"STORAGE_EMULATOR_HOST": "{url}"},
+    "s3": {
+        "AWS_ENDPOINT_URL": "{url}",
+        "AWS_ACCESS_KEY_ID": "somebody",
+        "AWS_SECRET_ACCESS_KEY": "something",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    },
+}
+
+
+class Proxy(ThreadingHTTPServer):
+    """Hands requests on to a store. `faults` are what happens to the next ones: a status, `reset` or `break`."""
+
+    daemon_threads = True
+
+    def __init__(self, port: int) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.port, self.lock = port, Lock()
+        self.asked: list[tuple[str, str]] = []  # method and path of each request
+        self.sent = 0  # bytes of objects that were read
+        self.faults: list[Any] = []
+        self.delay = 0.0  # seconds before an object is handed out
+        self.forbidden = ""  # methods that are refused for good
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def reset(self) -> None:
+        """Forget what was counted."""
+        self.asked.clear()
+        self.sent = 0
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients may go away."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: Proxy
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def hand_on(self) -> None:
+        server = self.server
+        body = self.body()
+        with server.lock:
+            server.asked.append((self.command, self.path))
+            fault = server.faults.pop(0) if server.faults else None
+        if self.command in server.forbidden.split():
+            return self.answer(403, [], b"")
+        if fault == "reset":
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+            return None
+        if isinstance(fault, int):
+            return self.answer(fault, [], b"")
+        store = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        headers = {key: value for key, value in self.headers.items() if key.lower() not in ("transfer-encoding",)}
+        headers["Content-Length"] = str(len(body))
+        store.request(self.command, self.path, body, headers)
+        found = store.getresponse()
+        data = found.read()
+        store.close()
+        if self.command == "GET" and ("alt=media" in self.path or "Range" in self.headers):
+            sleep(server.delay)
+            with server.lock:
+                server.sent += len(data)
+        return self.answer(found.status, found.getheaders(), data, broken=fault == "break")
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_PATCH = hand_on  # noqa: N815
+
+    def body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        parts = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        while self.rfile.readline().strip():
+            pass
+        return b"".join(parts)
+
+    def answer(self, status: int, headers: list[tuple[str, str]], data: bytes, *, broken: bool = False) -> None:
+        self.send_response_only(status)
+        length = str(len(data))
+        for key, value in headers:
+            if key.lower() == "content-length" and self.command == "HEAD":
+                length = value
+            elif key.lower() not in ("content-length", "transfer-encoding", "connection"):
+                self.send_header(key, value)
+        self.send_header("Content-Length", length)
+        self.end_headers()
+        with suppress(ConnectionError):
+            if self.command != "HEAD":
+                self.wfile.write(data[: len(data) // 2] if broken else data)
+        if broken:
+            self.close_connection = True
+
+
+@dataclass
+class Store:
+    """An empty bucket and the proxy before it."""
+
+    kind: str
+    proxy: Proxy
+    root: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.root = f"{self.kind}://{BUCKET}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """How a process reaches it."""
+        return {key: value.format(url=self.proxy.url) for key, value in ENVIRONMENT[self.kind].items()}
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@contextmanager
+def emulated(kind: str) -> Iterator[int]:
+    """The port of an emulator with one empty bucket."""
+    port = free_port()
+    if kind == "gs":
+        from gcp_storage_emulator.server import create_server
+
+        server = create_server("127.0.0.1", port, in_memory=True, default_bucket=BUCKET)
+        server.start()
+        try:
+            yield port
+        finally:
+            server.stop()
+        return
+    import logging
+
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    moto.start()
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        connection.request(
+            "PUT", f"/{BUCKET}", headers={"Authorization": "AWS4-HMAC-SHA256 Credential=a/b/us-east-1/s3"}
+        )
+        assert connection.getresponse().status == 200
+        connection.close()
+        yield port
+    finally:
+        moto.stop()
+
+
+@contextmanager
+def store(kind: str) -> Iterator[Store]:
+    """A store of a kind (gs or s3), reached through a proxy."""
+    with emulated(kind) as port, Proxy(port) as proxy:
+        thread = Thread(target=proxy.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        try:
+            yield Store(kind, proxy)
+        finally:
+            proxy.shutdown()
+            thread.join()

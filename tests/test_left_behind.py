@@ -1,0 +1,73 @@
+"""A trainer that is killed leaves no process behind, whatever it was doing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+
+ROOT = Path(__file__).parent.parent
+SECONDS = 120  # until the moment has come
+
+
+def bearers(mark: str) -> dict[int, str]:
+    """Processes that were started with a mark in their environment, and their command lines."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and mark.encode() in (entry / "environ").read_bytes():
+                found[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")
+        except OSError:  # it is gone, or not ours
+            continue
+    return found
+
+
+def wait_for(moment: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not moment():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["collecting", "training", "rolling out", "logging"])
+def test_a_killed_trainer_leaves_no_process_behind(tmp_path: Path, moment: str) -> None:
+    words = {
+        "collecting": ("task.episodes=4000",),
+        "training": ("training.epochs=100000",),
+        "rolling out": ("training.epochs=100000", "training.rollout_every=1"),
+        "logging": ("training.epochs=100000", "wandb.mode=offline"),
+    }[moment]
+    mark, log = f"left_behind_{uuid.uuid4().hex}", tmp_path / "log"
+    command = [sys.executable, str(ROOT / "train.py"), *tiny.overrides(tmp_path, *words)]
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            command, cwd=tmp_path, stdout=out, stderr=out, env=os.environ | {"MARK": mark}, start_new_session=True
+        )
+
+    def come() -> bool:
+        assert process.poll() is None, log.read_text()
+        if moment == "collecting":
+            return len(bearers(mark)) >= 2
+        written = "".join(path.read_text() for path in tmp_path.glob("outputs/*/metrics.jsonl"))
+        return ('"rollout"' if moment == "rolling out" else '"train"') in written
+
+    try:
+        assert wait_for(come, SECONDS), log.read_text()
+        others = {pid: line for pid, line in bearers(mark).items() if pid != process.pid}
+        assert others or moment == "training", "nothing was there that could be left"
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert wait_for(lambda: not bearers(mark), 10), bearers(mark)
+    finally:
+        for pid in bearers(mark):
+            os.kill(pid, signal.SIGKILL)
