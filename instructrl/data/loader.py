@@ -1,4 +1,8 @@
-"""Whole keyframe episodes as batches, in an order that is a pure function of (seed, step)."""
+"""Whole keyframe episodes as batches, in an order that is a pure function of (seed, step).
+
+This is not grain: its iterators carry a state that fits one number of processes only, and its worker processes outlive
+a trainer that is killed. A pure function of the step has no state to carry, and a thread dies with its process.
+"""
 
 from collections import deque
 from collections.abc import Callable, Generator, Sequence

@@ -1,0 +1,165 @@
+"""The data path against the method's first release: the same demonstrations, the same targets, one process.
+
+The release keeps for every keyframe step a window of the last four frames, each camera in chunks of 16 windows, and
+reads single windows in random order with torch's DataLoader. Ours keeps every frame once and reads whole episodes,
+every step of which is a target. Printed are, against the release's: bytes on disk, bytes asked of the operating
+system for one target of an epoch, and targets per second (warm, best of a few epochs).
+
+torch is not among the suite's requirements: `pip install --group bench` (or a build for the CPU of that version).
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from instructrl.command import compose
+from instructrl.config import TrainConfig
+from instructrl.data.episodes import Episodes
+from instructrl.data.format import Header
+from instructrl.data.loader import Loader
+from instructrl.data.tokenizer import make_tokenizer
+from instructrl.data.writer import Writer
+from instructrl.sim import Start, make_env
+
+TASKS = ("pick_and_lift", "stack_blocks")
+CAMERAS = ("front", "left_shoulder", "right_shoulder", "wrist")
+SIZE, EPISODES, BATCH, ROUNDS = 256, 40, 8, 3
+WINDOW, CHUNK = 4, 16
+GOALS = {"disk": 1 / 4, "read": 1 / 3, "speed": 4.0}
+
+
+def collect(task: str, folder: Path) -> dict[str, Path]:
+    """Files of the same demonstrations, one for each compression."""
+    words = [f"task={task}", f"sim.image_size={SIZE}", f"sim.cameras=[{','.join(CAMERAS)}]"]
+    config = compose("train", TrainConfig, ["experiment=quickstart", *words])
+    env = make_env(config.sim, task)
+    header = Header(task, "train", CAMERAS, SIZE, env.provenance())
+    shown = [env.demonstrate(Start(seed % env.variations, seed))[0] for seed in range(EPISODES)]
+    env.close()
+    files = {}
+    for compression in ("none", "lz4", "zstd"):
+        files[compression] = folder / f"{compression}.hdf5"
+        with Writer(files[compression], header, compression=compression) as writer:
+            for demonstration in shown:
+                writer.add(demonstration)
+    return files
+
+
+def write_windows(episodes: Episodes, path: Path) -> int:
+    """The release's layout; returns how many windows there are."""
+    count = int(episodes.lengths.sum())
+    with h5py.File(path, "w") as file:
+        pixels = [
+            file.create_dataset(
+                f"{name}_rgb", (count, WINDOW, SIZE, SIZE, 3), np.uint8, chunks=(CHUNK, WINDOW, SIZE, SIZE, 3)
+            )
+            for name in CAMERAS
+        ]
+        state = file.create_dataset("state", (count, WINDOW, 4), np.float32, chunks=(CHUNK, WINDOW, 4))
+        action = file.create_dataset("cont_action", (count, WINDOW, 8), np.float32, chunks=(CHUNK, WINDOW, 8))
+        row, waiting = 0, []
+        for episode in range(len(episodes)):
+            steps = episodes.episode(episode)
+            for last in range(len(steps.actions)):
+                index = np.maximum(np.arange(last - WINDOW + 1, last + 1), 0)
+                waiting.append((steps.images[index], steps.state[index], steps.actions[index]))
+            while len(waiting) >= CHUNK or (waiting and episode == len(episodes) - 1):
+                images, states, actions = map(np.stack, zip(*waiting[:CHUNK], strict=True))
+                end = row + len(images)
+                for place, stored in enumerate(pixels):
+                    stored[row:end] = images[:, :, place]
+                state[row:end], action[row:end] = states, actions
+                row, waiting = end, waiting[CHUNK:]
+    return count
+
+
+def windows_epoch(path: Path, batch: int, seed: int) -> Iterator[Any]:
+    """An epoch of the release's windows, in batches of tensors."""
+    import torch
+    from torch.utils.data import DataLoader, Dataset
+
+    class Windows(Dataset):
+        def __init__(self) -> None:
+            self.file = h5py.File(path)
+            self.names = list(self.file)
+
+        def __len__(self) -> int:
+            return len(self.file["state"])
+
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            return {name: torch.from_numpy(self.file[name][index]) for name in self.names}
+
+    order = torch.Generator().manual_seed(seed)
+    yield from DataLoader(Windows(), batch_size=batch, shuffle=True, num_workers=0, generator=order)
+
+
+def bytes_read() -> int:
+    """What this process has asked the operating system for so far."""
+    return int(next(line for line in Path("/proc/self/io").read_text().splitlines() if "rchar" in line).split()[1])
+
+
+def measure(epoch: Callable[[int], Iterator[Any]], targets: int) -> tuple[float, float]:
+    """Bytes read and targets per second of an epoch."""
+    seconds, begin, read = [], bytes_read(), 0
+    for number in range(ROUNDS + 1):  # the first one fills the operating system's cache
+        began = time.perf_counter()
+        for _ in epoch(number):
+            pass
+        seconds.append(time.perf_counter() - began)
+        read = read or bytes_read() - begin
+    return read / targets, targets / min(seconds[1:])
+
+
+def ours(path: Path) -> Callable[[int], Iterator[Any]]:
+    """Epochs of the suite's loader."""
+    tokenizer = make_tokenizer(compose("train", TrainConfig, ["experiment=quickstart"]).encoder)
+    loader = Loader([Episodes(path)], tokenizer, batch_size=BATCH, seed=0)
+
+    def epoch(number: int) -> Iterator[Any]:
+        begin = number * loader.steps_per_epoch
+        return (loader.batch(step) for step in range(begin, begin + loader.steps_per_epoch))
+
+    return epoch
+
+
+def main() -> None:
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        print("left out: torch is not installed; pip install --group bench")
+        return
+    print(f"{'task':<15}{'layout':<9}{'targets':>8}{'MB':>8}{'disk':>7}{'MB/target':>11}{'read':>7}"
+          f"{'targets/s':>11}{'speed':>7}")  # fmt: skip
+    for task in TASKS:
+        with tempfile.TemporaryDirectory() as name:
+            files = collect(task, Path(name))
+            windows = Path(name) / "windows.hdf5"
+            with Episodes(files["none"]) as episodes:
+                targets = write_windows(episodes, windows)
+                batch = round(BATCH * targets / EPISODES)
+            rows: dict[str, tuple[Path, Callable[[int], Iterator[Any]]]] = {
+                "release": (windows, partial(windows_epoch, windows, batch))
+            }
+            rows |= {compression: (path, ours(path)) for compression, path in files.items()}
+            base: tuple[float, float, float] | None = None
+            for layout, (path, epoch) in rows.items():
+                found = (path.stat().st_size / 1e6, *measure(epoch, targets))
+                base = base or found
+                disk, read, speed = (value / of for value, of in zip(found, base, strict=True))
+                size, taken, rate = found
+                print(f"{task:<15}{layout:<9}{targets:>8}{size:>8.0f}{disk:>7.3f}{taken / 1e6:>11.2f}{read:>7.3f}"
+                      f"{rate:>11.0f}{speed:>7.1f}", flush=True)  # fmt: skip
+    print("goals: disk <= {disk:.3f}, read <= {read:.3f}, speed >= {speed:.1f}".format(**GOALS))
+
+
+if __name__ == "__main__":
+    main()
