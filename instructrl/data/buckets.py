@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -336,5 +337,5 @@ class Blocks(io.RawIOBase):
         except FileNotFoundError:
             self.error = missing(self.url)
         except (InputError, RunError) as error:
-            self.error = error
+            self.error = copy(error)
         return bytes(end - begin)

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ class Cache:
             except (OSError, ValueError):
                 note = None
             if note == told(url, found, seen.st_mtime_ns) and seen.st_size == found.size:
-                os.utime(self._note(url))
+                os.utime(self._note(url), ns=(time.time_ns(),) * 2)  # finer than the clock of the kernel
                 return handle
             os.close(handle)
             self.path(url).unlink()  # who reads it still does
@@ -138,10 +139,10 @@ class Cache:
             (self.folder / "notes" / f"{path.name}.json").unlink(missing_ok=True)
         return True
 
-    def _last_use(self, path: Path) -> float:
+    def _last_use(self, path: Path) -> int:
         with suppress(OSError):
-            return (self.folder / "notes" / f"{path.name}.json").stat().st_mtime
-        return 0.0
+            return (self.folder / "notes" / f"{path.name}.json").stat().st_mtime_ns
+        return 0
 
     def _too_small(self, url: str, size: int) -> InputError:
         used = sum(path.stat().st_size for path in (self.folder / "files").iterdir() if not free(path))

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
@@ -133,8 +134,12 @@ def readable(path: Place) -> Iterator[Source]:
 
 
 def failure(source: Source | None) -> InputError | RunError | None:
-    """Why a store did not give what HDF5 asked for."""
-    return source.error if isinstance(source, buckets.Blocks) else None
+    """Why a store did not give what HDF5 asked for.
+
+    It is a copy: a raised error holds the frames it went through, and with them what HDF5 holds of `source`, a circle
+    that Python cannot free. HDF5 frees it after Python has ended, which is a segmentation fault.
+    """
+    return copy(source.error) if isinstance(source, buckets.Blocks) else None
 
 
 def files_in(folder: Place, ending: str, *, below: bool = False) -> Sequence[Place]:
