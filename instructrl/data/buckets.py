@@ -6,6 +6,7 @@ for good is a line that says what to do.
 """
 
 import base64
+import gc
 import hashlib
 import io
 import logging
@@ -15,6 +16,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from copy import copy
 from functools import cache, partial
 from pathlib import Path
@@ -289,6 +291,22 @@ def listing(url: str) -> dict[str, str]:
     return {name: tag for name, tag in tags.items() if name and not name.endswith("/")}
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Without garbage collection, in any thread.
+
+    Whoever reads through HDF5 holds h5py's lock while it waits for a thread that asks the store. If that thread came
+    to collect an h5py object, which needs the same lock, both would wait for ever.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 class Blocks(io.RawIOBase):
     """An object as a file for HDF5, read in requests: the way without a local copy.
 
@@ -333,7 +351,8 @@ class Blocks(io.RawIOBase):
         if self.error is not None:
             return bytes(end - begin)
         try:
-            return self._small._fetch(begin, end) if end - begin < SMALL else fetch(self.url, begin, end)
+            with uncollected():
+                return self._small._fetch(begin, end) if end - begin < SMALL else fetch(self.url, begin, end)
         except FileNotFoundError:
             self.error = missing(self.url)
         except (InputError, RunError) as error:
