@@ -63,7 +63,7 @@ Loader.batch = batch
 train(config, open_run(config), data={split: [folder / f"{split}.hdf5"] for split in ("train", "val")})
 begin, end = peaks[len(peaks) // 10], peaks[len(peaks) - 2]
 print("peak", begin, end)
-assert end < begin + 64, peaks
+assert end < begin + 160, peaks  # a hundredth of the data; batches in flight differ with the load
 """
 
 

@@ -183,7 +183,7 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, place: str) 
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Path, text: str) -> None:
+    def full(self: Path, text: str, encoding: str) -> None:
         with self.open("w") as file:
             file.write(text[:3])
         raise OSError(28, "No space left on device")
