@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := outputs/quickstart-reach_target-spatial-seed0
 EPISODES ?= 200
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo rlbench test test-fast test-rlbench lint bench clean
@@ -31,11 +32,11 @@ demo: $(VENV)/installed  ## collect, train, evaluate and report, from nothing, i
 rlbench: $(VENV)/installed  ## install RLBench and CoppeliaSim (for non-commercial use) and play one episode
 	launchers/setup_rlbench.sh $(BIN)/python
 
-test: $(VENV)/installed-dev  ## run all tests
-	$(BIN)/python -m pytest
+test: $(VENV)/installed-dev  ## run all tests, JOBS files at a time
+	$(BIN)/python -m pytest -n $(JOBS)
 
 test-fast: $(VENV)/installed-dev  ## run the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
 
 test-rlbench: $(VENV)/installed-dev  ## run the tests that need an installed RLBench, after make rlbench
 	$(BIN)/python -m data_tools.rlbench check

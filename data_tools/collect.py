@@ -64,7 +64,7 @@ def ensure_demonstrations(task: TaskConfig, sim: SimConfig, data: DataConfig) ->
             if len(tasks) > 1:
                 print(f"task {number + 1} of {len(tasks)}: {one.name}", flush=True)
             folder = splits[one.name][0].path.parent
-            with only_process(folder, does="collects", remedy="choose another data.dir"):
+            with only_process(folder, does="collects", remedy=None):
                 collect(one, settings, splits[one.name])
     for split in every:
         check_renderer(sim, split)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from data_tools.rlds_records import INFO, said
 from data_tools.rlds_schema import FORMAT, VERSION, example, features
 from data_tools.rlds_source import Source
 from data_tools.split import demonstration_paths
@@ -15,6 +14,7 @@ from instructrl.config import DataConfig, SimConfig, TaskConfig
 from instructrl.data.episodes import Episodes, check_alike
 from instructrl.data.format import Contents, Header, checksum
 from instructrl.data.lock import only_process
+from instructrl.data.records import INFO, said
 from instructrl.data.writer import sync_folder
 from instructrl.errors import InputError
 from instructrl.schema import shown

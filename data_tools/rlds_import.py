@@ -13,11 +13,11 @@ from data_tools.conversion import Reason, SkippedError
 from data_tools.convert import Candidate, ConvertConfig, write
 from data_tools.rlds_foreign import demonstration
 from data_tools.rlds_mapping import Mapping, chosen, keys, parsed
-from data_tools.rlds_records import Records
 from data_tools.rlds_source import Episode, Parser, Source
 from instructrl.data.format import Contents, Header, checksum
 from instructrl.data.lock import only_process
 from instructrl.data.reader import read
+from instructrl.data.records import Records
 from instructrl.data.writer import Writer, concatenate, contents_of
 from instructrl.errors import InputError
 
@@ -65,7 +65,7 @@ def import_ours(source: Source, out: Path, *, split: str | None, overwrite: bool
 
 def episodes_of_ours(source: Source, splits: list[str]) -> Iterator[tuple[str, Header, Episode]]:
     """Every episode, with the file that it came from and that file's header."""
-    parser = source.parser(rlds_schema.keys(source))
+    parser = source.episodes(rlds_schema.keys(source))
     for split in splits:
         records = source.records(split)
         for number in range(len(records)):
@@ -100,7 +100,7 @@ def import_foreign(source: Source, mapping: Mapping, asked: ConvertConfig, sourc
     pools = chosen_splits(source, asked.split, source_split)
     if Path(asked.out).suffix == ".hdf5" and len(pools) > 1:
         raise InputError(f"out: found one file for {' and '.join(pools.values())}; name a folder, or say split=")
-    parser = source.parser(key for _, key in keys(mapping))
+    parser = source.episodes(key for _, key in keys(mapping))
     origin = {"simulator": "unknown", "expert": f"unknown, RLDS data set {source.name} {source.version}"}
     known = next(iter(chosen(mapping).values())).intrinsics is not None
     origin |= {} if known else {"cameras": "unknown"}

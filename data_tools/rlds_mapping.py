@@ -26,9 +26,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from omegaconf import MISSING, OmegaConf
 
-from data_tools.rlds_records import said
 from data_tools.rlds_source import Episode, Source
 from instructrl.config import CAMERAS, resolve
+from instructrl.data.records import said
 from instructrl.errors import InputError
 from instructrl.schema import number, one_of, shown
 

@@ -1,29 +1,20 @@
 """Any tensorflow-datasets directory of RLDS episodes, read without TensorFlow: what it says, and its episodes."""
 
-import difflib
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow_datasets as tfds
 
-from data_tools.rlds_records import INFO, Arrays, Framed, Records, said
+from instructrl.data.records import said
+from instructrl.data.tfds import DataSet
 from instructrl.errors import InputError
 
-DEEPEST = 3  # folders below src in which a dataset is looked for: name, config, version
-FORMATS = ("array_record", "tfrecord")
 
-
-class Source:
-    """A directory with dataset_info.json, features.json and record files.
-
-    Attributes:
-        folder: where it is.
-        metadata: what its metadata.json says; empty without one.
-        splits: episodes of each split that has any.
-        keys: everything that an episode holds, such as steps/observation/image.
-    """
+class Source(DataSet):
+    """A directory with dataset_info.json, features.json and record files of episodes."""
 
     def __init__(self, src: Path) -> None:
         """Read what the directory says about itself.
@@ -31,101 +22,25 @@ class Source:
         Raises:
             InputError: it is none, or none that can be read here.
         """
-        import tensorflow_datasets as tfds
-        from absl import logging
-
-        logging.set_verbosity(logging.ERROR)  # else it recommends OpenCV
-        self.folder = dataset_folder(src)
-        try:
-            self._builder = tfds.builder_from_directory(self.folder)
-            self._info = self._builder.info
-            self._features = self._info.features
-            self.metadata = dict(self._info.metadata or {})
-            self.splits = {name: split.num_examples for name, split in self._info.splits.items() if split.num_examples}
-            self._specs = dict(flat(self._features.get_serialized_info()))
-            self.keys = sorted(self._specs)
-            found = self._info.file_format.value
-        except Exception as error:  # whatever a damaged or a foreign file leads to
+        super().__init__(src)
+        if "steps" not in self.features or not isinstance(self.features["steps"], tfds.features.Dataset):
             raise InputError(
-                f"{self.folder}: cannot be read as a tensorflow-datasets directory ({said(error)})"
-            ) from None
-        if found not in FORMATS:
-            raise InputError(
-                f"{self.folder}: found files in {found}; allowed: {', '.join(FORMATS)}; convert it with tfds"
-            )
-        self._format = found
-        if "steps" not in self._features or not isinstance(self._features["steps"], tfds.features.Dataset):
-            raise InputError(
-                f"{self.folder}: has no nested data set steps; RLDS episodes have one; found {self._listed()}"
+                f"{self.folder}: has no nested data set steps; RLDS episodes have one; found {self.listed()}"
             )
         if not self.splits:
             raise InputError(f"{self.folder}: no episodes in it; choose another src")
 
-    @property
-    def name(self) -> str:
-        """What the dataset is called."""
-        return self._info.name
-
-    @property
-    def version(self) -> str:
-        """The dataset's version."""
-        return str(self._info.version)
-
-    def described(self) -> str:
-        """Keys with shapes and dtypes, in one line."""
-        parts = []
-        for key in self.keys:
-            info = self.leaf(key).get_tensor_info()
-            shape = "" if not info.shape else "x".join("?" if size is None else str(size) for size in info.shape) + " "
-            parts.append(f"{key} ({shape}{np.dtype(info.np_dtype)})".replace("object", "text"))
-        return ", ".join(parts)
-
-    def leaf(self, key: str) -> Any:
-        """The feature of a key; that of one step for a key in steps.
-
-        Raises:
-            InputError: there is none.
-        """
-        if key not in self._specs:
-            near = difflib.get_close_matches(key, self.keys, n=2, cutoff=0.6)
-            help_ = f"did you mean {' or '.join(near)}?" if near else f"it has {self._listed()}"
-            raise InputError(f"{key}: {self.folder} has no such key; {help_}")
-        feature = self._features
-        for part in key.split("/"):
-            feature = feature[part]  # a nested data set gives what one of its steps has
-        return feature
-
-    def records(self, split: str) -> Records:
-        """The episodes of a split, as bytes.
-
-        Raises:
-            InputError: a file is missing, or holds fewer or more than the directory says.
-        """
-        info = self._info.splits[split]
-        paths = [Path(path) for path in info.filepaths]
-        for path in paths:
-            if not path.is_file():
-                raise InputError(f"{path}: no such file, but {self.folder / INFO} counts on it; copy it again")
-        if self._format == "tfrecord":
-            return Framed(paths, list(info.shard_lengths))
-        return Arrays(self._builder, split, paths, list(info.shard_lengths))
-
-    def parser(self, keys: Iterable[str]) -> "Parser":
+    def episodes(self, keys: Iterable[str]) -> "Parser":
         """What makes episodes of records, with these keys in them."""
-        return Parser(self, list(dict.fromkeys(keys)), self._specs)
-
-    def _listed(self) -> str:
-        return ", ".join(self.keys[:24]) + ", ..." * (len(self.keys) > 24)
+        return Parser(self, list(dict.fromkeys(keys)))
 
 
 class Parser:
     """Makes episodes of records; nothing but the asked keys is decoded."""
 
-    def __init__(self, source: Source, keys: list[str], specs: dict[str, Any]) -> None:
-        from tensorflow_datasets.core.example_parser import ExampleParserNp
-
+    def __init__(self, source: Source, keys: list[str]) -> None:
         self.leaves = {key: source.leaf(key) for key in keys}
-        self._parser = ExampleParserNp({key: specs[key] for key in keys})
+        self._parser = source.parser(keys)
 
     def episode(self, where: str, record: bytes) -> "Episode":
         """One episode; `where` names it in errors.
@@ -188,32 +103,3 @@ class Episode:
             return tuple(one if isinstance(one, str) else one.decode() for one in several)
         except (UnicodeDecodeError, AttributeError):
             raise InputError(f"{self.where}: {key}: found no text in UTF-8") from None
-
-
-def dataset_folder(src: Path) -> Path:
-    """The one directory with dataset_info.json that src is, or that lies in it.
-
-    Raises:
-        InputError: there is none, or more than one.
-    """
-    try:
-        if not src.is_dir():
-            raise InputError(f"src: found {src}, where there is no folder; name a tensorflow-datasets directory")
-        below = ["/".join([*["*"] * depth, INFO]) for depth in range(1, DEEPEST + 1)]
-        found = [src] if (src / INFO).is_file() else sorted(path.parent for glob in below for path in src.glob(glob))
-    except OSError as error:
-        raise InputError(f"src: {src}: cannot be read ({error.strerror})") from None
-    if not found:
-        raise InputError(f"src: found {src}, which has no {INFO}; name a tensorflow-datasets directory")
-    if len(found) > 1:
-        raise InputError(f"src: found {len(found)} datasets in {src}; name one: {', '.join(map(str, found[:4]))}")
-    return found[0]
-
-
-def flat(specs: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Every entry of nested dictionaries by its path."""
-    if not isinstance(specs, dict):
-        yield prefix, specs
-        return
-    for name, inner in specs.items():
-        yield from flat(inner, f"{prefix}/{name}" if prefix else name)

@@ -11,6 +11,8 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
@@ -22,16 +24,31 @@ from omegaconf.errors import OmegaConfBaseException
 
 from instructrl.config import check_jobs, resolve
 from instructrl.errors import InputError, one_line_errors
+from instructrl.interruption import heeded_signals
 from instructrl.overrides import CONFIG_DIR, check_override, groups, jobs, options, read_override
+from instructrl.profiles import LaunchConfig, LauncherConfig, private_file, private_words
 from instructrl.schema import allowed, explain, leaves, refusal, shown
 
 FLAGS = {
     "--help": "say what there is, and what the other words of the command make of it",
     "--cfg": "with `job`: print the composed settings and do nothing",
     "--multirun": "one run for each of several values, like seed=0,1,2 or seed=range(0,4)",
+    "--dry-run": "show the commands, and the scripts that a cluster would get, and do nothing",
 }
 SHORT_FLAGS = {"-h": "--help", "-c": "--cfg", "-m": "--multirun"}
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a launcher must know of the command whose jobs it runs."""
+
+    config_name: str
+    entry: tuple[str, ...]  # what follows the interpreter: ("train.py",) or ("-m", "data_tools.collect")
+    launcher: LauncherConfig
+    jobs: Sequence[Sequence[str]]  # the overrides of each
+    configs: Sequence[Any]  # what they make of the settings
+    command: str  # as the user gave it
 
 
 def command(config_name: str, schema: type[T]) -> Callable[[Callable[[T], None]], Callable[[], None]]:
@@ -43,23 +60,31 @@ def command(config_name: str, schema: type[T]) -> Callable[[Callable[[T], None]]
     def decorate(function: Callable[[T], None]) -> Callable[[], None]:
         @functools.wraps(function)
         def job(config: DictConfig) -> None:
-            with one_line_errors():  # inside: Hydra would print a failing job's error in its own way
+            with one_line_errors(), heeded_signals():  # inside: Hydra would print a failing job's error in its own way
                 announce_job()
                 function(resolve(config, schema))
 
         start = hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(job)
 
         def run() -> None:
-            with one_line_errors():
+            with one_line_errors(), heeded_signals():
                 flags, words = split_flags(sys.argv[1:])
                 if "--help" in flags:
                     print(usage(config_name, schema, words, about=inspect.getmodule(function).__doc__ or ""))
                     return
-                check_jobs([compose(config_name, schema, job) for job in asked_for(flags, words)])
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # a mistake of ours is shown whole
-            front = [word for flag in sorted(flags) for word in ([flag, "job"] if flag == "--cfg" else [flag])]
-            sys.argv[1:] = [*front, *words]  # Hydra reads no flag between other words
-            start()
+                words, launcher = compose_launcher(words, dry_run="--dry-run" in flags)
+                wanted = asked_for(flags, words)
+                configs = [compose(config_name, schema, overrides) for overrides in wanted]
+                check_jobs(configs)
+                flags -= {"--dry-run"}
+                if launched(flags, words, launcher):
+                    study = Study(config_name, entry_of(function), launcher, wanted, configs, asked())
+                    job.study = study  # type: ignore[attr-defined]
+                    flags, words = flags | {"--multirun"}, ["hydra/launcher=study", *words]
+                os.environ["HYDRA_FULL_ERROR"] = "1"  # a mistake of ours is shown whole
+                front = [word for flag in sorted(flags) for word in ([flag, "job"] if flag == "--cfg" else [flag])]
+                sys.argv[1:] = [*front, *words]  # Hydra reads no flag between other words
+                start()
 
         return run
 
@@ -69,6 +94,39 @@ def command(config_name: str, schema: type[T]) -> Callable[[Callable[[T], None]]
 def asked_for(flags: set[str], words: list[str]) -> list[list[str]]:
     """The overrides of every run."""
     return jobs(words) if "--multirun" in flags else [words]
+
+
+def compose_launcher(words: Sequence[str], *, dry_run: bool = False) -> tuple[list[str], LauncherConfig]:
+    """The words without those of the launcher, and what these make of its profile and the user's private file.
+
+    Raises:
+        InputError: one of them, or a line of that file, is wrong.
+    """
+    own = [word for word in words if re.match(r"\+*~?launcher[=.@]", word)]
+    private = private_words()
+    profile = [word for word in own if word.startswith("launcher=")]
+    try:
+        compose("launch", LaunchConfig, private)
+    except InputError as error:
+        raise InputError(f"{private_file()}: {error}") from None
+    config = compose("launch", LaunchConfig, [*profile, *private, *(word for word in own if word not in profile)])
+    rest = [word for word in words if word not in own]
+    return rest, replace(config.launcher, dry_run=config.launcher.dry_run or dry_run)
+
+
+def launched(flags: set[str], words: Sequence[str], launcher: LauncherConfig) -> bool:
+    """Whether our launcher runs the jobs: Hydra itself does a single one here, an installed plugin what it is for."""
+    other = any(word.startswith("hydra/launcher") for word in words)
+    return (
+        "--cfg" not in flags and not other and ("--multirun" in flags or launcher.kind != "local" or launcher.dry_run)
+    )
+
+
+def entry_of(function: Callable) -> tuple[str, ...]:
+    """What follows the interpreter on the command line of a function's file."""
+    path = Path(inspect.getfile(function)).resolve()
+    parts = path.relative_to(CONFIG_DIR.parent).with_suffix("").parts if CONFIG_DIR.parent in path.parents else ()
+    return ("-m", ".".join(parts)) if len(parts) > 1 else (path.name,)
 
 
 def announce_job() -> None:
@@ -153,6 +211,7 @@ def usage(config_name: str, schema: type, overrides: Sequence[str], *, about: st
     lines += ["", "Settings: key=value (value in use; what is allowed)"]
     fields = leaves(schema)
     lines += table({key: f"{in_use(config, key):<14}  {allowed(fields[key])}" for key in fields})
+    lines += ["", "Launcher: launcher=profile, and what is set beside it (python FILE --help launcher=... shows it)"]
     return "\n".join(lines)
 
 

@@ -45,6 +45,8 @@ HOUSE_PROTOCOL = "ours"  # the one whose evaluations lie in a run's eval/ itself
 LONGEST_NAME = 200  # bytes; file systems allow 255, and temporary files are named after it
 MOST_EPISODES = 1_000_000  # each has seeds of its own, for demonstrations as for evaluation
 MOST_EPOCHS = 100_000
+MOST_STEPS = 1_000_000_000
+MOST_SEQUENCES = 65_536  # of a batch
 MOST_VARIATIONS = 999_999
 
 T = TypeVar("T")
@@ -68,7 +70,7 @@ class EncoderConfig:
     projection: int | None = number(None, low=8, high=4096)  # clip's common space of images and sentences
     layers: Any = words_or_numbers("all", "last", default="last", low=0, high=63)  # pooled, and concatenated
     frozen: bool = False  # whether it stays as its weights are
-    weights: str | None = None  # a file made by data_tools.weights; null: random, from the seed
+    weights: str | None = None  # a file made by data_tools.weights; shipped: that of the suite; null: random, by seed
     tokenizer: str = "small"  # ours; or a Hugging Face name, a tokenizer.json, a vocab.txt, a folder
     text_length: int = number(32, low=2, high=512)  # tokens in which an instruction must fit
 
@@ -134,16 +136,24 @@ class SimConfig:
 
 @dataclass
 class OptimizerConfig:
-    """AdamW with linear warm-up and cosine decay to zero."""
+    """AdamW: the learning rate's course, which parameters decay, and how fast an encoder learns."""
 
     name: str = MISSING
     kind: str = one_of("adamw", default="adamw")
-    learning_rate: float = number(above=0, high=10)
+    learning_rate: float = number(above=0, high=10)  # after the warm-up
+    base_batch: int | None = number(None, low=1, high=MOST_SEQUENCES)  # that it is for, times batch / base; null: any
+    schedule: str = one_of("cosine", "linear", "constant", default="cosine")  # after the warm-up, to the last step
+    end_share: float = number(0.0, low=0, high=1)  # of the learning rate, that is left at the end
+    warmup_epochs: float | None = number(low=0, high=MOST_EPOCHS)  # in which it rises from zero; either these
+    warmup_steps: int | None = number(None, low=0, high=MOST_STEPS)  # or these, the other null
     weight_decay: float = number(low=0, high=10)
-    warmup_epochs: float = number(low=0, high=MOST_EPOCHS)
-    clip_norm: float = number(above=0, high=1e9)
+    decay: list[str] | None = None  # patterns of the parameters that decay (training/paths.py); null: all matrices
+    layer_decay: float = number(1.0, above=0, high=1)  # of a trained encoder's block i of n: the rate times this^(n-i)
+    encoder_rate: float = number(1.0, above=0, high=100)  # of a trained encoder: its rate is the others' times this
+    clip_norm: float | None = number(above=0, high=1e9)  # of all gradients together; null: as they come
     beta1: float = number(0.9, low=0, high=0.99999)
     beta2: float = number(0.999, low=0, high=0.99999)
+    ema: float | None = number(None, above=0, high=0.999999)  # average of the parameters, which validates and acts
 
 
 @dataclass
@@ -153,7 +163,19 @@ class HardwareConfig:
     name: str = MISSING
     platform: str = one_of("auto", "cpu", "gpu", "tpu", default="auto")
     precision: str = one_of("float32", "bfloat16", default="float32")  # of computation; parameters stay float32
+    attention: str = one_of("auto", "xla", "cudnn", default="auto")  # auto: cudnn's fused one where it can be had
+    remat: str = one_of("none", "blocks", default="none")  # what is computed again for the gradient, to save memory
+    scan: bool = False  # whether one transformer block is compiled for all, to save time at the start
     prefetch: int = number(2, low=1, high=64)  # batches prepared ahead of the step
+    fsdp: int = number(1, low=1, high=65_536)  # devices that share out the large matrices; the batch is for all
+    accumulation: int = number(1, low=1, high=65_536)  # parts of a batch that are computed one after another
+    local_devices: int | None = number(None, low=1, high=1024)  # of each process; null: all that jax sees
+    coordinator: str | None = None  # process 0 as host:port; auto: as SLURM or a TPU pod tell; null: one process
+    processes: int | None = number(None, low=1, high=65_536)  # that train together, with host:port
+    process: int | None = number(None, low=0, high=65_535)  # the number of this one
+    compilation_cache: str | None = "~/.cache/instructrl/compiled"  # compiled programs are kept there; null: nowhere
+    peak_flops: float | None = number(None, above=0, high=1e18)  # of one device, a second; null: as published, if known
+    profile: list[int] | None = None  # first and last step of a trace for jax's profiler; null: none
 
 
 @dataclass
@@ -168,15 +190,44 @@ class DataConfig:
 
 @dataclass
 class TrainingConfig:
-    """Behaviour cloning: how long and how often one looks up. `*_every` count epochs."""
+    """Behaviour cloning: how long and how often one looks up. `*_every` count epochs, but for `save_every`."""
 
     epochs: int = number(low=1, high=MOST_EPOCHS)
-    batch_size: int = number(low=1, high=65_536)  # sequences
+    batch_size: int = number(low=1, high=MOST_SEQUENCES)  # sequences
     sentences: int | None = number(None, low=1, high=1000)  # of each episode's, the first so many are learnt; null: all
     token_dropout: float | None = number(None, low=0, high=0.9)  # share of hidden words; null: see `token_dropout`
     validate_every: int = number(1, low=1, high=MOST_EPOCHS)  # each validation also saves a checkpoint
+    save_every: int | None = number(None, low=1, high=1_000_000_000)  # also after every so many steps; null: not at all
+    keep_last: int = number(1, low=1, high=MOST_EPOCHS)  # checkpoints
+    keep_best: int = number(1, low=1, high=MOST_EPOCHS)  # those with the smallest validation losses
     rollout_every: int = number(0, low=0, high=MOST_EPOCHS)  # 0: never
     rollout_episodes: int = number(20, low=1, high=MOST_EPISODES)  # of each task
+    log_every: int = number(0, low=0, high=MOST_EPISODES)  # steps; 0: metrics are written of whole epochs alone
+    freeze: list[str] | None = None  # patterns of the parameters that stay as they are (training/paths.py)
+    fresh: list[str] | None = None  # patterns of those that begin anew, here or left behind there, with init_from
+
+
+@dataclass
+class PretrainingConfig:
+    """What an encoder learns from images and sentences with `objective=masked`: to tell what is hidden of them."""
+
+    train: list[str] | None = None  # where pairs, images and sentences are (data/pairs.py)
+    val: list[str] | None = None  # the same, for validation
+    pair_rate: float = number(1.0, low=0, high=1e6)  # how often a batch is of pairs,
+    image_rate: float = number(0.0, low=0, high=1e6)  # of images alone,
+    text_rate: float = number(0.0, low=0, high=1e6)  # of sentences alone, all relative to each other
+    image_mask: float = number(0.75, low=0.01, high=0.99)  # share of an image's patches that is hidden
+    text_mask: float = number(0.75, low=0.01, high=0.99)  # share of a sentence's places that is hidden
+    image_weight: float = number(1.0, low=0, high=1e6)  # of the loss of hidden patches,
+    text_weight: float = number(0.5, low=0, high=1e6)  # and of that of hidden words
+    canvas: int | None = number(None, low=16, high=2048)  # pixels from which crops are taken; null: 8/7 of the image
+    crop_low: float = number(0.2, above=0, high=1)  # the smallest share of a canvas that a crop shows,
+    crop_high: float = number(1.0, above=0, high=1)  # and the largest; both 1: no crops
+    flip: bool = False  # whether half of the images are mirrored; not where sentences say left and right
+    decoder_dim: int = number(512, low=8, high=4096)  # the decoder, which only pretraining needs: width,
+    decoder_depth: int = number(8, low=1, high=64)  # blocks,
+    decoder_heads: int = number(16, low=1, high=64)  # and heads of attention
+    pictures: int = number(4, low=0, high=16)  # pairs of the validation that are drawn each time with what is told
 
 
 @dataclass
@@ -186,6 +237,7 @@ class WandbConfig:
     mode: str = one_of("off", "offline", "online", default="off")
     project: str = "instructrl"
     entity: str | None = None
+    group: str | None = None  # of runs that are looked at together; null: the name of the sweep, where there is one
 
 
 @dataclass
@@ -195,8 +247,11 @@ class TrainConfig:
     name: str = MISSING
     seed: int = number(0, low=0, high=2**31 - 1)
     output_dir: str = "outputs"
+    objective: str = one_of("cloning", "masked", default="cloning")  # masked: pretrain the encoder alone
     features: str = one_of("auto", "cached", "live", default="auto")  # auto: cached where the encoder is frozen
     features_dir: str | None = None  # where they are kept; null: beside the demonstrations
+    init_from: str | None = None  # a run, or what Agent.save wrote, whose parameters this one begins with
+    init_checkpoint: str = one_of("best", "last", default="best")  # of that run
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
@@ -206,6 +261,7 @@ class TrainConfig:
     sim: SimConfig = field(default_factory=SimConfig)
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
 
@@ -282,15 +338,24 @@ def check_groups(config: Any) -> None:
     if isinstance(config, TrainConfig):
         check_sizes(config)
         check_features(config)
-        warmup, epochs = config.optimizer.warmup_epochs, config.training.epochs
-        if warmup >= epochs:
-            raise InputError(f"optimizer.warmup_epochs: found {warmup}; allowed: less than training.epochs={epochs}")
+        check_fresh(config)
+        check_optimizer(config)
+        check_objective(config)
         check_name(config.name)
+    if isinstance(config, TrainConfig | EvalConfig):
+        check_attention(config.hardware)
+        check_processes(config.hardware)
+    if isinstance(config, TrainConfig) and config.hardware.coordinator and "://" in config.output_dir:
+        raise InputError(f"output_dir: found {config.output_dir}; allowed: a folder that all processes share")
+    if isinstance(config, EvalConfig) and config.hardware.coordinator:
+        raise InputError(f"hardware.coordinator: found {config.hardware.coordinator}; allowed: null for eval.py")
     if isinstance(config, EvalConfig):
         for key, rows in (("protocol.rows", config.protocol.rows), ("rows", config.rows)):
             if rows is not None and "trained" not in rows:
                 raise InputError(f"{key}: found {rows}; allowed: lists with trained, the row of the headline")
         check_name(config.protocol.name, key="protocol.name")
+    if isinstance(config, TrainConfig | EvalConfig):
+        check_profile(config.hardware)
     if isinstance(config, TrainConfig | CollectConfig):
         check_task(config.task, config.sim)
         check_view(config.sim)
@@ -407,6 +472,51 @@ def token_dropout(config: TrainConfig) -> float:
     return chosen if chosen is not None else 0.0 if config.encoder.frozen else 0.1
 
 
+def check_processes(hardware: HardwareConfig) -> None:
+    """Raise InputError where it is not told which processes train together."""
+    address, counts = hardware.coordinator, ("processes", "process")
+    given = [key for key in counts if getattr(hardware, key) is not None]
+    if address in (None, "auto"):
+        for key in given:
+            without = "without hardware.coordinator=host:port"
+            raise InputError(f"hardware.{key}: found {getattr(hardware, key)}; allowed: null {without}")
+        return
+    if not re.fullmatch(r"[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", address or ""):
+        raise InputError(f"hardware.coordinator: found {shown(address)}; allowed: host:port, auto, or null")
+    for key in counts:
+        if key not in given:
+            raise InputError(f"hardware.{key}: found null; allowed: a number with hardware.coordinator={address}")
+    if (hardware.process or 0) >= (hardware.processes or 0):
+        found = f"hardware.process: found {hardware.process}"
+        raise InputError(f"{found}; allowed: at least 0 and less than hardware.processes={hardware.processes}")
+
+
+def check_attention(hardware: HardwareConfig) -> None:
+    """Raise InputError where fused attention is asked for in a precision that it does not have."""
+    if hardware.attention == "cudnn" and hardware.precision != "bfloat16":
+        raise InputError("hardware.attention: found cudnn; allowed: auto or xla, or hardware.precision=bfloat16 too")
+
+
+def check_optimizer(config: TrainConfig) -> None:
+    """Raise InputError where the optimizer's settings do not fit together, or turn what is not there."""
+    optimizer, epochs = config.optimizer, config.training.epochs
+    warmup, steps = optimizer.warmup_epochs, optimizer.warmup_steps
+    if warmup is None and steps is None:
+        raise InputError("optimizer.warmup_epochs: found null; allowed: a number, or one for optimizer.warmup_steps")
+    if warmup is not None and steps is not None:
+        other = f"null with optimizer.warmup_epochs={warmup:g}, which may be null instead"
+        raise InputError(f"optimizer.warmup_steps: found {steps}; allowed: {other}")
+    if warmup is not None and warmup >= epochs:
+        raise InputError(f"optimizer.warmup_epochs: found {warmup}; allowed: less than training.epochs={epochs}")
+    if optimizer.schedule == "constant" and optimizer.end_share:
+        raise InputError(
+            f"optimizer.end_share: found {optimizer.end_share:g}; allowed: 0 with optimizer.schedule=constant"
+        )
+    for key in ("layer_decay", "encoder_rate"):
+        if config.encoder.frozen and getattr(optimizer, key) != 1:
+            raise InputError(f"optimizer.{key}: found {getattr(optimizer, key):g}; allowed: 1 with encoder.frozen=true")
+
+
 def check_features(config: TrainConfig) -> None:
     """Raise InputError where features are to be computed once although they do not stay the same."""
     if not cached_features(config):
@@ -418,6 +528,87 @@ def check_features(config: TrainConfig) -> None:
             f"training.token_dropout: found {config.training.token_dropout}; "
             "allowed: null or 0 with cached features, or add features=live"
         )
+
+
+def check_objective(config: TrainConfig) -> None:
+    """Raise InputError where settings are of no use for the objective, or those of pretraining do not fit together."""
+    options = config.pretraining
+    if config.objective == "cloning":
+        for key in ("train", "val"):
+            if getattr(options, key) is not None:
+                found = shown(getattr(options, key))
+                raise InputError(f"pretraining.{key}: found {found}; allowed: null, or add objective=masked")
+        return
+    encoder, training = config.encoder, config.training
+    if encoder.kind != "m3ae":
+        raise InputError(
+            f"encoder.kind: found {encoder.kind}; allowed with objective=masked: m3ae, as in encoder=m3ae_s16"
+        )
+    unwanted: tuple[tuple[str, Any, Any], ...] = (
+        ("encoder.text", encoder.text, True),
+        ("encoder.frozen", encoder.frozen, False),
+        ("init_from", config.init_from, None),
+        ("training.freeze", training.freeze, None),
+        ("training.token_dropout", training.token_dropout, None),
+        ("training.sentences", training.sentences, None),
+        ("training.rollout_every", training.rollout_every, 0),
+    )
+    for key, found, wanted in unwanted:
+        if found != wanted:
+            raise InputError(f"{key}: found {shown(found)}; allowed: {shown(wanted)} with objective=masked")
+    for key in ("train", "val"):
+        if getattr(options, key) is None:
+            raise InputError(f"pretraining.{key}: found null; allowed: a list of files or data sets (see README.md)")
+    check_decoder(options)
+
+
+def check_decoder(options: PretrainingConfig) -> None:
+    """Raise InputError where pretraining has no loss, no batches, no crops, or a decoder whose sizes do not fit."""
+    pairs = options.pair_rate > 0
+    sees, reads = ((rate > 0 or pairs) for rate in (options.image_rate, options.text_rate))
+    if not (sees or reads):
+        raise InputError("pretraining.pair_rate: found 0 as all three rates; allowed: one of them above 0")
+    if not ((sees and options.image_weight) or (reads and options.text_weight)):
+        key = "image_weight" if sees else "text_weight"
+        raise InputError(f"pretraining.{key}: found 0; allowed: above 0, since there is no other loss")
+    if options.crop_low > options.crop_high:
+        found = f"found {options.crop_low:g}"
+        raise InputError(f"pretraining.crop_low: {found}; allowed: at most pretraining.crop_high={options.crop_high:g}")
+    if options.decoder_dim % 4:
+        raise InputError(f"pretraining.decoder_dim: found {options.decoder_dim}; allowed: a multiple of 4")
+    if options.decoder_dim % options.decoder_heads:
+        allowed = f"a divisor of pretraining.decoder_dim={options.decoder_dim}"
+        raise InputError(f"pretraining.decoder_heads: found {options.decoder_heads}; allowed: {allowed}")
+
+
+def pretraining_size(config: TrainConfig) -> int:
+    """Pixels along the images that a pretrained encoder sees."""
+    return config.encoder.image_size or config.sim.image_size
+
+
+def canvas_size(config: TrainConfig) -> int:
+    """Pixels along the images that are read for it, of which crops are taken."""
+    return config.pretraining.canvas or round(pretraining_size(config) * 8 / 7)
+
+
+def kind_rates(options: PretrainingConfig) -> dict[str, float]:
+    """How often a batch is of each kind, relative to the others."""
+    return {"pair": options.pair_rate, "image": options.image_rate, "text": options.text_rate}
+
+
+def check_profile(hardware: HardwareConfig) -> None:
+    """Raise InputError unless the steps of a trace are a first and a last one."""
+    window = hardware.profile
+    if window is not None and not (len(window) == 2 and 0 <= window[0] < window[1]):
+        allowed = "null, or the first and the last step, like [10,20]"
+        raise InputError(f"hardware.profile: found {shown(window)}; allowed: {allowed}")
+
+
+def check_fresh(config: TrainConfig) -> None:
+    """Raise InputError where parts are to begin anew although there is nothing to begin from."""
+    if config.training.fresh is not None and config.init_from is None:
+        found = shown(config.training.fresh)
+        raise InputError(f"training.fresh: found {found}; allowed: null without init_from, where all begins anew")
 
 
 def check_name(name: str, *, key: str = "name") -> None:
@@ -434,6 +625,13 @@ def check_jobs(configs: Sequence[Any]) -> None:
         if name in names[:place]:
             found = f"{shown(name[1])} for jobs {names.index(name) + 1} and {place + 1}"
             raise InputError(f"name: found {found}; put what varies into it, such as 'name=${{task.name}}-${{seed}}'")
+    folders = [(config.run, config.protocol.name) for config in configs if isinstance(config, EvalConfig)]
+    for place, folder in enumerate(folders):
+        if folder in folders[:place]:
+            found = f"{shown(folder[1])} for jobs {folders.index(folder) + 1} and {place + 1}, which judge {folder[0]}"
+            raise InputError(
+                f"protocol.name: found {found}; let it vary too, such as protocol.name=a,b in jobs of its own"
+            )
 
 
 def differences(found: Any, asked: Any, prefix: str = "") -> list[str]:

@@ -24,6 +24,15 @@ class SimulatorError(RunError):
     """A simulator that cannot be started, or not be kept alive."""
 
 
+class InterruptedRun(BaseException):  # like KeyboardInterrupt: no `except Exception` is to hold it up
+    """The process was asked to end, and ended with nothing lost. Exit code 75 (EX_TEMPFAIL): the same command goes on.
+
+    The message says by what, and what was saved.
+    """
+
+    exit_code = 75
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Print an expected error as one line on standard error and exit with its code."""
@@ -32,6 +41,9 @@ def one_line_errors() -> Iterator[None]:
     except (InputError, RunError) as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+    except InterruptedRun as interruption:
+        print(f"interrupted {interruption}: the same command goes on from here", file=sys.stderr)
+        raise SystemExit(interruption.exit_code) from None
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here", file=sys.stderr)
         raise SystemExit(130) from None

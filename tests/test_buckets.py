@@ -89,7 +89,10 @@ def parameters(run: Path) -> list[bytes]:
     with open_checkpoints(run, read_only=True) as checkpoints:
         step = checkpoints.step("last")
         assert step is not None
-        return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(checkpoints.params(abstract, step=step))]
+        return [
+            np.asarray(leaf).tobytes()
+            for leaf in jax.tree.leaves(checkpoints.params(abstract, step=step, averaged=False))
+        ]
 
 
 def results(run: Path) -> dict[str, Any]:

@@ -180,11 +180,21 @@ def test_an_expert_that_always_fails(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_one_collector_at_a_time(tmp_path: Path) -> None:
     folder = demonstration_paths(TaskConfig("push_button"), sim(), DataConfig(str(tmp_path)))["train"].parent
     with only_process(folder, does="collects", remedy="choose another data.dir"):
-        with pytest.raises(InputError, match="another process collects here"):
-            collected(tmp_path, 3)
-        refused = run(tmp_path)
-    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
-    collected(tmp_path, 3)  # free again
+        waiting, stopped = (
+            subprocess.Popen(command(tmp_path, episodes=3), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=end)
+            for end in (subprocess.STDOUT, subprocess.PIPE)
+        )
+        for process in (waiting, stopped):
+            assert process.stdout
+            assert process.stdout.readline() == f"{folder}: another process collects here; waiting for it\n"
+        stopped.terminate()
+        said = stopped.communicate(timeout=60)[1]
+        assert stopped.returncode == 75 and said.count("\n") == 1 and "SIGTERM" in said
+        assert waiting.poll() is None and names({"train": folder / "train.hdf5"}) == [".lock"]
+    assert waiting.communicate(timeout=60)[0].startswith("collecting 3 train episodes")
+    assert waiting.returncode == 0
+    with Episodes(folder / "train.hdf5") as episodes:
+        assert len(episodes) == 3
 
 
 def test_chosen_variations_have_files_of_their_own(tmp_path: Path) -> None:

@@ -27,18 +27,23 @@ WRONG = [
     ("train", ["name="], "name: found ''"),
     ("train", ["name=a/b"], "name: found a/b"),
     ("train", ["output_dir="], "output_dir: found ''"),
-    ("train", ["experiment=none"], "experiment: found none; allowed: quickstart, null"),
+    ("train", ["experiment=none"], "experiment: found none; allowed: pretrain_m3ae, pretrain_tiny, quickstart, null"),
     ("train", ["seed=0,1"], "seed: found several values; add --multirun"),
     ("train", ["seed=${nowhere}"], "seed: "),
     ("train", ["hydra.nothing=3"], "hydra.nothing: of Hydra's own only launcher and sweeper can be set"),
     ("train", ["hydra.run.dir=/proc/nowhere"], "hydra.run.dir: of Hydra's own only"),
     ("train", ["-m", "hydra/launcher=nowhere"], "configuration: "),
-    ("train", ["--foo"], "--foo: no such flag; allowed: --help, --cfg, --multirun, -h, -c, -m"),
+    ("train", ["--foo"], "--foo: no such flag; allowed: --help, --cfg, --multirun, --dry-run, -h, -c, -m"),
     ("train", ["--cfg", "all"], "--cfg: found nothing to print; write --cfg job"),
     ("train", ["--config-name=x"], "--config-name=x: no such flag"),
     ("train", ["-m", "seed=0,x"], "seed: found x; allowed: an integer"),
     ("train", ["-m", "policy=vit_debug,vit_huge"], "policy: found vit_huge; allowed: vit_base"),
     ("train", ["-m", "policy=vit_debug,vit_base", "name=same"], "name: found same for jobs 1 and 2"),
+    (
+        "eval",
+        ["-m", "run=x", "episodes=5,10"],
+        "protocol.name: found ours for jobs 1 and 2, which judge x; let it vary",
+    ),
     ("train", ["--multirun", "seed=range(0,100000000)"], "--multirun: found more than 1000 runs"),
     ("train", ["--multirun", "seed=interval(0,1)"], "seed=interval(0,1): cannot be counted out"),
     ("train", ["--help", "policy=abc"], "policy: found abc; allowed: vit_base"),
@@ -54,6 +59,8 @@ WRONG = [
     ("collect", ["episodes=0"], "episodes: found 0; allowed: an integer at least 1"),
     ("collect", ["policy=vit_base"], "policy: no such setting"),
 ]
+
+IN_PROCESS = "hydra/launcher=basic"  # Hydra's own; ours is tested in test_local.py
 
 
 @pytest.fixture(autouse=True)
@@ -140,7 +147,7 @@ def test_help_says_what_there_is(entry: str, monkeypatch: pytest.MonkeyPatch, ca
     ENTRIES[entry]()
     lines = capsys.readouterr().out.splitlines()
     assert f"python {'-m data_tools.collect' if entry == 'collect' else entry + '.py'}" in "\n".join(lines[:4])
-    assert len(lines) < 120
+    assert len(lines) < 170
     text = "\n".join(lines)
     assert "--multirun" in text and "allowed" in text
     assert "hydra" not in text.lower()
@@ -169,7 +176,7 @@ def spy(ran: list[TrainConfig], *, fail_at: int = -1, error: Exception | None = 
 def test_multirun_runs_every_job(place: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     ran: list[TrainConfig] = []
     words = ["seed=0,1", "policy=vit_debug,vit_base"]
-    typed([*words[:place], "-m", *words[place:]], monkeypatch)
+    typed([*words[:place], "-m", *words[place:], IN_PROCESS], monkeypatch)
     spy(ran)()
     assert [(config.seed, config.policy.name) for config in ran] == [
         (0, "vit_debug"), (0, "vit_base"), (1, "vit_debug"), (1, "vit_base"),
@@ -191,7 +198,7 @@ def test_expected_errors_of_a_job_are_one_line_and_stop_the_rest(
     error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     ran: list[TrainConfig] = []
-    typed(["-m", "seed=0,1,2"], monkeypatch)
+    typed(["-m", "seed=0,1,2", IN_PROCESS], monkeypatch)
     with pytest.raises(SystemExit) as exit_:
         spy(ran, fail_at=2, error=error)()
     assert exit_.value.code == code and len(ran) == 2

@@ -1,11 +1,13 @@
 """Every option composes, every setting reaches what it turns, and no override ends in anything but one line."""
 
 import ast
+import contextlib
 import dataclasses
 import sys
 import tempfile
 import types
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +32,7 @@ from instructrl.config import (
 )
 from instructrl.errors import InputError
 from instructrl.overrides import CONFIG_DIR, groups, options
+from instructrl.profiles import LauncherConfig
 from instructrl.schema import known_keys, leaves, shown
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,8 +48,11 @@ def composed(*overrides: str, name: str = "train") -> Any:
 
 
 def chosen(group: str, option: str) -> list[str]:
-    """The words that choose an option; a task that only RLBench has brings RLBench with it."""
-    return [f"{group}={option}", *(["sim=rlbench"] if group == "task" and option not in EMBEDDED_TASKS else [])]
+    """The words that choose an option; what it needs besides comes with it."""
+    besides = ["sim=rlbench"] if group == "task" and option not in EMBEDDED_TASKS else []
+    if (group, option) == ("experiment", "pretrain_m3ae"):
+        besides = ["pretraining.train=[here]", "pretraining.val=[there]"]
+    return [f"{group}={option}", *besides]
 
 
 # Every option of every group composes.
@@ -63,7 +69,8 @@ def test_every_option_composes_and_is_taken(name: str, group: str, option: str) 
 
 def test_every_file_of_conf_is_an_option_of_some_command() -> None:
     files = {path.relative_to(CONFIG_DIR).as_posix() for path in CONFIG_DIR.rglob("*") if path.is_file()}
-    known = {f"{group}/{option}.yaml" for _, group, option in OPTIONS} | {f"{name}.yaml" for name in SCHEMAS}
+    chosen = {(group, option) for _, group, option in OPTIONS} | {("launcher", one) for one in options("launcher")}
+    known = {f"{group}/{option}.yaml" for group, option in chosen} | {f"{name}.yaml" for name in (*SCHEMAS, "launch")}
     assert files == known | {"quiet.yaml"}
 
 
@@ -109,21 +116,43 @@ def loss_program(config: TrainConfig) -> Any:
     return str(traced), [np.asarray(constant).tobytes() for constant in traced.consts]
 
 
+def attention(config: TrainConfig) -> Any:
+    """Which implementations a policy's attention asks for on an NVIDIA GPU."""
+    import jax
+
+    from instructrl.models import blocks
+
+    asked, known = [], jax.nn.dot_product_attention
+
+    def noted(*given: Any, implementation: str, **more: Any) -> Any:
+        asked.append(implementation)
+        return known(*given, implementation="xla", **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "has_cudnn", lambda: True)
+        patch.setattr(jax.nn, "dot_product_attention", noted)
+        shapes(config)
+    return asked
+
+
 def updates(config: TrainConfig) -> Any:
-    """What the optimizer does in three steps to a toy parameter."""
+    """What the optimizer does in five steps to toy parameters."""
+    import jax
     import jax.numpy as jnp
     import optax
 
     from instructrl.training.optimizer import learning_rate, make_optimizer
 
-    schedule = learning_rate(config.optimizer, epochs=config.training.epochs, steps_per_epoch=2)
-    optimizer = make_optimizer(config.optimizer, schedule)
-    params = {"kernel": jnp.array([[1.0, 2.0]])}
+    length = {"epochs": config.training.epochs, "steps_per_epoch": 2, "batch_size": config.training.batch_size}
+    optimizer = make_optimizer(config.optimizer, learning_rate(config.optimizer, **length))
+    matrix, vector = jnp.array([[1.0, 2.0]]), jnp.array([3.0])
+    params = {"encoder": {"block_0": {"kernel": matrix}}, "policy": {"kernel": matrix, "bias": vector}}
     state = optimizer.init(params)
-    for step in range(3):
-        change, state = optimizer.update({"kernel": jnp.array([[3.0, -1.0]]) * (10 ** (step - 1))}, state, params)
+    for step in range(5):
+        gradients = jax.tree.map(lambda leaf: (4 - 2 * leaf) * 10 ** (step - 1), params)  # noqa: B023
+        change, state = optimizer.update(gradients, state, params)
         params = optax.apply_updates(params, change)
-    return params["kernel"].tolist()
+    return [leaf.tolist() for leaf in jax.tree.leaves(params)]
 
 
 def platform(config: TrainConfig) -> Any:
@@ -134,9 +163,25 @@ def platform(config: TrainConfig) -> Any:
 
     told = []
     with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
         patch.setattr(jax.config, "update", lambda *pair: told.append(pair))
         hardware.select_platform(config.hardware)
     return told
+
+
+def devices(config: TrainConfig) -> Any:
+    """The grid of devices, and what jax is told of other processes."""
+    import jax
+
+    from instructrl.training import mesh, processes
+
+    told: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax.distributed, "is_initialized", lambda: False)
+        patch.setattr(jax.distributed, "initialize", lambda *given, **more: told.append((given, more)))
+        with processes.together(config.hardware):
+            grid = mesh.make_mesh(config.hardware)
+    return told, grid.shape
 
 
 class Reached(Exception):  # noqa: N818
@@ -181,7 +226,9 @@ def training_loop(config: TrainConfig) -> Any:
 
     values = {"loss": 1.0, "position_cm": 1.0, "rotation_deg": 1.0, "gripper_accuracy": 1.0, "steps": 1.0}
     checkpoints = SimpleNamespace(
-        step=lambda which: None, save=lambda state, step, metrics: seen.append(("save", step))
+        step=lambda which: None,
+        save=lambda state, step, metrics=None, progress=None: seen.append(("save", step)),
+        wait=lambda: None,
     )
     params = {"encoder": np.zeros(2), "policy": np.zeros(3)}
 
@@ -199,11 +246,11 @@ def training_loop(config: TrainConfig) -> Any:
         def __exit__(self, *error: Any) -> None:
             pass
 
-    def begin(config: TrainConfig, params: Any, tokenizer: Any, *, run: Path) -> Any:
-        return params, Origin(Path("w"), "0") if config.encoder.frozen else None
+    def begin(config: TrainConfig, params: Any, tokenizer: Any, *, run: Path, resumes: bool) -> Any:
+        return params, {"encoder": Origin(Path("w"), "0").described()} if config.encoder.frozen else {}
 
-    def state(params: Any, optimizer: Any) -> Any:
-        seen.append(("trained", sorted(params)))
+    def state(params: Any, optimizer: Any, *, ema: bool) -> Any:
+        seen.append(("trained", sorted(params), ema))
         return loop.TrainState(np.int32(0), params, {})
 
     with pytest.MonkeyPatch.context() as patch:
@@ -218,17 +265,73 @@ def training_loop(config: TrainConfig) -> Any:
         patch.setattr(preparation, "initial_state", state)
         step = lambda state, batch, frozen: (state, dict(values))  # noqa: E731
         patch.setattr(preparation, "make_train_step", lambda *given, **more: seen.append(more) or step)
-        patch.setattr(preparation, "make_eval_step", lambda agent: lambda params, batch: dict(values))
+        patch.setattr(preparation, "make_eval_step", lambda agent, **_: lambda params, batch: dict(values))
         patch.setattr(preparation, "record_data", lambda run, data: None)
         patch.setattr(preparation, "described", lambda config, sets: {})
-        patch.setattr(loop, "announce", lambda training, state: None)
-        patch.setattr(loop, "open_checkpoints", lambda run: Opened(checkpoints))
-        patch.setattr(loop, "only_process", lambda run, **_: Opened(None))
-        metrics = SimpleNamespace(write=lambda split, values, step, epoch: seen.append((split, step, epoch)))
-        patch.setattr(loop, "open_metrics", lambda config, run, from_step: Opened(metrics))
+        patch.setattr(loop, "announce", lambda *given: None)
+        patch.setattr(loop, "open_checkpoints", lambda run, keep: seen.append(keep) or Opened(checkpoints))
+        patch.setattr(loop, "only_owner", lambda run, **_: Opened(SimpleNamespace(check=lambda: None)))
+        patch.setattr(loop, "Seeing", Unseeing)
+        metrics = SimpleNamespace(
+            write=lambda split, values, step, epoch: seen.append((split, step, epoch)), show=lambda pictures, step: None
+        )
+        patch.setattr(loop, "open_metrics", lambda config, run, **_: Opened(metrics))
         data = {split: [Path(split, task) for task in task_names(config.task)] for split in ("train", "val")}
         loop.train(config, Path("run"), data=data, rollout=rollout)
     return seen
+
+
+class Unseeing:
+    """In place of what looks at every step."""
+
+    def __init__(self, *given: Any) -> None:
+        self.spent = self.taking = lambda *given: contextlib.nullcontext()
+        self.close = lambda: None
+
+    def fetched(self, values: Any, *, step: int) -> Any:
+        return values
+
+    def write_speed(self, *, step: int, epoch: float) -> None:
+        pass
+
+
+def seen(config: TrainConfig) -> Any:
+    """What is written and traced of six steps."""
+    import jax
+    import numpy as np
+
+    from instructrl.training import flops, seeing
+    from instructrl.training.state import TrainState
+
+    notes: list[Any] = []
+    loader: Any = SimpleNamespace(shown=lambda step: [], steps_per_epoch=10)
+    values = {"loss": 1.0, "gradient_norm": 1.0, "steps": 1.0}
+    params = {"kernel": jax.numpy.zeros((2, 2))}
+    step = jax.jit(lambda state, batch, frozen: (state.params["kernel"] @ batch).sum())
+    training: Any = SimpleNamespace(
+        config=config,
+        train=loader,
+        learning_rate=lambda _: 0,
+        advice="",
+        batch_told=str,
+        counted=lambda step, values: {"keyframes": values["steps"]},
+        flops=lambda state, batch: flops.step_flops(step, state, batch, {}),
+    )
+    metrics: Any = SimpleNamespace(
+        write=lambda split, values, step, epoch: notes.append((split, step)),
+        write_speed=lambda values, step, epoch: notes.append((step, "utilisation" in values)),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax.profiler, "start_trace", lambda folder, **more: notes.append(folder))
+        patch.setattr(jax.profiler, "stop_trace", lambda: notes.append("whole"))
+        patch.setattr(Path, "rglob", lambda folder, pattern: [folder / pattern])
+        looks = seeing.Seeing(training, Path("run"), metrics)
+        for number in range(6):
+            with looks.taking(number, TrainState(0, params, {}), np.zeros((2, 2))):
+                pass
+            looks.fetched(values, step=number)
+        looks.write_speed(step=6, epoch=1)
+    return notes
 
 
 def inputs(config: TrainConfig) -> Any:
@@ -385,11 +488,65 @@ def collected(config: Any) -> Any:
         patch.setattr(sys, "argv", ["collect"])
         with pytest.raises(Reached):
             if isinstance(config, CollectConfig):
-                patch.setattr(sys.modules["instructrl.command"], "resolve", lambda *given: config)
+                command = sys.modules["instructrl.command"]
+                patch.setattr(command, "compose_launcher", lambda words, **_: (words, LauncherConfig("local", "local")))
+                patch.setattr(command, "resolve", lambda *given: config)
                 collect.main()
             else:
                 collect.ensure_demonstrations(config.task, config.sim, config.data)
     return seen
+
+
+def pretrained(config: TrainConfig) -> Any:
+    """Which pairs are read, how, what a step computes of them, and how many are drawn."""
+    import jax
+
+    from instructrl.training import pretraining
+    from instructrl.training.masked_step import Numbered
+
+    seen: list[Any] = []
+
+    def read(sets: Any, tokenizer: Any, **options: Any) -> Any:
+        seen.append(options)
+        return SimpleNamespace(steps_per_epoch=3)
+
+    @contextmanager
+    def opened(places: Any, split: str) -> Any:
+        seen.append((places, split))
+        yield []
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretraining, "PairLoader", read)
+        patch.setattr(pretraining, "open_pairs", opened)
+        patch.setattr(pretraining, "record_data", lambda run, record: None)
+        with pretraining.open_pair_sets(config) as sets:
+            training, state = pretraining.prepare_pretraining(config, Path("run"), sets)
+    pairs = pretraining.described_batch(config, training.tokenizer)
+    number = jax.ShapeDtypeStruct((), "uint32")
+    seen.append(training.train_step.lower(state, Numbered(number, pairs), {}).as_text())  # type: ignore[attr-defined]
+    return [*seen, training.reconstructions._count]
+
+
+def beginning(config: TrainConfig) -> Any:
+    """Which run's parameters are read, and which of them are taken."""
+    import jax
+    import numpy as np
+
+    from instructrl.training import beginning
+    from instructrl.training.trained import Trained
+
+    seen: list[Any] = []
+    tokenizer, shapes = beginning.described_agent(config)
+    zeros, ones = (jax.tree.map(lambda leaf: np.full(leaf.shape, value, leaf.dtype), shapes) for value in (0, 1))  # noqa: B023
+
+    def read(run: Path, *, checkpoint: str, hardware: Any) -> Any:
+        seen.append((run, checkpoint))
+        return Trained(config, tokenizer, ones, 3)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(beginning, "read_trained", read)
+        params, _ = beginning.inherited(config, zeros, tokenizer, run=Path("run"))
+    return seen, [float(leaf.sum()) for leaf in jax.tree.leaves(params)]
 
 
 def wandb_start(config: TrainConfig) -> Any:
@@ -417,13 +574,24 @@ def run_folder(config: TrainConfig) -> Any:
 
 
 LABELS = {"encoder.name", "policy.name", "head.name", "optimizer.name", "hardware.name", "sim.name"}  # for run names
-NOT_FOR = {"collect": {"task.weights"}}  # which are of a group, and say nothing to a command
+NOT_FOR = {  # which are of a group, and say nothing to a command
+    "collect": {"task.weights"},
+    "eval": {
+        f"hardware.{key}" for key in ("fsdp", "accumulation", "local_devices", "coordinator", "processes", "process")
+    },
+}
 ONE_CHOICE = {"optimizer.kind"}  # so far
+ELSEWHERE = {"objective"}  # it changes what other settings may be: tests/test_pretraining.py
+MASKED = ("experiment=pretrain_tiny", "sim.image_size=32", "encoder.dim=16", "encoder.depth=1", "encoder.heads=2",
+          "encoder.patch_size=8", "pretraining.canvas=36", "pretraining.decoder_dim=16", "pretraining.decoder_depth=1",
+          "pretraining.decoder_heads=2", "training.batch_size=16", "hardware.local_devices=1")  # fmt: skip
 LOOP = ("training.batch_size=2", "task.episodes=5", "task.val_episodes=3", "training.epochs=4",
-        "training.rollout_every=1", "optimizer.warmup_epochs=0")  # fmt: skip
+        "training.rollout_every=1", "optimizer.warmup_epochs=0", "hardware.local_devices=1")  # fmt: skip
+SHORT = ("training.epochs=4", "optimizer.warmup_epochs=0.5")
 CLIP = ("policy=vit_debug", "sim.image_size=32", "policy.dim=16", "policy.heads=2", "encoder=clip_b32",
         "encoder.dim=16", "encoder.depth=2", "encoder.heads=2", "encoder.patch_size=8", "encoder.image_size=16",
         "encoder.text_dim=16", "encoder.text_depth=2", "encoder.text_heads=2", "encoder.projection=8")  # fmt: skip
+TWO_PROCESSES = ("hardware.coordinator=host:1", "hardware.processes=2", "hardware.process=0")
 FROZEN = (*TINY, "encoder.frozen=true", "head=regression")
 # setting -> (another value, where it must show, what is set besides)
 Probe = tuple[str, Callable[[Any], Any], tuple[str, ...]]
@@ -433,6 +601,8 @@ TRAIN_PROBES: dict[str, Probe] = {
     "output_dir": ("elsewhere", run_folder, ()),
     "features": ("live", training_loop, (*LOOP, "encoder.frozen=true")),
     "features_dir": ("elsewhere", feature_cache, FROZEN),
+    "init_from": ("elsewhere", beginning, (*TINY, "init_from=run")),
+    "init_checkpoint": ("last", beginning, (*TINY, "init_from=run")),
     "encoder.kind": ("m3ae", shapes, TINY),
     "encoder.heads": ("2", loss_program, (*TINY, "encoder.kind=m3ae")),
     "encoder.image_size": ("16", loss_program, TINY),
@@ -470,14 +640,34 @@ TRAIN_PROBES: dict[str, Probe] = {
     "task.tasks": ("[reach_target,push_button]", judged_run, ()),
     "task.weights": ("[1,2]", training_loop, (*LOOP, "task.tasks=[reach_target,push_button]")),
     "optimizer.learning_rate": ("0.01", updates, ()),
-    "optimizer.weight_decay": ("0.1", updates, ()),
+    "optimizer.base_batch": ("7", updates, ()),
+    "optimizer.schedule": ("linear", updates, SHORT),
+    "optimizer.end_share": ("0.5", updates, SHORT),
     "optimizer.warmup_epochs": ("2", updates, ()),
+    "optimizer.warmup_steps": ("3", updates, ("optimizer.warmup_epochs=null", "optimizer.warmup_steps=1")),
+    "optimizer.weight_decay": ("0.1", updates, ()),
+    "optimizer.decay": ("[policy]", updates, ("optimizer.weight_decay=0.1",)),
+    "optimizer.layer_decay": ("0.5", updates, ()),
+    "optimizer.encoder_rate": ("0.5", updates, ()),
     "optimizer.clip_norm": ("0.1", updates, ()),
+    "optimizer.ema": ("0.9", training_loop, LOOP),
     "optimizer.beta1": ("0.5", updates, ()),
     "optimizer.beta2": ("0.5", updates, ()),
     "hardware.platform": ("cpu", platform, ()),
     "hardware.precision": ("bfloat16", loss_program, TINY),
     "hardware.prefetch": ("5", training_loop, LOOP),
+    "hardware.attention": ("xla", attention, (*TINY, "hardware.precision=bfloat16")),
+    "hardware.remat": ("blocks", loss_program, TINY),
+    "hardware.scan": ("true", loss_program, (*TINY, "policy.depth=3")),
+    "hardware.fsdp": ("2", devices, ()),
+    "hardware.accumulation": ("2", training_loop, LOOP),
+    "hardware.local_devices": ("2", devices, ()),
+    "hardware.coordinator": ("auto", devices, ()),
+    "hardware.processes": ("3", devices, TWO_PROCESSES),
+    "hardware.process": ("1", devices, TWO_PROCESSES),
+    "hardware.compilation_cache": ("elsewhere", platform, ()),
+    "hardware.peak_flops": ("1e9", seen, ()),
+    "hardware.profile": ("[1,3]", seen, ()),
     "sim.cameras": ("[wrist]", training_loop, LOOP),
     "sim.image_size": ("64", training_loop, LOOP),
     "sim.kind": ("rlbench", collected, ()),
@@ -494,11 +684,40 @@ TRAIN_PROBES: dict[str, Probe] = {
     "training.token_dropout": ("0.3", training_loop, LOOP),
     "training.sentences": ("1", training_loop, LOOP),
     "training.validate_every": ("2", training_loop, LOOP),
+    "training.save_every": ("2", training_loop, LOOP),
+    "training.keep_last": ("2", training_loop, LOOP),
+    "training.keep_best": ("2", training_loop, LOOP),
     "training.rollout_every": ("2", training_loop, LOOP),
     "training.rollout_episodes": ("3", rollouts, ()),
+    "training.log_every": ("2", seen, ()),
+    "training.freeze": ("[policy]", training_loop, LOOP),
+    "training.fresh": ("[head]", beginning, (*TINY, "init_from=run")),
+    **{
+        f"pretraining.{key}": (value, pretrained, MASKED)
+        for key, value in {
+            "train": "[elsewhere]",
+            "val": "[elsewhere]",
+            "pair_rate": "2",
+            "image_rate": "2",
+            "text_rate": "2",
+            "image_mask": "0.25",
+            "text_mask": "0.25",
+            "image_weight": "7",
+            "text_weight": "7",
+            "canvas": "40",
+            "crop_low": "0.1",
+            "crop_high": "0.9",
+            "flip": "true",
+            "decoder_dim": "24",
+            "decoder_depth": "2",
+            "decoder_heads": "4",
+            "pictures": "1",
+        }.items()
+    },
     "wandb.mode": ("offline", wandb_start, ()),
     "wandb.project": ("other", wandb_start, ()),
     "wandb.entity": ("someone", wandb_start, ()),
+    "wandb.group": ("study", wandb_start, ()),
 }
 COLLECT_PROBES: dict[str, Probe] = {
     **dict.fromkeys(("episodes", "val_episodes", "task.episodes", "task.val_episodes"), ("7", collected, ())),
@@ -531,6 +750,12 @@ EVAL_PROBES: dict[str, Probe] = {
     "hardware.platform": ("cpu", judged, FEW),
     "hardware.precision": ("bfloat16", judged, FEW),
     "hardware.prefetch": ("5", judged, FEW),
+    "hardware.attention": ("xla", judged, FEW),
+    "hardware.remat": ("blocks", judged, FEW),
+    "hardware.scan": ("true", judged, FEW),
+    "hardware.compilation_cache": ("elsewhere", judged, FEW),
+    "hardware.peak_flops": ("1e9", judged, FEW),
+    "hardware.profile": ("[1,3]", judged, FEW),
 }
 PROBES = {"train": TRAIN_PROBES, "collect": COLLECT_PROBES, "eval": EVAL_PROBES}
 BASES: dict[Any, Any] = {}  # what the probes see without the change; they are deterministic
@@ -546,7 +771,7 @@ def test_every_setting_reaches_what_it_turns(name: str, key: str) -> None:
 
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_no_setting_is_without_such_a_proof(name: str) -> None:
-    assert set(leaves(SCHEMAS[name])) - LABELS - ONE_CHOICE - NOT_FOR.get(name, set()) == set(PROBES[name])
+    assert set(leaves(SCHEMAS[name])) - LABELS - ONE_CHOICE - ELSEWHERE - NOT_FOR.get(name, set()) == set(PROBES[name])
     for key in ONE_CHOICE & set(leaves(SCHEMAS[name])):
         assert len(leaves(SCHEMAS[name])[key].metadata["choices"]) == 1, f"{key} has a choice now: prove what it does"
 
@@ -596,8 +821,27 @@ def test_every_field_is_read_somewhere() -> None:
         (["encoder.patch_size=6"], "encoder.patch_size: found 6; allowed: a multiple of 4"),
         (["sim.image_size=100"], "sim.image_size: found 100; allowed: a multiple of encoder.patch_size=8"),
         (["policy.dim=33", "policy.heads=3"], "policy.dim: found 33; allowed: an even number"),
+        (["training.fresh=[head]"], "training.fresh: found [head]; allowed: null without init_from"),
+        (["hardware.profile=[3]"], "hardware.profile: found [3]; allowed: null, or the first and the last step"),
+        (["hardware.profile=[5,3]"], "hardware.profile: found [5, 3]; allowed: null, or the first and the last step"),
         (["policy.heads=5"], "policy.heads: found 5; allowed: a divisor of policy.dim=384"),
         (["training.epochs=3"], "optimizer.warmup_epochs: found 5.0; allowed: less than training.epochs=3"),
+        (["hardware.fsdp=0"], "hardware.fsdp: found 0; allowed: an integer at least 1"),
+        (["hardware.coordinator=here"], "hardware.coordinator: found here; allowed: host:port, auto, or null"),
+        (["hardware.coordinator=a:1"], "hardware.processes: found null; allowed: a number with hardware.coordinator=a"),
+        (["hardware.processes=2"], "hardware.processes: found 2; allowed: null without hardware.coordinator=host:port"),
+        ([*TWO_PROCESSES, "hardware.process=2"], "hardware.process: found 2; allowed: at least 0 and less than hardw"),
+        (["hardware.coordinator=auto", "output_dir=gs://b/o"], "output_dir: found gs://b/o; allowed: a folder that"),
+        (["optimizer.warmup_epochs=null"], "optimizer.warmup_epochs: found null; allowed: a number, or one for optim"),
+        (["optimizer.warmup_steps=9"], "optimizer.warmup_steps: found 9; allowed: null with optimizer.warmup_epochs=5"),
+        (["optimizer.schedule=step"], "optimizer.schedule: found step; allowed: cosine, linear, constant"),
+        (["optimizer.schedule=constant", "optimizer.end_share=0.1"], "optimizer.end_share: found 0.1; allowed: 0 with"),
+        (["optimizer.layer_decay=0"], "optimizer.layer_decay: found 0.0; allowed: a number above 0 and at most 1"),
+        (["optimizer.layer_decay=0.5", "encoder=m3ae_b16"], "optimizer.layer_decay: found 0.5; allowed: 1 with enc"),
+        (["optimizer.encoder_rate=0.5", "encoder.frozen=true"], "optimizer.encoder_rate: found 0.5; allowed: 1 with"),
+        (["hardware.attention=cudnn"], "hardware.attention: found cudnn; allowed: auto or xla, or hardware.precision="),
+        (["optimizer.ema=1"], "optimizer.ema: found 1.0; allowed: a number above 0 and at most 0.999999, or null"),
+        (["optimizer.decay=[]"], "optimizer.decay: found []; allowed: a list like [a,b], without repetition, or null"),
         (["name=a/b"], "name: found a/b"),
         (["name=.."], "name: found .."),
         (["name='" + "é" * 150 + "'"], "name: found éé"),
@@ -631,7 +875,7 @@ def test_every_field_is_read_somewhere() -> None:
         (["policy=[a,b]"], "policy: found [a, b]; allowed: vit_base, vit_debug, vit_large, vit_small"),
         (["policy=3"], "policy: found 3; allowed: vit_base, vit_debug, vit_large, vit_small"),
         (["policy=null"], "policy: found null; allowed: vit_base, vit_debug, vit_large, vit_small"),
-        (["experiment=x"], "experiment: found x; allowed: quickstart, null"),
+        (["experiment=x"], "experiment: found x; allowed: pretrain_m3ae, pretrain_tiny, quickstart, null"),
         (["policy.depth=abc"], "policy.depth: found abc; allowed: an integer at least 1 and at most 64"),
         (["policy.depth=1.5"], "policy.depth: found 1.5; allowed: an integer at least 1 and at most 64"),
         (["policy.depth=null"], "policy.depth: found null; allowed: an integer"),
@@ -639,7 +883,7 @@ def test_every_field_is_read_somewhere() -> None:
         (["sim.cameras=front"], "sim.cameras: found front; allowed: a list of front"),
         (["wandb={mode: on}"], "wandb.mode: found on; allowed: off, offline, online"),
         (["wandb={modes: off}"], "wandb.modes: no such setting; did you mean wandb.mode"),
-        (["wandb=off"], "wandb: found off; allowed: its settings wandb.mode, wandb.project, wandb.entity"),
+        (["wandb=off"], "wandb: found off; allowed: its settings wandb.mode, wandb.project, wandb.entity, wandb.group"),
         (["+policy.dept=3"], "policy.dept: no such setting; did you mean policy.depth?"),
         (["nonsense=3"], "nonsense: no such setting; allowed here: data, encoder, "),
         (["seed=${nowhere.at.all}"], "seed: Interpolation key 'nowhere.at.all' not found"),

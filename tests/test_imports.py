@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-DOORS = {"errors", "schema", "config", "overrides", "command", "batch", "actions"}
+DOORS = {"errors", "interruption", "schema", "config", "overrides", "command", "profiles", "batch", "actions"}
 LAYERS = {**dict.fromkeys(DOORS, 0), "data": 1, "models": 1, "sim": 1, "training": 2, "evaluation": 3}
 NO_JAX = (  # what a command runs through before its settings are known to be right
     "train.py",
@@ -27,18 +27,19 @@ ONLY_IN = {  # library -> where it may be imported
     "hdf5plugin": "instructrl/data/",
     **dict.fromkeys(("fsspec", "gcsfs", "s3fs"), "instructrl/data/buckets.py"),
     "hydra": "instructrl/",
+    "submitit": "launchers/slurm.py",
     "gymnasium": "instructrl/sim/gym.py",
     "rlbench": "instructrl/sim/rlbench/library.py",
     "pyrep": "instructrl/sim/rlbench/library.py",
-    "tensorflow_datasets": "data_tools/rlds",
-    "array_record": "data_tools/rlds",
+    "tensorflow_datasets": ("data_tools/rlds", "instructrl/data/tfds.py", "instructrl/data/records.py"),
+    "array_record": ("data_tools/rlds", "instructrl/data/records.py"),
 }
 
 
 def sources(root: Path) -> list[Path]:
     """The suite's files, without its tests."""
     return [*sorted((root / "instructrl").rglob("*.py")), *sorted((root / "data_tools").rglob("*.py")),
-            root / "train.py", root / "eval.py"]  # fmt: skip
+            *sorted((root / "launchers").rglob("*.py")), root / "train.py", root / "eval.py"]  # fmt: skip
 
 
 def imports(path: Path, root: Path, *, lazy: bool = True) -> set[str]:
@@ -73,7 +74,7 @@ def violations(root: Path) -> list[str]:
         here = room(".".join(path.relative_to(root).with_suffix("").parts))
         for name in sorted(imports(path, root)):
             there, top = room(name), name.partition(".")[0]
-            if top == "tests" or (here and top in ("data_tools", "train", "eval")):
+            if top == "tests" or (here and top in ("data_tools", "launchers", "train", "eval")):
                 broken.append(f"{place} imports {name}: nothing imports what lies above it")
             if here and there and here != there and not (LAYERS[here] > LAYERS[there] or {here, there} <= DOORS):
                 broken.append(f"{place} imports {name}: imports point down, and rooms of one layer do not meet")
@@ -112,6 +113,8 @@ def test_every_part_of_the_package_has_a_place_in_the_layers() -> None:
         ("instructrl/training/run_directory.py", "import jax.numpy as jnp"),
         ("instructrl/sim/env.py", "import data_tools.collect"),
         ("train.py", "from tests import tiny"),
+        ("instructrl/evaluation/judge.py", "def late():\n    import launchers.sweep"),
+        ("launchers/local.py", "import submitit"),
         ("data_tools/rlbench.py", "from pyrep.const import RenderMode"),
         ("instructrl/sim/rlbench/env.py", "def late():\n    import rlbench.tasks"),
         ("instructrl/sim/env.py", "import gymnasium"),

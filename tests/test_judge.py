@@ -118,7 +118,7 @@ def test_a_run_that_cannot_be_judged_is_refused(missing: str, tmp_path: Path, mo
     if missing != "directory":
         run.mkdir()
         if missing != "config.yaml":
-            monkeypatch.setattr(runs, "read_config", lambda _: None)
+            monkeypatch.setattr(runs, "read_config", lambda _: SimpleNamespace(objective="cloning"))
         if missing == "checkpoints":
             (run / "data.json").write_text('{"train": {"provenance": {}}}')
     with pytest.raises(InputError, match=f"{run}.*(train|give the directory of a run)"):
@@ -353,7 +353,7 @@ def test_some_tasks_of_a_set_can_be_judged(set_run: Path) -> None:
 def test_a_task_that_was_not_learnt_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="tasks: found push_button; allowed for this run: reach_target"):
         judging.judge(settings(run, tasks=["push_button"]))
-    trained = SimpleNamespace(task=TaskConfig("reach_target", 1, 1, None, TASKS[:2]))
+    trained = SimpleNamespace(objective="cloning", task=TaskConfig("reach_target", 1, 1, None, TASKS[:2]))
     monkeypatch.setattr(runs, "read_config", lambda _: trained)
     check_run(run, tasks=["push_button"])
     with pytest.raises(InputError, match="tasks: found pick_and_lift; allowed for this run: reach_target, push_button"):
@@ -446,7 +446,7 @@ def test_the_command_prints_the_numbers_and_then_says_what_is_wrong(
     set_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(judging, "stage_workers", of_each_task(push_button=-1))
-    monkeypatch.setattr(runs, "read_config", lambda _: None)
+    monkeypatch.setattr(runs, "read_config", lambda _: SimpleNamespace(objective="cloning"))
     words = ["eval.py", f"run={set_run}", "episodes=8", "rows=[trained]", "workers=2", "videos=0"]
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit) as ended:

@@ -14,7 +14,7 @@ import pytest
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
-SECONDS = 120  # until the moment has come
+SECONDS = 300  # to come there, on a machine with other work
 
 
 def bearers(mark: str) -> dict[int, str]:
@@ -63,8 +63,8 @@ def test_a_killed_trainer_leaves_no_process_behind(tmp_path: Path, moment: str) 
 
     try:
         assert wait_for(come, SECONDS), log.read_text()
-        others = {pid: line for pid, line in bearers(mark).items() if pid != process.pid}
-        assert others or moment == "training", "nothing was there that could be left"
+        if moment != "training":
+            assert wait_for(lambda: len(bearers(mark)) > 1, 30), "nothing was there that could be left"
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         assert wait_for(lambda: not bearers(mark), 10), bearers(mark)

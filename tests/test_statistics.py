@@ -1,9 +1,11 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instructrl.evaluation.statistics import mean_interval, wilson_interval
+from instructrl.evaluation.statistics import mean_interval, seeds_interval, student_interval, wilson_interval
 
 counts = st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
@@ -94,3 +96,22 @@ def test_the_interval_of_a_mean_covers_what_it_says(tasks: int, episodes: int, r
 def test_a_mean_of_nothing_is_refused(counts: list[tuple[int, int]]) -> None:
     with pytest.raises(ValueError, match="at least once"):
         mean_interval(counts)
+
+
+def test_students_interval_is_that_of_the_tables() -> None:
+    low, high = student_interval([1.0, 2.0, 3.0])
+    assert (low, high) == pytest.approx((2 - 4.302653 / math.sqrt(3), 2 + 4.302653 / math.sqrt(3)), abs=1e-6)
+    assert student_interval([3.0]) is None
+    with pytest.raises(ValueError):
+        student_interval([])
+
+
+def test_the_interval_over_seeds_holds_what_seeds_and_episodes_leave_open() -> None:
+    episodes = mean_interval([(20, 20), (20, 20), (20, 20)])
+    assert seeds_interval([1.0, 1.0, 1.0], [(20, 20)] * 3) == episodes, "seeds that agree by chance"
+    low, high = seeds_interval([0.4, 0.5, 0.6], [(400, 1000), (500, 1000), (600, 1000)])
+    assert (low, high) == pytest.approx(
+        (0.5 - 0.1 * 4.302653 / math.sqrt(3), 0.5 + 0.1 * 4.302653 / math.sqrt(3)), abs=1e-6
+    )
+    assert seeds_interval([0.25], [(5, 20)]) == wilson_interval(5, 20)
+    assert seeds_interval([0.0, 1.0], [(0, 5), (5, 5)]) == (0.0, 1.0)

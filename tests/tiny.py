@@ -22,6 +22,7 @@ OVERRIDES = (
     "head.dim=16",
     "training.epochs=4",
     "training.batch_size=5",
+    "hardware.local_devices=1",
     "data.dir={data}",
     "output_dir={out}",
 )

@@ -21,6 +21,7 @@ from instructrl.data.layout import Layout
 from instructrl.data.rows import Rows
 from instructrl.data.storage import Place
 from instructrl.errors import InputError, RunError
+from instructrl.interruption import stop_if_asked
 
 # Images uint8 [N,K,H,W,3], tokens int32 [N,L] and padding float32 [N,L] to pooled [N,K,F], text [N,G] and patches
 # [N,K,P,D] or None, of numpy or jax; always of the same N.
@@ -62,6 +63,7 @@ def fill(
         tqdm(total=count, unit="row", desc="features", dynamic_ncols=True, mininterval=0.5, disable=None) as progress,
     ):
         for number, begin in enumerate(begins):
+            stop_if_asked()
             waiting += [reading.submit(read, b, ends[b]) for b in begins[number + len(waiting) : number + AHEAD]]
             features = encode(*waiting.popleft().result())
             written.append((ends[begin] - begin, writing.submit(write, begin, ends[begin], features)))

@@ -7,7 +7,7 @@ a trainer that is killed. A pure function of the step has no state to carry, and
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,14 @@ from instructrl.data.tokenizer import Tokenizer
 from instructrl.errors import InputError
 
 T = TypeVar("T")
+B = TypeVar("B")
+Made = TypeVar("Made", covariant=True)
+
+
+class Batches(Protocol[Made]):
+    """What makes a batch of a step's number alone: `Loader`, and `pairs.PairLoader`."""
+
+    def batch(self, step: int) -> Made: ...
 
 
 class Loader:
@@ -91,13 +99,24 @@ class Loader:
         epoch, place = divmod(step, self.steps_per_epoch)
         order, draws = self.order.epoch(epoch)
         begin = place * self._batch_size + self._begin
-        chosen = range(begin, min(begin + self.sizes.batch, len(order)))
+        chosen = slice(begin, min(begin + self.sizes.batch, len(order)))
         batch = empty_batch(self.sizes)
-        batch.text_padding_mask[len(chosen) :] = 1
-        for row, sequence in enumerate(chosen):
-            file = int(np.searchsorted(self._firsts, order[sequence], side="right")) - 1
-            self.files[file].fill(batch, row, int(order[sequence] - self._firsts[file]), draw=int(draws[sequence]))
+        batch.text_padding_mask[max(0, chosen.stop - begin) :] = 1
+        for row, (file, episode) in enumerate(zip(*self._located(order[chosen]), strict=True)):
+            self.files[file].fill(batch, row, int(episode), draw=int(draws[begin + row]))
         return batch
+
+    def shown(self, step: int) -> list[tuple[Episodes, np.ndarray]]:
+        """The files and numbers of the episodes in batch number `step`, those of all processes together."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        begin = place * self._batch_size
+        files, numbers = self._located(self.order.epoch(epoch)[0][begin : begin + self._batch_size])
+        return [(self.files[file].episodes, numbers[files == file]) for file in np.unique(files)]
+
+    def _located(self, sequences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Episodes that are numbered through as their files, and their numbers there."""
+        files = np.searchsorted(self._firsts, sequences, side="right") - 1
+        return files, sequences - self._firsts[files]
 
 
 class File:
@@ -127,7 +146,7 @@ class File:
         batch.text_padding_mask[row] = self.sentences.padding[sentence]
 
 
-def prefetched(loader: Loader, start: int, stop: int, *, depth: int, put: Callable[[Batch], T]) -> Generator[T]:
+def prefetched(loader: Batches[B], start: int, stop: int, *, depth: int, put: Callable[[B], T]) -> Generator[T]:
     """`put(loader.batch(step))` for start <= step < stop, in order, at most `depth` prepared ahead by a thread.
 
     An exception reaches the consumer at its batch. Closing the iterator (contextlib.closing) ends the thread.

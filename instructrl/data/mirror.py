@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from instructrl.data import buckets
-from instructrl.data.lock import only_process
+from instructrl.data.owner import only_owner
 from instructrl.data.storage import BucketPath, Place
 from instructrl.errors import InputError, RunError
 
@@ -122,6 +122,7 @@ def complete(names: Iterable[str]) -> list[str]:
         if (parent(name) in whole or not parent(name).startswith("checkpoints/"))
         and str(PurePosixPath(name)) == name
         and not {"..", "/"} & set(PurePosixPath(name).parts)
+        and not PurePosixPath(name).name.startswith(".")  # the owner's record is nobody's to copy
     ]
 
 
@@ -142,7 +143,7 @@ class Workshop:
 def workshop(place: Place, *, alone: bool) -> Iterator[Workshop]:
     """A run's folder to work in; what is in a bucket is fetched now, and what changed is sent also after an error.
 
-    `alone`: other processes of this machine that want the same folder of a bucket for themselves are refused.
+    `alone`: other processes that want the same folder of a bucket for themselves are refused.
 
     Raises:
         InputError, RunError: the bucket cannot be read or written, or another process works there.
@@ -153,7 +154,7 @@ def workshop(place: Place, *, alone: bool) -> Iterator[Workshop]:
     with ExitStack() as stack:
         if alone:
             remedy = "add name=... for a run of its own"
-            stack.enter_context(only_process(place, does="trains", remedy=remedy, elsewhere="set TMPDIR"))
+            stack.enter_context(only_owner(place, does="trains", remedy=remedy, elsewhere="set TMPDIR"))
         base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="instructrl-")))
         mirror = Mirror(place, base / (place.name or "run"))
         mirror.pull()

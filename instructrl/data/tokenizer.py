@@ -59,8 +59,10 @@ class Tokenizer:
         self._tokenizer = word_pieces(ids) if merges is None else byte_pairs(ids, merges)
         self._tokenizer.add_tokens([AddedToken(**entry) for entry in added])
 
-    def __call__(self, sentences: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, sentences: list[str], *, cut: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Tokens [B,L] int32 and padding mask [B,L] float32, 1 where padding; an empty sentence has no word.
+
+        With `cut` a sentence of more than `length` tokens loses its end (markers stay).
 
         Raises:
             InputError: a sentence has more than `length` tokens, or something that the vocabulary cannot tell.
@@ -69,6 +71,8 @@ class Tokenizer:
         padding = np.ones((len(sentences), self.length), np.float32)
         for row, sentence in enumerate(sentences):
             ids = self._ids(sentence)
+            if cut and len(ids) > self.length:
+                ids = [*ids[: self.length - 1], ids[-1]] if self.markers else ids[: self.length]
             if len(ids) > self.length:
                 raise InputError(
                     f"instruction {sentence!r}: {len(ids)} tokens, at most {self.length} fit; say it shorter"

@@ -8,15 +8,12 @@ import jax
 import numpy as np
 
 from instructrl.batch import ACTION_SIZE, Batch, Features, Observation
-from instructrl.config import HardwareConfig, TrainConfig
-from instructrl.data.tokenizer import Tokenizer, make_tokenizer
-from instructrl.errors import InputError
+from instructrl.config import HardwareConfig
+from instructrl.data.tokenizer import Tokenizer
 from instructrl.models.agent import Agent
-from instructrl.training.checkpoint import open_checkpoints
-from instructrl.training.encoder import frozen_encoder
 from instructrl.training.hardware import select_platform
-from instructrl.training.run_directory import read_config, read_data
-from instructrl.training.state import abstract_params, make_agent, one_step, split
+from instructrl.training.state import make_agent
+from instructrl.training.trained import read_trained
 
 
 class AgentActor:
@@ -95,21 +92,6 @@ def fingerprint(actor: AgentActor) -> str:
     return digest.hexdigest()[:16]
 
 
-def tokenizer_of(config: TrainConfig, run: Path) -> Tokenizer:
-    """The tokenizer of a run, if it still gives the same tokens.
-
-    Raises:
-        InputError: it is gone, or another one than the run was trained with.
-    """
-    tokenizer, recorded = make_tokenizer(config.encoder), read_data(run).get("tokenizer")
-    if recorded is not None and recorded.get("checksum") != tokenizer.checksum:
-        raise InputError(
-            f"encoder.tokenizer={config.encoder.tokenizer}: its content is not what {run} was trained with; "
-            "restore the file"
-        )
-    return tokenizer
-
-
 def load_actor(
     run: Path, *, checkpoint: str, slots: int, steps: int, hardware: HardwareConfig
 ) -> tuple[AgentActor, int]:
@@ -118,21 +100,8 @@ def load_actor(
     Raises:
         InputError: there is no run, no readable checkpoint, or its tokenizer or frozen weights are gone or others.
     """
-    config = read_config(run)
     select_platform(hardware)
-    config.hardware = hardware
-    tokenizer = tokenizer_of(config, run)
-    agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    params = abstract_params(agent, one_step(config, tokenizer))
-    trained, frozen = split(params, frozen=config.encoder.frozen)
-    if not (run / "checkpoints").is_dir():
-        raise InputError(f"{run}: no checkpoint yet; train it first")
-    with open_checkpoints(run, read_only=True) as checkpoints:
-        step = checkpoints.step(checkpoint)
-        if step is None:
-            raise InputError(f"{run}: no checkpoint yet; start its training again to go on")
-        trained = checkpoints.params(trained, step=step)
-    if frozen:
-        frozen = {"encoder": frozen_encoder(config, params, tokenizer, run=run)}
-    params = jax.device_put({**trained, **frozen})
-    return AgentActor(agent, params, tokenizer, slots=slots, steps=steps), step
+    trained = read_trained(run, checkpoint=checkpoint, hardware=hardware)
+    agent = make_agent(trained.config, vocabulary_size=trained.tokenizer.vocabulary_size)
+    params = jax.device_put(trained.params)
+    return AgentActor(agent, params, trained.tokenizer, slots=slots, steps=steps), trained.step

@@ -3,6 +3,7 @@
 import html
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 WIDTH, HEIGHT = 340, 210
@@ -18,6 +19,15 @@ TITLES = {
 }
 _PLACES = ("step", "epoch")
 Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve: its points, its class in the style sheet, and what the legend calls it; None: a faint one without."""
+
+    points: Sequence[Point]
+    style: str
+    label: str | None
 
 
 def curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[Point]]]:
@@ -44,11 +54,17 @@ def title(metric: str) -> str:
 
 
 def chart(metric: str, series: Mapping[str, Sequence[Point]], *, axis: str) -> str:
-    """One `<figure>`: a line per split over the same axes, logarithmic where values span decades."""
-    points = [point for line in series.values() for point in line]
+    """One `<figure>`: a line per split over the same axes."""
+    splits = sorted(series, key=_split_order)
+    return figure(title(metric), [Line(series[split], _split_class(split), split) for split in splits], axis=axis)
+
+
+def figure(heading: str, lines: Sequence[Line], *, axis: str) -> str:
+    """One `<figure>` of lines over the same axes, logarithmic where values span decades."""
+    points = [point for line in lines for point in line.points]
     x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
     scale = _Scale([y for _, y in points])
-    name = html.escape(title(metric))
+    name = html.escape(heading)
 
     def place(point: Point) -> str:
         across = (point[0] - x_low) / (x_high - x_low) if x_high > x_low else 0.5
@@ -63,15 +79,17 @@ def chart(metric: str, series: Mapping[str, Sequence[Point]], *, axis: str) -> s
     for x, anchor in ((x_low, "start"), (x_high, "end")) if x_high > x_low else ((x_low, "middle"),):
         across = place((x, scale.ticks[0])).split(",")[0]
         parts.append(f'<text class="tick" x="{across}" y="{HEIGHT - 11}" text-anchor="{anchor}">{axis} {x:g}</text>')
-    for split in sorted(series, key=_split_order):
-        places = [place(point) for point in thinned(series[split])]
-        style = f"series {_split_class(split)}"
+    for line in lines:
+        places = [place(point) for point in thinned(line.points)]
+        style = f"series {line.style}" + (" thin" if line.label is None else "")
         parts.append(f'<polyline class="{style}" points="{" ".join(places)}"/>')
-        end_x, end_y = places[-1].split(",")
-        parts.append(f'<circle class="{style}" cx="{end_x}" cy="{end_y}" r="3"/>')
+        if line.label is not None:
+            end_x, end_y = places[-1].split(",")
+            parts.append(f'<circle class="{style}" cx="{end_x}" cy="{end_y}" r="3"/>')
     legend = "".join(
-        f'<span class="key {_split_class(split)}">{html.escape(split)} <b>{series[split][-1][1]:.3g}</b></span>'
-        for split in sorted(series, key=_split_order)
+        f'<span class="key {line.style}">{html.escape(line.label)} <b>{line.points[-1][1]:.3g}</b></span>'
+        for line in lines
+        if line.label is not None
     )
     return f'<figure class="chart"><figcaption>{name}<span>{legend}</span></figcaption>{"".join(parts)}</svg></figure>'
 

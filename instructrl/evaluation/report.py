@@ -9,8 +9,9 @@ from instructrl.config import HOUSE_PROTOCOL
 from instructrl.evaluation import charts, sections
 from instructrl.evaluation.document import document
 from instructrl.evaluation.results import partial, variations_said
+from instructrl.evaluation.speeds import training_speed
 from instructrl.evaluation.variations import named
-from instructrl.training.metrics import read_lines
+from instructrl.training.metrics import SPEED, read_lines
 from instructrl.training.run_directory import write_atomically
 
 _VARIATIONS = {
@@ -28,12 +29,18 @@ def write_report(path: Path, results: Mapping[str, Any], *, run: Path) -> None:
     """
     config = run / "config.yaml"
     settings = config.read_text(encoding="utf-8") if config.is_file() else ""
-    write_atomically(
-        path, page(results, metrics=read_lines(run / "metrics.jsonl"), settings=settings, folder=path.parent)
-    )
+    metrics, speeds = (read_lines(run / name) for name in ("metrics.jsonl", SPEED))
+    write_atomically(path, page(results, metrics=metrics, speeds=speeds, settings=settings, folder=path.parent))
 
 
-def page(results: Mapping[str, Any], *, metrics: Sequence[Mapping[str, Any]], settings: str, folder: Path) -> str:
+def page(
+    results: Mapping[str, Any],
+    *,
+    metrics: Sequence[Mapping[str, Any]],
+    speeds: Sequence[Mapping[str, Any]] = (),
+    settings: str,
+    folder: Path,
+) -> str:
     """The whole page; videos are read from `folder`."""
     name = escape(Path(results["run"]).name)
     tasks: Mapping[str, Any] = results.get("tasks", {})
@@ -43,7 +50,7 @@ def page(results: Mapping[str, Any], *, metrics: Sequence[Mapping[str, Any]], se
         parts += [_task(entry, folder) for entry in tasks.values()]
     else:
         parts += [*_about_rows(results, tasks=1), _videos(results, folder), _curves(metrics), _variations(results)]
-    parts.append(_about(results, settings))
+    parts += [training_speed(speeds), _about(results, settings)]
     return document(f"{Path(results['run']).name}: {results['success_rate']:.1%} success", "".join(parts))
 
 

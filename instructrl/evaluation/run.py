@@ -8,7 +8,7 @@ from instructrl.config import HOUSE_PROTOCOL, TaskConfig, task_names
 from instructrl.errors import InputError
 from instructrl.sim import available_renderer
 from instructrl.sim.graphics import RLBENCH_RENDERERS, rlbench_renderer
-from instructrl.training.run_directory import read_config, read_data
+from instructrl.training.run_directory import check_agent, read_config, read_data
 
 
 def check_run(run: Path, *, tasks: Sequence[str] | None = None) -> None:
@@ -20,6 +20,7 @@ def check_run(run: Path, *, tasks: Sequence[str] | None = None) -> None:
     if not run.is_dir():
         raise InputError(f"run: found no directory {run}; train first, or give the directory that train.py printed")
     trained = read_config(run)
+    check_agent(trained, run, key="run")
     if tasks is not None:
         chosen_tasks(trained.task, tasks)
     read_data(run)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from statistics import fmean, stdev
 
 _Z = 1.959963984540054  # two-sided 95 %
 
@@ -45,3 +46,38 @@ def mean_interval(counts: Sequence[tuple[int, int]]) -> tuple[float, float]:
         variance += shrunk * (1 - shrunk) / (episodes + 2 * added) / number**2
     half = _Z * math.sqrt(variance)
     return min(rate, max(0.0, centre - half)), max(rate, min(1.0, centre + half))
+
+
+def student_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % interval of the mean behind some values, by Student's t; None for a single one, which says nothing.
+
+    Raises:
+        ValueError: no values.
+    """
+    if len(values) < 2:
+        fmean(values)
+        return None
+    from scipy.special import stdtrit
+
+    half = float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / math.sqrt(len(values))
+    return fmean(values) - half, fmean(values) + half
+
+
+def seeds_interval(rates: Sequence[float], counts: Sequence[tuple[int, int]]) -> tuple[float, float]:
+    """The 95 % interval of the success rate behind runs that differ in their seeds.
+
+    Student's t over the runs' rates holds what the seeds change, but says too little where a few runs agree by chance,
+    all with 1.0 for instance; it is therefore never taken narrower than what the number of episodes leaves open.
+
+    Args:
+        rates: of each run.
+        counts: (successes, episodes) of each run, or of each of its tasks.
+
+    Raises:
+        ValueError: as `mean_interval`.
+    """
+    low, high = mean_interval(counts)
+    seeds = student_interval(rates)
+    if seeds is not None:
+        low, high = min(low, seeds[0]), max(high, seeds[1])
+    return max(0.0, low), min(1.0, high)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from instructrl.batch import Batch, Features
 from instructrl.config import EncoderConfig, HeadConfig, PolicyConfig
+from instructrl.models.blocks import PLAIN, Strategy
 from instructrl.models.encoder import make_encoder
 from instructrl.models.heads import Cameras, action_errors, make_head
 from instructrl.models.policy import Policy
@@ -28,10 +29,12 @@ class Agent(nn.Module):
     vocabulary_size: int
     image_size: int  # pixels of the rendered images, in which the cameras' matrices count
     dtype: Any = jnp.float32
+    strategy: Strategy = PLAIN
 
     def setup(self) -> None:
-        self.encoder = make_encoder(self.encoder_config, vocabulary_size=self.vocabulary_size, dtype=self.dtype)
-        self.policy = Policy(self.policy_config, self.dtype)
+        how: Any = {"dtype": self.dtype, "strategy": self.strategy}
+        self.encoder = make_encoder(self.encoder_config, vocabulary_size=self.vocabulary_size, **how)
+        self.policy = Policy(self.policy_config, **how)
         self.head = make_head(self.head_config, dtype=self.dtype)
 
     def encode(self, images: Array, tokens: Array, text_padding_mask: Array) -> Features:

@@ -5,16 +5,18 @@ all of them or sentences, S tokens, P patches, L words, D width, V vision and G 
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from instructrl.batch import Features
 from instructrl.config import EncoderConfig, chosen_layers
+from instructrl.models.blocks import PLAIN, Strategy, attend, run_blocks, whole
 from instructrl.models.pixels import normalised, resized
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -28,6 +30,7 @@ class Attention(nn.Module):
 
     heads: int
     dtype: Any
+    attention: str = "xla"
 
     @nn.compact
     def __call__(self, x_MSD: Float[Array, "M S D"], mask: Bool[Array, "*M 1 S S"] | None) -> Float[Array, "M S D"]:
@@ -36,7 +39,7 @@ class Attention(nn.Module):
 
         shape = (*x_MSD.shape[:2], self.heads, -1)
         query, key, value = (dense(name)(x_MSD).reshape(shape) for name in ("q_proj", "k_proj", "v_proj"))
-        mixed = jax.nn.dot_product_attention(query, key, value, mask=mask)
+        mixed = attend(query, key, value, mask=mask, attention=self.attention)
         return dense("out_proj")(mixed.reshape(x_MSD.shape))
 
 
@@ -58,11 +61,12 @@ class Block(nn.Module):
 
     heads: int
     dtype: Any
+    attention: str = "xla"
 
     @nn.compact
     def __call__(self, x_MSD: Float[Array, "M S D"], mask: Array | None) -> Float[Array, "M S D"]:
         normed = nn.LayerNorm(EPSILON, dtype=self.dtype, name="layer_norm1")(x_MSD)
-        x_MSD = x_MSD + Attention(self.heads, self.dtype, name="self_attn")(normed, mask)
+        x_MSD = x_MSD + Attention(self.heads, self.dtype, self.attention, name="self_attn")(normed, mask)
         normed = nn.LayerNorm(EPSILON, dtype=self.dtype, name="layer_norm2")(x_MSD)
         return x_MSD + Mlp(self.dtype, name="mlp")(normed)
 
@@ -73,13 +77,16 @@ class Blocks(nn.Module):
     depth: int
     heads: int
     dtype: Any
+    strategy: Strategy
 
     def setup(self) -> None:
-        self.layers = Layers(self.depth, self.heads, self.dtype)
+        self.layers = Layers(self.depth, self.heads, self.dtype, self.strategy)
 
-    def __call__(self, x_MSD: Float[Array, "M S D"], mask: Array | None = None) -> list[Array]:
-        """What goes into the first block, and what comes out of each."""
-        return self.layers(x_MSD, mask)
+    def __call__(
+        self, x_MSD: Float[Array, "M S D"], mask: Array | None, watch: Callable[[Any], Any]
+    ) -> tuple[Array, list[Array]]:
+        """What comes out of the last block; and what `watch` makes of the embeddings and the output of each."""
+        return self.layers(x_MSD, mask, watch)
 
 
 class Layers(nn.Module):
@@ -88,19 +95,22 @@ class Layers(nn.Module):
     depth: int
     heads: int
     dtype: Any
+    strategy: Strategy
 
     @nn.compact
-    def __call__(self, x_MSD: Float[Array, "M S D"], mask: Array | None) -> list[Array]:
-        hidden = [x_MSD]
-        for index in range(self.depth):
-            hidden.append(Block(self.heads, self.dtype, name=str(index))(hidden[-1], mask))
-        return hidden
+    def __call__(
+        self, x_MSD: Float[Array, "M S D"], mask: Array | None, watch: Callable[[Any], Any]
+    ) -> tuple[Array, list[Array]]:
+        make = partial(Block, self.heads, self.dtype, self.strategy.attention)
+        names = [str(index) for index in range(self.depth)]
+        last, blocks = run_blocks(self, make, names, x_MSD, mask, strategy=self.strategy, watch=watch)
+        return last, [watch(x_MSD), *blocks]
 
 
 class Outputs(NamedTuple):
     """What a tower answers."""
 
-    hidden: list[Any]  # M S D each: the embeddings, then the output of every block
+    hidden: list[Any]  # the embeddings, then the output of every block, M S D each, or what was made of it
     final: Any  # M S D, normalised
     pooled: Any  # M D: the normalised output at the token that stands for all
 
@@ -129,17 +139,18 @@ class VisionTower(nn.Module):
 
     config: EncoderConfig
     dtype: Any
+    strategy: Strategy
 
     def setup(self) -> None:
         config = self.config
         self.embeddings = ImageEmbeddings(config.dim, config.patch_size, self.dtype)
         self.pre_layrnorm = nn.LayerNorm(EPSILON, dtype=self.dtype)  # its published name
-        self.encoder = Blocks(config.depth, config.heads, self.dtype)
+        self.encoder = Blocks(config.depth, config.heads, self.dtype, self.strategy)
         self.post_layernorm = nn.LayerNorm(EPSILON, dtype=self.dtype)
 
-    def __call__(self, images: Float[Array, "M H W 3"]) -> Outputs:
-        hidden = self.encoder(self.pre_layrnorm(self.embeddings(images)))
-        final = self.post_layernorm(hidden[-1])
+    def __call__(self, images: Float[Array, "M H W 3"], watch: Callable[[Any], Any] = whole) -> Outputs:
+        last, hidden = self.encoder(self.pre_layrnorm(self.embeddings(images)), None, watch)
+        final = self.post_layernorm(last)
         return Outputs(hidden, final, final[:, 0])
 
 
@@ -164,19 +175,25 @@ class TextTower(nn.Module):
     config: EncoderConfig
     vocabulary_size: int
     dtype: Any
+    strategy: Strategy
 
     def setup(self) -> None:
         config, width = self.config, self.config.text_dim or 0
         self.embeddings = TextEmbeddings(self.vocabulary_size, config.text_length, width, self.dtype)
-        self.encoder = Blocks(config.text_depth or 0, config.text_heads or 0, self.dtype)
+        self.encoder = Blocks(config.text_depth or 0, config.text_heads or 0, self.dtype, self.strategy)
         self.final_layer_norm = nn.LayerNorm(EPSILON, dtype=self.dtype)
 
-    def __call__(self, tokens: Int[Array, "M L"], text_padding_mask: Float[Array, "M L"]) -> Outputs:
+    def __call__(
+        self,
+        tokens: Int[Array, "M L"],
+        text_padding_mask: Float[Array, "M L"],
+        watch: Callable[[Any], Any] = whole,
+    ) -> Outputs:
         length = tokens.shape[1]
         itself = jnp.eye(length, dtype=bool)[None]
         before = jnp.asarray(np.tri(length, dtype=bool))[None] & (text_padding_mask == 0)[:, None]
-        hidden = self.encoder(self.embeddings(tokens), (before | itself)[:, None])
-        final = self.final_layer_norm(hidden[-1])
+        last, hidden = self.encoder(self.embeddings(tokens), (before | itself)[:, None], watch)
+        final = self.final_layer_norm(last)
         return Outputs(hidden, final, at_end(final, tokens))
 
 
@@ -190,13 +207,14 @@ class Clip(nn.Module):
     config: EncoderConfig
     vocabulary_size: int
     dtype: Any = jnp.float32
+    strategy: Strategy = PLAIN
 
     def setup(self) -> None:
         config = self.config
-        self.vision_model = VisionTower(config, self.dtype)
+        self.vision_model = VisionTower(config, self.dtype, self.strategy)
         self.visual_projection = nn.Dense(config.projection or 0, use_bias=False, kernel_init=small, dtype=self.dtype)
         if config.text:
-            self.text_model = TextTower(config, self.vocabulary_size, self.dtype)
+            self.text_model = TextTower(config, self.vocabulary_size, self.dtype, self.strategy)
             self.text_projection = nn.Dense(config.projection or 0, use_bias=False, kernel_init=small, dtype=self.dtype)
             # Features do not need the scale of CLIP's logits; it is one of the published parameters.
             self.logit_scale = self.param("logit_scale", nn.initializers.constant(FIRST_SCALE), ())
@@ -208,7 +226,7 @@ class Clip(nn.Module):
         text_padding_mask: Float[Array, "B L"],
     ) -> Features:
         views = images.shape[:3]
-        vision = self.see(images.reshape(-1, *images.shape[3:]))
+        vision = self.see(images.reshape(-1, *images.shape[3:]), mean)
         patches = vision.final[:, 1:]
         return Features(
             pooled=self.image_features(vision).reshape(*views, -1),
@@ -220,7 +238,7 @@ class Clip(nn.Module):
         """The chosen layers' features, concatenated."""
         last = self.config.depth - 1
         features = [
-            self.visual_projection(vision.pooled) if index == last else mean(vision.hidden[index + 1])
+            self.visual_projection(vision.pooled) if index == last else vision.hidden[index + 1]
             for index in chosen_layers(self.config)
         ]
         return jnp.concatenate(features, axis=-1)
@@ -229,17 +247,17 @@ class Clip(nn.Module):
         """Those of the text tower's layers at the same relative depth; none without the instruction."""
         if not self.config.text:
             return jnp.zeros((len(tokens), 0), self.dtype)
-        read, last = self.text_model(tokens, text_padding_mask), (self.config.text_depth or 0) - 1
+        read, last = self.text_model(tokens, text_padding_mask, partial(at_end, tokens=tokens)), self.config.text_depth
         features = [
-            self.text_projection(read.pooled) if index == last else at_end(read.hidden[index + 1], tokens)
+            self.text_projection(read.pooled) if index + 1 == last else read.hidden[index + 1]
             for index in text_layers(self.config)
         ]
         return jnp.concatenate(features, axis=-1)
 
-    def see(self, images: UInt8[Array, "M H W 3"]) -> Outputs:
+    def see(self, images: UInt8[Array, "M H W 3"], watch: Callable[[Any], Any] = whole) -> Outputs:
         """The vision tower's answer to raw images."""
         pixels = normalised(resized(images, self.config.image_size), MEAN, STD)
-        return self.vision_model(pixels.astype(self.dtype))
+        return self.vision_model(pixels.astype(self.dtype), watch)
 
     def compare(
         self, images: UInt8[Array, "M H W 3"], tokens: Int[Array, "M L"], text_padding_mask: Float[Array, "M L"]

@@ -143,10 +143,11 @@ class Spatial(nn.Module):
         width = self.config.dim
         query = nn.Dense(width, dtype=self.dtype, name="query")(hidden)[:, :, None]
         keys = nn.Dense(width, dtype=self.dtype, name="key")(patches)
-        scores = jnp.einsum("btkpd,btkd->btkp", keys, jnp.broadcast_to(query, keys.shape[:3] + (width,))) * width**-0.5
+        queries = jnp.broadcast_to(query, keys.shape[:3] + (width,))
+        scores = jnp.einsum("btkpd,btkd->btkp", keys, queries, preferred_element_type=jnp.float32) * width**-0.5
         pooled = jnp.mean(keys, axis=-2) + query
         absent = nn.Dense(1, dtype=self.dtype, name="absent")(nn.gelu(pooled))
-        scores = jnp.concatenate([scores, absent], axis=-1).astype(jnp.float32)
+        scores = jnp.concatenate([scores, absent.astype(jnp.float32)], axis=-1)
         offsets = nn.Dense(2, dtype=self.dtype, name="offset")(nn.gelu(keys + query[..., None, :]))
         attention = jax.nn.softmax(scores, axis=-1)[..., :-1].astype(self.dtype)
         seen = jnp.einsum("btkp,btkpd->btd", attention, patches)

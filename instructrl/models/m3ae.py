@@ -4,16 +4,18 @@ Its parameters have the names and shapes of the published weights. Letters: B se
 M images of all of them, P patches, L words, S = 1 + P + L tokens, D width, F pooled width.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from instructrl.batch import Features
 from instructrl.config import EncoderConfig, chosen_layers
+from instructrl.models.blocks import PLAIN, Strategy, attend, evened, run_blocks, whole
 from instructrl.models.pixels import normalised, patches, resized
 from instructrl.models.positions import sinusoid, sinusoid_2d
 
@@ -27,13 +29,14 @@ class Attention(nn.Module):
 
     heads: int
     dtype: Any
+    attention: str = "xla"
 
     @nn.compact
     def __call__(self, x_MSD: Float[Array, "M S D"], padding_MS: Float[Array, "M S"]) -> Float[Array, "M S D"]:
         count, length, width = x_MSD.shape
         qkv = nn.Dense(3 * width, kernel_init=xavier, dtype=self.dtype, name="Dense_0")(x_MSD)
         query, key, value = jnp.moveaxis(qkv.reshape(count, length, 3, self.heads, -1), 2, 0)
-        mixed = jax.nn.dot_product_attention(query, key, value, mask=(padding_MS == 0)[:, None, None])
+        mixed = attend(query, key, value, mask=(padding_MS == 0)[:, None, None], attention=self.attention)
         return nn.Dense(width, kernel_init=xavier, dtype=self.dtype, name="Dense_1")(mixed.reshape(x_MSD.shape))
 
 
@@ -54,11 +57,12 @@ class Block(nn.Module):
 
     heads: int
     dtype: Any
+    attention: str = "xla"
 
     @nn.compact
     def __call__(self, x_MSD: Float[Array, "M S D"], padding_MS: Float[Array, "M S"]) -> Float[Array, "M S D"]:
         normed = nn.LayerNorm(dtype=self.dtype, name="LayerNorm_0")(x_MSD)
-        x_MSD = x_MSD + Attention(self.heads, self.dtype, name="Attention_0")(normed, padding_MS)
+        x_MSD = x_MSD + Attention(self.heads, self.dtype, self.attention, name="Attention_0")(normed, padding_MS)
         normed = nn.LayerNorm(dtype=self.dtype, name="LayerNorm_1")(x_MSD)
         return x_MSD + Mlp(self.dtype, name="TransformerMLP_0")(normed)
 
@@ -66,7 +70,7 @@ class Block(nn.Module):
 class Outputs(NamedTuple):
     """What a transformer answers."""
 
-    blocks: list[Any]  # M S D each
+    blocks: list[Any]  # M S D each, or what was made of it
     final: Any  # M S D, normalised
 
 
@@ -76,14 +80,21 @@ class Transformer(nn.Module):
     depth: int
     heads: int
     dtype: Any
+    strategy: Strategy = PLAIN
 
     @nn.compact
-    def __call__(self, x_MSD: Float[Array, "M S D"], padding_MS: Float[Array, "M S"]) -> Outputs:
-        blocks = []
-        for index in range(self.depth):
-            x_MSD = Block(self.heads, self.dtype, name=f"Block_{index}")(x_MSD, padding_MS)
-            blocks.append(x_MSD)
-        return Outputs(blocks, nn.LayerNorm(dtype=self.dtype, name="LayerNorm_0")(x_MSD))
+    def __call__(
+        self, x_MSD: Float[Array, "M S D"], padding_MS: Float[Array, "M S"], watch: Callable[[Any], Any] = whole
+    ) -> Outputs:
+        make = partial(Block, self.heads, self.dtype, self.strategy.attention)
+        names = [f"Block_{index}" for index in range(self.depth)]
+        given, (x_MSD, padding_MS) = slice(x_MSD.shape[1]), evened(x_MSD, padding_MS)
+
+        def watched(x_MSD: Array) -> Any:
+            return watch(x_MSD[:, given])
+
+        x_MSD, blocks = run_blocks(self, make, names, x_MSD, padding_MS, strategy=self.strategy, watch=watched)
+        return Outputs(blocks, nn.LayerNorm(dtype=self.dtype, name="LayerNorm_0")(x_MSD[:, given]))
 
 
 class M3AE(nn.Module):
@@ -92,6 +103,7 @@ class M3AE(nn.Module):
     config: EncoderConfig
     vocabulary_size: int
     dtype: Any = jnp.float32
+    strategy: Strategy = PLAIN
 
     def setup(self) -> None:
         config, width = self.config, (1, 1, self.config.dim)
@@ -102,7 +114,7 @@ class M3AE(nn.Module):
         self.encoder_image_type_embedding = self.param("encoder_image_type_embedding", small, width)
         if config.text:
             self.encoder_text_type_embedding = self.param("encoder_text_type_embedding", small, width)
-        self.encoder = Transformer(config.depth, config.heads, self.dtype)
+        self.encoder = Transformer(config.depth, config.heads, self.dtype, self.strategy)
 
     def __call__(
         self,
@@ -116,9 +128,9 @@ class M3AE(nn.Module):
         if self.config.text:
             text_MLD = jnp.repeat(self.embed_text(tokens), steps * cameras, axis=0)
             padding_ML = jnp.repeat(text_padding_mask, steps * cameras, axis=0)
-        outputs, padding_MS = self.outputs(image_MPD, text_MLD, padding_ML)
-        layers = [*outputs.blocks[:-1], outputs.final]
-        pooled_MF = jnp.concatenate([mean(layers[index], padding_MS) for index in chosen_layers(self.config)], axis=-1)
+        outputs, padding_MS = self.outputs(image_MPD, text_MLD, padding_ML, pool=True)
+        layers = [*outputs.blocks[:-1], mean(outputs.final, padding_MS)]
+        pooled_MF = jnp.concatenate([layers[index] for index in chosen_layers(self.config)], axis=-1)
         patches_MPD = outputs.final[:, 1 : 1 + image_MPD.shape[1]]
         views = (batch, steps, cameras)
         return Features(
@@ -140,16 +152,20 @@ class M3AE(nn.Module):
         return (self.text_embedding(tokens) + place + self.encoder_text_type_embedding).astype(self.dtype)
 
     def outputs(
-        self, image_MPD: Array | None, text_MLD: Array | None, text_padding_ML: Array | None
+        self, image_MPD: Array | None, text_MLD: Array | None, text_padding_ML: Array | None, *, pool: bool = False
     ) -> tuple[Outputs, Float[Array, "M S"]]:
-        """Outputs for [cls, image, text], of which image or text may be None, and the padding of all tokens."""
+        """Outputs for [cls, image, text], of which image or text may be None, and the padding of all tokens.
+
+        With `pool` those of the blocks are means over tokens.
+        """
         parts = [part for part in (image_MPD, text_MLD) if part is not None]
         count = parts[0].shape[0]
         cls_M1D = jnp.broadcast_to(self.cls_token.astype(self.dtype), (count, 1, self.config.dim))
         seen = 1 + (0 if image_MPD is None else image_MPD.shape[1])
         padding = [jnp.zeros((count, seen)), *([] if text_padding_ML is None else [text_padding_ML])]
         padding_MS = jnp.concatenate(padding, axis=1)
-        return self.encoder(jnp.concatenate([cls_M1D, *parts], axis=1), padding_MS), padding_MS
+        watch = partial(mean, padding_MS=padding_MS) if pool else whole
+        return self.encoder(jnp.concatenate([cls_M1D, *parts], axis=1), padding_MS, watch), padding_MS
 
 
 def mean(x_MSD: Float[Array, "M S D"], padding_MS: Float[Array, "M S"]) -> Float[Array, "M D"]:

@@ -4,6 +4,8 @@ The published weights hold this decoder too. Letters as in `m3ae`; N kept patche
 C values of a patch, E decoder width.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -29,35 +31,48 @@ class MaskedM3AE(M3AE):
         self.decoder_text_type_embedding = self.param("decoder_text_type_embedding", small, width)
         self.image_mask_embedding = self.param("image_mask_embedding", small, width)
         self.text_mask_embedding = self.param("text_mask_embedding", small, width)
-        self.decoder = Transformer(self.decoder_depth, self.decoder_heads, self.dtype)
+        self.decoder = Transformer(self.decoder_depth, self.decoder_heads, self.dtype, self.strategy)
         self.decoder_image_output = Output(3 * self.config.patch_size**2)
         self.decoder_text_output = Output(self.vocabulary_size)
 
     def reconstruct(
         self,
-        images: UInt8[Array, "M H W 3"],
-        tokens: Int[Array, "M L"],
-        text_padding_mask: Float[Array, "M L"],
-        kept_image: Int[Array, " N"],
-        kept_text: Int[Array, " R"],
-    ) -> tuple[Float[Array, "M P C"], Float[Array, "M L V"]]:
-        """Normalised patches and logits of words, told from what is kept."""
-        image_MPD, text_MLD = self.embed_image(images), self.embed_text(tokens)
-        padding_kept = text_padding_mask[:, kept_text]
-        outputs, _ = self.outputs(image_MPD[:, kept_image], text_MLD[:, kept_text], padding_kept)
+        images: UInt8[Array, "M H W 3"] | None,
+        tokens: Int[Array, "M L"] | None,
+        text_padding_mask: Float[Array, "M L"] | None,
+        kept_image: Int[Array, " N"] | None,
+        kept_text: Int[Array, " R"] | None,
+    ) -> tuple[Float[Array, "M P C"] | None, Float[Array, "M L V"] | None]:
+        """Normalised patches and logits of words, told from what is kept; without images or words, none of them."""
+        image_MPD = None if images is None else self.embed_image(images)
+        text_MLD = None if tokens is None else self.embed_text(tokens)
+        image_MND = None if image_MPD is None else image_MPD[:, kept_image]
+        text_MRD = None if text_MLD is None else text_MLD[:, kept_text]
+        padding_MR = None if text_padding_mask is None or tokens is None else text_padding_mask[:, kept_text]
+        outputs, _ = self.outputs(image_MND, text_MRD, padding_MR)
         x_MSE = self.decoder_input_projection(outputs.final)
-        count, split = len(images), 1 + len(kept_image)
-        image_MPE = self.restore(x_MSE[:, 1:split], kept_image, self.image_mask_embedding, image_MPD.shape[1])
-        text_MLE = self.restore(x_MSE[:, split:], kept_text, self.text_mask_embedding, text_MLD.shape[1])
-        side = round(image_MPE.shape[1] ** 0.5)
-        image_MPE += sinusoid_2d(side, self.decoder_dim)[None] + self.decoder_image_type_embedding
-        text_MLE += sinusoid(np.arange(text_MLE.shape[1]), self.decoder_dim)[None] + self.decoder_text_type_embedding
-        padding = jnp.concatenate([jnp.zeros((count, 1 + image_MPE.shape[1])), text_padding_mask], axis=1)
-        x_MSE = jnp.concatenate([x_MSE[:, :1], image_MPE, text_MLE], axis=1).astype(self.dtype)
-        x_MSE, split = self.decoder(x_MSE, padding).final, 1 + image_MPE.shape[1]
-        return self.decoder_image_output(x_MSE[:, 1:split]), self.decoder_text_output(x_MSE[:, split:])
+        count, split = len(x_MSE), 1 if image_MND is None else 1 + image_MND.shape[1]
+        parts: list[Any] = [x_MSE[:, :1]]
+        padding: list[Any] = [jnp.zeros((count, 1))]
+        if image_MPD is not None:
+            image_MPE = self.restore(x_MSE[:, 1:split], kept_image, self.image_mask_embedding, image_MPD.shape[1])
+            place = sinusoid_2d(round(image_MPD.shape[1] ** 0.5), self.decoder_dim)[None]
+            parts.append(image_MPE + place + self.decoder_image_type_embedding)
+            padding.append(jnp.zeros(image_MPD.shape[:2]))
+        if text_MLD is not None:
+            text_MLE = self.restore(x_MSE[:, split:], kept_text, self.text_mask_embedding, text_MLD.shape[1])
+            place = sinusoid(np.arange(text_MLD.shape[1]), self.decoder_dim)[None]
+            parts.append(text_MLE + place + self.decoder_text_type_embedding)
+            padding.append(text_padding_mask)
+        x_MSE = jnp.concatenate(parts, axis=1).astype(self.dtype)
+        x_MSE, split = self.decoder(x_MSE, jnp.concatenate(padding, axis=1)).final, parts[0].shape[1]
+        end = split if image_MPD is None else split + image_MPD.shape[1]
+        return (
+            None if image_MPD is None else self.decoder_image_output(x_MSE[:, split:end]),
+            None if text_MLD is None else self.decoder_text_output(x_MSE[:, end:]),
+        )
 
-    def restore(self, kept: Array, places: Array, blank: Array, length: int) -> Array:
+    def restore(self, kept: Array, places: Any, blank: Array, length: int) -> Array:
         """Kept tokens back in their places among `length`, a learnt blank in all others."""
         full = jnp.broadcast_to(blank.astype(kept.dtype), (kept.shape[0], length, kept.shape[2]))
         return full.at[:, places].set(kept)

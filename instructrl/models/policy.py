@@ -4,6 +4,7 @@ Letters: B sequences, T steps, K cameras, F pooled feature width, G text feature
 width, S tokens.
 """
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ from jaxtyping import Array, Float
 from instructrl.actions import normalize_position, rotation_matrix
 from instructrl.batch import Features
 from instructrl.config import PolicyConfig
+from instructrl.models.blocks import PLAIN, Strategy, run_blocks
 from instructrl.models.layers import Block
 from instructrl.models.positions import sinusoid
 from instructrl.models.sequence import attention_mask
@@ -24,6 +26,7 @@ class Policy(nn.Module):
 
     config: PolicyConfig
     dtype: Any = jnp.float32
+    strategy: Strategy = PLAIN
 
     @nn.compact
     def __call__(
@@ -38,11 +41,12 @@ class Policy(nn.Module):
         x_BTSE = x_BTSE + jnp.asarray(sinusoid(np.arange(steps), self.config.dim), self.dtype)[None, :, None]
         x_BSE = x_BTSE.reshape(batch, -1, self.config.dim)
         mask = jnp.asarray(attention_mask(steps, observations, window=self.config.window))
-        for index in range(self.config.depth):
-            block = Block(self.config.heads, self.config.mlp_ratio, self.dtype, name=f"block_{index}")
-            x_BSE = block(x_BSE, mask)
-        x_BTSE = nn.LayerNorm(dtype=self.dtype, name="norm")(x_BSE).reshape(x_BTSE.shape)
-        return x_BTSE[:, :, observations]
+        make = partial(Block, self.config.heads, self.config.mlp_ratio, self.dtype, self.strategy.attention)
+        *names, last = (f"block_{index}" for index in range(self.config.depth))
+        x_BSE, _ = run_blocks(self, make, names, x_BSE, mask, strategy=self.strategy)
+        predictions = slice(observations, None, x_BTSE.shape[2])  # nobody looks at what the last block makes of others
+        x_BTE, _ = run_blocks(self, make, [last], x_BSE, mask, predictions, strategy=self.strategy)
+        return nn.LayerNorm(dtype=self.dtype, name="norm")(x_BTE)
 
     def embed(self, features: Features, state: Array, actions: Array) -> Float[Array, "B T S E"]:
         """One token per camera, per state value, for the prediction and for the action; each kind marked."""

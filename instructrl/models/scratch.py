@@ -3,6 +3,7 @@
 Letters: B sequences, T steps, K cameras, M images of all of them, H W pixels, P patches, D width, L tokens.
 """
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from instructrl.batch import Features
 from instructrl.config import EncoderConfig, chosen_layers
+from instructrl.models.blocks import PLAIN, Strategy, run_blocks
 from instructrl.models.pixels import resized
 
 
@@ -24,6 +26,7 @@ class ScratchTiny(nn.Module):
     config: EncoderConfig
     vocabulary_size: int
     dtype: Any = jnp.float32
+    strategy: Strategy = PLAIN
 
     @nn.compact
     def __call__(
@@ -41,13 +44,11 @@ class ScratchTiny(nn.Module):
         x = nn.gelu(nn.Dense(config.dim // 2, dtype=dtype, name="embed_cells")(x))
         x = merge_cells(x, config.patch_size // 4)
         x = nn.Dense(config.dim, dtype=dtype, name="embed_patches")(x)
-        layers = []
-        for index in range(config.depth):
-            x = LocalBlock(config.dim, dtype, name=f"block_{index}")(x, per_image)
-            layers.append(x)
+        make, names = partial(LocalBlock, config.dim, dtype), [f"block_{index}" for index in range(config.depth)]
+        x, layers = run_blocks(self, make, names, x, per_image, strategy=self.strategy, watch=mean)
         x = nn.LayerNorm(dtype=dtype, name="norm")(x)
-        layers[max(config.depth, 1) - 1 :] = [x]
-        pooled = jnp.concatenate([layers[index].mean(axis=(1, 2)) for index in chosen_layers(config)], axis=-1)
+        layers[max(config.depth, 1) - 1 :] = [mean(x)]
+        pooled = jnp.concatenate([layers[index] for index in chosen_layers(config)], axis=-1)
         patches = x.reshape(batch, steps, cameras, -1, config.dim)
         return Features(pooled.reshape(batch, steps, cameras, -1), text_BD, patches)
 
@@ -73,6 +74,11 @@ class LocalBlock(nn.Module):
         y = nn.Conv(self.dim, (3, 3), dtype=self.dtype, name="mix")(y)
         y = nn.gelu(y * (1 + gain) + shift)
         return x + nn.Dense(self.dim, dtype=self.dtype, name="out")(y)
+
+
+def mean(x: Float[Array, "M h w D"]) -> Float[Array, "M D"]:
+    """The mean over patches."""
+    return x.mean(axis=(1, 2))
 
 
 def merge_cells(x: Float[Array, "M h w C"], factor: int) -> Array:

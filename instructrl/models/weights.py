@@ -9,14 +9,17 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from instructrl.config import EncoderConfig
 from instructrl.errors import InputError
 
+SHIPPED = Path(__file__).with_name("shipped")  # weights of the suite's own encoders
 FORMAT, VERSION = "instructrl encoder weights", "1"
 DECODER = (  # of M3AE's pretraining; kept in its file
     "decoder/",
@@ -46,6 +49,14 @@ class Weights(NamedTuple):
     kind: str
     checksum: str
     arrays: dict[str, np.ndarray]
+    tokenizer: str = ""  # the checksum of the one that they were pretrained with; empty where nobody noted it
+
+
+def weights_path(encoder: EncoderConfig) -> Path | None:
+    """The file that `encoder.weights` means: that of the suite for `shipped`; None for random ones."""
+    if encoder.weights is None:
+        return None
+    return SHIPPED / f"{encoder.name}.safetensors" if encoder.weights == "shipped" else Path(encoder.weights)
 
 
 def checksum(arrays: Mapping[str, np.ndarray]) -> str:
@@ -85,14 +96,15 @@ def read_weights(path: Path, *, kind: str) -> Weights:
         InputError: the file is missing or damaged, or is none of ours or of another kind.
     """
     with opened(path) as file:
-        said = check_metadata(path, file.metadata() or {}, kind)
+        about = file.metadata() or {}
+        said = check_metadata(path, about, kind)
         try:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise damaged(path, error) from None
     if checksum(arrays) != said:
         raise damaged(path, "its checksum is another one")
-    return Weights(path, kind, said, arrays)
+    return Weights(path, kind, said, arrays, about.get("tokenizer", ""))
 
 
 def opened(path: Path) -> Any:
@@ -125,21 +137,48 @@ def check_metadata(path: Path, said: Mapping[str, str], kind: str) -> str:
     return said["checksum"]
 
 
+def read_tokenizer(path: Path, *, kind: str) -> str:
+    """The checksum of the tokenizer that a file's weights were pretrained with; empty where nobody noted it.
+
+    Raises:
+        InputError: the file is missing, or is none of ours or of another kind.
+    """
+    with opened(path) as file:
+        about = file.metadata() or {}
+        check_metadata(path, about, kind)
+        return about.get("tokenizer", "")
+
+
+def check_tokenizer(path: Path, learnt: str, *, tokenizer: str, name: str) -> None:
+    """Raise InputError if weights were pretrained with other tokens than those of `encoder.tokenizer`, its `name`."""
+    if learnt and learnt != tokenizer:
+        raise InputError(
+            f"encoder.tokenizer: found {name} (checksum {tokenizer[:12]}), but {path} was pretrained with other tokens "
+            f"(checksum {learnt[:12]}); choose the tokenizer that it was trained with"
+        )
+
+
 def write_weights(
-    path: Path, arrays: Mapping[str, np.ndarray], *, kind: str, source: str, source_sha256: str = ""
+    path: Path,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    kind: str,
+    source: str,
+    source_sha256: str = "",
+    about: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Write a file so that it is there whole or not at all.
+    """Write a file so that it is there whole or not at all; `about` says more of its origin.
 
     Raises:
         InputError: it cannot be written.
     """
     plain = {name: np.asarray(value, np.float32, order="C") for name, value in arrays.items()}
-    about = {"format": FORMAT, "version": VERSION, "kind": kind, "source": source, "source_sha256": source_sha256}
+    said = {"format": FORMAT, "version": VERSION, "kind": kind, "source": source, "source_sha256": source_sha256}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            file.write(save(plain, {**about, "checksum": checksum(plain)}))
+            file.write(save(plain, {**about, **said, "checksum": checksum(plain)}))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 from instructrl.errors import InputError, RunError
+from instructrl.interruption import SIGNALS
 
 
 class Reply(NamedTuple):
@@ -21,8 +22,9 @@ class Reply(NamedTuple):
 
 
 def serve(descriptor: int, parent: int, *, at_once: bool) -> None:
-    """Answer calls from the socket until it closes. Never outlives the parent, never reacts to ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Answer calls from the socket until it closes. Never outlives the parent, which alone heeds signals to end."""
+    for one in (signal.SIGINT, *SIGNALS):
+        signal.signal(one, signal.SIG_IGN)
     _follow_into_death(parent, at_once=at_once)
     with Connection(descriptor) as connection:
         try:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from instructrl.errors import RunError, SimulatorError
+from instructrl.interruption import LOOK, stop_if_asked
 from instructrl.sim import heartbeat
 from instructrl.sim.server import Reply
 
@@ -69,8 +70,9 @@ class Worker:
             SimulatorError: it cannot be. InputError: the recipe refuses its settings.
         """
         try:
-            while not self.connection.poll(self.patience()):
+            while not self.connection.poll(min(self.patience(), LOOK)):
                 self.check_alive()
+                stop_if_asked()
             self.receive()
         except WorkerLostError as lost:
             raise SimulatorError(f"a simulator process cannot start: {lost}") from None

@@ -8,6 +8,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from instructrl.errors import SimulatorError
+from instructrl.interruption import LOOK, stop_if_asked
 from instructrl.sim.worker import Request, Worker, WorkerLostError
 
 _ATTEMPTS = 2
@@ -152,7 +153,8 @@ class Workers:
     def _collect(self, numbers: list[int]) -> list[tuple[int, Any]]:
         """Wait until something happens on these workers; the results of the calls that are done."""
         slots = {number: self._slots[number] for number in numbers}
-        patience = min(slot.worker.patience() for slot in slots.values())
+        stop_if_asked()
+        patience = min(LOOK, *(slot.worker.patience() for slot in slots.values()))
         ready = wait([slot.worker.connection for slot in slots.values()], timeout=patience)
         done: list[tuple[int, Any]] = []
         for number, slot in slots.items():

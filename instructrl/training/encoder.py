@@ -10,10 +10,21 @@ from instructrl.config import TrainConfig
 from instructrl.data.tokenizer import Tokenizer
 from instructrl.errors import InputError
 from instructrl.models.encoder import by_name, encoder_shapes
-from instructrl.models.weights import DECODER, TEXT, fit, read_checksum, read_weights, write_weights
+from instructrl.models.weights import (
+    DECODER,
+    TEXT,
+    check_tokenizer,
+    fit,
+    read_checksum,
+    read_weights,
+    weights_path,
+    write_weights,
+)
 from instructrl.training.run_directory import read_data
 
-KEPT = "encoder.safetensors"  # in the run directory: the weights of a frozen encoder that came from no file
+KEPT = (
+    "encoder.safetensors"  # in the run directory: the weights of a frozen encoder that `encoder.weights` does not name
+)
 
 
 class Origin(NamedTuple):
@@ -27,25 +38,51 @@ class Origin(NamedTuple):
         return {"path": str(self.path), "checksum": self.checksum}
 
 
-def begin(config: TrainConfig, params: Any, tokenizer: Tokenizer, *, run: Path) -> tuple[Any, Origin | None]:
-    """The parameters with the encoder's from its file, and that file; random ones that are frozen are kept in the run.
+def with_weights(config: TrainConfig, params: Any, tokenizer: Tokenizer) -> Any:
+    """The parameters, the encoder's from `encoder.weights` if a file is named.
 
     Raises:
         InputError: the weights are missing, damaged, or of another size or vocabulary.
     """
-    if config.encoder.weights is None and not config.encoder.frozen:
-        return params, None
-    if config.encoder.weights is None and not (run / KEPT).exists():
-        arrays = {name: np.asarray(leaf) for name, leaf in by_name(params["encoder"]).items()}
-        write_weights(run / KEPT, arrays, kind=config.encoder.kind, source=f"random, seed {config.seed}")
+    path = weights_path(config.encoder)
+    if path is None:
+        return params
+    return {**params, "encoder": read_encoder(config, path, tokenizer, like=params["encoder"])}
+
+
+def kept_encoder(
+    config: TrainConfig, params: Any, tokenizer: Tokenizer, *, run: Path, resumes: bool
+) -> tuple[Any, Origin]:
+    """The parameters with a frozen encoder's from its file, and that file.
+
+    Where `encoder.weights` is not what the run begins with, because there are none or because another run's parameters
+    took their place, the file is one in the run.
+
+    Raises:
+        InputError: the file is missing or damaged, or cannot be written.
+    """
+    named = config.encoder.weights is not None
+    if not resumes and (not named or config.init_from is not None):
+        like = params["encoder"]
+        same = (
+            named and config.init_from is not None and _same(with_weights(config, params, tokenizer)["encoder"], like)
+        )
+        if not same and (config.init_from is not None or not (run / KEPT).exists()):
+            arrays = {name: np.asarray(leaf) for name, leaf in by_name(like).items()}
+            source = config.init_from or f"random, seed {config.seed}"
+            write_weights(run / KEPT, arrays, kind=config.encoder.kind, source=source)
     origin = origin_of(config, run)
-    loaded = read_encoder(config, origin.path, tokenizer, like=params["encoder"])
-    return {**params, "encoder": loaded}, origin
+    return {**params, "encoder": read_encoder(config, origin.path, tokenizer, like=params["encoder"])}, origin
+
+
+def _same(one: Any, other: Any) -> bool:
+    return all(np.array_equal(*pair) for pair in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
 
 
 def origin_of(config: TrainConfig, run: Path) -> Origin:
     """The file that a run's encoder comes from."""
-    path = run / KEPT if config.encoder.weights is None else Path(config.encoder.weights)
+    kept, named = run / KEPT, weights_path(config.encoder)
+    path = kept if named is None or (config.init_from is not None and kept.exists()) else named
     return Origin(path, read_checksum(path, kind=config.encoder.kind))
 
 
@@ -57,7 +94,10 @@ def read_encoder(config: TrainConfig, path: Path, tokenizer: Tokenizer, *, like:
     """
     shapes = encoder_shapes(config.encoder, vocabulary_size=tokenizer.vocabulary_size)
     besides = DECODER if config.encoder.text else (*DECODER, *TEXT)
-    loaded = fit(read_weights(path, kind=config.encoder.kind), shapes, besides=besides)
+    weights = read_weights(path, kind=config.encoder.kind)
+    if config.encoder.text:
+        check_tokenizer(path, weights.tokenizer, tokenizer=tokenizer.checksum, name=config.encoder.tokenizer)
+    loaded = fit(weights, shapes, besides=besides)
     return pruned(loaded, like)
 
 

@@ -15,6 +15,7 @@ from instructrl.data.episodes import Episodes
 from instructrl.data.features import FeatureCache, ensure_features
 from instructrl.data.storage import place
 from instructrl.data.tokenizer import Tokenizer, make_tokenizer
+from instructrl.errors import InputError
 from instructrl.models.agent import Agent
 from instructrl.models.encoder import reads_jointly
 from instructrl.models.heads import reads_patches
@@ -52,6 +53,11 @@ def compute_features(config: TrainConfig, files: Sequence[Episodes]) -> list[Fea
     Raises:
         InputError: the weights cannot be used, or the features cannot be written.
     """
+    if config.init_from is not None:
+        raise InputError(
+            f"init_from: found {config.init_from}; allowed: null, for train.py computes the features of an encoder "
+            "that comes from another run"
+        )
     tokenizer = make_tokenizer(config.encoder)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
     like = abstract_params(agent, one_step(config, tokenizer))["encoder"]

@@ -7,7 +7,7 @@ from instructrl.config import EncoderConfig, TrainConfig
 from instructrl.data.tokenizer import make_tokenizer
 from instructrl.errors import InputError
 from instructrl.models.sizes import check_sizes, sizes
-from instructrl.models.weights import read_shapes
+from instructrl.models.weights import check_tokenizer, read_shapes, read_tokenizer, weights_path
 
 
 def check_inputs(config: TrainConfig) -> None:
@@ -16,11 +16,16 @@ def check_inputs(config: TrainConfig) -> None:
     Raises:
         InputError: one of them is missing or cannot be used; it says how to get it.
     """
-    if config.encoder.weights is not None:
-        check_weights(Path(config.encoder.weights), config.encoder)
+    weights = weights_path(config.encoder)
+    if weights is not None and config.init_from is not None and not weights.exists():
+        weights = None  # the encoder comes from there, or its absence is told when it begins anew
+    if weights is not None:
+        check_weights(weights, config.encoder)
     tokenizer = make_tokenizer(config.encoder)
-    if config.encoder.weights is not None and config.encoder.text:
-        check_vocabulary(Path(config.encoder.weights), config.encoder, tokenizer.vocabulary_size)
+    if weights is not None and config.encoder.text:
+        check_vocabulary(weights, config.encoder, tokenizer.vocabulary_size)
+        learnt = read_tokenizer(weights, kind=config.encoder.kind)
+        check_tokenizer(weights, learnt, tokenizer=tokenizer.checksum, name=config.encoder.tokenizer)
 
 
 def check_weights(path: Path, encoder: EncoderConfig) -> None:
@@ -42,6 +47,9 @@ def check_vocabulary(path: Path, encoder: EncoderConfig, size: int) -> None:
 
 def remedy(path: Path, encoder: EncoderConfig) -> str:
     """How to get an encoder's weights."""
+    if encoder.weights == "shipped":
+        there = ", ".join(sorted(file.stem for file in path.parent.glob("*.safetensors"))) or "none"
+        return f"the suite ships those of {there}; name a file, or use encoder.weights=null for random ones"
     if encoder.tokenizer == "small":
         return "none are published for it: name a file of your own, or use encoder.weights=null for random ones"
     _, _, name = encoder.name.partition("_")

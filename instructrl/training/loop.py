@@ -1,22 +1,29 @@
-"""Many steps: epochs over the demonstrations, looking up to validate, to roll out and to save."""
+"""Many steps: epochs over the data, looking up to validate, to roll out and to save, whatever the objective is."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 import jax
 from tqdm import tqdm
 
-from instructrl.batch import batch_spec
-from instructrl.config import TrainConfig, task_names
-from instructrl.data.lock import only_process
+from instructrl.config import TrainConfig
+from instructrl.data.owner import only_owner
 from instructrl.data.storage import Place
 from instructrl.errors import RunError
-from instructrl.training.checkpoint import Checkpoints, open_checkpoints
+from instructrl.interruption import stop_if_asked
+from instructrl.training.averages import Mean
+from instructrl.training.checkpoint import Keep, open_checkpoints
+from instructrl.training.mesh import DATA, FSDP
 from instructrl.training.metrics import Metrics, open_metrics
-from instructrl.training.preparation import Training, open_sets, prepare
+from instructrl.training.objective import Objective
+from instructrl.training.preparation import open_sets, prepare
+from instructrl.training.pretraining import open_pair_sets, prepare_pretraining
+from instructrl.training.processes import first_ahead, is_first
+from instructrl.training.saving import Saving
+from instructrl.training.seeing import Seeing
 from instructrl.training.state import TrainState, parameter_table
 
 ELSEWHERE = "choose another output_dir"
@@ -36,147 +43,159 @@ def train(
     Args:
         config: a resolved configuration.
         run: the run directory, already opened.
-        data: the files of the splits `train` and `val`, one for each task.
+        data: the files of the splits `train` and `val`, one for each task; pretraining has none of them.
         rollout: called every `training.rollout_every` epochs with parameters and epoch.
         saved: called when a checkpoint is whole on the disk; training waits for both.
 
     Raises:
-        RunError: the loss is not finite.
+        InterruptedRun: the process was asked to end; everything up to the step at which it was is saved.
+        RunError: the loss is not finite, or a checkpoint cannot be written.
         InputError: another process trains this run, or it began with other demonstrations.
     """
+    alone = only_owner(run, does="trains", remedy="add name=... for a run of its own", elsewhere=ELSEWHERE)
+    masked = config.objective == "masked"
+    opened: Any = open_pair_sets if masked else open_sets
+    prepared: Any = prepare_pretraining if masked else prepare
     with (
-        only_process(run, does="trains", remedy="add name=... for a run of its own", elsewhere=ELSEWHERE),
-        open_sets(config, data) as sets,
-        open_checkpoints(run) as checkpoints,
+        alone if is_first() else nullcontext() as hold,
+        opened(config, data) as sets,
+        open_checkpoints(run, keep=Keep(config.training.keep_last, config.training.keep_best)) as checkpoints,
     ):
-        training, state = prepare(config, run, sets)
-        last = checkpoints.step("last")
+        last, so_far = checkpoints.step("last"), Mean()
+        training, state = prepared(config, run, sets, resumes=last is not None)
         if last is not None:
             state = checkpoints.restore(state, step=last)
-        announce(training, state)
-        with open_metrics(config, run, from_step=int(state.step)) as metrics:
-            run_epochs(training, state, checkpoints=checkpoints, metrics=metrics, rollout=rollout, saved=saved)
+            so_far = Mean(**checkpoints.progress(last))
+        announce(training, state, so_far)
+        with open_metrics(config, run, from_step=int(state.step), unfinished=so_far.count > 0) as metrics:
+            check = None if hold is None else hold.check
+            saving = Saving(checkpoints, every=config.training.save_every, saved=saved, check=check)
+            with closing(Seeing(training, run, metrics)) as seeing:
+                looks: dict[str, Any] = {"metrics": metrics, "seeing": seeing, "saving": saving}
+                run_epochs(training, state, so_far, rollout=rollout, **looks)
 
 
-def announce(training: Training, state: TrainState) -> None:
+def announce(training: Objective, state: TrainState, so_far: Mean) -> None:
     """Print the parameters, the batch's shapes and where training begins, once."""
     print(parameter_table(state.params, training.frozen))
-    spec = batch_spec(training.train.sizes)
-    print("batch\n" + "\n".join(f"  {key:<18}{dtype}{shape}" for key, (shape, dtype) in spec.items()))
-    tasks = task_names(training.config.task)
-    if len(tasks) > 1:
-        shares = zip(tasks, training.train.order.shares, strict=True)
-        print("sequences of an epoch\n" + "\n".join(f"  {task:<36}{share:>8,}" for task, share in shares))
+    print(training.told())
     epoch, epochs = int(state.step) // training.train.steps_per_epoch, training.config.training.epochs
-    where = "already trained" if epoch >= epochs else "resumed" if epoch else "begins"
-    print(f"training {where}: epoch {epoch} of {epochs} on {jax.devices()[0].device_kind}", flush=True)
+    where = "resumed" if so_far.count else "already trained" if epoch >= epochs else "resumed" if epoch else "begins"
+    print(f"training {where}: epoch {epoch} of {epochs} on {devices_of(training)}", flush=True)
+
+
+def devices_of(training: Objective) -> str:
+    """What computes, in words."""
+    mesh, kind = training.mesh, jax.devices()[0].device_kind
+    count = jax.process_count()
+    where = f" of {count} processes" if count > 1 else ""
+    return kind if mesh.size == 1 else f"{mesh.size} x {kind}{where} (data {mesh.shape[DATA]}, fsdp {mesh.shape[FSDP]})"
 
 
 def run_epochs(
-    training: Training,
+    training: Objective,
     state: TrainState,
+    so_far: Mean,
     *,
-    checkpoints: Checkpoints,
     metrics: Metrics,
+    seeing: Seeing,
     rollout: Rollout | None,
-    saved: Callable[[], None] | None,
+    saving: Saving,
 ) -> None:
-    """From the state's epoch to the last; every epoch that validates ends in a checkpoint."""
+    """From the state's epoch, of which `so_far` was measured, to the last; each that validates ends in a checkpoint."""
     options, per_epoch = training.config.training, training.train.steps_per_epoch
     start, stop = int(state.step), options.epochs * per_epoch
-    progress = tqdm(
-        total=stop, initial=start, unit="step", desc="train", dynamic_ncols=True, mininterval=0.5, disable=None
-    )
+    first = (start - (so_far.count > 0)) // per_epoch + 1
+    shown = {"unit": "step", "desc": "train", "dynamic_ncols": True, "mininterval": 0.5}
+    progress: Any = tqdm(total=stop, initial=start, disable=None if is_first() else True, **shown)
     with progress, closing(training.batches(training.train, start, stop)) as batches:
-        for epoch in range(start // per_epoch + 1, options.epochs + 1):
-            state, values = run_epoch(training, state, batches, progress=progress)
+        for epoch in range(first, options.epochs + 1):
             step, final = epoch * per_epoch, epoch == options.epochs
-            metrics.write("train", values, step=step, epoch=epoch)
-            if rollout is not None and options.rollout_every and epoch % options.rollout_every == 0:
-                metrics.write("rollout", rollout(training.params(state), epoch), step=step, epoch=epoch)
-            if final or epoch % options.validate_every == 0:
-                validated = validate(training, state)
+            looks: dict[str, Any] = {"progress": progress, "seeing": seeing, "saving": saving}
+            steps = range(max(start, step - per_epoch), step)
+            state, values = run_epoch(training, state, so_far, batches, steps=steps, **looks)
+            with saving.looking_up(state, so_far, step=step):
+                metrics.write("train", values, step=step, epoch=epoch)
+                if rollout is not None and options.rollout_every and epoch % options.rollout_every == 0:
+                    with seeing.spent("rollout"):
+                        played = played_by_first(rollout, training.own_params(state), epoch)
+                    metrics.write("rollout", played, step=step, epoch=epoch)
+                with seeing.spent("validation"):
+                    looks_up = final or epoch % options.validate_every == 0
+                    validated = validate(training, state) if looks_up else None
+                    pictures = training.look(state, step=step) if looks_up else {}
+            if validated is not None:
+                metrics.show(pictures, step=step)
                 metrics.write("val", validated, step=step, epoch=epoch)
-                checkpoints.save(state, step=step, metrics={"loss": validated["loss"]})
-                if saved is not None:
-                    checkpoints.wait()
-                    saved()
-                progress.write(epoch_line(epoch, values, validated))
+                with seeing.spent("saving"):
+                    saving.save_validated(state, step=step, metrics={"loss": validated["loss"]})
+                progress.write(training.epoch_line(epoch, values, validated))
+            seeing.write_speed(step=step, epoch=epoch)
+            so_far = Mean()
+    training.finish(state, step=stop)
+
+
+def played_by_first(rollout: Rollout, params: Any, epoch: int) -> dict[str, float]:
+    """What process 0 found; nothing in the others, which wait for it."""
+    with first_ahead():
+        return rollout(params, epoch) if is_first() else {}
 
 
 def run_epoch(
-    training: Training, state: TrainState, batches: Any, *, progress: Any
+    training: Objective,
+    state: TrainState,
+    total: Mean,
+    batches: Any,
+    *,
+    steps: range,
+    progress: Any,
+    seeing: Seeing,
+    saving: Saving,
 ) -> tuple[TrainState, dict[str, float]]:
-    """One pass over the demonstrations; metrics are read one step late, so that the device never waits."""
-    begun = int(state.step)
-    total = Mean()
+    """One pass over the demonstrations or the `steps` that are left of it; `total` is of those before.
+
+    Metrics are read one step late, so that the device never waits.
+    """
     pending = None
-    for step in range(begun, begun + training.train.steps_per_epoch):
-        state, values = training.train_step(state, next(batches), training.frozen)
+    for step in steps:
+        with seeing.spent("data"):
+            batch = next(batches)
+        with seeing.taking(step, state, batch):
+            state, values = training.train_step(state, batch, training.frozen)
         if pending is not None:
-            total.add(pending, step=step - 1)
+            total.add(seeing.fetched(pending, step=step - 1))
         pending = values
         progress.update()
-        if total.count:
-            rate = training.train.sizes.batch * (progress.format_dict["rate"] or 0)
-            progress.set_postfix_str(f"{total.last['loss']:.3f} loss, {rate:.0f} episodes/s", refresh=False)
-    total.add(pending, step=begun + training.train.steps_per_epoch - 1)
+        if total.last:
+            rate = training.config.training.batch_size * (progress.format_dict["rate"] or 0)
+            progress.set_postfix_str(f"{total.last['loss']:.3f} loss, {rate:.0f} {training.unit}/s", refresh=False)
+        if saving.due(step + 1):
+            total.add(seeing.fetched(pending, step=step))
+            pending = None
+            with seeing.spent("saving"):
+                saving.save(state, total, step=step + 1)
+    if pending is not None:
+        total.add(seeing.fetched(pending, step=steps.stop - 1))
+    begun = steps.stop - training.train.steps_per_epoch
     return state, total.means() | {"learning_rate": float(training.learning_rate(begun))}
 
 
-def epoch_line(epoch: int, train: dict[str, float], val: dict[str, float]) -> str:
-    """What a person wants to know of an epoch."""
-    return (
-        f"epoch {epoch:>4}  loss {train['loss']:.4f}  val loss {val['loss']:.4f}  "
-        f"position {val['position_cm']:.2f} cm  rotation {val['rotation_deg']:.2f} degrees  "
-        f"gripper {100 * val['gripper_accuracy']:.1f} %"
-    )
+def validate(training: Objective, state: TrainState) -> dict[str, float]:
+    """Mean metrics over the validation data; where it has several parts, as of tasks, also the loss of each.
 
-
-def validate(training: Training, state: TrainState) -> dict[str, float]:
-    """Mean metrics over the validation demonstrations; where there are several tasks, also the loss of each."""
+    Raises:
+        RunError: the loss is not finite.
+    """
     total, losses = Mean(), {}
-    for task, loader in training.val.items():
+    for part, loader in training.val.items():
         mean = Mean()
         with closing(training.batches(loader, 0, loader.steps_per_epoch)) as batches:
             for batch in batches:
-                mean.add(training.eval_step(training.params(state), batch), step=int(state.step))
+                stop_if_asked()
+                values = jax.device_get(training.eval_step(training.params(state), batch))
+                mean.add({key: float(value) for key, value in values.items()})
         total.include(mean)
-        losses[f"loss/{task}"] = mean.means()["loss"]
+        loss = losses[f"loss/{part}"] = mean.means()["loss"]
+        if not math.isfinite(loss):
+            raise RunError(f"validation loss of {part} is {loss} at step {int(state.step)}; {training.advice}")
     return total.means() | (losses if len(losses) > 1 else {})
-
-
-class Mean:
-    """The mean of metrics, each batch weighted by its number of keyframe steps."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.last: dict[str, float] = {}
-        self.count = 0.0
-
-    def add(self, values: Any, *, step: int) -> None:
-        """Fetch one batch's metrics from the device.
-
-        Raises:
-            RunError: the loss is not finite.
-        """
-        self.last = {key: float(value) for key, value in jax.device_get(values).items()}
-        if not math.isfinite(self.last["loss"]):
-            raise RunError(
-                f"loss is {self.last['loss']} at step {step}; the last checkpoint is from before; "
-                "lower optimizer.learning_rate or optimizer.clip_norm and start under another name=..."
-            )
-        steps = self.last.pop("steps")
-        self.count += steps
-        for key, value in self.last.items():
-            self.sums[key] = self.sums.get(key, 0.0) + value * steps
-
-    def include(self, other: "Mean") -> None:
-        """Add all that another mean is of."""
-        self.count += other.count
-        for key, value in other.sums.items():
-            self.sums[key] = self.sums.get(key, 0.0) + value
-
-    def means(self) -> dict[str, float]:
-        """The means so far."""
-        return {key: value / self.count for key, value in self.sums.items()}

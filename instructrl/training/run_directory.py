@@ -1,13 +1,14 @@
 """The run directory: what it was made with, and whether the same is asked again. Needs no jax.
 
 `config.yaml` holds the settings, `data.json` the demonstrations, `metrics.jsonl` the curves,
-`checkpoints/` the state, `eval/` the judgement.
+`speed.jsonl` how fast it went, `checkpoints/` the state, `eval/` the judgement.
 """
 
 import copy
 import dataclasses
 import json
 import os
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,25 +21,44 @@ from instructrl.config import TrainConfig, differences, resolve
 from instructrl.data.storage import Place, place
 from instructrl.errors import InputError
 
+RECORDED_KEYS = ("encoder.weights", "pretraining.train", "pretraining.val")  # a run keeps the sum of what lies there
 FREE_KEYS = (  # may change from one start to the next: they say where, how fast and how watched, not what is computed
+    *RECORDED_KEYS,
     "output_dir",
     "data.dir",
     "data.compression",  # of the pixels, which stay the same
     "data.cache_dir",
     "data.cache_gb",
-    "encoder.weights",  # their content is recorded
     "features_dir",
     "hardware.name",
     "hardware.platform",
     "hardware.prefetch",
+    "hardware.fsdp",
+    "hardware.accumulation",
+    "hardware.local_devices",
+    "hardware.coordinator",
+    "hardware.processes",
+    "hardware.process",
+    "hardware.compilation_cache",
+    "hardware.peak_flops",
+    "hardware.profile",
+    "hardware.attention",
+    "hardware.remat",
+    "hardware.scan",
     "sim.renderer",
     "sim.workers",
     "sim.timeout",
+    "training.save_every",
+    "training.keep_last",
+    "training.keep_best",
     "training.rollout_every",
     "training.rollout_episodes",
+    "training.log_every",
+    "pretraining.pictures",
     "wandb.mode",
     "wandb.project",
     "wandb.entity",
+    "wandb.group",
 )
 
 
@@ -59,10 +79,10 @@ def write_atomically(path: Path, text: str, *, elsewhere: str = "choose another 
         raise InputError(f"{path}: cannot be written ({error.strerror}); make room or {elsewhere}") from None
 
 
-def settings(config: TrainConfig) -> dict[str, Any]:
+def settings(config: TrainConfig, *, without: Collection[str] = FREE_KEYS) -> dict[str, Any]:
     """The settings that decide what is computed, as nested dicts."""
     values = copy.deepcopy(dataclasses.asdict(config))
-    for key in FREE_KEYS:
+    for key in without:
         *groups, last = key.split(".")
         target = values
         for group in groups:
@@ -125,6 +145,15 @@ def read_config(run: Path) -> TrainConfig:
         return resolve(loaded, TrainConfig)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def check_agent(config: TrainConfig, run: Place, *, key: str) -> None:
+    """Raise InputError if a run pretrained an encoder; `key` is the setting that names it."""
+    if config.objective == "masked":
+        raise InputError(
+            f"{key}: found {run}, which pretrained an encoder and holds no agent; "
+            f"train one with encoder={config.encoder.name} encoder.weights={run / 'encoder.safetensors'}"
+        )
 
 
 def record_data(run: Path, data: dict[str, dict[str, Any]]) -> None:

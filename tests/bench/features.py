@@ -64,7 +64,9 @@ def seconds(work: Any) -> float:
 
 def release_step(config: TrainConfig, agent: Agent, encoder: Any) -> Any:
     """The baseline: (policy parameters, optimizer state, batch) -> the next ones, all with an axis of one device."""
-    optimizer = make_optimizer(config.optimizer, learning_rate(config.optimizer, epochs=200, steps_per_epoch=1))
+    optimizer = make_optimizer(
+        config.optimizer, learning_rate(config.optimizer, epochs=200, steps_per_epoch=1, batch_size=BATCH)
+    )
 
     def step(params: Any, opt_state: Any, batch: Any) -> Any:
         def loss(params: Any) -> Any:

@@ -84,7 +84,9 @@ def measure(config: TrainConfig, episodes: Episodes) -> dict[str, float]:
     tokenizer = make_tokenizer(config.encoder)
     loader = Loader([episodes], tokenizer, batch_size=config.training.batch_size, seed=0)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    optimizer = make_optimizer(config.optimizer, learning_rate(config.optimizer, epochs=9, steps_per_epoch=9))
+    optimizer = make_optimizer(
+        config.optimizer, learning_rate(config.optimizer, epochs=9, steps_per_epoch=9, batch_size=1)
+    )
     step = make_train_step(agent, optimizer, seed=0, token_dropout=token_dropout(config))
     state = initial_state(initial_params(agent, one_step(config, tokenizer), seed=0), optimizer)
 

@@ -1,7 +1,7 @@
 """The embedded simulator behind the door of `instructrl.sim.env`."""
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import mujoco
 import numpy as np
@@ -16,6 +16,7 @@ from instructrl.sim.tabletop.motion import Arrival, Motion
 from instructrl.sim.tabletop.render import Renderer, make_renderer
 from instructrl.sim.tabletop.scene import CAMERAS, FILM_CAMERA
 from instructrl.sim.tabletop.task import load_task
+from instructrl.sim.tabletop.things import Gripper, Thing, things_in
 from instructrl.sim.tabletop.world import World
 
 _DRAWS = 2000  # placements tried before a task is called impossible
@@ -76,6 +77,32 @@ class Tabletop:
             first, self.step, self._expert(), instructions=self.sentences(goal), variation=goal, seed=start.seed
         )
         return demonstration, outcome or Outcome.TIME_LIMIT
+
+    def played(self, start: Start) -> Iterator[None]:
+        """Run the expert from a fresh start, and stop to be looked at: at the start and after every keyframe."""
+        self._begin(start)
+        yield
+        for action in self._expert():
+            outcome = self._act(action)
+            yield
+            if outcome is not None:
+                return
+
+    def view(self, camera: str) -> np.ndarray:
+        """What a camera sees now, uint8 [H, W, 3]."""
+        return self._renderer.draw(self._world.data, self._world.model.camera(camera).id)
+
+    def things(self, camera: str) -> list[Thing]:
+        """What there is in the present scene, and where a camera sees it."""
+        return things_in(self._world, self._name, self._world.model.camera(camera).id)
+
+    def asked_for(self) -> str:
+        """The thing that the instruction means, as the task calls it: mostly a body's name."""
+        return self._meaning[self._goal]
+
+    def gripper(self) -> Gripper:
+        """Where the gripper is now and what it does."""
+        return Gripper(self._world.tip(), self._world.opened(), self._world.held())
 
     def film(self, start: Start, actions: np.ndarray, *, size: int) -> np.ndarray:
         """Replay actions from a fresh start and return a video, uint8 [F, size, size, 3], 10 frames a second."""

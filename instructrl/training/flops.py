@@ -1,0 +1,91 @@
+"""How much a step computes: the floating-point operations of its matrix products, and what devices can do."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+PEAK_FLOPS = {  # of one jax device: bfloat16, dense, as published; the first name that its kind begins with
+    "NVIDIA B200": 2250e12,
+    "NVIDIA GH200": 989e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA A40": 150e12,
+    "NVIDIA A30": 165e12,
+    "NVIDIA A10G": 70e12,
+    "NVIDIA A10": 125e12,
+    "NVIDIA L40S": 362e12,
+    "NVIDIA L40": 181e12,
+    "NVIDIA L4": 121e12,
+    "NVIDIA RTX 6000 Ada": 364e12,
+    "NVIDIA RTX A6000": 155e12,
+    "NVIDIA GeForce RTX 4090": 165e12,
+    "NVIDIA GeForce RTX 3090": 71e12,
+    "TPU v2": 22.5e12,  # a device is a core, half a chip
+    "TPU v3": 61.5e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6": 918e12,
+    "TPU7x": 2307e12,
+}
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Operations that such a device can do in a second; None for one that is not known, such as a CPU."""
+    return next((rate for kind, rate in PEAK_FLOPS.items() if device_kind.startswith(kind)), None)
+
+
+def step_flops(step: Any, *arguments: Any) -> float:
+    """Operations of the matrix products and convolutions in one call of a jitted step; nothing is compiled.
+
+    A multiplication and the addition after it are two. All else that a step does is little beside them, and is left
+    out, as it is where utilisations of models are compared.
+    """
+    return float(count(step.trace(*arguments).jaxpr.jaxpr))
+
+
+def count(jaxpr: Jaxpr) -> int:
+    """The same of a traced function."""
+    return sum(_count(equation) for equation in jaxpr.eqns)
+
+
+def _count(equation: Any) -> int:
+    name, params = equation.primitive.name, equation.params
+    if name in _COUNTED:
+        return _COUNTED[name](equation)
+    inner = [count(part) for value in params.values() for part in _parts(value)]
+    if name == "cond":
+        return max(inner, default=0)
+    return sum(inner) * (params["length"] if name == "scan" else 1)
+
+
+def _parts(value: Any) -> Iterator[Jaxpr]:
+    """The traced functions in a parameter of an equation."""
+    if isinstance(value, ClosedJaxpr):
+        yield value.jaxpr
+    elif isinstance(value, Jaxpr):
+        yield value
+    elif isinstance(value, tuple | list):
+        for one in value:
+            yield from _parts(one)
+
+
+def _product(equation: Any) -> int:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    left = equation.invars[0].aval.shape
+    return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+
+
+def _convolution(equation: Any) -> int:
+    kernel = equation.invars[1].aval.shape
+    outputs = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+    return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // outputs
+
+
+_COUNTED: dict[str, Callable[[Any], int]] = {"dot_general": _product, "conv_general_dilated": _convolution}

@@ -1,0 +1,115 @@
+"""Hosts that are reached by ssh, and short questions to all of them. `fanout.py` runs what takes longer."""
+
+import re
+import shlex
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+
+from instructrl.errors import InputError, RunError
+from instructrl.schema import shown
+
+NO_ANSWER = 255  # of ssh itself
+
+
+class HostError(RunError):
+    """A command failed on a host; `code` is the command's."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.exit_code = code
+
+
+class LostHostError(RunError):
+    """A host does not answer, or no longer."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """A machine that ssh reaches. `known` is the file of its host key, which a new node of the same address changes."""
+
+    name: str
+    address: str
+    port: int = 22
+    user: str | None = None
+    key: str | None = None
+    known: str | None = None
+
+    def ssh(self, command: str) -> list[str]:
+        """The words of the local command that runs `command` in the host's shell."""
+        options = {
+            "BatchMode": "yes",
+            "ConnectTimeout": "10",
+            "ServerAliveInterval": "3",  # with the next one: a host that is lost is noticed within 9 seconds
+            "ServerAliveCountMax": "3",
+            "StrictHostKeyChecking": "accept-new",
+            "LogLevel": "ERROR",
+        }
+        if self.known:
+            options["UserKnownHostsFile"] = self.known
+        if self.key and Path(self.key).exists():  # else the agent's, or what ~/.ssh/config says
+            options |= {"IdentityFile": self.key, "IdentitiesOnly": "yes"}
+        words = ["ssh", "-p", str(self.port)]
+        for name, value in options.items():
+            words += ["-o", f"{name}={value}"]
+        return [*words, f"{self.user}@{self.address}" if self.user else self.address, command]
+
+
+def read_hosts(text: str, *, user: str | None = None, key: str | None = None, known: str | None = None) -> list[Host]:
+    """Hosts from `[USER@]ADDRESS[:PORT],...`, named by their addresses.
+
+    Raises:
+        InputError: it is written in another way, or a host is there twice.
+    """
+    found = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(?:(?P<user>[\w.-]+)@)?(?P<address>[\w.-]+)(?::(?P<port>\d{1,5}))?", part.strip())
+        if match is None or match["address"].startswith("-"):
+            raise InputError(f"addresses: found {shown(part)}; allowed: [USER@]ADDRESS[:PORT], several with commas")
+        port = int(match["port"] or 22)
+        found.append(Host(match["address"], match["address"], port, match["user"] or user, key, known))
+    twice = {host.name for host in found if sum(other.name == host.name for other in found) > 1}
+    if twice:
+        raise InputError(f"addresses: {sorted(twice)[0]} is there twice; name each host once")
+    return found
+
+
+def ask_all(
+    hosts: Sequence[Host], commands: Sequence[str], *, timeout: float = 120.0, data: bytes | None = None
+) -> list[str]:
+    """What short commands print, one on each host, at the same time.
+
+    Raises:
+        HostError: a command failed.
+        LostHostError: a host does not answer.
+    """
+    running = []
+    for host, command in zip(hosts, commands, strict=True):
+        words = host.ssh(shlex.join(["bash", "-c", command]))
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        running.append(subprocess.Popen(words, start_new_session=True, **pipes))  # type: ignore[call-overload]
+    said: dict[int, tuple[bytes, bytes]] = {}
+
+    def ask(index: int) -> None:
+        try:
+            said[index] = running[index].communicate(data, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            running[index].kill()
+            running[index].communicate()
+            said[index] = (b"", f"no end within {timeout:g} seconds".encode())
+
+    threads = [Thread(target=ask, args=(index,), daemon=True) for index in range(len(running))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for index, process in enumerate(running):
+        text = said[index][1].decode(errors="replace").strip().splitlines()
+        why = f" ({text[-1]})" if text else ""
+        if process.returncode == NO_ANSWER or process.returncode < 0:
+            raise LostHostError(f"{hosts[index].name}: the host does not answer{why}")
+        if process.returncode:
+            raise HostError(f"{hosts[index].name}: ended with code {process.returncode}{why}", process.returncode)
+    return [said[index][0].decode(errors="replace") for index in range(len(running))]

@@ -1,0 +1,78 @@
+# Runs on a host that outlive the terminal. `detached.py` sends this text to `bash -c`.
+#
+# $1: start, status, follow, stop or list. $2: the run's name. $3: its mark on this host.
+# start: $4 is the command. follow: $4 is how many lines of before. stop: $4 is how many seconds it has to save.
+# A run is a folder: command, log, pid, and exit when it has ended.
+runs=$HOME/.instructrl/runs folder=$HOME/.instructrl/runs/$2 mark=RUN_MARK=$3
+
+running() { # whether the process of that number is ours, and not another's of the same number
+    [ -f "$1/pid" ] && grep -qszxF "$(cat "$1/mark")" "/proc/$(cat "$1/pid")/environ"
+}
+
+state() {
+    if [ ! -d "$1" ]; then echo absent
+    elif running "$1"; then echo "running $(cat "$1/pid")"
+    elif [ -f "$1/exit" ]; then echo "ended $(cat "$1/exit")"
+    else echo lost; fi # by a restart of the host
+}
+
+start() {
+    ! running "$folder" || { echo "run $2 is running already" >&2; exit 3; }
+    mkdir -p "$folder"
+    rm -f "$folder/exit" "$folder/pid"
+    printf '%s\n' "$4" >"$folder/command"
+    printf '%s' "$mark" >"$folder/mark"
+    setsid bash -c '
+        trap "" HUP
+        env "$1" bash -c "$2" &
+        echo $! >"$3/pid.part" && mv "$3/pid.part" "$3/pid"
+        wait $!
+        echo $? >"$3/exit.part" && mv "$3/exit.part" "$3/exit"
+    ' run "$mark" "$4" "$folder" </dev/null >>"$folder/log" 2>&1 &
+    for _ in $(seq 100); do
+        [ ! -f "$folder/pid" ] || exit 0
+        sleep 0.1
+    done
+    echo "the run does not start" >&2
+    exit 4
+}
+
+follow() {
+    case $(state "$folder") in
+    absent) echo "there is no run $2" >&2; exit 3 ;;
+    lost) tail -n "$4" "$folder/log"; echo "run $2 was lost"; exit 4 ;;
+    esac
+    tail -n "$4" -F --pid="$(cat "$folder/pid")" "$folder/log" 2>/dev/null
+    for _ in $(seq 50); do
+        [ ! -f "$folder/exit" ] || exit "$(cat "$folder/exit")"
+        sleep 0.1
+    done
+    exit 4
+}
+
+stop() {
+    ! running "$folder" || kill -TERM "$(cat "$folder/pid")"
+    for _ in $(seq $(($4 * 10))); do
+        running "$folder" || break
+        sleep 0.1
+    done
+    local left
+    for _ in 1 2 3; do
+        left=$(grep -lszxF "$mark" /proc/[0-9]*/environ | tr -dc '0-9\n')
+        [ -n "$left" ] || break
+        kill -KILL $left 2>/dev/null
+        sleep 0.2
+    done
+    state "$folder"
+}
+
+list() { # every run of this host
+    for each in "$runs"/*/; do
+        [ ! -d "$each" ] || echo "$(basename "$each") $(state "${each%/}")"
+    done
+}
+
+case $1 in
+status) state "$folder" ;;
+*) "$1" "$@" ;; # functions see the same numbers
+esac

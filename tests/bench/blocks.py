@@ -1,0 +1,68 @@
+"""What scanned blocks and blocks computed again cost and save: time to the first step, and temporary memory.
+
+python tests/bench/blocks.py [OVERRIDES]     vit_base on computed features, batch 64, 8 steps: two minutes
+
+Nothing is trained: loss and gradients are traced and compiled. Seconds are of the processor, since
+machines are shared.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import jax
+
+from instructrl.batch import BatchSizes, FeatureSizes, fake_batch
+from instructrl.command import compose
+from instructrl.config import TrainConfig, chosen_layers
+from instructrl.data.tokenizer import make_tokenizer
+from instructrl.training.state import abstract_params, make_agent, one_step, split
+
+STEPS = 8
+SETTINGS = (
+    "encoder=m3ae_b16",
+    "policy=vit_base",
+    "head=regression",
+    "training.batch_size=64",
+    "encoder.tokenizer=small",
+)
+STRATEGIES: tuple[tuple[str, ...], ...] = (
+    (),
+    ("hardware.remat=blocks",),
+    ("hardware.scan=true",),
+    ("hardware.remat=blocks", "hardware.scan=true"),
+)
+
+
+def measured(config: TrainConfig) -> tuple[float, float, float]:
+    """Seconds to trace and to compile loss and gradients, and MB of memory beside parameters and gradients."""
+    tokenizer = make_tokenizer(config.encoder)
+    agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
+    params, _ = split(abstract_params(agent, one_step(config, tokenizer)), config)
+    features = FeatureSizes(len(chosen_layers(config.encoder)) * config.encoder.dim, 0, None, config.hardware.precision)
+    sizes = BatchSizes(config.training.batch_size, STEPS, len(config.sim.cameras), 256, tokenizer.length, features)
+    batch: Any = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), fake_batch(sizes))
+    began = time.process_time()
+    lowered = jax.jit(jax.grad(lambda params, batch: agent.apply({"params": params}, batch)[0])).lower(params, batch)
+    traced = time.process_time()
+    compiled = lowered.compile()
+    done = time.process_time()
+    memory: Any = compiled.memory_analysis()
+    return traced - began, done - traced, memory.temp_size_in_bytes / 1e6
+
+
+def main() -> None:
+    for number, strategy in enumerate((STRATEGIES[0], *STRATEGIES)):  # the first one pays for what all need
+        config = compose("train", TrainConfig, [*SETTINGS, *sys.argv[1:], *strategy])
+        trace, compiling, memory = measured(config)
+        if not number:
+            continue
+        print(f"{' '.join(strategy) or 'plain':<45}{trace:>8.1f} s to trace{compiling:>8.1f} s to compile"
+              f"{memory:>9.0f} MB", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

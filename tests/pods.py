@@ -1,0 +1,122 @@
+"""A pod on this machine: one sshd for each of several loopback addresses, each with a home of its own."""
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from launchers.hosts import Host
+
+SSHD = shutil.which("sshd") or shutil.which("/usr/sbin/sshd")
+ADDRESSES = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
+CONFIG = """
+ListenAddress {address}:{port}
+HostKey {folder}/host_key
+AuthorizedKeysFile {folder}/key.pub
+PidFile {folder}/{address}.pid
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+PermitRootLogin yes
+MaxStartups 100
+ForceCommand cd {home} && HOME={home} bash -c "$SSH_ORIGINAL_COMMAND"
+"""
+
+
+@dataclass
+class Pod:
+    """Hosts that can be killed."""
+
+    folder: Path
+    port: int
+    daemons: dict[str, subprocess.Popen] = field(default_factory=dict)
+
+    @property
+    def hosts(self) -> list[Host]:
+        return [self.host(address) for address in self.daemons]
+
+    @property
+    def words(self) -> list[str]:
+        """How a command finds the hosts."""
+        hosts = ",".join(f"{address}:{self.port}" for address in self.daemons)
+        return [f"addresses={hosts}", f"key={self.folder / 'key'}", f"known_hosts={self.folder / 'known'}"]
+
+    def host(self, address: str) -> Host:
+        key, known = str(self.folder / "key"), str(self.folder / "known")
+        return Host(address, address, self.port, None, key, known)
+
+    def home(self, address: str) -> Path:
+        return self.folder / address
+
+    def kill(self, address: str) -> None:
+        """End a host with all that runs on it, at once."""
+        family = psutil.Process(self.daemons[address].pid)
+        for process in [family, *family.children(recursive=True), *marked(address, home=str(self.home(address)))]:
+            with suppress(psutil.NoSuchProcess):  # it ended with its parent
+                process.kill()
+        self.daemons[address].wait()
+
+
+def marked(text: str, *, home: str = "") -> list[psutil.Process]:
+    """Processes that were started on a host or under a mark, by their environment; others may test at the same time."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if home in process.environ().get("HOME", "") and any(
+                text in process.environ().get(name, "") for name in ("HELD_BY", "RUN_MARK")
+            ):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@contextmanager
+def pod(folder: Path) -> Iterator[Pod]:
+    """Three hosts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    Path("/run/sshd").mkdir(exist_ok=True)
+    for name in ("host_key", "key"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+    with socket.socket() as probe:
+        probe.bind((ADDRESSES[0], 0))
+        made = Pod(folder, probe.getsockname()[1])
+    try:
+        for address in ADDRESSES:
+            start(made, address)
+        yield made
+    finally:
+        for address in made.daemons:
+            if made.daemons[address].poll() is None:
+                made.kill(address)
+
+
+def start(made: Pod, address: str) -> None:
+    made.home(address).mkdir(exist_ok=True)
+    config = made.folder / f"{address}.conf"
+    config.write_text(CONFIG.format(address=address, port=made.port, folder=made.folder, home=made.home(address)))
+    assert SSHD is not None
+    log = (made.folder / f"{address}.log").open("ab")
+    made.daemons[address] = subprocess.Popen([SSHD, "-D", "-e", "-f", config], stderr=log, stdout=log)
+    for _ in range(100):
+        with socket.socket() as probe:
+            if probe.connect_ex((address, made.port)) == 0:
+                return
+        time.sleep(0.1)
+    raise RuntimeError(f"sshd does not start: {(made.folder / f'{address}.log').read_text()}")
+
+
+def give_python(made: Pod, code: str = "instructrl") -> None:
+    """The environment that set-up would install on each host."""
+    for address in made.daemons:
+        folder = made.home(address) / code / ".venv/bin"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        (folder / "python").chmod(0o755)

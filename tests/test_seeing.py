@@ -1,0 +1,235 @@
+"""What a training says of itself: speed, norms, traces, and where it went wrong."""
+
+import json
+import re
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from instructrl.data.episodes import Episodes
+from instructrl.data.loader import Loader
+from instructrl.data.tokenizer import make_tokenizer
+from instructrl.errors import RunError
+from instructrl.evaluation.speeds import training_speed
+from instructrl.training import preparation
+from instructrl.training.flops import count, peak_flops, step_flops
+from instructrl.training.loop import train
+from instructrl.training.metrics import SPEED, read_lines
+from instructrl.training.run_directory import open_run
+from instructrl.training.speed import ASIDE, memory
+from instructrl.training.watch import Watch
+from tests import tiny
+
+SEEN = ("training.log_every=2", "hardware.peak_flops=1e11")
+Data = dict[str, list[Path]]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    return tiny.demonstrations(tmp_path_factory.mktemp("demonstrations"))
+
+
+def trained(folder: Path, data: Data, *more: str, rollout: Any = None) -> Path:
+    config = tiny.config(folder, *more)
+    run = open_run(config)
+    train(config, run, data=data, rollout=rollout)
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    rollout = lambda params, epoch: {"success_rate": 0.5}  # noqa: E731
+    more = ("hardware.profile=[4,5]", "training.rollout_every=2")
+    return trained(folder, data, *SEEN, *more, rollout=rollout)
+
+
+def test_the_speed_of_every_step_is_measured_once(run: Path) -> None:
+    lines = read_lines(run / SPEED)
+    assert {line["split"] for line in lines} == {"speed"} and lines[-1]["step"] == 12
+    assert sum(line["steps"] for line in lines) == 12
+    keyframes, episodes = 0.0, 0.0
+    for line in lines:
+        shares = {key: value for key, value in line.items() if key.startswith("share_")}
+        assert sum(shares.values()) == pytest.approx(1) and min(shares.values()) >= 0
+        training = line["seconds"] * (1 - sum(line[f"share_{part}"] for part in ASIDE))
+        assert line["steps_per_second"] == pytest.approx(line["steps"] / training)
+        keyframes += line["keyframes_per_second"] * training
+        episodes += line["episodes_per_second"] * training
+        flops = line["flops_per_step"]
+        assert line["utilisation"] == pytest.approx(line["steps_per_second"] * flops / 1e11)
+        assert line["process_memory_bytes"] > 1e7
+    assert round(episodes) == 4 * 12 and round(keyframes) == 4 * 12 * 4  # pick_and_lift has four keyframes
+    spent = {part: sum(line["seconds"] * line[f"share_{part}"] for line in lines) for part in ("step", "data", *ASIDE)}
+    assert all(value > 0 for value in spent.values()), spent
+
+
+def test_metrics_have_the_norms_and_some_steps_and_are_the_same_when_interrupted(
+    run: Path, data: Data, tmp_path: Path
+) -> None:
+    lines = read_lines(run / "metrics.jsonl")
+    taken = [line["step"] for line in lines if line["split"] == "step"]
+    assert taken == [2, 4, 6, 8, 10, 12]
+    for line in lines:
+        norms = [line.get(f"{name}_norm", 0) for name in ("gradient", "parameter", "update")]
+        assert all(norm > 0 for norm in norms) == (line["split"] in ("train", "step"))
+    assert not any("second" in key or "share" in key for line in lines for key in line)
+
+    def stop(_: Any, epoch: int) -> dict[str, float]:
+        if epoch == 3:
+            raise KeyboardInterrupt
+        return {"success_rate": 0.5}
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, data, *SEEN, "training.rollout_every=1", rollout=stop)
+    resumed = trained(tmp_path, data, *SEEN)
+    without = [
+        [line for line in one if line["split"] != "rollout"] for one in (lines, read_lines(resumed / "metrics.jsonl"))
+    ]
+    assert without[0] == without[1]
+    assert [line["step"] for line in read_lines(resumed / SPEED)] == [line["step"] for line in read_lines(run / SPEED)]
+
+
+def test_the_asked_for_steps_are_traced(run: Path) -> None:
+    found = [path.name for path in (run / "profile").rglob("*") if path.is_file()]
+    assert "perfetto_trace.json.gz" in found and any(name.endswith(".xplane.pb") for name in found)
+
+
+def test_the_page_tells_of_the_speed(run: Path) -> None:
+    text = training_speed(read_lines(run / SPEED))
+    assert re.search(r"[\d.]+ episodes and [\d.]+ keyframes a second", text) and "<svg" in text
+    assert " s for 12 steps: step " in text and "compiling" in text and "% of what the devices can do" in text
+    assert "GB at most of the process" in text
+    assert training_speed([]) == "" == training_speed([{"step": 3, "epoch": 1}])
+    older = [
+        {key: value for key, value in line.items() if key[:4] not in ("util", "flop", "proc")}
+        for line in read_lines(run / SPEED)
+    ]
+    assert "Utilisation" not in training_speed(older)
+
+
+# What stops it.
+
+
+def stopped(folder: Path, data: Data, monkeypatch: pytest.MonkeyPatch, *, key: str, at: int) -> str:
+    """The line for a training in which a number is not one after some steps."""
+    real = preparation.make_train_step
+
+    def broken(*given: Any, **more: Any) -> Any:
+        step = real(*given, **more)
+
+        @jax.jit
+        def take(state: Any, batch: Any, frozen: Any) -> Any:
+            after, metrics = step(state, batch, frozen)
+            return after, metrics | {key: jnp.where(state.step == at, jnp.nan, metrics[key])}
+
+        return take
+
+    monkeypatch.setattr(preparation, "make_train_step", broken)
+    with pytest.raises(RunError) as caught:
+        trained(folder, data)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["loss", "gradient_norm"])
+def test_what_is_not_finite_ends_with_the_step_its_batch_and_the_norms_before_it(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    line = stopped(tmp_path, data, monkeypatch, key=key, at=5)
+    assert line.startswith(f"{key.replace('_', ' ')} is nan at step 5 (step 5: loss ")
+    for before in (2, 3, 4):
+        number = r"[\d.e+-]+"
+        norms = rf"gradient norm {number}, parameter norm {number}, update norm {number}"
+        assert re.search(rf"step {before}: loss {number}, {norms}", line)
+    config = tiny.config(tmp_path)
+    with Episodes(data["train"][0]) as episodes:
+        loader = Loader([episodes], make_tokenizer(config.encoder), batch_size=5, seed=0)
+        [(_, numbers)] = loader.shown(5)
+        seen = [episodes.episode(int(number)).actions for number in numbers]
+        batch = loader.batch(5)
+    for row, actions in enumerate(seen):  # they are that batch's
+        np.testing.assert_array_equal(batch.actions[row, : len(actions)], actions)
+    told = line.split("episodes ")[1].split(";")[0]
+    found: list[int] = []
+    for part in told.split():
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    assert f"in {data['train'][0]}, episodes " in line and found == sorted(numbers)
+    saved = [int(folder.name) for folder in (tmp_path / "outputs").glob("*/checkpoints/*") if folder.name.isdigit()]
+    assert saved == [3]
+
+
+def test_the_first_step_may_be_the_wrong_one() -> None:
+    watch = Watch(lambda step: f"batch {step}", advice="do better")
+    told = r"loss is inf at step 7 .*before it: no other step of this start; its batch: batch 7; do better"
+    with pytest.raises(RunError, match=told):
+        watch.look({"loss": float("inf"), "gradient_norm": 1.0}, step=7)
+
+
+# What is counted.
+
+
+def test_operations_of_matrix_products_and_convolutions() -> None:
+    def flops(function: Any, *shapes: tuple[int, ...]) -> int:
+        return count(jax.make_jaxpr(function)(*(jnp.zeros(shape) for shape in shapes)).jaxpr)
+
+    assert flops(lambda a, b: a @ b, (3, 5), (5, 7)) == 2 * 3 * 5 * 7
+    assert flops(lambda a, b: jnp.einsum("hik,hjk->hij", a, b), (4, 3, 5), (4, 7, 5)) == 4 * 2 * 3 * 5 * 7
+    assert flops(jax.grad(lambda a, b: jnp.sin(a @ b).sum(), argnums=(0, 1)), (3, 5), (5, 7)) == 3 * 2 * 3 * 5 * 7
+    assert flops(jax.grad(lambda a, b: jnp.sin(a @ b).sum()), (3, 5), (5, 7)) == 2 * 2 * 3 * 5 * 7
+    scanned = lambda a, b: jax.lax.scan(lambda x, _: (jax.jit(jnp.dot)(x, b), None), a, length=6)[0]  # noqa: E731
+    assert flops(scanned, (3, 5), (5, 5)) == 6 * 2 * 3 * 5 * 5
+    either = lambda a, b: jax.lax.cond(a[0, 0] > 0, lambda: a @ b, lambda: a)  # noqa: E731
+    assert flops(either, (5, 5), (5, 5)) == 2 * 5**3
+    same = lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))  # noqa: E731
+    assert flops(same, (2, 8, 8, 3), (3, 3, 3, 4)) == 2 * (2 * 8 * 8 * 4) * (3 * 3 * 3)
+    assert flops(jnp.sin, (9,)) == 0
+
+
+def test_the_count_is_that_of_xla_but_for_what_is_no_product() -> None:
+    step = jax.jit(lambda a, b: jnp.tanh(a @ b) @ b)
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((64, 128), (128, 128))]
+    analysis: Any = step.lower(*shapes).compile().cost_analysis()
+    assert step_flops(step, *shapes) == pytest.approx(analysis["flops"], rel=0.02)
+
+
+def test_what_is_computed_twice_counts_once_and_what_is_frozen_not_at_all(data: Data, tmp_path: Path) -> None:
+    def flops(*more: str) -> float:
+        config = tiny.config(tmp_path, *more)
+        with preparation.open_sets(config, data) as sets:
+            run = Path(tempfile.mkdtemp(dir=tmp_path))
+            training, state = preparation.prepare(config, run, sets)
+            return step_flops(training.counted_step, state, training.train.batch(0), training.frozen)
+
+    plain = flops()
+    assert flops("hardware.remat=blocks") == plain == flops("hardware.scan=true")
+    assert flops("training.freeze=[encoder]") < 0.8 * plain
+
+
+@pytest.mark.parametrize(
+    ("kind", "rate"),
+    [("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA H100 PCIe", 756e12), ("NVIDIA H200", 989e12), ("TPU v4", 275e12),
+     ("NVIDIA A100-SXM4-40GB", 312e12), ("TPU v5 lite", 197e12), ("TPU v5p", 459e12), ("TPU v6 lite", 918e12),
+     ("NVIDIA L4", 121e12), ("NVIDIA L40S", 362e12), ("cpu", None), ("NVIDIA A10G", 70e12)],
+)  # fmt: skip
+def test_published_rates_are_found_by_the_devices_kind(kind: str, rate: float | None) -> None:
+    assert peak_flops(kind) == rate
+
+
+def test_memory_is_the_devices_where_it_says_so() -> None:
+    here = jax.process_index()
+    devices = [
+        SimpleNamespace(process_index=here, memory_stats=lambda: {"peak_bytes_in_use": 7}),
+        SimpleNamespace(process_index=here, memory_stats=lambda: {"peak_bytes_in_use": 9}),
+        SimpleNamespace(process_index=here + 1, memory_stats=lambda: pytest.fail("of another process")),
+    ]
+    assert memory(devices) == {"device_memory_bytes": 9}
+    assert set(memory([SimpleNamespace(process_index=here, memory_stats=lambda: None)])) == {"process_memory_bytes"}
+    assert json.dumps(memory([]))

@@ -1,0 +1,265 @@
+"""Sweeps on a real SLURM cluster of one node: arrays, failures, preemption, cancellation, refusals."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from launchers.ending import noted
+from launchers.slurm import refusal
+from launchers.table import Job
+from tests import tiny
+from tests.slurm_cluster import CPUS, UNFIT, Cluster, cluster
+from tests.sweeps import Sweep
+
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = Path(__file__).parent / "golden/slurm_dry_run.txt"
+LAUNCHER = ("launcher=slurm_gpu", "launcher.slurm.gpus_per_node=null", "launcher.slurm.memory_gb=null",
+            "launcher.slurm.cpus_per_task=1", "launcher.poll_seconds=0.5")  # fmt: skip
+needs_slurm = pytest.mark.skipif(bool(UNFIT), reason=UNFIT or "there")
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with cluster(tmp_path_factory.mktemp("slurm") / "cluster") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where trainings run, with their demonstrations."""
+    return tmp_path_factory.mktemp("studies")
+
+
+def until(moment: Callable[[], object], seconds: float = 600) -> None:
+    end = time.monotonic() + seconds
+    while not moment():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def begin(slurm: Cluster, folder: Path, *words: str) -> subprocess.Popen:
+    environment = {**slurm.environment, "XDG_CONFIG_HOME": str(folder), "XLA_FLAGS": ""}
+    entry, *rest = words
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL, "text": True}
+    return subprocess.Popen([sys.executable, str(ROOT / entry), *rest, *LAUNCHER], cwd=folder, env=environment, **pipes)
+
+
+def said_by(running: subprocess.Popen, *, code: int, timeout: float = 800) -> str:
+    try:
+        said = running.communicate(timeout=timeout)[0]
+    finally:
+        running.kill()
+    assert running.returncode == code and "Traceback" not in said, said
+    return said
+
+
+def small(slurm: Cluster, folder: Path, programs: dict[str, str]) -> Sweep:
+    """A sweep of programs on the cluster."""
+    sweep = Sweep(folder, programs, environment=slurm.environment)
+    sweep.resources = {"kind": "slurm", "poll_seconds": 0.3}
+    sweep.slurm = {"cpus_per_task": 1, "save_seconds": 30}
+    return sweep
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_an_array_of_trainings_of_which_one_fails(slurm: Cluster, studies: Path) -> None:
+    own = [f"data.dir={studies}/data", f"output_dir={studies}/outputs", "training.epochs=2", "hardware.local_devices=1"]
+    words = [*tiny.overrides(studies, *own), "name=run${seed}", "launcher.sweep=array"]
+    other = studies / "outputs/run3"
+    other.mkdir(parents=True)
+    (other / "config.yaml").write_text("seed: 7\n")  # of no training: the fourth is refused
+    said = said_by(begin(slurm, studies, "train.py", "--multirun", *words, "seed=0,1,2,3"), code=1)
+    table = json.loads((studies / "multirun/array/jobs.json").read_text())["jobs"]
+    assert [(job["state"], job["exit_code"]) for job in table] == [("done", 0)] * 3 + [("failed", 2)], said
+    assert table[3]["error"].startswith(f"error: {other}/config.yaml: ")
+    assert f"{table[3]['error']}  [{table[3]['log']}]" in said
+    found = slurm.jobs("array")
+    assert [job["JobState"] for job in found] == ["COMPLETED"] * 3 + ["FAILED"]
+    assert found[3]["ExitCode"] == "2:0"
+    assert [f"{job['ArrayJobId']}_{job['ArrayTaskId']}" for job in found] == [job["id"] for job in table]
+    judged = ",".join(f"{studies}/outputs/run{seed}" for seed in range(3))
+    assert f"not judged yet: python eval.py --multirun run={judged} " in said and "left out: job 4 (seed=3)" in said
+    few = ["episodes=2", "rows=[trained]", "videos=0", "workers=1", "hardware.local_devices=1"]
+    said = said_by(begin(slurm, studies, "eval.py", "--multirun", f"run={judged}", *few, "launcher.sweep=eval"), code=0)
+    for sweep in ("eval", "array"):
+        compare = [sys.executable, "-m", "instructrl.evaluation.compare", str(studies / "multirun" / sweep)]
+        subprocess.run(compare, cwd=ROOT, check=True, timeout=120)
+        numbers = json.loads((studies / f"multirun/{sweep}/comparison.json").read_text())
+        [group] = numbers["groups"]
+        assert group["seeds"] == [0, 1, 2] and group["rows"]["trained"]["episodes"] == 6
+        assert len(numbers["left_out"]) == (sweep == "array")
+
+
+def ended_alike(folder: Path, other: Path) -> None:
+    """Bit for bit, in a process of its own."""
+    program = f"""
+import sys
+from pathlib import Path
+from tests.test_interruption import params
+import jax, numpy as np
+from instructrl.training.metrics import read_lines
+run, other = Path({str(folder)!r}), Path({str(other)!r})
+for which in ("last", "best"):
+    (ours, step), (theirs, at) = params(run, which), params(other, which)
+    assert step == at, (step, at)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+assert read_lines(run / "metrics.jsonl") == read_lines(other / "metrics.jsonl")
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_two_processes_are_preempted_and_end_as_if_undisturbed(slurm: Cluster, studies: Path) -> None:
+    """By an urgent job, which is SIGTERM, and by SIGUSR2, as SLURM sends it before the time limit."""
+    own = [f"data.dir={studies}/data", f"output_dir={studies}/outputs", "training.batch_size=6", "training.epochs=150",
+           "training.validate_every=50", "launcher.slurm.tasks_per_node=2"]  # fmt: skip
+    words = tiny.overrides(studies, *own)
+
+    def train(name: str) -> subprocess.Popen:
+        return begin(slurm, studies, "train.py", *words, f"name={name}", f"launcher.sweep={name}")
+
+    undisturbed = train("undisturbed")
+    assert "done" in said_by(undisturbed, code=0)
+    disturbed = train("disturbed")
+    metrics, log = studies / "outputs/disturbed/metrics.jsonl", studies / "multirun/disturbed"
+
+    def logs() -> str:
+        return "".join(path.read_text() for path in log.glob("slurm/*.out"))
+
+    until(lambda: (metrics.exists() and metrics.read_text().count("\n") >= 3) or disturbed.poll() is not None)
+    assert disturbed.poll() is None, said_by(disturbed, code=0)
+    slurm.occupy(1)
+    until(lambda: "queued again, 1 of at most 100 times" in logs())
+    until(lambda: logs().count("training resumed") == 1)
+    [job] = slurm.jobs("disturbed")
+    time.sleep(1)
+    slurm.ask("scancel", "--signal=USR2", job["JobId"])
+    until(lambda: "queued again, 2 of at most 100 times" in logs())
+    assert "done" in said_by(disturbed, code=0)
+    assert logs().count("training resumed") == 2 and "of 2 processes" in logs()
+    [job] = slurm.jobs("disturbed")
+    assert job["JobState"] == "COMPLETED" and job["Restarts"] == "2"
+    ended_alike(studies / "outputs/disturbed", studies / "outputs/undisturbed")
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_a_cancelled_job_ends_the_wait_and_ctrl_c_does_not_end_the_jobs(slurm: Cluster, tmp_path: Path) -> None:
+    sweep = small(slurm, tmp_path, {"long": "import time; time.sleep(300)", "fine": "print('fine')"})
+    running = sweep.begin()
+    until(lambda: (tmp_path / "multirun/study/jobs.json").exists() and sweep.states[0][0] == "running")
+    running.send_signal(2)
+    assert "the jobs go on; the same command attaches to them again" in sweep.end(running, code=130)
+    running = sweep.begin()
+    assert running.stdout is not None and " still at work, 0 to start" in running.stdout.readline(), "attached"
+    slurm.ask("scancel", sweep.table[0]["id"])
+    said = sweep.end(running, code=1)
+    assert sweep.states == [("cancelled", None), ("done", 0)]
+    assert "cancelled by scancel or by SLURM" in said
+    running = sweep.begin(on_interrupt="cancel")
+    until(lambda: sweep.states[0][0] == "running")
+    running.send_signal(2)
+    assert "interrupted: ending the jobs, which save first" in sweep.end(running, code=130)
+    assert sweep.states == [("cancelled", None), ("done", 0)]
+    assert not slurm.ask("squeue", "--noheader", "--name=study")
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_what_a_cluster_refuses_or_kills_is_one_line(slurm: Cluster, tmp_path: Path) -> None:
+    greedy = "import time; kept = b'x' * 400_000_000; print('began', flush=True); time.sleep(60)"
+    sweep = small(slurm, tmp_path, {"greedy": greedy})
+    sweep.slurm["memory_gb"] = 0.1
+    said = sweep(code=1)
+    assert "took more memory than launcher.slurm.memory_gb" in sweep.table[0]["error"], said
+    never = "SLURM would never start it, and it is cancelled: "
+    refused = [
+        ({"partition": "nowhere"}, "invalid partition specified: nowhere"),
+        ({"partition": "closed", "account": "mine"}, f"{never}Job's account not known, so it can't use this partition"),
+        ({"cpus_per_task": 1000}, f"{never}PartitionConfig"),
+        ({"partition": "short", "minutes": 90}, f"{never}Partition(Config|TimeLimit)"),
+    ]
+    for number, (settings, line) in enumerate(refused):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        sweep = small(slurm, folder, {"one": "", "two": ""})
+        sweep.slurm |= settings
+        said = sweep(code=1)
+        assert sweep.states == [("refused", None)] * 2
+        assert re.search(line, sweep.table[0]["error"]) and "\n" not in sweep.table[0]["error"], sweep.table
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_a_controller_that_does_not_answer_is_waited_for(slurm: Cluster, tmp_path: Path) -> None:
+    go_on = tmp_path / "go on"
+    sweep = small(
+        slurm,
+        tmp_path,
+        {"long": f"import pathlib, time\nwhile not pathlib.Path({str(go_on)!r}).exists(): time.sleep(0.1)"},
+    )
+    deaf = tmp_path / "bin/squeue"
+    deaf.parent.mkdir()
+    sweep.environment["PATH"] = f"{deaf.parent}:{sweep.environment['PATH']}"
+    running = sweep.begin()
+    until(lambda: (tmp_path / "multirun/study/jobs.json").exists() and sweep.states[0][0] == "running")
+    deaf.write_text("#!/bin/sh\necho slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1\n")
+    deaf.chmod(0o755)
+    assert running.stdout is not None
+    said = ""
+    while "squeue: slurm_load_jobs error: Unable to contact slurm controller; the jobs go on" not in said:
+        line = running.stdout.readline()
+        assert line, said
+        said += line
+    assert sweep.states == [("running", None)]
+    go_on.touch()
+    sweep.end(running, code=0)
+    assert sweep.states == [("done", 0)]
+
+
+def test_without_a_cluster_it_is_one_line(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, {"one": "", "two": ""}, environment={**os.environ, "PATH": "/nowhere"})
+    sweep.resources = {"kind": "slurm", "poll_seconds": 0.3}
+    said = sweep(code=1)
+    assert "sbatch: not found here; launch from a node of a SLURM cluster, or with launcher=local" in said
+    assert sweep.states == [("refused", None)] * 2
+
+
+def test_what_sbatch_says_becomes_a_line() -> None:
+    submission = "sbatch: error: Batch job submission failed: Invalid partition name specified"
+    text = f"Command 'sbatch' failed\nsbatch: error: invalid partition specified: x\n{submission}\n"
+    assert refusal(text) == "sbatch: invalid partition specified: x"
+    assert refusal("") == "sbatch: failed without a word"
+
+
+def test_a_note_that_is_not_whole_is_none(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"exit_code"')
+    assert noted(tmp_path / "x.json") is None and noted(tmp_path / "y.json") is None
+    job = Job(1, "x", [], "run")
+    job.ended(75)
+    assert job.state == "interrupted"
+
+
+def test_a_dry_run_shows_the_script_that_a_cluster_would_get(tmp_path: Path) -> None:
+    """python train.py ... --dry-run, with the paths of this checkout and of Python replaced."""
+    words = ["experiment=quickstart", "seed=0,1", "launcher=slurm_a100", "launcher.slurm.partition=gpus",
+             "launcher.slurm.account=lab", "launcher.slurm.setup=[module load cuda]"]  # fmt: skip
+    environment = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    line = [sys.executable, str(ROOT / "train.py"), *words, "--multirun", "--dry-run"]
+    ran = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    text = ran.stdout
+    for path, name in ((sys.executable, "PYTHON"), (str(ROOT), "SUITE"), (str(tmp_path), "HERE")):
+        text = text.replace(path, name)
+    assert text == GOLDEN.read_text()
+    assert CPUS and not [*tmp_path.iterdir()]
