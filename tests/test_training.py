@@ -174,6 +174,16 @@ def test_a_damaged_checkpoint_is_one_line_that_names_it(data, tmp_path):
         final_params(run)
 
 
+@pytest.fixture
+def wandb_stops():
+    """W&B tells its service to child processes by the environment: theirs would be ours for all later tests."""
+    yield
+    import wandb
+
+    wandb.teardown()
+
+
+@pytest.mark.usefixtures("wandb_stops")
 def test_wandb_offline_keeps_the_same_numbers_and_online_without_a_key_is_one_line(data, tmp_path, monkeypatch):
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
