@@ -150,21 +150,21 @@ def test_an_options_name_stands_for_what_it_sets(study: Study) -> None:
     ]
 
 
-def test_other_weights_of_an_encoder_are_another_setting(study: Study) -> None:
-    for weights in ("null", "shipped"):
+@pytest.mark.parametrize(
+    ("words", "key", "values"),
+    [
+        (["encoder=m3ae_tiny", "encoder.heads=2", "training.token_dropout=0"], "encoder.weights", ("null", "shipped")),
+        (["experiment=pretrain_tiny", "encoder.heads=2"], "pretraining.train", ("[one.hdf5]", "[two.hdf5]")),
+    ],
+)
+def test_what_a_run_may_find_elsewhere_is_still_another_setting(
+    study: Study, words: list[str], key: str, values: tuple[str, str]
+) -> None:
+    for number, value in enumerate(values):
         for seed in (0, 1):
-            study.run(
-                f"{weights}{seed}",
-                "encoder=m3ae_tiny",
-                "encoder.heads=2",
-                "training.token_dropout=0",
-                f"encoder.weights={weights}",
-                f"seed={seed}",
-            )
+            study.run(f"{number}-{seed}", *words, f"{key}={value}", f"seed={seed}")
     found, _ = compare(study.sweep)
-    assert [(group.label, group.seeds) for group in found.groups] == [
-        (f"encoder.weights={weights}", [0, 1]) for weights in ("null", "shipped")
-    ]
+    assert [(group.label, group.seeds) for group in found.groups] == [(f"{key}={value}", [0, 1]) for value in values]
 
 
 def test_a_sweep_of_evaluations_compares_what_it_judged(study: Study) -> None:

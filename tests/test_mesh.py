@@ -3,6 +3,8 @@
 import json
 import re
 import signal
+import subprocess
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -25,7 +27,7 @@ from instructrl.training.metrics import read_lines
 from instructrl.training.preparation import open_sets, prepare
 from instructrl.training.run_directory import open_run
 from tests import tiny
-from tests.team import ended, team_of
+from tests.team import ROOT, ended, free_port, team_of
 
 ALL = "hardware.local_devices=null"
 SETTINGS = ("task=pick_and_lift", "task.episodes=20", "training.batch_size=16", "training.epochs=3", "policy.dim=64",
@@ -305,3 +307,34 @@ def test_a_process_that_fails_ends_the_others_with_its_line(tmp_path, fails):
     assert [len(some) for some in lines] == [1, 1], said
     [own], [other] = lines[fails], lines[1 - fails]
     assert other == f"error: process {fails} ended: {own.removeprefix('error: ')}"
+
+
+AGAIN = """
+import sys, time
+from pathlib import Path
+from instructrl.config import HardwareConfig
+from instructrl.training.processes import first_ahead, is_first, together
+
+address, index, folder = sys.argv[1:]
+config = HardwareConfig(name="cpu", coordinator=address, processes=2, process=int(index))
+for number in range(2):
+    with together(config), first_ahead():
+        made = Path(folder) / str(number)
+        if is_first():
+            time.sleep(1)
+            made.touch()
+        assert made.exists(), number
+"""
+
+
+def test_processes_that_meet_again_wait_for_each_other_again(tmp_path):
+    address = f"localhost:{free_port()}"
+    team = [
+        subprocess.Popen(
+            [sys.executable, "-c", AGAIN, address, index, str(tmp_path)],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for index in "01"
+    ]  # fmt: skip
+    said = ended(team, timeout=120)
+    assert [code for *_, code in said] == [0, 0], said

@@ -4,6 +4,7 @@ Process 0 alone prints, writes, collects, computes features and rolls out; the o
 fails tells the others why, and none is left waiting for it. Needs no jax before there are several.
 """
 
+import itertools
 import os
 import sys
 import threading
@@ -22,16 +23,22 @@ FOREVER = 1000 * 60 * 60 * 24 * 30  # milliseconds
 LOOK = 0.5  # seconds between two looks at how the others are
 FAREWELL = 10_000  # milliseconds in which the others hear why one ends
 AGAIN = 75  # the exit code of an interruption, which all processes agree on among themselves
-FAILED = "instructrl/failed"
 
 
 class Team:
-    """This process among the others, and their common notes."""
+    """This process among the others, and their common notes.
 
-    def __init__(self, client: Any, index: int, count: int) -> None:
+    Notes stay when a run is over, and a process may meet the others for another one: each `meeting` has its own.
+    """
+
+    def __init__(self, client: Any, index: int, count: int, meeting: int) -> None:
         self.client, self.index, self.count = client, index, count
-        self.waits = 0
+        self.meeting, self.waits = meeting, 0
         self._quiet = threading.Event()
+
+    def note(self, *words: object) -> str:
+        """Where the processes of this meeting tell each other of a thing."""
+        return "/".join(map(str, ("instructrl", self.meeting, *words)))
 
     def stop_if_any_asked(self) -> None:
         """Of processes that were asked to end while they looked for each other, all end here or none.
@@ -39,9 +46,7 @@ class Team:
         Raises:
             InterruptedRun: one of them was.
         """
-        global _meetings
-        _meetings += 1  # notes stay; a process may meet the others more than once
-        keys = [f"instructrl/asked/{_meetings}/{index}" for index in range(self.count)]
+        keys = [self.note("asked", index) for index in range(self.count)]
         self.client.key_value_set(keys[self.index], asked() or "no")
         heard = [self.client.blocking_key_value_get(key, FOREVER) for key in keys]
         if any(signal != "no" for signal in heard):
@@ -53,7 +58,7 @@ class Team:
         def look() -> None:
             while not self._quiet.wait(LOOK):
                 try:
-                    code, line = self.client.key_value_try_get(FAILED).split(" ", 1)
+                    code, line = self.client.key_value_try_get(self.note("failed")).split(" ", 1)
                 except Exception:  # nothing is told yet, or the one that keeps the notes is gone: jax ends us then
                     continue
                 if self._quiet.is_set():
@@ -69,7 +74,7 @@ class Team:
         code = getattr(error, "exit_code", 1)
         reason = " ".join(str(error).split()) or type(error).__name__
         with suppress(Exception):  # another one was first
-            self.client.key_value_set(FAILED, f"{code} process {self.index} ended: {reason}")
+            self.client.key_value_set(self.note("failed"), f"{code} process {self.index} ended: {reason}")
         if isinstance(error, InputError | RunError):
             print(f"error: {reason}", file=sys.stderr, flush=True)
         else:
@@ -79,7 +84,7 @@ class Team:
     def leave(self, code: int) -> NoReturn:
         """End this process once all have heard why. jax's own end would wait for others, or abort."""
         with suppress(Exception):  # some are gone
-            self.client.wait_at_barrier("instructrl/farewell", FAREWELL)
+            self.client.wait_at_barrier(self.note("farewell"), FAREWELL)
         if self.index == 0:
             time.sleep(LOOK)  # it keeps the notes: without it jax would abort the others
         sys.stdout.flush()
@@ -87,12 +92,12 @@ class Team:
 
     def part(self) -> None:
         """All are through: none fails any more."""
-        self.client.wait_at_barrier("instructrl/end", FOREVER)
+        self.client.wait_at_barrier(self.note("end"), FOREVER)
         self._quiet.set()
 
 
 _team: Team | None = None
-_meetings = 0
+_meetings = itertools.count()
 
 
 def is_first() -> bool:
@@ -112,7 +117,7 @@ def first_ahead() -> Iterator[None]:
         yield
         return
     _team.waits += 1
-    key = f"instructrl/through/{_team.waits}"
+    key = _team.note("through", _team.waits)
     if _team.index:
         _team.client.blocking_key_value_get(key, FOREVER)
     yield
@@ -181,4 +186,4 @@ def join(config: HardwareConfig) -> Team:
                 f"hardware.coordinator: {config.coordinator} could not be joined in {time.monotonic() - began:.0f} s "
                 f"({' '.join(str(error).split())[:200]}); see that all processes run and reach process 0"
             ) from None
-    return Team(global_state.client, global_state.process_id, global_state.num_processes or 1)
+    return Team(global_state.client, global_state.process_id, global_state.num_processes or 1, next(_meetings))
