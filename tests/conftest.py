@@ -18,9 +18,22 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
+# A test computes little and compiles much; what users' programs compute is compared in files that ask for `optimized`.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
+
 # A shell that starts the tests in the background has them ignore ctrl-C, and all that they start would inherit it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module")
+def optimized() -> Iterator[None]:
+    """Programs are compiled as users compile them."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(autouse=True, scope="module")

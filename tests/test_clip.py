@@ -13,6 +13,7 @@ from instructrl.models.pixels import resized
 from tests import encoders
 from tests.encoders import CLIP_TINY, CLIP_WORDS
 
+pytestmark = pytest.mark.usefixtures("optimized")
 GOLDEN = encoders.golden("clip_tiny")
 FLAT = encoders.clip_params(GOLDEN)
 PARAMS = encoders.nested(FLAT)

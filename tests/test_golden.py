@@ -18,6 +18,7 @@ from instructrl.batch import Demonstration
 from instructrl.data.format import Header
 from tests import cameras, demonstrations, tiny
 
+pytestmark = pytest.mark.usefixtures("optimized")
 RECORDED = Path(__file__).parent / "golden" / "losses.json"
 STEPS, EPISODES, LENGTH, SIZE = 20, 10, 4, 32
 TOLERANCE = 2e-4  # of a loss; another number of threads or another CPU was seen to change 1e-6

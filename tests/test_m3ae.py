@@ -15,6 +15,7 @@ from instructrl.models.pixels import normalised, patches
 from tests import encoders
 from tests.encoders import M3AE_TINY, M3AE_WORDS
 
+pytestmark = pytest.mark.usefixtures("optimized")
 GOLDEN = encoders.golden("m3ae_tiny")
 PARAMS = encoders.nested(encoders.published(GOLDEN))
 INPUTS = tuple(GOLDEN[key] for key in ("image", "text", "text_padding_mask"))

@@ -12,6 +12,7 @@ from instructrl.training.optimizer import learning_rate, make_optimizer
 from instructrl.training.state import abstract_params, initial_params, initial_state, make_agent
 from instructrl.training.step import make_train_step
 
+pytestmark = pytest.mark.usefixtures("optimized")
 AGENT = ("policy=vit_debug", "policy.dim=32", "policy.heads=2", "head.dim=16", "sim.image_size=32", "encoder.dim=32",
          "sim.cameras=[front,wrist]", "encoder.frozen=false", "encoder.weights=null", "encoder.tokenizer=small",
          "encoder.depth=2", "encoder.patch_size=8", "encoder.layers=all", "optimizer.ema=0.9",
