@@ -2,29 +2,36 @@
 #
 # $1: start, status, follow, stop or list. $2: the run's name. $3: its mark on this host.
 # start: $4 is the command. follow: $4 is how many lines of before. stop: $4 is how many seconds it has to save.
-# A run is a folder: command, log, pid, and exit when it has ended.
+# A run is a folder: command, log, pid, and exit when it has ended. Who waits for the command to write its exit code
+# holds a lock on keeper.
 runs=$HOME/.instructrl/runs folder=$HOME/.instructrl/runs/$2 mark=RUN_MARK=$3
 
 running() { # whether the process of that number is ours, and not another's of the same number
     [ -f "$1/pid" ] && grep -qszxF "$(cat "$1/mark")" "/proc/$(cat "$1/pid")/environ"
 }
 
+kept() { # the command is no more; its exit code is there in a moment, if somebody waited for it
+    [ ! -f "$1/keeper" ] || flock -s -w 10 "$1/keeper" true
+}
+
 state() {
     if [ ! -d "$1" ]; then echo absent
     elif running "$1"; then echo "running $(cat "$1/pid")"
-    elif [ -f "$1/exit" ]; then echo "ended $(cat "$1/exit")"
+    elif kept "$1" && [ -f "$1/exit" ]; then echo "ended $(cat "$1/exit")"
     else echo lost; fi # by a restart of the host
 }
 
 start() {
     ! running "$folder" || { echo "run $2 is running already" >&2; exit 3; }
+    kept "$folder"
     mkdir -p "$folder"
     rm -f "$folder/exit" "$folder/pid"
     printf '%s\n' "$4" >"$folder/command"
     printf '%s' "$mark" >"$folder/mark"
     setsid bash -c '
         trap "" HUP
-        env "$1" bash -c "$2" &
+        exec 9>"$3/keeper" && flock 9
+        env "$1" bash -c "$2" 9>&- &
         echo $! >"$3/pid.part" && mv "$3/pid.part" "$3/pid"
         wait $!
         echo $? >"$3/exit.part" && mv "$3/exit.part" "$3/exit"
@@ -43,10 +50,7 @@ follow() {
     lost) tail -n "$4" "$folder/log"; echo "run $2 was lost"; exit 4 ;;
     esac
     tail -n "$4" -F --pid="$(cat "$folder/pid")" "$folder/log" 2>/dev/null
-    for _ in $(seq 50); do
-        [ ! -f "$folder/exit" ] || exit "$(cat "$folder/exit")"
-        sleep 0.1
-    done
+    kept "$folder" && [ -f "$folder/exit" ] && exit "$(cat "$folder/exit")"
     exit 4
 }
 

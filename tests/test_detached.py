@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,6 +83,17 @@ def test_what_ends_while_nobody_looks_is_told_later(made: Pod) -> None:
     assert marked("short:") == []  # the failure ended also what was left behind
     with pytest.raises(InputError, match=r"^run: found no other on these hosts"):
         detached.follow(made.hosts, "other")
+
+
+def test_an_end_that_is_not_noted_yet_is_waited_for(made: Pod) -> None:
+    detached.start(made.hosts, "slow", ["exec sleep 300"] * 3)
+    processes = marked(f"slow:{ADDRESSES[1]}")
+    [keeper] = {process.parent() for process in processes}
+    keeper.suspend()
+    later = threading.Timer(2, keeper.resume)
+    later.start()
+    assert [text for _, text in detached.stop(made.hosts, "slow", seconds=1)] == ["ended 143"] * 3
+    later.join()
 
 
 def test_a_host_that_is_lost_is_shown_as_such(made: Pod) -> None:

@@ -137,7 +137,7 @@ def test_a_pod_from_create_to_delete(checkout: Path, made: Pod, server: FakeClou
     assert seen == {f"[study-{n}] began {n}/3 127.0.0.2\n" for n in range(3)}
     following.send_signal(signal.SIGINT)
     assert "the run goes on" in following.communicate(timeout=60)[0]
-    assert tpu("stop", "run=long", "seconds=1").count("ended 143") == 3
+    assert tpu("stop", "run=long", "seconds=9").count("ended 143") == 3
     assert marked("long:") == []
     assert "yes: not set; study (queued resource ACTIVE, node READY) is deleted with yes=true" in tpu("delete", code=2)
     assert server.nodes and "v4-24" in tpu("list")
