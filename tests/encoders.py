@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from instructrl.config import EncoderConfig
 
@@ -14,6 +15,19 @@ CLIP_TINY = EncoderConfig(
     name="clip_golden", kind="clip", dim=64, depth=2, heads=4, patch_size=16, image_size=64,
     text_dim=48, text_depth=2, text_heads=4, projection=32, text_length=16,
 )  # fmt: skip
+SMALL = {  # settings of each kind
+    "m3ae": ("encoder=m3ae_b16", "encoder.heads=2", "encoder.image_size=32"),
+    "clip": (
+        "encoder=clip_b16",
+        "encoder.heads=2",
+        "encoder.image_size=32",
+        "encoder.text_dim=16",
+        "encoder.text_depth=3",
+        "encoder.text_heads=2",
+        "encoder.projection=8",
+    ),
+    "scratch": ("encoder=scratch_tiny",),
+}
 
 
 def golden(name: str) -> dict[str, np.ndarray]:
@@ -29,14 +43,7 @@ def published(recorded: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def nested(flat: dict[str, np.ndarray]) -> dict[str, Any]:
     """A tree of what stands under paths joined with slashes."""
-    tree: dict[str, Any] = {}
-    for name, value in flat.items():
-        *folders, last = name.split("/")
-        place = tree
-        for folder in folders:
-            place = place.setdefault(folder, {})
-        place[last] = value
-    return tree
+    return unflatten_dict(flat, sep="/")
 
 
 def clip_params(recorded: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -28,6 +28,16 @@ with one_line_errors(), heeded_signals():
 """
 
 
+def said_by(running: subprocess.Popen, *, code: int, timeout: float) -> str:
+    """What a command says until it ends, with this exit code."""
+    try:
+        said = running.communicate(timeout=timeout)[0]
+    finally:
+        running.kill()
+    assert running.returncode == code and "Traceback" not in said, said
+    return said
+
+
 class Sweep:
     """The same programs again and again, in a folder."""
 
@@ -47,13 +57,7 @@ class Sweep:
         return subprocess.Popen(words, cwd=self.folder, env=self.environment, start_new_session=True, **pipes)
 
     def end(self, running: subprocess.Popen, *, code: int, timeout: float = 120) -> str:
-        """What it says until it ends."""
-        try:
-            said = running.communicate(timeout=timeout)[0]
-        finally:
-            running.kill()
-        assert running.returncode == code and "Traceback" not in said, said
-        return said
+        return said_by(running, code=code, timeout=timeout)
 
     def __call__(self, *, code: int = 0, timeout: float = 120, **resources: Any) -> str:
         return self.end(self.begin(**resources), code=code, timeout=timeout)

@@ -6,9 +6,7 @@ import pytest
 
 from instructrl.evaluation.actor import load_actor
 from instructrl.training.checkpoint import open_checkpoints
-from instructrl.training.loop import train
 from instructrl.training.metrics import read_lines
-from instructrl.training.run_directory import open_run
 from tests import tiny
 
 EMA = "optimizer.ema=0.7"
@@ -20,10 +18,7 @@ def data(tmp_path_factory):
 
 
 def trained(folder, data, *more, rollout=None):
-    config = tiny.config(folder, "training.rollout_every=1", *more)
-    run = open_run(config)
-    train(config, run, data=data, rollout=rollout)
-    return run
+    return tiny.trained(folder, data, "training.rollout_every=1", *more, rollout=rollout)
 
 
 @pytest.fixture(scope="module")

@@ -18,24 +18,11 @@ from instructrl.training.loop import train
 from instructrl.training.metrics import read_lines
 from instructrl.training.run_directory import open_run
 from instructrl.training.state import initial_params, make_agent
-from tests import tiny
+from tests import encoders, tiny
 
 AGENT = ("policy=vit_debug", "policy.dim=16", "policy.depth=3", "policy.heads=2", "head.dim=16", "sim.image_size=32",
          "sim.cameras=[front,wrist]", "encoder.frozen=false", "encoder.weights=null", "encoder.tokenizer=small",
          "encoder.dim=16", "encoder.depth=2", "encoder.patch_size=8", "encoder.layers=all")  # fmt: skip
-ENCODERS = {
-    "m3ae": ("encoder=m3ae_b16", "encoder.heads=2", "encoder.image_size=32"),
-    "clip": (
-        "encoder=clip_b16",
-        "encoder.heads=2",
-        "encoder.image_size=32",
-        "encoder.text_dim=16",
-        "encoder.text_depth=3",
-        "encoder.text_heads=2",
-        "encoder.projection=8",
-    ),
-    "scratch": ("encoder=scratch_tiny",),
-}
 FEW = ("encoder.text_length=6", "training.batch_size=2")
 
 
@@ -75,9 +62,9 @@ def assert_close(first, second, apart):
     ],
 )
 def test_scanned_and_computed_again_blocks_have_the_same_parameters_and_numbers(encoder, strategies):
-    plain = outcome(*ENCODERS[encoder])
+    plain = outcome(*encoders.SMALL[encoder])
     for strategy in strategies:
-        found = outcome(*ENCODERS[encoder], *(f"hardware.{word}" for word in strategy))
+        found = outcome(*encoders.SMALL[encoder], *(f"hardware.{word}" for word in strategy))
         jax.tree.map(np.testing.assert_array_equal, found[0], plain[0])
         assert_close(found[1], plain[1], 1e-6)
         assert_close(found[2], plain[2], 2e-5)
@@ -202,7 +189,7 @@ def test_scanning_compiles_one_block_for_all():
 
 
 def test_an_odd_number_of_tokens_is_evened_once_and_changes_nothing(monkeypatch):
-    words = (*ENCODERS["m3ae"], "hardware.precision=bfloat16", "hardware.attention=xla")
+    words = (*encoders.SMALL["m3ae"], "hardware.precision=bfloat16", "hardware.attention=xla")
     plain = outcome(*words)
     lengths = []
     monkeypatch.setattr(blocks, "has_cudnn", lambda: True)

@@ -22,9 +22,7 @@ from instructrl.training import preparation
 from instructrl.training.checkpoint import open_checkpoints
 from instructrl.training.encoder import KEPT
 from instructrl.training.inputs import check_inputs
-from instructrl.training.loop import train
 from instructrl.training.metrics import read_lines
-from instructrl.training.run_directory import open_run
 from instructrl.training.step import hide_words
 from tests import tiny
 
@@ -50,14 +48,6 @@ def letters(tmp_path_factory):
     (folder / "vocab.json").write_text(json.dumps({piece: number for number, piece in enumerate(pieces)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     return folder, len(pieces)
-
-
-def trained(folder, data, *more):
-    """The run that a few settings lead to."""
-    config = tiny.config(folder, *more)
-    run = open_run(config)
-    train(config, run, data=data)
-    return run
 
 
 def losses(run):
@@ -93,8 +83,8 @@ CLIP_CASES = {
 
 
 def same_losses(folder, data, settings, monkeypatch):
-    live = trained(folder, data, *settings, "features=live", "name=live")
-    cached = trained(folder, data, *settings, "name=cached")
+    live = tiny.trained(folder, data, *settings, "features=live", "name=live")
+    cached = tiny.trained(folder, data, *settings, "name=cached")
     assert len(losses(live)) == 8
     for one, other in zip(losses(live), losses(cached), strict=True):
         assert one[:2] == other[:2]
@@ -102,7 +92,7 @@ def same_losses(folder, data, settings, monkeypatch):
     before = losses(cached)
     with monkeypatch.context() as patch:  # a third run finds the features and reads no image
         patch.setattr(Episodes, "_images", lambda *_: pytest.fail("an image was read"))
-        again = trained(folder, data, *settings, "name=again")
+        again = tiny.trained(folder, data, *settings, "name=again")
     assert losses(again) == before
 
 
@@ -119,7 +109,7 @@ def test_so_they_do_with_clip(tmp_path, data, case, letters, monkeypatch):
 
 def test_a_frozen_encoder_keeps_its_weights_and_is_in_no_checkpoint(tmp_path, data):
     arrays = random_weights(tmp_path / "w.safetensors", M3AE, OURS)
-    run = trained(tmp_path, data, *M3AE, f"encoder.weights={tmp_path / 'w.safetensors'}")
+    run = tiny.trained(tmp_path, data, *M3AE, f"encoder.weights={tmp_path / 'w.safetensors'}")
     found = by_name(actor(run).params["encoder"])
     assert found.keys() == arrays.keys()
     for name, value in arrays.items():
@@ -132,7 +122,7 @@ def test_a_frozen_encoder_keeps_its_weights_and_is_in_no_checkpoint(tmp_path, da
 
 def test_weights_that_read_text_serve_an_encoder_without_text(tmp_path, data):
     arrays = random_weights(tmp_path / "w.safetensors", M3AE, OURS)
-    run = trained(tmp_path, data, *M3AE, f"encoder.weights={tmp_path / 'w.safetensors'}", "encoder.text=false")
+    run = tiny.trained(tmp_path, data, *M3AE, f"encoder.weights={tmp_path / 'w.safetensors'}", "encoder.text=false")
     found = by_name(actor(run).params["encoder"])
     assert found.keys() == {name for name in arrays if "text" not in name}
     for name, value in found.items():
@@ -140,10 +130,10 @@ def test_weights_that_read_text_serve_an_encoder_without_text(tmp_path, data):
 
 
 def test_random_weights_that_are_frozen_are_kept_in_the_run(tmp_path, data):
-    run = trained(tmp_path, data, *M3AE, RANDOM)
+    run = tiny.trained(tmp_path, data, *M3AE, RANDOM)
     before = by_name(actor(run).params["encoder"])
     assert (run / KEPT).is_file()
-    other = trained(tmp_path, data, *M3AE, RANDOM, "seed=1", "name=other")
+    other = tiny.trained(tmp_path, data, *M3AE, RANDOM, "seed=1", "name=other")
     (run / KEPT).write_bytes((other / KEPT).read_bytes())
     with pytest.raises(InputError, match=r"its content is not what .* was trained with"):
         actor(run)
@@ -156,18 +146,18 @@ def test_random_weights_that_are_frozen_are_kept_in_the_run(tmp_path, data):
 def test_a_trained_encoder_begins_with_its_weights_and_leaves_them(tmp_path, data):
     arrays = random_weights(tmp_path / "w.safetensors", M3AE, OURS)
     settings = (*M3AE, f"encoder.weights={tmp_path / 'w.safetensors'}", "encoder.frozen=false")
-    run = trained(tmp_path, data, *settings, "optimizer.learning_rate=1e-9")
+    run = tiny.trained(tmp_path, data, *settings, "optimizer.learning_rate=1e-9")
     (tmp_path / "w.safetensors").unlink()  # all is in the checkpoint
     for name, value in by_name(actor(run).params["encoder"]).items():
         np.testing.assert_allclose(value, arrays[name], atol=1e-6)
     random_weights(tmp_path / "w.safetensors", M3AE, OURS)
-    run = trained(tmp_path, data, *settings, "name=faster")
+    run = tiny.trained(tmp_path, data, *settings, "name=faster")
     after = by_name(actor(run).params["encoder"])
     assert all(np.any(after[name] != value) for name, value in arrays.items())
 
 
 def test_an_interrupted_run_with_cached_features_ends_with_the_same_numbers(tmp_path, data, monkeypatch):
-    whole = trained(tmp_path, data, *M3AE, RANDOM)
+    whole = tiny.trained(tmp_path, data, *M3AE, RANDOM)
     from instructrl.training import loop
 
     with monkeypatch.context() as patch:
@@ -177,8 +167,8 @@ def test_an_interrupted_run_with_cached_features_ends_with_the_same_numbers(tmp_
             loop, "validate", lambda *given: real(*given) if not calls.append(1) and len(calls) < 3 else 1 / 0
         )
         with pytest.raises(ZeroDivisionError):
-            trained(tmp_path / "other", data, *M3AE, RANDOM)
-    resumed = trained(tmp_path / "other", data, *M3AE, RANDOM)
+            tiny.trained(tmp_path / "other", data, *M3AE, RANDOM)
+    resumed = tiny.trained(tmp_path / "other", data, *M3AE, RANDOM)
     jax.tree.map(np.testing.assert_array_equal, actor(whole).params, actor(resumed).params)
     assert losses(whole) == losses(resumed)
 
@@ -187,10 +177,10 @@ def test_other_weights_under_the_same_name_are_refused(tmp_path, data):
     weights = tmp_path / "w.safetensors"
     random_weights(weights, M3AE, OURS)
     settings = (*M3AE, f"encoder.weights={weights}")
-    run = trained(tmp_path, data, *settings)
+    run = tiny.trained(tmp_path, data, *settings)
     random_weights(weights, M3AE, OURS, seed=1)
     with pytest.raises(InputError, match="its content is not what"):
-        trained(tmp_path, data, *settings)
+        tiny.trained(tmp_path, data, *settings)
     with pytest.raises(InputError, match="its content is not what"):
         actor(run)
 
@@ -200,11 +190,11 @@ def test_weights_of_another_size_or_vocabulary_are_named(tmp_path, data):
     settings = (*M3AE, f"encoder.weights={weights}")
     random_weights(weights, (*M3AE, "encoder.dim=32"), OURS)
     with pytest.raises(InputError, match=rf"{weights}: .*expected \(1, 1, 16\)|{weights}: .*16") as caught:
-        trained(tmp_path, data, *settings)
+        tiny.trained(tmp_path, data, *settings)
     assert "\n" not in str(caught.value)
     random_weights(weights, M3AE, 100)
     with pytest.raises(InputError, match=rf"{OURS} entries, that of the weights 100"):
-        trained(tmp_path, data, *settings)
+        tiny.trained(tmp_path, data, *settings)
 
 
 def test_weights_with_fewer_or_more_places_for_tokens_name_the_setting(tmp_path):
@@ -237,10 +227,10 @@ def test_another_vocabulary_under_the_same_name_is_refused(tmp_path, data):
     place, words = tmp_path / "vocab.txt", ["[PAD]", "[UNK]", "the", "red", "blue"]
     place.write_text("\n".join(words))
     settings = (f"encoder.tokenizer={place}", "training.epochs=2", "optimizer.warmup_epochs=1")
-    run = trained(tmp_path, data, *settings)
+    run = tiny.trained(tmp_path, data, *settings)
     assert actor(run).tokenizer.vocabulary_size == 5
     place.write_text("\n".join(["[PAD]", "[UNK]", "the", "blue", "red"]))
-    for act in (lambda: actor(run), lambda: trained(tmp_path, data, *settings)):
+    for act in (lambda: actor(run), lambda: tiny.trained(tmp_path, data, *settings)):
         with pytest.raises(InputError, match=rf"^encoder.tokenizer={place}: its content is not what {run} "):
             act()
     place.unlink()
@@ -265,7 +255,7 @@ def test_training_hides_words_but_no_markers(tmp_path, data, letters, monkeypatc
     monkeypatch.setattr(preparation, "make_train_step", step)
     more = (RANDOM, "encoder.frozen=false", f"encoder.tokenizer={folder}", "training.token_dropout=0.5")
     with pytest.raises(Reached):
-        trained(tmp_path, data, *CLIP, *more)
+        tiny.trained(tmp_path, data, *CLIP, *more)
     assert [(one["token_dropout"], one["markers"]) for one in seen] == [(0.5, (count - 2, count - 1))]
     for share in (0.5, 0.9):
         hides(share, (7, 9))

@@ -15,6 +15,7 @@ from instructrl.errors import InputError
 from launchers.fanout import run_on_all
 from launchers.hosts import HostError, LostHostError, ask_all, read_hosts
 from tests.pods import ADDRESSES, SSHD, Pod, marked, pod
+from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(SSHD is None, reason="needs openssh-server")
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,13 +25,6 @@ ROOT = Path(__file__).resolve().parent.parent
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
     with pod(tmp_path_factory.mktemp("pod")) as made:
         yield made
-
-
-def wait_until(true, seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "not within the time"
-        time.sleep(0.1)
 
 
 def launcher(made: Pod, mark: str, command: str) -> subprocess.Popen:
@@ -93,7 +87,7 @@ def test_a_host_that_does_not_answer_is_one_line(hosts: Pod) -> None:
 def test_ctrl_c_lets_the_command_save(hosts: Pod) -> None:
     saving = "trap 'sleep 1; echo saved; exit 75' TERM; echo began; for i in $(seq 3000); do sleep 0.1; done"
     running = launcher(hosts, "ctrlc", saving)
-    wait_until(lambda: len(marked("ctrlc:")) >= 3)
+    until(lambda: len(marked("ctrlc:")) >= 3, 20)
     time.sleep(1)
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=60)
@@ -105,10 +99,10 @@ def test_ctrl_c_lets_the_command_save(hosts: Pod) -> None:
 @pytest.mark.parametrize("command", ["sleep 300", "trap '' TERM; while true; do echo on; sleep 0.1; done"])
 def test_a_killed_launcher_leaves_nothing_behind(hosts: Pod, command: str) -> None:
     running = launcher(hosts, "killed", command)
-    wait_until(lambda: len(marked("killed:")) >= 3)
+    until(lambda: len(marked("killed:")) >= 3, 20)
     os.kill(running.pid, signal.SIGKILL)
     running.wait()
-    wait_until(lambda: marked("killed:") == [], 15)
+    until(lambda: marked("killed:") == [], 15)
 
 
 def test_hosts_are_read_from_the_command_line() -> None:
@@ -124,7 +118,7 @@ def test_a_lost_host_stops_all(tmp_path: Path) -> None:
     """Last in the file: with a pod of its own."""
     with pod(tmp_path / "pod") as made:
         running = launcher(made, "lost", "sleep 300")
-        wait_until(lambda: len(marked("lost:")) >= 3)
+        until(lambda: len(marked("lost:")) >= 3, 20)
         time.sleep(0.5)
         made.kill("127.0.0.3")
         began = time.monotonic()

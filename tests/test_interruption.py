@@ -18,12 +18,10 @@ from instructrl.interruption import heeded_signals
 from instructrl.sim.workers import Workers
 from instructrl.training import loop
 from instructrl.training.checkpoint import open_checkpoints
-from instructrl.training.loop import train
 from instructrl.training.metrics import read_lines
-from instructrl.training.run_directory import open_run
 from instructrl.training.saving import Saving
 from tests import tiny
-from tests.test_left_behind import bearers, wait_for
+from tests.waiting import bearers, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 Data = dict[str, list[Path]]
@@ -34,17 +32,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     return tiny.demonstrations(tmp_path_factory.mktemp("demonstrations"))
 
 
-def trained(folder: Path, data: Data, *more: str, rollout: Any = None) -> Path:
-    config = tiny.config(folder, *more)
-    run = open_run(config)
-    with heeded_signals():
-        train(config, run, data=data, rollout=rollout)
-    return run
-
-
 @pytest.fixture(scope="module")
 def undisturbed(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained(tmp_path_factory.mktemp("undisturbed"), data)
+    return tiny.trained(tmp_path_factory.mktemp("undisturbed"), data)
 
 
 def params(run: Path, which: str = "last") -> tuple[Any, int]:
@@ -85,10 +75,10 @@ def test_a_signal_at_any_step_loses_no_step_and_changes_no_number(
         with pytest.MonkeyPatch.context() as patch:
             interrupt(patch, step, number)
             with pytest.raises(InterruptedRun, match=rf"by {signal.Signals(number).name}, step {step} is saved"):
-                trained(tmp_path, data)
+                tiny.trained(tmp_path, data)
         [run] = (tmp_path / "outputs").iterdir()
         assert saved(run)[-1] == step and len(saved(run)) <= 2
-    same_end(trained(tmp_path, data), undisturbed)
+    same_end(tiny.trained(tmp_path, data), undisturbed)
 
 
 @pytest.mark.parametrize("where", ["rolling out", "validating"])
@@ -111,10 +101,10 @@ def test_a_signal_at_the_end_of_an_epoch_saves_it(
         if where == "validating":
             patch.setattr(loop, "validate", asked)
         with pytest.raises(InterruptedRun, match="is saved"):
-            trained(tmp_path, data, *words, rollout=asked)
+            tiny.trained(tmp_path, data, *words, rollout=asked)
     [run] = (tmp_path / "outputs").iterdir()
     assert saved(run)[-1] == (6 if words else 3)
-    run = trained(tmp_path, data, *words, rollout=lambda *_: {"success_rate": 0.5})
+    run = tiny.trained(tmp_path, data, *words, rollout=lambda *_: {"success_rate": 0.5})
     same_end(run, undisturbed)
     rolled = [line["epoch"] for line in read_lines(run / "metrics.jsonl") if line["split"] == "rollout"]
     assert rolled == ([1, 2, 3, 4] if words else [])
@@ -154,7 +144,7 @@ def test_signals_count_only_while_they_are_heeded() -> None:
 
 def test_checkpoints_within_an_epoch_now_and_then(undisturbed: Path, data: Data, tmp_path: Path) -> None:
     words = ("training.save_every=2", "training.keep_last=3", "training.keep_best=2")
-    run = trained(tmp_path, data, *words)
+    run = tiny.trained(tmp_path, data, *words)
     losses = {line["step"]: line["loss"] for line in read_lines(run / "metrics.jsonl") if line["split"] == "val"}
     best = sorted(losses, key=losses.__getitem__)[:2]
     assert saved(run) == sorted({9, 10, 12, *best})

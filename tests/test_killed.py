@@ -21,7 +21,7 @@ from instructrl.evaluation.actor import load_actor
 from tests import tiny
 from tests.fake_sim import without_clock
 from tests.team import ended, team_of
-from tests.test_left_behind import bearers, wait_for
+from tests.waiting import bearers, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = (

@@ -4,38 +4,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests import tiny
+from tests.waiting import bearers, wait_for
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 300  # to come there, on a machine with other work
-
-
-def bearers(mark: str) -> dict[int, str]:
-    """Processes that were started with a mark in their environment, and their command lines."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and mark.encode() in (entry / "environ").read_bytes():
-                found[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")
-        except OSError:  # it is gone, or not ours
-            continue
-    return found
-
-
-def wait_for(moment: Callable[[], bool], seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while not moment():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 @pytest.mark.slow

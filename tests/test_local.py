@@ -4,8 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -13,6 +11,7 @@ import pytest
 
 from launchers.table import Job, choices, explained, printed
 from tests.sweeps import Sweep
+from tests.waiting import until
 
 FINE = "print('fine')"
 NOTES = """
@@ -37,13 +36,6 @@ signal.signal(signal.SIGTERM, lambda *_: (at.touch(), sys.exit(75)))
 print("began", flush=True)
 time.sleep(60)
 """
-
-
-def until(moment: Callable[[], object], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not moment():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def logs(sweep: Sweep) -> str:

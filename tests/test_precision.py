@@ -11,30 +11,18 @@ from instructrl.config import TrainConfig
 from instructrl.training.optimizer import learning_rate, make_optimizer
 from instructrl.training.state import abstract_params, initial_params, initial_state, make_agent
 from instructrl.training.step import make_train_step
+from tests import encoders
 
 pytestmark = pytest.mark.usefixtures("optimized")
 AGENT = ("policy=vit_debug", "policy.dim=32", "policy.heads=2", "head.dim=16", "sim.image_size=32", "encoder.dim=32",
          "sim.cameras=[front,wrist]", "encoder.frozen=false", "encoder.weights=null", "encoder.tokenizer=small",
          "encoder.depth=2", "encoder.patch_size=8", "encoder.layers=all", "optimizer.ema=0.9",
          "optimizer.learning_rate=1e-3", "optimizer.warmup_epochs=0", "optimizer.weight_decay=0.1")  # fmt: skip
-ENCODERS = {
-    "m3ae": ("encoder=m3ae_b16", "encoder.heads=2", "encoder.image_size=32"),
-    "clip": (
-        "encoder=clip_b16",
-        "encoder.heads=2",
-        "encoder.image_size=32",
-        "encoder.text_dim=16",
-        "encoder.text_depth=3",
-        "encoder.text_heads=2",
-        "encoder.projection=8",
-    ),
-    "scratch": ("encoder=scratch_tiny",),
-}
 SENSITIVE = {"exp", "log", "rsqrt", "sqrt", "reduce_max", "reduce_sum", "argmax"}
 
 
 def settings(encoder, head, precision, *more):
-    words = [*ENCODERS[encoder], *AGENT, f"head={head}", f"hardware.precision={precision}", *more]
+    words = [*encoders.SMALL[encoder], *AGENT, f"head={head}", f"hardware.precision={precision}", *more]
     return compose("train", TrainConfig, words)
 
 
@@ -58,7 +46,7 @@ def equations(jaxpr):
 
 
 @pytest.mark.parametrize("head", ["regression", "discrete", "spatial"])
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", encoders.SMALL)
 def test_norms_softmax_and_losses_are_float32(encoder, head):
     config = settings(encoder, head, "bfloat16")
     agent, batch = make_agent(config, vocabulary_size=11), random_batch()

@@ -19,9 +19,7 @@ from instructrl.errors import RunError
 from instructrl.evaluation.speeds import training_speed
 from instructrl.training import preparation
 from instructrl.training.flops import count, peak_flops, step_flops
-from instructrl.training.loop import train
 from instructrl.training.metrics import SPEED, read_lines
-from instructrl.training.run_directory import open_run
 from instructrl.training.speed import ASIDE, memory
 from instructrl.training.watch import Watch
 from tests import tiny
@@ -35,19 +33,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     return tiny.demonstrations(tmp_path_factory.mktemp("demonstrations"))
 
 
-def trained(folder: Path, data: Data, *more: str, rollout: Any = None) -> Path:
-    config = tiny.config(folder, *more)
-    run = open_run(config)
-    train(config, run, data=data, rollout=rollout)
-    return run
-
-
 @pytest.fixture(scope="module")
 def run(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     rollout = lambda params, epoch: {"success_rate": 0.5}  # noqa: E731
     more = ("hardware.profile=[4,5]", "training.rollout_every=2")
-    return trained(folder, data, *SEEN, *more, rollout=rollout)
+    return tiny.trained(folder, data, *SEEN, *more, rollout=rollout)
 
 
 def test_the_speed_of_every_step_is_measured_once(run: Path) -> None:
@@ -87,8 +78,8 @@ def test_metrics_have_the_norms_and_some_steps_and_are_the_same_when_interrupted
         return {"success_rate": 0.5}
 
     with pytest.raises(KeyboardInterrupt):
-        trained(tmp_path, data, *SEEN, "training.rollout_every=1", rollout=stop)
-    resumed = trained(tmp_path, data, *SEEN)
+        tiny.trained(tmp_path, data, *SEEN, "training.rollout_every=1", rollout=stop)
+    resumed = tiny.trained(tmp_path, data, *SEEN)
     without = [
         [line for line in one if line["split"] != "rollout"] for one in (lines, read_lines(resumed / "metrics.jsonl"))
     ]
@@ -133,7 +124,7 @@ def stopped(folder: Path, data: Data, monkeypatch: pytest.MonkeyPatch, *, key: s
 
     monkeypatch.setattr(preparation, "make_train_step", broken)
     with pytest.raises(RunError) as caught:
-        trained(folder, data)
+        tiny.trained(folder, data)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

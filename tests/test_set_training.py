@@ -40,10 +40,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
 
 
 def trained(folder: Path, data: Data, *more: str) -> Path:
-    config = tiny.config(folder, *SET, *more)
-    run = open_run(config)
-    train(config, run, data=data)
-    return run
+    return tiny.trained(folder, data, *SET, *more)
 
 
 def params(run: Path) -> Any:

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,8 @@ from launchers.slurm import refusal
 from launchers.table import Job
 from tests import tiny
 from tests.slurm_cluster import CPUS, UNFIT, Cluster, cluster
-from tests.sweeps import Sweep
+from tests.sweeps import Sweep, said_by
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).parent / "golden/slurm_dry_run.txt"
@@ -37,27 +38,11 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("studies")
 
 
-def until(moment: Callable[[], object], seconds: float = 600) -> None:
-    end = time.monotonic() + seconds
-    while not moment():
-        assert time.monotonic() < end
-        time.sleep(0.1)
-
-
 def begin(slurm: Cluster, folder: Path, *words: str) -> subprocess.Popen:
     environment = {**slurm.environment, "XDG_CONFIG_HOME": str(folder), "XLA_FLAGS": ""}
     entry, *rest = words
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL, "text": True}
     return subprocess.Popen([sys.executable, str(ROOT / entry), *rest, *LAUNCHER], cwd=folder, env=environment, **pipes)
-
-
-def said_by(running: subprocess.Popen, *, code: int, timeout: float = 800) -> str:
-    try:
-        said = running.communicate(timeout=timeout)[0]
-    finally:
-        running.kill()
-    assert running.returncode == code and "Traceback" not in said, said
-    return said
 
 
 def small(slurm: Cluster, folder: Path, programs: dict[str, str]) -> Sweep:
@@ -76,7 +61,7 @@ def test_an_array_of_trainings_of_which_one_fails(slurm: Cluster, studies: Path)
     other = studies / "outputs/run3"
     other.mkdir(parents=True)
     (other / "config.yaml").write_text("seed: 7\n")  # of no training: the fourth is refused
-    said = said_by(begin(slurm, studies, "train.py", "--multirun", *words, "seed=0,1,2,3"), code=1)
+    said = said_by(begin(slurm, studies, "train.py", "--multirun", *words, "seed=0,1,2,3"), code=1, timeout=800)
     table = json.loads((studies / "multirun/array/jobs.json").read_text())["jobs"]
     assert [(job["state"], job["exit_code"]) for job in table] == [("done", 0)] * 3 + [("failed", 2)], said
     assert table[3]["error"].startswith(f"error: {other}/config.yaml: ")
@@ -88,7 +73,11 @@ def test_an_array_of_trainings_of_which_one_fails(slurm: Cluster, studies: Path)
     judged = ",".join(f"{studies}/outputs/run{seed}" for seed in range(3))
     assert f"not judged yet: python eval.py --multirun run={judged} " in said and "left out: job 4 (seed=3)" in said
     few = ["episodes=2", "rows=[trained]", "videos=0", "workers=1", "hardware.local_devices=1"]
-    said = said_by(begin(slurm, studies, "eval.py", "--multirun", f"run={judged}", *few, "launcher.sweep=eval"), code=0)
+    said = said_by(
+        begin(slurm, studies, "eval.py", "--multirun", f"run={judged}", *few, "launcher.sweep=eval"),
+        code=0,
+        timeout=800,
+    )
     for sweep in ("eval", "array"):
         compare = [sys.executable, "-m", "instructrl.evaluation.compare", str(studies / "multirun" / sweep)]
         subprocess.run(compare, cwd=ROOT, check=True, timeout=120)
@@ -129,23 +118,23 @@ def test_two_processes_are_preempted_and_end_as_if_undisturbed(slurm: Cluster, s
         return begin(slurm, studies, "train.py", *words, f"name={name}", f"launcher.sweep={name}")
 
     undisturbed = train("undisturbed")
-    assert "done" in said_by(undisturbed, code=0)
+    assert "done" in said_by(undisturbed, code=0, timeout=800)
     disturbed = train("disturbed")
     metrics, log = studies / "outputs/disturbed/metrics.jsonl", studies / "multirun/disturbed"
 
     def logs() -> str:
         return "".join(path.read_text() for path in log.glob("slurm/*.out"))
 
-    until(lambda: (metrics.exists() and metrics.read_text().count("\n") >= 3) or disturbed.poll() is not None)
-    assert disturbed.poll() is None, said_by(disturbed, code=0)
+    until(lambda: (metrics.exists() and metrics.read_text().count("\n") >= 3) or disturbed.poll() is not None, 600)
+    assert disturbed.poll() is None, said_by(disturbed, code=0, timeout=800)
     slurm.occupy(1)
-    until(lambda: "queued again, 1 of at most 100 times" in logs())
-    until(lambda: logs().count("training resumed") == 1)
+    until(lambda: "queued again, 1 of at most 100 times" in logs(), 600)
+    until(lambda: logs().count("training resumed") == 1, 600)
     [job] = slurm.jobs("disturbed")
     time.sleep(1)
     slurm.ask("scancel", "--signal=USR2", job["JobId"])
-    until(lambda: "queued again, 2 of at most 100 times" in logs())
-    assert "done" in said_by(disturbed, code=0)
+    until(lambda: "queued again, 2 of at most 100 times" in logs(), 600)
+    assert "done" in said_by(disturbed, code=0, timeout=800)
     assert logs().count("training resumed") == 2 and "of 2 processes" in logs()
     [job] = slurm.jobs("disturbed")
     assert job["JobState"] == "COMPLETED" and job["Restarts"] == "2"
@@ -157,7 +146,7 @@ def test_two_processes_are_preempted_and_end_as_if_undisturbed(slurm: Cluster, s
 def test_a_cancelled_job_ends_the_wait_and_ctrl_c_does_not_end_the_jobs(slurm: Cluster, tmp_path: Path) -> None:
     sweep = small(slurm, tmp_path, {"long": "import time; time.sleep(300)", "fine": "print('fine')"})
     running = sweep.begin()
-    until(lambda: (tmp_path / "multirun/study/jobs.json").exists() and sweep.states[0][0] == "running")
+    until(lambda: (tmp_path / "multirun/study/jobs.json").exists() and sweep.states[0][0] == "running", 600)
     running.send_signal(2)
     assert "the jobs go on; the same command attaches to them again" in sweep.end(running, code=130)
     running = sweep.begin()
@@ -167,7 +156,7 @@ def test_a_cancelled_job_ends_the_wait_and_ctrl_c_does_not_end_the_jobs(slurm: C
     assert sweep.states == [("cancelled", None), ("done", 0)]
     assert "cancelled by scancel or by SLURM" in said
     running = sweep.begin(on_interrupt="cancel")
-    until(lambda: sweep.states[0][0] == "running")
+    until(lambda: sweep.states[0][0] == "running", 600)
     running.send_signal(2)
     assert "interrupted: ending the jobs, which save first" in sweep.end(running, code=130)
     assert sweep.states == [("cancelled", None), ("done", 0)]
@@ -212,7 +201,7 @@ def test_a_controller_that_does_not_answer_is_waited_for(slurm: Cluster, tmp_pat
     deaf.parent.mkdir()
     sweep.environment["PATH"] = f"{deaf.parent}:{sweep.environment['PATH']}"
     running = sweep.begin()
-    until(lambda: (tmp_path / "multirun/study/jobs.json").exists() and sweep.states[0][0] == "running")
+    until(lambda: (tmp_path / "multirun/study/jobs.json").exists() and sweep.states[0][0] == "running", 600)
     deaf.write_text("#!/bin/sh\necho slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1\n")
     deaf.chmod(0o755)
     assert running.stdout is not None

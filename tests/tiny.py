@@ -1,11 +1,13 @@
 """A run small enough for tests: few real demonstrations, small pictures, a small agent."""
 
 from pathlib import Path
+from typing import Any
 
 from instructrl.command import compose
 from instructrl.config import SimConfig, TrainConfig
 from instructrl.data.format import Header
 from instructrl.data.writer import Writer
+from instructrl.interruption import heeded_signals
 from instructrl.sim import Start, make_env
 
 OVERRIDES = (
@@ -37,6 +39,18 @@ def overrides(folder: Path, *more: str) -> list[str]:
 def config(folder: Path, *more: str) -> TrainConfig:
     """The same, resolved."""
     return compose("train", TrainConfig, overrides(folder, *more))
+
+
+def trained(folder: Path, data: dict[str, list[Path]], *more: str, rollout: Any = None) -> Path:
+    """The run that a tiny training leaves."""
+    from instructrl.training.loop import train
+    from instructrl.training.run_directory import open_run
+
+    settings = config(folder, *more)
+    run = open_run(settings)
+    with heeded_signals():
+        train(settings, run, data=data, rollout=rollout)
+    return run
 
 
 def demonstrations(folder: Path, *, task: str = "pick_and_lift", seed: int = 0) -> dict[str, list[Path]]:

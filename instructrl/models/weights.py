@@ -174,11 +174,20 @@ def write_weights(
     """
     plain = {name: np.asarray(value, np.float32, order="C") for name, value in arrays.items()}
     said = {"format": FORMAT, "version": VERSION, "kind": kind, "source": source, "source_sha256": source_sha256}
+    write_arrays(path, plain, {**about, **said, "checksum": checksum(plain)})
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], said: Mapping[str, str]) -> None:
+    """Write arrays and what is said of them as safetensors, so that the file is there whole or not at all.
+
+    Raises:
+        InputError: it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            file.write(save(plain, {**about, **said, "checksum": checksum(plain)}))
+            file.write(save(dict(arrays), dict(said)))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -215,11 +224,16 @@ def fit(weights: Weights, shapes: Mapping[str, tuple[int, ...]], *, besides: tup
                 f"tokens; set encoder.text_length={found[name][0]}"
             )
         raise InputError(f"{line}{more}; choose the encoder= option or the weights of the right size")
-    tree: dict[str, Any] = {}
-    for name in shapes:
+    return tree({name: weights.arrays[name] for name in shapes})
+
+
+def tree(leaves: Mapping[str, Any]) -> Any:
+    """The tree of dicts whose leaves have these paths, joined with slashes."""
+    found: dict[str, Any] = {}
+    for name, leaf in leaves.items():
         *folders, last = name.split("/")
-        place = tree
+        place = found
         for folder in folders:
             place = place.setdefault(folder, {})
-        place[last] = weights.arrays[name]
-    return tree
+        place[last] = leaf
+    return found

@@ -1,18 +1,15 @@
 """Parameters in a safetensors file: their paths joined with slashes, their values, and a few words about them."""
 
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from instructrl.errors import InputError
 from instructrl.models.encoder import by_name
-from instructrl.models.weights import checksum
+from instructrl.models.weights import checksum, tree, write_arrays
 
 FORMAT, VERSION = "instructrl parameters", "1"
 
@@ -30,18 +27,7 @@ def write_parameters(path: Path, params: Any, *, about: Mapping[str, str]) -> st
     """
     arrays = {name: np.asarray(leaf, order="C") for name, leaf in by_name(params).items()}
     said = {"format": FORMAT, "version": VERSION, "checksum": checksum(arrays), **about}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(save(arrays, said))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise InputError(f"{path}: cannot be written ({error.strerror}); make room or choose another place") from None
+    write_arrays(path, arrays, said)
     return said["checksum"]
 
 
@@ -64,15 +50,3 @@ def read_parameters(path: Path, *, remedy: str) -> tuple[Any, dict[str, str]]:
     if checksum(arrays) != said.get("checksum"):
         raise InputError(f"{path}: damaged (its checksum is another one); {remedy}")
     return tree(arrays), said
-
-
-def tree(leaves: Mapping[str, Any]) -> Any:
-    """The tree of dicts whose leaves have these paths."""
-    found: dict[str, Any] = {}
-    for name, leaf in leaves.items():
-        *folders, last = name.split("/")
-        place = found
-        for folder in folders:
-            place = place.setdefault(folder, {})
-        place[last] = leaf
-    return found
