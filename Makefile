@@ -1,4 +1,4 @@
-# Every command works on a fresh clone: what is missing is installed into .venv first.
+# Every target works on a fresh clone: missing packages are installed into .venv first.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,11 +9,11 @@ JOBS ?= 2
 .DEFAULT_GOAL := help
 .PHONY: help install demo rlbench test test-fast test-rlbench lint bench clean
 
-help:  ## say what each command does
+help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(VENV)/installed: requirements.txt
-	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; install Python 3.11 or say make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; install Python 3.11 or run make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip==26.3
 	$(BIN)/python -m pip install --quiet -r requirements.txt
@@ -23,22 +23,22 @@ $(VENV)/installed-dev: $(VENV)/installed pyproject.toml
 	$(BIN)/python -m pip install --quiet --group dev
 	@touch $@
 
-install: $(VENV)/installed  ## install the suite for the CPU into .venv
+install: $(VENV)/installed  ## install InstructRL for the CPU into .venv
 
-demo: $(VENV)/installed  ## collect, train, evaluate and report, from nothing, in minutes
+demo: $(VENV)/installed  ## collect, train, evaluate and report from scratch, in minutes
 	$(BIN)/python train.py experiment=quickstart
 	$(BIN)/python eval.py run=$(RUN) episodes=$(EPISODES)
 
 rlbench: $(VENV)/installed  ## install RLBench and CoppeliaSim (for non-commercial use) and play one episode
 	launchers/setup_rlbench.sh $(BIN)/python
 
-test: $(VENV)/installed-dev  ## run all tests, JOBS files at a time
+test: $(VENV)/installed-dev  ## run all tests, JOBS files in parallel
 	$(BIN)/python -m pytest -n $(JOBS)
 
 test-fast: $(VENV)/installed-dev  ## run the tests that take seconds
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
 
-test-rlbench: $(VENV)/installed-dev  ## run the tests that need an installed RLBench, after make rlbench
+test-rlbench: $(VENV)/installed-dev  ## run the tests that need RLBench (make rlbench installs it)
 	$(BIN)/python -m data_tools.rlbench check
 	$(BIN)/python -m pytest -m rlbench tests/test_rlbench_installed.py
 
@@ -50,5 +50,5 @@ lint: $(VENV)/installed-dev  ## check style, imports and types
 bench: $(VENV)/installed-dev  ## print every measured speed as a ratio to its baseline
 	@for file in tests/bench/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
-clean:  ## remove what was installed (never data or runs)
+clean:  ## remove the installation (never data or runs)
 	rm -rf $(VENV)

@@ -1,33 +1,33 @@
-"""Judge a trained agent; the settings of its model, task and simulator come from the run.
+"""Evaluate a trained agent; the settings of its model, task and simulator come from the run.
 
 python eval.py run=outputs/NAME
-python eval.py run=outputs/NAME episodes=1000 'rows=[trained,held_out]' checkpoint=last
-python eval.py run=outputs/NAME protocol=peract protocol.keyframes=10
+python eval.py run=outputs/NAME episodes=1000 'conditions=[trained,held_out_instructions]' checkpoint=last
+python eval.py run=outputs/NAME protocol=peract protocol.max_keyframes=10
 """
 
-from instructrl.command import command
+from instructrl.command import entry_point
 from instructrl.config import EvalConfig
 from instructrl.errors import RunError
 
 
-@command("eval", EvalConfig)
+@entry_point("eval", EvalConfig)
 def main(config: EvalConfig) -> None:
-    """Play the rows, film some episodes, write the results and the page."""
-    from instructrl.data.mirror import workshop
-    from instructrl.data.storage import place
+    """Evaluate the conditions, render some videos, write the results and the report."""
+    from instructrl.data.mirror import working_dir
+    from instructrl.data.storage import storage_path
     from instructrl.evaluation.run import check_run
 
-    with workshop(place(config.run), alone=False) as shop:
-        check_run(shop.folder, tasks=config.tasks)  # before jax is imported
-        from instructrl.evaluation.judge import judge
+    with working_dir(storage_path(config.run), exclusive=False) as work_dir:
+        check_run(work_dir.folder, tasks=config.tasks)  # before jax is imported
+        from instructrl.evaluation.judge import evaluate
         from instructrl.evaluation.results import headline, table
 
-        results, report = judge(config, shop.folder)
+        results, report = evaluate(config, work_dir.folder)
     print(table(results))
     print(headline(results))
-    print(f"report: {shop.shown(report)}")
+    print(f"report: {work_dir.display(report)}")
     if results["problems"]:
-        raise RunError(f"{'; '.join(results['problems'])}; the same command goes on from here")
+        raise RunError(f"{'; '.join(results['problems'])}; the same command resumes")
 
 
 if __name__ == "__main__":

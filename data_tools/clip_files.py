@@ -1,6 +1,6 @@
-"""CLIP as Hugging Face publishes it, by the names and in the layout of its flax model.
+"""Reader of Hugging Face CLIP weights, converted to the parameter names and layout of its flax model.
 
-The files: model.safetensors, of PyTorch, or flax_model.msgpack.
+Supported files: model.safetensors (PyTorch) and flax_model.msgpack.
 """
 
 from itertools import starmap
@@ -11,16 +11,16 @@ import msgpack
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from data_tools.parameters import DEEPEST, FLOATS, flattened, floats
+from data_tools.parameters import FLOAT_DTYPES, MAX_DEPTH, flatten, to_float32
 from instructrl.errors import InputError
 
 CLIP_FILES = ("model.safetensors", "flax_model.msgpack")
-INTEGERS = {np.dtype(name) for name in ("int32", "int64")}  # of buffers that are no parameters
+INTEGER_DTYPES = {np.dtype(name) for name in ("int32", "int64")}  # dtypes of buffers, which are not parameters
 ARRAY, NUMBER = 1, 3  # extension types of flax's msgpack
 
 
-def file_in(path: Path) -> Path:
-    """The file that a folder of Hugging Face's CLIP holds; a file is itself."""
+def find_clip_file(path: Path) -> Path:
+    """Return the weight file in a folder of Hugging Face's CLIP; a path to a file is returned unchanged."""
     if not path.is_dir():
         return path
     files = [path / name for name in CLIP_FILES if (path / name).is_file()]
@@ -30,77 +30,77 @@ def file_in(path: Path) -> Path:
 
 
 def read_clip(path: Path) -> dict[str, np.ndarray]:
-    """All parameters of Hugging Face's CLIP.
+    """Read all parameters of Hugging Face's CLIP.
 
     Raises:
-        InputError: the file is damaged, or is none.
+        InputError: the file is missing, damaged or in another format.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file; say where {' or '.join(CLIP_FILES)} is")
+        raise InputError(f"{path}: no such file; give the path of {' or '.join(CLIP_FILES)} is")
     try:
         with path.open("rb") as file:
             head = file.read(9)
         if head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05"):
-            raise InputError(
-                f"{path}: found a pickle of PyTorch; take {' or '.join(CLIP_FILES)} of the same repository"
-            )
-        return from_torch(path) if head[8:9] == b"{" else dict(flattened(path, from_flax(path)))
+            raise InputError(f"{path}: found a PyTorch pickle; use {' or '.join(CLIP_FILES)} of the same repository")
+        return from_torch(path) if head[8:9] == b"{" else dict(flatten(path, from_flax(path)))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def from_torch(path: Path) -> dict[str, np.ndarray]:
-    """Those of model.safetensors by the names and in the layout of Hugging Face's flax model."""
+    """Read model.safetensors, converted to the names and layout of Hugging Face's flax model."""
     try:
         with safe_open(path, "numpy") as file:
             names = [name for name in file.keys() if not name.endswith("position_ids")]  # noqa: SIM118
-            arrays = {name: floats(path, name, file.get_tensor(name)) for name in names}
+            arrays = {name: to_float32(path, name, file.get_tensor(name)) for name in names}
     except (SafetensorError, OSError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: damaged, or no safetensors file ({type(error).__name__}); get it again") from None
-    return dict(starmap(in_flax, arrays.items()))
+        raise InputError(
+            f"{path}: damaged or not a safetensors file ({type(error).__name__}); download it again"
+        ) from None
+    return dict(starmap(to_flax, arrays.items()))
 
 
-def in_flax(name: str, value: np.ndarray) -> tuple[str, np.ndarray]:
-    """A parameter of PyTorch as flax has it: a weight's axes are turned, and its name says what it does."""
+def to_flax(name: str, value: np.ndarray) -> tuple[str, np.ndarray]:
+    """Convert a PyTorch parameter to flax: weights are transposed and renamed by their role (kernel, scale ...)."""
     *folders, last = name.split(".")
     if last == "weight":
         if folders[-1:] in (["token_embedding"], ["position_embedding"]):
             last = "embedding"
         elif value.ndim == 1:
             last = "scale"
-        else:  # out, in -> in, out; of images: out, in, height, width -> height, width, in, out
+        else:  # out, in -> in, out; convolutions: out, in, height, width -> height, width, in, out
             last, value = "kernel", value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
     return "/".join([*folders, last]), value
 
 
 def from_flax(path: Path) -> Any:
-    """The tree in flax_model.msgpack; only arrays are made of what it holds."""
+    """Read the parameter tree of flax_model.msgpack; extension types other than arrays and numbers are refused."""
     try:
-        tree = msgpack.unpackb(path.read_bytes(), ext_hook=extension, raw=False, strict_map_key=False)
-        tree = tidied(tree["params"] if type(tree) is dict and set(tree) == {"params"} else tree, depth=0)
+        tree = msgpack.unpackb(path.read_bytes(), ext_hook=decode_extension, raw=False, strict_map_key=False)
+        tree = clean_tree(tree["params"] if type(tree) is dict and set(tree) == {"params"} else tree, depth=0)
     except OSError:
         raise
-    except Exception as error:  # whatever a damaged or hostile file leads to
-        raise InputError(f"{path}: damaged, or none of {' and '.join(CLIP_FILES)} ({type(error).__name__})") from None
+    except Exception as error:  # a damaged or malicious file can raise any error
+        raise InputError(f"{path}: damaged or not one of {' and '.join(CLIP_FILES)} ({type(error).__name__})") from None
     if type(tree) is not dict:
         raise InputError(f"{path}: found {type(tree).__name__}; expected a tree of parameters")
     return tree
 
 
-def extension(code: int, data: bytes) -> Any:
-    """An array or a number of flax's msgpack."""
+def decode_extension(code: int, data: bytes) -> Any:
+    """Decode an array or a number of flax's msgpack format."""
     if code not in (ARRAY, NUMBER):
         raise ValueError("unknown extension")
     shape, name, content = msgpack.unpackb(data, raw=True)
-    dtype = next(dtype for dtype in FLOATS | INTEGERS if dtype.name.encode() == name)
+    dtype = next(dtype for dtype in FLOAT_DTYPES | INTEGER_DTYPES if dtype.name.encode() == name)
     return np.frombuffer(content, dtype).reshape(shape)
 
 
-def tidied(tree: Any, *, depth: int) -> Any:
-    """The tree with arrays whole that were too large for one piece, without what is no parameter."""
-    if type(tree) is not dict or depth > DEEPEST:
+def clean_tree(tree: Any, *, depth: int) -> Any:
+    """Join chunked arrays and drop entries that are not parameters."""
+    if type(tree) is not dict or depth > MAX_DEPTH:
         return tree
     if "__msgpack_chunked_array__" in tree:
-        shape, chunks = ([tree[key][str(place)] for place in range(len(tree[key]))] for key in ("shape", "chunks"))
+        shape, chunks = ([tree[key][str(index)] for index in range(len(tree[key]))] for key in ("shape", "chunks"))
         return np.concatenate(chunks).reshape(shape)
-    return {key: tidied(value, depth=depth + 1) for key, value in tree.items() if key != "position_ids"}
+    return {key: clean_tree(value, depth=depth + 1) for key, value in tree.items() if key != "position_ids"}

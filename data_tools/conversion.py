@@ -1,4 +1,4 @@
-"""What both kinds of conversion share: why an episode is left out, and what is counted."""
+"""Skipped episodes and counts, shared by all kinds of conversion."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -11,12 +11,12 @@ from instructrl.data.writer import Writer
 from instructrl.errors import InputError
 
 
-class Reason(StrEnum):
-    """Why an episode is left out; each is counted apart."""
+class SkipReason(StrEnum):
+    """Reason for skipping an episode; counted separately."""
 
     FRAMES = "missing frames"
     CAMERAS = "cameras of unequal frames"
-    PICTURES = "pictures that cannot be used"
+    IMAGES = "images that cannot be used"
     PICKLE = "pickles that are not read"
     VARIATION = "variations out of range"
     SENTENCES = "no sentences"
@@ -26,53 +26,63 @@ class Reason(StrEnum):
 
 
 class SkippedError(Exception):
-    """One episode cannot be used; the rest goes on."""
+    """One episode cannot be used; the conversion continues with the others."""
 
-    def __init__(self, reason: Reason, text: str) -> None:
+    def __init__(self, reason: SkipReason, text: str) -> None:
         super().__init__(f"{reason}: {text}")
         self.reason = reason
 
 
 @dataclass
-class Tally:
-    """Episodes found, converted and left out."""
+class ConversionReport:
+    """Number of episodes found, converted and skipped."""
 
     found: int = 0
     converted: int = 0
-    skipped: Counter[Reason] = field(default_factory=Counter)
+    skipped: Counter[SkipReason] = field(default_factory=Counter)
 
     def __str__(self) -> str:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
-        left = self.skipped.total()
-        return f"{self.found} episodes found, {self.converted} converted, {left} skipped" + f" ({reasons})" * bool(left)
+        total = self.skipped.total()
+        return f"{self.found} episodes found, {self.converted} converted, {total} skipped" + f" ({reasons})" * bool(
+            total
+        )
 
 
 def add_all(
-    writer: Writer, candidates: Iterable[tuple[str, Callable[[], Demonstration]]], tally: Tally, *, wanted: int | None
+    writer: Writer,
+    candidates: Iterable[tuple[str, Callable[[], Demonstration]]],
+    report: ConversionReport,
+    *,
+    limit: int | None,
 ) -> None:
-    """Write the first `wanted` episodes (None: all) that can be used; name and count those that cannot."""
+    """Write the first `limit` usable episodes (None: all); report and count the others."""
     added = 0
     for name, make in candidates:
-        if wanted is not None and added == wanted:
+        if limit is not None and added == limit:
             return
-        tally.found += 1
+        report.found += 1
         try:
-            demonstration, contents = made(make, writer)
+            demonstration, contents = build_episode(make, writer)
         except SkippedError as error:
-            tally.skipped[error.reason] += 1
+            report.skipped[error.reason] += 1
             print(f"skipped {name}: {' '.join(str(error).split())}", flush=True)
             continue
         writer.append(demonstration, contents)
-        tally.converted += 1
+        report.converted += 1
         added += 1
 
 
-def made(make: Callable[[], Demonstration], writer: Writer) -> tuple[Demonstration, Contents]:
-    """The episode, fit to be written as its contents; whatever its numbers lead to is a reason to leave it out."""
+def build_episode(make: Callable[[], Demonstration], writer: Writer) -> tuple[Demonstration, Contents]:
+    """Build and validate an episode.
+
+    Raises:
+        SkippedError: its values are invalid, whatever error they lead to.
+    """
     try:
         demonstration = make()
         return demonstration, writer.check(demonstration)
     except InputError as error:
-        raise SkippedError(Reason.NUMBERS, str(error)) from None
+        raise SkippedError(SkipReason.NUMBERS, str(error)) from None
     except (ValueError, TypeError, OverflowError, LookupError, AttributeError, OSError) as error:
-        raise SkippedError(Reason.NUMBERS, f"{type(error).__name__}: {error}") from None
+        raise SkippedError(SkipReason.NUMBERS, f"{type(error).__name__}: {error}") from None

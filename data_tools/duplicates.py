@@ -1,4 +1,4 @@
-"""Episodes that are there twice: within a file, or for training and for validation."""
+"""Duplicate episodes: within a file, or in both training and validation data."""
 
 import hashlib
 from collections.abc import Container, Sequence
@@ -6,34 +6,34 @@ from typing import NamedTuple
 
 from instructrl.data.format import Contents, Header
 from instructrl.data.reader import open_file, read, read_header
-from instructrl.data.storage import Place, files_in
+from instructrl.data.storage import StoragePath, list_files
 from instructrl.errors import InputError, RunError
 
-SHOWN = 20
+MAX_SHOWN = 20
 
 
-class Marked(NamedTuple):
-    """A file, and for each episode a digest of its frames, keyframes and actions."""
+class EpisodeDigests(NamedTuple):
+    """A file, and a digest of the frames, keyframes and actions of each episode."""
 
-    path: Place
+    path: StoragePath
     split: str
     digests: list[bytes]
 
 
 class Duplicate(NamedTuple):
-    """An episode that shows the same as an earlier one, or one of the other split."""
+    """An episode that is identical to an earlier one, or to one of the other split."""
 
-    path: Place
+    path: StoragePath
     episode: int
-    other: Place
+    other: StoragePath
     same: int
 
     def __str__(self) -> str:
         return f"{self.path}: episode {self.episode} is the same as episode {self.same} of {self.other}"
 
 
-def marked(path: Place, header: Header, contents: Contents) -> Marked:
-    """What tells a file's episodes apart; seeds, variations and sentences do not count."""
+def episode_digests(path: StoragePath, header: Header, contents: Contents) -> EpisodeDigests:
+    """Digest each episode of a file; seeds, variations and instructions are ignored."""
     digests = []
     for frame, frames, keyframe, keyframes in zip(
         contents.first_frame, contents.frames, contents.first_keyframe, contents.keyframes, strict=True
@@ -42,16 +42,16 @@ def marked(path: Place, header: Header, contents: Contents) -> Marked:
         for column in (contents.keyframe, contents.action):
             digest.update(column[keyframe : keyframe + keyframes].tobytes())
         digests.append(digest.digest())
-    return Marked(path, header.split, digests)
+    return EpisodeDigests(path, header.split, digests)
 
 
-def duplicates(files: Sequence[Marked]) -> list[Duplicate]:
-    """Episodes that are there again in their file, or that are to validate and also to train on.
+def duplicates(files: Sequence[EpisodeDigests]) -> list[Duplicate]:
+    """Find duplicate episodes within a file, and validation episodes that are also trained on.
 
-    Equal episodes in two files of the same split are none: files may be parts or extensions of others.
+    Identical episodes in two files of the same split are allowed: files may be parts or extensions of others.
     """
     found: list[Duplicate] = []
-    trained: dict[bytes, tuple[Place, int]] = {}
+    trained: dict[bytes, tuple[StoragePath, int]] = {}
     for one in files:
         first: dict[bytes, int] = {}
         for episode, digest in enumerate(one.digests):
@@ -68,16 +68,18 @@ def duplicates(files: Sequence[Marked]) -> list[Duplicate]:
     return found
 
 
-def beside(path: Place, header: Header, known: Container[Place] = ()) -> tuple[list[Marked], list[str]]:
-    """The files in a file's folder that hold the other split of its task, and lines on those that cannot be told.
+def other_split_files(
+    path: StoragePath, header: Header, known: Container[StoragePath] = ()
+) -> tuple[list[EpisodeDigests], list[str]]:
+    """Find the files of the same task's other split in a file's folder, and list errors of unreadable files.
 
-    `known` are resolved paths that are left out.
+    `known` are resolved paths that are skipped.
 
     Raises:
-        InputError: one that does is damaged.
+        InputError: a file of the other split is damaged.
     """
     found, unknown = [], []
-    for other in files_in(path.parent, ".hdf5"):
+    for other in list_files(path.parent, ".hdf5"):
         if other.resolve() == path.resolve() or other.resolve() in known:
             continue
         try:
@@ -87,22 +89,22 @@ def beside(path: Place, header: Header, known: Container[Place] = ()) -> tuple[l
             unknown.append(str(error))
             continue
         if about.task == header.task and about.split != header.split:
-            found.append(marked(other, *read(other)))
+            found.append(episode_digests(other, *read(other)))
     return found, unknown
 
 
-def told(found: Sequence[Duplicate], compared: Sequence[Place]) -> list[str]:
-    """Lines that say what is there twice in the files that were compared."""
+def duplicate_lines(found: Sequence[Duplicate], compared: Sequence[StoragePath]) -> list[str]:
+    """Describe the duplicates in the compared files, one per line."""
     if not found:
         return [f"none in {', '.join(map(str, compared))}" if len(compared) < 3 else f"none in {len(compared)} files"]
-    lines = [str(one) for one in found[:SHOWN]]
-    return lines + ([f"... and {len(found) - SHOWN} more"] if len(found) > SHOWN else [])
+    lines = [str(one) for one in found[:MAX_SHOWN]]
+    return lines + ([f"... and {len(found) - MAX_SHOWN} more"] if len(found) > MAX_SHOWN else [])
 
 
-def refuse(found: Sequence[Duplicate]) -> None:
-    """Raise RunError if anything is there twice."""
+def raise_if_duplicates(found: Sequence[Duplicate]) -> None:
+    """Raise RunError if there are duplicates."""
     if found:
         raise RunError(
-            f"{found[0]}" + (f", and {len(found) - 1} more" if len(found) > 1 else "") + "; what is trained on "
-            "cannot validate, and what is there twice counts twice: collect or convert one of them again"
+            f"{found[0]}" + (f", and {len(found) - 1} more" if len(found) > 1 else "") + "; training "
+            "episodes cannot validate, and duplicates count twice: collect or convert one of the files again"
         )

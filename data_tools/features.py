@@ -1,18 +1,18 @@
-"""Compute a frozen encoder's features ahead of training, where a machine for it is at hand. Settings as for train.py.
+"""Precompute a frozen encoder's features, for example on another machine. Settings as for train.py.
 
 python -m data_tools.features task=reach_target encoder=m3ae_b16
 python -m data_tools.features task=multi_10 encoder=m3ae_b16
 """
 
-from instructrl.command import command
-from instructrl.config import TrainConfig, cached_features
+from instructrl.command import entry_point
+from instructrl.config import TrainConfig, uses_cached_features
 from instructrl.errors import InputError
 
 
-@command("train", TrainConfig)
+@entry_point("train", TrainConfig)
 def main(config: TrainConfig) -> None:
-    """Collect what demonstrations are missing, and compute what features of them are missing."""
-    if not cached_features(config) or config.encoder.weights is None:
+    """Collect missing demonstrations, and compute missing features."""
+    if not uses_cached_features(config) or config.encoder.weights is None:
         raise InputError(
             f"encoder: found {config.encoder.name}; allowed: one that is frozen, has weights in a file, "
             "and features=auto or cached, such as encoder=m3ae_b16"
@@ -26,9 +26,9 @@ def main(config: TrainConfig) -> None:
     select_platform(config.hardware)
     data = ensure_demonstrations(config.task, config.sim, config.data)
     from instructrl.training.features import compute_features
-    from instructrl.training.preparation import open_sets
+    from instructrl.training.preparation import open_demonstrations
 
-    with open_sets(config, data) as sets:
+    with open_demonstrations(config, data) as sets:
         compute_features(config, [*sets.train, *sets.val])
 
 

@@ -1,6 +1,6 @@
-"""python -m data_tools.inspect FILE: prints what a file of demonstrations holds and draws a contact sheet of it.
+"""python -m data_tools.inspect FILE: summarizes a file of demonstrations and draws a contact sheet of it.
 
-With --verify the exit code is 1 if an episode is there twice, also in the other split beside the file.
+With --verify the exit code is 1 if there are duplicate episodes, within the file or in the other split next to it.
 """
 
 import argparse
@@ -9,45 +9,58 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools.duplicates import Duplicate, beside, duplicates, marked, refuse, told
+from data_tools.duplicates import (
+    Duplicate,
+    duplicate_lines,
+    duplicates,
+    episode_digests,
+    other_split_files,
+    raise_if_duplicates,
+)
 from data_tools.parser import Parser
 from data_tools.sheet import contact_sheet
-from instructrl.data.episodes import Episodes
+from instructrl.data.episodes import DemonstrationDataset
 from instructrl.data.format import VERSION, checksum
-from instructrl.data.storage import size_of
-from instructrl.data.writer import unwritable
-from instructrl.errors import InputError, one_line_errors
+from instructrl.data.storage import file_size
+from instructrl.data.writer import write_error
+from instructrl.errors import InputError, report_user_errors
 
 SHOWN_EPISODES, SHOWN_SENTENCES = 6, 24
 
 
-def arguments(given: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = Parser(prog="python -m data_tools.inspect", description=__doc__)
-    parser.add_argument("file", help="a .hdf5 file of demonstrations, on disk or in a bucket")
-    parser.add_argument("--episode", type=int, nargs="+", metavar="I", help="episodes on the sheet (default: some)")
+    parser.add_argument("file", help="an .hdf5 file of demonstrations, local or in a bucket")
+    parser.add_argument("--episode", type=int, nargs="+", metavar="I", help="episodes on the sheet (default: a sample)")
     parser.add_argument("--verify", action="store_true", help="read all pixels, compare checksums, find duplicates")
     parser.add_argument(
-        "--out", type=Path, metavar="PNG", help="the contact sheet (default: FILE with .png; of one in a bucket, here)"
+        "--out",
+        type=Path,
+        metavar="PNG",
+        help="the contact sheet (default: FILE with .png; for a bucket, in the working directory)",
     )
-    return parser.parse_args(given)
+    return parser.parse_args(argv)
 
 
-def summary(episodes: Episodes) -> list[str]:
-    """Lines that say what is in a file."""
+def summary(episodes: DemonstrationDataset) -> list[str]:
+    """Summarize a file, one line per property."""
     header, contents = episodes.header, episodes.contents
     size = f"{header.image_size}x{header.image_size}"
     per_variation = Counter(contents.variation.tolist())
     lines = {
-        "file": f"{episodes.path} ({size_of(episodes.path) / 1e6:.1f} MB, format version {VERSION})",
+        "file": f"{episodes.path} ({file_size(episodes.path) / 1e6:.1f} MB, format version {VERSION})",
         "task": f"{header.task}, split {header.split}",
         "cameras": f"{', '.join(header.cameras)} at {size}",
         "episodes": f"{len(episodes)} with {len(contents.state)} frames",
-        "keyframes": f"{len(contents.keyframe)}; {spread(contents.keyframes)} an episode",
-        "variations": f"{len(per_variation)}; {spread(np.array([*per_variation.values()]))} episodes each",
+        "keyframes": f"{len(contents.keyframe)}; {count_range(contents.keyframes)} an episode",
+        "variations": f"{len(per_variation)}; {count_range(np.array([*per_variation.values()]))} episodes each",
         "seeds": f"{contents.seed.min()} to {contents.seed.max()}, {len(set(contents.seed.tolist()))} distinct",
-        "positions": "; ".join(f"{axis} {ends(contents.action[:, place])}" for place, axis in enumerate("xyz")) + " m",
-        "rotations": "; ".join(f"q{axis} {ends(contents.action[:, 3 + place])}" for place, axis in enumerate("xyzw")),
+        "positions": "; ".join(f"{axis} {value_range(contents.action[:, index])}" for index, axis in enumerate("xyz"))
+        + " m",
+        "rotations": "; ".join(
+            f"q{axis} {value_range(contents.action[:, 3 + index])}" for index, axis in enumerate("xyzw")
+        ),
         "gripper": f"open in {contents.action[:, 7].mean():.0%} of the actions",
         "provenance": ", ".join(f"{key} {value}" for key, value in header.provenance.items() if value),
         "checksum": checksum(header, contents),
@@ -61,60 +74,60 @@ def summary(episodes: Episodes) -> list[str]:
     return rows
 
 
-def spread(counts: np.ndarray) -> str:
-    """Least, most and mean of some counts."""
+def count_range(counts: np.ndarray) -> str:
+    """Format minimum, maximum and mean of counts."""
     return f"{counts.min()} to {counts.max()}, on average {counts.mean():.1f}"
 
 
-def ends(values: np.ndarray) -> str:
-    """Least and largest of some values."""
+def value_range(values: np.ndarray) -> str:
+    """Format minimum and maximum of values."""
     return f"{values.min():.3f} to {values.max():.3f}"
 
 
-def some_episodes(variation: np.ndarray) -> list[int]:
-    """A few episodes, of variations as different as there are."""
-    places = np.linspace(0, len(variation) - 1, min(SHOWN_EPISODES, len(variation))).round().astype(int)
-    return np.argsort(variation, kind="stable")[places].tolist()
+def sample_episodes(variation: np.ndarray) -> list[int]:
+    """Select a few episodes of different variations."""
+    indices = np.linspace(0, len(variation) - 1, min(SHOWN_EPISODES, len(variation))).round().astype(int)
+    return np.argsort(variation, kind="stable")[indices].tolist()
 
 
-def twice(episodes: Episodes) -> list[Duplicate]:
-    """Look for duplicates in a file and in those of the other split beside it, and say what was found."""
-    others, unknown = beside(episodes.path, episodes.header)
-    together = [marked(episodes.path, episodes.header, episodes.contents), *others]
+def find_duplicates(episodes: DemonstrationDataset) -> list[Duplicate]:
+    """Find duplicates in a file and in the other split next to it, and print them."""
+    others, unknown = other_split_files(episodes.path, episodes.header)
+    together = [episode_digests(episodes.path, episodes.header, episodes.contents), *others]
     found = duplicates(together)
-    print("\n".join(f"{'duplicates':12}{line}" for line in told(found, [one.path for one in together])))
+    print("\n".join(f"{'duplicates':12}{line}" for line in duplicate_lines(found, [one.path for one in together])))
     for line in unknown:
         print(f"{'not compared':14}{line}")
     return found
 
 
-def inspect(asked: argparse.Namespace) -> None:
-    """Do what the command line asks."""
+def inspect(options: argparse.Namespace) -> None:
+    """Print the summary, verify the file if requested, and draw the contact sheet."""
     found: list[Duplicate] = []
-    with Episodes(asked.file) as episodes:
-        chosen = asked.episode or some_episodes(episodes.contents.variation)
+    with DemonstrationDataset(options.file) as episodes:
+        chosen = options.episode or sample_episodes(episodes.contents.variation)
         outside = [number for number in chosen if not 0 <= number < len(episodes)]
         if outside:
-            raise InputError(f"--episode: found {outside[0]}; allowed for {asked.file}: 0 to {len(episodes) - 1}")
+            raise InputError(f"--episode: found {outside[0]}; allowed for {options.file}: 0 to {len(episodes) - 1}")
         print("\n".join(summary(episodes)), flush=True)
-        if asked.verify:
+        if options.verify:
             episodes.verify()
-            print(f"{'verified':12}all contents and pixels are as they were written")
-            found = twice(episodes)
+            print(f"{'verified':12}all contents and pixels match their checksums")
+            found = find_duplicates(episodes)
         path = episodes.path
-        out = asked.out or (path if isinstance(path, Path) else Path(path.name)).with_suffix(".png")
+        out = options.out or (path if isinstance(path, Path) else Path(path.name)).with_suffix(".png")
         sheet = contact_sheet([(number, episodes.demonstration(number)) for number in chosen], episodes.cameras)
         try:
             sheet.save(out, format="PNG")
         except OSError as error:
-            raise unwritable(out, error, setting="--out") from None
+            raise write_error(out, error, setting="--out") from None
         print(f"{'sheet':12}{out}", flush=True)
-    refuse(found)
+    raise_if_duplicates(found)
 
 
 def main() -> None:
     """Run the command."""
-    with one_line_errors():
+    with report_user_errors():
         inspect(arguments())
 
 

@@ -1,4 +1,4 @@
-"""Parameters in a file of others: trees of arrays, judged before anything is made of them."""
+"""Validation of parameter trees from third-party files, before they are used."""
 
 import re
 from collections.abc import Collection, Iterator
@@ -10,36 +10,36 @@ import numpy as np
 
 from instructrl.errors import InputError
 
-FLOATS = {np.dtype(name) for name in ("float16", "float32", "float64", ml_dtypes.bfloat16)}
-DEEPEST, MOST_NAMES, LONGEST_NAME = 16, 8, 60
+FLOAT_DTYPES = {np.dtype(name) for name in ("float16", "float32", "float64", ml_dtypes.bfloat16)}
+MAX_DEPTH, MAX_NAMES, MAX_NAME_LENGTH = 16, 8, 60
 
 
-def flattened(path: Path, tree: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """The arrays of a tree of dicts as float32, by their paths joined with slashes."""
-    waiting: list[tuple[tuple[str, ...], Any]] = [((), tree)]
-    seen = set()
-    while waiting:
-        place, part = waiting.pop()
-        name = "/".join(map(printable, place))
-        if isinstance(part, dict):
-            if id(part) in seen or len(place) > DEEPEST:  # a file of a few bytes can describe an endless tree
-                raise InputError(f"{path}: {name}: found a tree that repeats itself or is too deep; it is not read")
-            seen.add(id(part))
-            for key, value in part.items():
+def flatten(path: Path, tree: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the arrays of a nested dict as (path joined with slashes, float32 array)."""
+    pending: list[tuple[tuple[str, ...], Any]] = [((), tree)]
+    visited = set()
+    while pending:
+        keys, node = pending.pop()
+        name = "/".join(map(printable, keys))
+        if isinstance(node, dict):
+            if id(node) in visited or len(keys) > MAX_DEPTH:  # a file of a few bytes can describe an endless tree
+                raise InputError(f"{path}: {name}: found a tree that contains itself or is too deep; it is not read")
+            visited.add(id(node))
+            for key, value in node.items():
                 if type(key) is not str or not re.fullmatch(r"\w{1,100}", key, re.ASCII):
-                    raise InputError(f"{path}: {name}: found a key {printable(key)}; expected parameters' names")
-                waiting.append(((*place, key), value))
+                    raise InputError(f"{path}: {name}: found a key {printable(key)}; expected parameter names")
+                pending.append(((*keys, key), value))
         else:
-            yield name, floats(path, name, part)
+            yield name, to_float32(path, name, node)
 
 
-def floats(path: Path, name: str, value: Any) -> np.ndarray:
-    """A parameter as float32.
+def to_float32(path: Path, name: str, value: Any) -> np.ndarray:
+    """Convert a parameter to float32.
 
     Raises:
-        InputError: it is no array of finite floating-point numbers.
+        InputError: it is not an array of finite floating-point numbers.
     """
-    if not isinstance(value, np.ndarray | np.generic) or value.dtype.newbyteorder("=") not in FLOATS:
+    if not isinstance(value, np.ndarray | np.generic) or value.dtype.newbyteorder("=") not in FLOAT_DTYPES:
         kind = (
             f"dtype {value.dtype}"
             if hasattr(value, "dtype")
@@ -47,18 +47,18 @@ def floats(path: Path, name: str, value: Any) -> np.ndarray:
         )
         raise InputError(f"{path}: {printable(name)}: found {kind}, expected an array of floating-point numbers")
     with np.errstate(over="ignore"):
-        plain = np.asarray(value, np.float32)
-    if not np.isfinite(plain).all():
-        raise InputError(f"{path}: {printable(name)}: found numbers that are not finite; get the file again")
-    return plain
+        converted = np.asarray(value, np.float32)
+    if not np.isfinite(converted).all():
+        raise InputError(f"{path}: {printable(name)}: found numbers that are not finite; download the file again")
+    return converted
 
 
-def some(names: Collection[Any]) -> str:
-    """A few names, as an error shows them."""
-    first = [printable(name) for name, _ in zip(names, range(MOST_NAMES), strict=False)]
-    return ", ".join(first + ["..."] * (len(names) > MOST_NAMES)) or "nothing"
+def preview(names: Collection[Any]) -> str:
+    """Return the first few names for an error message."""
+    first = [printable(name) for name, _ in zip(names, range(MAX_NAMES), strict=False)]
+    return ", ".join(first + ["..."] * (len(names) > MAX_NAMES)) or "nothing"
 
 
 def printable(name: Any) -> str:
-    """A name from a file, as an error may show it."""
-    return ascii(name[:LONGEST_NAME])[1:-1] if isinstance(name, str) else type(name).__name__
+    """Return a name from a file, shortened and escaped for an error message."""
+    return ascii(name[:MAX_NAME_LENGTH])[1:-1] if isinstance(name, str) else type(name).__name__

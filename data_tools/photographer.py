@@ -1,4 +1,4 @@
-"""Pictures of the embedded tasks with sentences: what data_tools.frames asks of each of its processes."""
+"""Renderer of captioned images of the embedded tasks; runs in the worker processes of data_tools.frames."""
 
 import zlib
 from dataclasses import dataclass
@@ -7,75 +7,75 @@ import numpy as np
 
 from data_tools.captions import caption
 from instructrl.config import CAMERAS, EMBEDDED_TASKS, RENDERERS
-from instructrl.data.pictures import encoded
-from instructrl.schema import number, one_of, words
-from instructrl.sim import Start
+from instructrl.data.pictures import encode_jpeg
+from instructrl.schema import choice_list, number, one_of, setting
+from instructrl.sim import EpisodeStart
 from instructrl.sim.tabletop.env import Tabletop
 from instructrl.sim.tabletop.scene import CAMERAS as VIEWS
 
-FIRST_SEED = {"train": 3_000_000_000, "val": 3_500_000_000}  # demonstrations and evaluations have smaller ones
-SEEDS = 1_000_000  # of one `seed`
+FIRST_SEED = {"train": 3_000_000_000, "val": 3_500_000_000}  # above those of demonstrations and evaluations
+SEEDS = 1_000_000  # per value of `seed`
 
 
 @dataclass
 class FramesConfig:
-    """The command."""
+    """Settings of the command."""
 
-    out: str = "data/frames"
-    frames: int = number(20_000, low=1, high=100_000_000)  # of train
-    val_frames: int = number(1_000, low=0, high=100_000_000)
-    image_size: int = number(96, low=16, high=1024)  # pixels, square
-    seed: int = number(0, low=0, high=400)  # other seeds are other scenes
-    tasks: list[str] = words(*EMBEDDED_TASKS, choices=EMBEDDED_TASKS)
-    cameras: list[str] = words(*VIEWS, choices=CAMERAS)
-    renderer: str = one_of(*RENDERERS, default="auto")
-    moments: int = number(3, low=1, high=100)  # of an episode: the start, and others by chance
-    views: int = number(2, low=1, high=4)  # cameras at each moment, by chance
-    instructions: float = number(0.3, low=0, high=1)  # share of captions that are the instruction
-    quality: int = number(95, low=50, high=100)  # of the JPEG
-    workers: int | None = number(None, low=1, high=1024)  # processes; null: one per core
-    overwrite: bool = False  # whether files that were made otherwise may be replaced
+    out: str = setting("data/frames", help="folder of the files to write")
+    frames: int = number(20_000, low=1, high=100_000_000, help="training frames")
+    val_frames: int = number(1_000, low=0, high=100_000_000, help="validation frames")
+    image_size: int = number(96, low=16, high=1024, help="side of the square images in pixels")
+    seed: int = number(0, low=0, high=400, help="random seed of the scenes")
+    tasks: list[str] = choice_list(*EMBEDDED_TASKS, choices=EMBEDDED_TASKS, help="tasks that the scenes are from")
+    cameras: list[str] = choice_list(*VIEWS, choices=CAMERAS, help="cameras")
+    renderer: str = one_of(*RENDERERS, default="auto", help="renderer; auto: the best one available")
+    moments: int = number(3, low=1, high=100, help="moments of each episode: the initial state, and others at random")
+    views: int = number(2, low=1, high=4, help="cameras for each moment, at random")
+    instructions: float = number(0.3, low=0, high=1, help="fraction of captions that are instructions")
+    quality: int = number(95, low=50, high=100, help="JPEG quality")
+    workers: int | None = number(None, low=1, high=1024, help="processes; null: one per CPU core")
+    overwrite: bool = setting(False, help="replace files that were made with other settings")
 
 
-class Photographer:
-    """Takes pictures of episodes; in a process of its own."""
+class FrameRenderer:
+    """Renders captioned images of episodes in a worker process."""
 
-    def __init__(self, asked: FramesConfig) -> None:
-        self._asked, self._worlds = asked, dict[str, Tabletop]()
+    def __init__(self, config: FramesConfig) -> None:
+        self._config, self._worlds = config, dict[str, Tabletop]()
 
     def episode(self, task: str, split: str, episode: int) -> list[tuple[bytes, str]]:
-        """JPEGs of an episode's moments, with captions: a function of the settings and these alone."""
-        asked = self._asked
+        """Render JPEGs of an episode with captions: a function of the settings and these arguments alone."""
+        config = self._config
         if task not in self._worlds:
             self._worlds[task] = Tabletop(
-                task, cameras=asked.cameras, image_size=asked.image_size, renderer=asked.renderer
+                task, cameras=config.cameras, image_size=config.image_size, renderer=config.renderer
             )
         world = self._worlds[task]
-        seed = FIRST_SEED[split] + asked.seed * SEEDS + episode
+        seed = FIRST_SEED[split] + config.seed * SEEDS + episode
         rng = np.random.default_rng((zlib.crc32(task.encode()), seed))
-        start = Start(int(rng.integers(world.variations)), seed)
-        sentences = world.sentences(start.variation)
-        # Which moments are looked at must be known before they come: a share of the longest episode there may be.
-        wanted = {0, *(1 + rng.permutation(world.max_steps)[: asked.moments - 1]).tolist()}
-        pictures = []
-        for moment, _ in enumerate(world.played(start)):
+        start = EpisodeStart(int(rng.integers(world.variations)), seed)
+        sentences = world.instructions(start.variation)
+        # Moments are sampled in advance, from the maximum episode length: the actual length is not known yet.
+        wanted = {0, *(1 + rng.permutation(world.max_steps)[: config.moments - 1]).tolist()}
+        images = []
+        for moment, _ in enumerate(world.expert_steps(start)):
             if moment in wanted:
-                for camera in rng.permutation(asked.cameras)[: asked.views]:
-                    things = world.things(str(camera))
+                for camera in rng.permutation(config.cameras)[: config.views]:
+                    things = world.scene_objects(str(camera))
                     text = (
                         str(rng.choice(sentences))
-                        if rng.random() < asked.instructions
+                        if rng.random() < config.instructions
                         else caption(things, world.gripper(), rng)
                     )
-                    pictures.append((encoded(world.view(str(camera)), asked.quality), text))
+                    images.append((encode_jpeg(world.camera_image(str(camera)), config.quality), text))
             if moment >= max(wanted):
                 break
-        return pictures
+        return images
 
     def provenance(self) -> dict[str, str]:
-        """What is recorded beside the pictures."""
-        task = self._asked.tasks[0]
-        world = Tabletop(task, cameras=self._asked.cameras, image_size=16, renderer=self._asked.renderer)
+        """Simulator provenance recorded with the images."""
+        task = self._config.tasks[0]
+        world = Tabletop(task, cameras=self._config.cameras, image_size=16, renderer=self._config.renderer)
         try:
             return {name: value for name, value in world.provenance().items() if name != "expert"}
         finally:

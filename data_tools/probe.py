@@ -1,13 +1,13 @@
-"""python -m data_tools.probe encoder=m3ae_tiny: what an encoder's frozen features know, beside those of random weights.
+"""python -m data_tools.probe encoder=m3ae_tiny: linear probes of an encoder's frozen features and of random weights.
 
-Linear functions are fitted in closed form to the features of scenes and judged on other scenes:
+Ridge regressions are fitted in closed form to the features of scenes and evaluated on other scenes:
 
-colour, from the pooled features   of a thing that the sentence names by its place ("the ball at the left")
-colour, from its patch             the same, from the features of the patch in which the thing is
-position, pooled and patches       of the thing that the instruction asks for ("reach the red ball"): R2 and centimetres
+colour, from the pooled features   of an object that the text names by its location ("the ball at the left")
+colour, from its patch             the same, from the features of the patch that contains the object
+position, pooled and patches       of the object in the instruction ("reach the red ball"): R2 and centimetres
 
 Settings are those of train.py (encoder, sim, hardware ...) and these: tasks=[reach_target,push_button] scenes=1500
-test_scenes=500 seeds=3 seed=0 out=FILE.json. `seeds` are random encoders and divisions of the scenes.
+test_scenes=500 seeds=3 seed=0 out=FILE.json. `seeds` is the number of random encoders and of train/test splits.
 """
 
 import json
@@ -22,92 +22,92 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from data_tools.parser import settings
+from data_tools.parser import parse_settings
 from data_tools.probe_scenes import TASKS, ProbeScenes, Scene
-from data_tools.ridge import accuracy, explained, predicted
+from data_tools.ridge import accuracy, r2_score, ridge_predict
 from instructrl import __version__
 from instructrl.command import compose
 from instructrl.config import TrainConfig
-from instructrl.errors import InputError, RunError, one_line_errors
+from instructrl.errors import InputError, RunError, report_user_errors
 from instructrl.models.weights import read_checksum, weights_path
-from instructrl.schema import number, words
+from instructrl.schema import choice_list, number, setting
 from instructrl.sim.graphics import available_renderer
 from instructrl.sim.workers import WorkerFailure, Workers, worker_count
 
 PROG = "python -m data_tools.probe"
-FINEST = 8  # patches along a picture's side; finer ones are averaged
-OURS = ("tasks", "scenes", "test_scenes", "seeds", "scene_seed", "out")
+MAX_GRID = 8  # patches along an image's side; finer grids are averaged
+PROBE_KEYS = ("tasks", "scenes", "test_scenes", "seeds", "scene_seed", "out")
 
 
 @dataclass
 class ProbeConfig:
-    """What the probe does; the rest of its settings are TrainConfig's."""
+    """Settings of the probe itself; all others are those of TrainConfig."""
 
-    tasks: list[str] = words("reach_target", "push_button", choices=TASKS)
-    scenes: int = number(1500, low=10, high=100_000)  # to which is fitted
-    test_scenes: int = number(500, low=10, high=100_000)  # on which is judged
-    seeds: int = number(3, low=1, high=100)
-    scene_seed: int = number(0, low=0, high=1000)  # other seeds are other scenes
-    out: str | None = None  # a JSON file
+    tasks: list[str] = choice_list("reach_target", "push_button", choices=TASKS, help="tasks to probe")
+    scenes: int = number(1500, low=10, high=100_000, help="scenes to fit the probes to")
+    test_scenes: int = number(500, low=10, high=100_000, help="scenes to evaluate the probes on")
+    seeds: int = number(3, low=1, high=100, help="number of random encoders and of train/test splits")
+    scene_seed: int = number(0, low=0, high=1000, help="random seed of the scenes")
+    out: str | None = setting(None, help="JSON file to write; null: none")
 
 
 @dataclass(frozen=True)
-class Row:
-    """One probe: its values for each seed."""
+class ProbeResult:
+    """Result of one probe, with a value per seed. The field names are those of the JSON file."""
 
     task: str
     what: str
     unit: str
     pretrained: list[float]
     random: list[float]
-    nothing: float  # the best answer without looking
+    nothing: float  # the best constant prediction
     more_is_better: bool = True
 
     @property
     def margin(self) -> float:
-        """By how much the pretrained features are better in the mean."""
+        """Mean advantage of the pretrained features over random ones."""
         gap = float(np.mean(self.pretrained) - np.mean(self.random))
         return gap if self.more_is_better else -gap
 
 
-def probe(asked: ProbeConfig, config: TrainConfig) -> list[Row]:
-    """All rows, of all tasks.
+def probe(probe_config: ProbeConfig, config: TrainConfig) -> list[ProbeResult]:
+    """Probe all tasks.
 
     Raises:
         InputError: the encoder has no weights, or the settings do not fit.
     """
-    check(asked, config)
+    check(probe_config, config)
     from data_tools.probe_features import Encoders
 
     encoders = Encoders(config)
     rows = []
-    for task in asked.tasks:
-        scenes = made(asked, config, task)
-        known = {"pretrained": encoders.features(scenes, seed=None, finest=FINEST)}
-        rows += judged(task, scenes, asked, known["pretrained"], encoders)
+    for task in probe_config.tasks:
+        scenes = collect_scenes(probe_config, config, task)
+        pretrained = encoders.features(scenes, seed=None, max_grid=MAX_GRID)
+        rows += probe_task(task, scenes, probe_config, pretrained, encoders)
     return rows
 
 
-def check(asked: ProbeConfig, config: TrainConfig) -> None:
-    """Raise InputError for what would only be found after the work."""
+def check(probe_config: ProbeConfig, config: TrainConfig) -> None:
+    """Raise InputError for settings that would otherwise fail only after the computation."""
     if config.encoder.weights is None:
         raise InputError(
             f"encoder: found {config.encoder.name}, which has no weights; allowed: one with weights in a file, such as "
             "encoder=m3ae_tiny, or encoder.weights=FILE"
         )
     if config.sim.kind != "tabletop":
-        raise InputError(f"sim: found {config.sim.name}; allowed: tabletop, whose scenes say where things are")
-    if asked.out is not None:
-        with writable(Path(asked.out).expanduser()) as folder:
+        raise InputError(f"sim: found {config.sim.name}; allowed: tabletop, whose scenes give the positions of objects")
+    if probe_config.out is not None:
+        with writable(Path(probe_config.out).expanduser()) as folder:
             folder.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
 def writable(path: Path) -> Iterator[Path]:
-    """Around what writes a file, whose folder this is.
+    """Context manager around writing a file; yields its folder.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: the file cannot be written.
     """
     try:
         yield path.parent
@@ -115,19 +115,21 @@ def writable(path: Path) -> Iterator[Path]:
         raise InputError(f"out: {path} cannot be written ({error.strerror}); choose another file") from None
 
 
-def judged(task: str, scenes: list[Scene], asked: ProbeConfig, pretrained: Any, encoders: Any) -> list[Row]:
-    """The rows of a task."""
+def probe_task(
+    task: str, scenes: list[Scene], probe_config: ProbeConfig, pretrained: Any, encoders: Any
+) -> list[ProbeResult]:
+    """Probe one task."""
     values: dict[str, dict[str, list[float]]] = {"pretrained": {}, "random": {}}
-    for seed in range(asked.seeds):
-        order = np.random.default_rng((asked.scene_seed, seed)).permutation(len(scenes))
-        parts = order[: asked.scenes], order[asked.scenes :]
-        random = encoders.features(scenes, seed=seed, finest=FINEST)
-        for whose, features in (("pretrained", pretrained), ("random", random)):
+    for seed in range(probe_config.seeds):
+        order = np.random.default_rng((probe_config.scene_seed, seed)).permutation(len(scenes))
+        parts = order[: probe_config.scenes], order[probe_config.scenes :]
+        random = encoders.features(scenes, seed=seed, max_grid=MAX_GRID)
+        for kind, features in (("pretrained", pretrained), ("random", random)):
             for name, value in scores(features, scenes, *parts).items():
-                values[whose].setdefault(name, []).append(value)
-    nothing = blind(scenes)
+                values[kind].setdefault(name, []).append(value)
+    nothing = baseline_scores(scenes)
     return [
-        Row(task, name, unit, values["pretrained"][name], values["random"][name], nothing[unit], unit != "cm")
+        ProbeResult(task, name, unit, values["pretrained"][name], values["random"][name], nothing[unit], unit != "cm")
         for name in values["random"]
         for unit in [name.rpartition(", ")[2]]
     ]
@@ -136,34 +138,34 @@ def judged(task: str, scenes: list[Scene], asked: ProbeConfig, pretrained: Any, 
 def scores(
     features: dict[str, np.ndarray], scenes: list[Scene], train: np.ndarray, test: np.ndarray
 ) -> dict[str, float]:
-    """Every probe's value for one kind of features and one division of the scenes."""
+    """Score every probe on one set of features and one train/test split of the scenes."""
     colors = np.unique([scene.color for scene in scenes], return_inverse=True)[1]
-    places = np.stack([scene.position for scene in scenes])
+    positions = np.stack([scene.position for scene in scenes])
     found = {}
     for name in ("colour, pooled", "colour, its patch"):
         x = features[name]
         found[f"{name}, accuracy"] = accuracy(x[train], colors[train], x[test], colors[test])
     for name in ("position, pooled", "position, patches"):
         x = features[name]
-        said = predicted(x[train], places[train], x[test])
-        found[f"{name}, R2"] = explained(said, places[test])
-        found[f"{name}, cm"] = float(100 * np.linalg.norm(said - places[test], axis=1).mean())
+        predictions = ridge_predict(x[train], positions[train], x[test])
+        found[f"{name}, R2"] = r2_score(predictions, positions[test])
+        found[f"{name}, cm"] = float(100 * np.linalg.norm(predictions - positions[test], axis=1).mean())
     return found
 
 
-def blind(scenes: list[Scene]) -> dict[str, float]:
-    """What the most frequent colour and the mean position would score."""
+def baseline_scores(scenes: list[Scene]) -> dict[str, float]:
+    """Scores of the most frequent colour and the mean position."""
     counts = np.unique([scene.color for scene in scenes], return_counts=True)[1]
-    places = np.stack([scene.position for scene in scenes])
-    away = float(100 * np.linalg.norm(places - places.mean(axis=0), axis=1).mean())
+    positions = np.stack([scene.position for scene in scenes])
+    away = float(100 * np.linalg.norm(positions - positions.mean(axis=0), axis=1).mean())
     return {"accuracy": float(counts.max() / counts.sum()), "R2": 0.0, "cm": away}
 
 
-def made(asked: ProbeConfig, config: TrainConfig, task: str) -> list[Scene]:
-    """The first scenes of the seed that are of use, in order."""
+def collect_scenes(probe_config: ProbeConfig, config: TrainConfig, task: str) -> list[Scene]:
+    """Collect the first usable scenes of the seed, in order."""
     config.sim.renderer = available_renderer(config.sim.renderer)
-    wanted, found = asked.scenes + asked.test_scenes, list[Scene]()
-    recipe = partial(ProbeScenes, config.sim, task, asked.scene_seed)
+    wanted, found = probe_config.scenes + probe_config.test_scenes, list[Scene]()
+    recipe = partial(ProbeScenes, config.sim, task, probe_config.scene_seed)
     with (
         Workers(recipe, worker_count(config.sim.workers), timeout=config.sim.timeout) as workers,
         tqdm(desc=f"{task} scenes", total=wanted, unit=" scenes", disable=None) as bar,
@@ -175,28 +177,31 @@ def made(asked: ProbeConfig, config: TrainConfig, task: str) -> list[Scene]:
     return found
 
 
-def in_order(workers: Workers, goes_on: Any) -> Iterator[Scene | None]:
-    """Scenes by their numbers, as long as it is said to go on."""
+def in_order(workers: Workers, more_needed: Any) -> Iterator[Scene | None]:
+    """Yield scenes in order of their numbers while `more_needed()` is true."""
 
-    def counted() -> Iterator[tuple[int]]:
-        place = 0
-        while goes_on():
-            yield (place,)
-            place += 1
+    def numbers() -> Iterator[tuple[int]]:
+        number = 0
+        while more_needed():
+            yield (number,)
+            number += 1
 
-    results, turn = dict[int, Any](), 0
-    for index, result in workers.map("scene", counted()):
+    results, next_index = dict[int, Any](), 0
+    for index, result in workers.map("scene", numbers()):
         if isinstance(result, WorkerFailure):
             raise RunError(f"scene {index}: {result.reason}")
         results[index] = result
-        while turn in results:
-            yield results.pop(turn)
-            turn += 1
+        while next_index in results:
+            yield results.pop(next_index)
+            next_index += 1
 
 
-def table(rows: list[Row]) -> str:
-    """The rows for people."""
-    lines = ["| task | probe | pretrained | random weights | margin | without looking |", "|---|---|---|---|---|---|"]
+def table(rows: list[ProbeResult]) -> str:
+    """Format the results as a Markdown table."""
+    lines = [
+        "| task | probe | pretrained | random weights | margin | constant prediction |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in rows:
         digits = 1 if row.unit == "cm" else 3
         means = (
@@ -208,29 +213,29 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def run(given: list[str]) -> None:
-    """Do what the words of a command line ask for.
+def run(argv: list[str]) -> None:
+    """Run the command line.
 
     Raises:
-        InputError: one of them is wrong.
+        InputError: a word is invalid.
     """
-    if {"-h", "--help"} & set(given):
+    if {"-h", "--help"} & set(argv):
         print((__doc__ or "").strip())
         return
-    heads = [word for word in given if word.partition("=")[0].partition(".")[0] == "head"]
-    if heads:
-        raise InputError(f"head: found {heads[0]}; leave it out: all features are probed, whatever the head")
-    own = [word for word in given if word.partition("=")[0] in OURS]
-    asked = settings(own, ProbeConfig, prog=PROG)
-    config = compose("train", TrainConfig, ["head=spatial", *(word for word in given if word not in own)])
-    rows = probe(asked, config)
+    head_overrides = [word for word in argv if word.partition("=")[0].partition(".")[0] == "head"]
+    if head_overrides:
+        raise InputError(f"head: found {head_overrides[0]}; leave it out: all features are probed, whatever the head")
+    own_words = [word for word in argv if word.partition("=")[0] in PROBE_KEYS]
+    probe_config = parse_settings(own_words, ProbeConfig, prog=PROG)
+    config = compose("train", TrainConfig, ["head=spatial", *(word for word in argv if word not in own_words)])
+    rows = probe(probe_config, config)
     print(table(rows))
-    if asked.out is not None:
-        write(Path(asked.out).expanduser(), asked, config, rows)
+    if probe_config.out is not None:
+        write(Path(probe_config.out).expanduser(), probe_config, config, rows)
 
 
-def write(path: Path, asked: ProbeConfig, config: TrainConfig, rows: list[Row]) -> None:
-    """Keep the values and what they were measured with.
+def write(path: Path, probe_config: ProbeConfig, config: TrainConfig, rows: list[ProbeResult]) -> None:
+    """Write the results and the settings to a JSON file.
 
     Raises:
         InputError: the file cannot be written.
@@ -239,7 +244,7 @@ def write(path: Path, asked: ProbeConfig, config: TrainConfig, rows: list[Row]) 
     content = {
         "command": PROG,
         "suite": __version__,
-        "probe": asdict(asked),
+        "probe": asdict(probe_config),
         "encoder": asdict(config.encoder),
         "weights": weights and read_checksum(weights, kind=config.encoder.kind),
         "sim": asdict(config.sim),
@@ -254,7 +259,7 @@ def write(path: Path, asked: ProbeConfig, config: TrainConfig, rows: list[Row]) 
 
 def main() -> None:
     """Run the command."""
-    with one_line_errors():
+    with report_user_errors():
         run(sys.argv[1:])
 
 

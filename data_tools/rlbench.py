@@ -1,6 +1,6 @@
-"""python -m data_tools.rlbench check: what RLBench needs, what is there, and the command that mends what is not.
+"""python -m data_tools.rlbench check: lists RLBench's requirements, what is installed, and commands to fix the rest.
 
-python -m data_tools.rlbench smoke: an episode of its expert, replayed as keyframes, in a process of its own.
+python -m data_tools.rlbench smoke: replays an expert episode as keyframes in a separate process.
 """
 
 import argparse
@@ -11,8 +11,8 @@ from typing import Any
 
 from data_tools.parser import Parser
 from instructrl.config import SimConfig
-from instructrl.errors import RunError, one_line_errors
-from instructrl.sim import Outcome, Start, make_env
+from instructrl.errors import RunError, report_user_errors
+from instructrl.sim import EpisodeStart, Outcome, make_env
 from instructrl.sim.rlbench.check import findings
 from instructrl.sim.workers import WorkerFailure, Workers
 
@@ -20,7 +20,7 @@ SMOKE_TASK, SMOKE_SECONDS = "reach_target", 600.0
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = Parser(prog="python -m data_tools.rlbench", description=__doc__)
     parser.add_argument("what", choices=["check", "smoke"])
     parser.add_argument("--task", default=SMOKE_TASK, help=f"task of the smoke episode (default: {SMOKE_TASK})")
@@ -28,39 +28,41 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 
 
 def check() -> bool:
-    """Print every part of the installation as a table; whether all are well."""
+    """Print the state of each part of the installation; returns True if all are fine."""
     rows = findings()
     width = max(len(row.part) for row in rows)
     for row in rows:
-        print(f"{'!' if row.remedy else ' '} {row.part:<{width}}  {row.found}")
-        if row.remedy:
-            print(f"  {'':<{width}}  -> {row.remedy}")
-    missing = sum(bool(row.remedy) for row in rows)
+        print(f"{'!' if row.fix else ' '} {row.part:<{width}}  {row.found}")
+        if row.fix:
+            print(f"  {'':<{width}}  -> {row.fix}")
+    missing = sum(bool(row.fix) for row in rows)
     print("RLBench is installed" if not missing else f"{missing} of {len(rows)} parts are missing or wrong")
     return not missing
 
 
 def smoke(task: str, make: Callable[[SimConfig, str], Any] = make_env) -> None:
-    """Play one episode and say what came of it.
+    """Play one episode and print its outcome.
 
     Raises:
-        InputError: the installation or the task's name is wrong. RunError: no success.
+        InputError: the installation or the task's name is wrong. RunError: the episode does not succeed.
     """
     sim = SimConfig(name="rlbench", kind="rlbench", workers=1)
     with Workers(partial(make, sim, task), 1, timeout=SMOKE_SECONDS) as workers:
-        provenance = answer(workers, "provenance")
+        provenance = call_worker(workers, "provenance")
         print(", ".join(f"{key} {value}" for key, value in provenance.items()), flush=True)
-        demonstration, outcome = answer(workers, "demonstrate", Start(0, 0))
+        demonstration, outcome = call_worker(workers, "demonstrate", EpisodeStart(0, 0))
     keyframes = len(demonstration.actions)
     print(f"{demonstration.instructions[0]!r}: {outcome} after {keyframes} keyframe{'s' * (keyframes != 1)}")
     if outcome is not Outcome.SUCCESS:
-        raise RunError(
-            f"{task}: the expert's episode did not succeed when replayed; start again, then try another task"
-        )
+        raise RunError(f"{task}: the expert's episode did not succeed when replayed; try again, then try another task")
 
 
-def answer(workers: Workers, method: str, *given: Any) -> Any:
-    """What the one process answers."""
+def call_worker(workers: Workers, method: str, *given: Any) -> Any:
+    """Call a method in the worker process.
+
+    Raises:
+        RunError: the process fails.
+    """
     result = workers.call({0: (method, given)})[0]
     if isinstance(result, WorkerFailure):
         raise RunError(f"RLBench does not work: {result.reason}; python -m data_tools.rlbench check")
@@ -69,10 +71,10 @@ def answer(workers: Workers, method: str, *given: Any) -> Any:
 
 def main() -> None:
     """Run the command."""
-    with one_line_errors():
-        asked = arguments()
-        if asked.what == "smoke":
-            smoke(asked.task)
+    with report_user_errors():
+        options = arguments()
+        if options.what == "smoke":
+            smoke(options.task)
         elif not check():
             sys.exit(2)
 

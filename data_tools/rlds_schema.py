@@ -1,13 +1,13 @@
-"""One of our demonstrations as an RLDS episode, and back, bit for bit.
+"""Lossless conversion between demonstrations and RLDS episodes.
 
-    steps/observation/image_NAME                            H W 3  uint8, PNG, one for each camera
-    steps/observation/state, intrinsics, extrinsics         float32, as in our files
-    steps/action            8       float32: of the keyframe that the episode is on its way to
-    steps/is_first, is_last, is_terminal, reward, discount  as RLDS has them; the reward is 1 at the end
-    steps/language_instruction      the first of the sentences
-    episode_metadata        keyframes, variation, seed, all sentences, and the header of the file that it came from
+    steps/observation/image_NAME                            H W 3  uint8, PNG, one per camera
+    steps/observation/state, intrinsics, extrinsics         float32, as in demonstration files
+    steps/action            8       float32: of the next keyframe
+    steps/is_first, is_last, is_terminal, reward, discount  as defined by RLDS; the reward is 1 at the last step
+    steps/language_instruction      the first instruction
+    episode_metadata        keyframes, variation, seed, all instructions, and path and header of the original file
 
-The action of step k - 1 leads to frame k. After the last keyframe its action is repeated: stay there.
+The action of step k - 1 leads to frame k. After the last keyframe its action is repeated, which means to stay there.
 """
 
 import io
@@ -25,45 +25,48 @@ from instructrl.errors import InputError
 
 FORMAT, VERSION = "instructrl demonstrations as RLDS", 1
 OBSERVATION, META = "steps/observation/", "episode_metadata/"
-REMEDY = "export it again"
+HINT = "export it again"
 
 
 def image_key(camera: str) -> str:
-    """What a camera's pictures are called in an observation."""
+    """Name of a camera's images in an observation."""
     return f"image_{camera}"
 
 
 def features(header: Header) -> Any:
-    """The features of a tensorflow-datasets directory of such episodes."""
+    """Features of a tensorflow-datasets directory of such episodes."""
     import tensorflow_datasets as tfds
 
-    has, views, size = tfds.features, len(header.cameras), header.image_size
-    pictures = {image_key(name): has.Image(shape=(size, size, 3), encoding_format="png") for name in header.cameras}
+    tfds_features, views, size = tfds.features, len(header.cameras), header.image_size
+    images = {
+        image_key(name): tfds_features.Image(shape=(size, size, 3), encoding_format="png") for name in header.cameras
+    }
     numbers = {"state": (STATE_SIZE,), "intrinsics": (views, 3, 3), "extrinsics": (views, 4, 4)}
     step = {
-        "observation": pictures | {name: has.Tensor(shape=shape, dtype=np.float32) for name, shape in numbers.items()},
-        "action": has.Tensor(shape=(ACTION_SIZE,), dtype=np.float32),
+        "observation": images
+        | {name: tfds_features.Tensor(shape=shape, dtype=np.float32) for name, shape in numbers.items()},
+        "action": tfds_features.Tensor(shape=(ACTION_SIZE,), dtype=np.float32),
         **dict.fromkeys(("is_first", "is_last", "is_terminal"), np.bool_),
         **dict.fromkeys(("reward", "discount"), np.float32),
-        "language_instruction": has.Text(),
+        "language_instruction": tfds_features.Text(),
     }
-    about = {
-        "keyframes": has.Sequence(np.int64),
+    metadata = {
+        "keyframes": tfds_features.Sequence(np.int64),
         "variation": np.int64,
         "seed": np.int64,
-        "sentences": has.Sequence(has.Text()),
-        "task": has.Text(),
-        "header": has.Text(),
-        "file": has.Text(),
+        "sentences": tfds_features.Sequence(tfds_features.Text()),
+        "task": tfds_features.Text(),
+        "header": tfds_features.Text(),
+        "file": tfds_features.Text(),
     }
-    return has.FeaturesDict({"steps": has.Dataset(step), "episode_metadata": about})
+    return tfds_features.FeaturesDict({"steps": tfds_features.Dataset(step), "episode_metadata": metadata})
 
 
-def example(demonstration: Demonstration, header: Header, place: str) -> dict[str, Any]:
-    """An episode as `features` takes it; `place` is its file's path in the folder to which it is imported again."""
+def to_rlds(demonstration: Demonstration, header: Header, target: str) -> dict[str, Any]:
+    """Convert a demonstration to an episode with these `features`; `target` is the path of its restored file."""
     last = len(demonstration.state) - 1
-    upcoming = np.searchsorted(demonstration.keyframes, np.arange(last + 1), side="right")
-    actions = demonstration.actions[np.minimum(upcoming, len(demonstration.actions) - 1)]
+    next_keyframe = np.searchsorted(demonstration.keyframes, np.arange(last + 1), side="right")
+    actions = demonstration.actions[np.minimum(next_keyframe, len(demonstration.actions) - 1)]
     steps = [
         {
             "observation": {
@@ -82,85 +85,85 @@ def example(demonstration: Demonstration, header: Header, place: str) -> dict[st
         }
         for number, frame in enumerate(demonstration.images)
     ]
-    about = {
+    metadata = {
         "keyframes": demonstration.keyframes,
         "variation": demonstration.variation,
         "seed": demonstration.seed,
         "sentences": list(demonstration.instructions),
         "task": header.task,
         "header": json.dumps(header.__dict__, sort_keys=True),
-        "file": place,
+        "file": target,
     }
-    return {"steps": steps, "episode_metadata": about}
+    return {"steps": steps, "episode_metadata": metadata}
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """Pixels [H W 3] as a PNG, which tensorflow-datasets would ask TensorFlow for."""
+    """Encode pixels [H W 3] as PNG, for which tensorflow-datasets would need TensorFlow."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG", compress_level=3)
     return buffer.getvalue()
 
 
-def is_ours(source: Source) -> bool:
-    """Whether a directory was exported by this suite.
+def is_native(source: Source) -> bool:
+    """Return True if a directory was exported by InstructRL.
 
     Raises:
-        InputError: it was, by another version.
+        InputError: it was exported by another version.
     """
     if source.metadata.get("format") != FORMAT:
         return False
     found = source.metadata.get("version")
     if found != VERSION:
-        raise InputError(f"{source.folder}: format version {found}, this suite reads version {VERSION}; {REMEDY}")
+        raise InputError(f"{source.folder}: format version {found}, this version of InstructRL reads {VERSION}; {HINT}")
     return True
 
 
 def keys(source: Source) -> list[str]:
-    """What is read of our own export."""
+    """Features that are read from an InstructRL export."""
     return [key for key in source.keys if not key.startswith("steps/") or key.startswith((OBSERVATION, "steps/act"))]
 
 
 def origin(episode: Episode) -> tuple[str, Header]:
-    """The file from which an episode was exported, and its header.
+    """Relative path and header of the file from which an episode was exported.
 
     Raises:
-        InputError: they are no longer what was written.
+        InputError: the metadata is damaged.
     """
-    place, text = (episode.text(META + name)[0] for name in ("file", "header"))
-    path = PurePosixPath(place)
+    target, text = (episode.text(META + name)[0] for name in ("file", "header"))
+    path = PurePosixPath(target)
     if path.is_absolute() or ".." in path.parts or path.suffix != ".hdf5":
-        raise InputError(f"{episode.where}: {META}file: found {place!r}, expected a path in a folder; {REMEDY}")
+        raise InputError(f"{episode.where}: {META}file: found {target!r}, expected a path in a folder; {HINT}")
     try:
-        said = json.loads(text)
-        header = Header(**said | {"cameras": tuple(said["cameras"])})
+        fields = json.loads(text)
+        header = Header(**fields | {"cameras": tuple(fields["cameras"])})
         words = [header.task, header.split, *header.cameras, *header.provenance, *header.provenance.values()]
-        right = all(isinstance(word, str) for word in words) and type(header.image_size) is int
+        valid = all(isinstance(word, str) for word in words) and type(header.image_size) is int
     except (ValueError, TypeError, KeyError, AttributeError):
-        right = False
-    if not right or header.split not in SPLITS:
-        raise InputError(f"{episode.where}: {META}header: cannot be read; {REMEDY}")
-    return place, header
+        valid = False
+    if not valid or header.split not in SPLITS:
+        raise InputError(f"{episode.where}: {META}header: cannot be read; {HINT}")
+    return target, header
 
 
-def demonstration(episode: Episode, header: Header) -> Demonstration:
-    """The inverse of `example`.
+def from_rlds(episode: Episode, header: Header) -> Demonstration:
+    """Convert an episode back to a demonstration: the inverse of `to_rlds`.
 
     Raises:
-        InputError: the episode is not as `example` made it.
+        InputError: the episode is not one written by `to_rlds`.
     """
     numbers = {name: episode.column(OBSERVATION + name) for name in ("state", "intrinsics", "extrinsics")}
-    actions, keyframes = episode.column("steps/action"), np.asarray(episode.once(META + "keyframes"), np.int64)
+    actions, keyframes = episode.column("steps/action"), np.asarray(episode.episode_value(META + "keyframes"), np.int64)
     if not len(keyframes) or keyframes.min() < 1 or keyframes.max() >= len(actions):
-        raise InputError(f"{episode.where}: {META}keyframes: not among its {len(actions)} steps; {REMEDY}")
-    pictures = [episode.column(OBSERVATION + image_key(name)) for name in header.cameras]
-    if len({one.shape for one in pictures}) != 1:
-        raise InputError(f"{episode.where}: pictures of unequal shapes; {REMEDY}")
+        raise InputError(f"{episode.where}: {META}keyframes: not among its {len(actions)} steps; {HINT}")
+    images = [episode.column(OBSERVATION + image_key(name)) for name in header.cameras]
+    if len({one.shape for one in images}) != 1:
+        raise InputError(f"{episode.where}: images of unequal shapes; {HINT}")
     return Demonstration(
-        images=np.stack(pictures, axis=1),
+        images=np.stack(images, axis=1),
         **numbers,
         keyframes=keyframes,
         actions=actions[keyframes - 1],
         instructions=episode.text(META + "sentences"),
-        variation=int(episode.once(META + "variation")),
-        seed=int(episode.once(META + "seed")),
+        variation=int(episode.episode_value(META + "variation")),
+        seed=int(episode.episode_value(META + "seed")),
     )

@@ -1,7 +1,7 @@
-"""python -m data_tools.stats FILE_OR_FOLDER...: counts, ranges, coverage, pictures, outliers and duplicates.
+"""python -m data_tools.stats FILE_OR_FOLDER...: counts, ranges, coverage, images, outliers and duplicates.
 
-Prints them, and writes them as one page with plots. Exit code 1 if an episode is there twice: in a file, or in one for
-training and in one for validation.
+Prints them, and writes them to one page with plots. Exit code 1 if there are duplicate episodes: within a file, or in
+both training and validation data.
 """
 
 import argparse
@@ -9,64 +9,67 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_tools.duplicates import Marked, beside, duplicates, refuse, told
+from data_tools.duplicates import EpisodeDigests, duplicate_lines, duplicates, other_split_files, raise_if_duplicates
 from data_tools.measures import NUMBERS, Measures, measure
 from data_tools.parser import Parser
 from data_tools.stats_page import page
-from instructrl.data.storage import Place, files_in, place
-from instructrl.errors import InputError, one_line_errors
+from instructrl.data.storage import StoragePath, list_files, storage_path
+from instructrl.errors import InputError, report_user_errors
 from instructrl.training.run_directory import write_atomically
 
-SHOWN = 8  # sentences, variations and outliers of a file; the page has more
-WORDS = 3  # columns of the table before its numbers
+MAX_SHOWN = 8  # instructions, variations and outliers per file; the page has more
+TEXT_COLUMNS = 3  # left-aligned columns of the table
 
 
-def arguments(given: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = Parser(prog="python -m data_tools.stats", description=__doc__)
     parser.add_argument(
-        "places",
-        type=place,
+        "paths",
+        type=storage_path,
         nargs="+",
         metavar="FILE_OR_FOLDER",
-        help=".hdf5 files of demonstrations, or folders of them, on disk or in a bucket",
+        help=".hdf5 files of demonstrations, or folders of them, local or in a bucket",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="PAGE.html", help="the page (default: stats.html beside them; of a bucket, here)"
+        "--out",
+        type=Path,
+        metavar="PAGE.html",
+        help="the page (default: stats.html next to them; for a bucket, in the working directory)",
     )
-    return parser.parse_args(given)
+    return parser.parse_args(argv)
 
 
-def files_of(places: Sequence[Place]) -> list[Place]:
-    """The files named, and all in the folders named, each once; pieces of unfinished files are none.
+def expand_folders(paths: Sequence[StoragePath]) -> list[StoragePath]:
+    """List the given files and those in the given folders, each once, without parts of unfinished files.
 
     Raises:
-        InputError: there is none in a folder.
+        InputError: a folder contains none.
     """
-    found: dict[Place, Place] = {}
-    for named in places:
-        inside: list[Place] = [named]
-        if named.suffix != ".hdf5" and named.is_dir():
-            inside = [path for path in files_in(named, ".hdf5", below=True) if path.parent.suffix != ".parts"]
+    found: dict[StoragePath, StoragePath] = {}
+    for given in paths:
+        inside: list[StoragePath] = [given]
+        if given.suffix != ".hdf5" and given.is_dir():
+            inside = [path for path in list_files(given, ".hdf5", recursive=True) if path.parent.suffix != ".parts"]
             if not inside:
-                raise InputError(f"{named}: no .hdf5 file in this folder; name one of demonstrations")
+                raise InputError(f"{given}: no .hdf5 file in this folder; give a folder of demonstrations")
         for path in inside:
             found.setdefault(path.resolve(), path)
     return list(found.values())
 
 
-def neighbours(sets: Sequence[Measures]) -> tuple[list[Marked], list[str]]:
-    """The files of the other split that lie beside those measured and were not asked for; and what cannot be told."""
-    known, unknown = {one.path.resolve(): one.marked for one in sets}, set()
+def sibling_files(sets: Sequence[Measures]) -> tuple[list[EpisodeDigests], list[str]]:
+    """Find files of the other split next to the measured ones, and list errors of unreadable files."""
+    digests, unknown = {one.path.resolve(): one.digests for one in sets}, set()
     for one in sets:
-        others, lines = beside(one.path, one.header, known)
-        known |= {other.path.resolve(): other for other in others}
+        others, lines = other_split_files(one.path, one.header, digests)
+        digests |= {other.path.resolve(): other for other in others}
         unknown |= set(lines)
-    return list(known.values())[len(sets) :], sorted(unknown)
+    return list(digests.values())[len(sets) :], sorted(unknown)
 
 
 def overview(sets: Sequence[Measures]) -> list[str]:
-    """A table with a row for each file."""
+    """Table with a row per file."""
     rows = [
         ("file", "task", "split", "episodes", "frames", "keyframes", "variations", "sentences", "workspace", "outliers")
     ]
@@ -79,75 +82,80 @@ def overview(sets: Sequence[Measures]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
-            cell.ljust(width) if place < WORDS else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(width) if place < TEXT_COLUMNS else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(labelled, widths, strict=True))
         )
-        for row in rows
+        for labelled in rows
     ]
 
 
 def details(one: Measures) -> list[str]:
-    """What the table does not say of a file."""
+    """Statistics of a file that are not in the table."""
     header = one.header
     cameras = f"{', '.join(header.cameras)} at {header.image_size}x{header.image_size}"
     lines = ["", f"{one.path}: {header.task}, {header.split}, {one.size / 1e6:.1f} MB, {cameras}"]
-    lines.append(row("keyframes", histogram(Counter(one.lengths.tolist()))))
+    lines.append(labelled("keyframes", histogram(Counter(one.lengths.tolist()))))
     lines.append(
-        row("frames", f"{one.frames.min()} to {one.frames.max()} an episode, on average {one.frames.mean():.1f}")
+        labelled("frames", f"{one.frames.min()} to {one.frames.max()} an episode, on average {one.frames.mean():.1f}")
     )
-    lines.append(row("variations", histogram(one.variations)))
-    lines.append(row("seeds", f"{one.seeds} distinct"))
+    lines.append(labelled("variations", histogram(one.variations)))
+    lines.append(labelled("seeds", f"{one.seeds} distinct"))
     for name, (least, mean, deviation, largest) in zip(NUMBERS, one.actions.T, strict=True):
         unit = " m" if name in "xyz" else ""
-        lines.append(row(name, f"{least:z.3f} to {largest:z.3f}{unit}, mean {mean:z.3f}, deviation {deviation:.3f}"))
+        lines.append(
+            labelled(name, f"{least:z.3f} to {largest:z.3f}{unit}, mean {mean:z.3f}, deviation {deviation:.3f}")
+        )
     outside = f", {one.outside} keyframes outside" if one.outside else ""
-    lines.append(row("workspace", f"{(one.reached > 0).sum()} of {one.reached.size} cells reached{outside}"))
+    lines.append(labelled("workspace", f"{(one.reached > 0).sum()} of {one.reached.size} cells reached{outside}"))
     for camera, mean, deviation in zip(header.cameras, *one.pixels, strict=True):
         both = (
             f"{name} {m:.1f} +- {d:.1f}" for name, m, d in zip(("red", "green", "blue"), mean, deviation, strict=True)
         )
-        lines.append(row(camera, ", ".join(both)))
-    lines += listed("sentences", [f"{count:>6}  {sentence}" for sentence, count in one.sentences])
-    return lines + listed("outliers", [f"{one.path}: {other}" for other in one.outliers])
+        lines.append(labelled(camera, ", ".join(both)))
+    lines += list_entries("sentences", [f"{count:>6}  {sentence}" for sentence, count in one.sentences])
+    return lines + list_entries("outliers", [f"{one.path}: {other}" for other in one.outliers])
 
 
-def row(name: str, line: str) -> str:
-    """A line with its name before it."""
+def labelled(name: str, line: str) -> str:
+    """Format a line with its label."""
     return f"  {name:<15} {line}"
 
 
-def listed(name: str, entries: Sequence[str]) -> list[str]:
-    """The first of some entries, each on a line."""
-    lines = [row(name, f"{len(entries)}" if entries else "none"), *(f"    {entry}" for entry in entries[:SHOWN])]
-    return lines + ([f"    ... and {len(entries) - SHOWN} more"] if len(entries) > SHOWN else [])
+def list_entries(name: str, entries: Sequence[str]) -> list[str]:
+    """Format the first entries, one per line."""
+    lines = [
+        labelled(name, f"{len(entries)}" if entries else "none"),
+        *(f"    {entry}" for entry in entries[:MAX_SHOWN]),
+    ]
+    return lines + ([f"    ... and {len(entries) - MAX_SHOWN} more"] if len(entries) > MAX_SHOWN else [])
 
 
 def histogram(counts: dict[int, int]) -> str:
-    """How many there are of each, the first of them."""
-    shown = ", ".join(f"{value}: {count}" for value, count in sorted(counts.items())[:SHOWN])
-    return shown + (f", and {len(counts) - SHOWN} others" if len(counts) > SHOWN else "")
+    """Format the first counts of a histogram."""
+    shown = ", ".join(f"{value}: {count}" for value, count in sorted(counts.items())[:MAX_SHOWN])
+    return shown + (f", and {len(counts) - MAX_SHOWN} others" if len(counts) > MAX_SHOWN else "")
 
 
-def stats(asked: argparse.Namespace) -> None:
-    """Do what the command line asks."""
-    sets = [measure(path) for path in files_of(asked.places)]
-    others, unknown = neighbours(sets)
-    together = [*(one.marked for one in sets), *others]
+def stats(options: argparse.Namespace) -> None:
+    """Print the statistics, write the page, and fail if there are duplicates."""
+    sets = [measure(path) for path in expand_folders(options.paths)]
+    others, unknown = sibling_files(sets)
+    together = [*(one.digests for one in sets), *others]
     compared, found = [one.path for one in together], duplicates(together)
     lines = [*overview(sets), *(line for one in sets for line in details(one)), ""]
-    lines += [f"duplicates      {line}" for line in told(found, compared)]
+    lines += [f"duplicates      {line}" for line in duplicate_lines(found, compared)]
     lines += [f"not compared    {line}" for line in unknown]
-    first = asked.places[0]
+    first = options.paths[0]
     beside_them = Path() if not isinstance(first, Path) else first if first.is_dir() else first.parent
-    out = asked.out or beside_them / "stats.html"
-    write_atomically(out, page(sets, found, compared), elsewhere="choose another --out")
+    out = options.out or beside_them / "stats.html"
+    write_atomically(out, page(sets, found, compared), hint="choose another --out")
     print("\n".join([*lines, f"page            {out}"]), flush=True)
-    refuse(found)
+    raise_if_duplicates(found)
 
 
 def main() -> None:
     """Run the command."""
-    with one_line_errors():
+    with report_user_errors():
         stats(arguments())
 
 

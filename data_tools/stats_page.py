@@ -1,24 +1,24 @@
-"""The page of `data_tools.stats`: one HTML file that can be sent around."""
+"""HTML page of `data_tools.stats`, in one self-contained file."""
 
 from collections import Counter
 from collections.abc import Sequence
 from html import escape
 
-from data_tools.duplicates import Duplicate, told
+from data_tools.duplicates import Duplicate, duplicate_lines
 from data_tools.measures import NUMBERS, Measures
 from instructrl.actions import WORKSPACE_HIGH, WORKSPACE_LOW
-from instructrl.data.storage import Place
+from instructrl.data.storage import StoragePath
 from instructrl.evaluation.document import document
 from instructrl.evaluation.histograms import bars, cell_map
 
-SHOWN = 60  # sentences and outliers of a file; the rest is counted
+MAX_SHOWN = 60  # instructions and outliers per file; the others are only counted
 
 
-def page(sets: Sequence[Measures], found: Sequence[Duplicate], compared: Sequence[Place]) -> str:
-    """The whole page; `compared` are the files in which duplicates were looked for."""
+def page(sets: Sequence[Measures], found: Sequence[Duplicate], compared: Sequence[StoragePath]) -> str:
+    """Render the page; `compared` are the files that were searched for duplicates."""
     episodes, frames = (sum(int(total) for total in totals) for totals in zip(*map(totals, sets), strict=True))
     files = "one file" if len(sets) == 1 else f"{len(sets)} files"
-    lines = told(found, compared)
+    lines = duplicate_lines(found, compared)
     warnings = "".join(f'<p class="warning">{escape(line)}</p>\n' for line in lines) if found else ""
     header = f"""<header>
 <p class="eyebrow">InstructRL demonstrations</p>
@@ -37,7 +37,7 @@ def totals(one: Measures) -> tuple[int, int]:
 
 
 def overview(sets: Sequence[Measures]) -> str:
-    """A row for each file."""
+    """Table with a row per file."""
     body = ""
     for number, one in enumerate(sets):
         cells = (
@@ -56,28 +56,28 @@ def overview(sets: Sequence[Measures]) -> str:
 
 
 def section(number: int, one: Measures) -> str:
-    """All about one file."""
+    """Section with all statistics of a file."""
     header = one.header
-    about = (
+    summary = (
         f"{escape(str(one.path))}: {one.size / 1e6:,.1f} MB, {', '.join(map(escape, header.cameras))} at "
-        f"{header.image_size} pixels, drawn by {escape(header.provenance.get('renderer', 'unknown'))}; "
+        f"{header.image_size} pixels, rendered by {escape(header.provenance.get('renderer', 'unknown'))}; "
         f"{one.seeds:,} distinct seeds. Keyframes lie in {one.coverage:.1%} of the workspace's cells"
         + (f", {one.outside} outside of it." if one.outside else ".")
     )
     return f"""<section id="set-{number}">
 <h2>{escape(header.task)}, {escape(header.split)}</h2>
-<p>{about}</p>
+<p>{summary}</p>
 <div class="charts">{plots(one)}</div>
 <h3>Actions</h3>
-{actions(one)}<h3>Pictures</h3>
-{pictures(one)}<h3>Sentences</h3>
+{actions(one)}<h3>Images</h3>
+{images(one)}<h3>Sentences</h3>
 {sentences(one)}<h3>Outliers</h3>
 {outliers(one)}</section>
 """
 
 
 def plots(one: Measures) -> str:
-    """Lengths, variations, and where the keyframes are."""
+    """Plots of lengths, variations and keyframe positions."""
     x, y, z = (
         (f"{axis} (m)", float(WORKSPACE_LOW[place]), float(WORKSPACE_HIGH[place])) for place, axis in enumerate("xyz")
     )
@@ -94,14 +94,14 @@ def plots(one: Measures) -> str:
 
 
 def actions(one: Measures) -> str:
-    """Ranges of an action's numbers."""
+    """Table of the ranges of an action's numbers."""
     rows = (numbers([f"{value:z.3f}" for value in column]) for column in one.actions.T)
     body = "".join(f"<tr><th>{name}</th>{row}</tr>\n" for name, row in zip(NUMBERS, rows, strict=True))
     return table(("Number", "Least", "Mean", "Deviation", "Largest"), body)
 
 
-def pictures(one: Measures) -> str:
-    """Mean and standard deviation of pixels."""
+def images(one: Measures) -> str:
+    """Table of mean and standard deviation of pixels."""
     body = ""
     for camera, mean, deviation in zip(one.header.cameras, *one.pixels, strict=True):
         red, green, blue = (round(channel) for channel in mean)
@@ -112,39 +112,39 @@ def pictures(one: Measures) -> str:
 
 
 def sentences(one: Measures) -> str:
-    """How many episodes can be asked for with each sentence."""
+    """Table of the number of episodes per instruction."""
     most, body = one.sentences[0][1], ""
-    for sentence, count in one.sentences[:SHOWN]:
+    for sentence, count in one.sentences[:MAX_SHOWN]:
         bar = f'<span class="interval"><i style="width:{100 * count / most:.2f}%"></i></span>'
         body += f'<tr><td>{escape(sentence)}</td><td class="bar">{bar}</td>{numbers([f"{count:,}"])}</tr>\n'
-    return table(("Sentence", "", "Episodes"), body) + rest(len(one.sentences))
+    return table(("Sentence", "", "Episodes"), body) + omitted(len(one.sentences))
 
 
 def outliers(one: Measures) -> str:
-    """What is far from the others."""
+    """Table of outliers."""
     if not one.outliers:
         return "<p>None.</p>\n"
     body = ""
-    for other in one.outliers[:SHOWN]:
+    for other in one.outliers[:MAX_SHOWN]:
         unit = f" {other.unit}" if other.unit else ""
         usual = f"{escape(other.range)} {other.low:.4g} to {other.high:.4g}"
         cells = numbers((f"{other.found:.4g}{unit}", usual, f"{other.beyond:.3g}{unit}"))
         body += f"<tr><th>{other.episode}</th><td>{escape(other.what)}</td>{cells}</tr>\n"
-    return table(("Episode", "What", "Found", "Range", "Beyond it by"), body) + rest(len(one.outliers))
+    return table(("Episode", "What", "Found", "Range", "Beyond it by"), body) + omitted(len(one.outliers))
 
 
-def rest(count: int) -> str:
-    """What a table leaves out."""
-    return f"<p>... and {count - SHOWN:,} more.</p>\n" if count > SHOWN else ""
+def omitted(count: int) -> str:
+    """Number of entries that a table omits."""
+    return f"<p>... and {count - MAX_SHOWN:,} more.</p>\n" if count > MAX_SHOWN else ""
 
 
 def numbers(cells: Sequence[object]) -> str:
-    """Cells of a row that stand to the right; markup."""
+    """Markup of right-aligned cells."""
     return "".join(f'<td class="number">{cell}</td>' for cell in cells)
 
 
 def table(heads: Sequence[str], body: str) -> str:
-    """A table that can be scrolled sideways; the heads over numbers stand to the right as they do."""
+    """Markup of a horizontally scrollable table; headers of numbers are right-aligned."""
     left = {"File", "Number", "Camera", "", "Sentence", "Episode", "What"}
     cells = "".join(f"<th>{head}</th>" if head in left else f'<th class="number">{head}</th>' for head in heads)
     return f"""<div class="card scroll"><table class="dense">

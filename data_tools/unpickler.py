@@ -1,8 +1,8 @@
-"""Reads pickles of other people's programs without running anything of them.
+"""Safe unpickler: reads third-party pickles without executing any code in them.
 
-A pickle is a program for a stack machine. This machine has no instruction that imports, calls or changes anything
-but plain containers and what `data_tools.pickled` builds; every other name, and all that is made of it, becomes a
-`Foreign`, which remembers its name and its state. A hostile file can do no more than be refused.
+A pickle is a program for a stack machine. This machine has no instruction that imports, calls or modifies anything
+except plain containers and the objects of `data_tools.pickled`; every other name, and everything built from it,
+becomes an `InertObject` with its name and state. A malicious file can only be refused.
 """
 
 import os
@@ -13,43 +13,53 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
-from data_tools.pickled import KNOWN, Allowance, Dtype, Foreign, Frozen, Known, RefusedError, build, check_key
+from data_tools.pickled import (
+    KNOWN,
+    ByteBudget,
+    Dtype,
+    FrozenDictStandIn,
+    InertObject,
+    KnownGlobal,
+    RefusedError,
+    check_key,
+    set_state,
+)
 from instructrl.errors import InputError
 
-# Instructions whose meaning the library may give: they push plain values, and move or remember what is there.
-PLAIN = (
+# Opcodes inherited from the standard library: they push plain values, and move or memoize stack entries.
+INHERITED_OPCODES = (
     "PROTO FRAME STOP MARK POP POP_MARK DUP PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET NONE",
     "NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING",
     "BINBYTES BINBYTES8 SHORT_BINBYTES UNICODE BINUNICODE BINUNICODE8 SHORT_BINUNICODE EMPTY_TUPLE TUPLE TUPLE1 TUPLE2",
     "TUPLE3 EMPTY_LIST LIST EMPTY_DICT EMPTY_SET",
-    "GLOBAL STACK_GLOBAL EXT1 EXT2 EXT4 PERSID BINPERSID",  # through find_class, get_extension, persistent_load: ours
+    "GLOBAL STACK_GLOBAL EXT1 EXT2 EXT4 PERSID BINPERSID",  # call methods that are overridden below
 )
-LONGEST_NAME = 80  # characters of a name in an error
+MAX_NAME_LENGTH = 80  # characters of a name in an error
 
 
-def load(path: Path, *, foreign: str = "inert", allowed: Collection[str] = ()) -> Any:
-    """What a pickle holds: numbers, text, bytes, containers (FrozenDict as dict), numpy arrays (also of jax arrays).
+def load(path: Path, *, unknown: str = "inert", allowed: Collection[str] = ()) -> Any:
+    """Load a pickle: numbers, text, bytes, containers (FrozenDict as dict), numpy arrays (also of jax arrays).
 
-    Anything else is a `Foreign`. With foreign="refuse" only the classes `allowed` ("module.name") may be met.
+    Anything else is an `InertObject`; with unknown="refuse" only those of the classes `allowed` ("module.name").
 
     Raises:
-        InputError: the file is missing, damaged, hostile, or holds what is refused.
+        InputError: the file is missing, damaged or malicious, or contains a refused object.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file; say where the pickle is")
+        raise InputError(f"{path}: no such file; give the path of the pickle")
     try:
         with path.open("rb") as file:
-            return Unpickler(file, refuse=foreign == "refuse", allowed=allowed).load()
+            return Unpickler(file, refuse=unknown == "refuse", allowed=allowed).load()
     except RefusedError as error:
         raise InputError(f"{path}: {error}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except Exception as error:  # whatever a damaged or hostile file leads to
-        raise InputError(f"{path}: damaged, or no pickle ({type(error).__name__}); get the file again") from None
+    except Exception as error:  # a damaged or malicious file can raise any error
+        raise InputError(f"{path}: damaged or not a pickle ({type(error).__name__}); download the file again") from None
 
 
-class Source:
-    """A file that is never asked for more than it has."""
+class BoundedFile:
+    """A file that never reads beyond its end, so that no oversized buffer is allocated."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -70,7 +80,7 @@ class Source:
 
 
 class Unpickler(pickle._Unpickler):
-    """The machine. In Python: the library's in C answers extension codes with real objects."""
+    """The stack machine, in pure Python: the C implementation resolves extension codes to real objects."""
 
     stack: list[Any]
     append: Callable[[Any], None]
@@ -79,45 +89,45 @@ class Unpickler(pickle._Unpickler):
     pop_mark: Callable[[], list[Any]]
     dispatch: ClassVar[dict[int, Callable]] = {
         getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]]
-        for name in " ".join(PLAIN).split()
+        for name in " ".join(INHERITED_OPCODES).split()
     }
 
     def __init__(self, file: BinaryIO, *, refuse: bool = False, allowed: Collection[str] = ()) -> None:
-        source = Source(file)
+        source = BoundedFile(file)
         super().__init__(source)
-        self.refuse, self.allowed, self.allowance = refuse, frozenset(allowed), Allowance(source.size)
+        self.refuse, self.allowed, self.budget = refuse, frozenset(allowed), ByteBudget(source.size)
 
     def find_class(self, module: str, name: str) -> Any:
-        """Stands for a name; nothing is imported."""
+        """Return a stand-in for a global name; nothing is imported."""
         full = f"{module}.{name}"
-        return KNOWN[full] if full in KNOWN else self.foreign(full)
+        return KNOWN[full] if full in KNOWN else self.stand_in(full)
 
-    def foreign(self, name: str) -> Foreign:
+    def stand_in(self, name: str) -> InertObject:
         if self.refuse and name not in self.allowed:
-            shown = ascii(name[:LONGEST_NAME])[1:-1]
-            raise RefusedError(f"found {shown} in it, which is none of the classes expected; it is not read")
-        return Foreign(name)
+            shown = ascii(name[:MAX_NAME_LENGTH])[1:-1]
+            raise RefusedError(f"found {shown}, which is not one of the expected classes; it is not read")
+        return InertObject(name)
 
     def get_extension(self, code: int) -> None:
-        """Extension codes stand for names that a program registers with copyreg; ours asks nobody."""
-        self.append(self.foreign(f"extension code {code}"))
+        """Push a stand-in for an extension code, without consulting the copyreg registry."""
+        self.append(self.stand_in(f"extension code {code}"))
 
     def persistent_load(self, pid: Any) -> Any:
-        return self.foreign("persistent id")
+        return self.stand_in("persistent id")
 
-    def call(self, what: Any, arguments: Any) -> Any:
-        """What would come of calling something."""
+    def call(self, target: Any, arguments: Any) -> Any:
+        """Return a stand-in or a safely built object in place of a call."""
         if type(arguments) is not tuple:
-            raise TypeError("arguments that are no tuple")
-        if type(what) is Foreign:
-            return Foreign(what.name)
-        if type(what) is Known:
-            return what.make(self.allowance, *arguments)
-        raise TypeError("called what is no name")
+            raise TypeError("arguments that are not a tuple")
+        if type(target) is InertObject:
+            return InertObject(target.name)
+        if type(target) is KnownGlobal:
+            return target.make(self.budget, *arguments)
+        raise TypeError("called something other than a name")
 
 
-def instruction(name: str) -> Callable[[Callable[[Unpickler], None]], Callable[[Unpickler], None]]:
-    """Make a function the meaning of an opcode."""
+def opcode(name: str) -> Callable[[Callable[[Unpickler], None]], Callable[[Unpickler], None]]:
+    """Register a function as the handler of an opcode."""
 
     def decorate(function: Callable[[Unpickler], None]) -> Callable[[Unpickler], None]:
         Unpickler.dispatch[getattr(pickle, name)[0]] = function
@@ -126,111 +136,111 @@ def instruction(name: str) -> Callable[[Callable[[Unpickler], None]], Callable[[
     return decorate
 
 
-@instruction("BYTEARRAY8")
+@opcode("BYTEARRAY8")
 def bytearray8(machine: Unpickler) -> None:
     machine.append(bytearray(machine.read(int.from_bytes(machine.read(8), "little"))))
 
 
-@instruction("REDUCE")
+@opcode("REDUCE")
 def reduce(machine: Unpickler) -> None:
     arguments = machine.stack.pop()
     machine.stack[-1] = machine.call(machine.stack[-1], arguments)
 
 
-@instruction("NEWOBJ")
+@opcode("NEWOBJ")
 def newobj(machine: Unpickler) -> None:
     reduce(machine)
 
 
-@instruction("NEWOBJ_EX")
+@opcode("NEWOBJ_EX")
 def newobj_ex(machine: Unpickler) -> None:
-    if machine.stack.pop() and type(machine.stack[-2]) is not Foreign:
+    if machine.stack.pop() and type(machine.stack[-2]) is not InertObject:
         raise TypeError("named arguments")
     reduce(machine)
 
 
-@instruction("INST")
+@opcode("INST")
 def inst(machine: Unpickler) -> None:
     module, name = (machine.readline()[:-1].decode("ascii") for _ in range(2))
     arguments = tuple(machine.pop_mark())
     machine.append(machine.call(machine.find_class(module, name), arguments))
 
 
-@instruction("OBJ")
+@opcode("OBJ")
 def obj(machine: Unpickler) -> None:
-    what, *arguments = machine.pop_mark()
-    machine.append(machine.call(what, tuple(arguments)))
+    target, *arguments = machine.pop_mark()
+    machine.append(machine.call(target, tuple(arguments)))
 
 
-@instruction("BUILD")
+@opcode("BUILD")
 def build_state(machine: Unpickler) -> None:
-    state, what = machine.stack.pop(), machine.stack[-1]
-    if type(what) is Foreign:
-        what.state = state
-    elif type(what) in (np.ndarray, Dtype, Frozen):
-        build(machine.allowance, what, state)
-    elif type(what) is not dict:  # the attributes of an OrderedDict are of no interest
-        raise TypeError("a state for what has none")
+    state, target = machine.stack.pop(), machine.stack[-1]
+    if type(target) is InertObject:
+        target.state = state
+    elif type(target) in (np.ndarray, Dtype, FrozenDictStandIn):
+        set_state(machine.budget, target, state)
+    elif type(target) is not dict:  # attributes of an OrderedDict are ignored
+        raise TypeError("a state for an object without one")
 
 
-@instruction("APPEND")
+@opcode("APPEND")
 def append(machine: Unpickler) -> None:
     extend(machine, [machine.stack.pop()])
 
 
-@instruction("APPENDS")
+@opcode("APPENDS")
 def appends(machine: Unpickler) -> None:
     extend(machine, machine.pop_mark())
 
 
 def extend(machine: Unpickler, items: list[Any]) -> None:
-    whole = machine.stack[-1]
-    if type(whole) is list:
-        whole.extend(items)
-    elif type(whole) is not Foreign:
-        raise TypeError("appended to what is no list")
+    container = machine.stack[-1]
+    if type(container) is list:
+        container.extend(items)
+    elif type(container) is not InertObject:
+        raise TypeError("appended to something other than a list")
 
 
-@instruction("SETITEM")
+@opcode("SETITEM")
 def setitem(machine: Unpickler) -> None:
     items = machine.stack[-2:]
     del machine.stack[-2:]
     update(machine.stack[-1], items)
 
 
-@instruction("SETITEMS")
+@opcode("SETITEMS")
 def setitems(machine: Unpickler) -> None:
     items = machine.pop_mark()
     update(machine.stack[-1], items)
 
 
-@instruction("DICT")
+@opcode("DICT")
 def dictionary(machine: Unpickler) -> None:
     items = machine.pop_mark()
     machine.append({})
     update(machine.stack[-1], items)
 
 
-def update(whole: Any, items: list[Any]) -> None:
-    """Put keys and values, in turn, into a dict."""
-    if type(whole) in (dict, Frozen):
+def update(container: Any, items: list[Any]) -> None:
+    """Insert alternating keys and values into a dict."""
+    if type(container) in (dict, FrozenDictStandIn):
         for key, value in zip(items[::2], items[1::2], strict=True):
-            whole[check_key(key)] = value
-    elif type(whole) is not Foreign:
-        raise TypeError("an entry for what is no dict")
+            container[check_key(key)] = value
+    elif type(container) is not InertObject:
+        raise TypeError("an entry for something other than a dict")
 
 
-@instruction("ADDITEMS")
+@opcode("ADDITEMS")
 def additems(machine: Unpickler) -> None:
     items = machine.pop_mark()
-    whole = machine.stack[-1]
-    if type(whole) is set:
-        whole.update(map(check_key, items))
-    elif type(whole) is not Foreign:
-        raise TypeError("added to what is no set")
+    container = machine.stack[-1]
+    if type(container) is set:
+        container.update(map(check_key, items))
+    elif type(container) is not InertObject:
+        raise TypeError("added to something other than a set")
 
 
-@instruction("FROZENSET")
+@opcode("FROZENSET")
 def frozen_set(machine: Unpickler) -> None:
     items = machine.pop_mark()
     machine.append(frozenset(map(check_key, items)))

@@ -1,9 +1,9 @@
-"""python -m data_tools.vocabulary: writes the word pieces of our small tokenizer.
+"""python -m data_tools.vocabulary: writes the word pieces of the small tokenizer.
 
-Whole words come first: those of every sentence of the embedded tasks, held-out ones included, the colours, and
-data_tools/words.txt. Then the pieces of which any other word can be put together: characters, and the
-commonest beginnings and endings of the words. The file is a pure function of these; a trained model
-depends on the ids, so it changes only when a new set of checkpoints may.
+Whole words come first: those of every instruction of the embedded tasks, including held-out ones, the colours, and
+data_tools/words.txt. They are followed by pieces that compose any other word: characters, and the most frequent
+prefixes and suffixes of the words. The file is a pure function of these; trained models depend on the ids, so it may
+only change together with the published checkpoints.
 """
 
 import re
@@ -14,60 +14,60 @@ from pathlib import Path
 
 from instructrl.config import EMBEDDED_TASKS, SimConfig
 from instructrl.data.tokenizer import PADDING, UNKNOWN, VOCABULARY
-from instructrl.errors import InputError, one_line_errors
+from instructrl.errors import InputError, report_user_errors
 
 WORDS = Path(__file__).with_name("words.txt")
-LARGEST = 4000  # entries
+MAX_ENTRIES = 4000  # entries
 
 
 def words_of(lines: Iterable[str]) -> set[str]:
-    """The words of some text in lower case; lines that begin with # are skipped."""
+    """Extract the words of a text in lower case; lines that begin with # are skipped."""
     return {word for line in lines if not line.startswith("#") for word in re.findall("[a-z]+", line.lower())}
 
 
-def task_sentences() -> list[str]:
-    """Every sentence, for training or held out, of every variation of the embedded tasks."""
+def task_instructions() -> list[str]:
+    """All instructions, for training and held out, of all variations of the embedded tasks."""
     from instructrl.sim.make import make_env
 
-    sentences = []
+    instructions = []
     for task in EMBEDDED_TASKS:
         env = make_env(SimConfig(image_size=16), task)
         try:
             for variation in range(env.variations):
-                sentences += [*env.sentences(variation), *env.sentences(variation, held_out=True)]
+                instructions += [*env.instructions(variation), *env.instructions(variation, held_out=True)]
         finally:
             env.close()
-    return sentences
+    return instructions
 
 
-def pieces(words: set[str]) -> list[str]:
-    """The vocabulary, padding first: characters, whole words, then common parts of words."""
+def build_vocabulary(words: set[str]) -> list[str]:
+    """Build the vocabulary, padding first: characters, whole words, then frequent parts of words."""
     characters = string.ascii_lowercase + string.digits
-    beginnings: Counter[str] = Counter()
-    endings: Counter[str] = Counter()
+    prefixes: Counter[str] = Counter()
+    suffixes: Counter[str] = Counter()
     for word in words:
         for size in (2, 3, 4):
             if len(word) > size:
-                beginnings[word[:size]] += 1
-                endings["##" + word[-size:]] += 1
-                endings.update({"##" + word[at : at + size] for at in range(1, len(word) - size)})
-    parts = [part for counter, most in ((beginnings, 400), (endings, 800)) for part, _ in ranked(counter)[:most]]
+                prefixes[word[:size]] += 1
+                suffixes["##" + word[-size:]] += 1
+                suffixes.update({"##" + word[start : start + size] for start in range(1, len(word) - size)})
+    parts = [part for counter, most in ((prefixes, 400), (suffixes, 800)) for part, _ in by_frequency(counter)[:most]]
     entries = [PADDING, UNKNOWN, *string.punctuation, *characters, *(f"##{character}" for character in characters)]
     return list(dict.fromkeys([*entries, *sorted(words), *parts]))
 
 
-def ranked(counter: Counter[str]) -> list[tuple[str, int]]:
-    """The entries, most frequent first, equals in alphabetical order."""
+def by_frequency(counter: Counter[str]) -> list[tuple[str, int]]:
+    """Sort entries by frequency, ties alphabetically."""
     return sorted(counter.items(), key=lambda entry: (-entry[1], entry[0]))
 
 
 def main() -> None:
     """Write the vocabulary of the package."""
-    with one_line_errors():
-        words = words_of(task_sentences()) | words_of(WORDS.read_text(encoding="utf-8").splitlines())
-        entries = pieces(words)
-        if len(entries) > LARGEST:
-            raise InputError(f"{WORDS}: {len(entries)} entries would be made, allowed: {LARGEST}; remove words")
+    with report_user_errors():
+        words = words_of(task_instructions()) | words_of(WORDS.read_text(encoding="utf-8").splitlines())
+        entries = build_vocabulary(words)
+        if len(entries) > MAX_ENTRIES:
+            raise InputError(f"{WORDS}: found {len(entries)} entries, allowed: {MAX_ENTRIES}; remove words")
         temporary = VOCABULARY.with_suffix(".tmp")
         temporary.write_text("\n".join(entries) + "\n", encoding="utf-8")
         temporary.replace(VOCABULARY)

@@ -1,4 +1,4 @@
-"""Hydra finds its plugins in this namespace, beside those that are installed: our launcher, in a fresh clone too."""
+"""Hydra launcher plugin: in this namespace package Hydra finds it without an installation."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,40 +13,41 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 
-class StudyLauncher(Launcher):
-    """Hands Hydra's jobs to the place that the `launcher` words name, and ends with the sweep's exit code."""
+class SweepLauncher(Launcher):
+    """Hydra launcher that runs jobs where the `launcher` settings say, and exits with the sweep's exit code."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._record = Path(config.hydra.sweep.dir) / "multirun.yaml"
-        self._study: Any = task_function.study  # type: ignore[attr-defined]  # command.py's
+        self._request: Any = task_function.sweep_request  # type: ignore[attr-defined]  # a SweepRequest
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs, which command.py has composed and checked.
+        """Run the jobs, already composed and validated by the entry point.
 
         Raises:
-            SystemExit: one of them failed.
-            InputError: another sweeper chose other jobs.
+            SystemExit: a job failed.
+            InputError: another sweeper generated other jobs.
         """
         from instructrl.errors import InputError
-        from launchers.study import launches
+        from launchers.study import job_specs
         from launchers.sweep import run_sweep
 
-        self._record.unlink(missing_ok=True)  # Hydra's, one for all sweeps; each of ours has its jobs.json
+        # Hydra's record is shared by all sweeps; each of ours has its own jobs.json.
+        self._record.unlink(missing_ok=True)
         with suppress(OSError):
             self._record.parent.rmdir()
-        if len(job_overrides) != len(self._study.jobs):  # the words as the user wrote them: Hydra quotes some anew
-            raise InputError("hydra/sweeper: another sweeper needs a launcher of its own; add hydra/launcher=...")
-        code = run_sweep(*launches(self._study), command=self._study.command)
+        if len(job_overrides) != len(self._request.jobs):  # compared by number: Hydra changes the quoting of some words
+            raise InputError("hydra/sweeper: another sweeper needs its own launcher; add hydra/launcher=...")
+        code = run_sweep(*job_specs(self._request), command=self._request.command)
         if code:
             raise SystemExit(code)
         return [JobReturn(overrides=words, status=JobStatus.COMPLETED, _return_value=0) for words in job_overrides]
 
 
 @dataclass
-class StudyLauncherConf:
-    """Chosen by hydra/launcher=study."""
+class SweepLauncherConf:
+    """Config of hydra/launcher=instructrl."""
 
-    _target_: str = f"{__name__}.StudyLauncher"
+    _target_: str = f"{__name__}.SweepLauncher"
 
 
-ConfigStore.instance().store(group="hydra/launcher", name="study", node=StudyLauncherConf, provider="instructrl")
+ConfigStore.instance().store(group="hydra/launcher", name="instructrl", node=SweepLauncherConf, provider="instructrl")

@@ -1,3 +1,3 @@
-"""InstructRL: train and judge robot agents that follow written instructions."""
+"""InstructRL: train and evaluate robot agents that follow written instructions."""
 
 __version__ = "0.1.0"

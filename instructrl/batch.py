@@ -1,11 +1,11 @@
-"""The types that rooms hand to each other: a frame, a demonstration, a batch.
+"""Shared array types: observation, demonstration, batch.
 
-Shapes: K cameras, H x W pixels, S state values, N frames, T keyframe steps, B sequences, L tokens.
+Shape suffixes: K cameras, H x W pixels, S state values, N frames, T keyframe steps, B batch, L tokens.
 All are NamedTuples of numpy or jax arrays, hence pytrees, and need neither jax nor flax to import.
 
 Cameras follow the computer-vision convention: x right, y down, z into the scene; `extrinsics` maps
 camera to world coordinates (metres); `intrinsics` maps camera coordinates to pixels, where the image
-spans [0, W] x [0, H] (the centre of the first pixel is at 0.5, 0.5).
+spans [0, W] x [0, H] (the center of the first pixel is at 0.5, 0.5).
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ ACTION_SIZE = 8  # x y z (m, world), quaternion x y z w with w >= 0, gripper ope
 
 
 class Observation(NamedTuple):
-    """What the agent sees at one moment."""
+    """Input of the agent at one step."""
 
     images: np.ndarray  # K H W 3, uint8, in the order of the configured cameras
     state: np.ndarray  # S, float32
@@ -31,7 +31,7 @@ class Observation(NamedTuple):
 
 
 class Demonstration(NamedTuple):
-    """One raw episode: frames, and the keyframe actions that led through them.
+    """One raw episode: all frames, and the keyframe actions that produced them.
 
     Action t leads to frame `keyframes[t]`; it is taken at frame `keyframes[t - 1]`, or at frame 0.
     """
@@ -42,23 +42,23 @@ class Demonstration(NamedTuple):
     extrinsics: np.ndarray  # N K 4 4, float32
     keyframes: np.ndarray  # T, int64, increasing frame numbers >= 1
     actions: np.ndarray  # T 8, float32
-    instructions: tuple[str, ...]  # sentences that all ask for this; held-out ones are not among them
+    instructions: tuple[str, ...]  # equivalent instructions, without held-out ones
     variation: int
     seed: int
 
 
 class Features(NamedTuple):
-    """What the encoder makes of camera images and the instruction, in the precision of computation."""
+    """Encoder outputs for camera images and the instruction, in compute precision."""
 
-    pooled: Any  # B T K F: per camera image, the mean over tokens of every chosen layer
-    text: Any  # B G: what the sentence alone says; G is 0 where the encoder reads it together with the image
-    patches: Any  # B T K P D, row-major from the image's top left; None where no head asks
+    pooled: Any  # B T K F: per image, the mean over tokens of every selected layer
+    text: Any  # B G: features of the instruction alone; G is 0 if the encoder reads it jointly with the image
+    patches: Any  # B T K P D, row-major from the top left of the image; None if the head does not need them
 
 
 class Batch(NamedTuple):
-    """B sequences of T keyframe steps; steps past a sequence's end are zero and have step_mask 0."""
+    """B sequences of T keyframe steps; steps past the end of a sequence are zero and have step_mask 0."""
 
-    images: Any  # B T K H W 3, uint8; None where features were computed before
+    images: Any  # B T K H W 3, uint8; None if features are cached
     state: Any  # B T S, float32
     intrinsics: Any  # B T K 3 3, float32
     extrinsics: Any  # B T K 4 4, float32
@@ -66,38 +66,38 @@ class Batch(NamedTuple):
     text_padding_mask: Any  # B L, float32, 1 where a token is padding
     actions: Any  # B T 8, float32: the action taken at each step
     step_mask: Any  # B T, float32, 1 where the step exists
-    features: Features | None = None  # of a frozen encoder, in place of the images
+    features: Features | None = None  # cached features of a frozen encoder, instead of images
 
 
 @dataclass(frozen=True)
 class FeatureSizes:
-    """The sizes that fix every shape of Features, and the type in which they are computed."""
+    """Sizes that determine every shape of Features, and their dtype."""
 
     pooled: int  # F
-    text: int  # G, 0 where the sentence is read with the image or not at all
-    patches: tuple[int, int] | None  # P and D; None where no head asks
+    text: int  # G, 0 if the instruction is read jointly with the image or ignored
+    patches: tuple[int, int] | None  # P and D; None if the head does not need them
     dtype: str  # float32 or bfloat16
 
     @property
     def numpy_dtype(self) -> np.dtype:
-        """`dtype` as numpy knows it."""
+        """The numpy dtype."""
         return np.dtype(ml_dtypes.bfloat16 if self.dtype == "bfloat16" else self.dtype)
 
 
 @dataclass(frozen=True)
 class BatchSizes:
-    """The sizes that fix every shape of a batch."""
+    """Sizes that determine every shape of a batch."""
 
     batch: int
     steps: int
     cameras: int
     image_size: int
     tokens: int
-    features: FeatureSizes | None = None  # in place of the images
+    features: FeatureSizes | None = None  # instead of images
 
 
 def batch_spec(sizes: BatchSizes) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Shape and dtype of every array of a Batch; those of Features are called `features.pooled` and so on."""
+    """Return shape and dtype of every array of a Batch; those of Features are named `features.pooled` and so on."""
     steps = (sizes.batch, sizes.steps)
     views = (*steps, sizes.cameras)
     float32, int32, uint8 = np.dtype(np.float32), np.dtype(np.int32), np.dtype(np.uint8)
@@ -123,14 +123,14 @@ def batch_spec(sizes: BatchSizes) -> dict[str, tuple[tuple[int, ...], np.dtype]]
 
 
 def empty_batch(sizes: BatchSizes) -> Batch:
-    """A batch of zeros."""
+    """Return a batch of zeros."""
     arrays = {key: np.zeros(shape, dtype) for key, (shape, dtype) in batch_spec(sizes).items()}
     parts = {key: arrays.pop(f"features.{key}", None) for key in Features._fields}
     return Batch(**{"images": None} | arrays, features=Features(**parts) if sizes.features else None)
 
 
 def fake_batch(sizes: BatchSizes) -> Batch:
-    """A batch of plausible constants for initialisation and tests: every step exists, looks straight ahead."""
+    """Return a batch of plausible constants for initialization and tests: all steps exist, cameras are unrotated."""
     batch = empty_batch(sizes)
     focal = np.float32(sizes.image_size)
     batch.intrinsics[:] = np.array([[focal, 0, focal / 2], [0, focal, focal / 2], [0, 0, 1]], np.float32)
@@ -141,9 +141,9 @@ def fake_batch(sizes: BatchSizes) -> Batch:
 
 
 def check_batch(batch: Batch, sizes: BatchSizes) -> None:
-    """Raise InputError naming the first array whose shape or dtype is not what `sizes` demands."""
+    """Raise InputError naming the first array whose shape or dtype does not match `sizes`."""
     spec = batch_spec(sizes)
-    for key, value in arrays_of(batch).items():
+    for key, value in named_arrays(batch).items():
         found = "None" if value is None else f"{value.dtype}{tuple(value.shape)}"
         expected = f"{spec[key][1]}{spec[key][0]}" if key in spec else "None"
         if found != expected:
@@ -153,8 +153,8 @@ def check_batch(batch: Batch, sizes: BatchSizes) -> None:
             )
 
 
-def arrays_of(batch: Batch) -> dict[str, Any]:
-    """Every array of a batch by the names of `batch_spec`, None where it is absent."""
+def named_arrays(batch: Batch) -> dict[str, Any]:
+    """Return every array of a batch by the names of `batch_spec`, None if absent."""
     features = batch.features or Features(None, None, None)
     parts = {f"features.{key}": value for key, value in features._asdict().items()}
     return {key: value for key, value in batch._asdict().items() if key != "features"} | parts

@@ -1,4 +1,4 @@
-"""What goes wrong because of the world outside: each error is one line that says what to do next."""
+"""Expected errors, with exit codes; each is reported in one line that says what to do next."""
 
 import sys
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class InputError(Exception):
-    """Something the user gave (a setting, a file, an action) cannot be used. Exit code 2.
+    """Invalid user input (a setting, a file, an action). Exit code 2.
 
     The message names the key or file, what was found, what is allowed and the next action.
     """
@@ -15,35 +15,35 @@ class InputError(Exception):
 
 
 class RunError(Exception):
-    """A run that began in order could not go on (non-finite loss, dying simulator). Exit code 1."""
+    """A run with valid input failed (non-finite loss, crashing simulator). Exit code 1."""
 
     exit_code = 1
 
 
 class SimulatorError(RunError):
-    """A simulator that cannot be started, or not be kept alive."""
+    """A simulator that cannot be started, or keeps crashing."""
 
 
-class InterruptedRun(BaseException):  # like KeyboardInterrupt: no `except Exception` is to hold it up
-    """The process was asked to end, and ended with nothing lost. Exit code 75 (EX_TEMPFAIL): the same command goes on.
+class InterruptedRun(BaseException):  # like KeyboardInterrupt, must not be caught by `except Exception`
+    """The process was preempted and stopped without losing work. Exit code 75 (EX_TEMPFAIL): the same command resumes.
 
-    The message says by what, and what was saved.
+    The message names the signal, and what was saved.
     """
 
     exit_code = 75
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Print an expected error as one line on standard error and exit with its code."""
+def report_user_errors() -> Iterator[None]:
+    """Report an expected error in one line on standard error, and exit with its code."""
     try:
         yield
     except (InputError, RunError) as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     except InterruptedRun as interruption:
-        print(f"interrupted {interruption}: the same command goes on from here", file=sys.stderr)
+        print(f"interrupted {interruption}: the same command resumes", file=sys.stderr)
         raise SystemExit(interruption.exit_code) from None
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
+        print("interrupted: the same command resumes", file=sys.stderr)
         raise SystemExit(130) from None

@@ -1,7 +1,7 @@
-"""Being asked to end: SIGTERM, as clusters send it, and SIGUSR2, which SLURM can send some time before its limit.
+"""Preemption signals: SIGTERM, as clusters send it, and SIGUSR2, which SLURM can send some time before the time limit.
 
-A signal only leaves a note. What works for long looks for it at moments at which nothing would be lost: so no library
-is torn out of its work, and no file is half written.
+The handler only sets a flag; long-running loops poll it at safe points, so that no library is interrupted in the middle
+of a call and no file is left half written.
 """
 
 import os
@@ -15,55 +15,55 @@ from types import FrameType
 from instructrl.errors import InterruptedRun
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
-LOOK = 0.5  # seconds: nobody who waits for something should wait longer without looking
-_asked: list[signal.Signals] = []
+POLL_INTERVAL = 0.5  # seconds; the longest that a waiting loop may go without polling
+_pending: list[signal.Signals] = []
 
 
 @contextmanager
-def heeded_signals() -> Iterator[None]:
-    """Take note of the signals, in the main thread; what was asked counts until the outermost of these blocks ends."""
-    nested = signal.getsignal(signal.SIGTERM) is _take_note
+def handle_signals() -> Iterator[None]:
+    """Install the signal handlers, in the main thread; the flag is cleared when the outermost context ends."""
+    nested = signal.getsignal(signal.SIGTERM) is _on_signal
     if nested or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {one: signal.signal(one, _take_note) for one in SIGNALS}
+    before = {one: signal.signal(one, _on_signal) for one in SIGNALS}
     try:
         yield
     finally:
-        _asked.clear()
+        _pending.clear()
         for one, handler in before.items():
             signal.signal(one, signal.SIG_DFL if handler is None else handler)
 
 
-def _take_note(number: int, frame: FrameType | None) -> None:
-    _asked.append(signal.Signals(number))
-    if number != signal.SIGTERM and agrees():  # one that comes here came before jax listened
-        pass_on()
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    _pending.append(signal.Signals(number))
+    if number != signal.SIGTERM and jax_syncs_preemption():  # jax handles later SIGTERMs itself
+        forward_to_jax()
 
 
-def agrees() -> bool:
-    """Whether jax listens to SIGTERM, so that several processes can agree on the step at which they end."""
-    distributed = getattr(sys.modules.get("jax"), "distributed", None)  # a signal may come in the midst of the import
+def jax_syncs_preemption() -> bool:
+    """Return True if jax handles SIGTERM, so that several processes can agree on the step at which they stop."""
+    distributed = getattr(sys.modules.get("jax"), "distributed", None)  # a signal may arrive during the import
     return distributed is not None and distributed.is_initialized()
 
 
-def pass_on() -> None:
-    """Tell jax, and through it all processes, what this one was asked."""
-    if _asked:
-        _asked.clear()
+def forward_to_jax() -> None:
+    """Forward a pending signal to jax, and thereby to all processes."""
+    if _pending:
+        _pending.clear()
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def asked() -> str | None:
-    """The signal by which this process alone was asked to end."""
-    return _asked[0].name if _asked else None
+def pending_signal() -> str | None:
+    """Return the name of the signal that this process received, if it is not forwarded to jax."""
+    return _pending[0].name if _pending else None
 
 
-def stop_if_asked() -> None:
-    """End here if this process was asked to; of several processes none ends before the others.
+def raise_if_preempted() -> None:
+    """Stop here if this process was preempted; with several processes, none stops before the others.
 
     Raises:
-        InterruptedRun: it was.
+        InterruptedRun: a signal is pending.
     """
-    if _asked and not agrees():
-        raise InterruptedRun(f"by {_asked[0].name}")
+    if _pending and not jax_syncs_preemption():
+        raise InterruptedRun(f"by {_pending[0].name}")

@@ -1,1 +1,1 @@
-"""One launch description, three ways to run it: here, on SLURM, on a TPU pod."""
+"""Launchers: run jobs on this machine, on SLURM or on a TPU pod, from the same job specs."""

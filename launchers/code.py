@@ -1,4 +1,4 @@
-"""This checkout on other machines: what git knows, and what is not committed yet, but nothing that git ignores."""
+"""Copies the checkout to hosts: tracked and untracked files, except those that git ignores."""
 
 import io
 import shlex
@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from instructrl.errors import InputError
-from launchers.hosts import Host, ask_all
+from launchers.hosts import Host, query_all
 
-MOST_MB = 200
-MANIFEST = ".copied"  # on the host: what the last copy brought, so that the next one removes what is no longer there
+MAX_MB = 200
+MANIFEST = ".copied"  # on the host: files of the last copy, so that the next one removes deleted ones
 UNPACK = """
 set -e
 mkdir -p "$1"
 cd "$1"
 for run in "$HOME"/.instructrl/runs/*/; do
     if [ "$2" != force ] && [ -f "$run/pid" ] && [ ! -f "$run/exit" ] && kill -0 "$(cat "$run/pid")" 2>/dev/null; then
-        echo "run $(basename "$run") is running from this code; stop it, or say force=true" >&2
+        echo "run $(basename "$run") is running from this code; stop it, or set force=true" >&2
         exit 3
     fi
 done
@@ -28,50 +28,52 @@ tar -xzf -
 
 
 def copy_code(hosts: Sequence[Host], root: Path, folder: str, *, force: bool = False) -> tuple[int, float]:
-    """Bring the code of a checkout to a folder of all hosts. What lies there beside it (environment, data, runs) stays.
+    """Copy the code of a checkout to a folder on all hosts. Other files there (environment, data, runs) are kept.
 
     Args:
-        hosts: where to.
+        hosts: the targets.
         root: of the checkout.
-        folder: below the home directory.
-        force: also while a run is running from it.
+        folder: relative to the home directory.
+        force: copy even while a run uses the code.
 
     Returns:
-        How many files, and their megabytes.
+        The number of files, and their size in megabytes.
 
     Raises:
-        InputError: it is no checkout, or too large.
-        HostError, LostHostError: it does not arrive.
+        InputError: `root` is not a checkout, or is too large.
+        HostError, LostHostError: the copy fails.
     """
-    names = tracked(root)
+    names = checkout_files(root)
     megabytes = sum((root / name).lstat().st_size for name in names) / 1e6
-    if megabytes > MOST_MB:
+    if megabytes > MAX_MB:
         largest = max(names, key=lambda name: (root / name).lstat().st_size)
         raise InputError(
-            f"{root}: {megabytes:.0f} MB of code, at most {MOST_MB}; move {largest} away or into .gitignore"
+            f"{root}: {megabytes:.0f} MB of code, allowed: at most {MAX_MB}; move {largest} away or into .gitignore"
         )
     command = shlex.join(["bash", "-c", UNPACK, "unpack", folder, "force" if force else ""])
-    ask_all(hosts, [command] * len(hosts), data=packed(root, names), timeout=600)
+    query_all(hosts, [command] * len(hosts), data=pack(root, names), timeout=600)
     return len(names), megabytes
 
 
-def tracked(root: Path) -> list[str]:
-    """The files of a checkout, by their paths in it.
+def checkout_files(root: Path) -> list[str]:
+    """List the files of a checkout, relative to its root.
 
     Raises:
-        InputError: it is none.
+        InputError: it is not a git checkout.
     """
     words = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
         listed = subprocess.run(words, capture_output=True, check=True).stdout.decode()
     except (OSError, subprocess.CalledProcessError):
-        raise InputError(f"{root}: not a checkout of git, which says what is code; clone the suite with git") from None
+        raise InputError(
+            f"{root}: not a git checkout, so the files to copy are unknown; clone InstructRL with git"
+        ) from None
     paths = (root / name for name in sorted(set(listed.split("\0")) - {""}))
     return [str(path.relative_to(root)) for path in paths if path.is_file() or path.is_symlink()]
 
 
-def packed(root: Path, names: Sequence[str]) -> bytes:
-    """Files as a compressed archive, the list of them first."""
+def pack(root: Path, names: Sequence[str]) -> bytes:
+    """Pack files into a compressed archive, preceded by a manifest."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=3) as archive:
         listing = "".join(f"{name}\0" for name in names).encode()

@@ -1,4 +1,4 @@
-"""What is to run, said once for every place where it can run."""
+"""Job spec: describes a job independently of the backend that runs it."""
 
 import sys
 from collections.abc import Mapping
@@ -11,18 +11,18 @@ ROOT = Path(__file__).resolve().parent.parent  # of the checkout
 
 
 @dataclass(frozen=True)
-class Launch:
+class JobSpec:
     """One job of a sweep, or the only one.
 
     Attributes:
-        command: what follows the interpreter, as in a checkout: ("train.py", "seed=0", ...), or ("-m", a module, ...).
-            Given again, it resumes.
-        run: the directory or bucket's folder that it fills, as the command has it.
-        name: fit for a file, and unlike those of the sweep's other jobs.
-        overrides: what the user chose for this job.
-        resources: the profile with what was set beside it.
-        together: whether its processes, where the profile asks for several, do one work (training); else it has one.
-        environment: variables added to those of the place where it runs.
+        command: arguments of the interpreter in a checkout: ("train.py", "seed=0", ...), or ("-m", a module, ...).
+            Repeating the command resumes the job.
+        run: the output directory or bucket folder, as in the command.
+        name: valid as a file name and unique within the sweep.
+        overrides: the user's choices for this job.
+        resources: the launcher profile with its overrides.
+        distributed: True if the profile's number of processes work on this job together (training); else it has one.
+        environment: additional environment variables.
     """
 
     command: tuple[str, ...]
@@ -30,10 +30,10 @@ class Launch:
     name: str
     overrides: tuple[str, ...]
     resources: LauncherConfig
-    together: bool = False
+    distributed: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
 
-    def words(self, python: str = sys.executable, root: Path = ROOT) -> list[str]:
-        """The whole command line, for any working directory of a machine on which `root` holds the checkout."""
+    def command_line(self, python: str = sys.executable, root: Path = ROOT) -> list[str]:
+        """Return the complete command line, for any working directory on a machine with the checkout in `root`."""
         first, *rest = self.command
         return [python, str(root / first) if first.endswith(".py") else first, *rest]

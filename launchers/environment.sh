@@ -1,16 +1,16 @@
 # shellcheck shell=bash
-# What setup_gpu.sh and setup_tpu.sh share: a Python 3.11, and .venv with packages at fixed versions. To be sourced,
-# in the checkout's folder, after `set -euo pipefail`.
+# Functions shared by setup_gpu.sh and setup_tpu.sh: find a Python 3.11, and create .venv with pinned packages. To be
+# sourced in the checkout's folder, after `set -euo pipefail`.
 
 readonly VENV=.venv UV_VERSION=0.13.9 PIP_VERSION=26.3
-readonly APT=(apt-get -qq -y -o DPkg::Lock::Timeout=600 -o Dpkg::Use-Pty=0) # a new machine may be updating itself
+readonly APT=(apt-get -qq -y -o DPkg::Lock::Timeout=600 -o Dpkg::Use-Pty=0) # wait for automatic updates of a new machine
 
 fail() {
     echo "error: $*" >&2
     exit 2
 }
 
-# make_environment REQUIREMENTS: .venv has just what the file says. What is there from the same files is kept.
+# make_environment REQUIREMENTS: creates .venv with exactly these packages; an environment of the same files is kept.
 make_environment() {
     local requirements=$1 sum
     sum=$(cat requirements.txt "$requirements" | sha256sum)
@@ -20,31 +20,31 @@ make_environment() {
     fi
     if ! right_python "$VENV/bin/python"; then
         find_python
-        "$python" -m venv --clear "$VENV" || fail "$VENV: cannot be made by $python; see above, and make room in $PWD"
+        "$python" -m venv --clear "$VENV" || fail "$VENV: cannot be created by $python; see above, and free space in $PWD"
     fi
     rm -f "$VENV/installed-from"
     install "pip==$PIP_VERSION"
     install -r "$requirements"
-    touch "$VENV/installed" # make takes it as its own
+    touch "$VENV/installed" # marks it as installed for make
     echo "$sum" >"$VENV/installed-from"
     echo "packages: installed into $VENV from $requirements"
 }
 
 install() {
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "$@" ||
-        fail "pip install $*: failed, see above; look at the network, the disk (df -h .) and start again"
+        fail "pip install $*: failed, see above; check the network and the disk (df -h .), and run it again"
 }
 
-right_python() { # 3.11, with what an environment needs
+right_python() { # 3.11, with venv and ensurepip
     command -v "$1" >/dev/null &&
         "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null
 }
 
-# Sets `python` to a Python 3.11: the one named, the machine's, uv's, or one that the system's packages bring.
+# Sets `python` to a Python 3.11: from PYTHON, the machine, uv, or the system's packages.
 find_python() {
     if [[ -n ${PYTHON:-} ]]; then
         python=$PYTHON
-        right_python "$python" || fail "PYTHON=$PYTHON: no Python 3.11 with venv; name another one, or leave it out"
+        right_python "$python" || fail "PYTHON=$PYTHON: not a Python 3.11 with venv; set another one, or unset PYTHON"
         return
     fi
     for python in python3.11 python3; do
@@ -59,7 +59,7 @@ find_python() {
     if command -v python3 >/dev/null && python3 -m pip install --quiet --user "uv==$UV_VERSION" 2>/dev/null; then
         python_of_uv python3 -m uv && return
     fi
-    fail "python3.11: not found, and neither uv nor apt-get brings it here; install Python 3.11 with venv, or set" \
+    fail "python3.11: not found, and neither uv nor apt-get can install it; install Python 3.11 with venv, or set" \
         "PYTHON=/path/to/python3.11"
 }
 
@@ -69,7 +69,7 @@ python_of_uv() {
 
 python_of_apt() {
     echo "python3.11: installing it by apt-get"
-    as_root "${APT[@]}" update || true # another repository may be down
+    as_root "${APT[@]}" update || true # an unrelated repository may be unavailable
     if grep -qs '^ID=ubuntu' "${OS_RELEASE:-/etc/os-release}"; then # its own 3.11 is a release candidate, or absent
         as_root "${APT[@]}" install software-properties-common &&
             as_root add-apt-repository -y ppa:deadsnakes/ppa >/dev/null || return 1

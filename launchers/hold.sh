@@ -1,22 +1,22 @@
-# Runs one command on a host for as long as somebody holds the line. `hosts.py` sends this text to `bash -c`.
+# Runs a command on a host while the connection is held. `fanout.py` sends this text to `bash -c`.
 #
-# $1: the command; its first process is the one that is asked to end. $2: its mark, by which all of its processes are
-# known. $3: seconds without a line on standard input after which nobody holds it any more.
-# A line `stop N` asks the command to end (TERM) and ends it after N seconds (KILL). So does the end of standard input.
-patience=$3 mark=HELD_BY=$2
+# $1: the command; its first process receives TERM. $2: a mark that identifies all of its processes. $3: seconds without
+# a line on standard input after which the connection counts as lost.
+# A line `stop N` sends TERM to the command, and KILL after N seconds. So does the end of standard input.
+timeout=$3 mark=HELD_BY=$2
 trap : HUP PIPE # not '': the command would inherit that
 exec 3<&0 </dev/null
 
 env "$mark" setsid bash -c "$1" 3<&- 2>&1 &
 job=$!
 
-marked() { # also those that left the session: the mark is in the environment
+marked() { # also processes that left the session: the mark is in their environment
     grep -lszxF "$mark" /proc/[0-9]*/environ | tr -dc '0-9\n'
 }
 
 kill_marked() {
     local left
-    for _ in 1 2 3; do # again, for what was being started meanwhile
+    for _ in 1 2 3; do # repeatedly, for processes started meanwhile
         left=$(marked)
         [ -n "$left" ] || return
         kill -KILL $left 2>/dev/null
@@ -33,9 +33,9 @@ end() {
 }
 
 (
-    exec >/dev/null 2>&1 # holds no output open when the command has ended
-    while IFS= read -r -t "$patience" word <&3; do
-        case $word in stop\ *) end "${word#stop }" & ;; esac
+    exec >/dev/null 2>&1 # keeps no output open after the command has ended
+    while IFS= read -r -t "$timeout" message <&3; do
+        case $message in stop\ *) end "${message#stop }" & ;; esac
     done
     end 5
 ) &
@@ -43,11 +43,11 @@ watcher=$!
 
 wait $job
 code=$?
-while kill -0 $job 2>/dev/null; do # a signal interrupted the waiting
+while kill -0 $job 2>/dev/null; do # a signal interrupted wait
     wait $job
     code=$?
 done
 kill $watcher 2>/dev/null
 kill_marked
-[ $code != 255 ] || code=254 # 255 is how ssh says that the host does not answer
+[ $code != 255 ] || code=254 # 255 is ssh's own code for a host that does not answer
 exit $code

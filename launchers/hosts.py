@@ -1,4 +1,4 @@
-"""Hosts that are reached by ssh, and short questions to all of them. `fanout.py` runs what takes longer."""
+"""Hosts reached by ssh, and short commands on all of them. `fanout.py` runs long ones."""
 
 import re
 import shlex
@@ -9,13 +9,13 @@ from pathlib import Path
 from threading import Thread
 
 from instructrl.errors import InputError, RunError
-from instructrl.schema import shown
+from instructrl.schema import format_value
 
-NO_ANSWER = 255  # of ssh itself
+NO_ANSWER = 255  # exit code of ssh itself
 
 
 class HostError(RunError):
-    """A command failed on a host; `code` is the command's."""
+    """A command failed on a host; `code` is its exit code."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -23,12 +23,12 @@ class HostError(RunError):
 
 
 class LostHostError(RunError):
-    """A host does not answer, or no longer."""
+    """A host does not answer, or the connection was lost."""
 
 
 @dataclass(frozen=True)
 class Host:
-    """A machine that ssh reaches. `known` is the file of its host key, which a new node of the same address changes."""
+    """A machine reached by ssh. `known` is its known_hosts file; a new node with the same address has another key."""
 
     name: str
     address: str
@@ -38,18 +38,18 @@ class Host:
     known: str | None = None
 
     def ssh(self, command: str) -> list[str]:
-        """The words of the local command that runs `command` in the host's shell."""
+        """Return the local command line that runs `command` in the host's shell."""
         options = {
             "BatchMode": "yes",
             "ConnectTimeout": "10",
-            "ServerAliveInterval": "3",  # with the next one: a host that is lost is noticed within 9 seconds
+            "ServerAliveInterval": "3",  # with the next option: a lost host is detected within 9 seconds
             "ServerAliveCountMax": "3",
             "StrictHostKeyChecking": "accept-new",
             "LogLevel": "ERROR",
         }
         if self.known:
             options["UserKnownHostsFile"] = self.known
-        if self.key and Path(self.key).exists():  # else the agent's, or what ~/.ssh/config says
+        if self.key and Path(self.key).exists():  # else the agent's keys or those of ~/.ssh/config
             options |= {"IdentityFile": self.key, "IdentitiesOnly": "yes"}
         words = ["ssh", "-p", str(self.port)]
         for name, value in options.items():
@@ -58,28 +58,30 @@ class Host:
 
 
 def read_hosts(text: str, *, user: str | None = None, key: str | None = None, known: str | None = None) -> list[Host]:
-    """Hosts from `[USER@]ADDRESS[:PORT],...`, named by their addresses.
+    """Parse hosts from `[USER@]ADDRESS[:PORT],...`; their names are their addresses.
 
     Raises:
-        InputError: it is written in another way, or a host is there twice.
+        InputError: the text has another form, or a host is duplicated.
     """
     found = []
     for part in text.split(","):
         match = re.fullmatch(r"(?:(?P<user>[\w.-]+)@)?(?P<address>[\w.-]+)(?::(?P<port>\d{1,5}))?", part.strip())
         if match is None or match["address"].startswith("-"):
-            raise InputError(f"addresses: found {shown(part)}; allowed: [USER@]ADDRESS[:PORT], several with commas")
+            raise InputError(
+                f"addresses: found {format_value(part)}; allowed: [USER@]ADDRESS[:PORT], separated by commas"
+            )
         port = int(match["port"] or 22)
         found.append(Host(match["address"], match["address"], port, match["user"] or user, key, known))
-    twice = {host.name for host in found if sum(other.name == host.name for other in found) > 1}
-    if twice:
-        raise InputError(f"addresses: {sorted(twice)[0]} is there twice; name each host once")
+    duplicates = {host.name for host in found if sum(other.name == host.name for other in found) > 1}
+    if duplicates:
+        raise InputError(f"addresses: {sorted(duplicates)[0]} is duplicated; list each host once")
     return found
 
 
-def ask_all(
+def query_all(
     hosts: Sequence[Host], commands: Sequence[str], *, timeout: float = 120.0, data: bytes | None = None
 ) -> list[str]:
-    """What short commands print, one on each host, at the same time.
+    """Run a short command per host, concurrently, and return their outputs.
 
     Raises:
         HostError: a command failed.
@@ -90,26 +92,26 @@ def ask_all(
         words = host.ssh(shlex.join(["bash", "-c", command]))
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         running.append(subprocess.Popen(words, start_new_session=True, **pipes))  # type: ignore[call-overload]
-    said: dict[int, tuple[bytes, bytes]] = {}
+    outputs: dict[int, tuple[bytes, bytes]] = {}
 
-    def ask(index: int) -> None:
+    def communicate(index: int) -> None:
         try:
-            said[index] = running[index].communicate(data, timeout=timeout)
+            outputs[index] = running[index].communicate(data, timeout=timeout)
         except subprocess.TimeoutExpired:
             running[index].kill()
             running[index].communicate()
-            said[index] = (b"", f"no end within {timeout:g} seconds".encode())
+            outputs[index] = (b"", f"not finished within {timeout:g} seconds".encode())
 
-    threads = [Thread(target=ask, args=(index,), daemon=True) for index in range(len(running))]
+    threads = [Thread(target=communicate, args=(index,), daemon=True) for index in range(len(running))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     for index, process in enumerate(running):
-        text = said[index][1].decode(errors="replace").strip().splitlines()
+        text = outputs[index][1].decode(errors="replace").strip().splitlines()
         why = f" ({text[-1]})" if text else ""
         if process.returncode == NO_ANSWER or process.returncode < 0:
             raise LostHostError(f"{hosts[index].name}: the host does not answer{why}")
         if process.returncode:
             raise HostError(f"{hosts[index].name}: ended with code {process.returncode}{why}", process.returncode)
-    return [said[index][0].decode(errors="replace") for index in range(len(running))]
+    return [outputs[index][0].decode(errors="replace") for index in range(len(running))]

@@ -1,4 +1,4 @@
-"""What the commands on pods take: a profile's settings, those of the private file, those of the command line."""
+"""Settings of the pod commands, merged from a profile, the private file and the command line."""
 
 import hashlib
 import json
@@ -8,74 +8,78 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from data_tools.parser import settings
+from data_tools.parser import parse_settings
 from instructrl.errors import InputError
 from instructrl.overrides import CONFIG_DIR
-from instructrl.profiles import TpuConfig, flat, private_words
-from instructrl.schema import number, shown
+from instructrl.profiles import TpuConfig, flatten, user_overrides
+from instructrl.schema import format_value, number, setting
 
 PROG = "python -m launchers.tpu"
 
 
 @dataclass
 class PodConfig(TpuConfig):
-    """A command: the pod, and what is to happen to it."""
+    """Settings of a pod command."""
 
-    launcher: str | None = None  # a profile of conf/launcher/
-    run: str | None = None  # a run's name; null: from its command
-    detach: bool = False  # run: go on by itself
-    create: bool = False  # run: do first what is needed, and again when the pod is lost
-    alone: bool = False  # run: on the first host only
-    force: bool = False  # copy: also while a run is running from it
-    yes: bool = False  # delete: without a question
-    dry_run: bool = False  # create, run: show what would be asked
-    lines: int = number(20, low=0, high=1_000_000)  # logs: of before
-    seconds: int = number(60, low=0, high=3600)  # stop: for saving
+    launcher: str | None = setting(None, help="profile of conf/launcher/")
+    run: str | None = setting(None, help="name of the run; null: from its command")
+    detach: bool = setting(False, help="run: keep running when the terminal closes")
+    create: bool = setting(
+        False, help="run: first create, copy and set up what is missing, and again when the pod is lost"
+    )
+    alone: bool = setting(False, help="run: on the first host only")
+    force: bool = setting(False, help="copy: even while a run uses the code")
+    yes: bool = setting(False, help="delete: without confirmation")
+    dry_run: bool = setting(False, help="create, run: print the requests only")
+    lines: int = number(20, low=0, high=1_000_000, help="logs: number of earlier lines to print")
+    seconds: int = number(60, low=0, high=3600, help="stop: seconds to save")
 
 
 def read(words: Sequence[str]) -> PodConfig:
-    """The settings of a command: its profile's, those of the private file, its own.
+    """Merge the settings of the profile, the private file and the command line.
 
     Raises:
-        InputError: they are not what there is.
+        InputError: a setting is unknown or invalid.
     """
     profile = [word.partition("=")[2] for word in words if word.startswith("launcher=")]
-    first = profile_words(profile[-1]) if profile else []
-    private = [word.removeprefix("launcher.tpu.") for word in private_words() if word.startswith("launcher.tpu.")]
-    return settings([*first, *private, *words], PodConfig, prog=PROG)
+    from_profile = profile_words(profile[-1]) if profile else []
+    from_file = [word.removeprefix("launcher.tpu.") for word in user_overrides() if word.startswith("launcher.tpu.")]
+    return parse_settings([*from_profile, *from_file, *words], PodConfig, prog=PROG)
 
 
 def profile_words(name: str) -> list[str]:
-    """The settings of a profile.
+    """Return the settings of a profile as words.
 
     Raises:
-        InputError: there is none of that name for TPUs.
+        InputError: there is no TPU profile with that name.
     """
     known = sorted(path.stem for path in (CONFIG_DIR / "launcher").glob("tpu*.yaml"))
     if name not in known:
-        raise InputError(f"launcher: found {shown(name)}; allowed: {', '.join(known)}")
-    values: Any = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / "launcher" / f"{name}.yaml"))
-    return [f"{key}={json.dumps(value)}" for key, value in flat(values["tpu"])]
+        raise InputError(f"launcher: found {format_value(name)}; allowed: {', '.join(known)}")
+    profile_values: Any = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / "launcher" / f"{name}.yaml"))
+    return [f"{key}={json.dumps(value)}" for key, value in flatten(profile_values["tpu"])]
 
 
-def run_name(asked: PodConfig, words: Sequence[str]) -> str:
-    """The run's name: as given, or from its command, so that the same command finds it again.
+def run_name(config: PodConfig, words: Sequence[str]) -> str:
+    """Return the run's name: as given, or derived from its command, so that repeating the command finds it.
 
     Raises:
-        InputError: it is no name for a folder.
+        InputError: it is not a valid folder name.
     """
-    name = asked.run or "run-" + hashlib.sha256("\0".join(words).encode()).hexdigest()[:8]
+    name = config.run or "run-" + hashlib.sha256("\0".join(words).encode()).hexdigest()[:8]
     if not all(letter.isalnum() or letter in "._-=," for letter in name) or name.startswith((".", "-")):
-        raise InputError(f"run: found {shown(name)}; allowed: letters, digits and ._-=, not beginning with . or -")
+        raise InputError(
+            f"run: found {format_value(name)}; allowed: letters, digits and ._-=, not beginning with . or -"
+        )
     return name
 
 
-def needed_run(asked: PodConfig) -> str:
-    """The run that is meant.
+def required_run(config: PodConfig) -> str:
+    """Return the name of the run.
 
     Raises:
-        InputError: it is not said.
+        InputError: it is not set.
     """
-    if asked.run is None:
-        raise InputError(f"run: not set; {PROG} status lists what there is")
-    return run_name(asked, ())
+    if config.run is None:
+        raise InputError(f"run: not set; {PROG} status lists the runs")
+    return run_name(config, ())

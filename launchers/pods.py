@@ -1,7 +1,7 @@
-"""The life of a pod in the cloud: asked for, waited for, preempted, deleted.
+"""Life cycle of a pod in the cloud: request, wait, preemption, deletion.
 
-A pod is one TPU node. With `queued` or `spot` the cloud makes it from a queued resource of the same name, which waits
-in line and may lose it again.
+A pod is one TPU node. With `queued` or `spot` the cloud creates it from a queued resource of the same name, which waits
+in a queue and may be preempted.
 """
 
 import getpass
@@ -14,7 +14,7 @@ from typing import Any
 
 from instructrl.errors import InputError, RunError
 from instructrl.profiles import TpuConfig
-from instructrl.schema import shown
+from instructrl.schema import format_value
 from launchers.cloud import Cloud, CloudError
 from launchers.hosts import Host
 
@@ -24,26 +24,26 @@ STOPPED = ("STOPPING", "STOPPED", "HIDING", "HIDDEN")
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What the cloud says of a pod.
+class PodStatus:
+    """Status of a pod in the cloud.
 
     Attributes:
-        word: absent, waiting, ready, lost, failed, stopped or deleting.
-        detail: the cloud's own words.
-        node, queued: what there is, as the cloud describes it.
+        state: absent, waiting, ready, lost, failed, stopped or deleting.
+        detail: the states reported by the cloud.
+        node, queued: the cloud's descriptions of the node and the queued resource; None if they do not exist.
     """
 
-    word: str
+    state: str
     detail: str
     node: dict[str, Any] | None = None
     queued: dict[str, Any] | None = None
 
 
 def cloud_of(tpu: TpuConfig) -> Cloud:
-    """The cloud that the settings name.
+    """Return a client for the project and zone of the settings.
 
     Raises:
-        InputError: they name none, or there are no credentials.
+        InputError: they are not set, or there are no credentials.
     """
     for key in ("project", "zone"):
         if getattr(tpu, key) is None:
@@ -52,7 +52,7 @@ def cloud_of(tpu: TpuConfig) -> Cloud:
 
 
 def pod_name(tpu: TpuConfig) -> str:
-    """The pod's name.
+    """Return the pod's name.
 
     Raises:
         InputError: it is not set.
@@ -63,7 +63,7 @@ def pod_name(tpu: TpuConfig) -> str:
 
 
 def request_of(tpu: TpuConfig, *, key_text: str | None = None) -> tuple[str, dict[str, Any]]:
-    """What is asked of the cloud: `nodes` or `queuedResources`, and the body. `key_text` stands for the public key.
+    """Build the request for a pod: `nodes` or `queuedResources`, and the body. `key_text` replaces the public key.
 
     Raises:
         InputError: a setting is missing, or the public key cannot be read.
@@ -95,23 +95,23 @@ def request_of(tpu: TpuConfig, *, key_text: str | None = None) -> tuple[str, dic
     return "queuedResources", body
 
 
-def request_shown(tpu: TpuConfig) -> str:
-    """What would be asked of the cloud, as text, without reading a key."""
+def describe_request(tpu: TpuConfig) -> str:
+    """Format the request for a pod as text, without reading a key."""
     kind, body = request_of(tpu, key_text=f"the content of {tpu.key}.pub")
     where = f"projects/{tpu.project or 'PROJECT'}/locations/{tpu.zone or 'ZONE'}/{kind}"
     return f"POST {where} {tpu.pod or 'POD'}\n{json.dumps(body, indent=2)}"
 
 
 def user_of(tpu: TpuConfig) -> str:
-    """Who logs in on the hosts."""
+    """Return the user name on the hosts."""
     return tpu.user or getpass.getuser()
 
 
 def public_key(tpu: TpuConfig) -> str:
-    """The public half of the ssh key, which a new node is told of.
+    """Read the public half of the ssh key, which is installed on a new node.
 
     Raises:
-        InputError: there is none.
+        InputError: it cannot be read.
     """
     path = Path(f"{tpu.key}.pub").expanduser()
     try:
@@ -120,165 +120,167 @@ def public_key(tpu: TpuConfig) -> str:
         raise InputError(f"key: no public key in {path}; run ssh-keygen -t ed25519 -f {tpu.key}, or set key=") from None
 
 
-def look(cloud: Cloud, name: str) -> Seen:
-    """What the cloud says of a pod now."""
+def pod_status(cloud: Cloud, name: str) -> PodStatus:
+    """Query the current status of a pod."""
     queued, node = cloud.find("queuedResources", name), cloud.find("nodes", name)
     if queued is None and node is None:
-        return Seen("absent", "there is no such node or queued resource")
-    state = (queued or {}).get("state", {})
-    line, at = state.get("state", ""), (node or {}).get("state", "")
+        return PodStatus("absent", "there is no such node or queued resource")
+    record = (queued or {}).get("state", {})
+    queue_state, node_state = record.get("state", ""), (node or {}).get("state", "")
     detail = ", ".join(
-        ([f"queued resource {line or 'unknown'}"] if queued else []) + ([f"node {at or 'unknown'}"] if node else [])
+        ([f"queued resource {queue_state or 'unknown'}"] if queued else [])
+        + ([f"node {node_state or 'unknown'}"] if node else [])
     )
-    if "DELETING" in (line, at):
-        word = "deleting"
-    elif line == "FAILED":
-        word = "failed"
-        detail += f": {state.get('failedData', {}).get('error', {}).get('message', 'no reason given')}"
-    elif line in LOST or at in LOST or (line == "ACTIVE" and node is None):
-        word = "lost"
-    elif at in STOPPED:
-        word = "stopped"
+    if "DELETING" in (queue_state, node_state):
+        state = "deleting"
+    elif queue_state == "FAILED":
+        state = "failed"
+        detail += f": {record.get('failedData', {}).get('error', {}).get('message', 'no reason given')}"
+    elif queue_state in LOST or node_state in LOST or (queue_state == "ACTIVE" and node is None):
+        state = "lost"
+    elif node_state in STOPPED:
+        state = "stopped"
     else:
-        word = "ready" if at == "READY" and line in ("", "ACTIVE") else "waiting"
-    return Seen(word, detail, node, queued)
+        state = "ready" if node_state == "READY" and queue_state in ("", "ACTIVE") else "waiting"
+    return PodStatus(state, detail, node, queued)
 
 
 def create(cloud: Cloud, tpu: TpuConfig, say: Callable[[str], None] = print) -> None:
-    """Ask for the pod, unless it is there. What was lost is deleted and asked for again.
+    """Request the pod unless it exists. A lost one is deleted and requested again.
 
     Raises:
-        CloudError: the cloud refuses (quota, rights, capacity).
-        RunError: one of that name is there and of another kind.
+        CloudError: the cloud refuses (quota, permissions, capacity).
+        RunError: a pod with this name has another accelerator.
     """
     name = pod_name(tpu)
     kind, body = request_of(tpu)
-    seen = look(cloud, name)
-    if seen.word in ("lost", "failed", "deleting"):
-        say(f"{name}: {seen.detail}; deleting what is left of it")
+    status = pod_status(cloud, name)
+    if status.state in ("lost", "failed", "deleting"):
+        say(f"{name}: {status.detail}; deleting its remains")
         delete(cloud, tpu, say)
-        seen = look(cloud, name)
-    if seen.word != "absent":
-        have = accelerator_of(seen.node, seen.queued)
-        if have not in (None, tpu.accelerator):
-            raise RunError(f"accelerator: pod {name} is there with {have}, not {tpu.accelerator}; take another pod=")
-        say(f"{name}: {seen.detail}")
+        status = pod_status(cloud, name)
+    if status.state != "absent":
+        existing = accelerator_of(status.node, status.queued)
+        if existing not in (None, tpu.accelerator):
+            raise RunError(
+                f"accelerator: pod {name} exists with {existing}, not {tpu.accelerator}; choose another pod="
+            )
+        say(f"{name}: {status.detail}")
         return
     try:
         operation = cloud.create(kind, name, body)
     except CloudError as error:
-        if error.status == 409 and look(cloud, name).word in ("waiting", "ready"):
-            return  # an earlier try of the same request arrived
+        if error.status == 409 and pod_status(cloud, name).state in ("waiting", "ready"):
+            return  # an earlier attempt of the same request succeeded
         raise
     spot = " (spot)" if tpu.spot else ""
-    say(f"{name}: asked for {tpu.accelerator} in {tpu.zone}{spot}; it is billed until it is deleted")
+    say(f"{name}: requested {tpu.accelerator} in {tpu.zone}{spot}; it is billed until it is deleted")
     if operation.get("error"):
         raise CloudError(f"cloud: {operation['error'].get('message')}")
 
 
-def asked_node(queued: dict[str, Any]) -> dict[str, Any]:
-    """The node that a queued resource asks for."""
+def requested_node(queued: dict[str, Any]) -> dict[str, Any]:
+    """Return the node description in a queued resource."""
     return (queued.get("tpu", {}).get("nodeSpec") or [{}])[0].get("node", {})
 
 
 def accelerator_of(node: dict[str, Any] | None, queued: dict[str, Any] | None) -> str | None:
-    """What kind a pod is, if the cloud says so."""
-    return (node or asked_node(queued or {})).get("acceleratorType")
+    """Return the accelerator of a pod, if known."""
+    return (node or requested_node(queued or {})).get("acceleratorType")
 
 
 def wait(cloud: Cloud, tpu: TpuConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Wait until the pod is ready; says each change, and every few minutes that it still waits.
+    """Wait until the pod is ready, reporting each change and every few minutes.
 
     Returns:
         The node.
 
     Raises:
-        RunError: it failed, was lost, or takes longer than `wait_minutes`; says what exists.
+        RunError: it failed, was lost, or takes longer than `wait_minutes`; the message lists existing resources.
     """
-    name, began, told, at = pod_name(tpu), time.monotonic(), "", 0.0
+    name, started, reported, reported_at = pod_name(tpu), time.monotonic(), "", 0.0
     while True:
-        seen = look(cloud, name)
-        minutes = (time.monotonic() - began) / 60
-        if seen.detail != told or minutes - at > 5:
-            say(f"{name}: {seen.detail} ({minutes:.0f} min)")
-            told, at = seen.detail, minutes
-        if seen.word == "ready" and seen.node is not None:
-            return seen.node
-        if seen.word not in ("waiting", "ready"):
-            raise RunError(f"{name}: {seen.word}, {seen.detail}; {left_over(cloud, tpu)}")
+        status = pod_status(cloud, name)
+        minutes = (time.monotonic() - started) / 60
+        if status.detail != reported or minutes - reported_at > 5:
+            say(f"{name}: {status.detail} ({minutes:.0f} min)")
+            reported, reported_at = status.detail, minutes
+        if status.state == "ready" and status.node is not None:
+            return status.node
+        if status.state not in ("waiting", "ready"):
+            raise RunError(f"{name}: {status.state}, {status.detail}; {describe_resources(cloud, tpu)}")
         if minutes > tpu.wait_minutes:
             raise RunError(
-                f"{name}: not ready within wait_minutes={tpu.wait_minutes:g} ({seen.detail}); {left_over(cloud, tpu)}"
+                f"{name}: not ready within wait_minutes={tpu.wait_minutes:g} ({status.detail}); "
+                f"{describe_resources(cloud, tpu)}"
             )
         time.sleep(tpu.poll_seconds)
 
 
 def delete(cloud: Cloud, tpu: TpuConfig, say: Callable[[str], None] = print) -> None:
-    """Delete the pod, and look whether it is gone.
+    """Delete the pod, and verify that it is gone.
 
     Raises:
-        RunError: something is left; says what.
+        RunError: resources are left; the message lists them.
     """
     name = pod_name(tpu)
-    for kind in ("queuedResources", "nodes"):  # the first takes its node with it, if it made one
+    for kind in ("queuedResources", "nodes"):  # deleting a queued resource deletes its node
         operation = cloud.delete(kind, name)
         if operation is not None:
             say(f"{name}: deleting ({kind})")
             cloud.finish(operation, seconds=tpu.delete_minutes * 60, poll=tpu.poll_seconds, tick=lambda: None)
-    end = time.monotonic() + tpu.delete_minutes * 60
-    while (seen := look(cloud, name)).word != "absent":
-        if time.monotonic() > end:
-            raise RunError(f"{name}: not deleted ({seen.detail}); {left_over(cloud, tpu)}")
+    deadline = time.monotonic() + tpu.delete_minutes * 60
+    while (status := pod_status(cloud, name)).state != "absent":
+        if time.monotonic() > deadline:
+            raise RunError(f"{name}: not deleted ({status.detail}); {describe_resources(cloud, tpu)}")
         time.sleep(tpu.poll_seconds)
-    say(f"{name}: deleted; nothing of that name is left")
+    say(f"{name}: deleted; no resource with this name is left")
 
 
-def left_over(cloud: Cloud, tpu: TpuConfig) -> str:
-    """What exists of the pod and how to end it, in words; never an error of its own."""
+def describe_resources(cloud: Cloud, tpu: TpuConfig) -> str:
+    """Describe existing resources of the pod and how to delete them; never raises."""
     name = pod_name(tpu)
     command = f"python -m launchers.tpu delete pod={name} zone={tpu.zone} project={tpu.project}"
     try:
-        seen = look(cloud, name)
+        status = pod_status(cloud, name)
     except (RunError, InputError) as error:
-        return f"what exists is unknown ({error}); look with python -m launchers.tpu list, end it with {command}"
-    if seen.word == "absent":
-        return "nothing of it exists"
-    return f"{seen.detail} exists and may be billed: {command}"
+        return f"its state is unknown ({error}); check with python -m launchers.tpu list, delete it with {command}"
+    if status.state == "absent":
+        return "no resources exist"
+    return f"{status.detail} exists and may be billed: {command}"
 
 
 def hosts_of(tpu: TpuConfig, node: dict[str, Any]) -> list[Host]:
-    """The pod's hosts in the order of the TPU's workers.
+    """Return the pod's hosts in the order of the TPU's workers.
 
     Raises:
-        RunError: the cloud names no addresses, or another number of them than `hosts`.
+        RunError: the cloud reports no addresses, or not as many as `hosts`.
     """
     name = pod_name(tpu)
     found = []
     for index, endpoint in enumerate(node.get("networkEndpoints", [])):
-        outside = endpoint.get("accessConfig", {}).get("externalIp")
-        address = endpoint.get("ipAddress") if tpu.internal else outside
+        external = endpoint.get("accessConfig", {}).get("externalIp")
+        address = endpoint.get("ipAddress") if tpu.internal else external
         if not address:
             kind = (
-                "internal"
-                if tpu.internal
-                else "external; internal=true takes the internal one, from where it is reached"
+                "internal" if tpu.internal else "external; internal=true uses the internal one, if reachable from here"
             )
-            raise RunError(f"{name}: the cloud gives worker {index} no address of the kind {kind}")
+            raise RunError(f"{name}: the cloud reports no address for worker {index} of the kind {kind}")
         found.append(Host(f"{name}-{index}", address, tpu.ssh_port, user_of(tpu), key_of(tpu), known_hosts(tpu, node)))
     if not found or (tpu.hosts is not None and len(found) != tpu.hosts):
         raise RunError(
-            f"{name}: the cloud names {len(found)} hosts, expected {tpu.hosts or 'some'}; look at accelerator="
+            f"{name}: the cloud reports {len(found)} hosts, expected {tpu.hosts or 'some'}; check accelerator="
         )
     return found
 
 
 def key_of(tpu: TpuConfig) -> str:
-    """The private key's path."""
+    """Return the path of the private key."""
     return str(Path(tpu.key).expanduser())
 
 
 def known_hosts(tpu: TpuConfig, node: dict[str, Any]) -> str:
-    """Where the keys of the hosts are kept: one file for each node that was, for the cloud gives addresses again."""
+    """Return the known_hosts file of a node: one per node, since the cloud reuses addresses."""
     folder = Path("~/.cache/instructrl/pods").expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     return str(
@@ -286,16 +288,15 @@ def known_hosts(tpu: TpuConfig, node: dict[str, Any]) -> str:
     )
 
 
-def listing(cloud: Cloud) -> list[str]:
-    """What exists in the project's zone, and is billed or may be soon; a line each."""
+def list_resources(cloud: Cloud) -> list[str]:
+    """List the resources in the project's zone, which are or may soon be billed, one per line."""
     rows = []
     for kind in ("nodes", "queuedResources"):
         for each in cloud.all(kind):
             state = each.get("state")
             state = state.get("state") if isinstance(state, dict) else state
-            node = each if kind == "nodes" else asked_node(each)
-            ours = "" if node.get("labels", {}).get(LABEL) else " (not made by this suite)"
-            rows.append(
-                f"{each['name'].rpartition('/')[2]}: {kind[:-1]} {node.get('acceleratorType', '')} {shown(state)}{ours}"
-            )
+            node = each if kind == "nodes" else requested_node(each)
+            origin = "" if node.get("labels", {}).get(LABEL) else " (not created by InstructRL)"
+            name, accelerator = each["name"].rpartition("/")[2], node.get("acceleratorType", "")
+            rows.append(f"{name}: {kind[:-1]} {accelerator} {format_value(state)}{origin}")
     return rows

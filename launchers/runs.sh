@@ -1,16 +1,16 @@
-# Runs on a host that outlive the terminal. `detached.py` sends this text to `bash -c`.
+# Manages detached runs on a host. `detached.py` sends this text to `bash -c`.
 #
 # $1: start, status, follow, stop or list. $2: the run's name. $3: its mark on this host.
-# start: $4 is the command. follow: $4 is how many lines of before. stop: $4 is how many seconds it has to save.
-# A run is a folder: command, log, pid, and exit when it has ended. Who waits for the command to write its exit code
-# holds a lock on keeper.
+# start: $4 is the command. follow: $4 is the number of earlier lines. stop: $4 is the number of seconds to save.
+# A run is a folder with the files command, log, pid, and exit once it has ended. The process that waits for the command
+# and writes its exit code holds a lock on the file keeper.
 runs=$HOME/.instructrl/runs folder=$HOME/.instructrl/runs/$2 mark=RUN_MARK=$3
 
-running() { # whether the process of that number is ours, and not another's of the same number
+running() { # true if the process with the recorded PID is the run's, as PIDs are reused
     [ -f "$1/pid" ] && grep -qszxF "$(cat "$1/mark")" "/proc/$(cat "$1/pid")/environ"
 }
 
-kept() { # the command is no more; its exit code is there in a moment, if somebody waited for it
+kept() { # the command has ended; wait until its keeper, if any, has written the exit code
     [ ! -f "$1/keeper" ] || flock -s -w 10 "$1/keeper" true
 }
 
@@ -18,7 +18,7 @@ state() {
     if [ ! -d "$1" ]; then echo absent
     elif running "$1"; then echo "running $(cat "$1/pid")"
     elif kept "$1" && [ -f "$1/exit" ]; then echo "ended $(cat "$1/exit")"
-    else echo lost; fi # by a restart of the host
+    else echo lost; fi # for example after a restart of the host
 }
 
 start() {
@@ -70,7 +70,7 @@ stop() {
     state "$folder"
 }
 
-list() { # every run of this host
+list() { # all runs of this host
     for each in "$runs"/*/; do
         [ ! -d "$each" ] || echo "$(basename "$each") $(state "${each%/}")"
     done
@@ -78,5 +78,5 @@ list() { # every run of this host
 
 case $1 in
 status) state "$folder" ;;
-*) "$1" "$@" ;; # functions see the same numbers
+*) "$1" "$@" ;; # functions use the same positions
 esac

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Install what a machine with NVIDIA GPUs needs into .venv, at fixed versions, and compute something on them.
+# Installs pinned packages for NVIDIA GPUs into .venv, and runs a computation on each GPU.
 #
 #   launchers/setup_gpu.sh            on a machine with GPUs
-#   launchers/setup_gpu.sh --login    on a cluster's login node, which has none: install only
+#   launchers/setup_gpu.sh --login    on a cluster's login node, without GPUs: install only
 #
-# PYTHON: the Python 3.11 to take; without one on the machine it is installed. Started again, it keeps what is there.
+# PYTHON: the Python 3.11 to use; if there is none, it is installed. Repeated calls keep an existing installation.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launchers/environment.sh
@@ -17,11 +17,11 @@ esac
 [[ $(uname -s) == Linux ]] || fail "$(uname -sm): JAX's GPU packages need Linux"
 if [[ ${1-} != --login ]]; then
     nvidia-smi -L >/dev/null 2>&1 ||
-        fail "nvidia-smi: finds no GPU; install NVIDIA's driver, or on a login node say launchers/setup_gpu.sh --login"
+        fail "nvidia-smi: finds no GPU; install NVIDIA's driver, or on a login node run launchers/setup_gpu.sh --login"
 fi
 make_environment requirements-gpu.txt
 if [[ ${1-} == --login ]]; then
-    echo "GPUs: not tried; do so with: srun --gpus=1 $VENV/bin/python -m launchers.devices gpu"
+    echo "GPUs: not checked; check them with: srun --gpus=1 $VENV/bin/python -m launchers.devices gpu"
 else
     "$VENV/bin/python" -m launchers.devices gpu
 fi

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Install RLBench with all that it needs, at fixed versions, and play one episode to see that it works.
+# Installs RLBench with its dependencies at pinned versions, and plays one episode to check the installation.
 #
-#   launchers/setup_rlbench.sh [PYTHON]     of the environment to install into, seen from here (.venv/bin/python)
+#   launchers/setup_rlbench.sh [PYTHON]     of the environment to install into, relative to the checkout (.venv/bin/python)
 #
-# COPPELIASIM_ROOT: where CoppeliaSim is, or shall be (~/CoppeliaSim). COPPELIASIM_ARCHIVE: its archive, if it was
-# downloaded already. Started again, it keeps what is there.
+# COPPELIASIM_ROOT: path of CoppeliaSim, existing or to be installed (~/CoppeliaSim). COPPELIASIM_ARCHIVE: its archive,
+# if already downloaded. Repeated calls keep an existing installation.
 set -euo pipefail
 
 readonly RLBENCH=https://github.com/stepjam/RLBench.git RLBENCH_COMMIT=02720bba4c73fe02eb75df946b8791b806028a9d
@@ -20,7 +20,7 @@ export COPPELIASIM_ROOT=${COPPELIASIM_ROOT%/}
 
 main() {
     cd "$(dirname "${BASH_SOURCE[0]}")/.."
-    command -v "$python" >/dev/null || fail "$python: no such Python; run make install first, or name another one"
+    command -v "$python" >/dev/null || fail "$python: no such Python; run make install first, or give another path"
     [[ $(uname -s) == Linux && $(uname -m) == x86_64 ]] || fail "$(uname -sm): CoppeliaSim 4.1.0 needs Linux on x86_64"
     for program in git cc tar xz sha256sum; do
         need "$program"
@@ -44,7 +44,7 @@ need() {
 licences() {
     cat <<'END'
 RLBench is licensed by Imperial College London for non-commercial use, CoppeliaSim Edu for education only, PyRep under
-the MIT license. They are installed from where their authors publish them and are no part of this suite.
+the MIT license. They are downloaded from their authors' servers and are not part of InstructRL.
 END
 }
 
@@ -52,11 +52,11 @@ install_coppeliasim() {
     if [[ -e $COPPELIASIM_ROOT/libcoppeliaSim.so ]]; then
         echo "CoppeliaSim: kept in $COPPELIASIM_ROOT"
     else
-        [[ ! -e $COPPELIASIM_ROOT ]] || fail "$COPPELIASIM_ROOT: there, but no CoppeliaSim; set COPPELIASIM_ROOT to another folder"
+        [[ ! -e $COPPELIASIM_ROOT ]] || fail "$COPPELIASIM_ROOT: exists, but is not CoppeliaSim; set COPPELIASIM_ROOT to another folder"
         local archive=${COPPELIASIM_ARCHIVE:-${XDG_CACHE_HOME:-$HOME/.cache}/instructrl/$ARCHIVE}
         [[ -e $archive ]] || download "$archive"
         echo "$ARCHIVE_SHA256  $archive" | sha256sum --check --status ||
-            fail "$archive: damaged, or not CoppeliaSim 4.1.0 for Ubuntu 20.04; remove it and start again"
+            fail "$archive: damaged, or not CoppeliaSim 4.1.0 for Ubuntu 20.04; remove it and run this again"
         rm -rf "$COPPELIASIM_ROOT.part"
         mkdir -p "$COPPELIASIM_ROOT.part"
         tar -xf "$archive" -C "$COPPELIASIM_ROOT.part" --strip-components 1
@@ -72,7 +72,7 @@ download() {
     need curl
     mkdir -p "$(dirname "$1")"
     curl --fail --location --continue-at - --output "$1.part" "$ARCHIVE_URL" ||
-        fail "$ARCHIVE_URL: cannot be downloaded; start again, or set COPPELIASIM_ARCHIVE to a file that you have"
+        fail "$ARCHIVE_URL: cannot be downloaded; run this again, or set COPPELIASIM_ARCHIVE to a file that you have"
     mv "$1.part" "$1"
 }
 
@@ -80,7 +80,7 @@ install_python_packages() {
     # PyRep's own requirements pin a cffi that this Python has no wheel for, and RLBench's leave gymnasium out
     "$python" -m pip install --quiet --disable-pip-version-check --constraint requirements.txt \
         cffi==1.17.1 setuptools==80.9.0 wheel==0.45.1 pyquaternion==0.9.9 natsort==8.4.0 'gymnasium>=1.0,<2' ||
-        fail "what PyRep and RLBench need cannot be installed; see above"
+        fail "dependencies of PyRep and RLBench cannot be installed; see above"
     install_commit pyrep "$PYREP" "$PYREP_COMMIT"
     install_commit rlbench "$RLBENCH" "$RLBENCH_COMMIT"
 }
@@ -109,15 +109,15 @@ esac
 export QT_QPA_PLATFORM_PLUGIN_PATH="\$COPPELIASIM_ROOT"
 END
     mv "$file.part" "$file"
-    echo "from now on, before other commands: source $file"
+    echo "run this before other commands: source $file"
 }
 
 smoke_episode() {
     local display=()
     if [[ -z ${DISPLAY:-} ]]; then
-        command -v xvfb-run >/dev/null || fail "no X display: sudo apt-get install xvfb (draws on the CPU), or on a" \
+        command -v xvfb-run >/dev/null || fail "no X display: sudo apt-get install xvfb (renders on the CPU), or on a" \
             "machine with an NVIDIA GPU: sudo nvidia-xconfig -a --use-display-device=None; sudo X :99 &" \
-            "then export DISPLAY=:99; then start again"
+            "then export DISPLAY=:99; then run this again"
         display=(xvfb-run -a -s "$SCREEN")
         echo "no X display: commands need ${display[*]@Q} in front"
     fi

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Install what a TPU host needs into .venv, at fixed versions, and look whether its chips can be used.
+# Installs pinned packages for a TPU host into .venv, and checks its chips.
 #
 #   launchers/setup_tpu.sh
 #
-# `python -m launchers.tpu setup` and sweeps run it on every host of a pod. PYTHON: the Python 3.11 to take; without one
-# on the machine it is installed. Started again, it keeps what is there.
+# `python -m launchers.tpu setup` and sweeps run it on every host of a pod. PYTHON: the Python 3.11 to use; if there is
+# none, it is installed. Repeated calls keep an existing installation.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launchers/environment.sh

@@ -1,8 +1,8 @@
-"""On a SLURM cluster, through submitit: one array for the jobs of a sweep.
+"""Backend that runs the jobs of a sweep as one array on a SLURM cluster, through submitit.
 
-submitit writes the batch script and a pickle that holds the command alone; each task of the job becomes that command,
-so that SLURM's signals reach it and nothing stands between. The script's last line notes how it ended, or queues it
-again. How a job fares is told by what it noted, then by `squeue`: no accounting is needed.
+submitit writes the batch script and a pickle of the command line; each task of the job execs that command, so that it
+receives SLURM's signals directly. The script's last line records the exit code, or requeues the job. A job's state is
+read from the recorded exit code, else from `squeue`: no accounting is needed.
 """
 
 import os
@@ -19,8 +19,8 @@ from typing import Any
 
 from instructrl.errors import RunError
 from instructrl.profiles import LauncherConfig, SlurmConfig
-from launchers.description import ROOT, Launch
-from launchers.ending import noted
+from launchers.description import ROOT, JobSpec
+from launchers.ending import read_exit_code
 from launchers.table import Job
 
 STATES = {"PENDING": "waiting", "CONFIGURING": "waiting", "REQUEUED": "waiting", "REQUEUE_HOLD": "waiting"}
@@ -29,31 +29,31 @@ STATES |= dict.fromkeys(
 )
 STATES |= {"CANCELLED": "cancelled"}
 FAILURES = {
-    "OUT_OF_MEMORY": "killed by SLURM: it took more memory than launcher.slurm.memory_gb",
+    "OUT_OF_MEMORY": "killed by SLURM: it used more memory than launcher.slurm.memory_gb",
     "NODE_FAIL": "its node was lost",
     "BOOT_FAIL": "its node did not start",
-    "TIMEOUT": "its time was over before it had saved; more launcher.slurm.save_seconds or minutes",
+    "TIMEOUT": "time limit reached before it had saved; increase launcher.slurm.save_seconds or minutes",
     "DEADLINE": "its deadline passed",
     "PREEMPTED": "preempted, and not queued again by this cluster",
 }
-MOST_MISSES = 3  # looks in a row at which SLURM does not know a job that has not noted its end, or does not answer
-# Reasons to wait that only another job or another cluster ends (squeue's manual: JOB REASON CODES) ...
-NEVER = re.compile(
+MAX_MISSES = 3  # consecutive polls without an answer, or without a job that has not recorded its exit code
+# Pending reasons that never resolve by waiting (squeue's manual: JOB REASON CODES) ...
+UNSATISFIABLE = re.compile(
     r"BadConstraints|PartitionConfig|PartitionTimeLimit|InvalidAccount|InvalidQOS|AccountNotAllowed|QOSNotAllowed"
     r"|(QOS|Assoc)Max\w+PerJob\w*|Job's[_ ](account|QOS|group|user)[_ ]not[_ ].*"
 )
-USUAL = ("None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime")  # ... and those of every job
+NORMAL_REASONS = ("None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime")  # ... and those of a normal queue
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a task of a job does: it becomes the command. This is all that the pickle holds."""
+    """Task of a job, the only content of the pickle: execs the command."""
 
-    words: tuple[str, ...]
+    argv: tuple[str, ...]
     environment: tuple[tuple[str, str], ...]
 
     def __call__(self) -> None:
-        """Never returns.
+        """Replace this process by the command; never returns.
 
         Raises:
             SystemExit: the command cannot be started.
@@ -61,37 +61,37 @@ class Task:
         os.environ.update(self.environment)
         sys.stdout.flush()
         try:
-            os.execvp(self.words[0], self.words)
+            os.execvp(self.argv[0], self.argv)
         except OSError as error:
-            raise SystemExit(f"error: {self.words[0]}: cannot be started ({error.strerror})") from None
+            raise SystemExit(f"error: {self.argv[0]}: cannot be started ({error.strerror})") from None
 
 
 class Slurm:
-    """Jobs of a sweep on the cluster that `sbatch` speaks to."""
+    """Jobs of a sweep on the cluster of `sbatch`."""
 
     def __init__(self, folder: Path, resources: LauncherConfig):
         self._folder, self._resources = folder.absolute(), resources
         self._misses: dict[int, int] = {}
-        self._silent = 0
+        self._unanswered = 0
         self.poll_seconds = resources.poll_seconds
 
-    def shown(self, launches: Sequence[Launch]) -> str:
-        """The batch script, and each job's command."""
+    def preview(self, specs: Sequence[JobSpec]) -> str:
+        """Return the batch script and each job's command."""
         from submitit.core.utils import JobPaths
         from submitit.slurm.slurm import _make_sbatch_string
 
-        numbers = range(1, len(launches) + 1)
+        numbers = range(1, len(specs) + 1)
         folder = JobPaths.get_first_id_independent_folder(self._folder / "slurm")
         command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
-        count = len(launches) if len(launches) > 1 else None
-        text = _make_sbatch_string(command, folder, map_count=count, **self._parameters(launches[0], numbers))
-        commands = [shlex.join(launch.words()) for launch in launches]
+        count = len(specs) if len(specs) > 1 else None
+        text = _make_sbatch_string(command, folder, map_count=count, **self._parameters(specs[0], numbers))
+        commands = [shlex.join(spec.command_line()) for spec in specs]
         return "\n".join(
             [text.rstrip(), "", *(f"# job {n}: {line}" for n, line in zip(numbers, commands, strict=True))]
         )
 
-    def submit(self, pairs: Sequence[tuple[Job, Launch]]) -> None:
-        """Submit one array, or refuse all its jobs with what sbatch says."""
+    def submit(self, pairs: Sequence[tuple[Job, JobSpec]]) -> None:
+        """Submit one array, or mark all its jobs as refused with sbatch's error."""
         if shutil.which("sbatch") is None or shutil.which("srun") is None:
             self._refuse(pairs, "sbatch: not found here; launch from a node of a SLURM cluster, or with launcher=local")
             return
@@ -105,148 +105,152 @@ class Slurm:
         executor.update_parameters(**self._parameters(pairs[0][1], [job.number for job, _ in pairs]))
         try:
             with executor.batch():
-                submitted = [executor.submit(task(launch)) for _, launch in pairs]
+                submitted = [executor.submit(task(spec)) for _, spec in pairs]
             ids = [one.job_id for one in submitted]
         except (FailedJobError, FailedSubmissionError, RuntimeError, OSError) as error:
-            self._refuse(pairs, refusal(str(error)))
+            self._refuse(pairs, sbatch_error(str(error)))
             return
         for (job, _), number in zip(pairs, ids, strict=True):
             job.id, job.state = number, "waiting"
             job.log = str(self._folder / "slurm" / f"{number}_*_log.out")
             job.submissions += 1
 
-    def _refuse(self, pairs: Sequence[tuple[Job, Launch]], reason: str) -> None:
+    def _refuse(self, pairs: Sequence[tuple[Job, JobSpec]], reason: str) -> None:
         log = self._folder / "slurm" / "refused.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(reason + "\n")
         for job, _ in pairs:
             job.state, job.error, job.log, job.id, job.exit_code = "refused", reason, str(log), "", None
 
-    def look(self, jobs: Sequence[Job]) -> None:
-        """What they noted, else what squeue says."""
+    def refresh(self, jobs: Sequence[Job]) -> None:
+        """Update the states of jobs from their recorded exit codes, else from squeue."""
         active = [job for job in jobs if job.active and job.id]
         open_ = []
         for job in active:
-            code = noted(self._outcome(job.number))
+            code = read_exit_code(self._outcome(job.number))
             if code is None:
                 open_.append(job)
             else:
-                job.ended(code)
+                job.record_exit(code)
         if not open_:
             return
         try:
-            queue = queued({job.id for job in open_})
+            queue = query_queue({job.id for job in open_})
         except RunError as error:
-            self._silent += 1
-            if self._silent == MOST_MISSES:
-                print(f"{error}; the jobs go on, and it is asked again until it answers", flush=True)
+            self._unanswered += 1
+            if self._unanswered == MAX_MISSES:
+                print(f"{error}; the jobs continue, and it is polled until it answers", flush=True)
             return
-        self._silent = 0
+        self._unanswered = 0
         for job in open_:
-            code = noted(self._outcome(job.number))  # it may have ended between
+            code = read_exit_code(self._outcome(job.number))  # it may have ended meanwhile
             if code is not None:
-                job.ended(code)
+                job.record_exit(code)
             else:
-                self._see(job, *queue.get(job.id, (None, "")))
+                self._refresh_job(job, *queue.get(job.id, (None, "")))
 
-    def _see(self, job: Job, found: str | None, reason: str) -> None:
-        if found == "PENDING" and NEVER.fullmatch(reason):
+    def _refresh_job(self, job: Job, found: str | None, reason: str) -> None:
+        if found == "PENDING" and UNSATISFIABLE.fullmatch(reason):
             subprocess.run(["scancel", job.id], check=False)
-            job.state, job.error = "refused", f"SLURM would never start it, and it is cancelled: {reason}"
+            job.state, job.error = "refused", f"cancelled, as SLURM would never start it: {reason}"
         elif found is not None and STATES.get(found) in ("waiting", "running"):
             job.state = STATES[found]
-            job.error = f"waits: {reason}" if found == "PENDING" and reason not in USUAL else ""
+            job.error = f"waits: {reason}" if found == "PENDING" and reason not in NORMAL_REASONS else ""
             self._misses.pop(job.number, None)
         elif found == "CANCELLED":
             job.state, job.error = "cancelled", "cancelled by scancel or by SLURM"
         elif found in FAILURES:
             job.state, job.error = "failed", FAILURES[found]
-        else:  # gone, or ended without a note, which a slow file system may still bring
+        else:  # unknown, or ended without a recorded exit code, which a slow file system may still show
             self._misses[job.number] = self._misses.get(job.number, 0) + 1
-            if self._misses[job.number] >= MOST_MISSES:
+            if self._misses[job.number] >= MAX_MISSES:
                 job.state = "failed" if found == "FAILED" else "lost"
-                job.error = f"SLURM says {found or 'nothing'} of job {job.id}, which left no exit code"
+                job.error = f"SLURM reports {found or 'nothing'} for job {job.id}, which recorded no exit code"
 
     def interrupt(self, jobs: Sequence[Job]) -> None:
-        """Cancel what waits or runs, and wait for its end; SLURM sends SIGTERM first, so that it may save."""
+        """Cancel waiting and running jobs, and wait for their end; SLURM sends SIGTERM first, so that they can save."""
         ids = [job.id for job in jobs if job.active and job.id]
         if ids:
             subprocess.run(["scancel", *ids], check=False)
-        end = time.monotonic() + self._resources.grace_seconds
-        self.look(jobs)
-        while any(job.active for job in jobs) and time.monotonic() < end:
+        deadline = time.monotonic() + self._resources.grace_seconds
+        self.refresh(jobs)
+        while any(job.active for job in jobs) and time.monotonic() < deadline:
             time.sleep(min(1.0, self.poll_seconds))
-            self.look(jobs)
+            self.refresh(jobs)
 
     def _outcome(self, number: int) -> Path:
         return self._folder / "outcomes" / f"{number:03}.json"
 
-    def _parameters(self, launch: Launch, numbers: Sequence[int]) -> dict[str, Any]:
-        """What submitit shall write into the batch script."""
-        asked = self._resources.slurm
-        together = launch.together
+    def _parameters(self, spec: JobSpec, numbers: Sequence[int]) -> dict[str, Any]:
+        """Return submitit's parameters of the batch script."""
+        settings = self._resources.slurm
+        distributed = spec.distributed
         array = len(numbers) > 1
         which = f"$(printf %03d $(echo {' '.join(map(str, numbers))} | cut -d' ' -f$((SLURM_ARRAY_TASK_ID + 1))))"
         outcome = f"{shlex.quote(str(self._folder / 'outcomes'))}/{which if array else f'{numbers[0]:03}'}.json"
         found: dict[str, Any] = {
             "job_name": self._resources.sweep or "instructrl",
-            "time": asked.minutes,
-            "nodes": asked.nodes if together else 1,
-            "ntasks_per_node": asked.tasks_per_node if together else 1,
-            "cpus_per_task": asked.cpus_per_task,
-            "mem": f"{int(asked.memory_gb * 1024)}M" if asked.memory_gb else None,
-            "signal_delay_s": asked.save_seconds,
-            "array_parallelism": asked.parallel,
+            "time": settings.minutes,
+            "nodes": settings.nodes if distributed else 1,
+            "ntasks_per_node": settings.tasks_per_node if distributed else 1,
+            "cpus_per_task": settings.cpus_per_task,
+            "mem": f"{int(settings.memory_gb * 1024)}M" if settings.memory_gb else None,
+            "signal_delay_s": settings.save_seconds,
+            "array_parallelism": settings.parallel,
             "stderr_to_stdout": True,
-            "srun_args": ["--wait=60"],  # a process that fails does not leave the others waiting for it
+            "srun_args": ["--wait=60"],  # when a process fails, the others are killed after 60 s
             "setup": [
-                *(asked.setup or []),
+                *(settings.setup or []),
                 f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONUNBUFFERED=1",
                 "trap : TERM USR2  # this script stays to see how the command ends",
             ],
             "teardown": [
                 "code=$?",
-                f"{shlex.quote(sys.executable)} -m launchers.ending slurm {outcome} $code {asked.requeues}",
+                f"{shlex.quote(sys.executable)} -m launchers.ending slurm {outcome} $code {settings.requeues}",
             ],
-            "additional_parameters": {"requeue": True, "wckey": "instructrl", **extra(asked, together=together)},
-            **{key: getattr(asked, key) for key in ("partition", "account", "qos", "constraint")},
+            "additional_parameters": {
+                "requeue": True,
+                "wckey": "instructrl",
+                **extra_options(settings, distributed=distributed),
+            },
+            **{key: getattr(settings, key) for key in ("partition", "account", "qos", "constraint")},
         }
         return {key: value for key, value in found.items() if value is not None}
 
 
-def extra(asked: SlurmConfig, *, together: bool) -> dict[str, Any]:
-    """What submitit has no name for: GPUs of a kind, all of a node's for each of its tasks, and reservations."""
+def extra_options(settings: SlurmConfig, *, distributed: bool) -> dict[str, Any]:
+    """Return sbatch options without a submitit parameter: GPU type, GPUs shared by a node's tasks, and reservations."""
     found: dict[str, Any] = {}
-    if asked.gpus_per_node:
-        count = asked.gpus_per_node if together else 1
-        found["gpus-per-node"] = f"{asked.gpu}:{count}" if asked.gpu else count
-    if asked.reservation:
-        found["reservation"] = asked.reservation
+    if settings.gpus_per_node:
+        count = settings.gpus_per_node if distributed else 1
+        found["gpus-per-node"] = f"{settings.gpu}:{count}" if settings.gpu else count
+    if settings.reservation:
+        found["reservation"] = settings.reservation
     return found
 
 
-def task(launch: Launch) -> Task:
-    """A launch as the pickle holds it."""
-    return Task(tuple(launch.words()), tuple(sorted(launch.environment.items())))
+def task(spec: JobSpec) -> Task:
+    """Convert a job spec to the task in the pickle."""
+    return Task(tuple(spec.command_line()), tuple(sorted(spec.environment.items())))
 
 
-def refusal(text: str) -> str:
-    """What sbatch says, in a line."""
+def sbatch_error(text: str) -> str:
+    """Extract sbatch's error as one line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    telling = [line for line in lines if "error:" in line] or lines or ["sbatch: failed without a word"]
-    return re.sub(r"^sbatch: (error: )?", "sbatch: ", telling[0])
+    errors = [line for line in lines if "error:" in line] or lines or ["sbatch: failed without a message"]
+    return re.sub(r"^sbatch: (error: )?", "sbatch: ", errors[0])
 
 
-def queued(ids: set[str]) -> dict[str, tuple[str, str]]:
-    """The states of jobs that SLURM still knows, by their ids, and for what they wait.
+def query_queue(ids: set[str]) -> dict[str, tuple[str, str]]:
+    """Query states and pending reasons of the jobs that SLURM still knows, by ID.
 
     Raises:
-        RunError: it does not answer.
+        RunError: squeue does not answer.
     """
     main = sorted({one.partition("_")[0] for one in ids})
-    words = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r", f"--jobs={','.join(main)}"]
+    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r", f"--jobs={','.join(main)}"]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     except OSError as error:
         raise RunError(f"squeue: cannot be started ({error.strerror})") from None
     except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""From a command's jobs to their descriptions."""
+"""Builds the job specs of a sweep from the composed overrides."""
 
 import re
 from collections.abc import Sequence
@@ -6,50 +6,50 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from instructrl.command import Study
+from instructrl.command import SweepRequest
 from instructrl.config import CollectConfig, EvalConfig, TrainConfig
 from instructrl.profiles import LauncherConfig
-from launchers.description import Launch
+from launchers.description import JobSpec
 from launchers.sweep import sweep_name
 
 
-def launches(study: Study) -> tuple[list[Launch], str]:
-    """A launch for each job, and the name of the sweep."""
+def job_specs(study: SweepRequest) -> tuple[list[JobSpec], str]:
+    """Return a job spec per job, and the name of the sweep."""
     jobs = study.jobs
     name = study.launcher.sweep or sweep_name(jobs, entry=study.config_name)
     resources = replace(study.launcher, sweep=name)
-    found = []
+    specs = []
     for number, (overrides, config) in enumerate(zip(jobs, study.configs, strict=True), 1):
-        launch = Launch(
-            command=(*study.entry, *overrides, *additions(config, overrides, resources, sweep=name)),
-            run=filled(config),
-            name=f"{number:03}-{plain(' '.join(overrides))}",
+        spec = JobSpec(
+            command=(*study.entry, *overrides, *launcher_overrides(config, overrides, resources, sweep=name)),
+            run=output_folder(config),
+            name=f"{number:03}-{file_name(' '.join(overrides))}",
             overrides=tuple(overrides),
             resources=resources,
-            together=isinstance(config, TrainConfig),
+            distributed=isinstance(config, TrainConfig),
         )
-        found.append(launch)
-    return found, name
+        specs.append(spec)
+    return specs, name
 
 
-def additions(config: Any, overrides: Sequence[str], resources: LauncherConfig, *, sweep: str) -> list[str]:
-    """Words that the launcher adds to a job's: they say where it runs and how it is watched, not what it computes."""
+def launcher_overrides(config: Any, overrides: Sequence[str], resources: LauncherConfig, *, sweep: str) -> list[str]:
+    """Return overrides that the launcher adds to a job's: hardware and monitoring, never what it computes."""
     given = {word.partition("=")[0] for word in overrides}
     if not isinstance(config, TrainConfig):
         return []
-    words = {}
+    added = {}
     if config.wandb.mode != "off":
-        words["wandb.group"] = sweep
+        added["wandb.group"] = sweep
     if resources.kind == "slurm":  # launchers/tpu_place.py adds its own
         if resources.slurm.gpus_per_node:
-            words["hardware"] = "gpu"
+            added["hardware"] = "gpu"
         if resources.slurm.nodes * resources.slurm.tasks_per_node > 1:
-            words["hardware.coordinator"] = "auto"
-    return [f"{key}={value}" for key, value in words.items() if key not in given]
+            added["hardware.coordinator"] = "auto"
+    return [f"{key}={value}" for key, value in added.items() if key not in given]
 
 
-def filled(config: Any) -> str:
-    """The folder that a job fills."""
+def output_folder(config: Any) -> str:
+    """Return the output folder of a job."""
     if isinstance(config, TrainConfig):
         return (
             str(PurePosixPath(config.output_dir) / config.name)
@@ -62,6 +62,6 @@ def filled(config: Any) -> str:
     return config.data.dir
 
 
-def plain(text: str) -> str:
-    """Words as part of a file's name."""
+def file_name(text: str) -> str:
+    """Convert overrides to a part of a file name."""
     return re.sub(r"[^A-Za-z0-9_.,=-]+", "_", text)[-80:].strip("_") or "job"

@@ -1,4 +1,4 @@
-"""The jobs of a sweep: `jobs.json`, and the same as a table on the screen."""
+"""Job table of a sweep: `jobs.json`, and its text form."""
 
 import json
 import re
@@ -8,21 +8,21 @@ from pathlib import Path
 
 from instructrl.errors import InputError
 from instructrl.training.run_directory import write_atomically
-from launchers.description import Launch
+from launchers.description import JobSpec
 
 ACTIVE = ("waiting", "running")
 STATES = ("new", *ACTIVE, "done", "failed", "interrupted", "cancelled", "lost", "refused")
-_TAIL = 16_384  # bytes of a log that are searched for the error
+_TAIL = 16_384  # bytes at the end of a log that are searched for an error
 
 
 @dataclass
 class Job:
-    """One line of the table.
+    """One job of the table.
 
     Attributes:
-        id: of the process here (its number and when it began), or of the job on the cluster; empty before it has one.
-        state: of STATES. `interrupted` saved what it had, `lost` left no exit code, `refused` never began.
-        error: the last line that says why.
+        id: of the local process (PID and start time) or of the cluster's job; empty before it is submitted.
+        state: one of STATES. `interrupted` saved its progress, `lost` recorded no exit code, `refused` never started.
+        error: one line with the reason.
     """
 
     number: int
@@ -41,22 +41,22 @@ class Job:
     def active(self) -> bool:
         return self.state in ACTIVE
 
-    def ended(self, code: int) -> None:
-        """Note the exit code, and what its last words were."""
+    def record_exit(self, code: int) -> None:
+        """Set state and error from the exit code and the log."""
         self.exit_code = code
         self.state = "done" if code == 0 else "interrupted" if code == 75 else "failed"
-        self.error = "" if code == 0 else last_error(self.log) or explained(code)
+        self.error = "" if code == 0 else last_error(self.log) or describe_exit_code(code)
 
 
-def explained(code: int) -> str:
-    """An exit code in words."""
+def describe_exit_code(code: int) -> str:
+    """Describe an exit code."""
     if code == 137:
-        return "killed (signal 9): out of memory, or by hand"
+        return "killed (signal 9): out of memory, or manually"
     return f"killed by signal {code - 128}" if 128 < code < 160 else f"exit code {code}"
 
 
 def last_error(log: str) -> str:
-    """Why a job ended, from its log: its own last line with `error:`, else SLURM's, else the last line.
+    """Find the reason for a job's end in its log: its last line with `error:`, else SLURM's, else the last line.
 
     `log` may be a pattern, for the logs of several processes.
     """
@@ -68,15 +68,17 @@ def last_error(log: str) -> str:
                 lines += [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
         except OSError:
             continue
-    own = [line for line in lines if line.startswith("error:")]
-    cluster = [line for line in lines if re.match(r"slurmstepd\S*: error: (?!\*\*\*)", line)]
-    if not own and any(re.search("memory limit|oom.kill|out of memory", line, re.IGNORECASE) for line in cluster):
-        return f"killed: it took more memory than launcher.slurm.memory_gb ({cluster[-1]})"
-    return (own or cluster or lines or [""])[-1][:300]
+    own_errors = [line for line in lines if line.startswith("error:")]
+    slurm_errors = [line for line in lines if re.match(r"slurmstepd\S*: error: (?!\*\*\*)", line)]
+    if not own_errors and any(
+        re.search("memory limit|oom.kill|out of memory", line, re.IGNORECASE) for line in slurm_errors
+    ):
+        return f"killed: it used more memory than launcher.slurm.memory_gb ({slurm_errors[-1]})"
+    return (own_errors or slurm_errors or lines or [""])[-1][:300]
 
 
 def read_table(folder: Path) -> list[Job]:
-    """The jobs of a sweep; none before it began.
+    """Read the jobs of a sweep; empty for a new one.
 
     Raises:
         InputError: the file is damaged.
@@ -84,40 +86,42 @@ def read_table(folder: Path) -> list[Job]:
     path = folder / "jobs.json"
     if not path.is_file():
         return []
-    known = {entry.name for entry in fields(Job)}
+    keys = {entry.name for entry in fields(Job)}
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["jobs"]
-        return [Job(**{key: value for key, value in entry.items() if key in known}) for entry in entries]
+        return [Job(**{key: value for key, value in entry.items() if key in keys}) for entry in entries]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{path}: damaged; remove it, and what still runs will not be attached to") from None
+        raise InputError(f"{path}: damaged; remove it, and running jobs will not be attached to") from None
 
 
 def write_table(folder: Path, jobs: Sequence[Job], *, command: str) -> None:
     """Write jobs.json."""
     content = {"sweep": folder.name, "command": command, "jobs": [asdict(job) for job in jobs]}
-    write_atomically(folder / "jobs.json", json.dumps(content, indent=2), elsewhere="go to another folder")
+    write_atomically(folder / "jobs.json", json.dumps(content, indent=2), hint="go to another folder")
 
 
-def joined(known: Sequence[Job], launches: Sequence[Launch]) -> list[Job]:
-    """A job for every launch: the one that was started before for the same choices, or a new one."""
-    before = {tuple(job.overrides): job for job in known}
-    most = max((job.number for job in known), default=0)
+def merge_jobs(known_jobs: Sequence[Job], specs: Sequence[JobSpec]) -> list[Job]:
+    """Return a job per spec: the known one with the same overrides, or a new one."""
+    by_overrides = {tuple(job.overrides): job for job in known_jobs}
+    last_number = max((job.number for job in known_jobs), default=0)
     jobs = []
-    for launch in launches:
-        job = before.get(launch.overrides)
+    for spec in specs:
+        job = by_overrides.get(spec.overrides)
         if job is None:
-            most += 1
-            job = Job(number=most, name=launch.name, overrides=list(launch.overrides), run=launch.run)
+            last_number += 1
+            job = Job(number=last_number, name=spec.name, overrides=list(spec.overrides), run=spec.run)
         jobs.append(job)
     return jobs
 
 
-def printed(jobs: Sequence[Job]) -> str:
-    """The table as text: one line for each job, and one below for what went wrong."""
+def format_table(jobs: Sequence[Job]) -> str:
+    """Format the table: one line per job, followed by its error if there is one."""
     rows = [("job", "id", "state", "exit", "choices")]
     for job in jobs:
         code = "" if job.exit_code is None else str(job.exit_code)
-        rows.append((str(job.number), job.id.partition("@")[0] or "-", job.state, code, choices(job, jobs)))
+        rows.append(
+            (str(job.number), job.id.partition("@")[0] or "-", job.state, code, distinguishing_overrides(job, jobs))
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = []
     errors = ["", *(f"     {job.error}  [{job.log}]" if job.error else "" for job in jobs)]
@@ -127,7 +131,7 @@ def printed(jobs: Sequence[Job]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def choices(job: Job, jobs: Sequence[Job]) -> str:
-    """What tells a job from the others."""
-    told = [word for word in job.overrides if len(jobs) == 1 or any(word not in other.overrides for other in jobs)]
-    return " ".join(told)[:200] or job.name
+def distinguishing_overrides(job: Job, jobs: Sequence[Job]) -> str:
+    """Return the overrides that distinguish a job from the others."""
+    differing = [word for word in job.overrides if len(jobs) == 1 or any(word not in other.overrides for other in jobs)]
+    return " ".join(differing)[:200] or job.name

@@ -1,173 +1,182 @@
-"""TPU pods from their request to their end, and commands on all of their hosts.
+"""TPU pods: creation, deletion, and commands on all of their hosts.
 
 python -m launchers.tpu create launcher=tpu_v4_32 pod=study project=PROJECT zone=us-central2-b
 python -m launchers.tpu wait pod=study                       until it is ready
-python -m launchers.tpu copy pod=study                       this checkout, also what is not committed
-python -m launchers.tpu setup pod=study                      what it needs, on each host
+python -m launchers.tpu copy pod=study                       copy this checkout, with uncommitted files
+python -m launchers.tpu setup pod=study                      install its dependencies on each host
 python -m launchers.tpu run pod=study -- train.py task=reach_target hardware=tpu hardware.coordinator=auto
 python -m launchers.tpu run pod=study detach=true -- train.py ...
-python -m launchers.tpu status pod=study                     what the cloud says, and all runs; run=NAME: one run
+python -m launchers.tpu status pod=study                     the pod's state, and all runs; run=NAME: one run
 python -m launchers.tpu logs pod=study run=NAME
 python -m launchers.tpu stop pod=study run=NAME
-python -m launchers.tpu list                                 all that exists in the zone
+python -m launchers.tpu list                                 all resources in the zone
 python -m launchers.tpu delete pod=study
 
-run shows each host's lines with its name and ends when one host fails, which stops the others. It stops the run on all
-hosts when it ends itself, however that happens. With detach=true the run goes on by itself; logs, status and stop find
-it again, and logs stops it when it fails on one host. With create=true it does all that is needed before, and when the
-cloud takes the pod away, asks for it again and gives the same command again.
+run shows each host's lines with its name and ends when one host fails, which stops the others. When it ends itself, for
+whatever reason, it stops the run on all hosts. With detach=true the run continues in the background; logs, status and
+stop find it again, and logs stops it when it fails on one host. With create=true it first creates and sets up the pod,
+and after a preemption requests the pod and runs the command again.
 
-Settings that hold for all pods, like project and zone, may stand in ~/.config/instructrl/launcher.yaml, as
-tpu: {project: ..., zone: ...}. Instead of pod=, addresses=A,B,... names hosts that are there. In a command, {process},
-{processes} and {first} become each host's number, how many there are, and the first one's address; NAME=VALUE before it
-sets a variable.
+Settings of all pods, such as project and zone, may be given in ~/.config/instructrl/launcher.yaml, as
+tpu: {project: ..., zone: ...}. Instead of pod=, addresses=A,B,... selects existing hosts. In a command, {process},
+{processes} and {first} are replaced by each host's index, the number of hosts, and the first one's address; NAME=VALUE
+before the command sets a variable.
 """
 
 import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from instructrl.command import table
-from instructrl.errors import InputError, one_line_errors
-from instructrl.schema import allowed, leaves, shown
+from instructrl.command import format_settings
+from instructrl.errors import InputError, report_user_errors
+from instructrl.schema import format_value
 from launchers import detached, pods
 from launchers.code import copy_code
 from launchers.description import ROOT
-from launchers.fanout import INTERRUPTED, run_on_all, say
+from launchers.fanout import INTERRUPTED, print_line, run_on_all
 from launchers.hosts import Host
-from launchers.pod_run import command_of, hosts_now, keep_running, set_up, split_variables
-from launchers.pod_settings import PROG, PodConfig, needed_run, read, run_name
+from launchers.pod_run import command_of, ready_hosts, run_with_recreation, set_up, split_variables
+from launchers.pod_settings import PROG, PodConfig, read, required_run, run_name
 
 
-def run_create(asked: PodConfig) -> None:
-    """Ask for a pod."""
-    if asked.dry_run:
-        print(pods.request_shown(asked))
+def run_create(config: PodConfig) -> None:
+    """Request a pod."""
+    if config.dry_run:
+        print(pods.describe_request(config))
         return
-    pods.create(pods.cloud_of(asked), asked)
+    pods.create(pods.cloud_of(config), config)
 
 
-def run_wait(asked: PodConfig) -> None:
+def run_wait(config: PodConfig) -> None:
     """Wait until a pod is ready."""
-    for host in pods.hosts_of(asked, pods.wait(pods.cloud_of(asked), asked)):
+    for host in pods.hosts_of(config, pods.wait(pods.cloud_of(config), config)):
         print(f"{host.name}: {host.address}")
 
 
-def run_copy(asked: PodConfig) -> None:
-    """Bring the code to the hosts."""
-    hosts = hosts_now(asked)
-    files, megabytes = copy_code(hosts, ROOT, asked.folder, force=asked.force)
+def run_copy(config: PodConfig) -> None:
+    """Copy the code to the hosts."""
+    hosts = ready_hosts(config)
+    files, megabytes = copy_code(hosts, ROOT, config.folder, force=config.force)
     print(f"copied {files} files ({megabytes:.1f} MB) to {len(hosts)} hosts")
 
 
-def run_setup(asked: PodConfig) -> None:
-    """Install what the code needs."""
-    set_up(hosts_now(asked), asked, show=say)
+def run_setup(config: PodConfig) -> None:
+    """Install the code's dependencies."""
+    set_up(ready_hosts(config), config, show=print_line)
 
 
-def run_run(asked: PodConfig, words: Sequence[str]) -> int:
+def run_run(config: PodConfig, words: Sequence[str]) -> int:
     """Run a command on all hosts; returns its exit code.
 
     Raises:
-        InputError: no command, or settings that do not go together.
+        InputError: there is no command, or settings are inconsistent.
     """
     if not words:
         raise InputError(f"run: found no command; write {PROG} run pod=NAME -- train.py ...")
-    if asked.detach and asked.create:
-        raise InputError("detach: found true with create=true, which watches the pod; leave out one of them")
-    name = run_name(asked, words)
+    if config.detach and config.create:
+        raise InputError("detach: found true with create=true, which monitors the pod; leave one of them out")
+    name = run_name(config, words)
     words, variables = split_variables(words)
-    if asked.dry_run:
+    if config.dry_run:
         host = Host("", "{first}")
-        print(f"run {name}: {command_of(words, host, [host], asked, **variables)}")
+        print(f"run {name}: {command_of(words, host, [host], config, **variables)}")
         return 0
-    if asked.create:
-        return watched(
-            asked, lambda: keep_running(asked, words, name, show=say, environment=variables, alone=asked.alone)
+    if config.create:
+        return with_final_report(
+            config,
+            lambda: run_with_recreation(
+                config, words, name, show=print_line, environment=variables, alone=config.alone
+            ),
         )
-    hosts = hosts_now(asked)[: 1 if asked.alone else None]
-    commands = [command_of(words, host, hosts, asked, **variables) for host in hosts]
-    if not asked.detach:
-        return watched(asked, lambda: run_on_all(hosts, commands, name))
+    hosts = ready_hosts(config)[: 1 if config.alone else None]
+    commands = [command_of(words, host, hosts, config, **variables) for host in hosts]
+    if not config.detach:
+        return with_final_report(config, lambda: run_on_all(hosts, commands, name))
     detached.start(hosts, name, commands)
-    print(f"run {name} goes on by itself on {len(hosts)} hosts; {PROG} logs|status|stop run={name} finds it again")
+    print(
+        f"run {name} continues in the background on {len(hosts)} hosts; "
+        f"manage it with {PROG} logs|status|stop run={name}"
+    )
     return 0
 
 
-def watched(asked: PodConfig, work: Callable[[], int]) -> int:
-    """Do work that SIGTERM ends as ctrl-C does, and say at the end what exists and is billed."""
-    ended = []
+def with_final_report(config: PodConfig, work: Callable[[], int]) -> int:
+    """Call `work` with SIGTERM handled like ctrl-C, and finally print the existing, billed resources."""
+    terminated = []
 
     def end(*_: object) -> None:
-        ended.append(True)
+        terminated.append(True)
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, end)
     try:
         return work()
     except KeyboardInterrupt:
-        if ended:
+        if terminated:
             return INTERRUPTED
         raise
     finally:
-        if asked.addresses is None:
-            print(f"{asked.pod}: {pods.left_over(pods.cloud_of(asked), asked)}", flush=True)
+        if config.addresses is None:
+            print(f"{config.pod}: {pods.describe_resources(pods.cloud_of(config), config)}", flush=True)
 
 
-def run_status(asked: PodConfig) -> None:
-    """Say what the cloud knows, and what runs on the hosts."""
-    if asked.addresses is None:
-        seen = pods.look(pods.cloud_of(asked), pods.pod_name(asked))
-        print(f"{asked.pod}: {seen.word} ({seen.detail})")
-        if seen.word != "ready":
+def run_status(config: PodConfig) -> None:
+    """Print the pod's state and the runs on its hosts."""
+    if config.addresses is None:
+        status = pods.pod_status(pods.cloud_of(config), pods.pod_name(config))
+        print(f"{config.pod}: {status.state} ({status.detail})")
+        if status.state != "ready":
             return
-    hosts = hosts_now(asked)
-    if asked.run is None:
-        found = detached.listed(hosts)
+    hosts = ready_hosts(config)
+    if config.run is None:
+        found = detached.list_runs(hosts)
         for run in sorted(found):
             print(f"run {run}: " + ", ".join(f"{host.name} {state}" for host, state in found[run]))
         if not found:
             print("no runs")
         return
-    for host, text in detached.status(hosts, run_name(asked, ())):
+    for host, text in detached.status(hosts, run_name(config, ())):
         print(f"{host.name}: {text}")
 
 
-def run_logs(asked: PodConfig) -> int:
+def run_logs(config: PodConfig) -> int:
     """Show the lines of a run until it ends; returns its exit code."""
     try:
-        return detached.follow(hosts_now(asked), needed_run(asked), lines=asked.lines)
+        return detached.follow(ready_hosts(config), required_run(config), lines=config.lines)
     except KeyboardInterrupt:
-        print(f"the run goes on; {PROG} stop run={asked.run} ends it", flush=True)
+        print(f"the run continues; {PROG} stop run={config.run} stops it", flush=True)
         return 130
 
 
-def run_stop(asked: PodConfig) -> None:
-    """End a run."""
-    for host, text in detached.stop(hosts_now(asked), needed_run(asked), seconds=asked.seconds):
+def run_stop(config: PodConfig) -> None:
+    """Stop a run."""
+    for host, text in detached.stop(ready_hosts(config), required_run(config), seconds=config.seconds):
         print(f"{host.name}: {text}")
 
 
-def run_delete(asked: PodConfig) -> None:
-    """Delete a pod, after a question.
+def run_delete(config: PodConfig) -> None:
+    """Delete a pod, after confirmation.
 
     Raises:
-        InputError: nobody said yes.
+        InputError: the deletion was not confirmed.
     """
-    cloud, name = pods.cloud_of(asked), pods.pod_name(asked)
-    seen = pods.look(cloud, name)
-    if seen.word != "absent" and not asked.yes:
+    cloud, name = pods.cloud_of(config), pods.pod_name(config)
+    status = pods.pod_status(cloud, name)
+    if status.state != "absent" and not config.yes:
         if not sys.stdin.isatty():
-            raise InputError(f"yes: not set; {name} ({seen.detail}) is deleted with yes=true")
-        if input(f"{name} ({seen.detail}) and all on its disks will be deleted. Type its name to go on: ") != name:
+            raise InputError(f"yes: not set; {name} ({status.detail}) is deleted with yes=true")
+        if (
+            input(f"{name} ({status.detail}) and all data on its disks will be deleted. Type its name to continue: ")
+            != name
+        ):
             raise InputError(f"{name}: not deleted; it exists, and may be billed")
-    pods.delete(cloud, asked)
+    pods.delete(cloud, config)
 
 
-def run_list(asked: PodConfig) -> None:
-    """Say what exists in the zone."""
-    rows = pods.listing(pods.cloud_of(asked))
-    print("\n".join(rows) if rows else f"nothing exists in {asked.zone} of {asked.project}")
+def run_list(config: PodConfig) -> None:
+    """List the resources in the zone."""
+    rows = pods.list_resources(pods.cloud_of(config))
+    print("\n".join(rows) if rows else f"no resources exist in {config.zone} of {config.project}")
 
 
 VERBS: dict[str, Callable[[PodConfig], int | None]] = {
@@ -184,14 +193,14 @@ VERBS: dict[str, Callable[[PodConfig], int | None]] = {
 
 
 def usage() -> str:
-    """The help."""
-    rows = table({key: allowed(entry) for key, entry in leaves(PodConfig).items()})
-    return "\n".join([(__doc__ or "").strip(), "", "key=value (what is allowed)", *rows])
+    """Help text of the command."""
+    rows = format_settings(PodConfig)
+    return "\n".join([(__doc__ or "").strip(), "", "key=value: meaning [allowed values]", *rows])
 
 
 def main() -> None:
-    """Do what the command line asks."""
-    with one_line_errors():
+    """Run the command line."""
+    with report_user_errors():
         words = sys.argv[1:]
         if not words or words[0] in ("-h", "--help"):
             print(usage())
@@ -204,9 +213,9 @@ def main() -> None:
         if verb == "run":
             raise SystemExit(run_run(read(rest), command))
         if command:
-            raise InputError(f"{shown(verb)}: takes no command; only run does")
+            raise InputError(f"{format_value(verb)}: takes no command; only run does")
         if verb not in VERBS:
-            raise InputError(f"{shown(verb)}: allowed: run, {', '.join(VERBS)}; see {PROG} --help")
+            raise InputError(f"{format_value(verb)}: allowed: run, {', '.join(VERBS)}; see {PROG} --help")
         raise SystemExit(VERBS[verb](read(rest)) or 0)
 
 

@@ -1,4 +1,4 @@
-"""Cameras for tests: around the workspace, looking at its middle."""
+"""Cameras for tests: around the workspace, facing its centre."""
 
 import numpy as np
 

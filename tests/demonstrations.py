@@ -1,4 +1,4 @@
-"""Made-up demonstrations and files for the tests of the data room."""
+"""Random demonstrations and files for tests of the data package."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ SENTENCES = ("reach the red ball", "touch the red ball", "go to the red one")
 def demonstration(
     seed: int, *, steps: int = 2, between: int = 0, sentences: tuple[str, ...] = SENTENCES
 ) -> Demonstration:
-    """A random demonstration with `between` frames before each keyframe."""
+    """Return a random demonstration with `between` frames before each keyframe."""
     rng = np.random.default_rng(seed)
     frames, views = 1 + steps * (1 + between), len(HEADER.cameras)
     actions = rng.normal(size=(steps, 8)).astype(np.float32)
@@ -42,7 +42,7 @@ def demonstration(
 
 
 def write(path: Path, demonstrations: list[Demonstration], header: Header = HEADER) -> Path:
-    """A file with these demonstrations."""
+    """Write a file with these demonstrations."""
     with Writer(path, header) as writer:
         for one in demonstrations:
             writer.add(one)
@@ -50,7 +50,7 @@ def write(path: Path, demonstrations: list[Demonstration], header: Header = HEAD
 
 
 def assert_equal(found: Demonstration, expected: Demonstration) -> None:
-    """Bit for bit, and of the same types."""
+    """Assert that demonstrations are bit-identical and of the same dtypes."""
     for name, one, other in zip(Demonstration._fields, found, expected, strict=True):
         if isinstance(other, np.ndarray):
             assert one.dtype == other.dtype and one.shape == other.shape, name

@@ -1,4 +1,4 @@
-"""Stores on this machine: an emulated GCS and S3, each behind a proxy that counts, forbids, errs and breaks off."""
+"""Emulated object storage (GCS and S3), each behind a proxy that records requests and injects faults."""
 
 import http.client
 import socket
@@ -11,7 +11,7 @@ from time import sleep
 from typing import Any
 
 BUCKET = "demos"
-ENVIRONMENT = {  # how a process finds a store, and by which credentials
+ENVIRONMENT = {  # endpoint and credentials of a process, by provider
     "gs": {"STORAGE_EMULATOR_HOST": "{url}"},
     "s3": {
         "AWS_ENDPOINT_URL": "{url}",
@@ -24,27 +24,27 @@ ENVIRONMENT = {  # how a process finds a store, and by which credentials
 
 
 class Proxy(ThreadingHTTPServer):
-    """Hands requests on to a store. `faults` are what happens to the next ones: a status, `reset` or `break`."""
+    """Forwards requests to an emulator. `faults` apply to the next ones: a status, `reset` or `break`."""
 
     daemon_threads = True
 
     def __init__(self, port: int) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.port, self.lock = port, Lock()
-        self.asked: list[tuple[str, str]] = []  # method and path of each request
+        self.requests: list[tuple[str, str]] = []  # method and path
         self.sent = 0  # bytes of objects that were read
         self.faults: list[Any] = []
-        self.delay = 0.0  # seconds before an object is handed out
-        self.forbidden = ""  # methods that are refused for good
+        self.delay = 0.0  # seconds before an object is returned
+        self.forbidden = ""  # methods that are always answered with 403
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def reset(self) -> None:
-        """Forget what was counted."""
-        self.asked.clear()
+        """Reset the counters."""
+        self.requests.clear()
         self.sent = 0
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients may go away."""
+        """Ignore clients that disconnect."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -55,11 +55,11 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
-    def hand_on(self) -> None:
+    def forward(self) -> None:
         server = self.server
         body = self.body()
         with server.lock:
-            server.asked.append((self.command, self.path))
+            server.requests.append((self.command, self.path))
             fault = server.faults.pop(0) if server.faults else None
         if self.command in server.forbidden.split():
             return self.answer(403, [], b"")
@@ -82,7 +82,7 @@ class Handler(BaseHTTPRequestHandler):
                 server.sent += len(data)
         return self.answer(found.status, found.getheaders(), data, broken=fault == "break")
 
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_PATCH = hand_on  # noqa: N815
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_PATCH = forward  # noqa: N815
 
     def body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "") != "chunked":
@@ -114,7 +114,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @dataclass
 class Store:
-    """An empty bucket and the proxy before it."""
+    """An empty bucket and the proxy in front of it."""
 
     kind: str
     proxy: Proxy
@@ -125,12 +125,12 @@ class Store:
 
     @property
     def environment(self) -> dict[str, str]:
-        """How a process reaches it."""
+        """Environment variables with endpoint and credentials."""
         return {key: value.format(url=self.proxy.url) for key, value in ENVIRONMENT[self.kind].items()}
 
 
 def free_port() -> int:
-    """A port that nobody listens at."""
+    """Return an unused port."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]
@@ -138,7 +138,7 @@ def free_port() -> int:
 
 @contextmanager
 def emulated(kind: str) -> Iterator[int]:
-    """The port of an emulator with one empty bucket."""
+    """Yield the port of an emulator with one empty bucket."""
     port = free_port()
     if kind == "gs":
         from gcp_storage_emulator.server import create_server
@@ -171,7 +171,7 @@ def emulated(kind: str) -> Iterator[int]:
 
 @contextmanager
 def store(kind: str) -> Iterator[Store]:
-    """A store of a kind (gs or s3), reached through a proxy."""
+    """Yield an emulated provider (gs or s3) behind a proxy."""
     with emulated(kind) as port, Proxy(port) as proxy:
         thread = Thread(target=proxy.serve_forever, args=(0.01,), daemon=True)
         thread.start()

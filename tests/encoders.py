@@ -1,4 +1,4 @@
-"""Small reference encoders: their recorded parameters and outputs (tests/golden, made by the public code)."""
+"""Small reference encoders: their recorded parameters and outputs (tests/golden, generated with the public code)."""
 
 from pathlib import Path
 from typing import Any
@@ -31,23 +31,23 @@ SMALL = {  # settings of each kind
 
 
 def golden(name: str) -> dict[str, np.ndarray]:
-    """What was recorded of `m3ae_tiny` or `clip_tiny`."""
+    """Recorded parameters and outputs of `m3ae_tiny` or `clip_tiny`."""
     with np.load(GOLDEN / f"{name}.npz", allow_pickle=False) as file:
         return dict(file)
 
 
 def published(recorded: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The parameters by their published names."""
+    """Parameters by their published names."""
     return {name.removeprefix("param/"): value for name, value in recorded.items() if name.startswith("param/")}
 
 
 def nested(flat: dict[str, np.ndarray]) -> dict[str, Any]:
-    """A tree of what stands under paths joined with slashes."""
+    """A parameter tree from slash-separated paths."""
     return unflatten_dict(flat, sep="/")
 
 
 def clip_params(recorded: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """CLIP's parameters as ours are named and laid out, by slashed path; written apart from the converter."""
+    """CLIP's parameters in our names and layout, by slash-separated path; independent of the converter."""
     found = {}
     for name, value in published(recorded).items():
         path = name.replace(".", "/").removesuffix("/weight")

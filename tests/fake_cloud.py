@@ -1,4 +1,4 @@
-"""A server on this machine that plays Cloud TPU's REST API: states, operations, pages, refusals."""
+"""Local stand-in for Cloud TPU's REST API: states, operations, pages and errors."""
 
 import json
 import re
@@ -24,14 +24,14 @@ STATUS = {
 QUOTA = "Quota limit 'TPUV4sPodPerProjectPerZoneForTPUAPI' has been exceeded. Limit: 0 in zone us-central2-b."
 
 
-class Refused(Exception):  # noqa: N818
+class RefusedError(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
 
 
 class FakeCloud(ThreadingHTTPServer):
-    """What exists. `faults` answer the next requests of a method: (method, status, message)."""
+    """Existing resources. `faults` answer the next requests of a method: (method, status, message)."""
 
     daemon_threads = True
 
@@ -42,18 +42,18 @@ class FakeCloud(ThreadingHTTPServer):
         self.queued: dict[str, dict[str, Any]] = {}
         self.operations: dict[str, dict[str, Any]] = {}
         self.faults: list[tuple[str, int, str]] = []
-        self.asked: list[tuple[str, str]] = []
-        self.made = 0  # nodes so far
-        self.full = False  # no room: queued resources stay in line
-        self.fail = ""  # why queued resources fail
-        self.stuck = False  # deletions do nothing
+        self.requests: list[tuple[str, str]] = []
+        self.created = 0  # number of nodes created
+        self.full = False  # no capacity: queued resources keep waiting
+        self.fail = ""  # message with which queued resources fail
+        self.stuck = False  # deletions have no effect
         self.lock = RLock()
         self.url = f"http://127.0.0.1:{self.server_port}"
 
-    # what happens to pods
+    # State changes of pods.
 
     def preempt(self, name: str) -> None:
-        """The cloud takes a spot pod away."""
+        """Preempt a spot pod."""
         with self.lock:
             self.nodes[name]["state"] = "PREEMPTED"
             if name in self.queued:
@@ -62,88 +62,91 @@ class FakeCloud(ThreadingHTTPServer):
     def add_node(self, name: str, body: dict[str, Any]) -> None:
         wrong = set(body) - NODE_KEYS
         if wrong or not re.fullmatch(r"[a-z][a-z0-9-]{0,61}", name):
-            raise Refused(400, f"unknown name {sorted(wrong)} or wrong id {name}")
+            raise RefusedError(400, f"unknown name {sorted(wrong)} or wrong id {name}")
         if not re.fullmatch(r"\w[\w.-]*:ssh-\S+ \S+", body["metadata"]["ssh-keys"]):
-            raise Refused(400, "ssh-keys")
-        self.made += 1
-        created = f"2026-11-26T00:00:{self.made:02}Z"
+            raise RefusedError(400, "ssh-keys")
+        self.created += 1
+        created = f"2026-11-26T00:00:{self.created:02}Z"
         node = {
             "name": f"{PARENT}/nodes/{name}",
-            "id": str(self.made),
+            "id": str(self.created),
             "state": "CREATING",
             "createTime": created,
-            "looks": 0,
+            "polls": 0,
         }
         self.nodes[name] = node | body
 
     def advance(self, name: str) -> None:
-        """One look later."""
-        line, node = self.queued.get(name), self.nodes.get(name)
-        if line:
-            state = line["state"]["state"]
-            spec = line["tpu"]["nodeSpec"][0]
+        """Advance a pod to its next state."""
+        queued_resource, node = self.queued.get(name), self.nodes.get(name)
+        if queued_resource:
+            state = queued_resource["state"]["state"]
+            spec = queued_resource["tpu"]["nodeSpec"][0]
             if state in ("ACCEPTED", "WAITING_FOR_RESOURCES") and self.fail:
-                line["state"] = {"state": "FAILED", "failedData": {"error": {"code": 8, "message": self.fail}}}
+                queued_resource["state"] = {
+                    "state": "FAILED",
+                    "failedData": {"error": {"code": 8, "message": self.fail}},
+                }
             elif state == "ACCEPTED":
-                line["state"]["state"] = "WAITING_FOR_RESOURCES"
+                queued_resource["state"]["state"] = "WAITING_FOR_RESOURCES"
             elif state == "WAITING_FOR_RESOURCES" and not self.full:
-                line["state"]["state"] = "PROVISIONING"
+                queued_resource["state"]["state"] = "PROVISIONING"
                 self.add_node(spec["nodeId"], spec["node"])
             elif state == "PROVISIONING" and node and node["state"] == "READY":
-                line["state"]["state"] = "ACTIVE"
+                queued_resource["state"]["state"] = "ACTIVE"
             elif state == "SUSPENDING":
-                line["state"]["state"] = "SUSPENDED"
+                queued_resource["state"]["state"] = "SUSPENDED"
                 self.nodes.pop(name, None)
         if node and node["state"] == "CREATING":
-            node["looks"] += 1
-            if node["looks"] >= 2:
+            node["polls"] += 1
+            if node["polls"] >= 2:
                 node["state"] = "READY"
                 node["networkEndpoints"] = [
                     {"ipAddress": address, "port": 8470, "accessConfig": {"externalIp": address}}
                     for address in self.addresses
                 ]
 
-    # the API
+    # The API.
 
     def answer(self, method: str, path: str, query: dict[str, list[str]], body: Any) -> dict[str, Any]:
         parts = path.removeprefix("/v2/").split("/")
         if "/".join(parts[:4]) != PARENT:
-            raise Refused(403, f"Permission denied on resource project {parts[1]} (or it may not exist).")
+            raise RefusedError(403, f"Permission denied on resource project {parts[1]} (or it may not exist).")
         kind, name = parts[4], parts[5] if len(parts) > 5 else ""
         if kind == "operations":
             return self.operation(name)
-        there = {"nodes": self.nodes, "queuedResources": self.queued}[kind]
+        resources = {"nodes": self.nodes, "queuedResources": self.queued}[kind]
         if method == "POST":
-            return self.add(kind, query, body, there)
+            return self.add(kind, query, body, resources)
         if not name:
-            return self.page(kind, list(there.values()), query)
-        if name not in there:
-            raise Refused(404, f"Resource '{'/'.join(parts)}' was not found")
+            return self.page(kind, list(resources.values()), query)
+        if name not in resources:
+            raise RefusedError(404, f"Resource '{'/'.join(parts)}' was not found")
         if method == "DELETE":
             return self.remove(kind, name, query)
         if kind == "nodes" or name not in self.nodes:
             self.advance(name)
-        if name not in there:
-            raise Refused(404, f"Resource '{'/'.join(parts)}' was not found")
-        return {key: value for key, value in there[name].items() if key != "looks"}
+        if name not in resources:
+            raise RefusedError(404, f"Resource '{'/'.join(parts)}' was not found")
+        return {key: value for key, value in resources[name].items() if key != "polls"}
 
-    def add(self, kind: str, query: dict[str, list[str]], body: Any, there: dict[str, Any]) -> dict[str, Any]:
+    def add(self, kind: str, query: dict[str, list[str]], body: Any, resources: dict[str, Any]) -> dict[str, Any]:
         name = query[{"nodes": "nodeId", "queuedResources": "queuedResourceId"}[kind]][0]
-        if name in there:
-            raise Refused(409, f"Resource '{PARENT}/{kind}/{name}' already exists")
+        if name in resources:
+            raise RefusedError(409, f"Resource '{PARENT}/{kind}/{name}' already exists")
         if kind == "nodes":
             self.add_node(name, body)
         else:
             spec = body["tpu"]["nodeSpec"][0]
             if set(body) - {"tpu", "spot"} or spec["parent"] != PARENT or set(spec) != {"parent", "nodeId", "node"}:
-                raise Refused(400, "Invalid JSON payload received.")
+                raise RefusedError(400, "Invalid JSON payload received.")
             self.queued[name] = {"name": f"{PARENT}/{kind}/{name}", "state": {"state": "ACCEPTED"}, **body}
         return self.begin(lambda: None)
 
     def remove(self, kind: str, name: str, query: dict[str, list[str]]) -> dict[str, Any]:
         if kind == "queuedResources":
             if name in self.nodes and query.get("force") != ["true"]:
-                raise Refused(400, "The queued resource has nodes; use force.")
+                raise RefusedError(400, "The queued resource has nodes; use force.")
             self.queued[name]["state"] = {"state": "DELETING"}
         elif name in self.queued and self.queued[name]["state"]["state"] == "ACTIVE":
             self.queued[name]["state"]["state"] = "SUSPENDING"
@@ -159,22 +162,22 @@ class FakeCloud(ThreadingHTTPServer):
 
     def begin(self, end: Any) -> dict[str, Any]:
         name = f"operation-{len(self.operations)}"
-        self.operations[name] = {"looks": 0, "end": end}
+        self.operations[name] = {"polls": 0, "end": end}
         return {"name": f"{PARENT}/operations/{name}", "done": False}
 
     def operation(self, name: str) -> dict[str, Any]:
         running = self.operations[name]
-        running["looks"] += 1
-        done = running["looks"] >= 2
+        running["polls"] += 1
+        done = running["polls"] >= 2
         if done:
             running["end"]()
         return {"name": f"{PARENT}/operations/{name}", "done": done}
 
     def page(self, kind: str, items: list[dict[str, Any]], query: dict[str, list[str]]) -> dict[str, Any]:
-        """One at a time, so that nobody forgets the next page."""
-        at = int(query.get("pageToken", ["0"])[0])
-        rest = {"nextPageToken": str(at + 1)} if at + 1 < len(items) else {}
-        return {kind: items[at : at + 1], **rest}
+        """Return one item per page, so that clients must follow the page token."""
+        offset = int(query.get("pageToken", ["0"])[0])
+        next_page = {"nextPageToken": str(offset + 1)} if offset + 1 < len(items) else {}
+        return {kind: items[offset : offset + 1], **next_page}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -190,17 +193,17 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(size)) if size else None
         target = urlsplit(self.path)
         with self.server.lock:
-            self.server.asked.append((self.command, target.path))
+            self.server.requests.append((self.command, target.path))
             try:
                 for fault in self.server.faults:
                     if fault[0] == self.command:
                         self.server.faults.remove(fault)
-                        raise Refused(*fault[1:])
-                status, said = 200, self.server.answer(self.command, target.path, parse_qs(target.query), body)
-            except Refused as error:
+                        raise RefusedError(*fault[1:])
+                status, response = 200, self.server.answer(self.command, target.path, parse_qs(target.query), body)
+            except RefusedError as error:
                 status = error.status
-                said = {"error": {"code": status, "message": str(error), "status": STATUS[status]}}
-        text = json.dumps(said).encode()
+                response = {"error": {"code": status, "message": str(error), "status": STATUS[status]}}
+        text = json.dumps(response).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(text)))
         self.send_header("Content-Type", "application/json")
@@ -212,7 +215,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def cloud(*addresses: str) -> Iterator[FakeCloud]:
-    """A cloud whose pods have hosts of these addresses."""
+    """Context manager for a fake cloud whose pods have hosts with these addresses."""
     server = FakeCloud(list(addresses))
     Thread(target=server.serve_forever, daemon=True, args=(0.05,)).start()
     try:

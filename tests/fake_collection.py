@@ -1,7 +1,7 @@
-"""A simulator of noise for the tests of collecting, and the collect command on it.
+"""Fake simulator with random demonstrations for tests of collection, and the collect command for it.
 
 Its environment variables reach the worker processes: FAKE_VERSION, FAKE_SLEEP (seconds an episode takes),
-FAKE_DEADLY (a seed, or TASK:SEED, at which the process dies), FAKE_HOPELESS (the expert never succeeds).
+FAKE_DEADLY (a seed, or TASK:SEED, at which the process crashes), FAKE_HOPELESS (the expert never succeeds).
 """
 
 import os
@@ -12,34 +12,34 @@ import numpy as np
 import data_tools.collect
 from instructrl.batch import Demonstration
 from instructrl.config import SimConfig
-from instructrl.sim.env import Outcome, Start
+from instructrl.sim.env import EpisodeStart, Outcome
 from tests.demonstrations import demonstration
 
 VARIATIONS = 3
 
 
 def succeeds(seed: int) -> bool:
-    """Whether the fake expert succeeds: it fails with about one seed in five."""
+    """Return True if the fake expert succeeds: it fails with about one seed in five."""
     return seed * 2654435761 % 2**32 / 2**32 > 0.2
 
 
 class FakeEnv:
-    """The part of Env that collecting uses."""
+    """The part of Env that collection uses."""
 
     variations = VARIATIONS
 
     def __init__(self, renderer: str, task: str) -> None:
         self.renderer, self.task = renderer, task
 
-    def demonstrate(self, start: Start) -> tuple[Demonstration, Outcome]:
+    def demonstrate(self, start: EpisodeStart) -> tuple[Demonstration, Outcome]:
         time.sleep(float(os.environ.get("FAKE_SLEEP", "0")))
         if os.environ.get("FAKE_DEADLY") in (str(start.seed), f"{self.task}:{start.seed}"):
             os._exit(7)
-        made = demonstration(start.seed, steps=1 + start.seed // 100 % 2)
+        result = demonstration(start.seed, steps=1 + start.seed // 100 % 2)
         outcome = Outcome.SUCCESS if succeeds(start.seed) else Outcome.UNREACHABLE
         if "FAKE_HOPELESS" in os.environ:
             outcome = Outcome.TIME_LIMIT
-        return made._replace(variation=start.variation, state=np.abs(made.state)), outcome
+        return result._replace(variation=start.variation, state=np.abs(result.state)), outcome
 
     def provenance(self) -> dict[str, str]:
         version = os.environ.get("FAKE_VERSION", "1")
@@ -54,7 +54,7 @@ def make_fake(cfg: SimConfig, task: str) -> FakeEnv:
 
 
 if __name__ == "__main__":
-    from tests import fake_collection  # by a name that worker processes can import
+    from tests import fake_collection  # under a name that worker processes can import
 
     data_tools.collect.make_env = fake_collection.make_fake
     data_tools.collect.main()

@@ -1,4 +1,4 @@
-"""A simulator of four numbered things at known places, for tests of what lies above a simulator."""
+"""A fake simulator of four numbered objects at known positions, for tests of the layers above simulators."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from instructrl.batch import Demonstration, Observation
-from instructrl.evaluation.stage import Stage
-from instructrl.sim import Outcome, Rules, Start, Step, Tally
+from instructrl.evaluation.stage import EvalEnv
+from instructrl.sim import EpisodeLimits, EpisodeStart, Outcome, Step, StepCounter
 from instructrl.sim.workers import Request, WorkerFailure
 
 VARIATIONS = 4
@@ -18,7 +18,7 @@ HELD_OUT = ("approach {}",)
 
 
 class FakeEnv:
-    """Success: a second action at the goal's place. The camera matrix tells the places: row v is that of thing v.
+    """Success: a second action at the goal's position. Row v of the camera matrix is the position of object v.
 
     `deadly` seeds end the process at the first step, on every attempt.
     """
@@ -26,38 +26,43 @@ class FakeEnv:
     variations, max_steps = VARIATIONS, MAX_STEPS
 
     def __init__(
-        self, *, rivals: bool = True, held_out: bool = True, deadly: tuple[int, ...] = (), exits: bool = False
+        self,
+        *,
+        alternative_goals: bool = True,
+        held_out: bool = True,
+        deadly: tuple[int, ...] = (),
+        exits: bool = False,
     ):
-        self._has_rivals, self._held_out, self._deadly, self._exits = rivals, held_out, deadly, exits
-        self.rules = Rules()
+        self._has_rivals, self._held_out, self._deadly, self._exits = alternative_goals, held_out, deadly, exits
+        self.limits = EpisodeLimits()
 
-    def sentences(self, variation: int, *, held_out: bool = False) -> tuple[str, ...]:
+    def instructions(self, variation: int, *, held_out: bool = False) -> tuple[str, ...]:
         if held_out and not self._held_out:
             return ()
         return tuple(text.format(variation) for text in (HELD_OUT if held_out else TRAINING))
 
-    def reset(self, start: Start) -> Observation:
+    def reset(self, start: EpisodeStart) -> Observation:
         rng = np.random.default_rng((start.variation, start.seed))
         self._places = rng.uniform(0.0, 1.0, (VARIATIONS, 3))
         self._goal = start.variation if start.goal is None else start.goal
-        self._sentence = self.sentences(self._goal)[int(rng.integers(2))]
-        self._start, self._tally = start, Tally(self.rules, max_steps=self.max_steps)
+        self._sentence = self.instructions(self._goal)[int(rng.integers(2))]
+        self._start, self._counter = start, StepCounter(self.limits, max_steps=self.max_steps)
         return self._observe()
 
-    def rivals(self) -> tuple[int, ...]:
+    def alternative_goals(self) -> tuple[int, ...]:
         self._die_if_deadly()
         return tuple(v for v in range(VARIATIONS) if v != self._start.variation) if self._has_rivals else ()
 
     def step(self, action: np.ndarray) -> Step:
         self._die_if_deadly()
-        assert np.isfinite(action).all(), "a bad action was sent to the simulator"
+        assert np.isfinite(action).all(), "an invalid action was sent to the simulator"
         at_goal = np.abs(action[:3] - self._places[self._goal]).max() < 1e-3
         outcome = Outcome.UNREACHABLE if action[2] > 10 else None
-        if self._tally.steps >= 1 and at_goal:
+        if self._counter.steps >= 1 and at_goal:
             outcome = Outcome.SUCCESS
-        return Step(self._observe(), self._tally.count(outcome))
+        return Step(self._observe(), self._counter.count(outcome))
 
-    def demonstrate(self, start: Start) -> tuple[Demonstration, Outcome]:
+    def demonstrate(self, start: EpisodeStart) -> tuple[Demonstration, Outcome]:
         first = self.reset(start)
         actions = np.stack([towards(self._places[self._goal])] * 2).astype(np.float32)
         for action in actions:
@@ -70,16 +75,16 @@ class FakeEnv:
             extrinsics=np.stack([o.extrinsics for o in many]),
             keyframes=np.array([1, 2]),
             actions=actions,
-            instructions=self.sentences(self._goal),
+            instructions=self.instructions(self._goal),
             variation=self._goal,
             seed=start.seed,
         ), outcome
 
-    def film(self, start: Start, actions: np.ndarray, *, size: int) -> np.ndarray:
+    def film(self, start: EpisodeStart, actions: np.ndarray, *, size: int) -> np.ndarray:
         self.reset(start)
         video = np.zeros((3 + len(actions), size, size, 3), np.uint8)
-        for frame, picture in enumerate(video):
-            picture[:, : (frame + 1) * size // len(video)] = (200, 40 * self._goal, 60)
+        for frame, frame_image in enumerate(video):
+            frame_image[:, : (frame + 1) * size // len(video)] = (200, 40 * self._goal, 60)
         return video
 
     def provenance(self) -> dict[str, str]:
@@ -102,14 +107,14 @@ class FakeEnv:
 
 
 class InlineWorkers:
-    """`Workers` without processes; answers of `map` come backwards, as they may."""
+    """`Workers` without processes; results of `map` arrive in reverse order, which is allowed."""
 
-    def __init__(self, count: int = 3, *, rules: Rules = Rules(), **settings: Any):  # noqa: B008
-        self._stages = [Stage(FakeEnv(**settings), rules) for _ in range(count)]
+    def __init__(self, count: int = 3, *, limits: EpisodeLimits = EpisodeLimits(), **settings: Any):  # noqa: B008
+        self._envs = [EvalEnv(FakeEnv(**settings), limits) for _ in range(count)]
         self.calls: list[tuple[int, Request]] = []
 
     def __len__(self) -> int:
-        return len(self._stages)
+        return len(self._envs)
 
     def __enter__(self) -> "InlineWorkers":
         return self
@@ -127,23 +132,23 @@ class InlineWorkers:
     def _one(self, slot: int, request: Request) -> Any:
         self.calls.append((slot, request))
         try:
-            return getattr(self._stages[slot], request[0])(*request[1])
+            return getattr(self._envs[slot], request[0])(*request[1])
         except ConnectionError:
             return WorkerFailure("it died twice")
 
 
-def fake_stage(**settings: Any) -> Stage:
-    """The recipe for real workers."""
-    return Stage(FakeEnv(exits=True, **settings))
+def make_fake_env(**settings: Any) -> EvalEnv:
+    """Environment factory for real workers."""
+    return EvalEnv(FakeEnv(exits=True, **settings))
 
 
 def towards(place: np.ndarray) -> np.ndarray:
-    """The action that goes to a place."""
+    """The action that moves to a position."""
     return np.array([*place, 0.0, 0.0, 0.0, 1.0, 1.0])
 
 
 def without_clock(results: Any) -> Any:
-    """The results of an evaluation without what differs from one time to the next."""
+    """The results of an evaluation without times and dates."""
     if isinstance(results, dict):
         return {
             k: without_clock(v) for k, v in results.items() if k not in ("wall_seconds", "episodes_per_minute", "date")
@@ -151,27 +156,29 @@ def without_clock(results: Any) -> Any:
     return results
 
 
-class FakeActor:
-    """Goes to the thing whose number is the last word of what it was told; to thing 0 if told nothing.
+class FakePolicy:
+    """Moves to the object whose number is the last word of the instruction; to object 0 without an instruction.
 
-    It knows a sentence only by its first word: those in `knows`.
+    It understands an instruction only if its first word is in `knows`; otherwise it moves to object 0.
     """
 
     def __init__(self, knows: tuple[str, ...] = ("touch", "go", "approach")):
         self._knows = knows
         self.params: dict[str, Any] = {}
-        self.told: dict[int, str] = {}
-        self.begun: list[tuple[int, str]] = []
+        self.instructions: dict[int, str] = {}
+        self.started: list[tuple[int, str]] = []
 
-    def begin(self, slot: int, instruction: str) -> None:
-        self.told[slot] = instruction
-        self.begun.append((slot, instruction))
+    def start_episode(self, slot: int, instruction: str) -> None:
+        self.instructions[slot] = instruction
+        self.started.append((slot, instruction))
 
     def act(self, observations: dict[int, Observation]) -> dict[int, np.ndarray]:
         return {slot: self.answer(slot, seen) for slot, seen in observations.items()}
 
     def answer(self, slot: int, seen: Observation) -> np.ndarray:
-        assert seen.instruction == self.told[slot], "the observation says something else than `begin`"
-        words = self.told[slot].split()
-        thing = int(words[-1]) if words and words[0] in self._knows else 0
-        return towards(seen.extrinsics[0, thing, :3])
+        assert seen.instruction == self.instructions[slot], (
+            "the observation has another instruction than `start_episode`"
+        )
+        words = self.instructions[slot].split()
+        target = int(words[-1]) if words and words[0] in self._knows else 0
+        return towards(seen.extrinsics[0, target, :3])

@@ -1,4 +1,4 @@
-"""A server on this machine that plays a Hugging Face hub, or any place with files; it can break off, err and change."""
+"""Local stand-in for a Hugging Face hub or any file server, with interruptions, errors and changed files."""
 
 import hashlib
 from collections.abc import Iterator
@@ -10,24 +10,24 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class FileServer(ThreadingHTTPServer):
-    """Answers with `files` (path to content); what it is asked for is in `asked` (method, path, first byte)."""
+    """Serves `files` (path to content) and records `requests` (method, path, first byte)."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, bytes] = {}
-        self.asked: list[tuple[str, str, int]] = []
-        self.break_after: list[int] = []  # bytes after which each of the next answers breaks off
-        self.errors: list[int] = []  # status of each of the next answers
+        self.requests: list[tuple[str, str, int]] = []
+        self.break_after: list[int] = []  # bytes after which each of the next responses is cut off
+        self.errors: list[int] = []  # status of each of the next responses
         self.content_type = "application/octet-stream"
-        self.ranges = True  # whether it can begin in the middle
-        self.validators = True  # whether it says by what a version is known
-        self.etags: dict[str, str] = {}  # what it says instead of the truth
+        self.ranges = True  # supports range requests
+        self.validators = True  # sends ETags
+        self.etags: dict[str, str] = {}  # wrong ETags to send, by path
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def etag(self, path: str) -> str:
-        """As the hub does: SHA-256 of large files, git's name of small ones."""
+        """ETag as on the hub: SHA-256 of large files, git's blob hash of small ones."""
         content = self.files[path]
         small = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
         return self.etags.get(path, small if path.endswith(".json") else hashlib.sha256(content).hexdigest())
@@ -47,9 +47,9 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(body=True)
 
     def answer(self, *, body: bool) -> None:
-        server, asked = self.server, self.headers.get("Range", "")
-        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and server.ranges else 0
-        server.asked.append((self.command, self.path, start))
+        server, range_header = self.server, self.headers.get("Range", "")
+        start = int(range_header.removeprefix("bytes=").removesuffix("-")) if range_header and server.ranges else 0
+        server.requests.append((self.command, self.path, start))
         if body and server.errors:
             return self.refuse(server.errors.pop(0))
         if self.path not in server.files:
@@ -72,12 +72,12 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("ETag", etag)
         self.end_headers()
         if body:
-            rest = content[start:]
+            remaining = content[start:]
             if server.break_after:
-                rest = rest[: server.break_after.pop(0)]
+                remaining = remaining[: server.break_after.pop(0)]
                 self.close_connection = True
-            with suppress(ConnectionError):  # of one who has heard enough
-                self.wfile.write(rest)
+            with suppress(ConnectionError):  # the client may disconnect early
+                self.wfile.write(remaining)
         return None
 
     def refuse(self, status: int) -> None:
@@ -90,7 +90,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving() -> Iterator[FileServer]:
-    """A server, until the end of the block."""
+    """Context manager for a running server."""
     with FileServer() as server:
         thread = Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()

@@ -1,4 +1,4 @@
-"""A tensorflow-datasets directory as others make them: dense steps, own keys, array_record or TFRecord files."""
+"""Third-party tensorflow-datasets directories: dense steps, other keys, array_record or TFRecord files."""
 
 import io
 import json
@@ -41,20 +41,20 @@ def pixels(episode: int, step: int, camera: int, shape: tuple[int, int] = (SIZE,
 
 
 def pose(episode: int, step: int) -> np.ndarray:
-    """Position, quaternion w x y z with a sign that changes, gripper as a width in metres."""
+    """Position, quaternion w x y z of either sign, gripper width in metres."""
     rng = np.random.default_rng([episode, step, 99])
     turn = rng.normal(size=4)
     return np.array([*rng.uniform(0, 1, 3), *turn / np.linalg.norm(turn), 0.04 * OPENED[step]], np.float32)
 
 
-def png(picture: np.ndarray) -> bytes:
+def png(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG")
+    Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 def episode(number: int, *, steps: int = STEPS, shape: tuple[int, int] = (SIZE, SIZE), **other: Any) -> dict[str, Any]:
-    """Joints move at 1 rad/s throughout, so that only the gripper and the end make keyframes."""
+    """An episode whose joints always move at 1 rad/s, so that keyframes follow only from the gripper and the end."""
     rows = [
         {
             "observation": {
@@ -82,7 +82,7 @@ def episode(number: int, *, steps: int = STEPS, shape: tuple[int, int] = (SIZE, 
 
 
 def frame(record: bytes) -> bytes:
-    """A record of a TFRecord file."""
+    """Frame a record of a TFRecord file."""
 
     def check(content: bytes) -> bytes:
         crc = crc32c(content)
@@ -93,7 +93,7 @@ def frame(record: bytes) -> bytes:
 
 
 def dataset(folder: Path, splits: dict[str, list[dict[str, Any]]], *, kind: str, has: Any = None) -> Path:
-    """A directory with these episodes, three a file."""
+    """Write a directory with these episodes, three per file."""
     import tensorflow_datasets as tfds
     from array_record.python.array_record_module import ArrayRecordWriter
     from tensorflow_datasets.core import dataset_info

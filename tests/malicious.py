@@ -1,6 +1,6 @@
-"""Pickles that would do something: each a piece of a pickle program which, run by Python, leaves a mark.
+"""Malicious pickles: fragments of pickle programs which, executed by Python, leave a mark.
 
-A mark is a file that a shell command, Python code or the import of `module_of_the_attacker` makes.
+A mark is a file created by a shell command, Python code or the import of `module_of_the_attacker`.
 """
 
 import pickle
@@ -20,7 +20,7 @@ class Thing(list):
     extend = append
     def __hash__(self): mark(); return 1
 """
-CACHED, NAMED, NEVER = 240, 241, 242  # extension codes: whose object is cached, that is registered by name, that is not
+CACHED, NAMED, NEVER = 240, 241, 242  # extension codes: with a cached object, registered by name, not registered
 
 
 def text(value: str) -> bytes:
@@ -41,7 +41,7 @@ def called(function: bytes, *arguments: bytes) -> bytes:
 
 
 def plain(value: object) -> bytes:
-    """A value of Python's own types, without the frame of a pickle."""
+    """Pickle a value of built-in types, without the frame."""
     return pickle.dumps(value, 2)[2:-1]
 
 
@@ -53,7 +53,7 @@ OBJECTS = (
     called(DTYPE, text("O8"), b"\x89", b"\x88") + b"(K\x03" + text("|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK?tb"
 )
 EMPTY = called(RECONSTRUCT, NDARRAY, b"K\x00\x85", b"C\x01b")
-Piece = Callable[[str], bytes]  # given the path of the mark
+Piece = Callable[[str], bytes]  # takes the path of the mark
 
 
 def shell(path: str) -> bytes:
@@ -69,14 +69,14 @@ def evil(path: str) -> bytes:
 
 
 def function_made_of_code(path: str) -> bytes:
-    """types.FunctionType of what compile gives, then a call; as cloudpickle rebuilds functions."""
+    """Compile code, build a types.FunctionType and call it, as cloudpickle rebuilds functions."""
     compiled = called(named("builtins", "compile"), code(path), text("f"), text("eval"))
     make = called(GETATTR, called(named("builtins", "__import__"), text("types")), text("FunctionType"))
     return called(called(make, compiled, b"}"))
 
 
 def cloudpickled(path: str) -> bytes:
-    """A real function of cloudpickle's, called when it is read."""
+    """A function pickled by cloudpickle, called when it is read."""
     import cloudpickle
 
     def leave(path: str) -> None:
@@ -153,9 +153,9 @@ PIECES: dict[str, Piece] = {
     ),
     "object.__reduce_ex__": lambda _: called(called(GETATTR, THING + b")\x81", text("__reduce_ex__")), b"K\x02"),
 }
-# Not Python's own unpickler either would do anything here; ours must neither fail in another way than it should.
+# Harmless for Python's own unpickler too; ours must refuse them with its usual error.
 HARMLESS: dict[str, Piece] = {
-    "extension code that nobody registered": lambda _: b"\x82" + bytes([NEVER]),
+    "extension code that is not registered": lambda _: b"\x82" + bytes([NEVER]),
     "persistent id": lambda path: evil(path)[:0] + text("os.system") + b"Q",
     "persistent id, protocol 0": lambda _: b"Pos.system\n",
     "a buffer out of band": lambda _: b"\x97",
@@ -176,24 +176,24 @@ HARMLESS: dict[str, Piece] = {
 
 
 def in_params(piece: bytes, params: dict) -> bytes:
-    """The published layout, with a piece as one of the parameters."""
+    """Published layout, with a fragment as one of the parameters."""
     content = plain({"step": 1}) + text("state") + b"}" + text("params") + plain(params) + text("evil") + piece + b"sss"
     return b"\x80\x05" + content + b"."
 
 
 def beside_params(piece: bytes, params: dict) -> bytes:
-    """The published layout, with a piece where the settings of the run would be."""
+    """Published layout, with a fragment in place of the run's settings."""
     state = plain({"params": params})
     return b"\x80\x05" + plain({"step": 1}) + text("variant") + piece + b"s" + text("state") + state + b"s."
 
 
 def as_params(piece: bytes, _: dict) -> bytes:
-    """The published layout, with a piece in the place of all parameters."""
+    """Published layout, with a fragment in place of all parameters."""
     return b"\x80\x05" + plain({"step": 1}) + text("state") + b"}" + text("params") + piece + b"ss."
 
 
 def as_all(piece: bytes, _: dict) -> bytes:
-    """Nothing but a piece."""
+    """A fragment alone."""
     return b"\x80\x05" + piece + b"."
 
 

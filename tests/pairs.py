@@ -1,4 +1,4 @@
-"""Small sets of pictures with captions, for tests."""
+"""Small sets of image-text pairs for tests."""
 
 import io
 from collections.abc import Sequence
@@ -9,20 +9,20 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from instructrl.data.tokenizer import Tokenizer, shipped
+from instructrl.data.tokenizer import Tokenizer, bundled_vocabulary
 
 
 def tokenizer(length: int = 12) -> Tokenizer:
-    return Tokenizer(shipped()[1].pieces, length=length)
+    return Tokenizer(bundled_vocabulary()[1].pieces, length=length)
 
 
 def color(number: int) -> tuple[int, int, int]:
-    """The one colour of picture `number`: no two of the first few hundred are alike."""
+    """Return the color of image `number`, unique among the first few hundred."""
     return (number * 37 % 256, number * 91 % 256, number % 256)
 
 
 def jpeg(number: int, *, size: tuple[int, int] = (20, 16), kind: str = "JPEG", mode: str = "RGB") -> bytes:
-    """A picture, width and height as given, in its colour."""
+    """Encode an image of one color, with the given width and height."""
     file = io.BytesIO()
     Image.new("RGB", size, color(number)).convert(mode).save(file, kind)
     return file.getvalue()
@@ -35,17 +35,17 @@ def sentence(number: int) -> str:
 def m3ae_file(
     path: Path,
     *,
-    pictures: Sequence[bytes] | None = None,
+    images: Sequence[bytes] | None = None,
     captions: Sequence[Any] | None = None,
     texts: Sequence[Any] | None = None,
     text_type: Any = None,
 ) -> Path:
-    """A file as M3AE's release reads it, written with h5py alone."""
+    """Write a file in the format of M3AE's release, with h5py alone."""
     with h5py.File(path, "w") as file:
-        if pictures is not None:
-            array = file.create_dataset("jpg", (len(pictures),), h5py.vlen_dtype(np.uint8))
-            for number, picture in enumerate(pictures):
-                array[number] = np.frombuffer(picture, np.uint8)
+        if images is not None:
+            array = file.create_dataset("jpg", (len(images),), h5py.vlen_dtype(np.uint8))
+            for number, image in enumerate(images):
+                array[number] = np.frombuffer(image, np.uint8)
         for name, entries in (("caption", captions), ("text", texts)):
             if entries is not None:
                 array = file.create_dataset(name, (len(entries),), text_type or h5py.string_dtype())
@@ -55,6 +55,6 @@ def m3ae_file(
 
 
 def some(path: Path, count: int = 10, **other: Any) -> Path:
-    """A file with so many good pictures and their captions."""
-    pictures = [jpeg(number) for number in range(count)]
-    return m3ae_file(path, **{"pictures": pictures, "captions": [sentence(n) for n in range(count)]} | other)
+    """Write a file with `count` valid images and their captions."""
+    images = [jpeg(number) for number in range(count)]
+    return m3ae_file(path, **{"images": images, "captions": [sentence(n) for n in range(count)]} | other)

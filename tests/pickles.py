@@ -1,4 +1,4 @@
-"""M3AE's training state as its authors pickle it: by cloudpickle, with TrainState, optimizer and functions."""
+"""M3AE's training state as pickled by its authors: by cloudpickle, with TrainState, optimizer and functions."""
 
 import sys
 import types
@@ -18,7 +18,7 @@ PARAMS = encoders.nested(encoders.published(encoders.golden("m3ae_tiny")))
 
 
 def train_state_class(module: str) -> type:
-    """Like the published M3AETrainState; nobody can import it, so cloudpickle writes all of it into the file."""
+    """Stand-in for the published M3AETrainState; it cannot be imported, so cloudpickle includes the class itself."""
 
     class M3AETrainState(TrainState):
         tokenizer_params: Any = None
@@ -31,7 +31,7 @@ def train_state_class(module: str) -> type:
 
 
 def training_state(params: Any, *, kind: type, bound: bool = True) -> dict[str, Any]:
-    """What is pickled: the state with two moments for each parameter, closures, and a bound method of a model."""
+    """Content of the pickle: the state with two moments per parameter, closures, and a bound method of a model."""
     schedule = optax.warmup_cosine_decay_schedule(0, 1e-3, 10, 100)
     decayed = {"cls_token", "bias"}
 
@@ -48,7 +48,7 @@ def training_state(params: Any, *, kind: type, bound: bool = True) -> dict[str, 
 def published_pickle(
     params: Any = None, *, protocol: int = 5, by_reference: bool = False, keep: bool = False, bound: bool = True
 ) -> bytes:
-    """The file, with the class of the state written out or named; `keep` leaves jax arrays in it as they are."""
+    """Pickle a training state, with its class included or by reference; `keep` keeps jax arrays unchanged."""
     params = PARAMS if params is None else params
     module = "m3ae.model" if by_reference else "__main__"
     kind = train_state_class(module)
@@ -67,5 +67,5 @@ def published_pickle(
 
 
 def frozen(params: Any) -> Any:
-    """The tree as flax's FrozenDict."""
+    """Convert a tree to flax's FrozenDict."""
     return flax.core.freeze(params)

@@ -1,4 +1,4 @@
-"""A pod on this machine: one sshd for each of several loopback addresses, each with a home of its own."""
+"""Pod on this machine: an sshd per loopback address, each with a separate home directory."""
 
 import shutil
 import socket
@@ -44,7 +44,7 @@ class Pod:
 
     @property
     def words(self) -> list[str]:
-        """How a command finds the hosts."""
+        """Settings by which a command finds the hosts."""
         hosts = ",".join(f"{address}:{self.port}" for address in self.daemons)
         return [f"addresses={hosts}", f"key={self.folder / 'key'}", f"known_hosts={self.folder / 'known'}"]
 
@@ -56,16 +56,16 @@ class Pod:
         return self.folder / address
 
     def kill(self, address: str) -> None:
-        """End a host with all that runs on it, at once."""
-        family = psutil.Process(self.daemons[address].pid)
-        for process in [family, *family.children(recursive=True), *marked(address, home=str(self.home(address)))]:
-            with suppress(psutil.NoSuchProcess):  # it ended with its parent
+        """Kill a host and all of its processes."""
+        daemon = psutil.Process(self.daemons[address].pid)
+        for process in [daemon, *daemon.children(recursive=True), *marked(address, home=str(self.home(address)))]:
+            with suppress(psutil.NoSuchProcess):  # ended with its parent
                 process.kill()
         self.daemons[address].wait()
 
 
 def marked(text: str, *, home: str = "") -> list[psutil.Process]:
-    """Processes that were started on a host or under a mark, by their environment; others may test at the same time."""
+    """Find processes of a host or mark by their environment; other tests may run concurrently."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -80,43 +80,45 @@ def marked(text: str, *, home: str = "") -> list[psutil.Process]:
 
 @contextmanager
 def pod(folder: Path) -> Iterator[Pod]:
-    """Three hosts."""
+    """Context manager for three running hosts."""
     folder.mkdir(parents=True, exist_ok=True)
     Path("/run/sshd").mkdir(exist_ok=True)
     for name in ("host_key", "key"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
     with socket.socket() as probe:
         probe.bind((ADDRESSES[0], 0))
-        made = Pod(folder, probe.getsockname()[1])
+        running = Pod(folder, probe.getsockname()[1])
     try:
         for address in ADDRESSES:
-            start(made, address)
-        yield made
+            start(running, address)
+        yield running
     finally:
-        for address in made.daemons:
-            if made.daemons[address].poll() is None:
-                made.kill(address)
+        for address in running.daemons:
+            if running.daemons[address].poll() is None:
+                running.kill(address)
 
 
-def start(made: Pod, address: str) -> None:
-    made.home(address).mkdir(exist_ok=True)
-    config = made.folder / f"{address}.conf"
-    config.write_text(CONFIG.format(address=address, port=made.port, folder=made.folder, home=made.home(address)))
+def start(running: Pod, address: str) -> None:
+    running.home(address).mkdir(exist_ok=True)
+    config = running.folder / f"{address}.conf"
+    config.write_text(
+        CONFIG.format(address=address, port=running.port, folder=running.folder, home=running.home(address))
+    )
     assert SSHD is not None
-    log = (made.folder / f"{address}.log").open("ab")
-    made.daemons[address] = subprocess.Popen([SSHD, "-D", "-e", "-f", config], stderr=log, stdout=log)
+    log = (running.folder / f"{address}.log").open("ab")
+    running.daemons[address] = subprocess.Popen([SSHD, "-D", "-e", "-f", config], stderr=log, stdout=log)
     for _ in range(100):
         with socket.socket() as probe:
-            if probe.connect_ex((address, made.port)) == 0:
+            if probe.connect_ex((address, running.port)) == 0:
                 return
         time.sleep(0.1)
-    raise RuntimeError(f"sshd does not start: {(made.folder / f'{address}.log').read_text()}")
+    raise RuntimeError(f"sshd does not start: {(running.folder / f'{address}.log').read_text()}")
 
 
-def give_python(made: Pod, code: str = "instructrl") -> None:
-    """The environment that set-up would install on each host."""
-    for address in made.daemons:
-        folder = made.home(address) / code / ".venv/bin"
+def give_python(running: Pod, code: str = "instructrl") -> None:
+    """Install the environment that set-up would install on each host."""
+    for address in running.daemons:
+        folder = running.home(address) / code / ".venv/bin"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
         (folder / "python").chmod(0o755)

@@ -1,4 +1,4 @@
-"""A pretraining small enough for tests: pictures of coloured squares, and sentences that name them."""
+"""A pretraining small enough for tests: images of coloured squares, and captions that name them."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import numpy as np
 from instructrl.command import compose
 from instructrl.config import TrainConfig
 from instructrl.data.pairs_file import write_pairs
-from instructrl.data.pictures import encoded
+from instructrl.data.pictures import encode_jpeg
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "yellow": (220, 220, 30)}
 OVERRIDES = (
@@ -18,7 +18,7 @@ OVERRIDES = (
     "encoder.heads=2",
     "encoder.patch_size=8",
     "encoder.text_length=8",
-    "pretraining.canvas=36",
+    "pretraining.load_size=36",
     "pretraining.decoder_dim=16",
     "pretraining.decoder_depth=1",
     "pretraining.decoder_heads=2",
@@ -40,20 +40,20 @@ def overrides(folder: Path, data: Path, *more: str) -> list[str]:
 
 
 def config(folder: Path, data: Path, *more: str) -> TrainConfig:
-    """The same, resolved."""
+    """The resolved configuration of a tiny pretraining."""
     return compose("train", TrainConfig, overrides(folder, data, *more))
 
 
-def pictures(folder: Path, *, count: int = 64) -> Path:
-    """The folder with train.hdf5 and val.hdf5: squares of a colour on grey."""
+def write_images(folder: Path, *, count: int = 64) -> Path:
+    """Write train.hdf5 and val.hdf5, with coloured squares on grey, into a folder; returns the folder."""
     for split, seed in (("train", 0), ("val", 1)):
-        numbers = np.random.default_rng(seed)
+        rng = np.random.default_rng(seed)
         pairs = []
         for _ in range(count):
-            name = list(COLOURS)[numbers.integers(len(COLOURS))]
+            name = list(COLOURS)[rng.integers(len(COLOURS))]
             image = np.full((36, 36, 3), 128, np.uint8)
-            top, left = numbers.integers(0, 24, 2)
+            top, left = rng.integers(0, 24, 2)
             image[top : top + 12, left : left + 12] = COLOURS[name]
-            pairs.append((encoded(image, 95), f"reach the {name} ball"))
+            pairs.append((encode_jpeg(image, 95), f"reach the {name} ball"))
         write_pairs(folder / f"{split}.hdf5", pairs, {})
     return folder

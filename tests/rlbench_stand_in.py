@@ -1,4 +1,4 @@
-"""An installation that looks like RLBench's, with the stand-in behind it, and a policy that knows what it sees."""
+"""A fake RLBench installation based on the stand-in, and a policy that solves its tasks from images."""
 
 import os
 import socket
@@ -20,7 +20,7 @@ DOWN = (0.0, 1.0, 0.0, 0.0)
 
 
 class StandIn:
-    """The installation. What is set by `patch.setenv` holds for processes that start later, faults for all."""
+    """The installation; `patch.setenv` affects processes that start later, faults affect all."""
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch):
         self.patch, self.root, self.log_file = patch, folder / "CoppeliaSim", folder / "calls"
@@ -40,12 +40,12 @@ class StandIn:
         patch.setenv("FAKE_RLBENCH_TASKS", str(self.tasks))
 
     def faults(self, *texts: str) -> None:
-        """From now on `call@variation=kind*times` goes wrong, see `fake_rlbench/faults.py`."""
+        """Inject faults `call@variation=kind*times` from now on, see `fake_rlbench/faults.py`."""
         self.log_file.write_text("")
         self.fault_file.write_text("\n".join(texts))
 
     def add_tasks(self, *names: str) -> None:
-        """More tasks: a place to visit, in two variations."""
+        """Add tasks with one point to visit and two variations."""
         for name in names:
             kind = name.title().replace("_", "")
             text = f"from rlbench.backend.task import Task\n\n\nclass {kind}(Task):\n    variations = 2\n"
@@ -56,17 +56,17 @@ class StandIn:
         (self.tasks / f"{name}.py").unlink()
 
     def calls(self, text: str) -> int:
-        """How often this call was made, over all processes."""
+        """Number of times that this call was made, over all processes."""
         return sum(line.split(" ", 1)[1] == text for line in self.log_file.read_text().splitlines())
 
     def processes(self) -> int:
-        """How many processes have started CoppeliaSim."""
+        """Number of processes that have started CoppeliaSim."""
         return self.calls("launch -1")
 
 
 @contextmanager
 def installed(folder: Path) -> Iterator[StandIn]:
-    """The stand-in is on the path of worker processes, and a display answers."""
+    """Put the stand-in on the path of worker processes, with a display that accepts connections."""
     with pytest.MonkeyPatch.context() as patch, display() as name:
         patch.setattr(sys, "path", [str(PACKAGES), *sys.path, str(PACKAGES / "elsewhere")])
         patch.setenv("DISPLAY", name)
@@ -76,7 +76,7 @@ def installed(folder: Path) -> Iterator[StandIn]:
 
 @contextmanager
 def display() -> Iterator[str]:
-    """A display at which somebody listens."""
+    """A display that accepts connections."""
     with socket.socket() as server:
         for number in range(40 + os.getpid() % 1000, 3000):
             try:
@@ -89,20 +89,20 @@ def display() -> Iterator[str]:
 
 
 def settings(**changes: object) -> SimConfig:
-    """Settings of the simulator for tests."""
+    """Simulator settings for tests."""
     given = {
         "cameras": CAMERAS,
         "image_size": 64,
         "renderer": "rlbench_opengl3",
         "workers": 2,
         "timeout": 60.0,
-        "tries": 3,
+        "planner_attempts": 3,
     }
     return SimConfig(name="rlbench", kind="rlbench", **{**given, **changes})  # type: ignore[arg-type]
 
 
 def place_of(color: tuple[int, int, int], seen: Observation) -> np.ndarray:
-    """Where the disc of a colour is [3], metres: the point nearest to the cameras' lines of sight."""
+    """Position [3] of the disc of a colour, metres: the point closest to the cameras' rays."""
     normals, sums = np.zeros((3, 3)), np.zeros(3)
     for image, intrinsics, extrinsics in zip(seen.images, seen.intrinsics, seen.extrinsics, strict=True):
         rows, columns = np.nonzero((image == color).all(axis=-1))
@@ -115,13 +115,13 @@ def place_of(color: tuple[int, int, int], seen: Observation) -> np.ndarray:
 
 
 class Seer:
-    """Goes to what it sees: the red disc with the gripper `grips[0]`, then the green one with `grips[1]`."""
+    """Moves to the red disc with gripper `grips[0]`, then to the green one with `grips[1]`."""
 
     def __init__(self, *grips: float, params: object = None):
         self.grips, self.params = grips, params or {}
         self.taken: dict[int, int] = {}
 
-    def begin(self, slot: int, instruction: str) -> None:
+    def start_episode(self, slot: int, instruction: str) -> None:
         self.taken[slot] = 0
 
     def act(self, observations: dict[int, Observation]) -> dict[int, np.ndarray]:

@@ -1,4 +1,4 @@
-"""A SLURM cluster of one node on this machine: Debian's daemons as children of a test, without munge or database."""
+"""Single-node SLURM cluster on this machine: Debian's daemons as child processes, without munge or database."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from pathlib import Path
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
 MISSING = [name for name in PROGRAMS if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") is None]
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
-UNFIT = f"needs SLURM's {', '.join(MISSING)}" if MISSING else "" if ROOT else "needs root, whom slurmd asks for"
+UNFIT = f"needs SLURM's {', '.join(MISSING)}" if MISSING else "" if ROOT else "needs root, as slurmd does"
 CPUS = 4
 CONFIG = """
 ClusterName=tests
@@ -57,33 +57,35 @@ PartitionName=closed Nodes=localhost AllowAccounts=others State=UP
 
 @dataclass
 class Cluster:
-    """What its commands need, and questions to it."""
+    """Environment of the cluster's commands, and queries."""
 
     folder: Path
     environment: Mapping[str, str]
 
-    def ask(self, *words: str) -> str:
-        """What one of SLURM's commands prints."""
+    def run(self, *words: str) -> str:
+        """Run one of SLURM's commands and return its output."""
         done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def jobs(self, name: str) -> list[dict[str, str]]:
-        """What the controller knows of the jobs of a name, in the order of their numbers."""
-        lines = self.ask("scontrol", "-o", "show", "job").splitlines()
+        """Return the controller's records of the jobs with a name, in order of their IDs."""
+        lines = self.run("scontrol", "-o", "show", "job").splitlines()
         found = [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in lines]
-        mine = [job for job in found if job.get("JobName") == name]
-        return sorted(mine, key=lambda job: (int(job.get("ArrayJobId", job["JobId"])), int(job.get("ArrayTaskId", 0))))
+        matching = [job for job in found if job.get("JobName") == name]
+        return sorted(
+            matching, key=lambda job: (int(job.get("ArrayJobId", job["JobId"])), int(job.get("ArrayTaskId", 0)))
+        )
 
     def occupy(self, seconds: float) -> None:
-        """An urgent job that needs the whole node."""
+        """Submit an urgent job that needs the complete node."""
         words = ["--partition=urgent", f"--cpus-per-task={CPUS}", "--output=/dev/null", "--job-name=urgent"]
-        self.ask("sbatch", *words, f"--wrap=sleep {seconds}")
+        self.run("sbatch", *words, f"--wrap=sleep {seconds}")
 
 
 @contextmanager
 def cluster(folder: Path) -> Iterator[Cluster]:
-    """The cluster, until the block ends."""
+    """Context manager for a running cluster."""
     for name in ("state", "spool"):
         (folder / name).mkdir(parents=True)
     probes = [socket.socket() for _ in range(2)]
@@ -95,39 +97,39 @@ def cluster(folder: Path) -> Iterator[Cluster]:
     (folder / "slurm.conf").write_text(CONFIG.format(folder=folder, ports=ports, cpus=CPUS))
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))}
     environment |= {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{os.environ['PATH']}:/usr/sbin"}
-    made, daemons = Cluster(folder, environment), []
+    running, daemons = Cluster(folder, environment), []
     try:
         for words in (["slurmctld", "-D"], ["slurmd", "-D", "-N", "localhost"]):
             log = (folder / f"{words[0]}.log").open("ab")
             daemons.append(subprocess.Popen(words, env=environment, stdout=log, stderr=log))
-        wait_for_node(made, daemons)
-        yield made
+        wait_for_node(running, daemons)
+        yield running
     finally:
-        end_jobs(made)
-        for daemon in daemons:  # asked politely, they take long
+        end_jobs(running)
+        for daemon in daemons:  # SIGTERM would take long
             daemon.kill()
             daemon.wait()
 
 
-def end_jobs(made: Cluster) -> None:
-    """Cancel what is there, and wait for its end: the daemons' end would not be its own."""
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
-        subprocess.run(["scancel", "--user=root"], env=made.environment, capture_output=True, timeout=30)
-        asked = subprocess.run(["squeue", "-h"], env=made.environment, capture_output=True, text=True, timeout=30)
-        if not asked.stdout.strip():
+def end_jobs(running: Cluster) -> None:
+    """Cancel all jobs and wait for their end: they would survive the daemons."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        subprocess.run(["scancel", "--user=root"], env=running.environment, capture_output=True, timeout=30)
+        result = subprocess.run(["squeue", "-h"], env=running.environment, capture_output=True, text=True, timeout=30)
+        if not result.stdout.strip():
             return
         time.sleep(0.5)
 
 
-def wait_for_node(made: Cluster, daemons: Sequence[subprocess.Popen]) -> None:
-    """Wait until the node takes jobs."""
-    end = time.monotonic() + 60
+def wait_for_node(running: Cluster, daemons: Sequence[subprocess.Popen]) -> None:
+    """Wait until the node accepts jobs."""
+    deadline = time.monotonic() + 60
     while True:
-        asked = subprocess.run(["sinfo", "-h", "-o", "%t"], env=made.environment, capture_output=True, text=True)
-        if asked.stdout.split()[:1] == ["idle"]:
+        result = subprocess.run(["sinfo", "-h", "-o", "%t"], env=running.environment, capture_output=True, text=True)
+        if result.stdout.split()[:1] == ["idle"]:
             return
-        if time.monotonic() > end or any(daemon.poll() is not None for daemon in daemons):
-            logs = "".join(path.read_text() for path in made.folder.glob("*.log"))
-            raise RuntimeError(f"SLURM does not start: {asked.stderr}\n{logs[-4000:]}")
+        if time.monotonic() > deadline or any(daemon.poll() is not None for daemon in daemons):
+            logs = "".join(path.read_text() for path in running.folder.glob("*.log"))
+            raise RuntimeError(f"SLURM does not start: {result.stderr}\n{logs[-4000:]}")
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Stored demonstrations as RLBench writes them, made of the stand-in's classes, and the first release's windows."""
+"""Stored demonstrations in RLBench's format, built from stand-in classes, and windows of the first release."""
 
 import pickle
 import sys
@@ -15,7 +15,7 @@ NEAR, FAR = 0.1, 4.0
 
 
 class Named:
-    """A class of rlbench while something is pickled; it is gone when that is read."""
+    """A class of rlbench that exists only while pickling; it is absent when the pickle is read."""
 
     def __init__(self, **fields: Any) -> None:
         self.__dict__.update(fields)
@@ -45,7 +45,7 @@ def dump(path: Path, content: Any, protocol: int = 4) -> None:
 
 
 def motion(seed: int, *, keyframes: int = 2, between: int = 6) -> dict[str, np.ndarray]:
-    """A dense episode: the arm moves, rests where the gripper changes, and moves on."""
+    """Return a dense episode: the arm moves, rests while the gripper changes, and moves again."""
     rng = np.random.default_rng(seed)
     corners = rng.uniform([0.0, -0.3, 0.8], [0.4, 0.3, 1.2], (keyframes + 1, 3))
     places, opened = [corners[0]], [1.0]
@@ -62,7 +62,7 @@ def motion(seed: int, *, keyframes: int = 2, between: int = 6) -> dict[str, np.n
 
 
 def frames(moved: dict[str, np.ndarray], **changes: Any) -> list[Any]:
-    """Observations without pictures, as they are pickled."""
+    """Return observations without images, as they are pickled."""
     made = []
     for number in range(len(moved["poses"])):
         about: dict[str, Any] = {}
@@ -89,13 +89,13 @@ def colours(seed: int, number: int, camera: int, size: int) -> np.ndarray:
     return np.random.default_rng((seed, number, camera)).integers(0, 256, (size, size, 3), np.uint8)
 
 
-def depth_picture(depth: np.ndarray) -> np.ndarray:
+def depth_image(depth: np.ndarray) -> np.ndarray:
     whole = np.round(depth * (2**24 - 1)).astype(np.int64)
     return np.stack([whole >> 16, whole >> 8 & 255, whole & 255], axis=-1).astype(np.uint8)
 
 
 def store(folder: Path, seed: int, *, size: int = 16, protocol: int = 4, **changes: Any) -> dict[str, np.ndarray]:
-    """An episode's pictures and low_dim_obs.pkl."""
+    """Write an episode's images and low_dim_obs.pkl."""
     moved = motion(seed)
     folder.mkdir(parents=True)
     demo = DEMO(_observations=frames(moved, **changes), random_seed=np.random.RandomState(seed).get_state())
@@ -106,7 +106,7 @@ def store(folder: Path, seed: int, *, size: int = 16, protocol: int = 4, **chang
         for number in range(len(moved["poses"])):
             Image.fromarray(colours(seed, number, place, size)).save(folder / f"{name}_rgb" / f"{number}.png")
             depth = np.linspace(0.2, 0.9, size * size).reshape(size, size)
-            Image.fromarray(depth_picture(depth)).save(folder / f"{name}_depth" / f"{number}.png")
+            Image.fromarray(depth_image(depth)).save(folder / f"{name}_depth" / f"{number}.png")
     return moved
 
 
@@ -130,7 +130,7 @@ def peract(root: Path, *, variations: int = 3, episodes: int = 12, **changes: An
 def windows(
     path: Path, seeds: list[int], *, shuffled: bool = False, size: int = 16, task: str = "reach_target"
 ) -> Path:
-    """Windows of four as the release makes them: every frame, each followed by what lies ahead of it."""
+    """Write windows of four frames as the release does: every frame, each followed by its future keyframes."""
     columns: dict[str, list[Any]] = {}
     for variation, seed in enumerate(seeds):
         moved = motion(seed)

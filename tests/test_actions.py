@@ -1,4 +1,4 @@
-"""Actions: exact inverse pairs, one quaternion and one triple of bins per rotation, and what is refused."""
+"""Actions: exact inverses, one quaternion and one triple of bins per rotation, rejected values."""
 
 import math
 
@@ -20,7 +20,7 @@ from instructrl.actions import (
     discretize,
     euler_angles,
     normalize_position,
-    quaternion_of,
+    quaternion_from_euler,
     rotation_angle,
     undiscretize,
 )
@@ -33,7 +33,7 @@ unit_quaternions = quaternions.map(lambda q: q / np.linalg.norm(q))
 
 
 def matrix(q: np.ndarray) -> np.ndarray:
-    """The rotation matrix of a unit quaternion x y z w, by the textbook."""
+    """Return the rotation matrix of a unit quaternion x y z w, by the textbook formula."""
     x, y, z, w = q
     return np.array(
         [
@@ -138,12 +138,12 @@ BINS = {"position_bins": 100, "rotation_bins": 72}
 
 
 def circular(angle: np.ndarray) -> np.ndarray:
-    """Distance from zero around the circle."""
+    """Return the circular distance from zero."""
     return np.abs((angle + math.pi) % (2 * math.pi) - math.pi)
 
 
 def middle_angle(bins: np.ndarray, count: int) -> np.ndarray:
-    """Of the middle bins' centres."""
+    """Return the angles at the centers of the middle bins."""
     return (bins[..., 4] / count - 0.5) * 2 * math.pi
 
 
@@ -151,7 +151,7 @@ def middle_angle(bins: np.ndarray, count: int) -> np.ndarray:
 def test_euler_angles_are_turns_about_the_fixed_axes_x_y_z(q: np.ndarray) -> None:
     expected = Rotation.from_quat(q).as_euler("xyz")
     assert circular(euler_angles(q) - expected).max() < 1e-6
-    np.testing.assert_allclose(quaternion_of(expected), canonical_quaternion(q), atol=1e-6) if abs(
+    np.testing.assert_allclose(quaternion_from_euler(expected), canonical_quaternion(q), atol=1e-6) if abs(
         q[3]
     ) > 1e-6 else None
 
@@ -161,7 +161,7 @@ def test_euler_angles_and_back_is_the_same_rotation(q: np.ndarray) -> None:
     for kind, tolerance in ((np.float64, 4e-4), (np.float32, 2e-3)):
         angles = euler_angles(q.astype(kind))
         assert abs(angles[1]) <= math.pi / 2 + 1e-6 and np.abs(angles).max() <= math.pi + 1e-6
-        assert rotation_angle(quaternion_of(angles), q.astype(kind)) < tolerance
+        assert rotation_angle(quaternion_from_euler(angles), q.astype(kind)) < tolerance
 
 
 @given(actions, position_bins, rotation_bins)
@@ -173,15 +173,15 @@ def test_a_bins_centre_is_within_half_a_bin_of_what_fell_into_it(action: np.ndar
     assert (np.abs(back[:3] - action[:3]) <= 0.5 / places + 1e-6).all()
     assert back[7] == action[7]
     half = math.pi / turns + 1e-3
-    assert rotation_angle(back[3:7], action[3:7]) < 3 * half  # turns about three axes add up to no more
+    assert rotation_angle(back[3:7], action[3:7]) < 3 * half  # rotations about three axes add up to at most this
     first, middle, last = euler_angles(action[3:7])
     decoded = (bins[3:6] / turns - 0.5) * 2 * math.pi
     decoded[1] = np.clip(decoded[1], -math.pi / 2, math.pi / 2)
-    if abs(decoded[1]) > math.pi / 2 - 1e-6:  # locked: only the difference or the sum of the outer angles counts
+    if abs(decoded[1]) > math.pi / 2 - 1e-6:  # gimbal lock: only the difference or the sum of the outer angles counts
         last = last - np.sign(middle) * (first - decoded[0])
         first = decoded[0]
     assert (circular(np.array([first, middle, last]) - decoded) < half).all()
-    assert rotation_angle(back[3:7].astype(np.float64), quaternion_of(decoded)) < 1e-3
+    assert rotation_angle(back[3:7].astype(np.float64), quaternion_from_euler(decoded)) < 1e-3
 
 
 @given(actions, position_bins, rotation_bins)
@@ -225,8 +225,8 @@ def test_noise_does_not_move_a_gripper_that_points_down_to_another_bin(quarter: 
 def test_noise_at_gimbal_lock_stays_in_the_same_bins(sign: int) -> None:
     rng = np.random.default_rng(0)
     angles = np.stack([rng.uniform(-3, 3, 300), np.full(300, sign * math.pi / 2), np.zeros(300)], axis=-1)
-    angles[:, 2] = 0.5 + sign * angles[:, 0]  # one and the same rotation
-    quaternions = quaternion_of(angles) + rng.normal(size=(300, 4)) * 1e-6
+    angles[:, 2] = 0.5 + sign * angles[:, 0]  # the same rotation
+    quaternions = quaternion_from_euler(angles) + rng.normal(size=(300, 4)) * 1e-6
     actions = np.concatenate([np.full((300, 3), 0.705), quaternions, np.ones((300, 1))], axis=-1)
     for kind in (np.float64, np.float32):
         assert len(np.unique(discretize(actions.astype(kind), **BINS), axis=0)) == 1
@@ -247,7 +247,7 @@ def test_numpy_and_jax_fall_into_the_same_bins() -> None:
     actions = actions.astype(np.float32)
     ours, theirs = discretize(actions, **BINS), discretize(jnp.asarray(actions), **BINS)
     assert isinstance(ours, np.ndarray) and isinstance(theirs, jax.Array) and ours.dtype == theirs.dtype == np.int32
-    assert (ours == theirs).mean() > 0.999  # some lie on an edge
+    assert (ours == theirs).mean() > 0.999  # some are on a bin edge
     back, same = undiscretize(ours, **BINS), undiscretize(jnp.asarray(ours), **BINS)
     assert isinstance(back, np.ndarray) and isinstance(same, jax.Array) and back.dtype == same.dtype == np.float32
     np.testing.assert_allclose(back[:, :3], same[:, :3], atol=1e-6)

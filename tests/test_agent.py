@@ -10,7 +10,7 @@ import pytest
 from instructrl.batch import BatchSizes, fake_batch
 from instructrl.config import EncoderConfig, HeadConfig, PolicyConfig
 from instructrl.models.agent import Agent
-from instructrl.models.encoder import by_name
+from instructrl.models.encoder import flatten_params
 from instructrl.models.heads import reads_patches
 from tests.cameras import ring_of_cameras
 
@@ -167,7 +167,7 @@ def test_missing_steps_change_neither_loss_nor_gradients(encoder, head):
 def test_every_parameter_but_unused_words_learns(encoder, head):
     agent, batch, params = prepared(encoder, head)
     gradients = jax.grad(lambda params: agent.apply({"params": params}, batch)[0])(params)
-    still = [name for name, leaf in by_name(gradients).items() if not leaf.any()]
+    still = [name for name, leaf in flatten_params(gradients).items() if not leaf.any()]
     assert [
         name for name in still if name != "encoder/logit_scale"
     ] == []  # of CLIP's own comparison, which we do not make

@@ -1,10 +1,10 @@
-"""The average of the parameters: it validates, acts and is evaluated, survives interruptions, and disturbs nothing."""
+"""EMA of the parameters: used for validation, rollouts and evaluation, resumable, without effect on training."""
 
 import jax
 import numpy as np
 import pytest
 
-from instructrl.evaluation.actor import load_actor
+from instructrl.evaluation.actor import load_batched_agent
 from instructrl.training.checkpoint import open_checkpoints
 from instructrl.training.metrics import read_lines
 from tests import tiny
@@ -38,7 +38,7 @@ def averaging(data, tmp_path_factory):
 
 
 def acting(run):
-    actor, _ = load_actor(run, checkpoint="last", slots=1, steps=6, hardware=tiny.config(run).hardware)
+    actor, _ = load_batched_agent(run, checkpoint="last", slots=1, steps=6, hardware=tiny.config(run).hardware)
     return actor.params
 
 

@@ -1,4 +1,4 @@
-"""The batch: its fake fits its spec, every misfit is named, and it travels through jax as it is."""
+"""Batch: the fake matches its spec, every mismatch is named, and jax preserves its structure."""
 
 import pickle
 from dataclasses import replace
@@ -18,10 +18,10 @@ from instructrl.batch import (
     Demonstration,
     Features,
     FeatureSizes,
-    arrays_of,
     batch_spec,
     check_batch,
     fake_batch,
+    named_arrays,
 )
 from instructrl.errors import InputError
 
@@ -48,12 +48,12 @@ sizes_of_any_kind = st.builds(
 
 
 def fields(sizes: BatchSizes) -> list[str]:
-    """The arrays that a batch of these sizes has."""
-    return [key for key, value in arrays_of(fake_batch(sizes)).items() if value is not None]
+    """Return the names of the arrays of a batch of these sizes."""
+    return [key for key, value in named_arrays(fake_batch(sizes)).items() if value is not None]
 
 
 def replaced(batch: Batch, field: str, value: Any) -> Batch:
-    """The batch with another value for one array, also of its features."""
+    """Return the batch with one array replaced, also one of its features."""
     if not field.startswith("features."):
         return batch._replace(**{field: value})
     features = batch.features or Features(None, None, None)
@@ -88,7 +88,7 @@ def test_the_fake_is_plausible() -> None:
 @pytest.mark.parametrize(("sizes", "field"), [(sizes, field) for sizes in (SIZES, CACHED) for field in fields(sizes)])
 def test_a_wrong_shape_or_type_is_named(sizes: BatchSizes, field: str) -> None:
     batch = fake_batch(sizes)
-    value = arrays_of(batch)[field]
+    value = named_arrays(batch)[field]
     for wrong in (value[:1], value[..., :-1], value[..., None], value.astype(np.float64)):
         with pytest.raises(InputError) as error:
             check_batch(replaced(batch, field, wrong), sizes)
@@ -135,7 +135,7 @@ def test_a_batch_is_a_pytree_that_keeps_its_names(sizes: BatchSizes) -> None:
     assert names == [f".{field}" for field in fields(sizes)]
     stepped = jax.jit(lambda batch: batch._replace(step_mask=batch.step_mask * 0))(batch)
     assert isinstance(stepped, Batch) and not stepped.step_mask.any()
-    check_batch(stepped, sizes)  # arrays on a device fit as well
+    check_batch(stepped, sizes)  # arrays on a device match as well
 
 
 def test_batches_and_demonstrations_survive_pickling() -> None:

@@ -1,4 +1,4 @@
-"""Whatever the strategy of its blocks: the same parameters, the same numbers; and what the last block leaves out."""
+"""Execution options of blocks change neither parameters nor results; the last block computes only predictions."""
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +10,14 @@ from instructrl.command import compose
 from instructrl.config import PolicyConfig, TrainConfig
 from instructrl.errors import InputError
 from instructrl.models import blocks, m3ae
-from instructrl.models.blocks import Strategy, attend
+from instructrl.models.blocks import ExecutionConfig, attend
 from instructrl.models.layers import Block
 from instructrl.models.policy import Policy
 from instructrl.models.sequence import attention_mask
 from instructrl.training.loop import train
 from instructrl.training.metrics import read_lines
 from instructrl.training.run_directory import open_run
-from instructrl.training.state import initial_params, make_agent
+from instructrl.training.state import make_agent, random_params
 from tests import encoders, tiny
 
 AGENT = ("policy=vit_debug", "policy.dim=16", "policy.depth=3", "policy.heads=2", "head.dim=16", "sim.image_size=32",
@@ -27,7 +27,7 @@ FEW = ("encoder.text_length=6", "training.batch_size=2")
 
 
 def outcome(*words):
-    """Parameters, loss and gradients of a small agent on random pictures."""
+    """Parameters, loss and gradients of a small agent on random images."""
     config = compose("train", TrainConfig, [*words, *AGENT, *FEW])
     agent = make_agent(config, vocabulary_size=11)
     batch = fake_batch(BatchSizes(2, 3, 2, 32, 6))
@@ -37,13 +37,13 @@ def outcome(*words):
         tokens=random.integers(0, 11, batch.tokens.shape, np.int32),
         state=random.normal(size=batch.state.shape).astype(np.float32),
     )
-    params = initial_params(agent, batch, seed=0)
+    params = random_params(agent, batch, seed=0)
     loss, gradients = jax.jit(jax.value_and_grad(lambda params: agent.apply({"params": params}, batch)[0]))(params)
     return params, loss, gradients
 
 
 def assert_close(first, second, apart):
-    """Leaf by leaf, apart by no more than a share of the leaf's largest number (or of 1e-3 if that is larger)."""
+    """Assert that leaves differ by at most a fraction of their largest absolute value (or of 1e-3 if larger)."""
     assert jax.tree.structure(first) == jax.tree.structure(second)
 
     def compare(path, one, other):
@@ -54,17 +54,17 @@ def assert_close(first, second, apart):
 
 
 @pytest.mark.parametrize(
-    ("encoder", "strategies"),
+    ("encoder", "options"),
     [
         ("m3ae", [("remat=blocks",), ("scan=true",)]),
         ("clip", [("remat=blocks", "scan=true")]),
         ("scratch", [("remat=blocks", "scan=true")]),
     ],
 )
-def test_scanned_and_computed_again_blocks_have_the_same_parameters_and_numbers(encoder, strategies):
+def test_scanned_and_computed_again_blocks_have_the_same_parameters_and_numbers(encoder, options):
     plain = outcome(*encoders.SMALL[encoder])
-    for strategy in strategies:
-        found = outcome(*encoders.SMALL[encoder], *(f"hardware.{word}" for word in strategy))
+    for words in options:
+        found = outcome(*encoders.SMALL[encoder], *(f"hardware.{word}" for word in words))
         jax.tree.map(np.testing.assert_array_equal, found[0], plain[0])
         assert_close(found[1], plain[1], 1e-6)
         assert_close(found[2], plain[2], 2e-5)
@@ -82,17 +82,17 @@ def test_the_last_block_answers_predictions_as_if_it_answered_all(depth, window)
     inputs, mask = policy_inputs(jax.random.key(0)), jnp.asarray(attention_mask(4, 7, window=window))
     policy = Policy(config)
     params = policy.init(jax.random.key(1), *inputs)["params"]
-    seen = []
+    inputs_of_blocks = []
 
-    def watched(self, x, mask, asking=slice(None)):
-        seen.append(x)
-        return block(self, x, mask, asking)
+    def recording(self, x, mask, query_slice=slice(None)):
+        inputs_of_blocks.append(x)
+        return block(self, x, mask, query_slice)
 
     block = Block.__call__
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Block, "__call__", watched)
+        patch.setattr(Block, "__call__", recording)
         found = policy.apply({"params": params}, *inputs)
-    x = seen[0]
+    x = inputs_of_blocks[0]
     for index in range(depth):
         x = Block(2, 4.0).apply({"params": params[f"block_{index}"]}, x, mask)
     centred = x - x.mean(axis=-1, keepdims=True)
@@ -120,12 +120,12 @@ def attention_inputs(queries, keys, width, dtype):
 
 @pytest.mark.parametrize(("queries", "keys", "kind"), [(5, 5, "padding"), (3, 4, "pairs"), (5, 5, "none")])
 def test_fused_attention_is_asked_for_what_it_can_do(queries, keys, kind, monkeypatch):
-    """The library's own function, but for the kernel, which this machine does not have."""
-    asked, known = [], jax.nn.dot_product_attention
+    """Call the library's function with another kernel, since tests run without a GPU."""
+    calls, original = [], jax.nn.dot_product_attention
 
     def fused(query, key, value, *, mask, implementation):
-        asked.append((implementation, query.shape[1], key.shape[1], None if mask is None else mask.shape))
-        return known(query, key, value, mask=mask, implementation="xla")
+        calls.append((implementation, query.shape[1], key.shape[1], None if mask is None else mask.shape))
+        return original(query, key, value, mask=mask, implementation="xla")
 
     inputs = attention_inputs(queries, keys, 8, jnp.bfloat16)
     random = np.random.default_rng(0)
@@ -136,22 +136,24 @@ def test_fused_attention_is_asked_for_what_it_can_do(queries, keys, kind, monkey
     monkeypatch.setattr(jax.nn, "dot_product_attention", fused)
     found = attend(*inputs, mask=mask, attention="auto")
     np.testing.assert_allclose(*(np.asarray(each, np.float32) for each in (found, expected)), atol=0.02)
-    [(implementation, *lengths, masked)] = asked
+    [(implementation, *lengths, masked)] = calls
     assert implementation == "cudnn" and (kind == "none" or all(length % 2 == 0 for length in lengths))
     assert masked is None or masked[2:] == tuple(lengths)
 
 
 def test_attention_is_not_fused_where_it_cannot_be(monkeypatch):
-    asked = []
+    calls = []
     monkeypatch.setattr(blocks, "has_cudnn", lambda: True)
     monkeypatch.setattr(
-        jax.nn, "dot_product_attention", lambda *given, implementation, **_: asked.append(implementation)
+        jax.nn, "dot_product_attention", lambda *given, implementation, **_: calls.append(implementation)
     )
     for width, dtype in ((8, jnp.float32), (12, jnp.bfloat16), (136, jnp.bfloat16)):
         attend(*attention_inputs(2, 2, width, dtype), mask=None, attention="auto")
     attend(*attention_inputs(2, 2, 8, jnp.bfloat16), mask=None, attention="xla")
-    assert asked == ["xla"] * 4
-    with pytest.raises(InputError, match=r"^hardware.attention: found cudnn for heads 12 wide; allowed: auto or xla"):
+    assert calls == ["xla"] * 4
+    with pytest.raises(
+        InputError, match=r"^hardware.attention: found cudnn for heads of width 12; allowed: auto or xla"
+    ):
         attend(*attention_inputs(2, 2, 12, jnp.bfloat16), mask=None, attention="cudnn")
 
 
@@ -166,9 +168,9 @@ def test_a_run_may_go_on_with_another_strategy(tmp_path):
             return {}
 
         config = tiny.config(tmp_path / folder, *overrides, *more)
-        place = open_run(config)
-        train(config, place, data=data, rollout=rollout)
-        return [line["loss"] for line in read_lines(place / "metrics.jsonl") if line["split"] != "rollout"]
+        run_dir = open_run(config)
+        train(config, run_dir, data=data, rollout=rollout)
+        return [line["loss"] for line in read_lines(run_dir / "metrics.jsonl") if line["split"] != "rollout"]
 
     plain = run("plain")
     with pytest.raises(KeyboardInterrupt):
@@ -183,7 +185,7 @@ def test_scanning_compiles_one_block_for_all():
     params = jax.eval_shape(Policy(config).init, jax.random.key(1), *inputs)
     lines = {}
     for scan in (False, True):
-        apply = Policy(config, strategy=Strategy(scan=scan)).apply
+        apply = Policy(config, execution=ExecutionConfig(scan=scan)).apply
         lines[scan] = len(str(jax.make_jaxpr(apply)(params, *inputs)).splitlines())
     assert lines[True] < lines[False] / 2
 

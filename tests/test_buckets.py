@@ -1,4 +1,4 @@
-"""The commands on buckets: what they make is what they make on the disk, bit for bit, also when they were killed."""
+"""Commands on buckets: results are bit-identical to local ones, also after a kill."""
 
 import json
 import os
@@ -16,11 +16,11 @@ import pytest
 
 from instructrl.config import DataConfig
 from instructrl.data import buckets
-from instructrl.data.mirror import Mirror
-from instructrl.data.storage import BucketPath, place
+from instructrl.data.mirror import SyncedDir
+from instructrl.data.storage import BucketPath, storage_path
 from instructrl.training.checkpoint import open_checkpoints
 from instructrl.training.run_directory import read_config
-from instructrl.training.state import abstract_params, make_agent, one_step
+from instructrl.training.state import abstract_params, dummy_batch, make_agent
 from tests import emulators, tiny
 from tests.emulators import Store
 from tests.fake_sim import without_clock
@@ -37,13 +37,13 @@ def started(store: Store | None, *words: str) -> subprocess.Popen:
 
 def ran(store: Store | None, *words: str) -> str:
     done = started(store, *words)
-    told, _ = done.communicate(timeout=300)
-    assert done.returncode == 0, told
-    return told
+    printed, _ = done.communicate(timeout=300)
+    assert done.returncode == 0, printed
+    return printed
 
 
 def words(folder: Path, root: str, cache: str, *more: str) -> list[str]:
-    """A training whose data and runs lie below `root`."""
+    """Return the arguments of a training with data and runs below `root`."""
     plain = [word for word in tiny.overrides(folder) if not word.startswith(("data.dir", "output_dir"))]
     places = [f"data.dir={root}/data", f"output_dir={root}/outputs", f"data.cache_dir={folder / cache}"]
     return ["train.py", *plain, *places, "optimizer.warmup_epochs=1", *([] if more else [NAME]), *more]
@@ -51,15 +51,15 @@ def words(folder: Path, root: str, cache: str, *more: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on the disk, trained and judged."""
+    """Return a local run, trained and evaluated."""
     folder = tmp_path_factory.mktemp("local")
     ran(None, *words(folder, str(folder), "cache"))
-    ran(None, *judging(str(folder / "outputs/run")))
+    ran(None, *eval_words(str(folder / "outputs/run")))
     return folder
 
 
-def judging(run: str) -> list[str]:
-    return ["eval.py", f"run={run}", "episodes=2", "videos=1", "workers=2", "rows=[trained,removed]"]
+def eval_words(run: str) -> list[str]:
+    return ["eval.py", f"run={run}", "episodes=2", "videos=1", "workers=2", "conditions=[trained,no_instruction]"]
 
 
 @pytest.fixture(scope="module", params=["gs", "s3"])
@@ -71,21 +71,21 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
 
 
 def fetched(store: Store, folder: Path, name: str = "run") -> Path:
-    """What a bucket has of a run."""
-    path = place(f"{store.root}/outputs/{name}", DataConfig(cache_dir=None))
+    """Download a run from a bucket."""
+    path = storage_path(f"{store.root}/outputs/{name}", DataConfig(cache_dir=None))
     assert isinstance(path, BucketPath)
-    Mirror(path, folder / name).pull()
+    SyncedDir(path, folder / name).pull()
     return folder / name
 
 
 def parameters(run: Path) -> list[bytes]:
-    """Every array of the last checkpoint."""
+    """Return every array of the last checkpoint."""
     config = read_config(run)
     from instructrl.data.tokenizer import make_tokenizer
 
     tokenizer = make_tokenizer(config.encoder)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    abstract = abstract_params(agent, one_step(config, tokenizer))
+    abstract = abstract_params(agent, dummy_batch(config, tokenizer))
     with open_checkpoints(run, read_only=True) as checkpoints:
         step = checkpoints.step("last")
         assert step is not None
@@ -113,24 +113,24 @@ def same_run(found: Path, expected: Path) -> None:
 def test_collecting_training_and_judging_in_a_bucket_give_what_they_give_on_the_disk(
     store: Store, local: Path, tmp_path: Path
 ) -> None:
-    told = ran(store, *words(tmp_path, store.root, "first"))
-    assert f"run: {store.root}/outputs/run" in told
+    printed = ran(store, *words(tmp_path, store.root, "first"))
+    assert f"run: {store.root}/outputs/run" in printed
     expected = local / "outputs/run"
     same_run(fetched(store, tmp_path / "seen"), expected)
-    told = ran(store, *judging(f"{store.root}/outputs/run"))
-    assert f"report: {store.root}/outputs/run/eval/report.html" in told
-    run = fetched(store, tmp_path / "judged")
+    printed = ran(store, *eval_words(f"{store.root}/outputs/run"))
+    assert f"report: {store.root}/outputs/run/eval/report.html" in printed
+    run = fetched(store, tmp_path / "evaluated")
     assert results(run) == results(expected)
     assert (run / "eval/report.html").is_file() and list((run / "eval/videos").glob("*.mp4"))
 
-    files = [name for name in buckets.listing(f"{store.root}/data") if name.endswith(".hdf5")]
+    files = [name for name in buckets.list_objects(f"{store.root}/data") if name.endswith(".hdf5")]
     assert len(files) == 2
     size = sum(buckets.stat(f"{store.root}/data/{name}").size for name in files)  # type: ignore[union-attr]
     more = ("name=again", f"output_dir={tmp_path}/outputs")
-    for limit in (1.2 * size, 0):  # another machine, then the same one again: four epochs each
+    for limit in (1.2 * size, 0):  # first on another machine, then on the same one again: four epochs each
         store.proxy.reset()
         ran(store, *words(tmp_path, store.root, "second", *more))
-        assert store.proxy.sent <= limit and len(store.proxy.asked) <= 30
+        assert store.proxy.sent <= limit and len(store.proxy.requests) <= 30
         assert (tmp_path / "outputs/again/metrics.jsonl").read_bytes() == (expected / "metrics.jsonl").read_bytes()
         (tmp_path / "outputs/again").rename(tmp_path / f"outputs/{limit}")
 
@@ -141,23 +141,25 @@ def test_a_killed_training_goes_on_from_the_bucket_on_another_machine(
     command = words(tmp_path, store.root, "first", "name=killed")
     first = started(store, *command)
     until = time.monotonic() + 200
-    while not any(name.endswith("_CHECKPOINT_METADATA") for name in buckets.listing(f"{store.root}/outputs/killed")):
+    while not any(
+        name.endswith("_CHECKPOINT_METADATA") for name in buckets.list_objects(f"{store.root}/outputs/killed")
+    ):
         assert first.poll() is None and time.monotonic() < until
         time.sleep(0.02)
     first.send_signal(signal.SIGKILL)
     first.communicate()
-    told = ran(store, *words(tmp_path, store.root, "second", "name=killed"))
-    assert "training resumed" in told or "already trained" in told
+    printed = ran(store, *words(tmp_path, store.root, "second", "name=killed"))
+    assert "training resumed" in printed or "already trained" in printed
     same_run(fetched(store, tmp_path / "seen", "killed"), local / "outputs/run")
 
 
 def test_features_in_a_bucket_are_computed_once(store: Store, tmp_path: Path) -> None:
     frozen = ("encoder.frozen=true", "training.token_dropout=0", "head=regression", "head.dim=16")
-    told = ran(None, *words(tmp_path, str(tmp_path), "cache", "name=frozen", *frozen))
-    assert "features: computing" in told
+    printed = ran(None, *words(tmp_path, str(tmp_path), "cache", "name=frozen", *frozen))
+    assert "features: computing" in printed
     for cache, computes in (("first", True), ("first", False), ("second", False)):
         more = (f"name=frozen-{cache}-{computes}", f"output_dir={tmp_path}/outputs", *frozen)
-        told = ran(store, *words(tmp_path, store.root, cache, *more))
-        assert ("features: computing" in told) == computes
+        printed = ran(store, *words(tmp_path, store.root, cache, *more))
+        assert ("features: computing" in printed) == computes
         found = (tmp_path / f"outputs/frozen-{cache}-{computes}/metrics.jsonl").read_bytes()
         assert found == (tmp_path / "outputs/frozen/metrics.jsonl").read_bytes()

@@ -1,4 +1,4 @@
-"""CLIP gives the reference's numbers, from parameters in the names of Hugging Face's flax model."""
+"""CLIP reproduces the reference outputs, from parameters named as in Hugging Face's flax model."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 from instructrl.models.clip import Clip, text_layers
 from instructrl.models.encoder import encoder_shapes
-from instructrl.models.pixels import resized
+from instructrl.models.pixels import resize
 from tests import encoders
 from tests.encoders import CLIP_TINY, CLIP_WORDS
 
@@ -27,7 +27,7 @@ def model(**changes):
 
 
 def test_every_layer_of_both_towers_is_the_references():
-    vision = model().apply({"params": PARAMS}, IMAGES, method=Clip.see)
+    vision = model().apply({"params": PARAMS}, IMAGES, method=Clip.encode_images)
     read = model().apply({"params": PARAMS}, TEXT, ALL, method=lambda model, *given: model.text_model(*given))
     for index in range(3):
         np.testing.assert_allclose(vision.hidden[index], GOLDEN[f"vision_hidden_{index}"], **close)
@@ -38,7 +38,7 @@ def test_every_layer_of_both_towers_is_the_references():
 
 @pytest.mark.parametrize("padding", [ALL, (TEXT == 0).astype(np.float32)])
 def test_embeddings_in_the_common_space_are_the_references(padding):
-    image, text = model().apply({"params": PARAMS}, IMAGES, TEXT, padding, method=Clip.compare)
+    image, text = model().apply({"params": PARAMS}, IMAGES, TEXT, padding, method=Clip.embed_pairs)
     np.testing.assert_allclose(image, GOLDEN["image_embedding"], **close)
     np.testing.assert_allclose(text, GOLDEN["text_embedding"], **close)
 
@@ -94,7 +94,7 @@ def test_images_are_resized_as_pil_does(size, to):
     for image in (np.asarray(Image.fromarray(smooth).resize((size, size))), np.kron(smooth, np.ones((22, 22, 1)))):
         image = np.uint8(image[:size, :size])
         expected = np.asarray(Image.fromarray(image).resize((to, to), Image.Resampling.BICUBIC), np.int64)
-        found = np.asarray(resized(image[None], to))[0]
+        found = np.asarray(resize(image[None], to))[0]
         assert abs(found - expected).max() <= 2
         assert (found == expected).mean() > 0.94
 

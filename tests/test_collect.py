@@ -1,4 +1,4 @@
-"""Collecting: the result follows from the settings alone, whatever happens on the way."""
+"""Collection: the result is a function of the settings alone, whatever happens in between."""
 
 import os
 import random
@@ -16,8 +16,8 @@ from data_tools.collect import ensure_demonstrations
 from data_tools.parts import Parts
 from data_tools.split import demonstration_paths
 from instructrl.config import DataConfig, SimConfig, TaskConfig
-from instructrl.data.episodes import Episodes
-from instructrl.data.lock import only_process
+from instructrl.data.episodes import DemonstrationDataset
+from instructrl.data.lock import exclusive_lock
 from instructrl.errors import InputError, RunError
 from tests.fake_collection import VARIATIONS, make_fake, succeeds
 
@@ -72,24 +72,24 @@ def test_only_successes_balanced_over_variations(tmp_path: Path) -> None:
     paths = collected(tmp_path, 61, val=7)
     assert paths["train"] == tmp_path / "tabletop" / "push_button-16px-front+wrist" / "train.hdf5"
     for split, count, first in (("train", 61, 0), ("val", 7, 10**9)):
-        with Episodes(paths[split], task="push_button") as episodes:
+        with DemonstrationDataset(paths[split], task="push_button") as episodes:
             assert (len(episodes), episodes.header.split) == (count, split)
             assert episodes.contents.variation.tolist() == [number % VARIATIONS for number in range(count)]
             for number, seed in enumerate(episodes.contents.seed.tolist()):
-                tried = range(first + number * 100, seed + 1)
-                assert [succeeds(one) for one in tried] == [False] * (len(tried) - 1) + [True]
+                attempts = range(first + number * 100, seed + 1)
+                assert [succeeds(one) for one in attempts] == [False] * (len(attempts) - 1) + [True]
             assert episodes.provenance["renderer"] == "raycast" and episodes.provenance["suite"]
             episodes.verify()
     assert names(paths) == [".lock", "train.hdf5", "val.hdf5"]
 
 
 def test_failed_episodes_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with Episodes(collected(tmp_path, 30)["train"]) as episodes:
+    with DemonstrationDataset(collected(tmp_path, 30)["train"]) as episodes:
         replaced = sum(seed % 100 for seed in episodes.contents.seed.tolist())
     printed = capsys.readouterr().out
     assert replaced > 0
     assert f"30 episodes, {replaced} failed ones of the expert replaced" in printed
-    assert f"replaced just now: {replaced} unreachable" in printed
+    assert f"failed expert episodes replaced: {replaced} unreachable" in printed
 
 
 def test_processes_do_not_matter(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_complete_files_are_used_as_they_are(tmp_path: Path, monkeypatch: pytest
 def test_killed_at_any_moment(tmp_path: Path, seed: int) -> None:
     moments = random.Random(seed)
     folder = tmp_path / "killed"
-    for parts in range(4):  # of five: killed some time after this many are there
+    for parts in range(4):  # of five: killed some time after this many exist
         with subprocess.Popen(
             command(folder, episodes=120),
             cwd=ROOT,
@@ -147,39 +147,39 @@ def test_killed_between_merging_and_removing(tmp_path: Path) -> None:
     paths = collected(tmp_path, 30)
     before = paths["train"].read_bytes()
     merged, ahead = (Parts(paths["train"], present=begin, wanted=begin + 25) for begin in (0, 30))
-    with Episodes(paths["train"]) as episodes:
-        some = [episodes.demonstration(number) for number in range(25)]
+    with DemonstrationDataset(paths["train"]) as episodes:
+        demonstrations = [episodes.demonstration(number) for number in range(25)]
         for parts in (merged, ahead):
-            parts.write(parts.ranges()[0], some, episodes.header)
+            parts.write(parts.ranges()[0], demonstrations, episodes.header)
     collected(tmp_path, 30)
     assert paths["train"].read_bytes() == before
     assert [path.name for path in ahead.folder.iterdir()] == ["00000030-00000055.hdf5"]
 
 
 def test_a_dying_simulator_keeps_finished_parts(tmp_path: Path) -> None:
-    died = run(tmp_path, FAKE_DEADLY="3500")
-    assert died.returncode == 1
-    assert died.stderr.count("\n") == 1 and "push_button, Start(variation=2, seed=3500" in died.stderr
-    assert "the same command goes on from here" in died.stderr
+    crashed = run(tmp_path, FAKE_DEADLY="3500")
+    assert crashed.returncode == 1
+    assert crashed.stderr.count("\n") == 1 and "push_button, EpisodeStart(variation=2, seed=3500" in crashed.stderr
+    assert "the same command resumes" in crashed.stderr
     [part] = tmp_path.rglob("*-*.hdf5")
     before = part.stat().st_mtime_ns, part.stat().st_ino
     code = run(tmp_path, FAKE_DEADLY="3500", FAKE_SLEEP="0.001").returncode
-    assert code == 1 and (part.stat().st_mtime_ns, part.stat().st_ino) == before  # not made again
-    went_on = run(tmp_path)
-    assert went_on.returncode == 0, went_on.stderr
+    assert code == 1 and (part.stat().st_mtime_ns, part.stat().st_ino) == before  # not collected again
+    resumed = run(tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
     paths = collected(tmp_path, 40)
     assert paths["train"].read_bytes() == collected(tmp_path / "whole", 40)["train"].read_bytes()
 
 
 def test_an_expert_that_always_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_HOPELESS", "1")
-    with pytest.raises(RunError, match="the expert failed 100 times, at last: time_limit"):
+    with pytest.raises(RunError, match="the expert failed 100 times, last outcome: time_limit"):
         collected(tmp_path, 1)
 
 
 def test_one_collector_at_a_time(tmp_path: Path) -> None:
     folder = demonstration_paths(TaskConfig("push_button"), sim(), DataConfig(str(tmp_path)))["train"].parent
-    with only_process(folder, does="collects", remedy="choose another data.dir"):
+    with exclusive_lock(folder, activity="collects", busy_hint="choose another data.dir"):
         waiting, stopped = (
             subprocess.Popen(command(tmp_path, episodes=3), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=end)
             for end in (subprocess.STDOUT, subprocess.PIPE)
@@ -188,19 +188,19 @@ def test_one_collector_at_a_time(tmp_path: Path) -> None:
             assert process.stdout
             assert process.stdout.readline() == f"{folder}: another process collects here; waiting for it\n"
         stopped.terminate()
-        said = stopped.communicate(timeout=60)[1]
-        assert stopped.returncode == 75 and said.count("\n") == 1 and "SIGTERM" in said
+        printed = stopped.communicate(timeout=60)[1]
+        assert stopped.returncode == 75 and printed.count("\n") == 1 and "SIGTERM" in printed
         assert waiting.poll() is None and names({"train": folder / "train.hdf5"}) == [".lock"]
     assert waiting.communicate(timeout=60)[0].startswith("collecting 3 train episodes")
     assert waiting.returncode == 0
-    with Episodes(folder / "train.hdf5") as episodes:
+    with DemonstrationDataset(folder / "train.hdf5") as episodes:
         assert len(episodes) == 3
 
 
 def test_chosen_variations_have_files_of_their_own(tmp_path: Path) -> None:
     paths = collected(tmp_path, 5, variations=[2, 0])
     assert "push_button-variations0+2-16px" in str(paths["train"])
-    with Episodes(paths["train"]) as episodes:
+    with DemonstrationDataset(paths["train"]) as episodes:
         assert episodes.contents.variation.tolist() == [0, 2, 0, 2, 0]
     with pytest.raises(InputError, match=r"task.variations: found 3; allowed for push_button: 0 to 2"):
         collected(tmp_path, 5, variations=[0, 3])
@@ -213,10 +213,10 @@ def test_another_renderer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     collected(tmp_path, 3)
     paths = collected(
         tmp_path, 6, settings=sim(renderer="auto")
-    )  # this machine would take opengl, the file has raycast
-    assert Episodes(paths["train"]).provenance["renderer"] == "raycast"
+    )  # this machine would select opengl, the file has raycast
+    assert DemonstrationDataset(paths["train"]).provenance["renderer"] == "raycast"
     for episodes in (6, 9):
-        with pytest.raises(InputError, match=r"drawn by raycast, sim.renderer=opengl was asked for; choose"):
+        with pytest.raises(InputError, match=r"rendered by raycast, but sim.renderer=opengl is set; choose"):
             collected(tmp_path, episodes, settings=sim(renderer="opengl"))
 
     def nothing_works(wanted: str) -> str:
@@ -225,12 +225,12 @@ def test_another_renderer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(data_tools.split, "available_renderer", nothing_works)
     with pytest.raises(InputError, match=r"train.hdf5: cannot be extended here: no renderer"):
         collected(tmp_path, 9, settings=sim(renderer="auto"))
-    assert len(Episodes(paths["train"])) == 6
+    assert len(DemonstrationDataset(paths["train"])) == 6
 
 
 def test_a_set_has_the_files_of_its_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     alone = collected(tmp_path / "alone", 30)
-    collected(tmp_path / "set", 30)  # one is there already
+    collected(tmp_path / "set", 30)  # one exists already
     capsys.readouterr()
     files = collected_set(tmp_path / "set", 30)
     printed = capsys.readouterr().out
@@ -240,8 +240,8 @@ def test_a_set_has_the_files_of_its_tasks(tmp_path: Path, capsys: pytest.Capture
     ]
     for split, paths in files.items():
         assert [path.name for path in paths] == [f"{split}.hdf5"] * 3
-        assert [Episodes(path).task for path in paths] == TASKS
-        assert [len(Episodes(path)) for path in paths] == [30 if split == "train" else 2] * 3
+        assert [DemonstrationDataset(path).task for path in paths] == TASKS
+        assert [len(DemonstrationDataset(path)) for path in paths] == [30 if split == "train" else 2] * 3
         assert paths[1].read_bytes() == alone[split].read_bytes()
         assert paths[1].relative_to(tmp_path / "set") == alone[split].relative_to(tmp_path / "alone")
 
@@ -256,16 +256,18 @@ def test_a_complete_set_is_used_as_it_is_also_in_part(tmp_path: Path, monkeypatc
 
 def test_a_set_that_was_stopped_goes_on_at_the_task_where_it_was(tmp_path: Path) -> None:
     words = (f"task.tasks=[{','.join(TASKS)}]", "task.name=some")
-    died = run(tmp_path / "stopped", *words, FAKE_DEADLY="push_button:3500")
-    assert died.returncode == 1 and died.stderr.count("\n") == 1 and "push_button, Start(" in died.stderr
+    crashed = run(tmp_path / "stopped", *words, FAKE_DEADLY="push_button:3500")
+    assert (
+        crashed.returncode == 1 and crashed.stderr.count("\n") == 1 and "push_button, EpisodeStart(" in crashed.stderr
+    )
     files = {path: path.stat() for path in tmp_path.rglob("*.hdf5")}
     assert sorted(path.name for path in files) == ["00000000-00000025.hdf5", "train.hdf5", "val.hdf5"]
-    went_on = run(tmp_path / "stopped", *words)
-    assert went_on.returncode == 0, went_on.stderr
-    assert "task 1 of 3" not in went_on.stdout and "task 2 of 3: push_button" in went_on.stdout
+    resumed = run(tmp_path / "stopped", *words)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "task 1 of 3" not in resumed.stdout and "task 2 of 3: push_button" in resumed.stdout
     assert all(path.stat() == before for path, before in files.items() if path.stem in ("train", "val"))
     stopped, whole = collected_set(tmp_path / "stopped", 40), collected_set(tmp_path / "whole", 40)
-    assert went_on.stdout.splitlines()[-6:] == [f"{split}: {path}" for split in stopped for path in stopped[split]]
+    assert resumed.stdout.splitlines()[-6:] == [f"{split}: {path}" for split in stopped for path in stopped[split]]
     for split in whole:
         assert [path.read_bytes() for path in stopped[split]] == [path.read_bytes() for path in whole[split]]
 
@@ -273,24 +275,26 @@ def test_a_set_that_was_stopped_goes_on_at_the_task_where_it_was(tmp_path: Path)
 def test_a_set_is_drawn_by_one_renderer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_tools.split, "available_renderer", lambda wanted: "opengl" if wanted == "auto" else wanted)
     settings = sim(renderer="auto")
-    collected(tmp_path, 3)  # by raycast; this machine would take opengl
+    collected(tmp_path, 3)  # by raycast; this machine would select opengl
     for path in collected_set(tmp_path, 3, settings=settings)["train"]:
-        assert Episodes(path).provenance["renderer"] == "raycast"
+        assert DemonstrationDataset(path).provenance["renderer"] == "raycast"
     collected_set(tmp_path / "mixed", 3, tasks=["push_button"])
     collected_set(tmp_path / "mixed", 3, tasks=["reach_target"], settings=settings)
     for tasks in (["push_button", "reach_target"], TASKS):  # complete, and with a task to be collected
-        with pytest.raises(InputError, match=r"drawn by (opengl|raycast), but .* by (opengl|raycast); what is learnt"):
+        with pytest.raises(
+            InputError, match=r"rendered by (opengl|raycast), but .* by (opengl|raycast); files that are trained"
+        ):
             collected_set(tmp_path / "mixed", 3, tasks=tasks, settings=settings)
-    assert not list((tmp_path / "mixed").rglob("*pick_and_lift*"))  # refused before anything is made
+    assert not list((tmp_path / "mixed").rglob("*pick_and_lift*"))  # refused before anything is collected
 
 
 def test_another_version_is_not_mixed_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = collected(tmp_path, 3)
     monkeypatch.setenv("FAKE_VERSION", "2")
-    collected(tmp_path, 3)  # complete: no simulator is asked
+    collected(tmp_path, 3)  # complete: no simulator is needed
     with pytest.raises(InputError, match=r"train.hdf5: was made with version '1' \(here '2'\)"):
         collected(tmp_path, 4)
-    assert len(Episodes(paths["train"])) == 3
+    assert len(DemonstrationDataset(paths["train"])) == 3
 
 
 def test_parts_of_another_version_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,7 +302,7 @@ def test_parts_of_another_version_are_made_again(tmp_path: Path, monkeypatch: py
     assert len(list(tmp_path.rglob("*-*.hdf5"))) == 1
     monkeypatch.setenv("FAKE_VERSION", "2")
     paths = collected(tmp_path, 40)
-    assert Episodes(paths["train"]).provenance["version"] == "2"
+    assert DemonstrationDataset(paths["train"]).provenance["version"] == "2"
     assert paths["train"].read_bytes() == collected(tmp_path / "whole", 40)["train"].read_bytes()
 
 
@@ -336,6 +340,6 @@ def test_the_embedded_simulator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     one = collected(tmp_path / "one", 6, settings=sim(workers=1))
     two = collected(tmp_path / "two", 6, settings=sim(workers=2))
     assert one["train"].read_bytes() == two["train"].read_bytes()
-    with Episodes(one["train"]) as episodes:
+    with DemonstrationDataset(one["train"]) as episodes:
         assert (episodes.task, episodes.provenance["simulator"], episodes.steps) == ("push_button", "tabletop", 2)
         assert len({episodes.episode(number).images.tobytes() for number in range(6)}) == 6

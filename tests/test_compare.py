@@ -1,4 +1,4 @@
-"""A sweep's runs side by side: who is in a group, what the intervals are, and what is said of runs left out."""
+"""Comparison of a sweep's runs: groups, intervals, and the reasons for runs left out."""
 
 import json
 import subprocess
@@ -13,11 +13,11 @@ from omegaconf import OmegaConf
 
 from instructrl.errors import InputError
 from instructrl.evaluation import gathering
-from instructrl.evaluation.compare import compare, main, told
+from instructrl.evaluation.compare import compare, main, summary
 from instructrl.evaluation.comparison_page import averaged
 from instructrl.evaluation.results import mean, rate
 from instructrl.sim import Outcome
-from launchers.description import Launch
+from launchers.description import JobSpec
 from launchers.sweep import comparison
 from launchers.table import Job, write_table
 from tests import tiny
@@ -26,18 +26,18 @@ from tests.test_report import Checker
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def row(successes: int, episodes: int = 20) -> dict[str, Any]:
+def condition(successes: int, episodes: int = 20) -> dict[str, Any]:
     ends = [Outcome.SUCCESS] * successes + [Outcome.FAILURE] * (episodes - successes)
     return {**rate(ends), "mean_steps": 2.0, "wall_seconds": 1.0}
 
 
-def judged(successes: int) -> dict[str, Any]:
-    rows = {"trained": row(successes), "removed": row(2)}
-    return {**rows["trained"], "rows": rows}
+def evaluated_results(successes: int) -> dict[str, Any]:
+    conditions = {"trained": condition(successes), "no_instruction": condition(2)}
+    return {**conditions["trained"], "conditions": conditions}
 
 
 class Study:
-    """A sweep's folder, and runs that look like true ones."""
+    """A sweep's folder with realistic runs."""
 
     def __init__(self, folder: Path):
         self.folder, self.sweep, self.jobs = folder, folder / "multirun/study", []
@@ -61,7 +61,7 @@ class Study:
         self.jobs.append(Job(len(self.jobs) + 1, "x", words, run, **known))
         write_table(self.sweep, self.jobs, command=self.command)
 
-    def judge(self, run: Path, results: dict[str, Any], folder: str = "eval") -> None:
+    def add_results(self, run: Path, results: dict[str, Any], folder: str = "eval") -> None:
         (run / folder).mkdir()
         (run / folder / "results.json").write_text(json.dumps(results))
         (run / folder / "report.html").write_text("")
@@ -83,16 +83,27 @@ def test_runs_that_differ_in_their_seed_alone_are_one_line(study: Study) -> None
     for head, counts in (("regression", (2, 4)), ("spatial", (16, 20))):
         for seed, count in enumerate(counts):
             run = study.run(f"{head}-{seed}", f"head={head}", f"seed={seed}", "head.dim=16", loss=count / 10)
-            study.judge(run, judged(count))
+            study.add_results(run, evaluated_results(count))
     found, path = compare(study.sweep)
     assert [(group.label, group.seeds) for group in found.groups] == [
         ("head=spatial", [0, 1]), ("head=regression", [0, 1])]  # fmt: skip
-    best = found.groups[0].rows["trained"]
+    best = found.groups[0].conditions["trained"]
     assert best["success_rate"] == pytest.approx(0.9) and best["rates"] == [0.8, 1.0] and best["episodes"] == 40
     assert best["mean_low"] == 0 and best["mean_high"] == 1, "two seeds that differ say little"
     assert found.groups[0].loss is not None and found.groups[0].loss[0] == pytest.approx(1.8)
-    text = told(found, path).splitlines()
-    assert text[0].split() == ["2", "settings", "runs", "success", "95", "%", "interval", "removed", "val", "loss"]
+    text = summary(found, path).splitlines()
+    assert text[0].split() == [
+        "2",
+        "settings",
+        "runs",
+        "success",
+        "95",
+        "%",
+        "interval",
+        "no_instruction",
+        "val",
+        "loss",
+    ]
     assert text[1].split() == ["head=spatial", "2", "0.900", "[0.000,", "1.000]", "0.100", "1.8"]
     assert text[-1] == f"comparison: {path}" and len(text) == 4
     page = checked(path)
@@ -100,7 +111,7 @@ def test_runs_that_differ_in_their_seed_alone_are_one_line(study: Study) -> None
     assert "../../outputs/spatial-0/eval/report.html" in page.references
     assert path.read_text().count("<polyline") == 2 * (2 * 2 + 2), "each run faintly, and the means"
     numbers = json.loads((study.sweep / "comparison.json").read_text())
-    assert numbers["groups"][0]["rows"]["trained"]["rates"] == [0.8, 1.0] and numbers["left_out"] == []
+    assert numbers["groups"][0]["conditions"]["trained"]["rates"] == [0.8, 1.0] and numbers["left_out"] == []
 
 
 @pytest.mark.parametrize(("word", "labels"), [("head", ["head=spatial", "head=regression"]),
@@ -113,29 +124,31 @@ def test_only_losses_of_one_kind_rank(study: Study, word: str, labels: list[str]
 
 
 def test_what_is_not_compared_is_named_with_the_reason(study: Study) -> None:
-    study.judge(study.run("a", "seed=0"), judged(10))
+    study.add_results(study.run("a", "seed=0"), evaluated_results(10))
     study.run("b", "seed=1")
     study.run("c", "seed=2", state="failed", exit_code=1, error="error: loss is nan", log="logs/3")
     study.job(str(study.folder / "outputs/d"), ["seed=3"], state="running")
     study.run("e", "seed=4", state="interrupted", exit_code=75)
     (study.run("f", "seed=5") / "metrics.jsonl").unlink()
     broken = study.run("g", "seed=6")
-    study.judge(broken, judged(3))
-    (broken / "eval/results.json").write_text('{"rows"')
+    study.add_results(broken, evaluated_results(3))
+    (broken / "eval/results.json").write_text('{"conditions"')
     found, path = compare(study.sweep)
     [group] = found.groups
     assert group.seeds == [0, 1] and group.label == "reach_target, scratch_tiny, vit_debug, spatial"
-    assert group.rows["trained"]["runs"] == 1 and group.rows["trained"]["mean_low"] == pytest.approx(0.299, abs=1e-3)
+    assert group.conditions["trained"]["runs"] == 1 and group.conditions["trained"]["mean_low"] == pytest.approx(
+        0.299, abs=1e-3
+    )
     reasons = {run.name: run.reason for run in found.left_out}
     assert reasons["job 3 (seed=2)"] == "failed: error: loss is nan  [logs/3]"
     assert reasons["job 4 (seed=3)"].startswith("has no settings in ")
-    assert reasons["job 5 (seed=4)"] == "interrupted; the sweep's command goes on with it"
-    assert reasons["job 6 (seed=5)"].startswith("has neither curves nor results in ")
+    assert reasons["job 5 (seed=4)"] == "interrupted; run the sweep's command again to resume it"
+    assert reasons["job 6 (seed=5)"].startswith("has no curves and no results in ")
     assert reasons["job 7 (seed=6)"].startswith("has damaged results in ")
-    text = told(found, path)
+    text = summary(found, path)
     assert "left out: job 3 (seed=2) failed: error: loss is nan  [logs/3]\n" in text
     command = f"python eval.py --multirun run={study.folder}/outputs/b launcher=local launcher.jobs=2"
-    assert f"not judged yet: {command}\n" in text
+    assert f"not evaluated yet: {command}\n" in text
     page = checked(path)
     assert command in page.text and "5 of 7 runs are left out" in page.text and "error: loss is nan" in page.text
 
@@ -172,36 +185,60 @@ def test_a_sweep_of_evaluations_compares_what_it_judged(study: Study) -> None:
             (("a", 0, 1), ("b", 1, 1), ("c", 0, 2))]  # fmt: skip
     study.jobs.clear()
     for run, count in zip(runs, (5, 6, 7), strict=True):
-        study.judge(run, judged(count), "eval-peract")
+        study.add_results(run, evaluated_results(count), "eval-peract")
         study.job(str(run), [f"run={run}", "protocol=peract"])
     study.job(str(runs[0]), [f"run={runs[0]}", "protocol=hiveformer"])
     found, path = compare(study.sweep)
     assert [(group.label, group.seeds) for group in found.groups] == [
         ("policy.depth=2", [0]), ("policy.depth=1", [0, 1])]  # fmt: skip
     [left] = found.left_out
-    assert left.reason.startswith("has no results of protocol hiveformer; judge it with python eval.py run=")
-    assert not found.judge and "eval-peract/report.html" in path.read_text()
-    assert compare(study.sweep, protocol="peract")[0].left_out[0].reason == "was judged by protocol hiveformer"
+    assert left.reason.startswith("has no results of protocol hiveformer; evaluate it with python eval.py run=")
+    assert not found.pending_command and "eval-peract/report.html" in path.read_text()
+    assert compare(study.sweep, protocol="peract")[0].left_out[0].reason == "was evaluated with protocol hiveformer"
+
+
+def test_results_and_sweeps_of_earlier_versions_are_read(study: Study) -> None:
+    condition_names = {"trained": "trained", "removed": "no_instruction"}
+    for seed, count in enumerate((4, 6)):
+        current = evaluated_results(count)
+        rows = {former: current["conditions"][name] for former, name in condition_names.items()}
+        old = {key: value for key, value in current.items() if key != "conditions"}
+        old |= {"rows": rows, "absent_rows": {"swapped": "none"}, "protocol": {"name": "ours", "rows": ["trained"]}}
+        old["tasks"] = {"reach_target": {"rows": rows, "absent_rows": {}}}
+        run = study.run(f"r{seed}", f"seed={seed}")
+        study.add_results(run, old)
+        study.jobs[-1].overrides = [f"run={run}", "protocol=ours"]
+    write_table(study.sweep, study.jobs, command="")
+    [group] = compare(study.sweep)[0].groups
+    assert list(group.conditions) == ["trained", "no_instruction"]
+    assert group.conditions["trained"]["rates"] == group.tasks["reach_target"]["rates"] == [0.2, 0.3]
+    with pytest.raises(InputError, match=r"^--protocol: ours is now called default$"):
+        compare(study.sweep, protocol="ours")
 
 
 def test_results_of_several_protocols_need_a_choice(study: Study) -> None:
     run = study.run("a")
     for name in ("eval-peract", "eval-hiveformer"):
-        study.judge(run, judged(4), name)
+        study.add_results(run, evaluated_results(4), name)
     with pytest.raises(InputError, match=r"^--protocol: not given, but there are results of hiveformer, peract"):
         compare(study.sweep)
-    assert compare(study.sweep, protocol="peract")[0].groups[0].rows["trained"]["success_rate"] == 0.2
+    assert compare(study.sweep, protocol="peract")[0].groups[0].conditions["trained"]["success_rate"] == 0.2
 
 
 def test_sets_are_compared_task_by_task(study: Study) -> None:
     for seed in (0, 1):
-        tasks = {task: judged(count + seed) for task, count in (("push_button", 18), ("reach_target", 4))}
-        rows = {name: mean([entry["rows"][name] for entry in tasks.values()]) for name in ("trained", "removed")}
-        study.judge(study.run(f"r{seed}", f"seed={seed}"), {**rows["trained"], "rows": rows, "tasks": tasks})
+        tasks = {task: evaluated_results(count + seed) for task, count in (("push_button", 18), ("reach_target", 4))}
+        conditions = {
+            name: mean([entry["conditions"][name] for entry in tasks.values()])
+            for name in ("trained", "no_instruction")
+        }
+        study.add_results(
+            study.run(f"r{seed}", f"seed={seed}"), {**conditions["trained"], "conditions": conditions, "tasks": tasks}
+        )
     found, path = compare(study.sweep)
     assert found.tasks == ["push_button", "reach_target"]
     assert found.groups[0].tasks["push_button"]["rates"] == [0.9, 0.95]
-    assert found.groups[0].rows["trained"]["success_rate"] == pytest.approx((0.55 + 0.6) / 2)
+    assert found.groups[0].conditions["trained"]["success_rate"] == pytest.approx((0.55 + 0.6) / 2)
     assert "push button" in checked(path).text
 
 
@@ -209,11 +246,11 @@ def test_runs_in_a_bucket_are_read_through_copies(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = study.run("a")
-    study.judge(run, judged(5))
+    study.add_results(run, evaluated_results(5))
     (run / "checkpoints").mkdir()
     (run / "checkpoints/large").write_text("")
     names = [str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()]
-    monkeypatch.setattr(gathering.buckets, "listing", lambda url: names if url == "gs://bucket/out/a" else [])
+    monkeypatch.setattr(gathering.buckets, "list_objects", lambda url: names if url == "gs://bucket/out/a" else [])
     read: list[str] = []
 
     @contextmanager
@@ -221,11 +258,11 @@ def test_runs_in_a_bucket_are_read_through_copies(
         read.append(str(place))
         yield run / str(place).removeprefix("gs://bucket/out/a/")
 
-    monkeypatch.setattr(gathering, "readable", copy)
+    monkeypatch.setattr(gathering, "open_source", copy)
     study.jobs[0].run = "gs://bucket/out/a"
     write_table(study.sweep, study.jobs, command="")
     found, _ = compare(study.sweep)
-    assert found.groups[0].rows["trained"]["success_rate"] == 0.25
+    assert found.groups[0].conditions["trained"]["success_rate"] == 0.25
     wanted = ("config.yaml", "eval/results.json", "metrics.jsonl")
     assert sorted(read) == [f"gs://bucket/out/a/{name}" for name in wanted]
 
@@ -251,8 +288,8 @@ def test_more_settings_than_colours(study: Study) -> None:
 @pytest.mark.parametrize(
     ("content", "line"),
     [
-        (None, "found no such file; give the folder that a sweep named at its end"),
-        ("{", "damaged; give the sweep's command again"),
+        (None, "found no such file; pass the folder that a sweep printed at its end"),
+        ("{", "damaged; run the sweep's command again"),
         ('{"sweep": "x", "command": "y", "jobs": [{"number": 1}]}', "damaged"),
         ('{"sweep": "x", "command": "y", "jobs": []}', "the sweep has no runs"),
     ],
@@ -280,15 +317,15 @@ def test_a_sweep_ends_with_the_comparison(study: Study) -> None:
     for seed in (0, 1):
         study.run(f"r{seed}", f"seed={seed}")
     resources = LauncherConfig(name="local", kind="local")
-    launch = Launch(("train.py",), "r", "x", (), resources)
-    assert comparison(study.sweep, [launch], study.jobs).endswith(f"comparison: {study.sweep}/comparison.html\n")
-    collect = Launch(("-m", "data_tools.collect"), "r", "x", (), resources)
+    spec = JobSpec(("train.py",), "r", "x", (), resources)
+    assert comparison(study.sweep, [spec], study.jobs).endswith(f"comparison: {study.sweep}/comparison.html\n")
+    collect = JobSpec(("-m", "data_tools.collect"), "r", "x", (), resources)
     assert comparison(study.sweep, [collect], study.jobs) == ""
-    assert comparison(study.sweep, [launch], study.jobs[:1]) == ""
+    assert comparison(study.sweep, [spec], study.jobs[:1]) == ""
     for job in study.jobs:
         job.run = "/nowhere/run"
     write_table(study.sweep, study.jobs, command="")
-    assert comparison(study.sweep, [launch], study.jobs).startswith("not compared: ")
+    assert comparison(study.sweep, [spec], study.jobs).startswith("not compared: ")
 
 
 def test_curves_are_averaged_where_all_are() -> None:

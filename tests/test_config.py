@@ -1,8 +1,9 @@
-"""Every option composes, every setting reaches what it turns, and no override ends in anything but one line."""
+"""Every option composes, every setting has an effect, and every invalid override is an error of one line."""
 
 import ast
 import contextlib
 import dataclasses
+import shutil
 import sys
 import tempfile
 import types
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from instructrl.command import compose
 from instructrl.config import (
@@ -27,13 +29,22 @@ from instructrl.config import (
     TaskConfig,
     TrainConfig,
     differences,
-    protocol_of,
+    effective_protocol,
+    resolve,
     task_names,
 )
 from instructrl.errors import InputError
 from instructrl.overrides import CONFIG_DIR, groups, options
-from instructrl.profiles import LauncherConfig
-from instructrl.schema import known_keys, leaves, shown
+from instructrl.profiles import LaunchConfig, LauncherConfig
+from instructrl.schema import (
+    RENAMED_KEYS,
+    RENAMED_VALUES,
+    SYNONYMS,
+    format_value,
+    known_keys,
+    leaves,
+    summarize_allowed,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMAS: dict[str, type] = {"train": TrainConfig, "eval": EvalConfig, "collect": CollectConfig}
@@ -48,11 +59,11 @@ def composed(*overrides: str, name: str = "train") -> Any:
 
 
 def chosen(group: str, option: str) -> list[str]:
-    """The words that choose an option; what it needs besides comes with it."""
-    besides = ["sim=rlbench"] if group == "task" and option not in EMBEDDED_TASKS else []
+    """The overrides that choose an option, with the settings that it requires."""
+    extra = ["sim=rlbench"] if group == "task" and option not in EMBEDDED_TASKS else []
     if (group, option) == ("experiment", "pretrain_m3ae"):
-        besides = ["pretraining.train=[here]", "pretraining.val=[there]"]
-    return [f"{group}={option}", *besides]
+        extra = ["pretraining.train=[here]", "pretraining.val=[there]"]
+    return [f"{group}={option}", *extra]
 
 
 # Every option of every group composes.
@@ -82,7 +93,7 @@ def test_options_of_a_group_differ_in_more_than_a_label(group: str) -> None:
     assert len(set(contents)) == len(contents)
 
 
-# Every setting reaches what it turns. A setting without an entry here fails a test.
+# Every setting has an effect. A setting without an entry here fails a test.
 
 
 def agent_and_batch(config: TrainConfig) -> tuple[Any, Any]:
@@ -94,7 +105,7 @@ def agent_and_batch(config: TrainConfig) -> tuple[Any, Any]:
 
 
 def shapes(config: TrainConfig) -> Any:
-    """The agent's parameters as shapes; nothing is computed."""
+    """Shapes of the agent's parameters; nothing is computed."""
     import jax
 
     from instructrl.training.state import abstract_params
@@ -104,7 +115,7 @@ def shapes(config: TrainConfig) -> Any:
 
 
 def loss_program(config: TrainConfig) -> Any:
-    """The loss as jax would compile it, with the constants in it."""
+    """The jaxpr of the loss, with its constants."""
     import jax
     import numpy as np
 
@@ -117,7 +128,7 @@ def loss_program(config: TrainConfig) -> Any:
 
 
 def attention(config: TrainConfig) -> Any:
-    """Which implementations a policy's attention asks for on an NVIDIA GPU."""
+    """Attention implementations that a policy requests on an NVIDIA GPU."""
     import jax
 
     from instructrl.models import blocks
@@ -136,7 +147,7 @@ def attention(config: TrainConfig) -> Any:
 
 
 def updates(config: TrainConfig) -> Any:
-    """What the optimizer does in five steps to toy parameters."""
+    """Toy parameters after five optimizer steps."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -156,44 +167,44 @@ def updates(config: TrainConfig) -> Any:
 
 
 def platform(config: TrainConfig) -> Any:
-    """What jax is told about devices."""
+    """Device settings passed to jax."""
     import jax
 
     from instructrl.training import hardware
 
-    told = []
+    calls = []
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
-        patch.setattr(jax.config, "update", lambda *pair: told.append(pair))
+        patch.setattr(jax.config, "update", lambda *pair: calls.append(pair))
         hardware.select_platform(config.hardware)
-    return told
+    return calls
 
 
 def devices(config: TrainConfig) -> Any:
-    """The grid of devices, and what jax is told of other processes."""
+    """The device mesh, and the arguments of jax.distributed.initialize."""
     import jax
 
     from instructrl.training import mesh, processes
 
-    told: list[Any] = []
+    calls: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax.distributed, "is_initialized", lambda: False)
-        patch.setattr(jax.distributed, "initialize", lambda *given, **more: told.append((given, more)))
-        with processes.together(config.hardware):
+        patch.setattr(jax.distributed, "initialize", lambda *given, **more: calls.append((given, more)))
+        with processes.process_group(config.hardware):
             grid = mesh.make_mesh(config.hardware)
-    return told, grid.shape
+    return calls, grid.shape
 
 
 class Reached(Exception):  # noqa: N818
-    """Ends what a test has seen enough of."""
+    """Ends a call once a test has recorded enough of it."""
 
 
 def training_loop(config: TrainConfig) -> Any:
-    """What `train` opens, prepares and does in which epoch, with the steps left out."""
+    """Record of what `train` opens and builds and of its actions in each epoch, with fake steps."""
     import numpy as np
 
     from instructrl.training import loop, preparation
-    from instructrl.training.encoder import Origin
+    from instructrl.training.encoder import WeightSource
 
     seen: list[Any] = []
 
@@ -220,7 +231,7 @@ def training_loop(config: TrainConfig) -> Any:
         def batch(self, step: int) -> None:
             return None
 
-    def prefetched(loader: Any, start: int, stop: int, *, depth: int, put: Any) -> Any:
+    def prefetch(loader: Any, start: int, stop: int, *, depth: int, put: Any) -> Any:
         seen.append((start, stop, depth))
         yield from [None] * (stop - start)
 
@@ -246,34 +257,35 @@ def training_loop(config: TrainConfig) -> Any:
         def __exit__(self, *error: Any) -> None:
             pass
 
-    def begin(config: TrainConfig, params: Any, tokenizer: Any, *, run: Path, resumes: bool) -> Any:
-        return params, {"encoder": Origin(Path("w"), "0").described()} if config.encoder.frozen else {}
+    def init(config: TrainConfig, params: Any, tokenizer: Any, *, run: Path, resuming: bool) -> Any:
+        return params, {"encoder": WeightSource(Path("w"), "0").record()} if config.encoder.frozen else {}
 
     def state(params: Any, optimizer: Any, *, ema: bool) -> Any:
         seen.append(("trained", sorted(params), ema))
         return loop.TrainState(np.int32(0), params, {})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparation, "Episodes", Set)
+        patch.setattr(preparation, "DemonstrationDataset", Set)
         patch.setattr(preparation, "check_alike", lambda files: None)
         patch.setattr(preparation, "Loader", Batches)
-        patch.setattr(preparation, "prefetched", prefetched)
+        patch.setattr(preparation, "prefetch", prefetch)
         patch.setattr(preparation, "check_batch", lambda batch, sizes: seen.append(sizes))
-        patch.setattr(preparation, "initial_params", lambda *given, seed: seen.append(seed) or params)
-        patch.setattr(preparation, "begin", begin)
+        patch.setattr(preparation, "random_params", lambda *given, seed: seen.append(seed) or params)
+        patch.setattr(preparation, "init_params", init)
         patch.setattr(preparation, "open_features", lambda c, files, *given, **more: ["features"] * len(files))
         patch.setattr(preparation, "initial_state", state)
         step = lambda state, batch, frozen: (state, dict(values))  # noqa: E731
         patch.setattr(preparation, "make_train_step", lambda *given, **more: seen.append(more) or step)
         patch.setattr(preparation, "make_eval_step", lambda agent, **_: lambda params, batch: dict(values))
         patch.setattr(preparation, "record_data", lambda run, data: None)
-        patch.setattr(preparation, "described", lambda config, sets: {})
-        patch.setattr(loop, "announce", lambda *given: None)
+        patch.setattr(preparation, "data_record", lambda config, sets: {})
+        patch.setattr(loop, "print_summary", lambda *given: None)
         patch.setattr(loop, "open_checkpoints", lambda run, keep: seen.append(keep) or Opened(checkpoints))
-        patch.setattr(loop, "only_owner", lambda run, **_: Opened(SimpleNamespace(check=lambda: None)))
-        patch.setattr(loop, "Seeing", Unseeing)
+        patch.setattr(loop, "exclusive_lease", lambda run, **_: Opened(SimpleNamespace(check=lambda: None)))
+        patch.setattr(loop, "TrainMonitor", NullMonitor)
         metrics = SimpleNamespace(
-            write=lambda split, values, step, epoch: seen.append((split, step, epoch)), show=lambda pictures, step: None
+            write=lambda split, values, step, epoch: seen.append((split, step, epoch)),
+            log_images=lambda pictures, step: None,
         )
         patch.setattr(loop, "open_metrics", lambda config, run, **_: Opened(metrics))
         data = {split: [Path(split, task) for task in task_names(config.task)] for split in ("train", "val")}
@@ -281,14 +293,14 @@ def training_loop(config: TrainConfig) -> Any:
     return seen
 
 
-class Unseeing:
-    """In place of what looks at every step."""
+class NullMonitor:
+    """A monitor that does nothing."""
 
     def __init__(self, *given: Any) -> None:
-        self.spent = self.taking = lambda *given: contextlib.nullcontext()
+        self.timed = self.step_context = lambda *given: contextlib.nullcontext()
         self.close = lambda: None
 
-    def fetched(self, values: Any, *, step: int) -> Any:
+    def on_step_end(self, values: Any, *, step: int) -> Any:
         return values
 
     def write_speed(self, *, step: int, epoch: float) -> None:
@@ -296,7 +308,7 @@ class Unseeing:
 
 
 def seen(config: TrainConfig) -> Any:
-    """What is written and traced of six steps."""
+    """Record of metrics and traces of six steps."""
     import jax
     import numpy as np
 
@@ -304,7 +316,7 @@ def seen(config: TrainConfig) -> Any:
     from instructrl.training.state import TrainState
 
     notes: list[Any] = []
-    loader: Any = SimpleNamespace(shown=lambda step: [], steps_per_epoch=10)
+    loader: Any = SimpleNamespace(episodes_in_batch=lambda step: [], steps_per_epoch=10)
     values = {"loss": 1.0, "gradient_norm": 1.0, "steps": 1.0}
     params = {"kernel": jax.numpy.zeros((2, 2))}
     step = jax.jit(lambda state, batch, frozen: (state.params["kernel"] @ batch).sum())
@@ -313,8 +325,8 @@ def seen(config: TrainConfig) -> Any:
         train=loader,
         learning_rate=lambda _: 0,
         advice="",
-        batch_told=str,
-        counted=lambda step, values: {"keyframes": values["steps"]},
+        describe_batch=str,
+        step_counts=lambda step, values: {"keyframes": values["steps"]},
         flops=lambda state, batch: flops.step_flops(step, state, batch, {}),
     )
     metrics: Any = SimpleNamespace(
@@ -325,24 +337,24 @@ def seen(config: TrainConfig) -> Any:
         patch.setattr(jax.profiler, "start_trace", lambda folder, **more: notes.append(folder))
         patch.setattr(jax.profiler, "stop_trace", lambda: notes.append("whole"))
         patch.setattr(Path, "rglob", lambda folder, pattern: [folder / pattern])
-        looks = seeing.Seeing(training, Path("run"), metrics)
+        looks = seeing.TrainMonitor(training, Path("run"), metrics)
         for number in range(6):
-            with looks.taking(number, TrainState(0, params, {}), np.zeros((2, 2))):
+            with looks.step_context(number, TrainState(0, params, {}), np.zeros((2, 2))):
                 pass
-            looks.fetched(values, step=number)
+            looks.on_step_end(values, step=number)
         looks.write_speed(step=6, epoch=1)
     return notes
 
 
 def inputs(config: TrainConfig) -> Any:
-    """What is looked for before any work is done."""
+    """The first file that is checked before training starts."""
     from instructrl.training import inputs
 
     return spied(inputs, lambda: inputs.check_inputs(config), keep="check_inputs")[:1]
 
 
 def tokens(config: TrainConfig) -> Any:
-    """How a sentence is told to the encoder, or why that cannot be."""
+    """Tokens of an instruction, or the error."""
     from instructrl.data.tokenizer import make_tokenizer
 
     try:
@@ -352,15 +364,15 @@ def tokens(config: TrainConfig) -> Any:
 
 
 def feature_cache(config: TrainConfig) -> Any:
-    """What the features of a frozen encoder are made with."""
+    """Arguments with which features of a frozen encoder are computed."""
     from instructrl.data.tokenizer import make_tokenizer
     from instructrl.training import features
-    from instructrl.training.state import abstract_params, make_agent, one_step
+    from instructrl.training.state import abstract_params, dummy_batch, make_agent
 
     seen: list[Any] = []
     tokenizer = make_tokenizer(config.encoder)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    params = abstract_params(agent, one_step(config, tokenizer))
+    params = abstract_params(agent, dummy_batch(config, tokenizer))
     episodes: Any = SimpleNamespace(image_size=config.sim.image_size, cameras=config.sim.cameras)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "ensure_features", lambda *given, encode, **more: seen.append(more))
@@ -369,7 +381,7 @@ def feature_cache(config: TrainConfig) -> Any:
 
 
 class Spy:
-    """Stands for anything, and notes what it is called with."""
+    """Stand-in for any object that records its calls."""
 
     def __init__(self, name: str, notes: list[Any], answer: Any = None) -> None:
         self.name, self.notes, self.answer = name, notes, answer
@@ -398,7 +410,7 @@ class Spy:
 
 
 def spied(module: Any, act: Callable[[], Any], *, keep: str, **answers: Any) -> list[Any]:
-    """What `module` asks other parts of the suite for during `act`; of its own names only `keep` stays real."""
+    """Record a module's calls of other parts of the package during `act`; of its own names only `keep` stays real."""
     notes: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
         for name, value in list(vars(module).items()):
@@ -409,28 +421,28 @@ def spied(module: Any, act: Callable[[], Any], *, keep: str, **answers: Any) -> 
 
 
 def rollouts(config: TrainConfig) -> Any:
-    """What the rollouts of a training ask for."""
+    """Record of the calls of a training's rollouts."""
     from instructrl.evaluation import hook
 
     def play() -> None:
         for task in task_names(config.task):
-            hook.RolloutHook(config, Path("run"))._play(task, None)
+            hook.RolloutCallback(config, Path("run"))._run_task(task, None)
 
-    return spied(hook, play, keep="RolloutHook")
+    return spied(hook, play, keep="RolloutCallback")
 
 
-def judged(config: EvalConfig, trained: Any = None) -> Any:
-    """What an evaluation loads, opens, plays, tells and films, and where it writes; not what it writes down."""
+def evaluation(config: EvalConfig, trained: Any = None) -> Any:
+    """Record of what an evaluation loads, opens, runs and films, and of the paths that it writes, not their content."""
     from instructrl.evaluation import judge
-    from tests.fake_sim import FakeActor, InlineWorkers
+    from tests.fake_sim import FakePolicy, InlineWorkers
 
     seen: list[Any] = []
     tasks = ["reach_target", "push_button"]
     trained = trained or SimpleNamespace(sim=SimConfig(), task=TaskConfig("reach_target", 1, 1, [0, 1], tasks))
-    actor = FakeActor()
+    actor = FakePolicy()
 
     def workers(sim: SimConfig, task: str, **settings: Any) -> InlineWorkers:
-        opened = InlineWorkers(settings["count"], rules=settings["rules"])
+        opened = InlineWorkers(settings["count"], limits=settings["limits"])
         seen.append((task, settings, opened.calls))
         return opened
 
@@ -443,23 +455,23 @@ def judged(config: EvalConfig, trained: Any = None) -> Any:
         patch.setattr(judge, "read_config", lambda run: seen.append(run) or trained)
         patch.setattr(judge, "recorded_renderer", lambda run: seen.append(run) or "raycast")
         patch.setattr(judge, "choose_renderer", lambda recorded, asked: seen.append((recorded, asked)) or "raycast")
-        patch.setattr(judge, "load_actor", lambda run, **settings: seen.append((run, settings)) or (actor, 3))
-        patch.setattr(judge, "origin", lambda run: "")
-        patch.setattr(judge, "stage_workers", workers)
+        patch.setattr(judge, "load_batched_agent", lambda run, **settings: seen.append((run, settings)) or (actor, 3))
+        patch.setattr(judge, "run_fingerprint", lambda run: "")
+        patch.setattr(judge, "start_eval_workers", workers)
         patch.setattr(judge, "film_episodes", film)
         patch.setattr(judge, "write_atomically", lambda path, text: seen.append(path))
         patch.setattr(judge, "write_report", lambda path, results, *, run: seen.append((path, run)))
-        judge.judge(config)
-    return repr(seen), actor.begun
+        judge.evaluate(config)
+    return repr(seen), actor.started
 
 
-def judged_run(config: TrainConfig) -> Any:
-    """What an evaluation of such a run plays."""
-    return judged(compose("eval", EvalConfig, ["run=outputs/x", "episodes=2", "rows=[trained]"]), config)
+def run_evaluation(config: TrainConfig) -> Any:
+    """Record of an evaluation of such a run."""
+    return evaluation(compose("eval", EvalConfig, ["run=outputs/x", "episodes=2", "conditions=[trained]"]), config)
 
 
 def collected(config: Any) -> Any:
-    """Which files would be made, of how many episodes, by which environments in how many processes."""
+    """Record of the files to be collected, their episodes, environments and number of processes."""
     from data_tools import collect
     from data_tools.parts import Parts
 
@@ -481,10 +493,10 @@ def collected(config: Any) -> Any:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(collect, "Workers", Processes)
-        patch.setattr(collect, "present", files)
+        patch.setattr(collect, "num_present", files)
         patch.setattr(Parts, "remove_merged", lambda parts: None)
-        patch.setattr(collect, "only_process", lambda folder, **_: __import__("contextlib").nullcontext())
-        patch.setattr(collect, "agreed", lambda sim, splits: sim)
+        patch.setattr(collect, "exclusive_lock", lambda folder, **_: __import__("contextlib").nullcontext())
+        patch.setattr(collect, "with_available_renderer", lambda sim, splits: sim)
         patch.setattr(sys, "argv", ["collect"])
         with pytest.raises(Reached):
             if isinstance(config, CollectConfig):
@@ -498,11 +510,11 @@ def collected(config: Any) -> Any:
 
 
 def pretrained(config: TrainConfig) -> Any:
-    """Which pairs are read, how, what a step computes of them, and how many are drawn."""
+    """Record of the image-text pairs read, the compiled step, and the number of pairs visualized."""
     import jax
 
     from instructrl.training import pretraining
-    from instructrl.training.masked_step import Numbered
+    from instructrl.training.masked_step import StepBatch
 
     seen: list[Any] = []
 
@@ -519,38 +531,38 @@ def pretrained(config: TrainConfig) -> Any:
         patch.setattr(pretraining, "PairLoader", read)
         patch.setattr(pretraining, "open_pairs", opened)
         patch.setattr(pretraining, "record_data", lambda run, record: None)
-        with pretraining.open_pair_sets(config) as sets:
-            training, state = pretraining.prepare_pretraining(config, Path("run"), sets)
-    pairs = pretraining.described_batch(config, training.tokenizer)
+        with pretraining.open_image_text(config) as sets:
+            training, state = pretraining.prepare_masked_pretraining(config, Path("run"), sets)
+    pairs = pretraining.abstract_batch(config, training.tokenizer)
     number = jax.ShapeDtypeStruct((), "uint32")
-    seen.append(training.train_step.lower(state, Numbered(number, pairs), {}).as_text())  # type: ignore[attr-defined]
+    seen.append(training.train_step.lower(state, StepBatch(number, pairs), {}).as_text())  # type: ignore[attr-defined]
     return [*seen, training.reconstructions._count]
 
 
 def beginning(config: TrainConfig) -> Any:
-    """Which run's parameters are read, and which of them are taken."""
+    """The run that parameters are read from, and the resulting parameters."""
     import jax
     import numpy as np
 
     from instructrl.training import beginning
-    from instructrl.training.trained import Trained
+    from instructrl.training.trained import LoadedAgent
 
     seen: list[Any] = []
-    tokenizer, shapes = beginning.described_agent(config)
+    tokenizer, shapes = beginning.abstract_agent(config)
     zeros, ones = (jax.tree.map(lambda leaf: np.full(leaf.shape, value, leaf.dtype), shapes) for value in (0, 1))  # noqa: B023
 
     def read(run: Path, *, checkpoint: str, hardware: Any) -> Any:
         seen.append((run, checkpoint))
-        return Trained(config, tokenizer, ones, 3)
+        return LoadedAgent(config, tokenizer, ones, 3)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(beginning, "read_trained", read)
-        params, _ = beginning.inherited(config, zeros, tokenizer, run=Path("run"))
+        patch.setattr(beginning, "load_agent", read)
+        params, _ = beginning.warm_start(config, zeros, tokenizer, run=Path("run"))
     return seen, [float(leaf.sum()) for leaf in jax.tree.leaves(params)]
 
 
 def wandb_start(config: TrainConfig) -> Any:
-    """What W&B is told."""
+    """Arguments of wandb.init."""
     from instructrl.training import metrics
 
     seen: list[dict[str, Any]] = []
@@ -565,7 +577,7 @@ def wandb_start(config: TrainConfig) -> Any:
 
 
 def run_folder(config: TrainConfig) -> Any:
-    """Where a run is kept."""
+    """The run directory."""
     from instructrl.training import run_directory
 
     with pytest.MonkeyPatch.context() as patch:
@@ -573,17 +585,26 @@ def run_folder(config: TrainConfig) -> Any:
         return run_directory.open_run(config)
 
 
-LABELS = {"encoder.name", "policy.name", "head.name", "optimizer.name", "hardware.name", "sim.name"}  # for run names
-NOT_FOR = {  # which are of a group, and say nothing to a command
+LABELS = {
+    "encoder.name",
+    "policy.name",
+    "head.name",
+    "optimizer.name",
+    "hardware.name",
+    "sim.name",
+}  # for names of runs
+UNUSED_BY = {  # settings of a group that a command does not use
     "collect": {"task.weights"},
     "eval": {
-        f"hardware.{key}" for key in ("fsdp", "accumulation", "local_devices", "coordinator", "processes", "process")
+        f"hardware.{key}"
+        for key in ("fsdp", "accumulation", "local_devices", "coordinator", "num_processes", "process_id")
     },
 }
-ONE_CHOICE = {"optimizer.kind"}  # so far
-ELSEWHERE = {"objective"}  # it changes what other settings may be: tests/test_pretraining.py
+ONE_CHOICE = {"optimizer.kind"}  # so far, hence without an effect to prove
+PROVED_ELSEWHERE = {"objective"}  # it changes which settings are valid: tests/test_pretraining.py
 MASKED = ("experiment=pretrain_tiny", "sim.image_size=32", "encoder.dim=16", "encoder.depth=1", "encoder.heads=2",
-          "encoder.patch_size=8", "pretraining.canvas=36", "pretraining.decoder_dim=16", "pretraining.decoder_depth=1",
+          "encoder.patch_size=8", "pretraining.load_size=36", "pretraining.decoder_dim=16",
+          "pretraining.decoder_depth=1",
           "pretraining.decoder_heads=2", "training.batch_size=16", "hardware.local_devices=1")  # fmt: skip
 LOOP = ("training.batch_size=2", "task.episodes=5", "task.val_episodes=3", "training.epochs=4",
         "training.rollout_every=1", "optimizer.warmup_epochs=0", "hardware.local_devices=1")  # fmt: skip
@@ -591,9 +612,9 @@ SHORT = ("training.epochs=4", "optimizer.warmup_epochs=0.5")
 CLIP = ("policy=vit_debug", "sim.image_size=32", "policy.dim=16", "policy.heads=2", "encoder=clip_b32",
         "encoder.dim=16", "encoder.depth=2", "encoder.heads=2", "encoder.patch_size=8", "encoder.image_size=16",
         "encoder.text_dim=16", "encoder.text_depth=2", "encoder.text_heads=2", "encoder.projection=8")  # fmt: skip
-TWO_PROCESSES = ("hardware.coordinator=host:1", "hardware.processes=2", "hardware.process=0")
+TWO_PROCESSES = ("hardware.coordinator=host:1", "hardware.num_processes=2", "hardware.process_id=0")
 FROZEN = (*TINY, "encoder.frozen=true", "head=regression")
-# setting -> (another value, where it must show, what is set besides)
+# setting -> (another value, function that records its effect, further overrides)
 Probe = tuple[str, Callable[[Any], Any], tuple[str, ...]]
 TRAIN_PROBES: dict[str, Probe] = {
     "name": ("other", run_folder, ()),
@@ -637,18 +658,18 @@ TRAIN_PROBES: dict[str, Probe] = {
     "task.episodes": ("7", training_loop, LOOP),
     "task.val_episodes": ("7", training_loop, LOOP),
     "task.variations": ("[1]", rollouts, ()),
-    "task.tasks": ("[reach_target,push_button]", judged_run, ()),
+    "task.tasks": ("[reach_target,push_button]", run_evaluation, ()),
     "task.weights": ("[1,2]", training_loop, (*LOOP, "task.tasks=[reach_target,push_button]")),
     "optimizer.learning_rate": ("0.01", updates, ()),
-    "optimizer.base_batch": ("7", updates, ()),
+    "optimizer.base_batch_size": ("7", updates, ()),
     "optimizer.schedule": ("linear", updates, SHORT),
-    "optimizer.end_share": ("0.5", updates, SHORT),
+    "optimizer.end_factor": ("0.5", updates, SHORT),
     "optimizer.warmup_epochs": ("2", updates, ()),
     "optimizer.warmup_steps": ("3", updates, ("optimizer.warmup_epochs=null", "optimizer.warmup_steps=1")),
     "optimizer.weight_decay": ("0.1", updates, ()),
     "optimizer.decay": ("[policy]", updates, ("optimizer.weight_decay=0.1",)),
-    "optimizer.layer_decay": ("0.5", updates, ()),
-    "optimizer.encoder_rate": ("0.5", updates, ()),
+    "optimizer.layer_lr_decay": ("0.5", updates, ()),
+    "optimizer.encoder_lr_scale": ("0.5", updates, ()),
     "optimizer.clip_norm": ("0.1", updates, ()),
     "optimizer.ema": ("0.9", training_loop, LOOP),
     "optimizer.beta1": ("0.5", updates, ()),
@@ -663,8 +684,8 @@ TRAIN_PROBES: dict[str, Probe] = {
     "hardware.accumulation": ("2", training_loop, LOOP),
     "hardware.local_devices": ("2", devices, ()),
     "hardware.coordinator": ("auto", devices, ()),
-    "hardware.processes": ("3", devices, TWO_PROCESSES),
-    "hardware.process": ("1", devices, TWO_PROCESSES),
+    "hardware.num_processes": ("3", devices, TWO_PROCESSES),
+    "hardware.process_id": ("1", devices, TWO_PROCESSES),
     "hardware.compilation_cache": ("elsewhere", platform, ()),
     "hardware.peak_flops": ("1e9", seen, ()),
     "hardware.profile": ("[1,3]", seen, ()),
@@ -674,7 +695,7 @@ TRAIN_PROBES: dict[str, Probe] = {
     "sim.renderer": ("raycast", collected, ()),
     "sim.workers": ("7", collected, ()),
     "sim.timeout": ("7", collected, ()),
-    "sim.tries": ("7", collected, ()),
+    "sim.planner_attempts": ("7", collected, ()),
     "data.dir": ("elsewhere", collected, ()),
     "data.compression": ("lz4", collected, ()),
     "data.cache_dir": ("elsewhere", collected, ("data.dir=gs://bucket/folder",)),
@@ -682,7 +703,7 @@ TRAIN_PROBES: dict[str, Probe] = {
     "training.epochs": ("5", training_loop, LOOP),
     "training.batch_size": ("3", training_loop, LOOP),
     "training.token_dropout": ("0.3", training_loop, LOOP),
-    "training.sentences": ("1", training_loop, LOOP),
+    "training.max_instructions": ("1", training_loop, LOOP),
     "training.validate_every": ("2", training_loop, LOOP),
     "training.save_every": ("2", training_loop, LOOP),
     "training.keep_last": ("2", training_loop, LOOP),
@@ -691,7 +712,7 @@ TRAIN_PROBES: dict[str, Probe] = {
     "training.rollout_episodes": ("3", rollouts, ()),
     "training.log_every": ("2", seen, ()),
     "training.freeze": ("[policy]", training_loop, LOOP),
-    "training.fresh": ("[head]", beginning, (*TINY, "init_from=run")),
+    "training.reinit": ("[head]", beginning, (*TINY, "init_from=run")),
     **{
         f"pretraining.{key}": (value, pretrained, MASKED)
         for key, value in {
@@ -700,18 +721,18 @@ TRAIN_PROBES: dict[str, Probe] = {
             "pair_rate": "2",
             "image_rate": "2",
             "text_rate": "2",
-            "image_mask": "0.25",
-            "text_mask": "0.25",
+            "image_mask_ratio": "0.25",
+            "text_mask_ratio": "0.25",
             "image_weight": "7",
             "text_weight": "7",
-            "canvas": "40",
+            "load_size": "40",
             "crop_low": "0.1",
             "crop_high": "0.9",
             "flip": "true",
             "decoder_dim": "24",
             "decoder_depth": "2",
             "decoder_heads": "4",
-            "pictures": "1",
+            "num_visualized": "1",
         }.items()
     },
     "wandb.mode": ("offline", wandb_start, ()),
@@ -729,55 +750,57 @@ COLLECT_PROBES: dict[str, Probe] = {
 }
 FEW = ("protocol.episodes=6", "workers=2")
 EVAL_PROBES: dict[str, Probe] = {
-    "run": ("outputs/y", judged, FEW),
-    "tasks": ("[push_button]", judged, FEW),
-    "episodes": ("7", judged, FEW),
-    "seed": ("7", judged, FEW),
-    "checkpoint": ("last", judged, FEW),
-    "rows": ("[trained]", judged, FEW),
-    "videos": ("2", judged, FEW),
-    "renderer": ("opengl", judged, FEW),
-    "workers": ("7", judged, ("protocol.episodes=6",)),
-    "protocol.name": ("mine", judged, FEW),
-    "protocol.episodes": ("7", judged, ("protocol=peract", "workers=2")),
-    "protocol.seed": ("7", judged, FEW),
-    "protocol.rows": ("[trained]", judged, FEW),
-    "protocol.variations": ("held_out", judged, FEW),
-    "protocol.order": ("shuffled", judged, (*FEW, "protocol.variations=all")),
-    "protocol.sentence": ("first", judged, FEW),
-    "protocol.keyframes": ("2", judged, FEW),
-    "protocol.tries": ("2", judged, FEW),
-    "hardware.platform": ("cpu", judged, FEW),
-    "hardware.precision": ("bfloat16", judged, FEW),
-    "hardware.prefetch": ("5", judged, FEW),
-    "hardware.attention": ("xla", judged, FEW),
-    "hardware.remat": ("blocks", judged, FEW),
-    "hardware.scan": ("true", judged, FEW),
-    "hardware.compilation_cache": ("elsewhere", judged, FEW),
-    "hardware.peak_flops": ("1e9", judged, FEW),
-    "hardware.profile": ("[1,3]", judged, FEW),
+    "run": ("outputs/y", evaluation, FEW),
+    "tasks": ("[push_button]", evaluation, FEW),
+    "episodes": ("7", evaluation, FEW),
+    "seed": ("7", evaluation, FEW),
+    "checkpoint": ("last", evaluation, FEW),
+    "conditions": ("[trained]", evaluation, FEW),
+    "videos": ("2", evaluation, FEW),
+    "renderer": ("opengl", evaluation, FEW),
+    "workers": ("7", evaluation, ("protocol.episodes=6",)),
+    "protocol.name": ("mine", evaluation, FEW),
+    "protocol.episodes": ("7", evaluation, ("protocol=peract", "workers=2")),
+    "protocol.seed": ("7", evaluation, FEW),
+    "protocol.conditions": ("[trained]", evaluation, FEW),
+    "protocol.variations": ("held_out", evaluation, FEW),
+    "protocol.order": ("shuffled", evaluation, (*FEW, "protocol.variations=all")),
+    "protocol.sentence": ("first", evaluation, FEW),
+    "protocol.max_keyframes": ("2", evaluation, FEW),
+    "protocol.max_unreachable": ("2", evaluation, FEW),
+    "hardware.platform": ("cpu", evaluation, FEW),
+    "hardware.precision": ("bfloat16", evaluation, FEW),
+    "hardware.prefetch": ("5", evaluation, FEW),
+    "hardware.attention": ("xla", evaluation, FEW),
+    "hardware.remat": ("blocks", evaluation, FEW),
+    "hardware.scan": ("true", evaluation, FEW),
+    "hardware.compilation_cache": ("elsewhere", evaluation, FEW),
+    "hardware.peak_flops": ("1e9", evaluation, FEW),
+    "hardware.profile": ("[1,3]", evaluation, FEW),
 }
 PROBES = {"train": TRAIN_PROBES, "collect": COLLECT_PROBES, "eval": EVAL_PROBES}
-BASES: dict[Any, Any] = {}  # what the probes see without the change; they are deterministic
+BASES: dict[Any, Any] = {}  # records without the change; they are deterministic
 
 
 @pytest.mark.parametrize(("name", "key"), [(name, key) for name, probes in PROBES.items() for key in probes])
 def test_every_setting_reaches_what_it_turns(name: str, key: str) -> None:
-    value, probe, besides = PROBES[name][key]
-    if (name, probe, besides) not in BASES:
-        BASES[name, probe, besides] = probe(composed(*besides, name=name))
-    assert probe(composed(*besides, f"{key}={value}", name=name)) != BASES[name, probe, besides]
+    value, probe, extra = PROBES[name][key]
+    if (name, probe, extra) not in BASES:
+        BASES[name, probe, extra] = probe(composed(*extra, name=name))
+    assert probe(composed(*extra, f"{key}={value}", name=name)) != BASES[name, probe, extra]
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_no_setting_is_without_such_a_proof(name: str) -> None:
-    assert set(leaves(SCHEMAS[name])) - LABELS - ONE_CHOICE - ELSEWHERE - NOT_FOR.get(name, set()) == set(PROBES[name])
+    assert set(leaves(SCHEMAS[name])) - LABELS - ONE_CHOICE - PROVED_ELSEWHERE - UNUSED_BY.get(name, set()) == set(
+        PROBES[name]
+    )
     for key in ONE_CHOICE & set(leaves(SCHEMAS[name])):
         assert len(leaves(SCHEMAS[name])[key].metadata["choices"]) == 1, f"{key} has a choice now: prove what it does"
 
 
 def read_attributes(root: Path) -> set[str]:
-    """Every attribute that is read in the code, checks left out."""
+    """Every attribute that is read in the code, validation excluded."""
     files = [
         root / "train.py",
         root / "eval.py",
@@ -796,7 +819,121 @@ def test_every_field_is_read_somewhere() -> None:
     assert unread == set()
 
 
-# What types cannot say.
+# Help texts, former names, suggestions.
+
+
+def tool_schemas() -> list[type]:
+    """Settings of the tools, and of commands on pods."""
+    from data_tools.convert import ConvertConfig
+    from data_tools.photographer import FramesConfig
+    from data_tools.probe import ProbeConfig
+    from data_tools.rlds import ExportConfig, ImportConfig
+    from data_tools.rlds_mapping import Mapping
+    from data_tools.weights import SCHEMAS as WEIGHTS
+    from launchers.pod_settings import PodConfig
+
+    return [ConvertConfig, FramesConfig, ProbeConfig, ExportConfig, ImportConfig, Mapping, PodConfig, *WEIGHTS.values()]
+
+
+def test_every_setting_has_a_help_text() -> None:
+    for schema in (*SCHEMAS.values(), LaunchConfig, *tool_schemas()):
+        for key, entry in leaves(schema).items():
+            text = entry.metadata.get("help", "")
+            assert text.strip() == text != "" and "\n" not in text and len(text) <= 120, (
+                f"{schema.__name__}: {key}: {text!r}"
+            )
+            assert summarize_allowed(entry)
+
+
+def test_former_names_lead_to_settings_that_exist() -> None:
+    known = {key for schema in SCHEMAS.values() for key in known_keys(schema)}
+    assert set(RENAMED_KEYS.values()) | set(SYNONYMS.values()) <= known and not set(RENAMED_KEYS) & known
+    for key, table in RENAMED_VALUES.items():
+        for schema in SCHEMAS.values():
+            for entry in [leaves(schema)[key]] if key in leaves(schema) else []:
+                choices = entry.metadata.get("choices", table.values())
+                assert set(table.values()) <= set(choices) and not set(table) & set(choices)
+
+
+@pytest.mark.parametrize("former", RENAMED_KEYS)
+def test_a_former_name_is_refused_with_the_current_one(former: str) -> None:
+    current = RENAMED_KEYS[former]
+    [name, *_] = [name for name, schema in SCHEMAS.items() if current in leaves(schema)]
+    group, _, last = former.rpartition(".")
+    nested = [f"{group}={{{last}: 1}}"] if group and group not in groups(name) else []
+    for word in (f"{former}=1", f"+{former}=1", f"++{former}=1", f"~{former}", *nested):
+        with pytest.raises(InputError) as error:
+            composed(word, name=name)
+        assert str(error.value) == f"{former}: is now called {current}; write {current}=..."
+    with pytest.raises(InputError) as error:
+        resolve(OmegaConf.create({group: {last: 1}} if group else {former: 1}), SCHEMAS[name])
+    assert str(error.value) == f"{former}: is now called {current}; write {current}=..."
+
+
+@pytest.mark.parametrize(("former", "current"), RENAMED_VALUES["objective"].items())
+def test_a_former_value_is_refused_with_the_current_one(former: str, current: str) -> None:
+    with pytest.raises(
+        InputError, match=f"^objective: found {former} \\({former} is now called {current}\\); allowed: "
+    ):
+        composed(f"objective={former}")
+
+
+def test_former_names_in_a_users_yaml_are_refused_with_the_current_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(CONFIG_DIR, tmp_path / "conf")
+    monkeypatch.setattr("instructrl.command.CONFIG_DIR", tmp_path / "conf")
+    monkeypatch.setattr("instructrl.overrides.CONFIG_DIR", tmp_path / "conf")
+    options.cache_clear()
+    lines = {
+        "optimizer: {base_batch: 3}": "experiment/mine: optimizer.base_batch: is now called optimizer.base_batch_",
+        "objective: cloning": "objective: found cloning (cloning is now called behavior_cloning); allowed: ",
+        "name: ${training.fresh}": "name: Interpolation key 'training.fresh' not found; training.fresh is now called ",
+        "training: {epoch: 3}": "experiment/mine: training.epoch: no such setting; did you mean training.epochs?",
+    }
+    try:
+        for text, line in lines.items():
+            (tmp_path / "conf/experiment/mine.yaml").write_text(f"# @package _global_\n{text}\n")
+            with pytest.raises(InputError) as error:
+                composed("experiment=mine")
+            assert str(error.value).startswith(line) and "\n" not in str(error.value)
+    finally:
+        options.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "suggestion"),
+    [
+        ("train", "lr", "optimizer.learning_rate"),
+        ("train", "training.lr", "optimizer.learning_rate"),
+        ("train", "learning_rate", "optimizer.learning_rate"),
+        ("train", "batch_size", "training.batch_size"),
+        ("train", "batchsize", "training.batch_size"),
+        ("train", "epochs", "training.epochs"),
+        ("train", "optimizer.epochs", "training.epochs"),
+        ("train", "num_gpus", "hardware.local_devices"),
+        ("train", "depth", "encoder.depth or policy.depth"),
+        ("train", "image_size", "encoder.image_size or sim.image_size"),
+        ("train", "optimizer.lerning_rate", "optimizer.learning_rate"),
+        ("eval", "max_keyframes", "protocol.max_keyframes"),
+        ("eval", "num_episodes", "episodes"),
+        ("collect", "num_workers", "sim.workers"),
+    ],
+)
+def test_an_unknown_key_suggests_full_paths(name: str, key: str, suggestion: str) -> None:
+    with pytest.raises(InputError) as error:
+        composed(f"{key}=3", name=name)
+    assert str(error.value) == f"{key}: no such setting; did you mean {suggestion}?"
+
+
+def test_a_key_without_a_similar_one_lists_its_group() -> None:
+    with pytest.raises(
+        InputError, match=r"^training.nonsense: no such setting; allowed in training: training.batch_size"
+    ):
+        composed("training.nonsense=3")
+
+
+# Constraints that types cannot express.
 
 
 @pytest.mark.parametrize(
@@ -821,24 +958,24 @@ def test_every_field_is_read_somewhere() -> None:
         (["encoder.patch_size=6"], "encoder.patch_size: found 6; allowed: a multiple of 4"),
         (["sim.image_size=100"], "sim.image_size: found 100; allowed: a multiple of encoder.patch_size=8"),
         (["policy.dim=33", "policy.heads=3"], "policy.dim: found 33; allowed: an even number"),
-        (["training.fresh=[head]"], "training.fresh: found [head]; allowed: null without init_from"),
+        (["training.reinit=[head]"], "training.reinit: found [head]; allowed: null without init_from"),
         (["hardware.profile=[3]"], "hardware.profile: found [3]; allowed: null, or the first and the last step"),
         (["hardware.profile=[5,3]"], "hardware.profile: found [5, 3]; allowed: null, or the first and the last step"),
         (["policy.heads=5"], "policy.heads: found 5; allowed: a divisor of policy.dim=384"),
         (["training.epochs=3"], "optimizer.warmup_epochs: found 5.0; allowed: less than training.epochs=3"),
         (["hardware.fsdp=0"], "hardware.fsdp: found 0; allowed: an integer at least 1"),
         (["hardware.coordinator=here"], "hardware.coordinator: found here; allowed: host:port, auto, or null"),
-        (["hardware.coordinator=a:1"], "hardware.processes: found null; allowed: a number with hardware.coordinator=a"),
-        (["hardware.processes=2"], "hardware.processes: found 2; allowed: null without hardware.coordinator=host:port"),
-        ([*TWO_PROCESSES, "hardware.process=2"], "hardware.process: found 2; allowed: at least 0 and less than hardw"),
+        (["hardware.coordinator=a:1"], "hardware.num_processes: found null; allowed: a number with hardware.coord"),
+        (["hardware.num_processes=2"], "hardware.num_processes: found 2; allowed: null without hardware.coordinator="),
+        ([*TWO_PROCESSES, "hardware.process_id=2"], "hardware.process_id: found 2; allowed: at least 0 and less than "),
         (["hardware.coordinator=auto", "output_dir=gs://b/o"], "output_dir: found gs://b/o; allowed: a folder that"),
         (["optimizer.warmup_epochs=null"], "optimizer.warmup_epochs: found null; allowed: a number, or one for optim"),
         (["optimizer.warmup_steps=9"], "optimizer.warmup_steps: found 9; allowed: null with optimizer.warmup_epochs=5"),
         (["optimizer.schedule=step"], "optimizer.schedule: found step; allowed: cosine, linear, constant"),
-        (["optimizer.schedule=constant", "optimizer.end_share=0.1"], "optimizer.end_share: found 0.1; allowed: 0 with"),
-        (["optimizer.layer_decay=0"], "optimizer.layer_decay: found 0.0; allowed: a number above 0 and at most 1"),
-        (["optimizer.layer_decay=0.5", "encoder=m3ae_b16"], "optimizer.layer_decay: found 0.5; allowed: 1 with enc"),
-        (["optimizer.encoder_rate=0.5", "encoder.frozen=true"], "optimizer.encoder_rate: found 0.5; allowed: 1 with"),
+        (["optimizer.schedule=constant", "optimizer.end_factor=0.1"], "optimizer.end_factor: found 0.1; allowed: 0 wi"),
+        (["optimizer.layer_lr_decay=0"], "optimizer.layer_lr_decay: found 0.0; allowed: a number above 0 and at m"),
+        (["optimizer.layer_lr_decay=0.5", "encoder=m3ae_b16"], "optimizer.layer_lr_decay: found 0.5; allowed: 1 with"),
+        (["optimizer.encoder_lr_scale=0.5", "encoder.frozen=true"], "optimizer.encoder_lr_scale: found 0.5; allowed: "),
         (["hardware.attention=cudnn"], "hardware.attention: found cudnn; allowed: auto or xla, or hardware.precision="),
         (["optimizer.ema=1"], "optimizer.ema: found 1.0; allowed: a number above 0 and at most 0.999999, or null"),
         (["optimizer.decay=[]"], "optimizer.decay: found []; allowed: a list like [a,b], without repetition, or null"),
@@ -888,6 +1025,8 @@ def test_every_field_is_read_somewhere() -> None:
         (["nonsense=3"], "nonsense: no such setting; allowed here: data, encoder, "),
         (["seed=${nowhere.at.all}"], "seed: Interpolation key 'nowhere.at.all' not found"),
         (["name=${name}"], "name: Recursive interpolation detected"),
+        (["name=\\${seed}"], "name: found ${seed}; allowed: ${...} without a backslash"),
+        (["task.tasks=\\${seed}"], "task.tasks: found ${seed}; allowed: ${...} without a backslash"),
         (["seed=???"], "seed: no value given; write seed=...; allowed: an integer"),
         (["seed=0,1"], "seed: found several values; add --multirun"),
         (["seed=" + "9" * 400], "seed: found 999"),
@@ -896,9 +1035,9 @@ def test_every_field_is_read_somewhere() -> None:
         (["training={token_dropout: " + "9" * 400 + "}"], "training.token_dropout: found 999"),
         ([TWO, "task.weights=[1," + "9" * 400 + "]"], "task.weights: found [1, 999"),
         (["sim.cameras=[{a: b}]"], "sim.cameras: found [{'a': 'b'}]; allowed: a list of front"),
-        (["~policy"], "~policy: nothing can be taken away"),
-        (["+seed=1"], "+seed=1: seed is there already"),
-        (["policy@head=vit_base"], "policy@head=vit_base: groups stay where they are"),
+        (["~policy"], "~policy: a setting cannot be deleted"),
+        (["+seed=1"], "+seed=1: seed already exists"),
+        (["policy@head=vit_base"], "policy@head=vit_base: a group cannot be moved"),
         (["optimizer.learning_rate=1e400"], "optimizer.learning_rate: found inf; allowed: a number above 0"),
     ],
 )  # fmt: skip
@@ -910,8 +1049,8 @@ def test_the_line_says_what_was_found_and_what_is_allowed(overrides: list[str], 
 
 def test_any_task_of_rlbench_may_be_named() -> None:
     config = composed("task.name=open_door", "sim=rlbench", "sim.cameras=[overhead,wrist]", name="collect")
-    assert (config.task.name, config.sim.kind, config.sim.tries) == ("open_door", "rlbench", 10)
-    assert composed("sim=rlbench").task.name == "reach_target", "also those that are embedded under the same name"
+    assert (config.task.name, config.sim.kind, config.sim.planner_attempts) == ("open_door", "rlbench", 10)
+    assert composed("sim=rlbench").task.name == "reach_target", "also tasks that are embedded under the same name"
 
 
 def test_the_simulators_know_the_same_renderers() -> None:
@@ -929,7 +1068,7 @@ def test_a_set_has_the_tasks_and_weights_that_it_is_given() -> None:
     )
     assert task_names(composed("task=push_button").task) == ("push_button",)
     assert task_names(composed("task.tasks=[push_button]", "task.variations=[1]").task) == ("push_button",)
-    composed(TWO, "task.weights=[0.1,0.1]", "task.episodes=1")  # one sequence for each, whatever 0.1 + 0.1 is
+    composed(TWO, "task.weights=[0.1,0.1]", "task.episodes=1")  # one episode each, despite the rounding of 0.1 + 0.1
     composed(TWO, "task.weights=[3999,1]", "task.name=pair")  # just one of 4000
 
 
@@ -942,20 +1081,27 @@ def test_the_sets_of_the_benchmark_hold_tasks_that_there_are() -> None:
 def test_an_evaluation_needs_a_run_and_the_headline_row() -> None:
     with pytest.raises(InputError, match=r"run: no value given; write run=\.\.\."):
         compose("eval", EvalConfig, [])
-    with pytest.raises(InputError, match=r"rows: found .*trained, the row of the headline"):
-        composed("rows=[oracle]", name="eval")
-    with pytest.raises(InputError, match=r"^protocol.rows: found .*trained, the row of the headline"):
-        composed("protocol.rows=[oracle]", name="eval")
+    with pytest.raises(InputError, match=r"^conditions: found .*trained"):
+        composed("conditions=[oracle]", name="eval")
+    with pytest.raises(InputError, match=r"^protocol.conditions: found .*trained"):
+        composed("protocol.conditions=[oracle]", name="eval")
 
 
 def test_a_protocol_fixes_what_is_not_set_beside_it() -> None:
-    plain = protocol_of(composed("protocol=peract", name="eval"))
-    assert (plain.name, plain.episodes, plain.seed, plain.rows) == ("peract", 25, 0, ["trained", "oracle"])
-    words = ("protocol=peract", "protocol.keyframes=7", "seed=0", "episodes=3", "rows=[trained]", "protocol.episodes=9")
-    changed = protocol_of(composed(*words, name="eval"))
-    assert (changed.episodes, changed.rows, changed.keyframes) == (3, ["trained"], 7)
-    assert dataclasses.replace(changed, episodes=25, rows=plain.rows, keyframes=25) == plain
-    assert protocol_of(composed("protocol=hiveformer", "seed=0", name="eval")).seed == 0, "nought is a value"
+    plain = effective_protocol(composed("protocol=peract", name="eval"))
+    assert (plain.name, plain.episodes, plain.seed, plain.conditions) == ("peract", 25, 0, ["trained", "oracle"])
+    words = (
+        "protocol=peract",
+        "protocol.max_keyframes=7",
+        "seed=0",
+        "episodes=3",
+        "conditions=[trained]",
+        "protocol.episodes=9",
+    )
+    changed = effective_protocol(composed(*words, name="eval"))
+    assert (changed.episodes, changed.conditions, changed.max_keyframes) == (3, ["trained"], 7)
+    assert dataclasses.replace(changed, episodes=25, conditions=plain.conditions, max_keyframes=25) == plain
+    assert effective_protocol(composed("protocol=hiveformer", "seed=0", name="eval")).seed == 0, "zero is a value"
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", ".hidden"])
@@ -967,12 +1113,12 @@ def test_a_protocols_name_must_be_a_folders(name: str) -> None:
 @pytest.mark.parametrize(
     ("word", "line"),
     [
-        ("protocol=rlbench", "protocol: found rlbench; allowed: hiveformer, ours, peract"),
+        ("protocol=rlbench", "protocol: found rlbench; allowed: default, hiveformer, peract"),
         ("protocol.variations=some", "protocol.variations: found some; allowed: all, trained, held_out, or a list"),
         ("protocol.variations=[-1]", "protocol.variations: found [-1]; allowed: all, trained, held_out, or a list"),
         ("protocol.variations=[]", "protocol.variations: found []; allowed: all, trained, held_out, or a list"),
-        ("protocol.keyframes=0", "protocol.keyframes: found 0; allowed: an integer at least 1"),
-        ("protocol.tries=0", "protocol.tries: found 0; allowed: an integer at least 1"),
+        ("protocol.max_keyframes=0", "protocol.max_keyframes: found 0; allowed: an integer at least 1"),
+        ("protocol.max_unreachable=0", "protocol.max_unreachable: found 0; allowed: an integer at least 1"),
         ("protocol.sentence=last", "protocol.sentence: found last; allowed: seed, first"),
         ("variations=[1]", "variations: no such setting; did you mean protocol.variations?"),
         ("tasks=[]", "tasks: found []; allowed: a list like [a,b], without repetition, or null"),
@@ -989,7 +1135,7 @@ def test_interpolations_are_welcome() -> None:
     assert (config.policy.depth, config.name) == (3, "run-3-reach_target")
 
 
-# Random overrides: a valid configuration or one line.
+# Random overrides: a valid configuration or an error of one line.
 
 KEYS = sorted({*(key for schema in SCHEMAS.values() for key in known_keys(schema)), *groups("train")})
 WORDS = sorted({option for _, _, option in OPTIONS} | {"abc", "front", "wrist", "trained", "off", "auto", "best"})
@@ -1007,13 +1153,13 @@ ODD = [
 PREFIXES = ["", "", "", "", "", "", "+", "++", "~", "/", "-", "@"]
 
 
-def misspelt(key: str, at: int) -> str:
+def misspelled(key: str, at: int) -> str:
     at %= max(len(key), 1)
     return key[:at] + key[at + 1 :]
 
 
-def right(key: str) -> st.SearchStrategy[str]:
-    """A value that a key might take."""
+def plausible(key: str) -> st.SearchStrategy[str]:
+    """A plausible value of a key."""
     if key in groups("train"):
         return st.sampled_from([*options(key), *options("policy")])
     fields = [leaves(schema)[key] for schema in SCHEMAS.values() if key in leaves(schema)]
@@ -1033,7 +1179,7 @@ STRANGE = [
 ]  # fmt: skip
 keys = st.one_of(
     st.sampled_from(KEYS),
-    st.builds(misspelt, st.sampled_from(KEYS), st.integers(0, 30)),
+    st.builds(misspelled, st.sampled_from(KEYS), st.integers(0, 30)),
     st.builds("{}.{}".format, st.sampled_from(KEYS), st.sampled_from([*KEYS, "0", "x"])),
     st.builds("{}@{}".format, st.sampled_from(KEYS), st.sampled_from([*KEYS, "_global_", "_here_", ""])),
     st.sampled_from(STRANGE),
@@ -1042,7 +1188,7 @@ keys = st.one_of(
 values = st.one_of(
     st.sampled_from(ODD), st.sampled_from(WORDS), st.text(max_size=12), st.integers().map(str), st.floats().map(str)
 )
-likely = st.sampled_from(KEYS).flatmap(lambda key: right(key).map(lambda value: f"{key}={value}"))
+likely = st.sampled_from(KEYS).flatmap(lambda key: plausible(key).map(lambda value: f"{key}={value}"))
 unlikely = st.one_of(
     st.builds("{}{}={}".format, st.sampled_from(PREFIXES), st.sampled_from(KEYS), values),
     st.builds("{}{}={}".format, st.sampled_from(PREFIXES), keys, st.one_of(values, st.sampled_from(WORDS))),
@@ -1050,7 +1196,7 @@ unlikely = st.one_of(
     keys,
     st.text(max_size=20),
 )
-near_valid = st.lists(likely, max_size=2)  # what a person gets wrong
+near_valid = st.lists(likely, max_size=2)  # typical mistakes
 anything = st.one_of(
     st.tuples(st.lists(likely, max_size=1), unlikely).map(lambda both: [*both[0], both[1]]),
     st.lists(unlikely, max_size=3),
@@ -1059,7 +1205,7 @@ anything = st.one_of(
 
 @st.composite
 def commands(draw: st.DrawFn) -> tuple[str, list[str]]:
-    """A command and its words: half of them nearly right, some with an odd value at a key that it has."""
+    """A command and its overrides: half of them nearly valid, some with an odd value at a valid key."""
     name, kind = draw(st.sampled_from(["train", "train", "eval", "collect"])), draw(st.integers(0, 9))
     if kind in (5, 6, 7):
         return name, [f"{draw(st.sampled_from(known_keys(SCHEMAS[name])))}={draw(st.sampled_from(ODD))}"]
@@ -1079,7 +1225,9 @@ def test_any_override_gives_a_configuration_or_one_line(asked: tuple[str, list[s
         line = str(error)
         assert line.strip() and "\n" not in line and len(line) < 1000
         key = line.partition(":")[0].strip("'")
-        named = any(key in word or line.startswith(shown(word)) for word in words)  # the key, or an unreadable word
+        named = any(
+            key in word or line.startswith(format_value(word)) for word in words
+        )  # the key, or an unreadable word
         assert named or key in KEYS, line
         OUTCOMES[False] += 1
     else:
@@ -1088,5 +1236,5 @@ def test_any_override_gives_a_configuration_or_one_line(asked: tuple[str, list[s
 
 
 def test_the_random_overrides_were_neither_all_right_nor_all_wrong() -> None:
-    if sum(OUTCOMES.values()) >= 500:  # else the test above was not run, or failed
+    if sum(OUTCOMES.values()) >= 500:  # else the test above did not run, or failed
         assert min(OUTCOMES.values()) >= 60, OUTCOMES

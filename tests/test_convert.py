@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_tools.conversion import Reason
+from data_tools.conversion import SkipReason
 from data_tools.convert import convert, parse
-from data_tools.stored import decoded_depth, places
-from instructrl.data.episodes import Episodes
+from data_tools.stored import decode_depth, find_episodes
+from instructrl.data.episodes import DemonstrationDataset
 from instructrl.errors import InputError
 from instructrl.sim.tabletop.task import load_task
 from tests import stored, tiny
@@ -45,7 +45,7 @@ def command(*words: str) -> subprocess.CompletedProcess[str]:
 def test_an_episode_of_the_original_layout_is_kept_as_it_is(tmp_path: Path, protocol: int) -> None:
     src = stored.original(tmp_path / "close_jar", variations=2, episodes=1, protocol=protocol)
     converted(src, tmp_path / "one.hdf5", "split=train")
-    with Episodes(tmp_path / "one.hdf5", task="close_jar") as episodes:
+    with DemonstrationDataset(tmp_path / "one.hdf5", task="close_jar") as episodes:
         assert len(episodes) == 2 and episodes.cameras == ("front", "left_shoulder")
         assert episodes.contents.variation.tolist() == [0, 1]
         for number, seed in enumerate((0, 100)):
@@ -70,11 +70,14 @@ def test_peracts_layout_says_of_each_episode_what_it_shows(tmp_path: Path, capsy
     converted(src, tmp_path / "data")
     printed = capsys.readouterr().out
     assert "close_jar: 12 episodes found, 12 converted, 0 skipped;" in printed
-    with Episodes(files(tmp_path / "data")["train"]) as train, Episodes(files(tmp_path / "data")["val"]) as val:
+    with (
+        DemonstrationDataset(files(tmp_path / "data")["train"]) as train,
+        DemonstrationDataset(files(tmp_path / "data")["val"]) as val,
+    ):
         assert (len(train), len(val)) == (11, 1)
         assert train.contents.variation.tolist() == [number % 3 for number in range(11)]
         assert val.contents.variation.tolist() == [11 % 3] and val.contents.seed[0] >= 1_000_000_000
-        assert train.sentences(4) == ("do it 1",) and train.header.split == "train" and val.header.split == "val"
+        assert train.instructions(4) == ("do it 1",) and train.header.split == "train" and val.header.split == "val"
 
 
 def break_frames(folder: Path) -> None:
@@ -127,32 +130,32 @@ def sentences(value: object) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (break_frames, Reason.FRAMES),
-        (break_camera, Reason.CAMERAS),
-        (lambda folder: shutil.rmtree(folder / "front_rgb"), Reason.CAMERAS),
-        (break_picture, Reason.PICTURES),
-        (break_shape, Reason.PICTURES),
-        (foreign, Reason.PICKLE),
-        (hostile, Reason.PICKLE),
-        (truncated, Reason.PICKLE),
-        (lambda folder: (folder / "low_dim_obs.pkl").unlink(), Reason.PICKLE),
-        (lambda folder: stored.dump(folder / "low_dim_obs.pkl", [1, 2]), Reason.PICKLE),
-        (number(3), Reason.VARIATION),
-        (number(-1), Reason.VARIATION),
-        (number("red"), Reason.VARIATION),
-        (sentences([]), Reason.SENTENCES),
-        (sentences([7]), Reason.SENTENCES),
-        (sentences(["nul \0 inside"]), Reason.NUMBERS),
-        (rewritten(misc={}), Reason.NUMBERS),
-        (rewritten(misc=None), Reason.NUMBERS),
-        (rewritten(gripper_pose=np.full(7, np.nan)), Reason.NUMBERS),
-        (rewritten(gripper_pose=np.zeros(3)), Reason.NUMBERS),
-        (rewritten(gripper_open="open"), Reason.NUMBERS),
-        (rewritten(joint_velocities=None, joint_positions=None), Reason.NUMBERS),
+        (break_frames, SkipReason.FRAMES),
+        (break_camera, SkipReason.CAMERAS),
+        (lambda folder: shutil.rmtree(folder / "front_rgb"), SkipReason.CAMERAS),
+        (break_picture, SkipReason.IMAGES),
+        (break_shape, SkipReason.IMAGES),
+        (foreign, SkipReason.PICKLE),
+        (hostile, SkipReason.PICKLE),
+        (truncated, SkipReason.PICKLE),
+        (lambda folder: (folder / "low_dim_obs.pkl").unlink(), SkipReason.PICKLE),
+        (lambda folder: stored.dump(folder / "low_dim_obs.pkl", [1, 2]), SkipReason.PICKLE),
+        (number(3), SkipReason.VARIATION),
+        (number(-1), SkipReason.VARIATION),
+        (number("red"), SkipReason.VARIATION),
+        (sentences([]), SkipReason.SENTENCES),
+        (sentences([7]), SkipReason.SENTENCES),
+        (sentences(["nul \0 inside"]), SkipReason.NUMBERS),
+        (rewritten(misc={}), SkipReason.NUMBERS),
+        (rewritten(misc=None), SkipReason.NUMBERS),
+        (rewritten(gripper_pose=np.full(7, np.nan)), SkipReason.NUMBERS),
+        (rewritten(gripper_pose=np.zeros(3)), SkipReason.NUMBERS),
+        (rewritten(gripper_open="open"), SkipReason.NUMBERS),
+        (rewritten(joint_velocities=None, joint_positions=None), SkipReason.NUMBERS),
     ],
 )
 def test_what_cannot_be_used_is_named_and_counted_and_the_rest_goes_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[Path], None], reason: Reason
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[Path], None], reason: SkipReason
 ) -> None:
     src = stored.peract(tmp_path / "close_jar", episodes=3)
     spoil(src / "all_variations" / "episodes" / "episode1")
@@ -161,7 +164,7 @@ def test_what_cannot_be_used_is_named_and_counted_and_the_rest_goes_on(
     assert f"3 episodes found, 2 converted, 1 skipped (1 {reason})" in printed
     [line] = [line for line in printed.splitlines() if line.startswith("skipped ")]
     assert line.startswith(f"skipped all_variations/episodes/episode1: {reason}: ")
-    with Episodes(tmp_path / "out.hdf5") as episodes:
+    with DemonstrationDataset(tmp_path / "out.hdf5") as episodes:
         assert episodes.contents.variation.tolist() == [0, 2]
         episodes.verify()
     assert not list(tmp_path.rglob("ran")) and not list(tmp_path.rglob("*.tmp"))
@@ -172,13 +175,13 @@ def test_velocities_that_were_not_stored_are_made_of_positions(tmp_path: Path) -
     converted(src, tmp_path / "with.hdf5", "split=train")
     rewritten(joint_velocities=None)(src / "all_variations" / "episodes" / "episode0")
     converted(src, tmp_path / "without.hdf5", "split=train")
-    with Episodes(tmp_path / "with.hdf5") as one, Episodes(tmp_path / "without.hdf5") as other:
+    with DemonstrationDataset(tmp_path / "with.hdf5") as one, DemonstrationDataset(tmp_path / "without.hdf5") as other:
         assert one.lengths.tolist() == other.lengths.tolist() == [2]
 
 
 def test_nothing_usable_leaves_nothing(tmp_path: Path) -> None:
     src = stored.peract(tmp_path / "close_jar", episodes=2)
-    for place in places(src):
+    for place in find_episodes(src):
         break_frames(place.folder)
     with pytest.raises(InputError, match=r"close_jar: 2 episodes found, 0 converted, 2 skipped \(2 missing frames\)"):
         converted(src, tmp_path / "data")
@@ -192,18 +195,18 @@ def test_variations_take_turns_and_a_folder_of_tasks_is_converted_whole(
     stored.peract(tmp_path / "src" / "place_cups", episodes=2)
     (tmp_path / "src" / "notes").mkdir()
     converted(tmp_path / "src", tmp_path / "data", "val_episodes=1")
-    with Episodes(files(tmp_path / "data")["train"]) as train:
+    with DemonstrationDataset(files(tmp_path / "data")["train"]) as train:
         assert train.contents.variation.tolist() == [0, 1, 0, 1, 0]
     assert files(tmp_path / "data", "place_cups")["val"].exists()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.hdf5")}
     assert len(before) == 4
     converted(tmp_path / "src", tmp_path / "data", "val_episodes=1")
-    assert "is there already, 5 episodes" in capsys.readouterr().out
+    assert "exists already, 5 episodes" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.hdf5")}
     files(tmp_path / "data")["val"].unlink()
     converted(tmp_path / "src", tmp_path / "data", "val_episodes=1")
-    assert files(tmp_path / "data")["val"].exists(), "what is missing is made again"
-    with pytest.raises(InputError, match="found another file there; choose another out=, or add overwrite=true"):
+    assert files(tmp_path / "data")["val"].exists(), "missing files are converted again"
+    with pytest.raises(InputError, match="found another file; choose another out=, or add overwrite=true"):
         converted(tmp_path / "src", tmp_path / "data", "renderer=rlbench_opengl")
     converted(tmp_path / "src", tmp_path / "data", "renderer=rlbench_opengl", "overwrite=true")
     with pytest.raises(InputError, match="found one file for the tasks close_jar, place_cups; name a folder"):
@@ -213,7 +216,7 @@ def test_variations_take_turns_and_a_folder_of_tasks_is_converted_whole(
 def test_pictures_are_resized_and_the_matrices_with_them(tmp_path: Path) -> None:
     src = stored.peract(tmp_path / "close_jar", episodes=1, size=32)
     converted(src, tmp_path / "out.hdf5", "split=val", "image_size=16")
-    with Episodes(tmp_path / "out.hdf5") as episodes:
+    with DemonstrationDataset(tmp_path / "out.hdf5") as episodes:
         found = episodes.demonstration(0)
         assert found.images.shape[2:] == (16, 16, 3) and episodes.header.split == "val"
         np.testing.assert_array_equal(found.intrinsics[0, 0], [[10, 0, 4], [0, 10, 4], [0, 0, 1]])
@@ -225,7 +228,7 @@ def test_depth_is_decoded_and_checked_where_asked_and_not_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     depth = np.random.default_rng(0).uniform(size=(5, 5))
-    assert np.abs(decoded_depth(Image.fromarray(stored.depth_picture(depth))) - depth).max() < 2**-24
+    assert np.abs(decode_depth(Image.fromarray(stored.depth_image(depth))) - depth).max() < 2**-24
     src = stored.peract(tmp_path / "close_jar", episodes=3)
     episode = src / "all_variations" / "episodes" / "episode1"
     Image.new("RGB", (8, 8)).save(episode / "front_depth" / "6.png")
@@ -233,7 +236,7 @@ def test_depth_is_decoded_and_checked_where_asked_and_not_kept(
     assert "3 converted" in capsys.readouterr().out
     converted(src, tmp_path / "seen.hdf5", "split=train", "depth=true")
     printed = capsys.readouterr().out
-    assert "2 converted, 1 skipped (1 pictures that cannot be used)" in printed and "not kept" in printed
+    assert "2 converted, 1 skipped (1 images that cannot be used)" in printed and "not stored" in printed
 
 
 @pytest.mark.parametrize(
@@ -244,9 +247,9 @@ def test_depth_is_decoded_and_checked_where_asked_and_not_kept(
         (["kind=rlbench", "src=.", "out=x", "frames=3"], "frames: no such setting"),
         (["kind=rlbench", "src=.", "out=x", "split=test"], "split: found test; allowed: train, val, or null"),
         (["kind=rlbench", "src", "out=x"], "src: cannot be read as key=value"),
-        (["kind=rlbench", "src=nowhere", "out=x"], "src: found nowhere, where there is no folder"),
+        (["kind=rlbench", "src=nowhere", "out=x"], "src: found nowhere, which is not a folder"),
         (["kind=rlbench", "src=conf", "out=x"], "src: found conf, which has no variation<N>/episodes/episode<N>"),
-        (["kind=windows", "src=nowhere", "out=x"], "src: found nowhere, where there is no file"),
+        (["kind=windows", "src=nowhere", "out=x"], "src: found nowhere, which is not a file"),
         (["kind=windows", "src=README.md", "out=x"], "README.md: cannot be opened as HDF5"),
         (["kind=windows", "src=x", "out=x", "depth=true"], "allowed only with kind=rlbench"),
     ],
@@ -283,7 +286,7 @@ def test_windows_are_taken_apart_into_episodes(
     src = stored.windows(tmp_path / "windows.hdf5", [3, 4, 5], shuffled=shuffled)
     converted(src, tmp_path / "out.hdf5", "kind=windows", "split=train")
     assert "3 episodes found, 3 converted, 0 skipped" in capsys.readouterr().out
-    with Episodes(tmp_path / "out.hdf5", task="reach_target") as episodes:
+    with DemonstrationDataset(tmp_path / "out.hdf5", task="reach_target") as episodes:
         assert sorted(episodes.contents.variation.tolist()) == [0, 1, 2]
         assert episodes.provenance["cameras"] == "unknown"
         for number, variation in enumerate(episodes.contents.variation.tolist()):
@@ -295,7 +298,7 @@ def test_windows_are_taken_apart_into_episodes(
             np.testing.assert_allclose(found.actions[:, :3], moved["poses"][moved["keyframes"], :3], rtol=1e-6)
             np.testing.assert_array_equal(found.actions[:, 7], moved["opened"][moved["keyframes"]])
             np.testing.assert_allclose(found.state[:2, 0], moved["opened"][seen])
-            assert found.instructions == load_task("reach_target").sentences(variation)
+            assert found.instructions == load_task("reach_target").instructions(variation)
 
 
 @pytest.mark.parametrize("lost", ["first", "middle", "last"])
@@ -311,7 +314,7 @@ def test_episodes_with_lost_windows_are_left_out(tmp_path: Path, capsys: pytest.
     converted(tmp_path / "part.hdf5", tmp_path / "out.hdf5", "kind=windows", "split=train", "task=reach_target")
     printed = capsys.readouterr().out
     assert "1 converted" in printed and "windows that are missing" in printed
-    with Episodes(tmp_path / "out.hdf5") as episodes:
+    with DemonstrationDataset(tmp_path / "out.hdf5") as episodes:
         assert episodes.contents.variation.tolist() == [0]
 
 

@@ -1,4 +1,4 @@
-"""Disks that are full, forbidden or damaged, and two trainers in one directory: one line each, and nothing lost."""
+"""File systems that are full, read-only or damaged, and concurrent trainings: one-line errors without data loss."""
 
 import os
 import shutil
@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from instructrl.errors import InputError, RunError, one_line_errors
-from instructrl.training.checkpoint import Checkpoints, Keep, open_checkpoints
+from instructrl.errors import InputError, RunError, report_user_errors
+from instructrl.training.checkpoint import Checkpoints, Retention, open_checkpoints
 from instructrl.training.loop import train
 from instructrl.training.metrics import read_lines
 from instructrl.training.run_directory import open_run
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def state(step: int, kilobytes: int = 4) -> TrainState:
-    """Parameters that do not compress."""
+    """Return a state with parameters that do not compress."""
     noise = np.random.default_rng(step).integers(0, 2**31, 256 * kilobytes, np.int32).view(np.float32)
     return TrainState(jax.numpy.int32(step), {"a": jax.numpy.asarray(noise)}, ())
 
@@ -34,7 +34,7 @@ def same(found: TrainState, expected: TrainState) -> None:
 
 
 def save(checkpoints: Checkpoints, *steps: int, kilobytes: int = 4) -> None:
-    """Validation gets worse with every step."""
+    """Save checkpoints whose validation loss increases with the step."""
     for step in steps:
         checkpoints.save(state(step, kilobytes), step=step, metrics={"loss": float(step)})
         checkpoints.wait()
@@ -42,12 +42,12 @@ def save(checkpoints: Checkpoints, *steps: int, kilobytes: int = 4) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder with room for 4 MB."""
+    """Mount a file system of 4 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("needs the right to mount a small disk")
+        pytest.skip("requires permission to mount a file system")
     try:
         yield folder
     finally:
@@ -56,16 +56,16 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_keeps_the_last_good_checkpoint(small_disk: Path, capfd: pytest.CaptureFixture[str]) -> None:
     refused = pytest.raises(
-        RunError, match=r"checkpoints: cannot be written .*earlier checkpoints are whole: make room"
+        RunError, match=r"checkpoints: cannot be written .*earlier checkpoints are intact: make room"
     )
-    with refused, open_checkpoints(small_disk, keep=Keep(1, 1)) as checkpoints:
+    with refused, open_checkpoints(small_disk, keep=Retention(1, 1)) as checkpoints:
         save(checkpoints, 1, 2, 3, kilobytes=1500)
     assert "Traceback" not in capfd.readouterr().err
     with open_checkpoints(small_disk, read_only=True) as checkpoints:
         assert (checkpoints.step("last"), checkpoints.step("best")) == (2, 1)
         same(checkpoints.restore(state(0, 1500), step=2), state(2, 1500))
     subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
-    with open_checkpoints(small_disk, keep=Keep(1, 1)) as checkpoints:
+    with open_checkpoints(small_disk, keep=Retention(1, 1)) as checkpoints:
         save(checkpoints, 3, kilobytes=1500)
     assert sorted(path.name for path in (small_disk / "checkpoints").iterdir()) == ["1", "3"]
 
@@ -85,12 +85,12 @@ def test_training_on_a_full_disk_is_one_line_and_goes_on_when_there_is_room(
         return {}
 
     config.training.rollout_every = 1
-    with pytest.raises(SystemExit) as ended, one_line_errors():
+    with pytest.raises(SystemExit) as ended, report_user_errors():
         train(config, run, data=data, rollout=fill)
-    told = capfd.readouterr().err
-    assert ended.value.code == 1, told
-    assert "Traceback" not in told
-    [line] = [line for line in told.splitlines() if line.startswith("error: ")]
+    stderr = capfd.readouterr().err
+    assert ended.value.code == 1, stderr
+    assert "Traceback" not in stderr
+    [line] = [line for line in stderr.splitlines() if line.startswith("error: ")]
     assert "make room" in line
     (small_disk / "ballast").unlink()
     config.training.rollout_every = 0
@@ -102,7 +102,7 @@ def test_training_on_a_full_disk_is_one_line_and_goes_on_when_there_is_room(
 
 
 def test_any_truncated_file_of_a_checkpoint_is_found_and_said(tmp_path: Path) -> None:
-    with open_checkpoints(tmp_path / "whole", keep=Keep(2, 1)) as checkpoints:
+    with open_checkpoints(tmp_path / "whole", keep=Retention(2, 1)) as checkpoints:
         save(checkpoints, 1, 2)
         checkpoints.save(state(3), step=3, progress={"sums": {"loss": 0.1}, "count": 2.0})
     last = tmp_path / "whole/checkpoints/3"
@@ -124,8 +124,8 @@ def test_any_truncated_file_of_a_checkpoint_is_found_and_said(tmp_path: Path) ->
                     silent.append(file.name)
                 except InputError as error:
                     assert str(error).startswith(f"{run}/checkpoints/3: damaged (") and "\n" not in str(error)
-                    assert str(error).endswith("remove that folder to go on with that of step 2")
-    assert set(silent) <= {"commit_success.txt"}, "whose content nobody reads"
+                    assert str(error).endswith("remove that folder to resume from step 2")
+    assert set(silent) <= {"commit_success.txt"}, "its content is never read"
     shutil.rmtree(run / "checkpoints/3")
     with open_checkpoints(run) as checkpoints:
         same(checkpoints.restore(state(0), step=2), state(2))
@@ -135,12 +135,12 @@ def test_the_only_checkpoint_damaged_says_that_training_begins_anew(tmp_path: Pa
     with open_checkpoints(tmp_path) as checkpoints:
         save(checkpoints, 1)
     os.truncate(tmp_path / "checkpoints/1/metrics/metrics", 3)
-    with pytest.raises(InputError, match=r"metrics/metrics has 3 bytes, not \d+.*to begin anew"):
+    with pytest.raises(InputError, match=r"metrics/metrics has 3 bytes, not \d+.*to start from scratch"):
         Checkpoints(tmp_path, read_only=True)
 
 
 def test_a_checkpoint_without_an_inventory_is_read(tmp_path: Path) -> None:
-    """Those that the suite wrote before it kept any."""
+    """Read checkpoints of versions without an inventory."""
     with open_checkpoints(tmp_path) as checkpoints:
         save(checkpoints, 1)
     (tmp_path / "checkpoints/1/sizes.json").unlink()

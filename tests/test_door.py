@@ -1,4 +1,4 @@
-"""`Agent.load(run).act(observation, instruction)`: the suite's own actions, from a run or an exported folder."""
+"""`Agent.load(run).act(...)`: the same actions as in an evaluation, from a run or an exported folder."""
 
 import re
 import shutil
@@ -14,7 +14,7 @@ import pytest
 import instructrl.sim.gym
 from instructrl.batch import Observation
 from instructrl.errors import InputError
-from instructrl.evaluation.actor import load_actor
+from instructrl.evaluation.actor import load_batched_agent
 from instructrl.evaluation.agent import Agent
 from instructrl.training.loop import train
 from instructrl.training.run_directory import open_run
@@ -62,14 +62,14 @@ def refused(call: Any) -> str:
 
 
 def test_its_actions_are_those_that_an_evaluation_takes_however_long_the_episode(run: Path) -> None:
-    seen = observations(10)  # more than there is room for at first
-    actor, step = load_actor(run, checkpoint="best", slots=1, steps=16, hardware=tiny.config(run).hardware)
-    actor.begin(0, ASK)
+    seen = observations(10)  # more than the initial capacity
+    actor, step = load_batched_agent(run, checkpoint="best", slots=1, steps=16, hardware=tiny.config(run).hardware)
+    actor.start_episode(0, ASK)
     expected = [actor.act({0: one._replace(instruction=ASK)})[0] for one in seen]
     agent = Agent.load(run)
     assert agent.step == step and agent.cameras == ("front", "left_shoulder") and agent.image_size == 32
     found = [agent.act(one, ASK) for one in seen]
-    np.testing.assert_allclose(found, expected, atol=1e-3)  # metres: rays that nearly meet magnify rounding
+    np.testing.assert_allclose(found, expected, atol=1e-3)  # metres: nearly parallel rays magnify rounding
     assert found[0].shape == (8,) and found[0].dtype == np.float32
     agent.reset()
     np.testing.assert_allclose(agent.act(by_camera(seen[0]), ASK), found[0], atol=1e-4)
@@ -89,15 +89,27 @@ def test_what_was_saved_acts_alike_without_the_run(run: Path, tmp_path: Path) ->
     assert {path.name for path in (tmp_path / "small").iterdir()} == {"agent.safetensors", "config.yaml"}
     one, other = Agent.load(tmp_path / "small"), Agent.load(run)
     seen = observations(1)[0]
-    np.testing.assert_array_equal(one.act(seen, ASK), other.act(seen, ASK))
+    expected = other.act(seen, ASK)
+    np.testing.assert_array_equal(one.act(seen, ASK), expected)
     assert one.step == other.step
+    use_former_names(tmp_path / "small" / "config.yaml")
+    np.testing.assert_array_equal(Agent.load(tmp_path / "small").act(seen, ASK), expected)
     size = (tmp_path / "small" / "agent.safetensors").stat().st_size
-    assert size < 4 * 61_674 + 20_000  # parameters, nothing of the optimizer
+    assert size < 4 * 61_674 + 20_000  # parameters, no optimizer state
+
+
+def use_former_names(path: Path) -> None:
+    """Rewrite a config.yaml as one that was recorded before settings were renamed."""
+    text = path.read_text()
+    for former, current in (("fresh", "reinit"), ("canvas", "load_size"), ("layer_decay", "layer_lr_decay")):
+        assert f"  {current}: " in text
+        text = text.replace(f"  {current}: ", f"  {former}: ")
+    path.write_text(text.replace("objective: behavior_cloning", "objective: cloning"))
 
 
 def test_saved_agents_that_are_damaged_or_in_a_runs_place_are_one_line(run: Path, tmp_path: Path) -> None:
     agent = Agent.load(run)
-    assert "found a run there" in refused(lambda: agent.save(run))
+    assert "contains a run" in refused(lambda: agent.save(run))
     agent.save(tmp_path)
     file = tmp_path / "agent.safetensors"
     whole = file.read_bytes()
@@ -107,14 +119,15 @@ def test_saved_agents_that_are_damaged_or_in_a_runs_place_are_one_line(run: Path
     file.write_bytes(whole)
     settings = (tmp_path / "config.yaml").read_text()
     (tmp_path / "config.yaml").write_text(re.sub(r"(policy:\n(?:  .*\n)*?  depth: )\d+", r"\g<1>1", settings))
-    assert "config.yaml beside it tells otherwise" in refused(lambda: Agent.load(tmp_path))
+    assert "according to config.yaml in the same folder" in refused(lambda: Agent.load(tmp_path))
 
 
 def test_what_cannot_be_answered_is_one_line(run: Path, tmp_path: Path) -> None:
     seen = observations(1)[0]
     agent = Agent.load(run)
-    assert "expected uint8(2, 32, 32, 3): this agent sees with front, left_shoulder, images of 32 pixels" in refused(
-        lambda: agent.act(seen._replace(images=seen.images[:, :16, :16]), ASK)
+    assert (
+        "expected uint8(2, 32, 32, 3): this agent uses the cameras front, left_shoulder with images of 32"
+        in refused(lambda: agent.act(seen._replace(images=seen.images[:, :16, :16]), ASK))
     )
     assert "found float32(2, 32, 32, 3)" in refused(
         lambda: agent.act(seen._replace(images=np.float32(seen.images)), ASK)
@@ -127,13 +140,13 @@ def test_what_cannot_be_answered_is_one_line(run: Path, tmp_path: Path) -> None:
     assert refused(lambda: agent.act(other, ASK)).startswith("observation: found no front_rgb, only state, wrist_rgb")
     small = views | {"front_rgb": views["front_rgb"][:8, :8]}
     assert "found front_rgb of shape (8, 8, 3), expected (32, 32, 3)" in refused(lambda: agent.act(small, ASK))
-    assert "tokens, at most 32 fit; say it shorter" in refused(lambda: agent.act(seen, "red " * 40))
-    agent.act(seen, ASK)  # none of these left a trace
+    assert "tokens, at most 32 fit; shorten it" in refused(lambda: agent.act(seen, "red " * 40))
+    agent.act(seen, ASK)  # none of these changed the state
     assert "call reset() before another episode" in refused(lambda: agent.act(seen, "reach the blue ball"))
     (tmp_path / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
     (tmp_path / "data.json").write_bytes((run / "data.json").read_bytes())
     assert refused(lambda: Agent.load(tmp_path)).endswith("no checkpoint yet; train it first")
-    assert "no config.yaml there" in refused(lambda: Agent.load(tmp_path / "none"))
+    assert "no config.yaml found" in refused(lambda: Agent.load(tmp_path / "none"))
     assert refused(lambda: Agent.load(run, checkpoint="newest")) == "checkpoint: found newest; allowed: best, last"
 
 

@@ -1,4 +1,4 @@
-"""Downloads go on where they broke off, and end with the right file or with one line."""
+"""Downloads resume where they were interrupted, and end with the right file or a one-line error."""
 
 import hashlib
 import socket
@@ -6,18 +6,18 @@ import socket
 import pytest
 
 from data_tools import download as module
-from data_tools.download import GoneError, Remote, UnreachableError, download, hub_file
+from data_tools.download import Remote, RemoteFileMissingError, UnreachableError, download, hub_file
 from instructrl.errors import InputError
 from tests.file_server import COMMIT, serving
 
-CONTENT = bytes(range(256)) * 4096  # 1 MiB: several pieces
+CONTENT = bytes(range(256)) * 4096  # 1 MiB: several chunks
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 HALF = len(CONTENT) // 2
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(module, "PAUSE", 0.001)
+    monkeypatch.setattr(module, "BACKOFF", 0.001)
     monkeypatch.setattr(module, "CHUNK", 1 << 12)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
@@ -30,8 +30,8 @@ def server():
 
 
 def starts(server):
-    """The byte that each request began with."""
-    return [start for method, _, start in server.asked if method == "GET"]
+    """First byte of each request."""
+    return [start for method, _, start in server.requests if method == "GET"]
 
 
 def only(folder, *names):
@@ -64,15 +64,15 @@ def test_a_broken_connection_is_taken_up_again_at_once(server, tmp_path, digest)
 @pytest.mark.parametrize("digest", ["", DIGEST])
 def test_a_later_command_goes_on_where_an_earlier_one_broke_off(server, tmp_path, digest):
     server.break_after = [HALF, *[0] * 20]
-    with pytest.raises(InputError, match=r"broke off after 0\.5 MB.*the same command goes on from there") as caught:
+    with pytest.raises(InputError, match=r"interrupted after 0\.5 MB.*the same command resumes it") as caught:
         download(Remote(f"{server.url}/file", digest), tmp_path / "x")
     assert "\n" not in str(caught.value)
-    there = (tmp_path / "x.part").stat().st_size
-    assert HALF - 10_000 < there <= HALF
-    server.break_after, server.asked = [], []
+    present = (tmp_path / "x.part").stat().st_size
+    assert HALF - 10_000 < present <= HALF
+    server.break_after, server.requests = [], []
     download(Remote(f"{server.url}/file", digest), tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == CONTENT
-    assert starts(server) == [there]
+    assert starts(server) == [present]
     only(tmp_path, "x")
 
 
@@ -110,7 +110,7 @@ def test_a_part_that_has_all_is_not_asked_for_again(server, tmp_path):
 
 def test_another_content_than_expected_is_thrown_away(server, tmp_path):
     (tmp_path / "x").write_bytes(b"before")
-    with pytest.raises(InputError, match=rf"what came has the checksum {DIGEST[:12]}\.\.\., expected 0000"):
+    with pytest.raises(InputError, match=rf"the download has the checksum {DIGEST[:12]}\.\.\., expected 0000"):
         download(Remote(f"{server.url}/file", "0" * 64), tmp_path / "x")
     only(tmp_path, "x")
     assert (tmp_path / "x").read_bytes() == b"before"
@@ -118,22 +118,22 @@ def test_another_content_than_expected_is_thrown_away(server, tmp_path):
 
 def test_a_mixture_of_two_files_does_not_pass(server, tmp_path):
     part(tmp_path, server, b"z" * HALF, tag=DIGEST)
-    with pytest.raises(InputError, match="it was thrown away"):
+    with pytest.raises(InputError, match="it was deleted"):
         download(Remote(f"{server.url}/file", DIGEST), tmp_path / "x")
     download(Remote(f"{server.url}/file", DIGEST), tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("status", [401, 403, 301])
-def test_an_answer_that_will_stay_is_told(server, tmp_path, status):
+def test_a_permanent_error_is_reported(server, tmp_path, status):
     server.errors = [status]
     with pytest.raises(InputError, match=f"{server.url}/file: the server answers {status}"):
         download(Remote(f"{server.url}/file"), tmp_path / "x")
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
 def test_a_file_that_is_not_there(server, tmp_path):
-    with pytest.raises(GoneError):
+    with pytest.raises(RemoteFileMissingError):
         download(Remote(f"{server.url}/missing"), tmp_path / "x")
     only(tmp_path)
 
@@ -147,20 +147,20 @@ def test_a_page_is_no_file(server, tmp_path):
 
 def test_a_server_that_keeps_failing_is_given_up(server, tmp_path):
     server.errors = [500] * 100
-    with pytest.raises(InputError, match=r"broke off after 0\.0 MB"):
+    with pytest.raises(InputError, match=r"interrupted after 0\.0 MB"):
         download(Remote(f"{server.url}/file"), tmp_path / "x")
-    assert len(server.asked) == module.TRIES
+    assert len(server.requests) == module.MAX_FAILURES
 
 
-def nobody():
-    """An address at which nothing listens."""
+def closed_port():
+    """Address of a closed port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{probe.getsockname()[1]}"
 
 
 def test_no_network(tmp_path, monkeypatch):
-    url = nobody()
+    url = closed_port()
     with pytest.raises(UnreachableError, match=f"{url}/file: cannot be reached"):
         download(Remote(f"{url}/file"), tmp_path / "x")
     monkeypatch.setenv("HF_ENDPOINT", url)
@@ -183,7 +183,7 @@ def test_the_hub_says_what_a_file_is(server, tmp_path, monkeypatch):
     download(small, tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == b"{}"
     server.files["/a/b/resolve/main/small.json"] = b"[]"
-    with pytest.raises(InputError, match="it was thrown away"):
+    with pytest.raises(InputError, match="it was deleted"):
         download(small, tmp_path / "y")
-    with pytest.raises(GoneError):
+    with pytest.raises(RemoteFileMissingError):
         hub_file("a/b", "missing")

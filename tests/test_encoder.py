@@ -1,4 +1,4 @@
-"""Every encoder option has as many parameters as its publication says."""
+"""Every encoder option has the published number of parameters."""
 
 import math
 
@@ -9,7 +9,7 @@ from instructrl.config import TrainConfig
 from instructrl.models.encoder import encoder_shapes, reads_jointly
 from instructrl.overrides import options
 
-BERT, CLIP, OURS = 30_522, 49_408, 2_864  # entries of vocabularies; ours once had so many
+BERT, CLIP, OURS = 30_522, 49_408, 2_864  # entries of vocabularies; ours of an earlier version
 COUNTS = {
     # the public code's models of these sizes, without the decoder of pretraining
     "m3ae_s16": (BERT, 33_311_232),

@@ -1,4 +1,4 @@
-"""The feature cache: every row from its own image and sentence, whatever interrupts, damages or competes."""
+"""Feature cache: every row is of its own image and instruction, despite interruptions, damage and other processes."""
 
 import errno
 import json
@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 
 from instructrl.batch import Batch, Features, FeatureSizes, check_batch
 from instructrl.config import EncoderConfig
-from instructrl.data.episodes import Episodes
+from instructrl.data.episodes import DemonstrationDataset
 from instructrl.data.features import FeatureCache, ensure_features
-from instructrl.data.filling import Recorder
+from instructrl.data.filling import FeatureWriter
 from instructrl.data.loader import Loader
 from instructrl.data.tokenizer import Tokenizer, make_tokenizer
 from instructrl.errors import InputError, RunError
@@ -60,12 +60,14 @@ def path(tmp_path: Path) -> Path:
 
 
 def demonstrations(path: Path, count: int = 9) -> Path:
-    made = [demonstration(n, steps=LENGTHS[n % 9], between=n % 2, sentences=ASKED[n % 9]) for n in range(count)]
-    return write(path, made)
+    demonstrations = [
+        demonstration(n, steps=LENGTHS[n % 9], between=n % 2, sentences=ASKED[n % 9]) for n in range(count)
+    ]
+    return write(path, demonstrations)
 
 
 class Encoder:
-    """Exact functions of each image and sentence by themselves; counts its calls, and fails in one if asked."""
+    """Fake encoder: exact functions of each image and instruction; counts calls, and fails in one if configured."""
 
     def __init__(self, sizes: FeatureSizes, joint: bool, *, fails_at: int = -1, seconds: float = 0) -> None:
         self.sizes, self.joint, self.fails_at, self.seconds = sizes, joint, fails_at, seconds
@@ -82,15 +84,15 @@ class Encoder:
     def features(self, images: np.ndarray, tokens: np.ndarray, padding: np.ndarray) -> Features:
         assert images.dtype == np.uint8 and tokens.dtype == np.int32 and padding.dtype == np.float32
         assert np.array_equal(padding, tokens == 0)
-        said = tokens.astype(np.int64).sum(1) + 1
+        text = tokens.astype(np.int64).sum(1) + 1
         seen = images.reshape(*images.shape[:2], -1).astype(np.int64)
-        seen = seen + (said[:, None, None] if self.joint else 0)
+        seen = seen + (text[:, None, None] if self.joint else 0)
         patches = None
         if self.sizes.patches is not None:
             count, width = self.sizes.patches
             patches = self.mixed(seen, count * width, seed=1).reshape(*seen.shape[:2], count, width)
         return Features(
-            self.mixed(seen, self.sizes.pooled, seed=0), self.mixed(said[:, None], self.sizes.text, seed=2), patches
+            self.mixed(seen, self.sizes.pooled, seed=0), self.mixed(text[:, None], self.sizes.text, seed=2), patches
         )
 
     def mixed(self, values: np.ndarray, width: int, *, seed: int) -> np.ndarray:
@@ -101,29 +103,31 @@ class Encoder:
 def ensure(
     path: Path, tokenizer: Tokenizer, sizes: FeatureSizes = JOINT, joint: bool = True, **options: Any
 ) -> tuple[FeatureCache, Any]:
-    """A cache with an encoder that counts what it was asked."""
+    """Return a cache and the fake encoder that filled it."""
     encode = options.pop("encode", None) or Encoder(sizes, joint)
-    given = {"identity": IDENTITY, "sentences": None, "folder": None, "batch_size": 4} | options
-    episodes = given.pop("episodes", None) or Episodes(path)
+    given = {"identity": IDENTITY, "max_instructions": None, "folder": None, "batch_size": 4} | options
+    episodes = given.pop("episodes", None) or DemonstrationDataset(path)
     with episodes:
         return ensure_features(episodes, tokenizer, encode=encode, sizes=sizes, joint=joint, **given), encode
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a cache but its lock."""
+    """Return every file of a cache but its lock."""
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.name != ".lock"}
 
 
-def expected(episodes: Episodes, tokenizer: Tokenizer, encoder: Encoder, episode: int, choice: int) -> Features:
-    """What an episode's features must be: pooled [T,K,F], text [G], patches [T,K,P,D]."""
+def expected(
+    episodes: DemonstrationDataset, tokenizer: Tokenizer, encoder: Encoder, episode: int, choice: int
+) -> Features:
+    """Return the expected features of an episode: pooled [T,K,F], text [G], patches [T,K,P,D]."""
     steps = episodes.episode(episode)
-    tokens, padding = tokenizer([steps.sentences[choice]] * len(steps.images))
-    made = encoder.features(steps.images, tokens, padding)
-    return made._replace(text=made.text[0])
+    tokens, padding = tokenizer([steps.instructions[choice]] * len(steps.images))
+    features = encoder.features(steps.images, tokens, padding)
+    return features._replace(text=features.text[0])
 
 
 def room(cache: FeatureCache, steps: int) -> Features:
-    """Space of sevens for one sequence."""
+    """Return arrays of sevens for one sequence."""
     sizes = cache.sizes
     patches = sizes.patches and np.full((steps, CAMERAS, *sizes.patches), 7, sizes.numpy_dtype)
     text = np.full(sizes.text, 7, sizes.numpy_dtype)
@@ -131,11 +135,11 @@ def room(cache: FeatureCache, steps: int) -> Features:
 
 
 def assert_right(cache: FeatureCache, path: Path, tokenizer: Tokenizer, sentences: int | None = None) -> None:
-    """Every episode, asked with every sentence in use, has the features of its own images and that sentence."""
+    """Assert that every episode, with every instruction, has the features of its own images and that instruction."""
     encoder = Encoder(cache.sizes, cache.layout.joint)
-    with Episodes(path) as episodes:
+    with DemonstrationDataset(path) as episodes:
         for episode in range(len(episodes)):
-            for choice in range(len(episodes.sentences(episode)[:sentences])):
+            for choice in range(len(episodes.instructions(episode)[:sentences])):
                 out = room(cache, steps=5)
                 cache.read(episode, choice, out=out)
                 length = episodes.lengths[episode]
@@ -153,11 +157,11 @@ def assert_right(cache: FeatureCache, path: Path, tokenizer: Tokenizer, sentence
 def test_every_row_is_of_its_own_image_and_sentence(
     path: Path, tokenizer: Tokenizer, sizes: FeatureSizes, joint: bool, sentences: int | None
 ) -> None:
-    cache, encoder = ensure(path, tokenizer, sizes, joint, sentences=sentences)
+    cache, encoder = ensure(path, tokenizer, sizes, joint, max_instructions=sentences)
     assert_right(cache, path, tokenizer, sentences)
-    asked = [min(len(said), sentences or 99) for said in ASKED]
+    asked = [min(len(texts_of), sentences or 99) for texts_of in ASKED]
     views = sum(n * s for n, s in zip(LENGTHS, asked, strict=True)) if joint else sum(LENGTHS)
-    texts = len({s for said in ASKED for s in said[:sentences]}) if sizes.text else 0
+    texts = len({s for texts_of in ASKED for s in texts_of[:sentences]}) if sizes.text else 0
     assert encoder.calls == -(-(views + texts if joint else max(views, texts)) // 4)
     assert len(encoder.shapes) == 1, "so that it compiles once"
     assert cache.folder.parent == path.parent / "train.features"
@@ -173,8 +177,8 @@ def test_batches_of_any_size_give_the_same_cache(path: Path, tokenizer: Tokenize
 
 
 def test_more_sentences_than_images(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    said = tuple("reach the red ball " + "now " * count for count in range(7))
-    path = write(tmp_path / "train.hdf5", [demonstration(0, steps=2, sentences=said)])
+    instructions = tuple("reach the red ball " + "now " * count for count in range(7))
+    path = write(tmp_path / "train.hdf5", [demonstration(0, steps=2, sentences=instructions)])
     cache, encoder = ensure(path, tokenizer, APART, False)
     assert_right(cache, path, tokenizer)
     assert encoder.calls == 2
@@ -185,7 +189,7 @@ def test_a_complete_cache_needs_neither_encoder_nor_images_nor_jax(
     path: Path, tokenizer: Tokenizer, sizes: FeatureSizes, joint: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ensure(path, tokenizer, sizes, joint)
-    monkeypatch.setattr(Episodes, "_images", lambda *_: pytest.fail("an image was read"))
+    monkeypatch.setattr(DemonstrationDataset, "_images", lambda *_: pytest.fail("an image was read"))
     monkeypatch.setattr(os, "pwrite", lambda *_: pytest.fail("something was written"))
     _, encoder = ensure(path, tokenizer, sizes, joint)
     assert encoder.calls == 0
@@ -211,12 +215,12 @@ def test_features_that_are_zero_are_there(path: Path, tokenizer: Tokenizer) -> N
 
 @LAYOUTS
 def test_a_failed_encoder_loses_nothing(path: Path, tokenizer: Tokenizer, sizes: FeatureSizes, joint: bool) -> None:
-    undisturbed, whole = ensure(path, tokenizer, sizes, joint)
+    undisturbed, full_encoder = ensure(path, tokenizer, sizes, joint)
     elsewhere = path.parent / "elsewhere"
     with pytest.raises(RuntimeError, match="the device is gone"):
         ensure(path, tokenizer, sizes, joint, folder=elsewhere, encode=Encoder(sizes, joint, fails_at=3))
     resumed, rest = ensure(path, tokenizer, sizes, joint, folder=elsewhere)
-    assert rest.calls == whole.calls - 3
+    assert rest.calls == full_encoder.calls - 3
     assert contents(resumed.folder) == contents(undisturbed.folder)
 
 
@@ -231,13 +235,13 @@ from tests.test_features import *
 from instructrl.data import rows
 path, folder, dies_at = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
 pwrite, writes = os.pwrite, 0
-def fatal(handle, data, place):
+def fatal(handle, data, offset):
     global writes
     writes += 1
     if writes == dies_at:
-        pwrite(handle, data[: len(data) // 2], place)
+        pwrite(handle, data[: len(data) // 2], offset)
         os.kill(os.getpid(), signal.SIGKILL)
-    return pwrite(handle, data, place)
+    return pwrite(handle, data, offset)
 os.pwrite = fatal
 ensure(path, make_tokenizer(EncoderConfig()), folder=folder)
 """
@@ -247,14 +251,14 @@ ensure(path, make_tokenizer(EncoderConfig()), folder=folder)
 def test_a_killed_process_leaves_what_the_next_completes(
     path: Path, tokenizer: Tokenizer, dies_at: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    undisturbed, whole = ensure(path, tokenizer)
+    undisturbed, full_encoder = ensure(path, tokenizer)
     elsewhere = path.parent / "elsewhere"
     assert python(KILLED, path, elsewhere, dies_at).returncode == -signal.SIGKILL
     capsys.readouterr()
     resumed, rest = ensure(path, tokenizer, folder=elsewhere)
     assert "damaged" not in capsys.readouterr().out
     assert contents(resumed.folder) == contents(undisturbed.folder)
-    assert rest.calls == whole.calls - (dies_at - 1) // 4  # four writes complete a batch of pooled and patches
+    assert rest.calls == full_encoder.calls - (dies_at - 1) // 4  # four writes complete a batch of pooled and patches
 
 
 @pytest.mark.parametrize("name", ["instructrl.data.features.write_index", "os.fsync"])
@@ -275,26 +279,26 @@ FILES = ("pooled.bin", "pooled.crc32", "patches.bin", "patches.crc32", "text.bin
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("place", [0, 0.37, 1])
+@pytest.mark.parametrize("position", [0, 0.37, 1])
 def test_a_damaged_byte_is_found_and_repaired(
-    path: Path, tokenizer: Tokenizer, name: str, place: float, capsys: pytest.CaptureFixture[str]
+    path: Path, tokenizer: Tokenizer, name: str, position: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sizes = replace(APART, patches=(2, 3))
     cache, _ = ensure(path, tokenizer, sizes, False)
     before = contents(cache.folder)
-    damage(cache.folder / name, place)
+    damage(cache.folder / name, position)
     assert contents(cache.folder) != before
     capsys.readouterr()
     repaired, encoder = ensure(path, tokenizer, sizes, False)
-    said = capsys.readouterr().out.splitlines()
-    assert f"{cache.folder}: 1 damaged row" in said[0]
+    lines = capsys.readouterr().out.splitlines()
+    assert f"{cache.folder}: recomputing 1 damaged row" in lines[0]
     assert encoder.calls == 1 and contents(repaired.folder) == before
 
 
-def damage(path: Path, place: float) -> None:
-    """Flip a bit."""
+def damage(path: Path, position: float) -> None:
+    """Flip one bit of a file."""
     data = bytearray(path.read_bytes())
-    data[int(place * (len(data) - 1))] ^= 0x10
+    data[int(position * (len(data) - 1))] ^= 0x10
     path.write_bytes(data)
 
 
@@ -303,7 +307,7 @@ def damage(path: Path, place: float) -> None:
 def test_files_that_do_not_fit_are_made_anew(
     path: Path, tokenizer: Tokenizer, name: str, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cache, whole = ensure(path, tokenizer)
+    cache, full_encoder = ensure(path, tokenizer)
     before = contents(cache.folder)
     file = cache.folder / name
     data = file.read_bytes()
@@ -317,16 +321,18 @@ def test_files_that_do_not_fit_are_made_anew(
         file.write_bytes(data[:-1] if how == "shorter" else data + b"\0")
     capsys.readouterr()
     again, encoder = ensure(path, tokenizer)
-    assert encoder.calls == (0 if (name, how) == ("index.json", "shorter") and data.endswith(b"\n") else whole.calls)
+    assert encoder.calls == (
+        0 if (name, how) == ("index.json", "shorter") and data.endswith(b"\n") else full_encoder.calls
+    )
     if (name, how) != ("index.json", "gone"):
-        assert f"{cache.folder}: index.json or the files' sizes are wrong; made anew" in capsys.readouterr().out
+        assert f"{cache.folder}: index.json or file sizes do not match; recomputing all rows" in capsys.readouterr().out
     assert contents(again.folder) == before
 
 
 CHANGES = {
     "weights": {"identity": IDENTITY | {"weights": "sha256:other"}},
     "a new word": {"identity": IDENTITY | {"layers": "all"}},
-    "one sentence": {"sentences": 1},
+    "one sentence": {"max_instructions": 1},
     "sizes": {"sizes": replace(JOINT, pooled=6)},
     "patches": {"sizes": replace(JOINT, patches=None)},
     "type": {"sizes": replace(JOINT, dtype="bfloat16")},
@@ -344,9 +350,9 @@ def test_what_decides_the_numbers_decides_the_cache(
     other, encoder = ensure(path, tokenizer, **CHANGES[change])
     assert other.folder != first.folder and encoder.calls > 0
     assert contents(first.folder) == before and ensure(path, tokenizer)[1].calls == 0
-    assert_right(other, path, tokenizer, CHANGES[change].get("sentences"))
+    assert_right(other, path, tokenizer, CHANGES[change].get("max_instructions"))
     if change == "weights":
-        assert f"not even {first.folder}: encoder.weights: sha256:abc -> sha256:other" in capsys.readouterr().out
+        assert f"the closest is {first.folder}: encoder.weights: sha256:abc -> sha256:other" in capsys.readouterr().out
 
 
 def test_features_of_image_and_sentence_apart_are_not_those_of_both(path: Path, tokenizer: Tokenizer) -> None:
@@ -358,28 +364,28 @@ def test_features_of_image_and_sentence_apart_are_not_those_of_both(path: Path, 
 
 def test_another_tokenizer_or_text_length_is_another_cache(path: Path, tokenizer: Tokenizer) -> None:
     first, _ = ensure(path, tokenizer)
-    words = sorted({word for said in ASKED for sentence in said for word in sentence.split()})
+    words = sorted({word for texts in ASKED for sentence in texts for word in sentence.split()})
     others = [Tokenizer(["[PAD]", "[UNK]", *words], length=tokenizer.length)]
     others += [Tokenizer(["[PAD]", "[UNK]", *words], length=9)]
     folders = {first.folder} | {ensure(path, other)[0].folder for other in others}
     assert len(folders) == 3
-    # Where no sentence is read none of it matters.
+    # If instructions are not encoded, none of it matters.
     sizes = replace(JOINT, text=0)
     assert len({ensure(path, other, sizes, False)[0].folder for other in (tokenizer, *others)}) == 1
-    assert ensure(path, tokenizer, sizes, False, sentences=1)[1].calls == 0
+    assert ensure(path, tokenizer, sizes, False, max_instructions=1)[1].calls == 0
 
 
 def changed(number: int, part: str) -> list[Any]:
-    """Nine demonstrations; one pixel, sentence, keyframe or number of steps is another than in `demonstrations`."""
-    made = [demonstration(n, steps=LENGTHS[n], between=n % 2, sentences=ASKED[n]) for n in range(9)]
-    one = made[number]
+    """Return nine demonstrations that differ from `demonstrations` in one pixel, instruction, keyframe or length."""
+    demonstrations = [demonstration(n, steps=LENGTHS[n], between=n % 2, sentences=ASKED[n]) for n in range(9)]
+    one = demonstrations[number]
     if part == "pixel":
         one.images[0, 0, 0, 0, 0] ^= 1
     elif part == "sentence":
-        made[number] = one._replace(instructions=("go there", *one.instructions[1:]))
+        demonstrations[number] = one._replace(instructions=("go there", *one.instructions[1:]))
     elif part == "keyframe":
-        made[number] = one._replace(keyframes=one.keyframes - np.arange(len(one.keyframes)) % 2)
-    return made
+        demonstrations[number] = one._replace(keyframes=one.keyframes - np.arange(len(one.keyframes)) % 2)
+    return demonstrations
 
 
 @pytest.mark.parametrize("part", ["pixel", "sentence", "keyframe"])
@@ -394,7 +400,7 @@ def test_changed_demonstrations_are_another_cache(path: Path, tokenizer: Tokeniz
 def test_appended_episodes_leave_the_cache_of_the_first(path: Path, tokenizer: Tokenizer) -> None:
     first, _ = ensure(path, tokenizer)
     demonstrations(path, count=11)
-    same, encoder = ensure(path, tokenizer, episodes=Episodes(path, limit=9))
+    same, encoder = ensure(path, tokenizer, episodes=DemonstrationDataset(path, limit=9))
     assert same.folder == first.folder and encoder.calls == 0
     more, encoder = ensure(path, tokenizer)
     assert more.folder != first.folder and encoder.calls > 0
@@ -442,7 +448,7 @@ def test_too_small_a_disk_is_one_line_before_anything_is_computed(
         ensure(path, tokenizer, encode=encoder)
     assert encoder.calls == 0 and "\n" not in str(error.value) and "features_dir" in str(error.value)
     assert list(path.parent.glob("train.features/*/*.bin")) == []
-    # A cache with little missing needs little.
+    # A nearly complete cache needs little space.
     monkeypatch.undo()
     cache, _ = ensure(path, tokenizer)
     damage(cache.folder / "pooled.bin", 0.5)
@@ -451,28 +457,28 @@ def test_too_small_a_disk_is_one_line_before_anything_is_computed(
 
 
 def test_a_disk_that_fills_up_loses_nothing(path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    undisturbed, whole = ensure(path, tokenizer)
+    undisturbed, full_encoder = ensure(path, tokenizer)
     elsewhere, pwrite, writes = path.parent / "elsewhere", os.pwrite, []
 
-    def full(handle: int, data: Any, place: int) -> int:
-        writes.append(place)
+    def full(handle: int, data: Any, offset: int) -> int:
+        writes.append(offset)
         if len(writes) > 10:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return pwrite(handle, data, place)
+        return pwrite(handle, data, offset)
 
     monkeypatch.setattr(os, "pwrite", full)
-    with pytest.raises(InputError, match=r"No space left on device.*features_dir.*goes on") as error:
+    with pytest.raises(InputError, match=r"No space left on device.*features_dir.*resumes") as error:
         ensure(path, tokenizer, folder=elsewhere)
     assert "\n" not in str(error.value)
     monkeypatch.undo()
     resumed, rest = ensure(path, tokenizer, folder=elsewhere)
-    assert rest.calls == whole.calls - 2
+    assert rest.calls == full_encoder.calls - 2
     assert contents(resumed.folder) == contents(undisturbed.folder)
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, of 64 kB; only root can make one."""
+    """Mount a file system of 64 kB; requires root."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(folder)], capture_output=True)
@@ -487,7 +493,9 @@ def test_a_truly_full_disk(path: Path, tokenizer: Tokenizer, small_disk: Path, m
     undisturbed, _ = ensure(path, tokenizer, sizes)
     with pytest.raises(InputError, match=r"the disk has 0\.1 MB free"):
         ensure(path, tokenizer, sizes, folder=small_disk)
-    monkeypatch.setattr("instructrl.data.features.check_space", lambda *_: None)  # another one filled the disk since
+    monkeypatch.setattr(
+        "instructrl.data.features.check_space", lambda *_: None
+    )  # another process filled the disk since
     with pytest.raises(InputError, match="No space left on device"):
         ensure(path, tokenizer, sizes, folder=small_disk)
     subprocess.run(["mount", "-o", "remount,size=2m", str(small_disk)], check=True)
@@ -521,13 +529,13 @@ def test_features_that_are_not_finite_name_their_episode(
     path: Path, tokenizer: Tokenizer, name: str, where: str
 ) -> None:
     sizes = replace(APART, patches=(2, 3))
-    plain, sick = Encoder(sizes, False), Episodes(path).episode(3).images[2]
+    plain, sick = Encoder(sizes, False), DemonstrationDataset(path).episode(3).images[2]
 
     def encode(images: np.ndarray, tokens: np.ndarray, padding: np.ndarray) -> Features:
-        made = plain(images, tokens, padding)
+        features = plain(images, tokens, padding)
         broken = (images == sick).all((1, 2, 3, 4)) if name != "text" else [np.array_equal(t, push) for t in tokens]
-        getattr(made, name)[np.flatnonzero(broken), ..., 1] = np.nan
-        return made
+        getattr(features, name)[np.flatnonzero(broken), ..., 1] = np.nan
+        return features
 
     push = tokenizer(["push it"])[0][0]
     with pytest.raises(RunError, match=f"train.hdf5: {where}: the encoder's features .{name}. are not finite") as error:
@@ -547,8 +555,8 @@ def test_an_encoder_that_leaves_something_out_is_refused(path: Path, tokenizer: 
     plain = Encoder(JOINT, True)
 
     def encode(images: np.ndarray, tokens: np.ndarray, padding: np.ndarray) -> Features:
-        made = plain(images, tokens, padding)
-        return made._replace(pooled=made.pooled[:3], patches=made.patches[:3])
+        features = plain(images, tokens, padding)
+        return features._replace(pooled=features.pooled[:3], patches=features.patches[:3])
 
     with pytest.raises(ValueError, match=r"encode returned pooled float32\(3, 2, 5\), expected float32\(4, 2, 5\)"):
         ensure(path, tokenizer, JOINT, encode=encode)
@@ -557,15 +565,15 @@ def test_an_encoder_that_leaves_something_out_is_refused(path: Path, tokenizer: 
 def test_reading_computing_and_writing_happen_at_once(
     path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from instructrl.data.filling import Reader
+    from instructrl.data.filling import InputReader
 
-    read, record, wait = Reader.__call__, Recorder.__call__, 0.03
-    monkeypatch.setattr(Reader, "__call__", lambda *given: (time.sleep(wait), read(*given))[1])
-    monkeypatch.setattr(Recorder, "__call__", lambda *given: (time.sleep(wait), record(*given))[1])
+    read, record, wait = InputReader.__call__, FeatureWriter.__call__, 0.03
+    monkeypatch.setattr(InputReader, "__call__", lambda *given: (time.sleep(wait), read(*given))[1])
+    monkeypatch.setattr(FeatureWriter, "__call__", lambda *given: (time.sleep(wait), record(*given))[1])
     started = time.monotonic()
     _, encoder = ensure(path, tokenizer, encode=Encoder(JOINT, True, seconds=wait))
     assert encoder.calls >= 10
-    assert time.monotonic() - started < 2 * encoder.calls * wait  # one after another: 3
+    assert time.monotonic() - started < 2 * encoder.calls * wait  # sequential execution: 3
 
 
 def test_it_says_what_it_does(path: Path, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -583,7 +591,7 @@ def test_it_says_what_it_does(path: Path, tokenizer: Tokenizer, capsys: pytest.C
 
 def test_shared_by_threads_and_pickled(path: Path, tokenizer: Tokenizer) -> None:
     cache, _ = ensure(path, tokenizer)
-    with Episodes(path) as episodes, ThreadPoolExecutor(8) as threads:
+    with DemonstrationDataset(path) as episodes, ThreadPoolExecutor(8) as threads:
         right = [expected(episodes, tokenizer, Encoder(JOINT, True), episode, 0) for episode in range(9)]
         for one in (cache, pickle.loads(pickle.dumps(cache))):
 
@@ -603,7 +611,7 @@ def test_shared_by_threads_and_pickled(path: Path, tokenizer: Tokenizer) -> None
 def caches(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> tuple[Path, dict[Any, FeatureCache]]:
     path = demonstrations(tmp_path_factory.mktemp("loader") / "train.hdf5")
     return path, {
-        (kind, sentences): ensure(path, tokenizer, sizes, joint, sentences=sentences)[0]
+        (kind, sentences): ensure(path, tokenizer, sizes, joint, max_instructions=sentences)[0]
         for kind, (sizes, joint) in enumerate(KINDS)
         for sentences in (None, 1, 2)
     }
@@ -623,9 +631,9 @@ def test_a_cached_batch_is_the_live_one_with_features_for_images(
     step: int, shuffle: bool,
 ) -> None:  # fmt: skip
     path, cache = caches[0], caches[1][kind, sentences]
-    options = {"batch_size": batch_size, "seed": seed, "steps": 5, "shuffle": shuffle, "sentences": sentences}
-    live = Loader([Episodes(path)], tokenizer, **options).batch(step)
-    loader = pickle.loads(pickle.dumps(Loader([Episodes(path)], tokenizer, features=[cache], **options)))
+    options = {"batch_size": batch_size, "seed": seed, "steps": 5, "shuffle": shuffle, "max_instructions": sentences}
+    live = Loader([DemonstrationDataset(path)], tokenizer, **options).batch(step)
+    loader = pickle.loads(pickle.dumps(Loader([DemonstrationDataset(path)], tokenizer, features=[cache], **options)))
     loader.files[0].episodes._images = lambda *_: pytest.fail("an image was read")
     cached = loader.batch(step)
     check_batch(cached, loader.sizes)
@@ -637,23 +645,31 @@ def test_a_cached_batch_is_the_live_one_with_features_for_images(
     encoder = Encoder(sizes, joint)
     for row in range(batch_size):
         length = int(live.step_mask[row].sum())
-        made = [part if part is None else part[row] for part in cached.features]
+        row_features = [part if part is None else part[row] for part in cached.features]
         if length:
             tokens, padding = (np.repeat(part[row : row + 1], 5, 0) for part in (live.tokens, live.text_padding_mask))
             right = encoder.features(live.images[row], tokens, padding)
-            assert made[1].tobytes() == right.text[0].tobytes()
-        for found, wanted in ((made[0], right.pooled), (made[2], right.patches)) if length else ():
+            assert row_features[1].tobytes() == right.text[0].tobytes()
+        for found, wanted in ((row_features[0], right.pooled), (row_features[2], right.patches)) if length else ():
             assert found is None if wanted is None else found[:length].tobytes() == wanted[:length].tobytes()
-        assert not any(part[length if len(part) == 5 else 0 :].any() for part in (made[0], made[2]) if part is not None)
-        assert length or not made[1].any()
+        assert not any(
+            part[length if len(part) == 5 else 0 :].any()
+            for part in (row_features[0], row_features[2])
+            if part is not None
+        )
+        assert length or not row_features[1].any()
 
 
 def test_a_loader_refuses_features_of_other_sentences_or_episodes(path: Path, tokenizer: Tokenizer) -> None:
-    cache, _ = ensure(path, tokenizer, sentences=2)
-    Loader([Episodes(path)], tokenizer, batch_size=2, seed=0, sentences=2, features=[cache])
-    for episodes, sentences in ((Episodes(path), None), (Episodes(path), 1), (Episodes(path, limit=8), 2)):
-        with pytest.raises(ValueError, match="features of other episodes or sentences"):
-            Loader([episodes], tokenizer, batch_size=2, seed=0, sentences=sentences, features=[cache])
+    cache, _ = ensure(path, tokenizer, max_instructions=2)
+    Loader([DemonstrationDataset(path)], tokenizer, batch_size=2, seed=0, max_instructions=2, features=[cache])
+    for episodes, sentences in (
+        (DemonstrationDataset(path), None),
+        (DemonstrationDataset(path), 1),
+        (DemonstrationDataset(path, limit=8), 2),
+    ):
+        with pytest.raises(ValueError, match="features of other episodes or instructions"):
+            Loader([episodes], tokenizer, batch_size=2, seed=0, max_instructions=sentences, features=[cache])
 
 
 def test_a_mixture_reads_each_files_own_features(path: Path, tokenizer: Tokenizer) -> None:
@@ -661,12 +677,15 @@ def test_a_mixture_reads_each_files_own_features(path: Path, tokenizer: Tokenize
         path.with_name("other.hdf5"), [demonstration(50 + n, steps=1 + n, sentences=("lift it",)) for n in range(3)]
     )
     caches = [ensure(one, tokenizer)[0] for one in (path, other)]
-    files, options = [Episodes(path), Episodes(other)], {"batch_size": 5, "seed": 3, "weights": [1.0, 2.0]}
+    files, options = (
+        [DemonstrationDataset(path), DemonstrationDataset(other)],
+        {"batch_size": 5, "seed": 3, "weights": [1.0, 2.0]},
+    )
     live, cached = Loader(files, tokenizer, **options), Loader(files, tokenizer, features=caches, **options)
-    encoder, told = Encoder(JOINT, True), set()
+    encoder, decoded = Encoder(JOINT, True), set()
     for step in range(2 * live.steps_per_epoch):
         one, two = live.batch(step), cached.batch(step)
-        told |= {tokenizer.decode(row) for row in two.tokens}
+        decoded |= {tokenizer.decode(row) for row in two.tokens}
         for name in set(Batch._fields) - {"images", "features"}:
             assert np.array_equal(getattr(one, name), getattr(two, name)), name
         lengths = one.step_mask.sum(1).astype(int).tolist()
@@ -675,6 +694,6 @@ def test_a_mixture_reads_each_files_own_features(path: Path, tokenizer: Tokenize
             right = encoder.features(one.images[row, :length], *words)
             assert np.array_equal(two.features.pooled[row, :length], right.pooled)
             assert np.array_equal(two.features.patches[row, :length], right.patches)
-    assert {"lift it", "push it", SENTENCES[0]} <= told
-    with pytest.raises(ValueError, match="features of other episodes or sentences"):
+    assert {"lift it", "push it", SENTENCES[0]} <= decoded
+    with pytest.raises(ValueError, match="features of other episodes or instructions"):
         Loader(files, tokenizer, features=caches[::-1], **options)

@@ -1,4 +1,4 @@
-"""Finetuning at its doors: what another run's parameters begin, what stays frozen, and what is refused in one line."""
+"""Finetuning: warm start from another run, frozen parameters, and one-line errors for incompatible agents."""
 
 import json
 import shutil
@@ -13,15 +13,15 @@ import pytest
 
 from instructrl.config import HardwareConfig, TrainConfig
 from instructrl.errors import InputError
-from instructrl.models.encoder import by_name
-from instructrl.training.beginning import begin, check_beginning, described_agent
+from instructrl.models.encoder import flatten_params
+from instructrl.training.beginning import abstract_agent, check_initialization, init_params
 from instructrl.training.checkpoint import open_checkpoints
-from instructrl.training.encoder import KEPT
+from instructrl.training.encoder import ENCODER_FILE
 from instructrl.training.loop import train
 from instructrl.training.metrics import read_lines
 from instructrl.training.run_directory import open_run
-from instructrl.training.state import initial_params, make_agent, one_step
-from instructrl.training.trained import FROZEN, export, read_trained
+from instructrl.training.state import dummy_batch, make_agent, random_params
+from instructrl.training.trained import FROZEN_FILE, export_agent, load_agent
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,14 +43,14 @@ def other_data(tmp_path_factory: pytest.TempPathFactory) -> Data:
 
 def trained(folder: Path, data: Data, *more: str) -> Path:
     config = tiny.config(folder, *more)
-    check_beginning(config, Path(config.output_dir) / config.name)
+    check_initialization(config, Path(config.output_dir) / config.name)
     run = open_run(config)
     train(config, run, data=data)
     return run
 
 
 def params(run: Path, which: str = "last") -> dict[str, np.ndarray]:
-    return by_name(read_trained(run, checkpoint=which, hardware=HARDWARE).params)
+    return flatten_params(load_agent(run, checkpoint=which, hardware=HARDWARE).params)
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +62,11 @@ def same(one: np.ndarray, other: np.ndarray) -> bool:
     return one.shape == other.shape and np.allclose(one, other, rtol=0, atol=1e-6)
 
 
-def begun(config: TrainConfig) -> dict[str, np.ndarray]:
-    """The parameters before the first step, those that begin anew filled with sevens."""
-    tokenizer, shapes = described_agent(config)
+def initial_params(config: TrainConfig) -> dict[str, np.ndarray]:
+    """The parameters before the first step, re-initialized ones filled with sevens."""
+    tokenizer, shapes = abstract_agent(config)
     sevens = jax.tree.map(lambda leaf: np.full(leaf.shape, 7, leaf.dtype), shapes)
-    return by_name(begin(config, sevens, tokenizer, run=Path(config.output_dir), resumes=False)[0])
+    return flatten_params(init_params(config, sevens, tokenizer, run=Path(config.output_dir), resuming=False)[0])
 
 
 def refused(*given: Any) -> str:
@@ -77,7 +77,7 @@ def refused(*given: Any) -> str:
     return line
 
 
-# Beginning with another run's parameters.
+# Warm start.
 
 
 def test_a_run_begins_with_anothers_parameters_on_other_tasks_and_records_it(
@@ -88,73 +88,78 @@ def test_a_run_begins_with_anothers_parameters_on_other_tasks_and_records_it(
     assert found.keys() == expected.keys() and all(same(found[name], expected[name]) for name in found)
     entry = json.loads((run / "data.json").read_text())["init_from"]
     assert entry["path"] == str(source) and entry["step"] == 6 and len(entry["checksum"]) == 64
-    said = capsys.readouterr().out
-    assert f"begins from {source} (last checkpoint, step 6): {len(found)} arrays, 0 anew" in said
-    assert "task.name: reach_target -> push_button" in said
+    printed = capsys.readouterr().out
+    assert (
+        f"warm start from {source} (last checkpoint, step 6): {len(found)} arrays loaded, 0 re-initialized" in printed
+    )
+    assert "task.name: reach_target -> push_button" in printed
 
 
 @pytest.mark.parametrize(
-    ("settings", "fresh"),
+    ("settings", "reinit"),
     [(("head=regression",), ["head"]), (("policy.depth=1",), ["policy/block_1"]),
      (("encoder.dim=24", "encoder.depth=2"), ["encoder", "head", "policy/embed_camera/kernel"])],
 )  # fmt: skip
 def test_another_agent_is_refused_by_its_parameters_until_they_begin_anew(
-    source: Path, data: Data, tmp_path: Path, settings: tuple[str, ...], fresh: list[str]
+    source: Path, data: Data, tmp_path: Path, settings: tuple[str, ...], reinit: list[str]
 ) -> None:
     given = (*STILL, *settings, f"init_from={source}", "name=other")
     line = refused(tmp_path, data, *given)
-    assert line.startswith(f"init_from: {source} is another agent: ") and settings[0].split("=")[0] in line
+    assert (
+        line.startswith(f"init_from: the parameters of {source} do not match: ") and settings[0].split("=")[0] in line
+    )
     assert not (tmp_path / "outputs" / "other").exists()
-    written = line.split("'")[1]  # what it says to write
-    found, expected = begun(tiny.config(tmp_path, *given, written)), params(source, "best")
-    kept = [name for name in found if name in expected and np.array_equal(found[name], expected[name])]
-    anew = set(found) - set(kept)
-    assert kept and all(any(name.startswith(part) for part in fresh) for name in anew)
-    if fresh == ["head"]:
-        assert written == "training.fresh=[head]"
+    advice = line.split("'")[1]  # the setting that the message suggests
+    found, expected = initial_params(tiny.config(tmp_path, *given, advice)), params(source, "best")
+    loaded = [name for name in found if name in expected and np.array_equal(found[name], expected[name])]
+    others = set(found) - set(loaded)
+    assert loaded and all(any(name.startswith(part) for part in reinit) for name in others)
+    if reinit == ["head"]:
+        assert advice == "training.reinit=[head]"
 
 
 def test_other_cameras_ask_for_their_parameters_anew(source: Path, data: Data, tmp_path: Path) -> None:
     line = refused(tmp_path, data, "sim.cameras=[front]", f"init_from={source}")
     assert "sim.cameras: ['front', 'left_shoulder'] -> ['front']" in line
-    assert line.endswith("'training.fresh=[policy/token_kind]'")
-    config = tiny.config(tmp_path, "sim.cameras=[front]", f"init_from={source}", "training.fresh=[policy/token_kind]")
-    check_beginning(config, tmp_path / "nowhere")
+    assert line.endswith("'training.reinit=[policy/token_kind]'")
+    config = tiny.config(tmp_path, "sim.cameras=[front]", f"init_from={source}", "training.reinit=[policy/token_kind]")
+    check_initialization(config, tmp_path / "nowhere")
 
 
 def test_another_image_size_is_told_and_may_be(source: Path, tmp_path: Path, data: Data) -> None:
-    check_beginning(tiny.config(tmp_path, "sim.image_size=64", f"init_from={source}"), tmp_path / "nowhere")
+    check_initialization(tiny.config(tmp_path, "sim.image_size=64", f"init_from={source}"), tmp_path / "nowhere")
 
 
 def test_another_vocabulary_is_refused_until_its_words_begin_anew(source: Path, data: Data, tmp_path: Path) -> None:
-    place = tmp_path / "vocab.txt"
-    place.write_text("\n".join(["[PAD]", "[UNK]", "the", "red", "blue"]))
-    given = (*STILL, f"encoder.tokenizer={place}", f"init_from={source}")
+    vocabulary = tmp_path / "vocab.txt"
+    vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "the", "red", "blue"]))
+    given = (*STILL, f"encoder.tokenizer={vocabulary}", f"init_from={source}")
     line = refused(tmp_path, data, *given)
-    assert line.startswith(f"encoder.tokenizer: found {place} of 5 entries, but {source} learnt with small of ")
-    assert "'training.fresh=[encoder/word_weight,encoder/words]'" in line
-    found = begun(tiny.config(tmp_path, *given, line.split("'")[1]))
-    assert found["encoder/words/embedding"].shape[0] == 5 and np.all(found["encoder/words/embedding"] == 7)
+    found = f"encoder.tokenizer: found {vocabulary} with 5 entries"
+    assert line.startswith(f"{found}, but {source} was trained with small, which has ")
+    assert "'training.reinit=[encoder/word_weight,encoder/words]'" in line
+    words = initial_params(tiny.config(tmp_path, *given, line.split("'")[1]))["encoder/words/embedding"]
+    assert words.shape[0] == 5 and np.all(words == 7)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
-        (("training.fresh=[heat]",), "training.fresh: found heat, which no parameter matches here or there"),
-        (("training.fresh=['*']",), "training.fresh: found [*], which leaves nothing of init_from"),
+        (("training.reinit=[heat]",), "training.reinit: found heat, which no parameter matches here or there"),
+        (("training.reinit=['*']",), "training.reinit: found [*], which leaves nothing of init_from"),
         (("init_from={folder}/none",), "init_from: found no directory "),
-        (("init_from={folder}",), "no config.yaml there"),
+        (("init_from={folder}",), "no config.yaml found"),
         (("init_from={folder}/begun",), "has no checkpoint yet; train it first"),
     ],
 )
 def test_what_cannot_be_begun_with_is_one_line_before_anything_is_made(
-    source: Path, data: Data, tmp_path: Path, words: tuple[str, ...], said: str
+    source: Path, data: Data, tmp_path: Path, words: tuple[str, ...], message: str
 ) -> None:
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "config.yaml").write_bytes((source / "config.yaml").read_bytes())
     words = tuple(word.format(folder=tmp_path) for word in words)
     given = [f"init_from={source}", *words] if words[0].startswith("training") else words
-    assert said in refused(tmp_path, data, *given)
+    assert message in refused(tmp_path, data, *given)
     assert not (tmp_path / "outputs").exists()
 
 
@@ -196,11 +201,11 @@ def test_a_run_that_began_but_has_no_checkpoint_refuses_another_content(
     run = open_run(config)
     with pytest.raises(KeyboardInterrupt):
         train(config, run, data=data, rollout=stop)
-    before = (run / FROZEN).read_bytes()
+    before = (run / FROZEN_FILE).read_bytes()
     shutil.rmtree(copy)
     shutil.copytree(trained(tmp_path, data, *SHORT, "seed=1", "name=another"), copy)
-    assert f"init_from: {copy} is not what {run} began with (step " in refused(tmp_path, data, *given)
-    assert (run / FROZEN).read_bytes() == before
+    assert f"init_from: {copy} has changed since {run} started from it (step " in refused(tmp_path, data, *given)
+    assert (run / FROZEN_FILE).read_bytes() == before
 
 
 def test_a_trained_encoder_is_frozen_in_the_next_run_with_features_computed_once(
@@ -208,14 +213,14 @@ def test_a_trained_encoder_is_frozen_in_the_next_run_with_features_computed_once
 ) -> None:
     given = (*SHORT, f"init_from={source}", "encoder.frozen=true", "training.token_dropout=0")
     run = trained(tmp_path, data, *given, f"features_dir={tmp_path / 'features'}")
-    assert (run / KEPT).is_file() and list((tmp_path / "features").rglob("index.json"))
+    assert (run / ENCODER_FILE).is_file() and list((tmp_path / "features").rglob("index.json"))
     found, expected = params(run), params(source, "best")
     assert all(np.array_equal(found[name], expected[name]) for name in found if name.startswith("encoder"))
     assert not all(np.array_equal(found[name], expected[name]) for name in found if name.startswith("head"))
 
 
 def test_an_exported_agent_begins_a_run(source: Path, data: Data, tmp_path: Path) -> None:
-    export(tmp_path / "agent", read_trained(source, checkpoint="best", hardware=HARDWARE))
+    export_agent(tmp_path / "agent", load_agent(source, checkpoint="best", hardware=HARDWARE))
     assert {path.name for path in (tmp_path / "agent").iterdir()} == {"agent.safetensors", "config.yaml"}
     first = trained(tmp_path, data, *SHORT, f"init_from={tmp_path / 'agent'}", "name=first")
     second = trained(tmp_path, data, *SHORT, f"init_from={source}", "name=second")
@@ -229,11 +234,11 @@ def test_frozen_parts_stay_are_in_no_checkpoint_and_have_no_optimizer_state(data
     run = trained(tmp_path, data, *SHORT, "training.freeze=[encoder/block_0,'policy/block_[0-1]','*/bias']")
     found = params(run)
     config = tiny.config(tmp_path)
-    tokenizer, _ = described_agent(config)
+    tokenizer, _ = abstract_agent(config)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    first = by_name(initial_params(agent, one_step(config, tokenizer), seed=config.seed))
-    still = {name for name in found if name.startswith(("encoder/block_0", "policy/block_")) or name.endswith("/bias")}
-    assert all(np.array_equal(found[name], first[name]) == (name in still) for name in found)
+    first = flatten_params(random_params(agent, dummy_batch(config, tokenizer), seed=config.seed))
+    frozen = {name for name in found if name.startswith(("encoder/block_0", "policy/block_")) or name.endswith("/bias")}
+    assert all(np.array_equal(found[name], first[name]) == (name in frozen) for name in found)
     with open_checkpoints(run, read_only=True) as checkpoints:
         saved = (run / f"checkpoints/{checkpoints.step('last')}/default/_METADATA").read_text()
     names = ["/".join(name.split("'")[1::2]) for name in json.loads(saved)["tree_metadata"]]
@@ -242,39 +247,41 @@ def test_frozen_parts_stay_are_in_no_checkpoint_and_have_no_optimizer_state(data
 
 
 @pytest.mark.parametrize(
-    ("patterns", "said"),
+    ("patterns", "message"),
     [
         ("[policy/blok_0]", "training.freeze: found policy/blok_0, which no parameter matches; there are encoder/"),
         ("[encoder,policy,head]", "which leaves no parameter to train; the parts are encoder, head, policy"),
     ],
 )
-def test_patterns_that_freeze_nothing_or_all_are_refused(data: Data, tmp_path: Path, patterns: str, said: str) -> None:
-    assert said in refused(tmp_path, data, f"training.freeze={patterns}")
+def test_patterns_that_freeze_nothing_or_all_are_refused(
+    data: Data, tmp_path: Path, patterns: str, message: str
+) -> None:
+    assert message in refused(tmp_path, data, f"training.freeze={patterns}")
     assert not (tmp_path / "outputs").exists()
 
 
 def test_frozen_parts_that_were_lost_or_changed_are_told(data: Data, tmp_path: Path) -> None:
     run = trained(tmp_path, data, *SHORT, "training.freeze=[policy]")
     other = trained(tmp_path, data, *SHORT, "training.freeze=[policy]", "seed=1", "name=other")
-    (run / FROZEN).write_bytes((other / FROZEN).read_bytes())
-    with pytest.raises(InputError, match=r"frozen.safetensors: its content is not what .* was trained with"):
+    (run / FROZEN_FILE).write_bytes((other / FROZEN_FILE).read_bytes())
+    with pytest.raises(InputError, match=r"frozen.safetensors: its content differs from what .* was trained with"):
         params(run)
-    assert "its content is not what" in refused(tmp_path, data, *SHORT, "training.freeze=[policy]")
-    (run / FROZEN).write_bytes(b"short")
+    assert "its content differs from what" in refused(tmp_path, data, *SHORT, "training.freeze=[policy]")
+    (run / FROZEN_FILE).write_bytes(b"short")
     with pytest.raises(InputError, match=r"frozen.safetensors: damaged"):
         params(run)
-    (run / FROZEN).unlink()
-    with pytest.raises(InputError, match=r"frozen.safetensors: not there"):
+    (run / FROZEN_FILE).unlink()
+    with pytest.raises(InputError, match=r"frozen.safetensors: missing"):
         params(run)
 
 
 def test_parts_frozen_by_pattern_beside_a_frozen_encoder(data: Data, tmp_path: Path, capsys: Any) -> None:
     given = (*SHORT, "encoder.frozen=true", "training.token_dropout=0", "training.freeze=[encoder,policy/block_0]")
     run = trained(tmp_path, data, *given, f"features_dir={tmp_path / 'features'}")
-    said = capsys.readouterr().out
-    assert "frozen" in next(line for line in said.splitlines() if line.startswith("  encoder"))
-    assert next(line for line in said.splitlines() if line.startswith("  policy")).endswith(" frozen")
-    assert params(run).keys() == by_name(described_agent(tiny.config(tmp_path))[1]).keys()
+    printed = capsys.readouterr().out
+    assert "frozen" in next(line for line in printed.splitlines() if line.startswith("  encoder"))
+    assert next(line for line in printed.splitlines() if line.startswith("  policy")).endswith(" frozen")
+    assert params(run).keys() == flatten_params(abstract_agent(tiny.config(tmp_path))[1]).keys()
 
 
 @pytest.mark.slow

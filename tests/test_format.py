@@ -1,4 +1,4 @@
-"""The demonstration file: what goes in comes out, and nothing wrong is read."""
+"""Demonstration files: round trips are exact, and invalid or damaged files are rejected."""
 
 import random
 import subprocess
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instructrl.data.episodes import Episodes
+from instructrl.data.episodes import DemonstrationDataset
 from instructrl.data.format import CHECKS, checksum, fields
 from instructrl.data.reader import read
 from instructrl.data.writer import Writer
@@ -38,7 +38,7 @@ def test_round_trip_is_bit_exact(tmp_path_factory: pytest.TempPathFactory, shape
         demonstration(seed + number, steps=steps, between=between, sentences=tuple(sentences))
         for number, (steps, between, sentences) in enumerate(shapes)
     ]
-    with Episodes(write(tmp_path_factory.mktemp("trip") / "file.hdf5", given_)) as episodes:
+    with DemonstrationDataset(write(tmp_path_factory.mktemp("trip") / "file.hdf5", given_)) as episodes:
         assert episodes.header == HEADER and len(episodes) == len(given_)
         for number, expected in enumerate(given_):
             assert_equal(episodes.demonstration(number), expected)
@@ -48,7 +48,7 @@ def test_round_trip_is_bit_exact(tmp_path_factory: pytest.TempPathFactory, shape
 def test_same_demonstrations_give_the_same_bytes(tmp_path: Path) -> None:
     demonstrations = [demonstration(seed) for seed in range(4)]
     first = write(tmp_path / "a.hdf5", demonstrations)
-    time.sleep(1.1)  # HDF5 would note the time, in seconds
+    time.sleep(1.1)  # HDF5 would record the time, in seconds
     second = write(tmp_path / "b.hdf5", demonstrations)
     assert first.read_bytes() == second.read_bytes()
     changed = demonstrations[2]._replace(images=demonstrations[2].images ^ np.uint8(1))
@@ -79,16 +79,16 @@ def test_a_killed_write_leaves_the_old_file_and_is_overwritten(tmp_path: Path) -
     assert path.read_bytes() == before
     write(path, [demonstration(1)])
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.hdf5"]
-    assert_equal(Episodes(path).demonstration(0), demonstration(1))
+    assert_equal(DemonstrationDataset(path).demonstration(0), demonstration(1))
 
 
 @pytest.mark.parametrize("size", [1, 25, 64, 65, 66, 70])
 def test_a_full_disk_is_one_line(tmp_path: Path, size: int) -> None:
     code = (
         "import resource, sys, pathlib; from tests.demonstrations import *\n"
-        "from instructrl.errors import one_line_errors\n"
+        "from instructrl.errors import report_user_errors\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}000, {size}000))\n"
-        "with one_line_errors(): write(pathlib.Path(sys.argv[1]), [demonstration(seed) for seed in range(20)])"
+        "with report_user_errors(): write(pathlib.Path(sys.argv[1]), [demonstration(seed) for seed in range(20)])"
     )
     path = tmp_path / "file.hdf5"
     full = subprocess.run(
@@ -151,8 +151,8 @@ def put(name: str, change: object) -> object:
 
 
 DAMAGES = {
-    "another kind": lambda file: file.attrs.__setitem__("format", "something"),
-    "format version 2, this suite reads version 1": lambda file: file.attrs.__setitem__("version", 2),
+    "another format": lambda file: file.attrs.__setitem__("format", "something"),
+    "format version 2, InstructRL reads version 1": lambda file: file.attrs.__setitem__("version", 2),
     "attribute cameras: missing": lambda file: file.attrs.__delitem__("cameras"),
     "frames/images: missing": delete("frames/images"),
     "frames/images: found 1": put("frames/images", lambda images: images[:1]),
@@ -172,7 +172,7 @@ DAMAGES = {
     ),
     "checksum": put("keyframes/action", lambda actions: actions + np.float32([0.1, 0, 0, 0, 0, 0, 0, 0])),
     "its checksum": put("frames/crc32", lambda values: values + 1),
-    "checksum is not": lambda file: file.attrs.__setitem__("task", np.bytes_(b"push_button")),
+    "checksum does not match": lambda file: file.attrs.__setitem__("task", np.bytes_(b"push_button")),
     "damaged": lambda file: file.attrs.__setitem__("provenance", "{"),
 }
 
@@ -183,12 +183,12 @@ def test_damaged_files_are_refused(tmp_path: Path, message: str) -> None:
     with h5py.File(path, "r+") as file:
         DAMAGES[message](file)
     with pytest.raises(InputError, match=message) as refused:
-        Episodes(path)
+        DemonstrationDataset(path)
     assert str(path) in str(refused.value) and "\n" not in str(refused.value)
-    assert str(refused.value).count(";") == 1  # what to do is said once
+    assert str(refused.value).count(";") == 1  # the next action is named once
 
 
-POSSIBLE = {  # other numbers that could have been there
+POSSIBLE = {  # other valid values
     **dict.fromkeys(("state", "intrinsics", "extrinsics"), lambda values: values + 1),
     "crc32": lambda values: values ^ 1,
     "keyframe": lambda values: values - 1,
@@ -201,7 +201,7 @@ POSSIBLE = {  # other numbers that could have been there
 
 @pytest.mark.parametrize("name", POSSIBLE)
 def test_damage_is_told_by_episode_and_field(tmp_path: Path, name: str) -> None:
-    """Where the numbers are possible ones, only the checksums know."""
+    """Damage that leaves valid values is detected by checksums alone."""
     path = write(tmp_path / "file.hdf5", [demonstration(seed, between=2) for seed in range(5)])
     field = "sentences" if name == "text" else fields(HEADER)[name].path
     with h5py.File(path, "r+") as file:
@@ -209,36 +209,36 @@ def test_damage_is_told_by_episode_and_field(tmp_path: Path, name: str) -> None:
         values[len(values) // 2] = POSSIBLE[name](values[len(values) // 2])  # of the third episode
         file[field][...] = values
     with pytest.raises(InputError, match=f"{path}: episode 2: {field}: damaged: its checksum"):
-        Episodes(path)
+        DemonstrationDataset(path)
 
 
 def test_a_field_that_claims_more_than_the_file_holds_is_refused(tmp_path: Path) -> None:
-    """It would be filled with zeros, gigabytes of them."""
+    """HDF5 would return gigabytes of zeros."""
     path = write(tmp_path / "file.hdf5", [demonstration(0), demonstration(1)])
     with h5py.File(path, "r+") as file:
         del file["frames/state"]
         file.create_dataset("frames/state", (10**6, 4), np.float32)
     with pytest.raises(InputError, match=f"{path}: frames/state: found 0 bytes, expected 16000000; delete"):
-        Episodes(path)
+        DemonstrationDataset(path)
 
 
 def test_older_files_have_no_checks_of_episodes(tmp_path: Path) -> None:
     path = write(tmp_path / "file.hdf5", [demonstration(0), demonstration(1)])
     with h5py.File(path, "r+") as file:
         del file[CHECKS]
-    with Episodes(path) as episodes:
+    with DemonstrationDataset(path) as episodes:
         assert_equal(episodes.demonstration(1), demonstration(1))
     with h5py.File(path, "r+") as file:
         file["frames/state"][-1, 0] += 1
     with pytest.raises(InputError, match=f"{path}: damaged: its checksum"):
-        Episodes(path)
+        DemonstrationDataset(path)
 
 
 def test_pixels_that_cannot_be_read_are_told_by_episode(tmp_path: Path) -> None:
     path = write(tmp_path / "file.hdf5", [demonstration(0), demonstration(1)])
-    with Episodes(path) as episodes:
+    with DemonstrationDataset(path) as episodes:
         episodes.episode(0)
-        episodes._file.close()  # as good as gone
+        episodes._file.close()  # any read fails now
         with pytest.raises(InputError, match=f"{path}: episode 1: frames/images: cannot be read"):
             episodes.episode(1)
 
@@ -247,29 +247,29 @@ def test_damaged_pixels_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "file.hdf5", [demonstration(0), demonstration(1)])
     with h5py.File(path, "r+") as file:
         file["frames/images"][4, 1, 2, 3, 0] ^= 1
-    episodes = Episodes(path)
+    episodes = DemonstrationDataset(path)
     episodes.episode(0)
     with pytest.raises(InputError, match="episode 1: frames/images"):
         episodes.episode(1)
     with pytest.raises(InputError, match="episode 1: frames/images"):
-        Episodes(path, limit=1).verify()
+        DemonstrationDataset(path, limit=1).verify()
 
 
 def test_files_that_are_none_of_ours(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
-        Episodes(tmp_path / "none.hdf5")
+        DemonstrationDataset(tmp_path / "none.hdf5")
     with pytest.raises(InputError, match="folder"):
-        Episodes(tmp_path)
+        DemonstrationDataset(tmp_path)
     (tmp_path / "text.hdf5").write_text("not HDF5 at all" * 100)
     with pytest.raises(InputError, match="not an HDF5 file"):
-        Episodes(tmp_path / "text.hdf5")
+        DemonstrationDataset(tmp_path / "text.hdf5")
     (tmp_path / "empty.hdf5").touch()
     with pytest.raises(InputError, match="truncated"):
-        Episodes(tmp_path / "empty.hdf5")
+        DemonstrationDataset(tmp_path / "empty.hdf5")
     with h5py.File(tmp_path / "other.hdf5", "w") as file:
         file["x"] = 1
-    with pytest.raises(InputError, match="another kind"):
-        Episodes(tmp_path / "other.hdf5")
+    with pytest.raises(InputError, match="another format"):
+        DemonstrationDataset(tmp_path / "other.hdf5")
 
 
 @pytest.mark.parametrize("share", [0.001, 0.02, 0.3, 0.9, 0.999])
@@ -278,7 +278,7 @@ def test_truncated_files_are_refused(tmp_path: Path, share: float) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(InputError, match=r"truncated|not an HDF5 file"):
-        Episodes(path)
+        DemonstrationDataset(path)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -293,7 +293,7 @@ def test_flipped_bits_are_refused_or_harmless(tmp_path: Path, seed: int) -> None
             damaged[numbers.randrange(len(damaged))] ^= 1 << numbers.randrange(8)
         path.write_bytes(damaged)
         try:
-            with Episodes(path) as episodes:
+            with DemonstrationDataset(path) as episodes:
                 for number, expected in enumerate(given_):
                     assert_equal(episodes.demonstration(number), expected)
         except InputError as error:
@@ -305,6 +305,6 @@ def test_flipped_bits_are_refused_or_harmless(tmp_path: Path, seed: int) -> None
 def test_other_task_and_too_few_episodes(tmp_path: Path) -> None:
     path = write(tmp_path / "file.hdf5", [demonstration(0)], replace(HEADER, task="push_button"))
     with pytest.raises(InputError, match="holds push_button, expected reach_target"):
-        Episodes(path, task="reach_target")
+        DemonstrationDataset(path, task="reach_target")
     with pytest.raises(InputError, match="holds 1 episodes, not 2"):
-        Episodes(path, limit=2)
+        DemonstrationDataset(path, limit=2)

@@ -1,4 +1,4 @@
-"""Frozen encoders at the doors of training and evaluation: features computed once change nothing, weights stay."""
+"""Frozen encoders in training and evaluation: cached features change no result, and weights stay unchanged."""
 
 import json
 import os
@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 
 from instructrl.batch import BatchSizes, fake_batch
-from instructrl.data.episodes import Episodes
+from instructrl.data.episodes import DemonstrationDataset
 from instructrl.data.tokenizer import VOCABULARY
 from instructrl.errors import InputError
-from instructrl.evaluation.actor import load_actor
-from instructrl.models.encoder import by_name, encoder_shapes
-from instructrl.models.weights import fit, read_weights, write_weights
+from instructrl.evaluation.actor import load_batched_agent
+from instructrl.models.encoder import encoder_shapes, flatten_params
+from instructrl.models.weights import match_params, read_weights, write_weights
 from instructrl.training import preparation
 from instructrl.training.checkpoint import open_checkpoints
-from instructrl.training.encoder import KEPT
+from instructrl.training.encoder import ENCODER_FILE
 from instructrl.training.inputs import check_inputs
 from instructrl.training.metrics import read_lines
-from instructrl.training.step import hide_words
+from instructrl.training.step import drop_tokens
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,7 +41,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def letters(tmp_path_factory):
-    """A vocabulary in CLIP's form without any merges: single letters."""
+    """A vocabulary in CLIP's format without merges: single letters."""
     folder = tmp_path_factory.mktemp("letters")
     characters = string.ascii_lowercase + string.digits + string.punctuation
     pieces = [*characters, *(f"{one}</w>" for one in characters), "<|startoftext|>", "<|endoftext|>"]
@@ -55,25 +55,25 @@ def losses(run):
 
 
 def actor(run):
-    return load_actor(run, checkpoint="last", slots=1, steps=6, hardware=tiny.config(run).hardware)[0]
+    return load_batched_agent(run, checkpoint="last", slots=1, steps=6, hardware=tiny.config(run).hardware)[0]
 
 
 def random_weights(path, overrides, vocabulary, *, seed=0):
-    """A file of random weights for the encoder that settings describe."""
+    """Write random weights for the encoder that settings describe."""
     config = tiny.config(path.parent, *overrides).encoder
-    numbers = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     shapes = encoder_shapes(config, vocabulary_size=vocabulary)
-    arrays = {name: numbers.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
+    arrays = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
     write_weights(path, arrays, kind=config.kind, source="random")
     return arrays
 
 
-OURS = len(VOCABULARY.read_text().splitlines())  # entries of the small vocabulary
+SMALL_VOCABULARY = len(VOCABULARY.read_text().splitlines())  # entries of the small vocabulary
 CASES = {
     "m3ae with the spatial head": (*M3AE, RANDOM),
     "m3ae with the regression head": (*M3AE, RANDOM, "head=regression", "encoder.layers=last"),
     "m3ae without text": (*M3AE, RANDOM, "encoder.text=false"),
-    "m3ae, one sentence, bfloat16": (*M3AE, RANDOM, "training.sentences=1", "hardware.precision=bfloat16"),
+    "m3ae, one instruction, bfloat16": (*M3AE, RANDOM, "training.max_instructions=1", "hardware.precision=bfloat16"),
     "scratch_tiny": (RANDOM, "encoder.frozen=true", "training.token_dropout=0"),
 }
 CLIP_CASES = {
@@ -91,7 +91,7 @@ def same_losses(folder, data, settings, monkeypatch):
         np.testing.assert_allclose(one[2], other[2], rtol=1e-5, atol=1e-5)
     before = losses(cached)
     with monkeypatch.context() as patch:  # a third run finds the features and reads no image
-        patch.setattr(Episodes, "_images", lambda *_: pytest.fail("an image was read"))
+        patch.setattr(DemonstrationDataset, "_images", lambda *_: pytest.fail("an image was read"))
         again = tiny.trained(folder, data, *settings, "name=again")
     assert losses(again) == before
 
@@ -108,9 +108,9 @@ def test_so_they_do_with_clip(tmp_path, data, case, letters, monkeypatch):
 
 
 def test_a_frozen_encoder_keeps_its_weights_and_is_in_no_checkpoint(tmp_path, data):
-    arrays = random_weights(tmp_path / "w.safetensors", M3AE, OURS)
+    arrays = random_weights(tmp_path / "w.safetensors", M3AE, SMALL_VOCABULARY)
     run = tiny.trained(tmp_path, data, *M3AE, f"encoder.weights={tmp_path / 'w.safetensors'}")
-    found = by_name(actor(run).params["encoder"])
+    found = flatten_params(actor(run).params["encoder"])
     assert found.keys() == arrays.keys()
     for name, value in arrays.items():
         np.testing.assert_array_equal(found[name], value)
@@ -121,9 +121,9 @@ def test_a_frozen_encoder_keeps_its_weights_and_is_in_no_checkpoint(tmp_path, da
 
 
 def test_weights_that_read_text_serve_an_encoder_without_text(tmp_path, data):
-    arrays = random_weights(tmp_path / "w.safetensors", M3AE, OURS)
+    arrays = random_weights(tmp_path / "w.safetensors", M3AE, SMALL_VOCABULARY)
     run = tiny.trained(tmp_path, data, *M3AE, f"encoder.weights={tmp_path / 'w.safetensors'}", "encoder.text=false")
-    found = by_name(actor(run).params["encoder"])
+    found = flatten_params(actor(run).params["encoder"])
     assert found.keys() == {name for name in arrays if "text" not in name}
     for name, value in found.items():
         np.testing.assert_array_equal(value, arrays[name])
@@ -131,28 +131,28 @@ def test_weights_that_read_text_serve_an_encoder_without_text(tmp_path, data):
 
 def test_random_weights_that_are_frozen_are_kept_in_the_run(tmp_path, data):
     run = tiny.trained(tmp_path, data, *M3AE, RANDOM)
-    before = by_name(actor(run).params["encoder"])
-    assert (run / KEPT).is_file()
+    before = flatten_params(actor(run).params["encoder"])
+    assert (run / ENCODER_FILE).is_file()
     other = tiny.trained(tmp_path, data, *M3AE, RANDOM, "seed=1", "name=other")
-    (run / KEPT).write_bytes((other / KEPT).read_bytes())
-    with pytest.raises(InputError, match=r"its content is not what .* was trained with"):
+    (run / ENCODER_FILE).write_bytes((other / ENCODER_FILE).read_bytes())
+    with pytest.raises(InputError, match=r"its content differs from what .* was trained with"):
         actor(run)
-    (run / KEPT).unlink()
-    with pytest.raises(InputError, match=str(run / KEPT)):
+    (run / ENCODER_FILE).unlink()
+    with pytest.raises(InputError, match=str(run / ENCODER_FILE)):
         actor(run)
-    assert any(np.any(value != by_name(actor(other).params["encoder"])[name]) for name, value in before.items())
+    assert any(np.any(value != flatten_params(actor(other).params["encoder"])[name]) for name, value in before.items())
 
 
 def test_a_trained_encoder_begins_with_its_weights_and_leaves_them(tmp_path, data):
-    arrays = random_weights(tmp_path / "w.safetensors", M3AE, OURS)
+    arrays = random_weights(tmp_path / "w.safetensors", M3AE, SMALL_VOCABULARY)
     settings = (*M3AE, f"encoder.weights={tmp_path / 'w.safetensors'}", "encoder.frozen=false")
     run = tiny.trained(tmp_path, data, *settings, "optimizer.learning_rate=1e-9")
-    (tmp_path / "w.safetensors").unlink()  # all is in the checkpoint
-    for name, value in by_name(actor(run).params["encoder"]).items():
+    (tmp_path / "w.safetensors").unlink()  # the checkpoint has all parameters
+    for name, value in flatten_params(actor(run).params["encoder"]).items():
         np.testing.assert_allclose(value, arrays[name], atol=1e-6)
-    random_weights(tmp_path / "w.safetensors", M3AE, OURS)
+    random_weights(tmp_path / "w.safetensors", M3AE, SMALL_VOCABULARY)
     run = tiny.trained(tmp_path, data, *settings, "name=faster")
-    after = by_name(actor(run).params["encoder"])
+    after = flatten_params(actor(run).params["encoder"])
     assert all(np.any(after[name] != value) for name, value in arrays.items())
 
 
@@ -175,25 +175,25 @@ def test_an_interrupted_run_with_cached_features_ends_with_the_same_numbers(tmp_
 
 def test_other_weights_under_the_same_name_are_refused(tmp_path, data):
     weights = tmp_path / "w.safetensors"
-    random_weights(weights, M3AE, OURS)
+    random_weights(weights, M3AE, SMALL_VOCABULARY)
     settings = (*M3AE, f"encoder.weights={weights}")
     run = tiny.trained(tmp_path, data, *settings)
-    random_weights(weights, M3AE, OURS, seed=1)
-    with pytest.raises(InputError, match="its content is not what"):
+    random_weights(weights, M3AE, SMALL_VOCABULARY, seed=1)
+    with pytest.raises(InputError, match="its content"):
         tiny.trained(tmp_path, data, *settings)
-    with pytest.raises(InputError, match="its content is not what"):
+    with pytest.raises(InputError, match="its content"):
         actor(run)
 
 
 def test_weights_of_another_size_or_vocabulary_are_named(tmp_path, data):
     weights = tmp_path / "w.safetensors"
     settings = (*M3AE, f"encoder.weights={weights}")
-    random_weights(weights, (*M3AE, "encoder.dim=32"), OURS)
+    random_weights(weights, (*M3AE, "encoder.dim=32"), SMALL_VOCABULARY)
     with pytest.raises(InputError, match=rf"{weights}: .*expected \(1, 1, 16\)|{weights}: .*16") as caught:
         tiny.trained(tmp_path, data, *settings)
     assert "\n" not in str(caught.value)
     random_weights(weights, M3AE, 100)
-    with pytest.raises(InputError, match=rf"{OURS} entries, that of the weights 100"):
+    with pytest.raises(InputError, match=rf"{SMALL_VOCABULARY} entries, the weights have 100"):
         tiny.trained(tmp_path, data, *settings)
 
 
@@ -204,10 +204,10 @@ def test_weights_with_fewer_or_more_places_for_tokens_name_the_setting(tmp_path)
         config = tiny.config(tmp_path, *CLIP, f"encoder.text_length={length}").encoder
         said = rf"found \(77, 8\), expected \({length}, 8\).*set encoder.text_length=77$"
         with pytest.raises(InputError, match=said):
-            fit(weights, encoder_shapes(config, vocabulary_size=80))
+            match_params(weights, encoder_shapes(config, vocabulary_size=80))
     shapes = encoder_shapes(tiny.config(tmp_path, *CLIP).encoder, vocabulary_size=81)
-    with pytest.raises(InputError, match=r"encoder.tokenizer has 81 entries, that of the weights 80"):
-        fit(weights, shapes)
+    with pytest.raises(InputError, match=r"encoder.tokenizer has 81 entries, the weights have 80"):
+        match_params(weights, shapes)
 
 
 def test_a_misfit_of_tokenizer_and_weights_is_told_before_any_work(tmp_path, letters):
@@ -215,7 +215,8 @@ def test_a_misfit_of_tokenizer_and_weights_is_told_before_any_work(tmp_path, let
     more = (*CLIP, f"encoder.weights={tmp_path / 'w.safetensors'}", f"encoder.tokenizer={folder}")
     random_weights(tmp_path / "w.safetensors", CLIP, count)
     check_inputs(tiny.config(tmp_path, *more))
-    with pytest.raises(InputError, match=r"^encoder.text_length: found 64; allowed: 77, for which .*w.safetensors"):
+    message = r"^encoder.text_length: found 64; allowed: 77, the number of positions in .*w.safetensors"
+    with pytest.raises(InputError, match=message):
         check_inputs(tiny.config(tmp_path, *more, "encoder.text_length=64"))
     random_weights(tmp_path / "w.safetensors", CLIP, count + 1)
     with pytest.raises(InputError, match=rf"vocabulary of {count + 1} entries.*tokenizer={folder} has {count}; choose"):
@@ -224,19 +225,19 @@ def test_a_misfit_of_tokenizer_and_weights_is_told_before_any_work(tmp_path, let
 
 
 def test_another_vocabulary_under_the_same_name_is_refused(tmp_path, data):
-    place, words = tmp_path / "vocab.txt", ["[PAD]", "[UNK]", "the", "red", "blue"]
-    place.write_text("\n".join(words))
-    settings = (f"encoder.tokenizer={place}", "training.epochs=2", "optimizer.warmup_epochs=1")
+    vocabulary, words = tmp_path / "vocab.txt", ["[PAD]", "[UNK]", "the", "red", "blue"]
+    vocabulary.write_text("\n".join(words))
+    settings = (f"encoder.tokenizer={vocabulary}", "training.epochs=2", "optimizer.warmup_epochs=1")
     run = tiny.trained(tmp_path, data, *settings)
     assert actor(run).tokenizer.vocabulary_size == 5
-    place.write_text("\n".join(["[PAD]", "[UNK]", "the", "blue", "red"]))
+    vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "the", "blue", "red"]))
     for act in (lambda: actor(run), lambda: tiny.trained(tmp_path, data, *settings)):
-        with pytest.raises(InputError, match=rf"^encoder.tokenizer={place}: its content is not what {run} "):
+        with pytest.raises(InputError, match=rf"^encoder.tokenizer={vocabulary}: its content differs from what {run} "):
             act()
-    place.unlink()
-    with pytest.raises(InputError, match=rf"^encoder.tokenizer: .*{place}"):
+    vocabulary.unlink()
+    with pytest.raises(InputError, match=rf"^encoder.tokenizer: .*{vocabulary}"):
         actor(run)
-    place.write_text("\r\n".join(words))  # the same, in another form
+    vocabulary.write_text("\r\n".join(words))  # the same content with other line ends
     assert actor(run).tokenizer.vocabulary_size == 5
 
 
@@ -256,20 +257,21 @@ def test_training_hides_words_but_no_markers(tmp_path, data, letters, monkeypatc
     more = (RANDOM, "encoder.frozen=false", f"encoder.tokenizer={folder}", "training.token_dropout=0.5")
     with pytest.raises(Reached):
         tiny.trained(tmp_path, data, *CLIP, *more)
-    assert [(one["token_dropout"], one["markers"]) for one in seen] == [(0.5, (count - 2, count - 1))]
+    assert [(one["token_dropout"], one["special_token_ids"]) for one in seen] == [(0.5, (count - 2, count - 1))]
     for share in (0.5, 0.9):
-        hides(share, (7, 9))
-        hides(share, ())
+        assert_drops(share, (7, 9))
+        assert_drops(share, ())
 
 
-def hides(share, markers):
-    """What is hidden of many sentences `7 1 ... 6 9`, padded."""
+def assert_drops(share, special_token_ids):
+    """Assert which tokens are dropped from many padded texts `7 1 ... 6 9`."""
     tokens = np.tile(np.array([7, 1, 2, 3, 4, 5, 6, 9, 0, 0], np.int32), (400, 1))
     padding = np.float32(np.tile(np.arange(10) >= 8, (400, 1)))
     batch = fake_batch(BatchSizes(400, 1, 1, 8, 10))._replace(tokens=tokens, text_padding_mask=padding)
-    hidden = np.asarray(hide_words(batch, jax.random.key(0), share=share, markers=markers).text_padding_mask)
+    dropped = drop_tokens(batch, jax.random.key(0), share=share, special_token_ids=special_token_ids)
+    hidden = np.asarray(dropped.text_padding_mask)
     assert set(np.unique(hidden)) == {0, 1} and np.all(hidden[:, 8:] == 1)
-    kept = np.isin(tokens, markers)
+    kept = np.isin(tokens, special_token_ids)
     assert not hidden[kept].any()
     assert abs(hidden[:, :8][~kept[:, :8]].mean() - share) < 0.05
 

@@ -63,7 +63,7 @@ def test_wrong_fields_are_named(tmp_path: Path, begin: int) -> None:
     for one in refused:
         said = one["found"].removeprefix(str(path))
         if one["how"].startswith("attribute"):
-            assert any(key in said for key in (*ATTRIBUTES, "another kind", "checksum", "frames/")), one
+            assert any(key in said for key in (*ATTRIBUTES, "another format", "checksum", "frames/")), one
         else:
             assert any(name in said for name in DATASETS), one
             name, _, how = one["how"].partition(" ")

@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instructrl.models.geometry import meeting_point, project, rays, robust_meeting_point
+from instructrl.models.geometry import closest_point_to_rays, project, rays, robust_closest_point_to_rays
 from tests.cameras import ring_of_cameras
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -22,7 +22,9 @@ def test_rays_through_a_points_pixels_meet_in_it(seed, cameras, size):
     points = random_points(seed, 4)
     pixels, depth = project(points, intrinsics[None], extrinsics[None])
     origins, directions = rays(pixels, jnp.asarray(intrinsics)[None], jnp.asarray(extrinsics)[None])
-    found = meeting_point(jnp.broadcast_to(origins, directions.shape), directions, jnp.ones(directions.shape[:-1]))
+    found = closest_point_to_rays(
+        jnp.broadcast_to(origins, directions.shape), directions, jnp.ones(directions.shape[:-1])
+    )
     assert np.all(depth > 0)
     np.testing.assert_allclose(found, points, atol=2e-3)
 
@@ -45,8 +47,8 @@ def test_one_wrong_camera_of_four_is_outvoted(seed, wrong):
     pixels[0, wrong] = (pixels[0, wrong] + 37) % 96
     origins, directions = rays(pixels, jnp.asarray(intrinsics)[None], jnp.asarray(extrinsics)[None])
     origins, weights = jnp.broadcast_to(origins, directions.shape), jnp.ones((1, 4))
-    plain = np.linalg.norm(meeting_point(origins, directions, weights) - points)
-    robust = np.linalg.norm(robust_meeting_point(origins, directions, weights) - points)
+    plain = np.linalg.norm(closest_point_to_rays(origins, directions, weights) - points)
+    robust = np.linalg.norm(robust_closest_point_to_rays(origins, directions, weights) - points)
     assert robust < max(0.02, plain / 4)
 
 
@@ -55,7 +57,7 @@ def test_a_lone_camera_gives_a_point_on_its_ray():
     point = random_points(0, 1)
     pixels, _ = project(point, intrinsics[None], extrinsics[None])
     origins, directions = rays(pixels, jnp.asarray(intrinsics)[None], jnp.asarray(extrinsics)[None])
-    found = robust_meeting_point(jnp.broadcast_to(origins, directions.shape), directions, jnp.ones((1, 1)))
+    found = robust_closest_point_to_rays(jnp.broadcast_to(origins, directions.shape), directions, jnp.ones((1, 1)))
     again, depth = project(found, intrinsics[None], extrinsics[None])
     assert depth[0, 0] > 0.1
     np.testing.assert_allclose(again, pixels, atol=0.5)

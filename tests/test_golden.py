@@ -1,8 +1,8 @@
-"""Twenty steps of tiny configurations end in recorded losses: nothing that is computed changes unseen.
+"""Twenty steps of tiny configurations reproduce recorded losses: no result changes unnoticed.
 
-The demonstrations are made here from raw bits of Philox, so that no simulator and no renderer decides a number.
+The demonstrations are generated from raw bits of Philox, so that no simulator or renderer affects the result.
 
-python -m tests.test_golden      records the losses anew
+python -m tests.test_golden      records the losses again
 """
 
 import json
@@ -21,7 +21,7 @@ from tests import cameras, demonstrations, tiny
 pytestmark = pytest.mark.usefixtures("optimized")
 RECORDED = Path(__file__).parent / "golden" / "losses.json"
 STEPS, EPISODES, LENGTH, SIZE = 20, 10, 4, 32
-TOLERANCE = 2e-4  # of a loss; another number of threads or another CPU was seen to change 1e-6
+TOLERANCE = 2e-4  # relative; another number of threads or another CPU changes losses by about 1e-6
 HEADER = Header("reach_target", "train", ("front", "left_shoulder"), SIZE, {"simulator": "made up", "renderer": "none"})
 M3AE = ("encoder=m3ae_tiny", "encoder.dim=16", "encoder.depth=2", "encoder.heads=2", "encoder.weights=null")
 CASES = {
@@ -30,22 +30,22 @@ CASES = {
     "discrete, trained encoder": ("head=discrete", *M3AE, "encoder.frozen=false"),
 }
 ADVICE = """
-The training computes other numbers than it did. If that was not meant, find the change that did it. If it was meant,
-say so in the commit, check the figures of the README again, and record the new losses: python -m tests.test_golden"""
+The training gives other results than before. If that is not intended, find the change that caused it. If it is, say
+so in the commit, check the figures in the README again, and record the new losses: python -m tests.test_golden"""
 
 
 def uniform(seed: int, *shape: int) -> np.ndarray:
-    """Numbers in [0, 1) from raw bits, the same in any numpy."""
+    """Random numbers in [0, 1) from raw bits, the same in every numpy version."""
     bits = np.random.Philox(np.random.SeedSequence([seed, len(shape)])).random_raw(int(np.prod(shape)))
     return (bits.astype(np.float64) / 2.0**64).astype(np.float32).reshape(shape)
 
 
 def demonstration(seed: int) -> Demonstration:
-    """Random pictures and keyframes in the workspace, seen by cameras that look at it."""
+    """A demonstration of random images and keyframes in the workspace, with cameras that face it."""
     views = len(HEADER.cameras)
     intrinsics, extrinsics = cameras.ring_of_cameras(views, SIZE)
     images = (255 * uniform(8 * seed + 1, LENGTH + 1, views, SIZE, SIZE, 3)).astype(np.uint8)
-    place = np.array([0.2, 0.0, 1.0]) + 0.3 * (uniform(8 * seed + 2, LENGTH, 3) - 0.5)
+    position = np.array([0.2, 0.0, 1.0]) + 0.3 * (uniform(8 * seed + 2, LENGTH, 3) - 0.5)
     rotation = uniform(8 * seed + 3, LENGTH, 4) + 0.1
     rotation /= np.linalg.norm(rotation, axis=1, keepdims=True)
     gripper = (uniform(8 * seed + 4, LENGTH, 1) > 0.5).astype(np.float32)
@@ -55,7 +55,7 @@ def demonstration(seed: int) -> Demonstration:
         intrinsics=np.tile(intrinsics, (LENGTH + 1, 1, 1, 1)),
         extrinsics=np.tile(extrinsics, (LENGTH + 1, 1, 1, 1)),
         keyframes=np.arange(1, LENGTH + 1 - seed % 2, dtype=np.int64),
-        actions=np.concatenate([place, rotation, gripper], axis=1)[: LENGTH - seed % 2].astype(np.float32),
+        actions=np.concatenate([position, rotation, gripper], axis=1)[: LENGTH - seed % 2].astype(np.float32),
         instructions=demonstrations.SENTENCES,
         variation=0,
         seed=seed,
@@ -63,21 +63,21 @@ def demonstration(seed: int) -> Demonstration:
 
 
 def losses(folder: Path, *words: str) -> list[float]:
-    """The loss at each of the first steps of a run with these settings."""
+    """Losses of the first steps of a run with these settings."""
     import jax
 
-    from instructrl.training.preparation import open_sets, prepare
+    from instructrl.training.preparation import open_demonstrations, prepare_behavior_cloning
     from instructrl.training.run_directory import open_run
 
     sizes = ("task.episodes=8", "task.val_episodes=2", "training.batch_size=3", "training.epochs=10")
     config = tiny.config(folder, *sizes, *words)
-    made = [demonstration(seed) for seed in range(EPISODES)]
+    episodes = [demonstration(seed) for seed in range(EPISODES)]
     data = {
-        "train": [demonstrations.write(folder / "train.hdf5", made[:8], HEADER)],
-        "val": [demonstrations.write(folder / "val.hdf5", made[8:], replace(HEADER, split="val"))],
+        "train": [demonstrations.write(folder / "train.hdf5", episodes[:8], HEADER)],
+        "val": [demonstrations.write(folder / "val.hdf5", episodes[8:], replace(HEADER, split="val"))],
     }
-    with open_sets(config, data) as sets:
-        training, state = prepare(config, open_run(config), sets)
+    with open_demonstrations(config, data) as sets:
+        training, state = prepare_behavior_cloning(config, open_run(config), sets)
         found = []
         with closing(training.batches(training.train, 0, STEPS)) as batches:
             for batch in batches:
@@ -95,7 +95,7 @@ def test_twenty_steps_end_in_the_recorded_losses(case: str, tmp_path: Path) -> N
 
 
 def record() -> None:
-    """Write the losses that the code gives now."""
+    """Record the losses of the current code."""
     import tempfile
 
     os.environ.setdefault("JAX_PLATFORMS", "cpu")

@@ -1,4 +1,4 @@
-"""The embedded tasks in gymnasium: its own checker, vectors, seeds, outcomes, and that nothing else is needed."""
+"""The embedded tasks in gymnasium: its environment checker, vector environments, seeds, outcomes, dependencies."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ import instructrl.sim.gym as suite
 from instructrl.actions import WORKSPACE_HIGH
 from instructrl.config import EMBEDDED_TASKS, SimConfig
 from instructrl.errors import InputError
-from instructrl.sim import Outcome, Start, make_env
+from instructrl.sim import EpisodeStart, Outcome, make_env
 from instructrl.sim.tabletop.task import load_task
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,9 +40,9 @@ def env() -> Iterator[gymnasium.Env]:
 
 
 def expert(task: str, info: dict[str, Any]) -> np.ndarray:
-    """The expert's actions in the episode that an info names."""
+    """The expert's actions in the episode described by an info dict."""
     sim = make_env(SimConfig(cameras=list(SMALL["cameras"]), image_size=16, renderer="raycast"), task)
-    demonstration, outcome = sim.demonstrate(Start(info["variation"], info["seed"]))
+    demonstration, outcome = sim.demonstrate(EpisodeStart(info["variation"], info["seed"]))
     assert outcome is Outcome.SUCCESS and info["instruction"] in demonstration.instructions
     sim.close()
     return demonstration.actions
@@ -53,14 +53,14 @@ def test_gymnasiums_checker_passes_and_has_nothing_else_to_say(task: str) -> Non
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message=f".*{NOT_UNIT}")
-        made = make(suite.identifier(task), render_mode="rgb_array")
+        made = make(suite.env_id(task), render_mode="rgb_array")
         check_env(made.unwrapped)
         made.close()
 
 
 @pytest.mark.parametrize("task", EMBEDDED_TASKS)
 def test_the_experts_actions_are_rewarded_once(task: str) -> None:
-    made = make(suite.identifier(task))
+    made = make(suite.env_id(task))
     seen, info = made.reset(seed=5)
     actions = expert(task, info)
     for number, action in enumerate(actions, 1):
@@ -75,7 +75,7 @@ def test_the_experts_actions_are_rewarded_once(task: str) -> None:
 
 def test_every_task_and_no_other_is_registered() -> None:
     ours = [name for name in gymnasium.registry if name.startswith("instructrl/")]
-    assert sorted(ours) == sorted(map(suite.identifier, EMBEDDED_TASKS)) and REACH in ours
+    assert sorted(ours) == sorted(map(suite.env_id, EMBEDDED_TASKS)) and REACH in ours
     before = dict(gymnasium.registry)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -85,10 +85,10 @@ def test_every_task_and_no_other_is_registered() -> None:
 
 @pytest.mark.parametrize("task", EMBEDDED_TASKS)
 def test_every_sentence_is_in_the_space_of_instructions(task: str) -> None:
-    text, judged = suite.observation_space((), 16)["instruction"], load_task(task)
-    for variation in range(judged.variations):
+    text, task = suite.observation_space((), 16)["instruction"], load_task(task)
+    for variation in range(task.variations):
         for held_out in (False, True):
-            assert all(sentence in text for sentence in judged.sentences(variation, held_out=held_out))
+            assert all(sentence in text for sentence in task.instructions(variation, held_out=held_out))
 
 
 @pytest.mark.parametrize("kind", [AsyncVectorEnv, SyncVectorEnv])
@@ -136,9 +136,9 @@ def test_shared_sentences_without_copies_are_those_of_now() -> None:
 def test_sentences_that_were_seen_stay_as_they_were() -> None:
     vector = AsyncVectorEnv([make] * 2)
     first, info = vector.reset(options={"variation": 3})
-    told = tuple(info["instruction"])
+    instructions = tuple(info["instruction"])
     vector.reset(options={"variation": 8})
-    assert tuple(first["instruction"]) == told
+    assert tuple(first["instruction"]) == instructions
     vector.close()
 
 
@@ -173,11 +173,11 @@ def test_options_choose_variation_and_scene_and_leave_the_rest_to_the_seed(env: 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"variation": 20}, r"options: variation: found 20, expected a whole number, 0 to 19$"),
+        ({"variation": 20}, r"options: variation: found 20, expected an integer, 0 to 19$"),
         ({"variation": -1}, "options: variation: found -1"),
         ({"variation": "red"}, "options: variation: found 'red'"),
         ({"variation": True}, "options: variation: found True"),
-        ({"seed": -1}, r"options: seed: found -1, expected a whole number, 0 or more$"),
+        ({"seed": -1}, r"options: seed: found -1, expected an integer, 0 or more$"),
         ({"variant": 1}, "options: found 'variant', expected variation or seed"),
     ],
 )
@@ -252,7 +252,7 @@ def test_a_quaternion_may_have_any_length(env: gymnasium.Env) -> None:
 def test_an_observation_shows_what_the_suite_sees(env: gymnasium.Env) -> None:
     seen, info = env.reset(seed=1)
     sim = make_env(SimConfig(cameras=["front", "wrist"], image_size=16, renderer="raycast"), "reach_target")
-    own = sim.reset(Start(info["variation"], info["seed"]))
+    own = sim.reset(EpisodeStart(info["variation"], info["seed"]))
     for place, name in enumerate(("front", "wrist")):
         for key, values in (("rgb", own.images), ("intrinsics", own.intrinsics), ("extrinsics", own.extrinsics)):
             np.testing.assert_array_equal(seen[f"{name}_{key}"], values[place])

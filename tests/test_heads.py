@@ -1,4 +1,4 @@
-"""Heads: what they aim at, they decode; their losses are least there and blind to a quaternion's sign."""
+"""Heads: decoding the targets returns the action; losses are minimal there and ignore a quaternion's sign."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from instructrl.actions import canonical_quaternion
 from instructrl.config import HeadConfig
 from instructrl.models.geometry import project
-from instructrl.models.heads import Cameras, Heatmaps, Pose, Scores, action_errors, make_head
+from instructrl.models.heads import BinLogits, CameraParams, Heatmaps, PosePrediction, action_errors, make_head
 from tests.cameras import ring_of_cameras
 
 SIDE, SIZE = 12, 96
@@ -19,26 +19,26 @@ KINDS = ("regression", "discrete", "spatial")
 
 def scene(seed, cameras=3):
     """Actions [2,2,8] inside the workspace and cameras that see it."""
-    numbers = np.random.default_rng(seed)
-    position = numbers.uniform([0.05, -0.25, 0.85], [0.35, 0.25, 1.15], (2, 2, 3))
-    quaternion = canonical_quaternion(numbers.normal(size=(2, 2, 4)))
-    gripper = numbers.integers(0, 2, (2, 2, 1))
+    rng = np.random.default_rng(seed)
+    position = rng.uniform([0.05, -0.25, 0.85], [0.35, 0.25, 1.15], (2, 2, 3))
+    quaternion = canonical_quaternion(rng.normal(size=(2, 2, 4)))
+    gripper = rng.integers(0, 2, (2, 2, 1))
     intrinsics, extrinsics = ring_of_cameras(cameras, SIZE)
     shape = (2, 2, cameras)
-    views = Cameras(
+    views = CameraParams(
         jnp.broadcast_to(intrinsics, (*shape, 3, 3)), jnp.broadcast_to(extrinsics, (*shape, 4, 4)), SIZE, SIDE
     )
     return jnp.asarray(np.concatenate([position, quaternion, gripper], axis=-1), jnp.float32), views
 
 
 def perfect(head, targets):
-    """The prediction that says exactly what the targets want."""
-    if isinstance(targets, Pose):
+    """The prediction that matches the targets exactly."""
+    if isinstance(targets, PosePrediction):
         return targets._replace(gripper=(targets.gripper * 2 - 1) * 5)
     if isinstance(targets, jax.Array):
-        places, turns = head.config.position_bins, head.config.rotation_bins
-        parts = (targets[..., :3], places), (targets[..., 3:6], turns), (targets[..., 6], 2)
-        return Scores(*(20 * jax.nn.one_hot(bins, count) for bins, count in parts))
+        positions, rotations = head.config.position_bins, head.config.rotation_bins
+        parts = (targets[..., :3], positions), (targets[..., 3:6], rotations), (targets[..., 6], 2)
+        return BinLogits(*(20 * jax.nn.one_hot(bins, count) for bins, count in parts))
     scores = jnp.log(targets.shares + 1e-9)
     return Heatmaps(scores, targets.offsets, perfect(head, targets.pose))
 
@@ -72,7 +72,7 @@ def test_the_loss_is_least_at_the_targets_and_blind_to_the_quaternions_sign(kind
         np.testing.assert_allclose(head.loss(flipped, targets), least, rtol=1e-5)
     for seed in range(5):
         leaves, tree = jax.tree.flatten(best)
-        scale = 30 if kind == "discrete" else 0.5  # a nudge may as well make logits surer of the right bin
+        scale = 30 if kind == "discrete" else 0.5  # small noise could also raise the logit of the correct bin
         noise = [
             leaf + scale * jax.random.normal(jax.random.key(seed + i), leaf.shape) for i, leaf in enumerate(leaves)
         ]
@@ -103,7 +103,7 @@ def test_each_axis_has_its_own_softmax(name, axis, numbers):
     actions, views = scene(5)
     head = make_head(HeadConfig("discrete", "discrete"))
     keys = iter(jax.random.split(jax.random.key(0), 4))
-    scores = Scores(*(jax.random.normal(next(keys), (2, 2, *rest)) for rest in ((3, 100), (3, 72), (2,))))
+    scores = BinLogits(*(jax.random.normal(next(keys), (2, 2, *rest)) for rest in ((3, 100), (3, 72), (2,))))
     where = jnp.s_[..., axis, :] if axis is not None else jnp.s_[...]
     old = getattr(scores, name)
     others = scores._replace(**{name: old.at[where].set(-100 * old[where])})

@@ -9,13 +9,13 @@ from instructrl.command import compose
 from instructrl.config import TrainConfig
 from instructrl.data.tokenizer import make_tokenizer
 from instructrl.evaluation import hook as hooks
-from instructrl.evaluation.actor import AgentActor
-from instructrl.evaluation.hook import rollout_hook
+from instructrl.evaluation.actor import BatchedAgent
+from instructrl.evaluation.hook import rollout_callback
 from instructrl.evaluation.protocol import TRAINING_ROLLOUT_SEEDS
-from instructrl.evaluation.rollout import Plan, rollouts
-from instructrl.evaluation.stage import stage_workers
-from instructrl.sim import Start
-from instructrl.training.state import initial_params, make_agent, one_step
+from instructrl.evaluation.rollout import EpisodeSpec, run_rollouts
+from instructrl.evaluation.stage import start_eval_workers
+from instructrl.sim import EpisodeStart
+from instructrl.training.state import dummy_batch, make_agent, random_params
 
 OVERRIDES = ["experiment=quickstart", "task=reach_target", "sim.cameras=[front]", "sim.workers=2"]
 
@@ -29,25 +29,25 @@ def config() -> TrainConfig:
 def params(config: TrainConfig) -> Any:
     tokenizer = make_tokenizer(config.encoder)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    return initial_params(agent, one_step(config, tokenizer), seed=0)
+    return random_params(agent, dummy_batch(config, tokenizer), seed=0)
 
 
-def actor(config: TrainConfig, params: Any) -> AgentActor:
+def actor(config: TrainConfig, params: Any) -> BatchedAgent:
     tokenizer = make_tokenizer(config.encoder)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    return AgentActor(agent, params, tokenizer, slots=2, steps=3)
+    return BatchedAgent(agent, params, tokenizer, slots=2, steps=3)
 
 
 def test_an_action_depends_on_nothing_in_other_slots(config: TrainConfig, params: Any) -> None:
-    plans = {index: Plan(Start(index, 50 + index)) for index in range(3)}
-    with stage_workers(config.sim, "reach_target", renderer="raycast", count=2) as workers:
+    specs = {index: EpisodeSpec(EpisodeStart(index, 50 + index)) for index in range(3)}
+    with start_eval_workers(config.sim, "reach_target", renderer="raycast", count=2) as workers:
         agent = actor(config, params)
-        together = rollouts(workers, agent, plans=plans)
-        alone = {i: rollouts(workers, agent, plans={i: plans[i]})[i] for i in plans}
+        together = run_rollouts(workers, agent, specs=specs)
+        alone = {i: run_rollouts(workers, agent, specs={i: specs[i]})[i] for i in specs}
     compiled = agent.encode._cache_size(), agent.decode._cache_size()  # type: ignore[attr-defined]
     assert compiled == (1, 1), "other shapes give other last bits, and compiling takes seconds"
     assert max(episode.steps for episode in together.values()) > 1
-    for index in plans:
+    for index in specs:
         assert np.array_equal(together[index].actions, alone[index].actions)
         assert together[index].outcome == alone[index].outcome
 
@@ -60,15 +60,15 @@ def test_the_hook_plays_the_same_episodes_each_time(
 
     def watched_workers(*arguments: Any, **settings: Any) -> Any:
         opened.append(settings["renderer"])
-        return stage_workers(*arguments, **settings)
+        return start_eval_workers(*arguments, **settings)
 
     def watched_rollouts(*arguments: Any, **settings: Any) -> Any:
-        played.append(rollouts(*arguments, **settings))
+        played.append(run_rollouts(*arguments, **settings))
         return played[-1]
 
-    monkeypatch.setattr(hooks, "stage_workers", watched_workers)
-    monkeypatch.setattr(hooks, "rollouts", watched_rollouts)
-    with rollout_hook(config, tmp_path) as hook:
+    monkeypatch.setattr(hooks, "start_eval_workers", watched_workers)
+    monkeypatch.setattr(hooks, "run_rollouts", watched_rollouts)
+    with rollout_callback(config, tmp_path) as hook:
         assert opened == [], "simulators are opened when they are needed"
         first, second = hook(params, 1), hook(params, 2)
         workers = hook._workers
@@ -94,16 +94,16 @@ def test_the_hook_plays_every_task_of_a_set_with_one_set_of_processes_at_a_time(
 
     def watched_workers(sim: Any, task: str, **settings: Any) -> Any:
         assert not any(len(workers) for _, workers in opened), "the last task's processes are ended"
-        opened.append((task, stage_workers(sim, task, **settings)))
+        opened.append((task, start_eval_workers(sim, task, **settings)))
         return opened[-1][1]
 
     def watched_rollouts(*arguments: Any, **settings: Any) -> Any:
-        played.append(rollouts(*arguments, **settings))
+        played.append(run_rollouts(*arguments, **settings))
         return played[-1]
 
-    monkeypatch.setattr(hooks, "stage_workers", watched_workers)
-    monkeypatch.setattr(hooks, "rollouts", watched_rollouts)
-    with rollout_hook(config, tmp_path) as hook:
+    monkeypatch.setattr(hooks, "start_eval_workers", watched_workers)
+    monkeypatch.setattr(hooks, "run_rollouts", watched_rollouts)
+    with rollout_callback(config, tmp_path) as hook:
         first, second = hook(params, 1), hook(params, 2)
     assert [task for task, _ in opened] == [*tasks, *tasks]
     assert not any(len(workers) for _, workers in opened)

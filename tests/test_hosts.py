@@ -1,4 +1,4 @@
-"""One command on all hosts: whose line it is, the first failure, a lost host, ctrl-C, a launcher that dies."""
+"""One command on all hosts: labelled output, first failure, lost host, ctrl-C and a killed launcher."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ import pytest
 
 from instructrl.errors import InputError
 from launchers.fanout import run_on_all
-from launchers.hosts import HostError, LostHostError, ask_all, read_hosts
+from launchers.hosts import HostError, LostHostError, query_all, read_hosts
 from tests.pods import ADDRESSES, SSHD, Pod, marked, pod
 from tests.waiting import until
 
@@ -23,19 +23,19 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
-    with pod(tmp_path_factory.mktemp("pod")) as made:
-        yield made
+    with pod(tmp_path_factory.mktemp("pod")) as running_pod:
+        yield running_pod
 
 
-def launcher(made: Pod, mark: str, command: str) -> subprocess.Popen:
-    """A process of its own that runs a command on all hosts."""
+def launcher(running_pod: Pod, mark: str, command: str) -> subprocess.Popen:
+    """Start a separate process that runs a command on all hosts."""
     program = f"""
         from pathlib import Path
-        from instructrl.errors import one_line_errors
+        from instructrl.errors import report_user_errors
         from launchers.fanout import run_on_all
         from tests.pods import ADDRESSES, Pod
-        hosts = [Pod(Path({str(made.folder)!r}), {made.port}).host(address) for address in ADDRESSES]
-        with one_line_errors():
+        hosts = [Pod(Path({str(running_pod.folder)!r}), {running_pod.port}).host(address) for address in ADDRESSES]
+        with report_user_errors():
             raise SystemExit(run_on_all(hosts, [{command!r}] * 3, {mark!r}))
     """
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -45,27 +45,29 @@ def launcher(made: Pod, mark: str, command: str) -> subprocess.Popen:
 def test_each_line_comes_with_its_host(hosts: Pod, capsys: pytest.CaptureFixture) -> None:
     commands = [f"echo out $HOME; echo err {n} >&2; printf 'no newline'" for n in range(3)]
     assert run_on_all(hosts.hosts, commands, "lines") == 0
-    said = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr().out.splitlines()
     for n, address in enumerate(ADDRESSES):
-        own = [line for line in said if line.startswith(f"[{address}] ")]
+        own = [line for line in printed if line.startswith(f"[{address}] ")]
         assert own == [f"[{address}] out {hosts.home(address)}", f"[{address}] err {n}", f"[{address}] no newline"]
 
 
 def test_the_first_failure_stops_all_and_is_named(hosts: Pod, capsys: pytest.CaptureFixture) -> None:
-    stubborn = "trap '' TERM; setsid sleep 300 & for i in $(seq 300); do sleep 1; done"  # also one that left
-    began = time.monotonic()
+    stubborn = (
+        "trap '' TERM; setsid sleep 300 & for i in $(seq 300); do sleep 1; done"  # also a process in another session
+    )
+    started = time.monotonic()
     with pytest.raises(
         HostError, match=r"127\.0\.0\.3: the command ended with code 7; its last line: no card; "
     ) as error:
         run_on_all(hosts.hosts, [stubborn, "sleep 1; echo no card; exit 7", stubborn], "first")
-    assert error.value.exit_code == 7 and time.monotonic() - began < 15
+    assert error.value.exit_code == 7 and time.monotonic() - started < 15
     assert marked("first:") == []
 
 
-@pytest.mark.parametrize(("codes", "told"), [((75, 75, 75), 75), ((0, 75, 0), 75), ((0, 0, 0), 0)])
-def test_an_interrupted_command_is_told_from_a_failed_one(hosts: Pod, codes: tuple[int, ...], told: int) -> None:
+@pytest.mark.parametrize(("codes", "expected"), [((75, 75, 75), 75), ((0, 75, 0), 75), ((0, 0, 0), 0)])
+def test_an_interrupted_command_differs_from_a_failed_one(hosts: Pod, codes: tuple[int, ...], expected: int) -> None:
     commands = [f"sleep 0.{n}; exit {code}" for n, code in enumerate(codes)]
-    assert run_on_all(hosts.hosts, commands, "codes", show=lambda *_: None) == told
+    assert run_on_all(hosts.hosts, commands, "codes", show=lambda *_: None) == expected
 
 
 def test_a_commands_own_255_is_no_lost_host(hosts: Pod) -> None:
@@ -81,7 +83,7 @@ def test_a_host_that_does_not_answer_is_one_line(hosts: Pod) -> None:
         run_on_all([*hosts.hosts[:1], *absent], ["sleep 300"] * 2, "absent", show=lambda *_: None)
     assert marked("absent:") == []
     with pytest.raises(LostHostError, match=r"^127\.0\.0\.9: the host does not answer \("):
-        ask_all(absent, ["true"])
+        query_all(absent, ["true"])
 
 
 def test_ctrl_c_lets_the_command_save(hosts: Pod) -> None:
@@ -115,14 +117,14 @@ def test_hosts_are_read_from_the_command_line() -> None:
 
 
 def test_a_lost_host_stops_all(tmp_path: Path) -> None:
-    """Last in the file: with a pod of its own."""
-    with pod(tmp_path / "pod") as made:
-        running = launcher(made, "lost", "sleep 300")
+    """Uses a separate pod, so it is last in the file."""
+    with pod(tmp_path / "pod") as running_pod:
+        running = launcher(running_pod, "lost", "sleep 300")
         until(lambda: len(marked("lost:")) >= 3, 20)
         time.sleep(0.5)
-        made.kill("127.0.0.3")
-        began = time.monotonic()
+        running_pod.kill("127.0.0.3")
+        started = time.monotonic()
         _, err = running.communicate(timeout=30)
-        assert time.monotonic() - began < 15 and running.returncode == 1
+        assert time.monotonic() - started < 15 and running.returncode == 1
         assert err.startswith("error: 127.0.0.3: the host does not answer") and len(err.splitlines()) == 1
         assert marked("lost:") == []

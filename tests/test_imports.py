@@ -100,7 +100,7 @@ def test_every_part_of_the_package_has_a_place_in_the_layers() -> None:
 @pytest.mark.parametrize(
     ("place", "line"),
     [
-        ("instructrl/training/step.py", "from instructrl.sim import Start"),
+        ("instructrl/training/step.py", "from instructrl.sim import EpisodeStart"),
         ("instructrl/training/step.py", "def late():\n    import instructrl.sim.env"),
         ("instructrl/training/step.py", "from instructrl import evaluation"),
         ("instructrl/training/step.py", "from ..sim import env"),

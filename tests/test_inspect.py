@@ -1,4 +1,4 @@
-"""Inspecting: a summary, a contact sheet, and damage found."""
+"""Inspection: summary, contact sheet and detection of damage."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_tools.inspect import arguments, inspect, some_episodes
+from data_tools.inspect import arguments, inspect, sample_episodes
 from data_tools.sheet import TILE, contact_sheet
 from instructrl.data.format import checksum
 from instructrl.data.reader import read
@@ -34,7 +34,7 @@ def test_the_summary_says_what_is_in_it(path: Path, capsys: pytest.CaptureFixtur
         "renderer none",
         checksum(*read(path)),
         *(f"8  {sentence}" for sentence in SENTENCES),
-        "all contents and pixels are as they were written",
+        "all contents and pixels match their checksums",
         f"sheet       {path.with_suffix('.png')}",
     ):
         assert expected in printed, expected
@@ -60,8 +60,8 @@ def test_the_sheet_shows_the_frames_and_where_actions_go() -> None:
 
 def test_episodes_shown_differ_in_variation() -> None:
     variation = np.arange(100) % 20
-    assert len({int(variation[number]) for number in some_episodes(variation)}) == 6
-    assert some_episodes(np.zeros(2, int)) == [0, 1]
+    assert len({int(variation[number]) for number in sample_episodes(variation)}) == 6
+    assert sample_episodes(np.zeros(2, int)) == [0, 1]
 
 
 def test_damaged_pixels_are_found(path: Path) -> None:

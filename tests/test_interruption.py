@@ -1,4 +1,4 @@
-"""A run that is asked to end, by SIGTERM or SIGUSR2: nothing is lost, and the numbers are those of one left alone."""
+"""A run that receives SIGTERM or SIGUSR2 loses nothing, and its results equal those of an undisturbed one."""
 
 import os
 import signal
@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from instructrl.errors import InterruptedRun
-from instructrl.evaluation.actor import load_actor
-from instructrl.interruption import heeded_signals
+from instructrl.evaluation.actor import load_batched_agent
+from instructrl.interruption import handle_signals
 from instructrl.sim.workers import Workers
 from instructrl.training import loop
 from instructrl.training.checkpoint import open_checkpoints
 from instructrl.training.metrics import read_lines
-from instructrl.training.saving import Saving
+from instructrl.training.saving import CheckpointSaver
 from tests import tiny
 from tests.waiting import bearers, wait_for
 
@@ -38,12 +38,12 @@ def undisturbed(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def params(run: Path, which: str = "last") -> tuple[Any, int]:
-    actor, step = load_actor(run, checkpoint=which, slots=1, steps=6, hardware=tiny.config(run).hardware)
+    actor, step = load_batched_agent(run, checkpoint=which, slots=1, steps=6, hardware=tiny.config(run).hardware)
     return actor.params, step
 
 
 def same_end(run: Path, other: Path) -> None:
-    """Bit for bit: parameters of the last and of the best checkpoint, and the curves."""
+    """Assert that parameters of the last and the best checkpoint, and the metrics, are bit-identical."""
     for which in ("last", "best"):
         (ours, step), (theirs, at) = params(run, which), params(other, which)
         assert step == at
@@ -53,15 +53,15 @@ def same_end(run: Path, other: Path) -> None:
 
 
 def interrupt(patch: pytest.MonkeyPatch, step: int, number: int) -> None:
-    """A training gets a signal while it takes a step."""
-    due = Saving.due
+    """Send a signal to this process during a training step."""
+    should_save = CheckpointSaver.should_save
 
-    def asked(self: Saving, at: int) -> bool:
+    def signalled(self: CheckpointSaver, at: int) -> bool:
         if at == step:
             os.kill(os.getpid(), number)
-        return due(self, at)
+        return should_save(self, at)
 
-    patch.setattr(Saving, "due", asked)
+    patch.setattr(CheckpointSaver, "should_save", signalled)
 
 
 def saved(run: Path) -> list[int]:
@@ -85,7 +85,7 @@ def test_a_signal_at_any_step_loses_no_step_and_changes_no_number(
 def test_a_signal_at_the_end_of_an_epoch_saves_it(
     undisturbed: Path, data: Data, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def asked(*given: Any) -> dict[str, float]:
+    def signalled(*given: Any) -> dict[str, float]:
         if given[-1] == 2 or where == "validating":
             os.kill(os.getpid(), signal.SIGTERM)
         if where == "validating":
@@ -99,9 +99,9 @@ def test_a_signal_at_the_end_of_an_epoch_saves_it(
     words = ("training.rollout_every=1",) if where == "rolling out" else ()
     with monkeypatch.context() as patch:
         if where == "validating":
-            patch.setattr(loop, "validate", asked)
+            patch.setattr(loop, "validate", signalled)
         with pytest.raises(InterruptedRun, match="is saved"):
-            tiny.trained(tmp_path, data, *words, rollout=asked)
+            tiny.trained(tmp_path, data, *words, rollout=signalled)
     [run] = (tmp_path / "outputs").iterdir()
     assert saved(run)[-1] == (6 if words else 3)
     run = tiny.trained(tmp_path, data, *words, rollout=lambda *_: {"success_rate": 0.5})
@@ -111,14 +111,14 @@ def test_a_signal_at_the_end_of_an_epoch_saves_it(
 
 
 class NoEnv:
-    """Takes its time."""
+    """An environment with a slow method."""
 
     def nap(self) -> None:
         time.sleep(20)
 
 
 def test_a_call_to_simulators_is_left_within_a_second_and_their_processes_end() -> None:
-    with pytest.raises(InterruptedRun, match="by SIGUSR2"), heeded_signals(), Workers(NoEnv, 2, timeout=60) as workers:
+    with pytest.raises(InterruptedRun, match="by SIGUSR2"), handle_signals(), Workers(NoEnv, 2, timeout=60) as workers:
         for slot in workers._slots:  # the whole process group, or a cluster's step, may get the signal
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
                 os.kill(slot.worker._process.pid, number)
@@ -129,16 +129,16 @@ def test_a_call_to_simulators_is_left_within_a_second_and_their_processes_end() 
             workers.call({0: ("nap", ()), 1: ("nap", ())})
         finally:
             assert time.monotonic() - begun < 5
-            assert all(process.poll() is None for process in processes), "the signals were the parent's affair"
+            assert all(process.poll() is None for process in processes), "workers must ignore the signals"
     assert all(process.poll() is not None for process in processes)
 
 
 def test_signals_count_only_while_they_are_heeded() -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
-    with heeded_signals():
-        with heeded_signals():
+    with handle_signals():
+        with handle_signals():
             os.kill(os.getpid(), signal.SIGTERM)
-        assert signal.getsignal(signal.SIGTERM) is not before[signal.SIGTERM], "the outer block goes on"
+        assert signal.getsignal(signal.SIGTERM) is not before[signal.SIGTERM], "the outer block is still active"
     assert {number: signal.getsignal(number) for number in before} == before
 
 
@@ -189,11 +189,11 @@ def test_the_command_exits_with_75_and_one_line_and_leaves_nothing_behind(tmp_pa
 
     try:
         assert wait_for(come, 300), log.read_text()
-        for pid in [*bearers(mark)]:  # as a cluster does it
+        for pid in [*bearers(mark)]:  # as a cluster does
             os.kill(pid, signal.SIGTERM)
         assert process.wait(60) == 75, log.read_text()
         last = log.read_text().splitlines()[-1]
-        assert last.startswith("interrupted by SIGTERM") and last.endswith("the same command goes on from here")
+        assert last.startswith("interrupted by SIGTERM") and last.endswith("the same command resumes")
         assert "Traceback" not in log.read_text()
         assert wait_for(lambda: not bearers(mark), 10), bearers(mark)
     finally:

@@ -1,4 +1,4 @@
-"""Keyframe discovery: the field's rule on ordinary demonstrations, and each of its traps closed."""
+"""Keyframe discovery: the usual heuristic on ordinary demonstrations, and its known failure cases."""
 
 from itertools import pairwise
 
@@ -21,7 +21,7 @@ def found(speeds: list[float], gripper: list[float] | None = None) -> list[int]:
 
 
 def field(speeds: list[float], gripper: list[float]) -> list[int]:
-    """The rule as the field states it, written down from its description, traps included."""
+    """The usual heuristic as described in the literature, including its failure cases."""
     last, kept, stops = len(speeds) - 1, [], []
     for i, speed in enumerate(speeds):
         same = i < last - 1 and gripper[i] == gripper[i + 1] == gripper[i - 1] == gripper[i - 2]
@@ -35,7 +35,7 @@ def field(speeds: list[float], gripper: list[float]) -> list[int]:
 
 
 def moves(*lengths: int) -> list[float]:
-    """Speeds of quick moves of so many frames, with one standing frame before the first and after each."""
+    """Speeds of fast moves with these numbers of frames, with one frame at rest before the first and after each."""
     return [STANDING] + [speed for length in lengths for speed in [0.3, *[FAST] * length, 0.3, STANDING]]
 
 
@@ -49,7 +49,7 @@ def test_an_ordinary_demonstration_of_three_moves_and_a_grasp() -> None:
 
 
 def test_what_comes_last_says_nothing_about_what_comes_first() -> None:
-    """Indices below zero read the end: there the gripper is closed, so a stop at frame 1 was not one."""
+    """Negative indices read the end, where the gripper is closed, so a stop at frame 1 was missed."""
     speeds = [0.4, STANDING, *[FAST] * 8, STANDING, FAST, FAST]
     closed_at_the_end = [OPEN] * 12 + [CLOSED]
     assert field(speeds, closed_at_the_end) == [10, 12]
@@ -77,7 +77,7 @@ def test_a_demonstration_without_a_second_frame_is_refused(frames: int) -> None:
 
 
 def test_a_slow_slide_gives_no_keyframes_on_its_way() -> None:
-    """The threshold is absolute: below it the usual recipe sees a stop every few frames."""
+    """The threshold is absolute: below it the usual heuristic finds a stop every few frames."""
     speeds = [*moves(6), *[0.07] * 30, FAST, FAST, STANDING]
     assert len(field(speeds, [OPEN] * len(speeds))) > 6
     assert found(speeds) == [9, len(speeds) - 1]
@@ -143,7 +143,7 @@ def test_two_frames_are_one_move() -> None:
 
 @st.composite
 def ordinary(draw: st.DrawFn) -> tuple[list[float], list[float]]:
-    """Quick moves; at the end of some the gripper changes while the arm stands for a frame."""
+    """Fast moves; at the end of some the gripper changes while the arm is at rest for one frame."""
     speeds, gripper = [0.3, FAST, FAST], [OPEN] * 3
     for length in draw(st.lists(st.integers(5, 12), min_size=1, max_size=6)):
         speeds += [draw(st.floats(0.15, 2.0)) for _ in range(length)]

@@ -1,4 +1,4 @@
-"""Killed at random moments of all its work, a run ends as one that was left alone: bit for bit."""
+"""A run that is killed at random moments of all phases ends bit-identical to an undisturbed one."""
 
 import json
 import os
@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import pytest
 
-from instructrl.evaluation.actor import load_actor
+from instructrl.evaluation.actor import load_batched_agent
 from tests import tiny
 from tests.fake_sim import without_clock
 from tests.team import ended, team_of
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WORDS = (
     "task.episodes=150",
     "task.val_episodes=10",
-    "encoder.frozen=true",  # its features are computed and kept
+    "encoder.frozen=true",  # with cached features
     "training.token_dropout=0",
     "training.epochs=40",
     "training.save_every=15",
@@ -38,7 +38,7 @@ BEGUN = ("training begins", "training resumed")
 
 
 class Session:
-    """A folder in which commands are started, killed and started again."""
+    """A folder in which commands are started, killed and restarted."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.log, self.run = folder, folder / "log", folder / "outputs/run"
@@ -65,7 +65,7 @@ class Session:
         return sum(path.read_text().count("\n") for path in self.run.glob("eval/episodes.jsonl"))
 
     def sign(self, phase: str) -> Callable[[], bool]:
-        """What tells that a command has come to a phase."""
+        """Return a condition that is true once the command has reached a phase."""
         played = self.episodes()
         signs: dict[str, Callable[[], bool]] = {
             "collecting": lambda: self.said("collecting ", *BEGUN),
@@ -77,28 +77,30 @@ class Session:
         return signs[phase]
 
     def kill(self, process: subprocess.Popen, phase: str, delay: float) -> str:
-        """SIGKILL some time after the phase began, or training at the latest; returns which it was."""
-        come, end = self.sign(phase), time.monotonic() + 300
-        while not come():
+        """SIGKILL some time after the start of a phase, or of training at the latest; returns the phase."""
+        reached, end = self.sign(phase), time.monotonic() + 300
+        while not reached():
             assert process.poll() is None and time.monotonic() < end, f"{phase}: {self.log.read_text()}"
             time.sleep(0.001)
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, f"{phase}: the command was quicker"
+        assert process.wait() == -signal.SIGKILL, f"{phase}: the command ended first"
         return "training" if phase in ("collecting", "features") and self.said(*BEGUN) else phase
 
 
 def same_end(found: Session, expected: Session) -> None:
     hardware = tiny.config(found.folder).hardware
-    actors = [load_actor(one.run, checkpoint="last", slots=1, steps=6, hardware=hardware) for one in (found, expected)]
+    actors = [
+        load_batched_agent(one.run, checkpoint="last", slots=1, steps=6, hardware=hardware) for one in (found, expected)
+    ]
     assert actors[0][1] == actors[1][1] == 40 * 30
     jax.tree.map(np.testing.assert_array_equal, actors[0][0].params, actors[1][0].params)
     assert (found.run / "metrics.jsonl").read_bytes() == (expected.run / "metrics.jsonl").read_bytes()
 
 
 def results(session: Session) -> Any:
-    told = without_clock(json.loads((session.run / "eval/results.json").read_text()))
-    return {key: value for key, value in told.items() if key not in ("run", "command", "date")}
+    content = without_clock(json.loads((session.run / "eval/results.json").read_text()))
+    return {key: value for key, value in content.items() if key not in ("run", "command", "date")}
 
 
 @pytest.mark.slow
@@ -109,13 +111,13 @@ def test_killed_twenty_times_the_same_commands_end_bit_equal(tmp_path: Path, mon
     undisturbed, killed = Session(tmp_path / "undisturbed"), Session(tmp_path / "killed")
     for command in (undisturbed.train, undisturbed.evaluate):
         undisturbed.finish(command())
-    chance, kills = random.Random(3), Counter[str]()
+    rng, kills = random.Random(3), Counter[str]()
     for phase in PHASES[:-4]:
-        delay = chance.uniform(0, {"saving": 0.02, "training": 1.0}.get(phase, 0.4))
+        delay = rng.uniform(0, {"saving": 0.02, "training": 1.0}.get(phase, 0.4))
         kills[killed.kill(killed.train(), phase, delay)] += 1
     killed.finish(killed.train())
     for phase in PHASES[-4:]:
-        kills[killed.kill(killed.evaluate(), phase, chance.uniform(0, 0.3))] += 1
+        kills[killed.kill(killed.evaluate(), phase, rng.uniform(0, 0.3))] += 1
     killed.finish(killed.evaluate())
     assert kills.total() == 20 and len(kills) == 5, kills
     same_end(killed, undisturbed)
@@ -141,27 +143,27 @@ def test_two_processes_that_are_killed_or_stopped_end_bit_equal(tmp_path: Path) 
         while not steps() - before:
             assert all(process.poll() is None for process in team), ended(team)
             time.sleep(0.01)
-        time.sleep(chance.uniform(0, 1))
+        time.sleep(rng.uniform(0, 1))
 
     def before_its_first_step(team: list[subprocess.Popen]) -> None:
         assert team[0].stdout is not None
         while not team[0].stdout.readline().startswith("training resumed"):
             assert team[0].poll() is None, ended(team)
 
-    chance = random.Random(5)
+    rng = random.Random(5)
     said = ended(start("alone"))
     assert [code for *_, code in said] == [0, 0], said
     for first in (0, 1, 0):
         team = start("killed")
         after_a_save(team)
-        for process in (team[first], team[1 - first]):  # as a cluster does when it loses one
+        for process in (team[first], team[1 - first]):  # as on a cluster that loses one of them
             process.kill()
-            time.sleep(chance.uniform(0, 0.3))
+            time.sleep(rng.uniform(0, 0.3))
         codes = [code for *_, code in ended(team)]
         assert codes[first] == -signal.SIGKILL
-        assert codes[1 - first] in (-signal.SIGKILL, -signal.SIGABRT)  # jax may have seen it first
+        assert codes[1 - first] in (-signal.SIGKILL, -signal.SIGABRT)  # jax may have noticed it first
     for heard, moment in (((0, 1), after_a_save), ((1,), after_a_save), ((0, 1), before_its_first_step)):
-        team = start("killed")  # a cluster tells all of them; one hears it first
+        team = start("killed")  # a cluster signals all of them, one of them first
         moment(team)
         for index in heard:
             team[index].terminate()
@@ -173,7 +175,7 @@ def test_two_processes_that_are_killed_or_stopped_end_bit_equal(tmp_path: Path) 
     assert [code for *_, code in said] == [0, 0], said
     runs = [tmp_path / "outputs" / name for name in ("killed", "alone")]
     hardware = tiny.config(tmp_path).hardware
-    actors = [load_actor(run, checkpoint="last", slots=1, steps=6, hardware=hardware) for run in runs]
+    actors = [load_batched_agent(run, checkpoint="last", slots=1, steps=6, hardware=hardware) for run in runs]
     assert actors[0][1] == actors[1][1] == 300
     jax.tree.map(np.testing.assert_array_equal, actors[0][0].params, actors[1][0].params)
     assert len({(run / "metrics.jsonl").read_bytes() for run in runs}) == 1

@@ -1,4 +1,4 @@
-"""A trainer that is killed leaves no process behind, whatever it was doing."""
+"""A killed trainer leaves no process behind, whatever it was doing."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from tests import tiny
 from tests.waiting import bearers, wait_for
 
 ROOT = Path(__file__).parent.parent
-SECONDS = 300  # to come there, on a machine with other work
+SECONDS = 300  # until the moment is reached, on a busy machine
 
 
 @pytest.mark.slow

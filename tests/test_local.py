@@ -1,4 +1,4 @@
-"""Sweeps on this machine: so many at a time, survivors of failures, attached to, gone on with, interrupted."""
+"""Sweeps on this machine: parallel jobs, failures, attaching, resuming and interruption."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launchers.table import Job, choices, explained, printed
+from launchers.table import Job, describe_exit_code, distinguishing_overrides, format_table
 from tests.sweeps import Sweep
 from tests.waiting import until
 
@@ -53,15 +53,15 @@ def ended(process: psutil.Process) -> bool:
 def test_so_many_run_at_a_time_and_the_table_says_how(tmp_path: Path) -> None:
     names = ("one", "two", "three", "four")
     sweep = Sweep(tmp_path, {name: NOTES.format(folder=str(tmp_path), name=name, seconds=1.5) for name in names})
-    said = sweep(jobs=2)
+    output = sweep(jobs=2)
     assert sweep.states == [("done", 0)] * 4
     spans = [tuple(map(float, (tmp_path / name).read_text().split())) for name in names]
     overlaps = [sum(first <= begin < last for first, last in spans) for begin, _ in spans]
     assert max(overlaps) == 2
-    assert said.splitlines()[0] == "sweep multirun/study: 4 jobs, 0 done, 0 still at work, 4 to start"
-    assert "job 4 (job=four) done" in said and said.splitlines()[-1] == "table: multirun/study/jobs.json"
+    assert output.splitlines()[0] == "sweep multirun/study: 4 jobs, 0 done, 0 still active, 4 to start"
+    assert "job 4 (job=four) done" in output and output.splitlines()[-1] == "table: multirun/study/jobs.json"
     again = sweep(jobs=2)
-    assert "4 jobs, 4 done, 0 still at work, 0 to start" in again
+    assert "4 jobs, 4 done, 0 still active, 0 to start" in again
     assert [job["submissions"] for job in sweep.table] == [1] * 4
 
 
@@ -72,27 +72,27 @@ def test_a_failing_job_is_named_and_the_others_go_on(tmp_path: Path) -> None:
         "fine": FINE,
     }
     sweep = Sweep(tmp_path, programs)
-    said = sweep(code=1)
+    output = sweep(code=1)
     assert sweep.states == [("failed", 2), ("failed", 137), ("done", 0)]
-    assert "error: no data in x  [multirun/study/logs/001.log]" in said
-    assert "killed (signal 9): out of memory, or by hand  [multirun/study/logs/002.log]" in said
+    assert "error: no data in x  [multirun/study/logs/001.log]" in output
+    assert "killed (signal 9): out of memory, or manually  [multirun/study/logs/002.log]" in output
     sweep.programs["bad"] = FINE
     del sweep.programs["killed"]
-    assert "2 jobs, 1 done, 0 still at work, 1 to start" in sweep()
-    assert [job["submissions"] for job in sweep.table] == [2, 1], "only what is missing"
+    assert "2 jobs, 1 done, 0 still active, 1 to start" in sweep()
+    assert [job["submissions"] for job in sweep.table] == [2, 1], "only missing jobs"
     (tmp_path / "run").rmdir()
-    assert "2 jobs, 0 done, 0 still at work, 2 to start" in sweep()
+    assert "2 jobs, 0 done, 0 still active, 2 to start" in sweep()
 
 
 def test_a_job_that_was_interrupted_is_gone_on_with(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, {"long": SAVES.format(folder=str(tmp_path), name="long"), "fine": FINE})
     running = sweep.begin(jobs=2)
     until(lambda: "began" in logs(sweep) and sweep.table[0]["id"])
-    process(sweep, 1).terminate()  # as a machine that shuts down does it
-    said = sweep.end(running, code=75)
+    process(sweep, 1).terminate()  # as when the machine shuts down
+    output = sweep.end(running, code=75)
     assert sweep.states == [("interrupted", 75), ("done", 0)]
-    assert "1 of 2 jobs to go on with: give the same command again" in said
-    assert "2 jobs, 1 done, 0 still at work, 1 to start" in sweep()
+    assert "1 of 2 jobs were interrupted: the same command resumes them" in output
+    assert "2 jobs, 1 done, 0 still active, 1 to start" in sweep()
     assert sweep.states == [("done", 0)] * 2 and "resumed" in logs(sweep)
 
 
@@ -103,8 +103,8 @@ def test_ctrl_c_lets_the_jobs_save_and_starts_no_other(tmp_path: Path, number: s
     running = sweep.begin(jobs=2)
     until(lambda: logs(sweep).count("began") == 2)
     os.kill(running.pid, number)
-    said = sweep.end(running, code=130, timeout=30)
-    assert "interrupted: ending the jobs, which save first" in said
+    output = sweep.end(running, code=130, timeout=30)
+    assert "interrupted: stopping the jobs, which save first" in output
     assert [state for state, _ in sweep.states] == ["interrupted"] * 3 and logs(sweep).count("began") == 2
     assert not (tmp_path / "three").exists() and (tmp_path / "one").exists() and (tmp_path / "two").exists()
 
@@ -130,7 +130,7 @@ def test_the_same_command_attaches_to_what_runs(tmp_path: Path) -> None:
     first.wait()
     third = sweep.begin(jobs=1)
     assert third.stdout is not None
-    assert "2 jobs, 0 done, 1 still at work, 1 to start" in third.stdout.readline()
+    assert "2 jobs, 0 done, 1 still active, 1 to start" in third.stdout.readline()
     (tmp_path / "go").touch()
     sweep.end(third, code=0)
     assert sweep.states == [("done", 0)] * 2 and [job["submissions"] for job in sweep.table] == [1, 1]
@@ -142,8 +142,8 @@ def test_a_job_whose_process_is_killed_is_lost_and_its_command_ends(tmp_path: Pa
     until(lambda: "began" in logs(sweep) and sweep.table[0]["id"])
     [child] = process(sweep, 1).children()
     process(sweep, 1).kill()
-    said = sweep.end(running, code=1)
-    assert "its process was killed and left no exit code" in said
+    output = sweep.end(running, code=1)
+    assert "its process was killed without recording an exit code" in output
     until(lambda: ended(child), 10)
 
 
@@ -151,8 +151,8 @@ def test_a_damaged_table_is_one_line(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, {"fine": FINE})
     sweep()
     (tmp_path / "multirun/study/jobs.json").write_text("{")
-    said = sweep(code=2)
-    assert said.startswith("error: multirun/study/jobs.json: damaged; remove it") and len(said.splitlines()) == 1
+    output = sweep(code=2)
+    assert output.startswith("error: multirun/study/jobs.json: damaged; remove it") and len(output.splitlines()) == 1
 
 
 def test_the_table_is_read_at_a_glance() -> None:
@@ -160,18 +160,18 @@ def test_the_table_is_read_at_a_glance() -> None:
         Job(1, "a", ["task=x", "seed=0"], "r", id="7@1.5", state="done", exit_code=0),
         Job(12, "b", ["task=x", "seed=1"], "r", state="refused", error="no such partition", log="l"),
     ]
-    assert printed(jobs).splitlines() == [
+    assert format_table(jobs).splitlines() == [
         "job  id  state    exit  choices",
         "1    7   done     0     seed=0",
         "12   -   refused        seed=1",
         "     no such partition  [l]",
     ]
-    assert choices(jobs[0], jobs[:1]) == "task=x seed=0"
-    assert explained(143) == "killed by signal 15" and explained(3) == "exit code 3"
+    assert distinguishing_overrides(jobs[0], jobs[:1]) == "task=x seed=0"
+    assert describe_exit_code(143) == "killed by signal 15" and describe_exit_code(3) == "exit code 3"
 
 
 def test_a_sweep_of_a_command_goes_through_the_launcher(tmp_path: Path) -> None:
-    """Wrong settings of any job are refused before one starts; a dry run shows the commands."""
+    """Invalid settings of any job are refused before one starts; a dry run prints the commands."""
     root = Path(__file__).resolve().parent.parent
     environment = os.environ | {"XDG_CONFIG_HOME": str(tmp_path)}
 

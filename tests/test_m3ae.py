@@ -1,4 +1,4 @@
-"""M3AE gives the published code's numbers, from parameters in the published names."""
+"""M3AE reproduces the published code's outputs, from parameters with the published names."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from instructrl.models.encoder import encoder_shapes
 from instructrl.models.m3ae import M3AE, MEAN, STD
 from instructrl.models.masked import MaskedM3AE, pixel_loss, word_loss
-from instructrl.models.pixels import normalised, patches
+from instructrl.models.pixels import normalize, patchify
 from tests import encoders
 from tests.encoders import M3AE_TINY, M3AE_WORDS
 
@@ -68,7 +68,7 @@ def test_the_pretraining_pass_gives_the_published_outputs_and_losses():
     pixels, logits = masked.apply({"params": PARAMS}, *INPUTS, *kept, method=MaskedM3AE.reconstruct)
     np.testing.assert_allclose(pixels, GOLDEN["pre_image_output"], **close)
     np.testing.assert_allclose(logits, GOLDEN["pre_text_output"], **close)
-    seen = patches(normalised(images, MEAN, STD), 16)
+    seen = patchify(normalize(images, MEAN, STD), 16)
     np.testing.assert_allclose(pixel_loss(pixels, seen, image_mask), GOLDEN["pre_image_loss"], **close)
     loss, accuracy = word_loss(logits, words, text_mask * (1 - padding))
     np.testing.assert_allclose(loss, GOLDEN["pre_text_loss"], **close)

@@ -1,4 +1,4 @@
-"""Data ten times larger than the memory that is allowed: it is read, verified, measured and learnt from."""
+"""Data ten times larger than the memory limit: loading, verification, statistics and training."""
 
 import os
 import subprocess
@@ -26,12 +26,12 @@ def peak():
 
 LOAD = """
 from instructrl.config import EncoderConfig
-from instructrl.data.episodes import Episodes
-from instructrl.data.loader import Loader, prefetched
+from instructrl.data.episodes import DemonstrationDataset
+from instructrl.data.loader import Loader, prefetch
 from instructrl.data.tokenizer import make_tokenizer
-loader = Loader([Episodes(folder / "train.hdf5")], make_tokenizer(EncoderConfig()), batch_size=2, seed=0)
+loader = Loader([DemonstrationDataset(folder / "train.hdf5")], make_tokenizer(EncoderConfig()), batch_size=2, seed=0)
 shown = 0
-for step, batch in enumerate(prefetched(loader, 0, loader.steps_per_epoch, depth=2, put=lambda batch: batch)):
+for step, batch in enumerate(prefetch(loader, 0, loader.steps_per_epoch, depth=2, put=lambda batch: batch)):
     shown += int(batch.step_mask.any(1).sum())
     if step == 20:
         early = peak()
@@ -63,18 +63,18 @@ Loader.batch = batch
 train(config, open_run(config), data={split: [folder / f"{split}.hdf5"] for split in ("train", "val")})
 begin, end = peaks[len(peaks) // 10], peaks[len(peaks) - 2]
 print("peak", begin, end)
-assert end < begin + 160, peaks  # a hundredth of the data; batches in flight differ with the load
+assert end < begin + 160, peaks  # 1% of the data; the number of batches in flight varies with the load
 """
 
 
 def run_limited(program: str, limit: int, folder: Path, times: float = 10) -> None:
-    """Run it where only `limit` bytes of memory may be had, beside a data set of `times` as many."""
+    """Run a program with a memory limit of `limit` bytes, on a dataset `times` as large."""
     episodes = int(times * limit / EPISODE) + 1
     path = write_sparse(folder / "train.hdf5", episodes, size=SIZE, cameras=CAMERAS)
     write_sparse(folder / "val.hdf5", 2, size=SIZE, cameras=CAMERAS, split="val")
     assert path.stat().st_size > times * limit
     command = [sys.executable, "-c", LIMITED + program, str(limit), str(folder), str(episodes)]
-    alone = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}  # eight devices take more
+    alone = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}  # eight devices need more memory
     ran = subprocess.run(command, cwd=ROOT, env=alone, capture_output=True, text=True)
     path.unlink()
     assert ran.returncode == 0, ran.stdout[-1000:] + ran.stderr[-2000:]
@@ -87,5 +87,5 @@ def test_data_larger_than_memory_are_read(tmp_path: Path, program: str) -> None:
 
 @pytest.mark.slow
 def test_data_larger_than_memory_are_learnt_from(tmp_path: Path) -> None:
-    """The limit is about what a trainer takes that has next to no data: most of it is the compiler's."""
+    """The limit is about the memory of a training with almost no data, most of which is used by the compiler."""
     run_limited(TRAIN, 1600 * 2**20, tmp_path)

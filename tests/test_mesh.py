@@ -1,4 +1,4 @@
-"""Training on several devices, in parts and in several processes gives the numbers of one device."""
+"""Training on several devices, in microbatches and in several processes gives the results of one device."""
 
 import json
 import re
@@ -19,12 +19,21 @@ from jax.sharding import PartitionSpec
 
 from instructrl.config import HardwareConfig
 from instructrl.errors import InputError
-from instructrl.evaluation.actor import load_actor
+from instructrl.evaluation.actor import load_batched_agent
 from instructrl.training.accumulation import mean_gradient, split_batch
 from instructrl.training.checkpoint import open_checkpoints
-from instructrl.training.mesh import FSDP, ROWS, check_share, made, make_mesh, placed, spec_of, whole
+from instructrl.training.mesh import (
+    BATCH_SPEC,
+    FSDP,
+    check_divisible,
+    device_put_tree,
+    gather,
+    jit_sharded,
+    make_mesh,
+    partition_spec,
+)
 from instructrl.training.metrics import read_lines
-from instructrl.training.preparation import open_sets, prepare
+from instructrl.training.preparation import open_demonstrations, prepare_behavior_cloning
 from instructrl.training.run_directory import open_run
 from tests import tiny
 from tests.team import ROOT, ended, free_port, team_of
@@ -40,7 +49,7 @@ def hardware(**more):
     return HardwareConfig(name="cpu", **more)
 
 
-# The grid.
+# The mesh.
 
 
 def test_the_devices_form_a_grid_of_the_size_that_is_asked_for():
@@ -62,11 +71,11 @@ def test_a_grid_that_cannot_be_is_one_line(more, line):
 
 
 def test_a_batch_that_cannot_be_shared_out_is_one_line():
-    check_share(make_mesh(hardware()), batch_size=32, accumulation=4)
+    check_divisible(make_mesh(hardware()), batch_size=32, accumulation=4)
     with pytest.raises(
         InputError, match=r"training.batch_size: found 24; allowed: a multiple of 32, for 8 devices x 4"
     ):
-        check_share(make_mesh(hardware()), batch_size=24, accumulation=4)
+        check_divisible(make_mesh(hardware()), batch_size=24, accumulation=4)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +84,7 @@ def test_a_batch_that_cannot_be_shared_out_is_one_line():
         ((768, 3072), PartitionSpec(None, FSDP)),
         ((3072, 768), PartitionSpec(FSDP)),
         ((768, 3, 12, 64), PartitionSpec(FSDP)),
-        ((30522, 768), PartitionSpec(None, FSDP)),  # four do not divide the longer one
+        ((30522, 768), PartitionSpec(None, FSDP)),  # the longer axis is not divisible by four
         ((16, 64), PartitionSpec()),
         ((100_000,), PartitionSpec()),
         ((333, 777), PartitionSpec()),
@@ -83,18 +92,18 @@ def test_a_batch_that_cannot_be_shared_out_is_one_line():
     ],
 )
 def test_large_matrices_are_shared_out_along_their_longest_axis(shape, spec):
-    assert spec_of(shape, parts=4) == spec
-    assert spec_of(shape, parts=1) == PartitionSpec()
+    assert partition_spec(shape, parts=4) == spec
+    assert partition_spec(shape, parts=1) == PartitionSpec()
 
 
 def test_each_device_holds_its_part_from_the_start_and_a_whole_copy_can_be_had():
     mesh = make_mesh(hardware(fsdp=4))
-    given = np.arange(512 * 128, dtype=np.float32).reshape(512, 128)
-    twice = made(lambda part: {"twice": 2 * part}, mesh, placed(given, mesh))["twice"]
+    array = np.arange(512 * 128, dtype=np.float32).reshape(512, 128)
+    twice = jit_sharded(lambda part: {"twice": 2 * part}, mesh, device_put_tree(array, mesh))["twice"]
     assert {shard.data.shape for shard in twice.addressable_shards} == {(128, 128)}
-    own = whole(twice, mesh)
+    own = gather(twice, mesh)
     assert own.sharding.device_set == {jax.devices()[0]}
-    np.testing.assert_array_equal(own, 2 * given)
+    np.testing.assert_array_equal(own, 2 * array)
 
 
 # Accumulation.
@@ -114,12 +123,12 @@ def test_parts_of_a_batch_count_by_their_steps(parts, existing):
 
     params = jnp.arange(5.0)
     expected = jax.grad(loss, has_aux=True)(params, batch)
-    found = jax.jit(lambda *given: mean_gradient(loss, *given, parts=parts, shardings=None))(params, batch)
+    found = jax.jit(lambda *given: mean_gradient(loss, *given, microbatches=parts, shardings=None))(params, batch)
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-6), found, expected)
 
 
 class Batch3(NamedTuple):
-    """As much of a batch as counts here."""
+    """The fields of a batch that accumulation uses."""
 
     numbers: Any
     step_mask: Any
@@ -137,7 +146,7 @@ def test_each_device_takes_its_parts_from_its_own_rows():
 
 
 def placed_rows(mesh, count):
-    return jax.device_put(np.arange(count), jax.sharding.NamedSharding(mesh, ROWS))
+    return jax.device_put(np.arange(count), jax.sharding.NamedSharding(mesh, BATCH_SPEC))
 
 
 # In one process.
@@ -149,11 +158,11 @@ def data(tmp_path_factory):
 
 
 def stepped(folder, data, *more):
-    """The losses of some steps, how often the step was compiled, and the parameters; one checkpoint in between."""
+    """Losses of some steps with a checkpoint in between, number of compilations, and parameters."""
     config = tiny.config(folder, "training.batch_size=16", "policy.dim=64", *more)
-    with open_sets(config, data) as sets:
+    with open_demonstrations(config, data) as sets:
         run = open_run(config)
-        training, state = prepare(config, run, sets)
+        training, state = prepare_behavior_cloning(config, run, sets)
         losses = []
         with closing(training.batches(training.train, 0, 3)) as batches, open_checkpoints(run) as checkpoints:
             for step, batch in enumerate(batches):
@@ -163,7 +172,7 @@ def stepped(folder, data, *more):
                     checkpoints.save(state, step=2, metrics={"loss": 1.0})
                     checkpoints.wait()
                     state = checkpoints.restore(state, step=2)
-        params = jax.tree.map(np.asarray, training.own_params(state))
+        params = jax.tree.map(np.asarray, training.gathered_params(state))
         return SimpleNamespace(losses=losses, compiled=training.train_step._cache_size(), params=params, state=state)
 
 
@@ -183,24 +192,24 @@ def test_eight_devices_give_the_numbers_of_one_and_nothing_is_compiled_twice(dat
 def assert_near(found, expected, tolerance=1e-4):
     def compare(path, one, other):
         if jax.tree_util.keystr(path).endswith("['query_key_value']['bias']"):
-            # A key's bias moves all scores of a query alike: its gradient is rounding only, which Adam makes large.
+            # A key's bias shifts all scores of a query equally: its gradient is rounding noise, which Adam amplifies.
             one, other = (np.delete(leaf, 1, axis=0) for leaf in (one, other))
         np.testing.assert_allclose(one, other, atol=tolerance, rtol=0, err_msg=jax.tree_util.keystr(path))
 
     jax.tree_util.tree_map_with_path(compare, found, expected)
 
 
-# In several processes, by the command line.
+# Several processes, by the command line.
 
 
-def begun(folder, *words, **team):
-    """The processes of one training."""
+def start(folder, *words, **team):
+    """Start the processes of a training."""
     return team_of(tiny.overrides(folder, *SETTINGS, *words), cwd=folder, **team)
 
 
 def trained(folder, *words, **team):
-    """The run of a training to its end, and what its processes said."""
-    said = ended(begun(folder, *words, **team))
+    """Train to the end; returns the run, and the outputs of its processes."""
+    said = ended(start(folder, *words, **team))
     assert [code for *_, code in said] == [0] * len(said), said
     [name] = [word.removeprefix("name=") for word in words if word.startswith("name=")]
     return folder / "outputs" / name, said
@@ -208,7 +217,7 @@ def trained(folder, *words, **team):
 
 def numbers(run):
     lines = read_lines(run / "metrics.jsonl")
-    actor, step = load_actor(run, checkpoint="last", slots=1, steps=6, hardware=hardware())
+    actor, step = load_batched_agent(run, checkpoint="last", slots=1, steps=6, hardware=hardware())
     return {(line["split"], line["epoch"]): line["loss"] for line in lines if "loss" in line}, actor.params, step
 
 
@@ -241,12 +250,13 @@ def test_any_mesh_trains_the_same(alone, processes, devices, words):
     for key, loss in losses.items():
         assert found[key] == pytest.approx(loss, rel=1e-5), key
     assert_near(others, params)
-    told = [out for out, _, _ in said]
-    assert "training begins" in told[0] and not [out for out in told[1:] if "training" in out or "epoch" in out]
+    outputs = [out for out, _, _ in said]
+    assert "training begins" in outputs[0]
+    assert not [out for out in outputs[1:] if "training" in out or "epoch" in out]
     rolled = [line for line in read_lines(run / "metrics.jsonl") if line["split"] == "rollout"]
     assert len(rolled) == ("training.rollout_every=3" in words)
     if processes > 1:
-        again = ended(begun(folder, name, *words, processes=processes, devices=devices))
+        again = ended(start(folder, name, *words, processes=processes, devices=devices))
         assert [code for *_, code in again] == [0, 0] and "already trained" in again[0][0]
 
 
@@ -274,23 +284,23 @@ def test_the_second_start_of_two_processes_compiles_nothing(alone, tmp_path, mon
         return {path.relative_to(tmp_path) for path in tmp_path.rglob("*-cache")}
 
     trained(folder, "name=first", processes=2, devices=2)
-    kept = programs()
-    of_others = {path.name for path in kept if path.parts[0] == "process-1-of-2"}
-    assert any(name.startswith("jit_train_step") for name in of_others) and len(kept) > len(of_others)
+    cached = programs()
+    of_others = {path.name for path in cached if path.parts[0] == "process-1-of-2"}
+    assert any(name.startswith("jit_train_step") for name in of_others) and len(cached) > len(of_others)
     trained(folder, "name=second", processes=2, devices=2)
-    assert programs() == kept
+    assert programs() == cached
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("heard", [0, 1])
 def test_processes_of_which_one_is_asked_to_end_before_they_meet_end_together(tmp_path, heard):
-    team = begun(tmp_path, processes=2, devices=1)
+    team = start(tmp_path, processes=2, devices=1)
 
-    def heeds():
+    def handles_signals():
         caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{team[heard].pid}/status").read_text())[1]
         return int(caught, 16) & 1 << signal.SIGTERM - 1
 
-    while not heeds():
+    while not handles_signals():
         assert team[heard].poll() is None
         time.sleep(0.005)
     team[heard].terminate()
@@ -301,7 +311,7 @@ def test_processes_of_which_one_is_asked_to_end_before_they_meet_end_together(tm
 @pytest.mark.parametrize("fails", [0, 1])
 def test_a_process_that_fails_ends_the_others_with_its_line(tmp_path, fails):
     words = {fails: ("data.dir=/proc/nowhere",), 1 - fails: ()} if fails == 0 else {1: ("hardware.local_devices=9",)}
-    said = ended(begun(tmp_path, processes=2, devices=2, alone=words), timeout=120)
+    said = ended(start(tmp_path, processes=2, devices=2, alone=words), timeout=120)
     assert [code for *_, code in said] == [2, 2], said
     lines = [[line for line in errors.splitlines() if line.startswith("error: ")] for _, errors, _ in said]
     assert [len(some) for some in lines] == [1, 1], said
@@ -309,21 +319,21 @@ def test_a_process_that_fails_ends_the_others_with_its_line(tmp_path, fails):
     assert other == f"error: process {fails} ended: {own.removeprefix('error: ')}"
 
 
-AGAIN = """
+TWO_SESSIONS = """
 import sys, time
 from pathlib import Path
 from instructrl.config import HardwareConfig
-from instructrl.training.processes import first_ahead, is_first, together
+from instructrl.training.processes import is_leader, leader_first, process_group
 
 address, index, folder = sys.argv[1:]
-config = HardwareConfig(name="cpu", coordinator=address, processes=2, process=int(index))
+config = HardwareConfig(name="cpu", coordinator=address, num_processes=2, process_id=int(index))
 for number in range(2):
-    with together(config), first_ahead():
-        made = Path(folder) / str(number)
-        if is_first():
+    with process_group(config), leader_first():
+        file = Path(folder) / str(number)
+        if is_leader():
             time.sleep(1)
-            made.touch()
-        assert made.exists(), number
+            file.touch()
+        assert file.exists(), number
 """
 
 
@@ -331,7 +341,7 @@ def test_processes_that_meet_again_wait_for_each_other_again(tmp_path):
     address = f"localhost:{free_port()}"
     team = [
         subprocess.Popen(
-            [sys.executable, "-c", AGAIN, address, index, str(tmp_path)],
+            [sys.executable, "-c", TWO_SESSIONS, address, index, str(tmp_path)],
             cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for index in "01"

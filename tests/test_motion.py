@@ -1,4 +1,4 @@
-"""The arm goes where it is told, or says that it cannot; what it grasps it holds."""
+"""The arm reaches commanded poses or reports that it cannot, and holds what it grasps."""
 
 import time
 
@@ -7,7 +7,7 @@ import pytest
 
 from instructrl.actions import rotation_angle
 from instructrl.sim.tabletop.kinematics import Kinematics
-from instructrl.sim.tabletop.motion import Arrival, Motion
+from instructrl.sim.tabletop.motion import Motion, MotionResult
 from instructrl.sim.tabletop.robot import BASE, JOINT_HIGH, JOINT_LOW, START_JOINTS
 from instructrl.sim.tabletop.scene import TABLE_Z
 from instructrl.sim.tabletop.task import CLOSED, OPEN, downward
@@ -65,7 +65,7 @@ def test_inverse_kinematics_solves_and_respects_limits(world: World) -> None:
 
 
 def test_joint_limits_are_worked_around(world: World) -> None:
-    """Any yaw, from the start pose alone, joints often at a limit: clipping alone solves a tenth fewer."""
+    """Any yaw, from the start pose only, with joints often at a limit: clipping alone solves 10 % fewer."""
     kinematics, rng = Kinematics(world.model), np.random.default_rng(0)
     solved = 0
     for _ in range(400):
@@ -83,7 +83,7 @@ def test_keyframes_end_within_a_millimetre(world: World) -> None:
         position, quaternion = random_pose(rng)
         position[2] += 0.05
         arrival = motion.execute(np.array([*position, *quaternion, OPEN]))
-        assert arrival is Arrival.REACHED
+        assert arrival is MotionResult.REACHED
         worst = max(worst, float(np.linalg.norm(world.tip() - position)))
     assert worst < 1.5e-3
 
@@ -103,7 +103,7 @@ def test_short_moves_are_straight(world: World) -> None:
     motion.execute(downward(start, gripper=OPEN))
     way = (end - start) / np.linalg.norm(end - start)
     seen = []
-    motion.watcher = lambda: seen.append(world.tip())
+    motion.on_step = lambda: seen.append(world.tip())
     motion.execute(downward(end, gripper=OPEN))
     off = np.array(seen) - start
     assert len(seen) > 10
@@ -114,24 +114,26 @@ def test_short_moves_are_straight(world: World) -> None:
 def test_unreachable_is_told_quickly_and_nothing_moves(world: World, position: tuple) -> None:
     motion, before = Motion(world), world.data.qpos.copy()
     began = time.perf_counter()
-    assert motion.execute(np.array([*position, *TILTED, OPEN])) is Arrival.UNREACHABLE
+    assert motion.execute(np.array([*position, *TILTED, OPEN])) is MotionResult.UNREACHABLE
     assert time.perf_counter() - began < 0.5
     np.testing.assert_array_equal(world.data.qpos, before)
 
 
 def test_the_table_stops_the_hand(world: World) -> None:
     motion = Motion(world)
-    assert motion.execute(downward(np.array([0.25, 0.0, TABLE_Z - 0.10]), gripper=OPEN)) is Arrival.BLOCKED
+    assert motion.execute(downward(np.array([0.25, 0.0, TABLE_Z - 0.10]), gripper=OPEN)) is MotionResult.BLOCKED
     assert world.tip()[2] > TABLE_Z - 0.01
 
 
 @pytest.mark.parametrize(("aside", "yaw"), [(0.0, 0.4), (0.008, 0.4), (0.0, 0.55)])
 def test_a_grasped_block_follows_and_is_let_go(blocks: World, aside: float, yaw: float) -> None:
-    """Also when the gripper is a little off, in place or angle."""
+    """Grasps also work with small position and angle errors."""
     motion, block = Motion(blocks), blocks.position("block")
     across = np.array([-np.sin(0.4), np.cos(0.4), 0.0]) * aside
     for height, gripper in ((0.1, OPEN), (0.0, OPEN), (0.0, CLOSED)):
-        assert motion.execute(downward(block + across + (0, 0, height), yaw=yaw, gripper=gripper)) is Arrival.REACHED
+        assert (
+            motion.execute(downward(block + across + (0, 0, height), yaw=yaw, gripper=gripper)) is MotionResult.REACHED
+        )
     assert blocks.held() == "block"
     grip = blocks.position("block") - blocks.tip()
     motion.execute(downward(np.array([0.15, -0.1, 1.05]), yaw=yaw, gripper=CLOSED))

@@ -1,4 +1,4 @@
-"""The learning rate's course, what is decayed, how fast an encoder learns, and the average of the parameters."""
+"""Learning rate schedule, weight decay mask, layer-wise learning rates, and EMA of the parameters."""
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +8,8 @@ import pytest
 
 from instructrl.config import OptimizerConfig
 from instructrl.errors import InputError
-from instructrl.models.encoder import encoder_shapes, layer_ages
-from instructrl.training.optimizer import averaged, learning_rate, make_optimizer, rates
+from instructrl.models.encoder import encoder_shapes, layer_depths_from_top
+from instructrl.training.optimizer import learning_rate, learning_rate_scales, make_optimizer, update_average
 from tests.encoders import CLIP_TINY, M3AE_TINY
 from tests.tiny import OVERRIDES
 
@@ -36,7 +36,7 @@ def course(**values):
 
 
 def first_update(params, **values):
-    """What one step without gradients does at the rate 0.1: decay alone."""
+    """The update of a step without gradients at learning rate 0.1: weight decay alone."""
     optimizer = make_optimizer(options(**values), lambda step: 0.1)
     return optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)[0]
 
@@ -72,14 +72,14 @@ def test_a_constant_course_stays_at_its_peak():
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 def test_a_share_of_the_rate_may_be_left_at_the_end(schedule):
-    rates = course(schedule=schedule, end_share=0.25)
+    rates = course(schedule=schedule, end_factor=0.25)
     assert rates[50] == pytest.approx(0.025) and rates[10] == pytest.approx(0.1) and (np.diff(rates[10:]) < 0).all()
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
 def test_the_rate_goes_with_the_batch_on_request(schedule):
-    np.testing.assert_allclose(course(base_batch=4, schedule=schedule), 2 * course(schedule=schedule), rtol=1e-6)
-    np.testing.assert_array_equal(course(base_batch=8, schedule=schedule), course(schedule=schedule))
+    np.testing.assert_allclose(course(base_batch_size=4, schedule=schedule), 2 * course(schedule=schedule), rtol=1e-6)
+    np.testing.assert_array_equal(course(base_batch_size=8, schedule=schedule), course(schedule=schedule))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_the_rate_goes_with_the_batch_on_request(schedule):
         ({"warmup_epochs": None, "warmup_steps": 50}, "optimizer.warmup_steps: found 50; allowed: fewer steps than"),
         (
             {"warmup_epochs": 9.95},
-            "optimizer.warmup_epochs: found 9.95; allowed: fewer steps than training has, 50 (10",
+            "optimizer.warmup_epochs: found 9.95; allowed: fewer steps than the training has, 50 (10",
         ),
     ],
 )
@@ -146,15 +146,15 @@ def test_a_large_gradient_is_clipped_before_adam_sees_it():
 
 
 def test_an_encoder_learns_the_slower_the_deeper():
-    updates = first_update(AGENT, weight_decay=0.5, layer_decay=0.5, encoder_rate=0.8)
+    updates = first_update(AGENT, weight_decay=0.5, layer_lr_decay=0.5, encoder_lr_scale=0.8)
     encoder = updates["encoder"]
     np.testing.assert_allclose(updates["policy"]["block_0"]["mlp"]["kernel"], -0.05)
     np.testing.assert_allclose(encoder["block_1"]["out"]["kernel"], -0.05 * 0.8 * 0.5)
     np.testing.assert_allclose(encoder["block_0"]["out"]["kernel"], -0.05 * 0.8 * 0.25)
     np.testing.assert_allclose(encoder["embed_patches"]["kernel"], -0.05 * 0.8 * 0.125)
-    assert rates(options(layer_decay=0.5), AGENT)["encoder"]["norm"]["scale"] == 1
-    assert set(jax.tree.leaves(rates(options(encoder_rate=0.1), AGENT)["encoder"])) == {0.1}
-    assert set(jax.tree.leaves(rates(options(layer_decay=0.5), {"policy": AGENT["policy"]}))) == {1}
+    assert learning_rate_scales(options(layer_lr_decay=0.5), AGENT)["encoder"]["norm"]["scale"] == 1
+    assert set(jax.tree.leaves(learning_rate_scales(options(encoder_lr_scale=0.1), AGENT)["encoder"])) == {0.1}
+    assert set(jax.tree.leaves(learning_rate_scales(options(layer_lr_decay=0.5), {"policy": AGENT["policy"]}))) == {1}
 
 
 def test_every_parameter_of_every_encoder_has_its_place_among_the_layers():
@@ -162,10 +162,11 @@ def test_every_parameter_of_every_encoder_has_its_place_among_the_layers():
     from instructrl.config import TrainConfig
 
     quick = compose("train", TrainConfig, [word for word in OVERRIDES if "{" not in word]).encoder
-    ages = {
-        config.name: layer_ages(encoder_shapes(config, vocabulary_size=7)) for config in (M3AE_TINY, CLIP_TINY, quick)
+    depths = {
+        config.name: layer_depths_from_top(encoder_shapes(config, vocabulary_size=7))
+        for config in (M3AE_TINY, CLIP_TINY, quick)
     }
-    m3ae, clip, scratch = ages["m3ae_golden"], ages["clip_golden"], ages[quick.name]
+    m3ae, clip, scratch = depths["m3ae_golden"], depths["clip_golden"], depths[quick.name]
     assert {m3ae[f"encoder/Block_{index}/TransformerMLP_0/fc1/kernel"] for index in (0, 1, 2)} == {3, 2, 1}
     first = ("cls_token", "image_embedding/kernel", "text_embedding/embedding", "encoder_text_type_embedding")
     assert {m3ae[name] for name in first} == {4} and m3ae["encoder/LayerNorm_0/scale"] == 0
@@ -176,16 +177,16 @@ def test_every_parameter_of_every_encoder_has_its_place_among_the_layers():
     above = ("vision_model/post_layernorm", "text_model/final_layer_norm", "visual_projection", "text_projection")
     assert {clip[name] for name in clip if name.startswith((*above, "logit_scale"))} == {0}
     assert (scratch["block_0/mix/kernel"], scratch["block_0/norm/scale"], scratch["norm/scale"]) == (1, 1, 0)
-    assert {age for name, age in scratch.items() if name.startswith(("embed", "word"))} == {2}
-    counts = [sorted(set(found.values())) for found in ages.values()]
+    assert {depth for name, depth in scratch.items() if name.startswith(("embed", "word"))} == {2}
+    counts = [sorted(set(found.values())) for found in depths.values()]
     assert counts == [[0, 1, 2, 3, 4], [0, 1, 2, 3], [0, 1, 2]]
 
 
 def test_the_average_follows_and_forgets_the_random_beginning():
     average = {"kernel": jnp.zeros(2)}
     for step in range(200):
-        average = averaged(average, {"kernel": jnp.ones(2)}, step=jnp.int32(step), decay=0.99)
+        average = update_average(average, {"kernel": jnp.ones(2)}, step=jnp.int32(step), decay=0.99)
     np.testing.assert_allclose(average["kernel"], 1, atol=1e-4)
-    assert averaged({"a": jnp.float32(0)}, {"a": jnp.float32(1)}, step=0, decay=0.99)["a"] == pytest.approx(0.9)
-    settled = averaged({"a": jnp.float32(0)}, {"a": jnp.float32(1)}, step=10**6, decay=0.99)["a"]
+    assert update_average({"a": jnp.float32(0)}, {"a": jnp.float32(1)}, step=0, decay=0.99)["a"] == pytest.approx(0.9)
+    settled = update_average({"a": jnp.float32(0)}, {"a": jnp.float32(1)}, step=10**6, decay=0.99)["a"]
     assert settled == pytest.approx(0.01, rel=1e-4) and settled.dtype == jnp.float32

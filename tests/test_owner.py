@@ -1,4 +1,4 @@
-"""A folder has one owner, here or elsewhere: who lives is named, who is dead is followed."""
+"""Leases: one holder per folder across machines; a live holder is named, an expired lease is taken over."""
 
 import errno
 import json
@@ -17,18 +17,18 @@ import pytest
 
 from instructrl.config import DataConfig
 from instructrl.data import owner as owners
-from instructrl.data.lock import only_process
-from instructrl.data.owner import NAME, Record, only_owner, this_process
-from instructrl.data.storage import Place, place
+from instructrl.data.lock import exclusive_lock
+from instructrl.data.owner import NAME, LeaseRecord, current_process, exclusive_lease
+from instructrl.data.storage import StoragePath, storage_path
 from instructrl.errors import InputError, RunError
 from tests import emulators
 
-WORDS = {"does": "trains", "remedy": "add name=...", "elsewhere": "choose another output_dir"}
+OPTIONS = {"activity": "trains", "busy_hint": "add name=...", "write_hint": "choose another output_dir"}
 HOLD = """
 import sys, time
 from pathlib import Path
-from instructrl.data.owner import only_owner
-with only_owner(Path(sys.argv[1]), does="trains", remedy="wait", elsewhere="-"):
+from instructrl.data.owner import exclusive_lease
+with exclusive_lease(Path(sys.argv[1]), activity="trains", busy_hint="wait", write_hint="-"):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -36,8 +36,8 @@ with only_owner(Path(sys.argv[1]), does="trains", remedy="wait", elsewhere="-"):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(owners, "BEAT", 0.1)
-    monkeypatch.setattr(owners, "SILENCE", 1.0)
+    monkeypatch.setattr(owners, "HEARTBEAT", 0.1)
+    monkeypatch.setattr(owners, "TIMEOUT", 1.0)
 
 
 @contextmanager
@@ -51,15 +51,15 @@ def holder(folder: Path) -> Iterator[subprocess.Popen]:
         process.wait()
 
 
-def elsewhere(folder: Path) -> None:
-    """As if a process on another machine owned the folder."""
+def write_foreign_lease(folder: Path) -> None:
+    """Write the lease of a process on another machine."""
     folder.mkdir(exist_ok=True)
-    Record(folder).write(replace(this_process(), host="elsewhere", boot="other"))
+    LeaseRecord(folder).write(replace(current_process(), host="elsewhere", boot="other"))
 
 
-def seconds(folder: Place) -> float:
+def seconds(folder: StoragePath) -> float:
     begun = time.monotonic()
-    with only_owner(folder, **WORDS):
+    with exclusive_lease(folder, **OPTIONS):
         return time.monotonic() - begun
 
 
@@ -85,7 +85,7 @@ def test_where_the_disk_knows_no_locks_the_record_decides(tmp_path: Path, monkey
 
 
 def test_an_owner_elsewhere_lives_as_long_as_it_gives_signs_of_life(tmp_path: Path) -> None:
-    elsewhere(tmp_path)
+    write_foreign_lease(tmp_path)
     end = threading.Event()
 
     def live() -> None:
@@ -102,16 +102,16 @@ def test_an_owner_elsewhere_lives_as_long_as_it_gives_signs_of_life(tmp_path: Pa
 
 
 def test_an_owner_elsewhere_whose_clock_is_wrong_is_watched(tmp_path: Path) -> None:
-    elsewhere(tmp_path)
+    write_foreign_lease(tmp_path)
     for hours in (-5, 5):
-        elsewhere(tmp_path)
+        write_foreign_lease(tmp_path)
         os.utime(tmp_path / NAME, (time.time() + hours * 3600,) * 2)
         assert 0.14 < seconds(tmp_path) < 5
 
 
 def test_an_owner_elsewhere_that_leaves_is_followed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(owners, "SILENCE", 60.0)
-    elsewhere(tmp_path)
+    monkeypatch.setattr(owners, "TIMEOUT", 60.0)
+    write_foreign_lease(tmp_path)
     threading.Timer(0.3, (tmp_path / NAME).unlink).start()
     assert seconds(tmp_path) < 10
 
@@ -123,22 +123,24 @@ def test_a_damaged_record_is_followed_when_nobody_confirms_it(tmp_path: Path, co
 
 
 def test_one_that_was_taken_for_dead_writes_no_more(tmp_path: Path) -> None:
-    with only_owner(tmp_path, **WORDS) as hold:
-        hold.check()
-        elsewhere(tmp_path)
+    with exclusive_lease(tmp_path, **OPTIONS) as lease:
+        lease.check()
+        write_foreign_lease(tmp_path)
         end = time.monotonic() + 10
-        while hold.lost is None and time.monotonic() < end:
+        while lease.taken_over_by is None and time.monotonic() < end:
             time.sleep(0.02)
         with pytest.raises(RunError, match=r"taken over by process .* on elsewhere"):
-            hold.check()
-    assert json.loads((tmp_path / NAME).read_text())["host"] == "elsewhere", "it is not ours to remove"
+            lease.check()
+    assert json.loads((tmp_path / NAME).read_text())["host"] == "elsewhere", (
+        "the record of another holder is not removed"
+    )
 
 
 def test_the_lock_names_the_owner(tmp_path: Path) -> None:
-    with only_owner(tmp_path, **WORDS), pytest.raises(InputError, match=f"process {os.getpid()} on"):
+    with exclusive_lease(tmp_path, **OPTIONS), pytest.raises(InputError, match=f"process {os.getpid()} on"):
         seconds(tmp_path)
     with (
-        only_process(tmp_path, does="trains", remedy="wait"),
+        exclusive_lock(tmp_path, activity="trains", busy_hint="wait"),
         pytest.raises(InputError, match="another process trains"),
     ):
         seconds(tmp_path)
@@ -152,12 +154,13 @@ def test_a_folder_in_a_bucket_has_one_owner_on_all_machines(
         for key, value in store.environment.items():
             monkeypatch.setenv(key, value)
         first, second = (
-            place(f"{store.root}/run", DataConfig(cache_dir=str(tmp_path / machine))) for machine in ("one", "two")
+            storage_path(f"{store.root}/run", DataConfig(cache_dir=str(tmp_path / machine)))
+            for machine in ("one", "two")
         )
-        with only_owner(first, **WORDS) as hold:
-            monkeypatch.setattr(owners, "boot", lambda: "another machine")
-            monkeypatch.setattr(owners, "SILENCE", 60.0)
+        with exclusive_lease(first, **OPTIONS) as lease:
+            monkeypatch.setattr(owners, "boot_id", lambda: "another machine")
+            monkeypatch.setattr(owners, "TIMEOUT", 60.0)
             with pytest.raises(InputError, match=rf"process {os.getpid()} on .* trains here"):
                 seconds(second)
-            hold.check()
+            lease.check()
         assert seconds(second) < 5

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from instructrl.errors import InputError
-from instructrl.training.paths import chosen, matches, paths
+from instructrl.training.paths import matches, paths, pattern_mask
 
 TREE = {
     "encoder": {"block_0": {"mix": {"kernel": np.ones((2, 2)), "bias": np.ones(2)}}, "norm": {"scale": np.ones(2)}},
@@ -17,7 +17,7 @@ TREE = {
 
 
 def picked(*patterns: str) -> list[str]:
-    tree = chosen(TREE, patterns, key="training.freeze")
+    tree = pattern_mask(TREE, patterns, key="training.freeze")
     assert list(tree) == list(TREE)
     flags = dict(zip(paths(TREE), jax.tree.leaves(tree), strict=True))
     return [path for path, flag in flags.items() if flag]
@@ -66,4 +66,4 @@ def test_a_pattern_that_means_nothing_is_one_line_with_examples() -> None:
         "policy/block_10/out/kernel"
     )
     with pytest.raises(InputError, match=r"there are blocks/0, blocks/17, .* and 94 more$"):
-        chosen({"blocks": list(range(100))}, ["x"], key="optimizer.decay")
+        pattern_mask({"blocks": list(range(100))}, ["x"], key="optimizer.decay")

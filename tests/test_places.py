@@ -1,4 +1,4 @@
-"""Where a named vocabulary is looked for: at a path, among what was fetched, in the Hugging Face cache."""
+"""Lookup of a named vocabulary: a path, a downloaded file, the Hugging Face cache."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import vocabularies
-from tests.vocabularies import BERT, CLIP, MERGES, made, refused
+from tests.vocabularies import BERT, CLIP, MERGES, build_tokenizer, refused
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -25,7 +25,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of huggingface_hub, and an empty folder to be in."""
+    """Provide an empty cache of huggingface_hub, and an empty working directory."""
     from huggingface_hub import constants
 
     (tmp_path / "here").mkdir()
@@ -39,20 +39,20 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("form", ["tokenizer.json", "vocab.txt"])
 def test_bert_is_found_in_the_cache(bert: dict[str, Path], hub: Path, kept: str, asked: str, form: str) -> None:
     vocabularies.in_cache(hub, kept, {form: bert[form]})
-    assert made(asked).checksum == made(bert[form]).checksum
-    assert "bert-large-uncased is no file" in refused("bert-large-uncased")
+    assert build_tokenizer(asked).checksum == build_tokenizer(bert[form]).checksum
+    assert "bert-large-uncased is not a file" in refused("bert-large-uncased")
 
 
 def test_clip_is_found_in_the_cache(clip: dict[str, Path], hub: Path) -> None:
     name, pair = "openai/clip-vit-base-patch16", clip["vocab.json and merges.txt"]
     vocabularies.in_cache(hub, name, {"vocab.json": pair / "vocab.json"})
-    assert f"{name} is no file or folder" in refused(name)
+    assert f"{name} is not a file or folder" in refused(name)
     vocabularies.in_cache(hub / "other", name, {file: pair / file for file in ("vocab.json", "merges.txt")})
     (hub / "other").rename(hub.with_name("whole"))
     from huggingface_hub import constants
 
-    constants.HF_HUB_CACHE = str(hub.with_name("whole"))  # the fixture puts it back
-    assert made(name, kind="clip").checksum == made(pair).checksum
+    constants.HF_HUB_CACHE = str(hub.with_name("whole"))  # the fixture restores it
+    assert build_tokenizer(name, kind="clip").checksum == build_tokenizer(pair).checksum
 
 
 @pytest.mark.parametrize("weights", [None, "kept/m3ae.safetensors"])
@@ -61,14 +61,14 @@ def test_what_was_fetched_comes_before_the_cache_and_a_path_before_both(
 ) -> None:
     name = "openai/clip-vit-base-patch16"
     vocabularies.in_cache(hub, name, {"vocab.txt": bert["vocab.txt"]})
-    assert not made(name, weights=weights).markers
+    assert not build_tokenizer(name, weights=weights).special_token_ids
     fetched = Path(weights).parent if weights else Path("weights")
     vocabularies.write_json(
         fetched / "tokenizers/openai--clip-vit-base-patch16/tokenizer.json", vocabularies.clip_json(CLIP, MERGES)
     )
-    assert made(name, weights=weights).markers
+    assert build_tokenizer(name, weights=weights).special_token_ids
     vocabularies.write_lines(Path(name) / "vocab.txt", BERT)
-    assert not made(name, weights=weights).markers
+    assert not build_tokenizer(name, weights=weights).special_token_ids
 
 
 def test_a_name_that_is_nowhere_says_where_it_was_looked_for_and_how_to_get_it(hub: Path) -> None:
@@ -87,9 +87,7 @@ def test_a_name_that_is_nowhere_says_where_it_was_looked_for_and_how_to_get_it(h
      "a--b", "bert base", "../..x", "caf\u00e9"],
 )  # fmt: skip
 def test_what_is_neither_a_path_nor_a_name_is_one_line(hub: Path, asked: str) -> None:
-    assert refused(asked).startswith(
-        f"encoder.tokenizer: found {asked!r}, where there is no file or folder; allowed: s"
-    )
+    assert refused(asked).startswith(f"encoder.tokenizer: found {asked!r}, which is not a file or folder; allowed: s")
 
 
 def test_a_process_looks_into_the_cache_that_the_environment_names(
@@ -100,8 +98,8 @@ def test_a_process_looks_into_the_cache_that_the_environment_names(
     program = (
         "import sys; from instructrl.config import EncoderConfig\n"
         "from instructrl.data.tokenizer import make_tokenizer\n"
-        "made = make_tokenizer(EncoderConfig(tokenizer='bert-base-uncased'))\n"
-        "print(made.vocabulary_size, 'jax' in sys.modules, 'transformers' in sys.modules)"
+        "tokenizer = make_tokenizer(EncoderConfig(tokenizer='bert-base-uncased'))\n"
+        "print(tokenizer.vocabulary_size, 'jax' in sys.modules, 'transformers' in sys.modules)"
     )
     plain = {key: value for key, value in os.environ.items() if not key.startswith("HF_")} | {"PYTHONPATH": str(ROOT)}
     for more, size in (({"HF_HOME": "home"}, len(BERT)), ({"HF_HOME": "home", "HF_HUB_CACHE": "cache"}, len(CLIP))):
@@ -117,5 +115,7 @@ def test_a_missing_tokenizer_ends_a_training_before_anything_is_made(tmp_path: P
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     [line] = done.stderr.splitlines()
-    assert "encoder.tokenizer: openai/clip-vit-base-patch16 is no file" in line and str(tmp_path / "none/hub") in line
+    assert (
+        "encoder.tokenizer: openai/clip-vit-base-patch16 is not a file" in line and str(tmp_path / "none/hub") in line
+    )
     assert not list(tmp_path.iterdir())

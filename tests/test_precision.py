@@ -1,4 +1,4 @@
-"""In bfloat16 only the wide products are computed; what is kept, summed up or compared stays float32."""
+"""bfloat16 is used for large matrix products only; stored, accumulated and compared values stay float32."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from instructrl.batch import BatchSizes, fake_batch
 from instructrl.command import compose
 from instructrl.config import TrainConfig
 from instructrl.training.optimizer import learning_rate, make_optimizer
-from instructrl.training.state import abstract_params, initial_params, initial_state, make_agent
+from instructrl.training.state import abstract_params, initial_state, make_agent, random_params
 from instructrl.training.step import make_train_step
 from tests import encoders
 
@@ -36,7 +36,7 @@ def random_batch():
 
 
 def equations(jaxpr):
-    """Every equation of a program and of those within it."""
+    """All equations of a jaxpr and its sub-jaxprs."""
     for equation in jaxpr.eqns:
         yield equation
         for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")):
@@ -73,7 +73,7 @@ def test_losses_follow_float32_and_what_is_kept_stays_float32():
         schedule = learning_rate(config.optimizer, epochs=10, steps_per_epoch=10, batch_size=4)
         optimizer = make_optimizer(config.optimizer, schedule)
         step = make_train_step(agent, optimizer, seed=0, token_dropout=0.0, ema=config.optimizer.ema)
-        state = initial_state(initial_params(agent, batch, seed=0), optimizer, ema=True)
+        state = initial_state(random_params(agent, batch, seed=0), optimizer, ema=True)
         losses[precision] = []
         for _ in range(12):
             state, metrics = step(state, batch, {})

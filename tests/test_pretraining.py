@@ -1,4 +1,4 @@
-"""Pretraining at its doors: the objective is the published one, and a run keeps what the engine promises."""
+"""Masked pretraining: the objective is the published one, and runs resume, fail and export like any training."""
 
 import json
 import os
@@ -22,28 +22,28 @@ from PIL import Image
 from instructrl.command import compose
 from instructrl.config import PretrainingConfig, TrainConfig
 from instructrl.errors import InputError, InterruptedRun
-from instructrl.interruption import heeded_signals
-from instructrl.models.augmentation import Views, random_views, shown, whole_views
+from instructrl.interruption import handle_signals
+from instructrl.models.augmentation import CropParams, crop_and_resize, full_crops, random_crops
 from instructrl.models.masked import MaskedM3AE
-from instructrl.models.masking import hidden_places, kept_count, kept_places
+from instructrl.models.masking import hidden_mask, visible_count, visible_indices
 from instructrl.models.weights import read_weights
 from instructrl.training.export import export_run
 from instructrl.training.inputs import check_inputs
 from instructrl.training.loop import train
-from instructrl.training.masked_parameters import parted
-from instructrl.training.masked_step import Kept, Pairs, masked_losses
+from instructrl.training.masked_parameters import split_encoder_decoder
+from instructrl.training.masked_step import Pairs, VisibleIndices, masked_losses
 from instructrl.training.metrics import read_lines
 from instructrl.training.run_directory import open_run
-from instructrl.training.saving import Saving
+from instructrl.training.saving import CheckpointSaver
 from tests import encoders, pretraining
 from tests.encoders import M3AE_TINY, M3AE_WORDS
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = encoders.golden("m3ae_tiny")
 MODEL = MaskedM3AE(M3AE_TINY, M3AE_WORDS, decoder_dim=48, decoder_depth=2, decoder_heads=4)
-PARAMS = parted(encoders.nested(encoders.published(GOLDEN)))
+PARAMS = split_encoder_decoder(encoders.nested(encoders.published(GOLDEN)))
 PAIRS = Pairs(*(GOLDEN[key] for key in ("image", "text", "text_padding_mask")))
-KEPT = Kept(*(np.flatnonzero(GOLDEN[f"pre_{half}_mask"][0] == 0) for half in ("image", "text")))
+KEPT = VisibleIndices(*(np.flatnonzero(GOLDEN[f"pre_{half}_mask"][0] == 0) for half in ("image", "text")))
 OPTIONS = PretrainingConfig()
 MIXED = ("pretraining.pair_rate=2", "pretraining.image_rate=1", "pretraining.text_rate=1")
 
@@ -63,15 +63,15 @@ def test_the_losses_are_the_published_ones():
 @settings(deadline=None, max_examples=25)
 def test_as_many_places_are_hidden_as_the_share_says_and_none_twice(length, share, seed):
     with jax.disable_jit():
-        kept = np.asarray(kept_places(jax.random.key(seed), length, hidden_share=share))
-        hidden = np.asarray(hidden_places(kept, length))
-    assert len(set(kept.tolist())) == len(kept) == kept_count(length, share) == int(length * (1 - share))
+        kept = np.asarray(visible_indices(jax.random.key(seed), length, mask_ratio=share))
+        hidden = np.asarray(hidden_mask(kept, length))
+    assert len(set(kept.tolist())) == len(kept) == visible_count(length, share) == int(length * (1 - share))
     assert set(kept.tolist()) <= set(range(length))
     assert hidden.sum() == length - len(kept) and not hidden[kept].any()
 
 
 def test_published_counts():
-    assert (kept_count(256, 0.75), kept_count(64, 0.75), kept_count(4, 0.75)) == (64, 16, 1)
+    assert (visible_count(256, 0.75), visible_count(64, 0.75), visible_count(4, 0.75)) == (64, 16, 1)
 
 
 @given(seed=st.integers(0, 2**31 - 1), words=st.integers(0, 12))
@@ -109,14 +109,14 @@ def test_a_batch_of_one_half_leaves_the_gradients_of_the_other_at_zero(pairs, ke
     assert not rest, "all else learns"
 
 
-# What is shown of an image.
+# Augmentation.
 
 
 def test_a_whole_view_is_the_canvas_itself():
     images = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), np.uint8)
-    np.testing.assert_array_equal(shown(images, whole_views(3), size=40), images)
-    mirrored = whole_views(3)._replace(mirrored=jnp.array([True, False, True]))
-    found = np.asarray(shown(images, mirrored, size=40))
+    np.testing.assert_array_equal(crop_and_resize(images, full_crops(3), size=40), images)
+    mirrored = full_crops(3)._replace(mirrored=jnp.array([True, False, True]))
+    found = np.asarray(crop_and_resize(images, mirrored, size=40))
     np.testing.assert_array_equal(found[0], images[0, :, ::-1])
     np.testing.assert_array_equal(found[1], images[1])
 
@@ -124,22 +124,22 @@ def test_a_whole_view_is_the_canvas_itself():
 def test_a_view_is_what_pillow_makes_of_the_same_box():
     rows, columns = np.mgrid[0:64, 0:64]
     smooth = np.stack([4 * columns, 4 * rows, 2 * (rows + columns)], axis=-1).astype(np.uint8)
-    views = Views(*(jnp.array([share]) for share in (0.25, 0.125, 0.5, 0.75)), jnp.array([False]))
-    found = np.asarray(shown(smooth[None], views, size=24))[0].astype(int)
+    views = CropParams(*(jnp.array([share]) for share in (0.25, 0.125, 0.5, 0.75)), jnp.array([False]))
+    found = np.asarray(crop_and_resize(smooth[None], views, size=24))[0].astype(int)
     box = (0.125 * 64, 0.25 * 64, 0.875 * 64, 0.75 * 64)
     expected = Image.fromarray(smooth).resize((24, 24), Image.Resampling.BILINEAR, box=box)
-    assert np.abs(found - np.asarray(expected, int))[1:-1, 1:-1].max() <= 2  # Pillow looks beyond the box at its edge
+    assert np.abs(found - np.asarray(expected, int))[1:-1, 1:-1].max() <= 2  # at its edges Pillow reads beyond the box
 
 
 @given(seed=st.integers(0, 2**31 - 1), low=st.floats(0.05, 1))
 @settings(deadline=None, max_examples=20)
 def test_crops_lie_within_the_canvas_and_have_the_area_that_was_asked_for(seed, low):
-    views = random_views(jax.random.key(seed), 64, share=(low, 1.0), flip=True)
+    views = random_crops(jax.random.key(seed), 64, share=(low, 1.0), flip=True)
     area = np.asarray(views.height * views.width)
     for start, length in ((views.top, views.height), (views.left, views.width)):
         assert (np.asarray(start) >= 0).all() and (np.asarray(start + length) <= 1 + 1e-6).all()
-    assert (area <= 1 + 1e-6).all() and (area >= low * 3 / 4 - 1e-6).all()  # a long one is cut at the canvas
-    assert not np.asarray(random_views(jax.random.key(seed), 64, share=(low, 1.0), flip=False).mirrored).any()
+    assert (area <= 1 + 1e-6).all() and (area >= low * 3 / 4 - 1e-6).all()  # elongated crops are limited by the image
+    assert not np.asarray(random_crops(jax.random.key(seed), 64, share=(low, 1.0), flip=False).mirrored).any()
 
 
 # A run.
@@ -147,13 +147,13 @@ def test_crops_lie_within_the_canvas_and_have_the_area_that_was_asked_for(seed, 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pretraining.pictures(tmp_path_factory.mktemp("pictures"))
+    return pretraining.write_images(tmp_path_factory.mktemp("images"))
 
 
 def trained(folder: Path, data: Path, *more: str) -> Path:
     config = pretraining.config(folder, data, *more)
     run = open_run(config)
-    with heeded_signals():
+    with handle_signals():
         train(config, run, data={})
     return run
 
@@ -189,13 +189,13 @@ def test_both_losses_fall_and_everything_is_noted(undisturbed: Path) -> None:
 
 
 def test_what_is_told_of_hidden_patches_and_words_is_drawn(undisturbed: Path) -> None:
-    pictures = sorted((undisturbed / "reconstructions").glob("*.png"))
-    assert 2 <= len(pictures) <= 5
-    with Image.open(pictures[-1]) as sheet:
+    images = sorted((undisturbed / "reconstructions").glob("*.png"))
+    assert 2 <= len(images) <= 5
+    with Image.open(images[-1]) as sheet:
         assert sheet.size[0] > sheet.size[1] / 2 and len(sheet.getcolors(1 << 20)) > 20
-    told = json.loads(pictures[-1].with_suffix(".json").read_text())
-    assert len(told) == 4
-    for lines in told:
+    texts = json.loads(images[-1].with_suffix(".json").read_text())
+    assert len(texts) == 4
+    for lines in texts:
         assert re.fullmatch(r"reach the \w+ ball", lines["said"])
         assert "_" in lines["seen"] and len(lines["seen"].split()) == len(lines["told"].split()) == 4
 
@@ -229,14 +229,14 @@ def test_a_signal_at_any_step_loses_none_and_changes_no_number(undisturbed: Path
     words = ("training.epochs=30", *MIXED)
     for step, number in zip((1, 8, 100, 239), [signal.SIGTERM, signal.SIGUSR2] * 2, strict=True):
         with pytest.MonkeyPatch.context() as patch:
-            due = Saving.due
+            should_save = CheckpointSaver.should_save
 
-            def asked(self: Saving, at: int, step: int = step, number: int = number, due: Any = due) -> bool:
+            def signalled(self: CheckpointSaver, at: int, step: int = step, number: int = number) -> bool:
                 if at == step:
                     os.kill(os.getpid(), number)
-                return bool(due(self, at))
+                return bool(should_save(self, at))  # noqa: B023  (called within the loop)
 
-            patch.setattr(Saving, "due", asked)
+            patch.setattr(CheckpointSaver, "should_save", signalled)
             with pytest.raises(InterruptedRun, match=rf"step {step} is saved"):
                 trained(tmp_path, data, *words)
     same_end(trained(tmp_path, data, *words), undisturbed)
@@ -282,17 +282,17 @@ def test_killed_at_random_moments_the_same_command_ends_bit_equal(data: Path, tm
         process.wait()
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "resumed" in done.stdout and "weights of the encoder: " in done.stdout
+    assert "resumed" in done.stdout and "encoder weights: " in done.stdout
     same_end(tmp_path / "outputs/run", alone / "outputs/run")
 
 
 def test_pictures_that_cannot_be_read_are_counted(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    pictures = pretraining.pictures(tmp_path / "pictures")
-    with h5py.File(pictures / "train.hdf5", "r+") as file:
+    images = pretraining.write_images(tmp_path / "images")
+    with h5py.File(images / "train.hdf5", "r+") as file:
         for index in (3, 40):
-            file["jpg"][index] = np.frombuffer(b"no picture", np.uint8)
-    trained(tmp_path, pictures)
-    assert "2 images could not be read, and others took their place" in capsys.readouterr().out
+            file["jpg"][index] = np.frombuffer(b"not a JPEG", np.uint8)
+    trained(tmp_path, images)
+    assert "2 images could not be read and were replaced by others" in capsys.readouterr().out
 
 
 # Bad input.
@@ -301,8 +301,8 @@ def test_pictures_that_cannot_be_read_are_counted(data: Path, tmp_path: Path, ca
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["encoder=clip_b16"], "encoder.kind: found clip; allowed with objective=masked: m3ae"),
-        (["encoder.text=false"], "encoder.text: found false; allowed: true with objective=masked"),
+        (["encoder=clip_b16"], "encoder.kind: found clip; allowed with objective=masked_pretraining: m3ae"),
+        (["encoder.text=false"], "encoder.text: found false; allowed: true with objective=masked_pretraining"),
         (["pretraining.val=null"], "pretraining.val: found null; allowed: a list of files or data sets"),
         (["pretraining.pair_rate=0"], "pretraining.pair_rate: found 0 as all three rates"),
         (
@@ -311,9 +311,9 @@ def test_pictures_that_cannot_be_read_are_counted(data: Path, tmp_path: Path, ca
         ),
         (["pretraining.decoder_heads=3"], "pretraining.decoder_heads: found 3; allowed: a divisor of"),
         (["pretraining.image_weight=0", "pretraining.text_weight=0"], "pretraining.image_weight: found 0"),
-        (["pretraining.image_mask=1"], "pretraining.image_mask: found 1"),
-        (["training.rollout_every=2"], "training.rollout_every: found 2; allowed: 0 with objective=masked"),
-        (["objective=cloning"], "pretraining.train: found"),
+        (["pretraining.image_mask_ratio=1"], "pretraining.image_mask_ratio: found 1"),
+        (["training.rollout_every=2"], "training.rollout_every: found 2; allowed: 0 with objective=masked_pretraining"),
+        (["objective=behavior_cloning"], "pretraining.train: found"),
     ],
 )
 def test_settings_that_do_not_fit_are_one_line(words: list[str], line: str, tmp_path: Path) -> None:
@@ -325,8 +325,8 @@ def test_settings_that_do_not_fit_are_one_line(words: list[str], line: str, tmp_
 def test_data_that_is_not_there_or_not_the_same_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere/train.hdf5"):
         trained(tmp_path / "none", tmp_path / "nowhere")
-    trained(tmp_path, pretraining.pictures(tmp_path / "data"), "training.epochs=1")
-    pretraining.pictures(tmp_path / "data", count=32)
+    trained(tmp_path, pretraining.write_images(tmp_path / "data"), "training.epochs=1")
+    pretraining.write_images(tmp_path / "data", count=32)
     with pytest.raises(InputError, match=r"train") as error:
         trained(tmp_path, tmp_path / "data", "training.epochs=1")
     assert "\n" not in str(error.value)

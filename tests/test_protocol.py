@@ -8,29 +8,30 @@ import pytest
 
 from instructrl.batch import Observation
 from instructrl.command import compose
-from instructrl.config import EVALUATION_ROWS, EvalConfig, ProtocolConfig, SimConfig, protocol_of
+from instructrl.config import EVALUATION_CONDITIONS, EvalConfig, ProtocolConfig, SimConfig, effective_protocol
 from instructrl.errors import InputError, SimulatorError
-from instructrl.evaluation.ledger import Ledger
+from instructrl.evaluation.ledger import EpisodeLog
 from instructrl.evaluation.protocol import (
     EVALUATION_SEEDS,
     TRAINING_ROLLOUT_SEEDS,
-    Evaluation,
-    Row,
+    Condition,
+    TaskEvaluator,
     demonstrate,
     fixed_starts,
 )
 from instructrl.evaluation.results import headline, summarize, table
-from instructrl.evaluation.rollout import Episode, Plan, rollouts
-from instructrl.evaluation.stage import stage_workers, task_facts
-from instructrl.evaluation.variations import judged_variations, spelled
-from instructrl.sim import Outcome, Start
-from tests.fake_sim import TRAINING, FakeActor, InlineWorkers, without_clock
+from instructrl.evaluation.rollout import Episode, EpisodeSpec, run_rollouts
+from instructrl.evaluation.stage import start_eval_workers, task_info
+from instructrl.evaluation.variations import evaluated_variations, format_ranges
+from instructrl.schema import RENAMED_CONDITIONS
+from instructrl.sim import EpisodeStart, Outcome
+from tests.fake_sim import TRAINING, FakePolicy, InlineWorkers, without_clock
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-class Interrupted(FakeActor):
-    """Ctrl-C after some calls."""
+class Interrupted(FakePolicy):
+    """A policy that raises KeyboardInterrupt after some calls."""
 
     def __init__(self, calls: int):
         super().__init__()
@@ -43,46 +44,67 @@ class Interrupted(FakeActor):
         return super().act(observations)
 
 
-def play(path: Path, actor: FakeActor, *, identity: Any = 1, **settings: Any) -> list[Row]:
+def play(path: Path, policy: FakePolicy, *, identity: Any = 1, **settings: Any) -> list[Condition]:
     workers = settings.pop("workers", None) or InlineWorkers()
-    rows, episodes, seed = settings.get("rows", EVALUATION_ROWS), settings.get("episodes", 12), settings.get("seed", 0)
-    with Ledger(path, {"identity": identity}) as ledger:
-        how = {key: value for key, value in settings.items() if key in ("sentence", "patient")}
-        return Evaluation(workers, actor, task_facts(workers, "numbers", None), ledger, **how).play(
-            rows, episodes=episodes, seed=seed
+    conditions, episodes, seed = (
+        settings.get("conditions", EVALUATION_CONDITIONS),
+        settings.get("episodes", 12),
+        settings.get("seed", 0),
+    )
+    with EpisodeLog(path, {"identity": identity}) as episode_log:
+        options = {key: value for key, value in settings.items() if key in ("sentence", "keep_going")}
+        return TaskEvaluator(workers, policy, task_info(workers, "numbers", None), episode_log, **options).evaluate(
+            conditions, episodes=episodes, seed=seed
         )
 
 
-def results_of(rows: list[Row]) -> dict[str, Any]:
-    return summarize(rows, task_facts(InlineWorkers(), "numbers", None), about={})
+def results_of(conditions: list[Condition]) -> dict[str, Any]:
+    return summarize(conditions, task_info(InlineWorkers(), "numbers", None), about={})
 
 
-def rates(rows: list[Row]) -> dict[str, float]:
-    return {name: row["success_rate"] for name, row in results_of(rows)["rows"].items()}
+def rates(conditions: list[Condition]) -> dict[str, float]:
+    return {name: condition["success_rate"] for name, condition in results_of(conditions)["conditions"].items()}
 
 
 def test_rows_tell_who_follows_the_instruction(tmp_path: Path) -> None:
-    reader = rates(play(tmp_path / "reader", FakeActor()))
-    assert reader == {"trained": 1.0, "held_out": 1.0, "removed": 0.25, "swapped": 1.0, "oracle": 1.0}
-    parrot = rates(play(tmp_path / "parrot", FakeActor(knows=("touch", "go"))))
-    assert parrot == {"trained": 1.0, "held_out": 0.25, "removed": 0.25, "swapped": 1.0, "oracle": 1.0}
-    deaf = rates(play(tmp_path / "deaf", FakeActor(knows=())))
-    assert deaf["trained"] == deaf["removed"] == 0.25
+    reader = rates(play(tmp_path / "reader", FakePolicy()))
+    assert reader == {
+        "trained": 1.0,
+        "held_out_instructions": 1.0,
+        "no_instruction": 0.25,
+        "swapped_instruction": 1.0,
+        "oracle": 1.0,
+    }
+    parrot = rates(play(tmp_path / "parrot", FakePolicy(knows=("touch", "go"))))
+    assert parrot == {
+        "trained": 1.0,
+        "held_out_instructions": 0.25,
+        "no_instruction": 0.25,
+        "swapped_instruction": 1.0,
+        "oracle": 1.0,
+    }
+    deaf = rates(play(tmp_path / "deaf", FakePolicy(knows=())))
+    assert deaf["trained"] == deaf["no_instruction"] == 0.25
     assert deaf["oracle"] == 1.0
 
 
 def test_each_row_uses_the_words_it_says(tmp_path: Path) -> None:
-    rows = {row.name: row.episodes for row in play(tmp_path / "e", FakeActor())}
+    conditions = {condition.name: condition.episodes for condition in play(tmp_path / "e", FakePolicy())}
     for index in range(12):
         scene = index % 4
-        assert rows["trained"][index].instruction in [text.format(scene) for text in TRAINING]
-        assert rows["held_out"][index].instruction == f"approach {scene}"
-        assert rows["removed"][index].instruction == ""
-        swapped = rows["swapped"][index]
+        assert conditions["trained"][index].instruction in [text.format(scene) for text in TRAINING]
+        assert conditions["held_out_instructions"][index].instruction == f"approach {scene}"
+        assert conditions["no_instruction"][index].instruction == ""
+        swapped = conditions["swapped_instruction"][index]
         assert swapped.start.goal not in (None, scene)
         assert swapped.instruction in [text.format(swapped.start.goal) for text in TRAINING]
-        assert len({(rows[name][index].start.variation, rows[name][index].start.seed) for name in rows}) == 1
-    assert len({episode.start.goal for episode in rows["swapped"].values()}) > 2, "the seed chooses the rival"
+        assert (
+            len({(conditions[name][index].start.variation, conditions[name][index].start.seed) for name in conditions})
+            == 1
+        )
+    assert len({episode.start.goal for episode in conditions["swapped_instruction"].values()}) > 2, (
+        "the seed chooses the alternative goal"
+    )
 
 
 def test_seeds_are_nobody_elses() -> None:
@@ -101,22 +123,22 @@ def test_seeds_are_nobody_elses() -> None:
 
 
 def test_a_task_without_rivals_has_no_swapped_row(tmp_path: Path) -> None:
-    results = results_of(play(tmp_path / "e", FakeActor(), workers=InlineWorkers(rivals=False)))
-    assert list(results["rows"]) == ["trained", "held_out", "removed", "oracle"]
-    assert results["absent_rows"] == {"swapped": "nothing else can be asked for in the scenes of numbers"}
-    assert "swapped" in table(results)
+    results = results_of(play(tmp_path / "e", FakePolicy(), workers=InlineWorkers(alternative_goals=False)))
+    assert list(results["conditions"]) == ["trained", "held_out_instructions", "no_instruction", "oracle"]
+    assert results["absent_conditions"] == {"swapped_instruction": "the scenes of numbers have no alternative goal"}
+    assert "swapped_instruction" in table(results)
 
 
 def test_a_scene_that_kills_the_simulator_is_counted_in_every_row(tmp_path: Path) -> None:
     workers = InlineWorkers(deadly=(EVALUATION_SEEDS + 5,))
-    for row in play(tmp_path / "e", FakeActor(), workers=workers):
-        dead = [index for index, episode in row.episodes.items() if episode.outcome is Outcome.SIMULATOR_ERROR]
-        assert (row.name, dead, len(row.episodes)) == (row.name, [5], 12)
+    for condition in play(tmp_path / "e", FakePolicy(), workers=workers):
+        dead = [index for index, episode in condition.episodes.items() if episode.outcome is Outcome.SIMULATOR_ERROR]
+        assert (condition.name, dead, len(condition.episodes)) == (condition.name, [5], 12)
 
 
 def test_numbers_of_the_results(tmp_path: Path) -> None:
     workers = InlineWorkers(deadly=(EVALUATION_SEEDS + 5,))
-    results = results_of(play(tmp_path / "e", FakeActor(), workers=workers))
+    results = results_of(play(tmp_path / "e", FakePolicy(), workers=workers))
     assert {key: results[key] for key in ("episodes", "successes", "mean_steps")} == {
         "episodes": 12,
         "successes": 11,
@@ -129,10 +151,14 @@ def test_numbers_of_the_results(tmp_path: Path) -> None:
         "success": 11,
         "simulator_error": 1,
     }
-    for row in results["rows"].values():
-        assert sum(row["outcomes"].values()) == row["episodes"] == sum(v["episodes"] for v in row["variations"])
-        assert row["successes"] == sum(v["successes"] for v in row["variations"])
-    assert [(v["variation"], v["sentence"]) for v in results["rows"]["held_out"]["variations"]] == [
+    for condition in results["conditions"].values():
+        assert (
+            sum(condition["outcomes"].values())
+            == condition["episodes"]
+            == sum(v["episodes"] for v in condition["variations"])
+        )
+        assert condition["successes"] == sum(v["successes"] for v in condition["variations"])
+    assert [(v["variation"], v["sentence"]) for v in results["conditions"]["held_out_instructions"]["variations"]] == [
         (number, f"approach {number}") for number in range(4)
     ]
     assert json.loads(json.dumps(results)) == results
@@ -140,60 +166,72 @@ def test_numbers_of_the_results(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_evaluation_goes_on(tmp_path: Path) -> None:
-    undisturbed = play(tmp_path / "whole", FakeActor())
+    undisturbed = play(tmp_path / "whole", FakePolicy())
     for calls in (5, 3):
         with pytest.raises(KeyboardInterrupt):
             play(tmp_path / "pieces", Interrupted(calls))
     with (tmp_path / "pieces").open("a") as file:
         file.write('{"row": "trained", "index": 11, "vari')  # killed while writing
-    last = FakeActor()
+    last = FakePolicy()
     resumed = play(tmp_path / "pieces", last)
     assert without_clock(results_of(resumed)) == without_clock(results_of(undisturbed))
-    assert 0 < len(last.begun) < 48
-    again = FakeActor()
+    assert 0 < len(last.started) < 48
+    again = FakePolicy()
     assert without_clock(results_of(play(tmp_path / "pieces", again))) == without_clock(results_of(undisturbed))
-    assert again.begun == []
+    assert again.started == []
+
+
+def test_an_episode_log_of_an_earlier_version_is_resumed(tmp_path: Path) -> None:
+    path, last = tmp_path / "e", FakePolicy()
+    first = play(path, FakePolicy())
+    text = path.read_text()
+    for former, current in (*RENAMED_CONDITIONS.items(), ("trained", "trained"), ("oracle", "oracle")):
+        text = text.replace(f'"condition": "{current}"', f'"row": "{former}"')
+    assert text.count('"row": ') == 60 and "condition" not in text
+    path.write_text(text)
+    assert without_clock(results_of(play(path, last))) == without_clock(results_of(first))
+    assert last.started == [], "nothing is run twice"
 
 
 def test_more_episodes_extend_and_other_settings_start_anew(tmp_path: Path) -> None:
-    play(tmp_path / "e", FakeActor(), rows=["trained"])
-    longer = FakeActor()
-    assert len(play(tmp_path / "e", longer, rows=["trained"], episodes=20)[0].episodes) == 20
-    assert len(longer.begun) == 8
-    assert len(play(tmp_path / "e", FakeActor(), rows=["trained"], episodes=4)[0].episodes) == 4
-    other = FakeActor()
-    play(tmp_path / "e", other, rows=["trained"], identity=2)
-    assert len(other.begun) == 12
+    play(tmp_path / "e", FakePolicy(), conditions=["trained"])
+    longer = FakePolicy()
+    assert len(play(tmp_path / "e", longer, conditions=["trained"], episodes=20)[0].episodes) == 20
+    assert len(longer.started) == 8
+    assert len(play(tmp_path / "e", FakePolicy(), conditions=["trained"], episodes=4)[0].episodes) == 4
+    other = FakePolicy()
+    play(tmp_path / "e", other, conditions=["trained"], identity=2)
+    assert len(other.started) == 12
 
 
 def test_wall_time_is_counted_over_all_sessions(tmp_path: Path) -> None:
-    first = play(tmp_path / "e", FakeActor(), rows=["trained"])[0].seconds
+    first = play(tmp_path / "e", FakePolicy(), conditions=["trained"])[0].seconds
     assert first > 0
-    assert play(tmp_path / "e", FakeActor(), rows=["trained"])[0].seconds == pytest.approx(first, abs=0.01)
+    assert play(tmp_path / "e", FakePolicy(), conditions=["trained"])[0].seconds == pytest.approx(first, abs=0.01)
 
 
 def test_the_embedded_simulator_plays_all_parts() -> None:
-    """The expert succeeds, also where a rival is asked for; what it did can be replayed and filmed."""
+    """The expert succeeds, and its actions can be replayed and rendered as a video."""
     sim = SimConfig(cameras=["front"], image_size=16)
-    with stage_workers(sim, "reach_target", renderer="raycast", count=2) as workers:
-        facts = task_facts(workers, "reach_target", [3, 7])
-        assert facts.variations == (3, 7)
-        assert len(facts.sentences) == 20
-        assert not set(facts.sentences[3]) & set(facts.held_out[3])
-        starts = fixed_starts(4, facts.variations, first_seed=EVALUATION_SEEDS, seed=0)
+    with start_eval_workers(sim, "reach_target", renderer="raycast", count=2) as workers:
+        info = task_info(workers, "reach_target", [3, 7])
+        assert info.variations == (3, 7)
+        assert len(info.instructions) == 20
+        assert not set(info.instructions[3]) & set(info.held_out_instructions[3])
+        starts = fixed_starts(4, info.variations, first_seed=EVALUATION_SEEDS, seed=0)
         shown: dict[int, Any] = {}
-        demonstrate(workers, starts, facts, on_episode=shown.__setitem__)
+        demonstrate(workers, starts, info, on_episode=shown.__setitem__)
         assert [shown[index].outcome for index in range(4)] == [Outcome.SUCCESS] * 4
 
-        class Replay(FakeActor):
+        class Replay(FakePolicy):
             def answer(self, slot: int, seen: Observation) -> np.ndarray:
-                return shown[next(i for i in range(4) if i % 2 == slot and begun[slot] == i // 2)].actions[0]
+                return shown[next(i for i in range(4) if i % 2 == slot and started[slot] == i // 2)].actions[0]
 
-            def begin(self, slot: int, instruction: str) -> None:
-                begun[slot] = begun.get(slot, -1) + 1
+            def start_episode(self, slot: int, instruction: str) -> None:
+                started[slot] = started.get(slot, -1) + 1
 
-        begun: dict[int, int] = {}
-        replayed = rollouts(workers, Replay(), plans={i: Plan(start) for i, start in starts.items()})
+        started: dict[int, int] = {}
+        replayed = run_rollouts(workers, Replay(), specs={i: EpisodeSpec(start) for i, start in starts.items()})
         assert [episode.outcome for episode in replayed.values()] == [Outcome.SUCCESS] * 4
         frames = workers.call({0: ("film", (shown[0].start, shown[0].actions, 64))})[0]
         assert frames.shape[1:] == (64, 64, 3)
@@ -201,10 +239,12 @@ def test_the_embedded_simulator_plays_all_parts() -> None:
 
 
 def test_an_episode_is_on_disk_as_soon_as_it_ends(tmp_path: Path) -> None:
-    with Ledger(tmp_path / "e", {}) as ledger:
-        ledger.append("trained", 4, Episode(Start(1, 2, 3), "touch 3", Outcome.FAILURE, np.full((1, 8), 0.1)))
-        found = Ledger(tmp_path / "e", {}).episodes("trained")[4]  # as if the first were killed now
-    assert (found.start, found.instruction, found.outcome) == (Start(1, 2, 3), "touch 3", Outcome.FAILURE)
+    with EpisodeLog(tmp_path / "e", {}) as episode_log:
+        episode_log.append(
+            "trained", 4, Episode(EpisodeStart(1, 2, 3), "touch 3", Outcome.FAILURE, np.full((1, 8), 0.1))
+        )
+        found = EpisodeLog(tmp_path / "e", {}).episodes("trained")[4]  # as if the first were killed now
+    assert (found.start, found.instruction, found.outcome) == (EpisodeStart(1, 2, 3), "touch 3", Outcome.FAILURE)
     assert found.actions.tolist() == [[0.1] * 8]
 
 
@@ -212,7 +252,7 @@ def test_an_episode_is_on_disk_as_soon_as_it_ends(tmp_path: Path) -> None:
 
 
 def asked(*overrides: str) -> ProtocolConfig:
-    return protocol_of(compose("eval", EvalConfig, ["run=x", *overrides]))
+    return effective_protocol(compose("eval", EvalConfig, ["run=x", *overrides]))
 
 
 @pytest.mark.parametrize(
@@ -226,12 +266,12 @@ def asked(*overrides: str) -> ProtocolConfig:
 )
 def test_a_protocol_chooses_the_variations(choice: str, expected: tuple[int, ...]) -> None:
     protocol = asked(f"protocol.variations={choice}")
-    assert judged_variations(protocol, "numbers", trained=(1, 4), count=6) == expected
+    assert evaluated_variations(protocol, "numbers", trained=(1, 4), count=6) == expected
     shuffled = asked(f"protocol.variations={choice}", "protocol.order=shuffled")
-    orders = [judged_variations(replace(shuffled, seed=s), "numbers", trained=(1, 4), count=6) for s in range(9)]
+    orders = [evaluated_variations(replace(shuffled, seed=s), "numbers", trained=(1, 4), count=6) for s in range(9)]
     assert {tuple(sorted(order)) for order in orders} == {tuple(sorted(expected))}, "each of them once"
     assert len(set(orders)) > 1, "the seed draws the order"
-    again = judged_variations(replace(shuffled, episodes=9999), "numbers", trained=(1, 4), count=6)
+    again = evaluated_variations(replace(shuffled, episodes=9999), "numbers", trained=(1, 4), count=6)
     assert again == orders[0], "more episodes go on where fewer ended"
 
 
@@ -244,63 +284,67 @@ def test_a_protocol_chooses_the_variations(choice: str, expected: tuple[int, ...
 )
 def test_variations_that_are_not_there_are_one_line(choice: str, trained: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        judged_variations(asked(f"protocol.variations={choice}"), "numbers", trained=trained, count=6)
+        evaluated_variations(asked(f"protocol.variations={choice}"), "numbers", trained=trained, count=6)
 
 
 @pytest.mark.parametrize(
     ("numbers", "text"), [([], ""), ([7], "7"), ([1, 0], "0-1"), ([9, 5, 6, 7, 0, 3], "0, 3, 5-7, 9")]
 )
 def test_numbers_are_spelled_as_spans(numbers: list[int], text: str) -> None:
-    assert spelled(numbers) == text
+    assert format_ranges(numbers) == text
 
 
 def test_the_first_sentence_is_told_where_the_protocol_says_so(tmp_path: Path) -> None:
-    rows = {row.name: row.episodes for row in play(tmp_path / "e", FakeActor(), sentence="first")}
-    for name in ("trained", "swapped"):
-        for episode in rows[name].values():
+    conditions = {
+        condition.name: condition.episodes for condition in play(tmp_path / "e", FakePolicy(), sentence="first")
+    }
+    for name in ("trained", "swapped_instruction"):
+        for episode in conditions[name].values():
             goal = episode.start.variation if episode.start.goal is None else episode.start.goal
             assert episode.instruction == TRAINING[0].format(goal)
-    by_seed = {row.name: row.episodes for row in play(tmp_path / "other", FakeActor())}
-    for name in ("trained", "swapped"):
+    by_seed = {condition.name: condition.episodes for condition in play(tmp_path / "other", FakePolicy())}
+    for name in ("trained", "swapped_instruction"):
         assert len({episode.instruction.split()[0] for episode in by_seed[name].values()}) == 2
-    assert [e.instruction for e in rows["removed"].values()] == [""] * 12
-    assert [e.instruction for e in rows["held_out"].values()] == [f"approach {index % 4}" for index in range(12)]
+    assert [e.instruction for e in conditions["no_instruction"].values()] == [""] * 12
+    assert [e.instruction for e in conditions["held_out_instructions"].values()] == [
+        f"approach {index % 4}" for index in range(12)
+    ]
 
 
 def test_a_task_without_held_out_sentences_has_no_such_row(tmp_path: Path) -> None:
-    results = results_of(play(tmp_path / "e", FakeActor(), workers=InlineWorkers(held_out=False)))
-    assert results["absent_rows"] == {"held_out": "numbers keeps no sentences out of training"}
-    assert list(results["rows"]) == ["trained", "removed", "swapped", "oracle"]
+    results = results_of(play(tmp_path / "e", FakePolicy(), workers=InlineWorkers(held_out=False)))
+    assert results["absent_conditions"] == {"held_out_instructions": "numbers has no held-out instructions"}
+    assert list(results["conditions"]) == ["trained", "no_instruction", "swapped_instruction", "oracle"]
 
 
 def test_episodes_of_another_evaluation_stay_until_their_turn(tmp_path: Path) -> None:
-    first = play(tmp_path / "e", FakeActor(), identity="first")
-    play(tmp_path / "e", FakeActor(), identity="second", rows=["trained"])
+    first = play(tmp_path / "e", FakePolicy(), identity="first")
+    play(tmp_path / "e", FakePolicy(), identity="second", conditions=["trained"])
     with pytest.raises(KeyboardInterrupt):
         play(tmp_path / "e", Interrupted(3), identity="third")
-    play(tmp_path / "e", FakeActor(), identity="first")
+    play(tmp_path / "e", FakePolicy(), identity="first")
     before = (tmp_path / "e").read_bytes()
-    back = FakeActor()
+    back = FakePolicy()
     assert without_clock(results_of(play(tmp_path / "e", back, identity="first"))) == without_clock(results_of(first))
-    assert back.begun == [], "nothing is played twice"
+    assert back.started == [], "nothing is played twice"
     assert (tmp_path / "e").read_bytes() == before, "nor written"
-    longer = FakeActor()
-    play(tmp_path / "e", longer, identity="second", rows=["trained"], episodes=15)
-    assert len(longer.begun) == 3
-    third = FakeActor()
-    play(tmp_path / "e", third, identity="third", rows=["trained"])
-    assert 0 < len(third.begun) < 12
+    longer = FakePolicy()
+    play(tmp_path / "e", longer, identity="second", conditions=["trained"], episodes=15)
+    assert len(longer.started) == 3
+    third = FakePolicy()
+    play(tmp_path / "e", third, identity="third", conditions=["trained"])
+    assert 0 < len(third.started) < 12
 
 
 class Mortal(InlineWorkers):
-    """Workers of which one cannot be started again after some calls."""
+    """Workers that cannot be restarted after some calls."""
 
     def __init__(self, calls: int):
         super().__init__()
         self._left = calls
 
     def _one(self, slot: int, request: Any) -> Any:
-        self._left -= request[0] in ("step", "expert", "rivals")
+        self._left -= request[0] in ("step", "expert", "alternative_goals")
         if self._left < 0:
             raise SimulatorError("a simulator process cannot start: no display")
         return super()._one(slot, request)
@@ -308,30 +352,30 @@ class Mortal(InlineWorkers):
 
 @pytest.mark.parametrize("calls", [0, 7, 30, 80])
 def test_a_lost_simulator_costs_what_it_did_not_play(calls: int, tmp_path: Path) -> None:
-    whole = {row.name: row.episodes for row in play(tmp_path / "whole", FakeActor())}
-    rows = play(tmp_path / "e", FakeActor(), workers=Mortal(calls), patient=True)
-    assert [row.name for row in rows] == list(EVALUATION_ROWS)
+    whole = {condition.name: condition.episodes for condition in play(tmp_path / "whole", FakePolicy())}
+    conditions = play(tmp_path / "e", FakePolicy(), workers=Mortal(calls), keep_going=True)
+    assert [condition.name for condition in conditions] == list(EVALUATION_CONDITIONS)
     lost = 0
-    for row in rows:
-        assert len(row.episodes) == 12, "every episode is counted"
-        for index, episode in row.episodes.items():
+    for condition in conditions:
+        assert len(condition.episodes) == 12, "every episode is counted"
+        for index, episode in condition.episodes.items():
             if episode.outcome is Outcome.SIMULATOR_ERROR:
-                assert episode.start.seed == whole[row.name][index].start.seed
+                assert episode.start.seed == whole[condition.name][index].start.seed
                 lost += 1
             else:
-                assert episode.outcome is whole[row.name][index].outcome
-    assert lost > 0 and "no display" in rows[-1].lost
-    results = results_of(rows)
+                assert episode.outcome is whole[condition.name][index].outcome
+    assert lost > 0 and "no display" in conditions[-1].lost
+    results = results_of(conditions)
     assert results["problems"] == [
-        "numbers: a simulator process cannot start: no display; what was not played counts as simulator_error"
+        "numbers: a simulator process cannot start: no display; episodes that were not run count as simulator_error"
     ]
-    mended = FakeActor()
+    mended = FakePolicy()
     again = play(tmp_path / "e", mended)
-    assert without_clock(results_of(again)) == without_clock(results_of(play(tmp_path / "whole", FakeActor())))
-    assert len(mended.begun) <= lost, "only what was not played is played now"
+    assert without_clock(results_of(again)) == without_clock(results_of(play(tmp_path / "whole", FakePolicy())))
+    assert len(mended.started) <= lost, "only what was not played is played now"
 
 
 def test_the_only_task_does_not_pretend_when_its_simulator_is_lost(tmp_path: Path) -> None:
     with pytest.raises(SimulatorError, match="no display"):
-        play(tmp_path / "e", FakeActor(), workers=Mortal(7))
-    assert len(play(tmp_path / "e", FakeActor())[0].episodes) == 12
+        play(tmp_path / "e", FakePolicy(), workers=Mortal(7))
+    assert len(play(tmp_path / "e", FakePolicy())[0].episodes) == 12

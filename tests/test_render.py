@@ -1,4 +1,4 @@
-"""Pictures: geometrically right, alike on both renderers, colours apart; and OpenGL's failures are survived."""
+"""Rendering: correct geometry, agreement of both renderers, distinguishable colours, and OpenGL failures."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from instructrl.errors import InputError
-from instructrl.sim import Start, available_renderer, graphics
+from instructrl.sim import EpisodeStart, available_renderer, graphics
 from instructrl.sim.tabletop.cameras import extrinsics, intrinsics
 from instructrl.sim.tabletop.colors import COLOR_NAMES, COLORS
 from instructrl.sim.tabletop.env import Tabletop
@@ -77,13 +77,13 @@ def test_known_points_are_found_where_the_matrices_say(renderer: str, size: int)
 def test_both_renderers_give_the_same_picture() -> None:
     need("opengl")
     for task in ("reach_target", "push_button", "pick_and_lift"):
-        pictures, depths = [], []
+        images, depths = [], []
         for renderer in RENDERERS:
             env = Tabletop(task, cameras=CAMERAS, image_size=128, renderer=renderer)
-            pictures.append(env.reset(Start(3, 11)).images.astype(int))
+            images.append(env.reset(EpisodeStart(3, 11)).images.astype(int))
             depths.append(env.depths())
             env.close()
-        gap = np.abs(pictures[0] - pictures[1]).max(axis=-1)
+        gap = np.abs(images[0] - images[1]).max(axis=-1)
         assert gap.mean() < 1.0
         assert (gap > 20).mean() < 0.01  # edges
         assert (np.abs(depths[0] - depths[1]) < 2e-3).mean() > 0.99
@@ -91,7 +91,7 @@ def test_both_renderers_give_the_same_picture() -> None:
 
 @pytest.mark.parametrize("renderer", RENDERERS)
 def test_any_two_colors_can_be_told_apart(renderer: str) -> None:
-    """On the ball as the front camera sees it: the lit side of each is nearer to its own mean than to another's."""
+    """On the ball in the front camera: the lit pixels of each colour are closer to its own mean than to another's."""
     need(renderer)
     world = ball_world()
     put_ball(world, np.array([0.3, 0.1, 0.9]))
@@ -138,7 +138,7 @@ def test_glass_is_seen_through(renderer: str) -> None:
 
 
 def test_the_short_cuts_of_the_ray_caster_change_nothing() -> None:
-    """Kept backgrounds and rectangles around what moves, against casting every ray anew."""
+    """Cached backgrounds and rectangles around moving geoms, against casting every ray again."""
     rng, kept = np.random.default_rng(3), None
     world = ball_world()
     for _ in range(6):
@@ -153,7 +153,7 @@ def test_the_short_cuts_of_the_ray_caster_change_nothing() -> None:
 
 
 def test_rays_meet_every_part_of_a_body() -> None:
-    """Those that cannot collide, and those of a body whose inertia lies turned: as seen by single rays."""
+    """Geoms without collisions and geoms of bodies with rotated inertia, against single rays."""
     size, camera_name = 48, "front"
     world = ball_world(
         extra='<body name="odd" mocap="true">'
@@ -180,7 +180,7 @@ def test_rays_meet_every_part_of_a_body() -> None:
 
 
 def test_the_workspace_is_in_view() -> None:
-    """Corners excepted: of the volume where tasks put things, most is seen by the front camera, all by some camera."""
+    """Corners excepted: of the tasks' workspace, most is visible in the front camera, all in some camera."""
     world = ball_world()
     world.refresh()
     grid = np.stack(np.meshgrid(np.linspace(0, 0.45, 10), np.linspace(-0.32, 0.32, 10), np.linspace(0.78, 1.22, 8)), -1)
@@ -195,7 +195,7 @@ def test_the_workspace_is_in_view() -> None:
 
 
 def test_robot_is_drawn() -> None:
-    """The arm shows in every fixed camera, and is not in the group that the ray caster draws only once."""
+    """The arm is visible in every fixed camera and not in the group that the ray caster renders only once."""
     world = ball_world()
     world.refresh()
     drawer = Raycaster(world.model, 128)

@@ -1,7 +1,7 @@
 import math
 import re
 import subprocess
-from dataclasses import asdict, replace
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,16 @@ import pytest
 from PIL import ImageFont
 
 from instructrl.command import compose
-from instructrl.config import EvalConfig
+from instructrl.config import EvalConfig, protocol_record
 from instructrl.errors import RunError
 from instructrl.evaluation import charts
-from instructrl.evaluation.protocol import Row
+from instructrl.evaluation.protocol import Condition
 from instructrl.evaluation.report import page, write_report
-from instructrl.evaluation.results import combine, summarize, unopened
+from instructrl.evaluation.results import combine, failed_task_results, summarize
 from instructrl.evaluation.rollout import Episode
-from instructrl.evaluation.stage import task_facts
-from instructrl.evaluation.video import caption, captioned, choose_episodes, film_episodes, wrapped, write_video
-from instructrl.sim import Outcome, Start
+from instructrl.evaluation.stage import task_info
+from instructrl.evaluation.video import add_captions, caption, choose_episodes, film_episodes, wrapped, write_video
+from instructrl.sim import EpisodeStart, Outcome
 from instructrl.sim.workers import WorkerFailure
 from tests.fake_sim import InlineWorkers
 
@@ -42,19 +42,26 @@ VOID = {"meta", "link", "br", "wbr", "line", "polyline", "circle"}
 
 
 def episode(outcome: Outcome, *, variation: int = 0, instruction: str = "touch 0", goal: int | None = None) -> Episode:
-    return Episode(Start(variation, 2_000_000_000, goal), instruction, outcome, np.zeros((2, 8)))
+    return Episode(EpisodeStart(variation, 2_000_000_000, goal), instruction, outcome, np.zeros((2, 8)))
 
 
 def protocol(**changes: Any) -> dict[str, Any]:
-    return {**asdict(compose("eval", EvalConfig, ["run=x"]).protocol), "rows": ["trained", "swapped"], **changes}
+    return {
+        **protocol_record(compose("eval", EvalConfig, ["run=x"]).protocol),
+        "conditions": ["trained", "swapped_instruction"],
+        **changes,
+    }
 
 
 def results(**changes: Any) -> dict[str, Any]:
-    """Results with two rows, and a sentence that would be markup."""
-    facts = task_facts(InlineWorkers(), "numbers", None)
-    facts.sentences[0] = (HOSTILE,)  # type: ignore[index]
+    """Results with two conditions, and an instruction that would be markup."""
+    info = task_info(InlineWorkers(), "numbers", None)
+    info.instructions[0] = (HOSTILE,)  # type: ignore[index]
     good, bad = episode(Outcome.SUCCESS), episode(Outcome.TIME_LIMIT, variation=1)
-    rows = [Row("trained", {0: good, 1: good, 2: good, 3: bad}, 2.0), Row("swapped", {}, absent=f"no {HOSTILE}")]
+    conditions = [
+        Condition("trained", {0: good, 1: good, 2: good, 3: bad}, 2.0),
+        Condition("swapped_instruction", {}, absent=f"no {HOSTILE}"),
+    ]
     about = {
         "run": f"outputs/{HOSTILE.replace('/', '')}",
         "checkpoint": {"name": "best", "step": 12345},
@@ -66,11 +73,11 @@ def results(**changes: Any) -> dict[str, Any]:
         "videos": [],
         "protocol": protocol(),
     }
-    return {**summarize(rows, facts, about=about), **changes}
+    return {**summarize(conditions, info, about=about), **changes}
 
 
 class Checker(HTMLParser):
-    """Tags must nest and close; collects what the page shows and what it refers to."""
+    """Checks that tags nest and close; collects the page's text and references."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,7 +121,7 @@ def test_the_page_asks_for_nothing_and_executes_nothing(tmp_path: Path) -> None:
     assert style is not None
     assert "url(" not in style[1]
     assert "@import" not in style[1]
-    assert checker.text.count(HOSTILE) >= 4, "name, command, reason, sentence and settings are shown as they are"
+    assert checker.text.count(HOSTILE) >= 4, "name, command, reason, instruction and settings are shown verbatim"
 
 
 def test_the_page_shows_the_numbers(tmp_path: Path) -> None:
@@ -128,17 +135,17 @@ def test_the_page_shows_the_numbers(tmp_path: Path) -> None:
         "3/3",
         "0/1",
         "12,345",
-        "not played",
+        "not run",
         "seed: 0",
     ):
         assert expected in checker.text, expected
     assert checker.tags.count("svg") == 4, "loss, position, rollouts and the odd one"
-    assert "images than it learnt from" not in checker.text
+    assert "the images differ from the training images" not in checker.text
 
 
 def test_another_renderer_is_said(tmp_path: Path) -> None:
     mixed = results(renderer={"data": "opengl", "evaluation": "raycast"})
-    assert "drawn by opengl" in read(page(mixed, metrics=[], settings="", folder=tmp_path)).text
+    assert "rendered by opengl" in read(page(mixed, metrics=[], settings="", folder=tmp_path)).text
 
 
 def test_a_run_without_metrics_or_settings_has_a_page(tmp_path: Path) -> None:
@@ -150,7 +157,7 @@ def test_a_run_without_metrics_or_settings_has_a_page(tmp_path: Path) -> None:
 def filmed(folder: Path) -> dict[str, Any]:
     episodes = {0: episode(Outcome.SUCCESS, instruction=HOSTILE), 3: episode(Outcome.TIME_LIMIT, variation=1)}
     videos = film_episodes(InlineWorkers(), episodes, [0, 3], folder=folder / "videos", size=96)
-    return results(videos=[video.described(folder) for video in videos])
+    return results(videos=[video.metadata(folder) for video in videos])
 
 
 def test_videos_are_embedded(tmp_path: Path) -> None:
@@ -209,13 +216,13 @@ def test_a_video_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> No
 
 def test_the_caption_is_in_the_picture() -> None:
     frames = np.full((3, 96, 96, 3), 128, np.uint8)
-    film = captioned(frames, episode(Outcome.SUCCESS, instruction="touch the red ball"))
+    film = add_captions(frames, episode(Outcome.SUCCESS, instruction="touch the red ball"))
     band = film.shape[1] - 96
     assert (film[:, band:] == 128).all(), "the frames stay as they are, and the last one stands"
     assert len(film) > 3
     assert film.shape[1] % 2 == 0
-    other = captioned(frames, episode(Outcome.SUCCESS, instruction="touch the blue ball"))
-    failed = captioned(frames, episode(Outcome.FAILURE, instruction="touch the red ball"))
+    other = add_captions(frames, episode(Outcome.SUCCESS, instruction="touch the blue ball"))
+    failed = add_captions(frames, episode(Outcome.FAILURE, instruction="touch the red ball"))
     assert not np.array_equal(film[0, :band], other[0, :band])
     assert not np.array_equal(film[0, :band], failed[0, :band])
 
@@ -237,7 +244,7 @@ def test_chosen_episodes_spread_over_variations() -> None:
     assert choose_episodes(episodes, count=4) == [0, 3, 6, 1, 9, 11]
     assert choose_episodes(episodes, count=0) == []
     swapped = {i: episode(Outcome.SUCCESS, variation=0, goal=goal) for i, goal in enumerate([1, 1, 2])}
-    assert choose_episodes(swapped, count=2) == [0, 2], "a swapped episode is of the variation asked for"
+    assert choose_episodes(swapped, count=2) == [0, 2], "an episode with an alternative goal counts for that variation"
 
 
 def test_curves_take_every_number_by_split() -> None:
@@ -288,17 +295,25 @@ HOSTILE_TASK = f"third_{HOSTILE}"
 
 
 def set_results(folder: Path, **changes: Any) -> dict[str, Any]:
-    """Three tasks: one with videos, one in some variations only, one whose simulator did not start."""
+    """Three tasks: one with videos, one with some variations only, one whose simulator did not start."""
     film = filmed(folder)["videos"][:1]
     good, bad = episode(Outcome.SUCCESS, instruction=HOSTILE), episode(Outcome.FAILURE)
-    every = [replace(good, start=Start(variation, 1)) for variation in range(4)]
-    facts = task_facts(InlineWorkers(), "first_task", None)
-    rows = [Row("trained", dict(enumerate(every)), 2.0), Row("swapped", {0: good, 1: bad}, 1.0)]
-    first = {**summarize(rows, facts, about={}), "videos": film}
-    rows = [Row("trained", {0: good, 1: bad, 2: bad, 3: bad}, 2.0), Row("swapped", {}, absent="nothing else")]
-    second = {**summarize(rows, replace(facts, task="second_task"), about={}), "videos": []}
-    asked = replace(compose("eval", EvalConfig, ["run=x"]).protocol, episodes=5, rows=["trained", "swapped"])
-    third = unopened(HOSTILE_TASK, f"not {HOSTILE}", asked)
+    every = [replace(good, start=EpisodeStart(variation, 1)) for variation in range(4)]
+    info = task_info(InlineWorkers(), "first_task", None)
+    conditions = [
+        Condition("trained", dict(enumerate(every)), 2.0),
+        Condition("swapped_instruction", {0: good, 1: bad}, 1.0),
+    ]
+    first = {**summarize(conditions, info, about={}), "videos": film}
+    conditions = [
+        Condition("trained", {0: good, 1: bad, 2: bad, 3: bad}, 2.0),
+        Condition("swapped_instruction", {}, absent="nothing else"),
+    ]
+    second = {**summarize(conditions, replace(info, task="second_task"), about={}), "videos": []}
+    asked = replace(
+        compose("eval", EvalConfig, ["run=x"]).protocol, episodes=5, conditions=["trained", "swapped_instruction"]
+    )
+    third = failed_task_results(HOSTILE_TASK, f"not {HOSTILE}", asked)
     known = {key: value for key, value in results().items() if key in ("run", "checkpoint", "seed", "renderer")}
     known |= {"command": "python eval.py", "date": "2026-11-22", "workers": 2, "task": "a_set"}
     tasks = {"first_task": first, "second_task": second, HOSTILE_TASK: third}
@@ -316,9 +331,9 @@ def test_the_page_of_a_set_has_an_overview_and_a_section_for_each_task(tmp_path:
     assert shown.index("Tasks") < shown.index("Does it follow") < shown.index("4 of 4 episodes succeeded")
     assert shown.index("4 of 4 episodes") < shown.index("1 of 4 episodes") < shown.index("0 of 5 episodes")
     assert "1 of 4 episodes succeeded, on variation 0 of 4 only" in shown
-    assert "mean of the 2 tasks that have this row" in shown
+    assert "mean of the 2 tasks that have this condition" in shown
     assert "simulator error 5" in shown and "no simulator" in shown and f"not {HOSTILE}" in shown
-    assert "not played: nothing else" in shown
+    assert "not run: nothing else" in shown
     assert text.count("<video ") == 1
     for number in ("100.0 %", "25.0 %", "0.0 %"):
         assert number.replace(" ", "\u00a0") in shown
@@ -340,15 +355,15 @@ def test_links_of_the_overview_lead_to_the_sections(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({}, "Protocol mine: 200 episodes in each row, seed 0, all variations that were trained (in turn)"),
-        ({"name": "ours"}, "Protocol ours (of this suite)"),
+        ({}, "Protocol mine: 200 episodes per condition, seed 0, all trained variations (in turn)"),
+        ({"name": "default"}, "Protocol default (InstructRL's own)"),
         ({"variations": [0]}, "variation 0 (in turn)"),
         ({"variations": "held_out", "order": "shuffled"}, "all variations that were not trained (shuffled)"),
         ({"keyframes": None}, "as many keyframes as the task allows"),
         ({"keyframes": 25}, "at most 25 keyframes"),
-        ({"sentence": "first"}, "the first sentence of each"),
-        ({"tries": 1}, "the first action that no path leads to ends an episode"),
-        ({"tries": 3}, "action number 3 that no path leads to ends an episode"),
+        ({"sentence": "first"}, "the first instruction of each"),
+        ({"tries": 1}, "the first unreachable action ends an episode"),
+        ({"tries": 3}, "unreachable action number 3 ends an episode"),
     ],
 )
 def test_the_page_says_what_was_asked(changes: dict[str, Any], said: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""From rows to numbers and words, of one task and of several."""
+"""Summaries of evaluation conditions as numbers and text, for one task and for several."""
 
 import json
 from collections.abc import Mapping
@@ -9,41 +9,55 @@ import pytest
 
 from instructrl.command import compose
 from instructrl.config import EvalConfig
-from instructrl.evaluation.protocol import Row
-from instructrl.evaluation.results import bounds, combine, headline, summarize, table, unopened, variations_said
+from instructrl.evaluation.protocol import Condition
+from instructrl.evaluation.results import (
+    bounds,
+    combine,
+    coverage_note,
+    failed_task_results,
+    headline,
+    summarize,
+    table,
+)
 from instructrl.evaluation.rollout import Episode
-from instructrl.evaluation.stage import TaskFacts
+from instructrl.evaluation.stage import TaskInfo
 from instructrl.evaluation.statistics import mean_interval, wilson_interval
-from instructrl.sim import Outcome, Start
+from instructrl.sim import EpisodeStart, Outcome
 
-ROWS = ("trained", "swapped", "oracle")
+CONDITIONS = ("trained", "swapped_instruction", "oracle")
 GOOD, LATE, FAR = Outcome.SUCCESS, Outcome.TIME_LIMIT, Outcome.UNREACHABLE
 
 
-def facts(task: str, *, count: int = 2, trained: tuple[int, ...] | None = None) -> TaskFacts:
+def facts(task: str, *, count: int = 2, trained: tuple[int, ...] | None = None) -> TaskInfo:
     sentences = {variation: (f"do {variation}",) for variation in range(count)}
     every = tuple(range(count))
-    return TaskFacts(task, 3, every, every if trained is None else trained, sentences, sentences, {"simulator": "fake"})
+    return TaskInfo(task, 3, every, every if trained is None else trained, sentences, sentences, {"simulator": "fake"})
 
 
-def row(name: str, ends: list[Outcome], *, variations: tuple[int, ...] = (0, 1), steps: int = 2, lost: str = "") -> Row:
-    starts = [Start(variations[index % len(variations)], index) for index in range(len(ends))]
+def condition(
+    name: str, ends: list[Outcome], *, variations: tuple[int, ...] = (0, 1), steps: int = 2, lost: str = ""
+) -> Condition:
+    starts = [EpisodeStart(variations[index % len(variations)], index) for index in range(len(ends))]
     episodes = {i: Episode(start, "do", ends[i], np.zeros((steps, 8))) for i, start in enumerate(starts)}
-    return Row(name, episodes, 3.0, lost=lost)
+    return Condition(name, episodes, 3.0, lost=lost)
 
 
 def entry(task: str, ends: list[Outcome], *, swapped: bool = True, **more: Any) -> dict[str, Any]:
     lost = more.pop("lost", "")
-    how = {key: value for key, value in more.items() if key in ("variations", "steps")}
-    rows = [row("trained", ends, lost=lost, **how)]
-    rows.append(row("swapped", ends[:2], **how) if swapped else Row("swapped", {}, absent=f"nothing in {task}"))
-    rows.append(row("oracle", [GOOD] * len(ends), **how))
+    options = {key: value for key, value in more.items() if key in ("variations", "steps")}
+    conditions = [condition("trained", ends, lost=lost, **options)]
+    conditions.append(
+        condition("swapped_instruction", ends[:2], **options)
+        if swapped
+        else Condition("swapped_instruction", {}, absent=f"nothing in {task}")
+    )
+    conditions.append(condition("oracle", [GOOD] * len(ends), **options))
     known = facts(task, **{key: value for key, value in more.items() if key in ("count", "trained")})
-    return {**summarize(rows, known, about={}), "videos": []}
+    return {**summarize(conditions, known, about={}), "videos": []}
 
 
-def protocol(name: str = "ours", rows: tuple[str, ...] = ROWS) -> dict[str, Any]:
-    return {"name": name, "rows": list(rows)}
+def protocol(name: str = "default", conditions: tuple[str, ...] = CONDITIONS) -> dict[str, Any]:
+    return {"name": name, "conditions": list(conditions)}
 
 
 def several(tasks: Mapping[str, dict[str, Any]], **about: Any) -> dict[str, Any]:
@@ -74,29 +88,32 @@ def test_the_headline_of_several_tasks_is_the_mean_of_their_rates() -> None:
 def test_each_task_keeps_all_its_rows_and_its_own_interval() -> None:
     tasks = several(TWO)["tasks"]
     assert list(tasks) == ["first", "second"]
-    assert [list(tasks[name]["rows"]) for name in tasks] == [["trained", "swapped", "oracle"], ["trained", "oracle"]]
-    assert bounds(tasks["second"]) == bounds(tasks["second"]["rows"]["trained"]) == wilson_interval(1, 5)
-    assert tasks["second"]["absent_rows"] == {"swapped": "nothing in second"}
-    assert [(one["variation"], one["episodes"]) for one in tasks["second"]["rows"]["trained"]["variations"]] == [
+    assert [list(tasks[name]["conditions"]) for name in tasks] == [
+        ["trained", "swapped_instruction", "oracle"],
+        ["trained", "oracle"],
+    ]
+    assert bounds(tasks["second"]) == bounds(tasks["second"]["conditions"]["trained"]) == wilson_interval(1, 5)
+    assert tasks["second"]["absent_conditions"] == {"swapped_instruction": "nothing in second"}
+    assert [(one["variation"], one["episodes"]) for one in tasks["second"]["conditions"]["trained"]["variations"]] == [
         (0, 3), (1, 2),
     ]  # fmt: skip
 
 
 def test_a_row_that_some_tasks_lack_is_the_mean_of_the_others_and_says_so() -> None:
     results = several(TWO)
-    assert results["rows"]["swapped"]["averaged_tasks"] == 1
-    assert results["rows"]["swapped"]["success_rate"] == 1.0
-    line = next(line for line in table(results).splitlines() if "swapped" in line)
+    assert results["conditions"]["swapped_instruction"]["averaged_tasks"] == 1
+    assert results["conditions"]["swapped_instruction"]["success_rate"] == 1.0
+    line = next(line for line in table(results).splitlines() if "swapped_instruction" in line)
     assert line.endswith("(mean of 1 of 2 tasks)")
     lacking = several({"second": TWO["second"]})
-    assert lacking["absent_rows"] == {"swapped": "nothing in second"}
-    assert "swapped" not in lacking["rows"]
+    assert lacking["absent_conditions"] == {"swapped_instruction": "nothing in second"}
+    assert "swapped_instruction" not in lacking["conditions"]
 
 
 def test_the_table_has_a_line_for_each_task_then_the_means() -> None:
     lines = table(several(TWO)).splitlines()
     assert [line.split("  ")[0] for line in lines] == [
-        "task", "first", "second", "mean of trained", "mean of swapped", "mean of oracle",
+        "task", "first", "second", "mean of trained", "mean of swapped_instruction", "mean of oracle",
     ]  # fmt: skip
     low, high = wilson_interval(1, 5)
     assert lines[2].split() == ["second", "5", "0.200", f"[{low:.3f},", f"{high:.3f}]", "4.00", "unreachable", "4"]
@@ -112,17 +129,17 @@ def test_long_names_of_tasks_do_not_shift_the_columns() -> None:
 
 
 def test_a_task_without_a_simulator_counts_as_failed_and_is_named() -> None:
-    asked = compose("eval", EvalConfig, ["run=x", "protocol.episodes=5", "rows=null"]).protocol
-    lost = unopened("second", "it is not installed", asked)
+    asked = compose("eval", EvalConfig, ["run=x", "protocol.episodes=5", "conditions=null"]).protocol
+    lost = failed_task_results("second", "it is not installed", asked)
     results = several({"first": TWO["first"], "second": lost})
     assert results["success_rate"] == pytest.approx(0.45)
     assert results["tasks"]["second"]["outcomes"]["simulator_error"] == 5
     assert results["outcomes"]["simulator_error"] == 5
     assert results["problems"] == ["second: it is not installed; all its episodes count as simulator_error"]
     assert results["simulator"] == {"simulator": "fake"}
-    assert set(lost["rows"]) == set(asked.rows)
+    assert set(lost["conditions"]) == set(asked.conditions)
     assert "simulator error 5" in table(results)
-    assert set(lost) == set(TWO["first"]), "nobody who reads results.json has to look for what is there"
+    assert set(lost) == set(TWO["first"]), "every task's entry in results.json has the same keys"
     assert "over 15 episodes of 2 tasks" in headline(results)
 
 
@@ -130,7 +147,7 @@ def test_what_a_lost_simulator_left_is_named() -> None:
     results = several(
         {"first": entry("first", [GOOD, Outcome.SIMULATOR_ERROR], lost="it died"), "second": TWO["second"]}
     )
-    assert results["problems"] == ["first: it died; what was not played counts as simulator_error"]
+    assert results["problems"] == ["first: it died; episodes that were not run count as simulator_error"]
 
 
 @pytest.mark.parametrize(
@@ -156,13 +173,13 @@ def test_what_a_lost_simulator_left_is_named() -> None:
 def test_a_rate_over_some_variations_only_says_so(tasks: list[dict[str, Any]], said: str) -> None:
     entries = {f"t{number}": entry(f"t{number}", [GOOD] * 8, **more) for number, more in enumerate(tasks)}
     results = several(entries) if len(entries) > 1 else {**entries["t0"], "protocol": protocol()}
-    assert variations_said(results) == said
+    assert coverage_note(results) == said
     assert headline(results).endswith(said or ("episodes" if len(entries) == 1 else "(mean over tasks)"))
 
 
 def test_many_single_variations_are_counted_not_listed() -> None:
     odd = entry("odd", [GOOD] * 30, variations=tuple(range(0, 60, 2)), count=60)
-    assert variations_said(odd) == "on 30 of 60 variations only"
+    assert coverage_note(odd) == "on 30 of 60 variations only"
 
 
 def test_another_protocol_is_named_in_the_headline() -> None:

@@ -1,4 +1,4 @@
-"""RLBench's adapter against a stand-in with the real signatures: what it shows, what it does, how it fails."""
+"""RLBench adapter against a stand-in with the real signatures: observations, actions and failures."""
 
 import json
 import os
@@ -15,10 +15,10 @@ import pytest
 
 from instructrl.batch import Demonstration, Observation
 from instructrl.errors import InputError, RunError
-from instructrl.evaluation.stage import Stage, open_stage
-from instructrl.sim import Outcome, Rules, Start, heartbeat, make_env
+from instructrl.evaluation.stage import EvalEnv, make_eval_env
+from instructrl.sim import EpisodeLimits, EpisodeStart, Outcome, heartbeat, make_env
 from instructrl.sim.rlbench import views
-from instructrl.sim.rlbench.outcomes import gave_up, refusal
+from instructrl.sim.rlbench.outcomes import action_failure, is_expert_failure
 from instructrl.sim.workers import WorkerFailure, Workers
 from tests.rlbench_stand_in import CAMERAS, COLORS, DOWN, Seer, StandIn, installed, place_of, settings
 
@@ -40,12 +40,12 @@ def ask(workers: Workers, method: str, *given: Any) -> Any:
     return workers.call({0: (method, given)})[0]
 
 
-def play(workers: Workers, start: Start, actor: Seer) -> tuple[Outcome, int]:
-    """One episode: how it ended and after how many keyframes."""
+def play(workers: Workers, start: EpisodeStart, policy: Seer) -> tuple[Outcome, int]:
+    """Run one episode; returns its outcome and number of keyframes."""
     seen = ask(workers, "reset", start)
-    actor.begin(0, seen.instruction)
+    policy.start_episode(0, seen.instruction)
     for step in range(1, 30):
-        answer = ask(workers, "step", actor.act({0: seen})[0])
+        answer = ask(workers, "step", policy.act({0: seen})[0])
         if isinstance(answer, WorkerFailure):
             return Outcome.SIMULATOR_ERROR, step
         if answer.outcome is not None:
@@ -60,7 +60,7 @@ def play(workers: Workers, start: Start, actor: Seer) -> tuple[Outcome, int]:
 def test_observations_are_as_the_suite_has_them(stand_in: StandIn) -> None:
     cameras = ["wrist", "overhead", "front"]
     with open_workers(cameras=cameras, image_size=48) as workers:
-        seen = ask(workers, "reset", Start(2, 7))
+        seen = ask(workers, "reset", EpisodeStart(2, 7))
         later = ask(workers, "step", np.array([0.3, 0.0, 1.2, *DOWN, 0.0])).observation
     assert seen.images.shape == (3, 48, 48, 3) and seen.images.dtype == np.uint8
     assert (seen.intrinsics.shape, seen.intrinsics.dtype) == ((3, 3, 3), np.float32)
@@ -80,11 +80,11 @@ def test_observations_are_as_the_suite_has_them(stand_in: StandIn) -> None:
 
 
 def test_a_known_point_projects_where_it_is_seen(stand_in: StandIn) -> None:
-    """Each camera by itself: the red place, known from all, falls on the red disc."""
+    """For each camera, the position of the red point, computed from all, projects onto the red disc."""
     cameras = [*CAMERAS, "overhead"]
     with open_workers(cameras=cameras, image_size=128) as workers:
         for seed in range(4):
-            seen = ask(workers, "reset", Start(0, seed))
+            seen = ask(workers, "reset", EpisodeStart(0, seed))
             place = place_of(COLORS[0], seen)
             assert ask(workers, "step", np.array([*place, *DOWN, 1.0])).outcome is Outcome.SUCCESS
             for image, intrinsics, extrinsics in zip(seen.images, seen.intrinsics, seen.extrinsics, strict=True):
@@ -96,7 +96,7 @@ def test_a_known_point_projects_where_it_is_seen(stand_in: StandIn) -> None:
 
 
 def test_matrices_of_the_front_camera() -> None:
-    """CoppeliaSim's camera has x to the left and y up: as we have it, right is world y and down is mostly world -z."""
+    """CoppeliaSim's camera has x to the left and y up: here, right is world y and down is mostly world -z."""
     tilt = np.radians(25)
     theirs = np.array([[0, -np.sin(tilt), -np.cos(tilt), 1.35], [-1, 0, 0, 0], [0, np.cos(tilt), -np.sin(tilt), 1.58]])
     pose = views.extrinsics(theirs)
@@ -131,7 +131,7 @@ def test_what_was_switched_off_is_refused_by_name() -> None:
 
 def test_depths_are_metres_along_the_optical_axis(stand_in: StandIn) -> None:
     with open_workers() as workers:
-        seen = ask(workers, "reset", Start(1, 3))
+        seen = ask(workers, "reset", EpisodeStart(1, 3))
         depths = ask(workers, "depths")
         place = place_of(COLORS[0], seen)
         assert depths.shape == (3, 64, 64) and depths.dtype == np.float32
@@ -151,39 +151,41 @@ def equal(one: Observation, other: Observation) -> bool:
 
 def test_an_episode_follows_from_its_start_whatever_was_before(stand_in: StandIn) -> None:
     with open_workers() as workers:
-        first = ask(workers, "reset", Start(1, 5))
-        others = [ask(workers, "reset", start) for start in (Start(1, 6), Start(2, 5), Start(1, 10**15))]
+        first = ask(workers, "reset", EpisodeStart(1, 5))
+        others = [
+            ask(workers, "reset", start) for start in (EpisodeStart(1, 6), EpisodeStart(2, 5), EpisodeStart(1, 10**15))
+        ]
         ask(workers, "step", HERE)
-        ask(workers, "demonstrate", Start(0, 1))
-        ask(workers, "sentences", 3)
-        again = ask(workers, "reset", Start(1, 5))
-    assert equal(first, again)
+        ask(workers, "demonstrate", EpisodeStart(0, 1))
+        ask(workers, "instructions", 3)
+        retry = ask(workers, "reset", EpisodeStart(1, 5))
+    assert equal(first, retry)
     assert not any(np.array_equal(first.images, other.images) for other in others)
     with open_workers() as workers:
-        assert equal(ask(workers, "reset", Start(1, 5)), first)
+        assert equal(ask(workers, "reset", EpisodeStart(1, 5)), first)
 
 
 def test_the_seed_chooses_among_all_sentences(stand_in: StandIn) -> None:
     with open_workers() as workers:
-        told = {ask(workers, "reset", Start(2, seed)).instruction for seed in range(30)}
+        instructions = {ask(workers, "reset", EpisodeStart(2, seed)).instruction for seed in range(30)}
         stand_in.faults()
-        assert set(ask(workers, "sentences", 2)) == told and len(told) == 3
+        assert set(ask(workers, "instructions", 2)) == instructions and len(instructions) == 3
         assert stand_in.calls("reset 2") == 0, "known from the resets before"
-        assert ask(workers, "sentences", 3) == ("touch point 3", "visit point 3", "go to point 3")
+        assert ask(workers, "instructions", 3) == ("touch point 3", "visit point 3", "go to point 3")
         assert ask(workers, "variations") == 4
-        assert ask(workers, "rivals") == ()
+        assert ask(workers, "alternative_goals") == ()
 
 
 @pytest.mark.parametrize(
     ("start", "message"),
     [
-        (Start(4, 0), r"variation: found 4, expected 0..3 for task=reach_target"),
-        (Start(-1, 0), r"variation: found -1, expected 0..3"),
-        (Start(0, -1), r"seed: found -1, expected 0 or more"),
-        (Start(0, 0, goal=1), r"goal: found 1, expected null"),
+        (EpisodeStart(4, 0), r"variation: found 4, expected 0..3 for task=reach_target"),
+        (EpisodeStart(-1, 0), r"variation: found -1, expected 0..3"),
+        (EpisodeStart(0, -1), r"seed: found -1, expected 0 or more"),
+        (EpisodeStart(0, 0, goal=1), r"goal: found 1, expected null"),
     ],
 )
-def test_a_start_out_of_range_is_refused(stand_in: StandIn, start: Start, message: str) -> None:
+def test_a_start_out_of_range_is_refused(stand_in: StandIn, start: EpisodeStart, message: str) -> None:
     with open_workers() as workers:
         for method in ("reset", "demonstrate"):
             with pytest.raises(InputError, match=message):
@@ -201,7 +203,7 @@ def test_an_unknown_task_camera_or_renderer_is_refused(stand_in: StandIn) -> Non
 
 
 def test_only_what_is_read_is_recorded(stand_in: StandIn) -> None:
-    """Our own settings, not RLBench's shared ones; the renderer is the one asked for."""
+    """A separate observation config instead of RLBench's shared one, with the requested renderer."""
     script = """
 from instructrl.sim.rlbench.library import Library
 from rlbench.environment import Environment
@@ -243,9 +245,9 @@ try:
 except RuntimeError as error:
     print(error)
 """
-    assert "once in a process" in run_here(script)
+    assert "once per process" in run_here(script)
     with open_workers() as workers:
-        ask(workers, "reset", Start(0, 0))
+        ask(workers, "reset", EpisodeStart(0, 0))
     assert "CoppeliaSim" not in "".join(capfd.readouterr())
 
 
@@ -254,10 +256,12 @@ except RuntimeError as error:
 
 def test_success_failure_and_the_keyframe_limit(stand_in: StandIn) -> None:
     with open_workers("close_jar") as workers:
-        assert play(workers, Start(0, 1), Seer(0.0, 1.0)) == (Outcome.SUCCESS, 2)
-        assert play(workers, Start(1, 1), Seer(1.0, 1.0)) == (Outcome.FAILURE, 2), "let go without having grasped"
+        assert play(workers, EpisodeStart(0, 1), Seer(0.0, 1.0)) == (Outcome.SUCCESS, 2)
+        assert play(workers, EpisodeStart(1, 1), Seer(1.0, 1.0)) == (Outcome.FAILURE, 2), (
+            "let go without having grasped"
+        )
         assert ask(workers, "max_steps") == 25
-        ask(workers, "reset", Start(0, 1))
+        ask(workers, "reset", EpisodeStart(0, 1))
         answers = [ask(workers, "step", HERE) for _ in range(25)]
         assert [answer.outcome for answer in answers] == [None] * 24 + [Outcome.TIME_LIMIT]
         assert answers[-1].observation.state[3] == 1.0
@@ -270,8 +274,8 @@ def test_the_original_and_the_fork_take_the_same_actions(stand_in: StandIn, vari
     stand_in.patch.setenv("FAKE_RLBENCH_VARIANT", variant)
     with open_workers("close_jar") as workers:
         assert ask(workers, "provenance")["variant"] == variant
-        assert play(workers, Start(0, 1), Seer(0.0, 1.0)) == (Outcome.SUCCESS, 2)
-        assert ask(workers, "demonstrate", Start(2, 4))[1] is Outcome.SUCCESS
+        assert play(workers, EpisodeStart(0, 1), Seer(0.0, 1.0)) == (Outcome.SUCCESS, 2)
+        assert ask(workers, "demonstrate", EpisodeStart(2, 4))[1] is Outcome.SUCCESS
 
 
 WRONG = np.array([0.2, 0, 1.0, 0, 0, 0, 3.0, 1.0])
@@ -298,13 +302,13 @@ def test_what_an_action_cannot_do_is_an_outcome(
     stand_in: StandIn, action: np.ndarray, fault: str, outcome: Outcome | None, tries: int
 ) -> None:
     with open_workers_after(stand_in, fault) as workers:
-        seen = ask(workers, "reset", Start(1, 1))
+        seen = ask(workers, "reset", EpisodeStart(1, 1))
         answer = ask(workers, "step", action)
         assert answer.outcome is outcome
         assert stand_in.calls("step 1") == tries
         if outcome is not None:
             assert np.array_equal(answer.observation.images, seen.images), "nothing moved"
-        assert ask(workers, "reset", Start(1, 2)).images.any()
+        assert ask(workers, "reset", EpisodeStart(1, 2)).images.any()
         assert stand_in.processes() == 1, "the process was not lost for it"
 
 
@@ -314,42 +318,44 @@ def open_workers_after(stand_in: StandIn, *faults: str, task: str = "reach_targe
 
 
 def test_the_tries_are_those_of_the_settings(stand_in: StandIn) -> None:
-    with open_workers_after(stand_in, "step@any=path", tries=7) as workers:
-        ask(workers, "reset", Start(0, 1))
+    with open_workers_after(stand_in, "step@any=path", planner_attempts=7) as workers:
+        ask(workers, "reset", EpisodeStart(0, 1))
         assert ask(workers, "step", HERE).outcome is Outcome.PLANNER_FAILURE
         assert stand_in.calls("step 0") == 7
 
 
-def ruled(rules: Rules) -> Stage:
-    return open_stage(settings(), "reach_target", rules)
+def make_limited_env(limits: EpisodeLimits) -> EvalEnv:
+    return make_eval_env(settings(), "reach_target", limits)
 
 
 @pytest.mark.parametrize("kind", ["path", "pose"])
 def test_what_the_planner_cannot_do_is_forgiven_by_the_rules(stand_in: StandIn, kind: str) -> None:
-    """The rules' tries are actions of the policy; each has all the planner's own tries, and costs a keyframe."""
+    """The limit counts the policy's actions; each has all planner attempts and costs a keyframe."""
     ended = Outcome.PLANNER_FAILURE if kind == "path" else Outcome.UNREACHABLE
-    for rules, expected in (
-        (Rules(), [ended]),
-        (Rules(tries=3), [None, None, ended]),
-        (Rules(keyframes=2, tries=3), [None, ended]),
+    for limits, expected in (
+        (EpisodeLimits(), [ended]),
+        (EpisodeLimits(max_unreachable=3), [None, None, ended]),
+        (EpisodeLimits(max_keyframes=2, max_unreachable=3), [None, ended]),
     ):
         stand_in.faults(f"step@0={kind}")
-        with Workers(partial(ruled, rules), 1, timeout=60) as workers:
-            seen = ask(workers, "reset", Start(0, 1))
+        with Workers(partial(make_limited_env, limits), 1, timeout=60) as workers:
+            seen = ask(workers, "reset", EpisodeStart(0, 1))
             answers = [ask(workers, "step", HERE) for _ in expected]
             assert [answer.outcome for answer in answers] == expected
-            assert stand_in.calls("step 0") == 3 * len(expected), "sim.tries is 3"
+            assert stand_in.calls("step 0") == 3 * len(expected), "sim.planner_attempts is 3"
             assert np.array_equal(answers[-1].observation.images, seen.images), "nothing moved"
             np.testing.assert_allclose(answers[-1].observation.state[3], -1 + 2 * len(expected) / 25, atol=1e-6)
-            assert play(workers, Start(1, 3), Seer(1.0)) == (Outcome.SUCCESS, 1)
+            assert play(workers, EpisodeStart(1, 3), Seer(1.0)) == (Outcome.SUCCESS, 1)
 
 
 def test_an_episode_goes_on_after_what_was_forgiven_until_its_keyframes_are_used_up(stand_in: StandIn) -> None:
     stand_in.faults("step@0=path*3")  # as often as the planner tries: one action
-    with Workers(partial(ruled, Rules(keyframes=4, tries=2)), 1, timeout=60) as workers:
-        assert play(workers, Start(0, 1), Seer(1.0)) == (Outcome.SUCCESS, 2)
+    with Workers(
+        partial(make_limited_env, EpisodeLimits(max_keyframes=4, max_unreachable=2)), 1, timeout=60
+    ) as workers:
+        assert play(workers, EpisodeStart(0, 1), Seer(1.0)) == (Outcome.SUCCESS, 2)
         stand_in.faults("step@0=path*3")
-        ask(workers, "reset", Start(0, 1))
+        ask(workers, "reset", EpisodeStart(0, 1))
         outcomes = [ask(workers, "step", HERE).outcome for _ in range(4)]
         assert outcomes == [None, None, None, Outcome.TIME_LIMIT]
 
@@ -357,8 +363,8 @@ def test_an_episode_goes_on_after_what_was_forgiven_until_its_keyframes_are_used
 def test_errors_that_say_nothing_about_the_action_are_raised_on() -> None:
     for error in (RuntimeError("The call failed on the V-REP side. Return value: -1"), ValueError("x"), KeyError("y")):
         with pytest.raises(type(error)):
-            refusal(error)
-        assert not gave_up(error)
+            action_failure(error)
+        assert not is_expert_failure(error)
 
 
 @pytest.mark.parametrize("kind", ["vrep", "segfault", "exit", "hang", "ValueError"])
@@ -369,22 +375,24 @@ def test_a_simulator_that_fails_in_an_action_is_restarted_then_counted(
     monkeypatch.setattr(heartbeat, "SILENCE", 1.5)
     monkeypatch.setattr(heartbeat, "_BEAT", 0.05)
     with open_workers_after(stand_in, f"step@1={kind}*{times}") as workers:
-        outcome, _ = play(workers, Start(1, 3), Seer(1.0))
+        outcome, _ = play(workers, EpisodeStart(1, 3), Seer(1.0))
         assert outcome is (Outcome.SUCCESS if times == 1 else Outcome.SIMULATOR_ERROR)
         assert stand_in.processes() == (2 if times == 1 else 3)
-        assert play(workers, Start(2, 3), Seer(1.0)) == (Outcome.SUCCESS, 1), "the work goes on"
+        assert play(workers, EpisodeStart(2, 3), Seer(1.0)) == (Outcome.SUCCESS, 1), "the work goes on"
 
 
 def test_a_scene_that_cannot_be_placed_is_drawn_again(stand_in: StandIn) -> None:
     with open_workers_after(stand_in, "reset@1=TaskEnvironmentError*2") as workers:
-        drawn = ask(workers, "reset", Start(1, 3))
+        drawn = ask(workers, "reset", EpisodeStart(1, 3))
         assert stand_in.calls("reset 1") == 3
         stand_in.faults()
-        assert not equal(ask(workers, "reset", Start(1, 3)), drawn), "the third draw of the same seed, not the first"
+        assert not equal(ask(workers, "reset", EpisodeStart(1, 3)), drawn), (
+            "the third draw of the same seed, not the first"
+        )
         stand_in.faults("reset@2=TaskEnvironmentError")
-        failed = ask(workers, "reset", Start(2, 3))
+        failed = ask(workers, "reset", EpisodeStart(2, 3))
         assert isinstance(failed, WorkerFailure) and "TaskEnvironmentError" in failed.reason
-        assert play(workers, Start(0, 3), Seer(1.0)) == (Outcome.SUCCESS, 1)
+        assert play(workers, EpisodeStart(0, 3), Seer(1.0)) == (Outcome.SUCCESS, 1)
 
 
 # Demonstrations.
@@ -392,8 +400,8 @@ def test_a_scene_that_cannot_be_placed_is_drawn_again(stand_in: StandIn) -> None
 
 def test_a_demonstration_is_the_replay_of_the_experts_keyframes(stand_in: StandIn) -> None:
     with open_workers("close_jar") as workers:
-        demonstration, outcome = ask(workers, "demonstrate", Start(1, 8))
-        first = ask(workers, "reset", Start(1, 8))
+        demonstration, outcome = ask(workers, "demonstrate", EpisodeStart(1, 8))
+        first = ask(workers, "reset", EpisodeStart(1, 8))
         frames = [first, *(ask(workers, "step", action).observation for action in demonstration.actions)]
     assert outcome is Outcome.SUCCESS
     assert isinstance(demonstration, Demonstration)
@@ -411,14 +419,14 @@ def test_a_demonstration_is_the_replay_of_the_experts_keyframes(stand_in: StandI
 
 def test_only_a_replay_that_succeeds_is_a_success(stand_in: StandIn) -> None:
     with open_workers("place_cups") as workers:
-        demonstration, outcome = ask(workers, "demonstrate", Start(0, 1))
+        demonstration, outcome = ask(workers, "demonstrate", EpisodeStart(0, 1))
         assert outcome is Outcome.TIME_LIMIT and len(demonstration.actions) >= 2
 
 
 def test_the_expert_and_the_replay_see_the_same_draw_of_a_scene_that_is_hard_to_place(stand_in: StandIn) -> None:
     stand_in.patch.setenv("FAKE_RLBENCH_CROWDED", "0.3")  # two draws of five are refused
     with open_workers("close_jar", count=2) as workers:
-        starts = [(Start(seed % 3, seed),) for seed in range(12)]
+        starts = [(EpisodeStart(seed % 3, seed),) for seed in range(12)]
         assert {result[1] for _, result in workers.map("demonstrate", starts)} == {Outcome.SUCCESS}
     draws = sum(stand_in.calls(f"reset {variation}") for variation in range(3))
     assert draws > 2 * len(starts), "some were drawn more than once"
@@ -426,20 +434,20 @@ def test_the_expert_and_the_replay_see_the_same_draw_of_a_scene_that_is_hard_to_
 
 @pytest.mark.parametrize("kind", ["DemoError", "NoWaypointsError", "ConfigurationPathError", "vrep"])
 def test_an_expert_that_fails_is_an_outcome_of_its_own(stand_in: StandIn, kind: str) -> None:
-    """With one attempt RLBench hides its expert's exception behind a RuntimeError, whichever it was."""
+    """With one attempt RLBench hides the expert's exception behind a RuntimeError."""
     with open_workers_after(stand_in, f"demo@1={kind}") as workers:
-        demonstration, outcome = ask(workers, "demonstrate", Start(1, 1))
+        demonstration, outcome = ask(workers, "demonstrate", EpisodeStart(1, 1))
         assert outcome is Outcome.EXPERT_FAILURE
         assert demonstration.actions.shape == (0, 8) and len(demonstration.images) == 1
         assert stand_in.calls("demo 1") == 3 and stand_in.processes() == 1
-        assert ask(workers, "demonstrate", Start(0, 1))[1] is Outcome.SUCCESS
+        assert ask(workers, "demonstrate", EpisodeStart(0, 1))[1] is Outcome.SUCCESS
 
 
 def test_an_expert_that_fails_now_and_then_gets_another_try_in_the_same_scene(stand_in: StandIn) -> None:
     with open_workers() as workers:
-        wanted, _ = ask(workers, "demonstrate", Start(1, 1))
+        wanted, _ = ask(workers, "demonstrate", EpisodeStart(1, 1))
         stand_in.faults("demo@1=DemoError*2")
-        demonstration, outcome = ask(workers, "demonstrate", Start(1, 1))
+        demonstration, outcome = ask(workers, "demonstrate", EpisodeStart(1, 1))
         assert outcome is Outcome.SUCCESS and stand_in.calls("demo 1") == 3
         assert np.array_equal(demonstration.images, wanted.images)
         assert np.array_equal(demonstration.actions, wanted.actions)
@@ -447,33 +455,33 @@ def test_an_expert_that_fails_now_and_then_gets_another_try_in_the_same_scene(st
 
 def test_a_replay_on_which_the_planner_fails_is_counted_as_that(stand_in: StandIn) -> None:
     with open_workers_after(stand_in, "step@1=path") as workers:
-        assert ask(workers, "demonstrate", Start(1, 1))[1] is Outcome.PLANNER_FAILURE
+        assert ask(workers, "demonstrate", EpisodeStart(1, 1))[1] is Outcome.PLANNER_FAILURE
 
 
 def test_a_demonstration_of_another_scene_is_not_taken(stand_in: StandIn) -> None:
-    """An RLBench without `max_attempts` draws scenes until its expert succeeds: not the one that was asked for."""
+    """An RLBench without `max_attempts` draws scenes until its expert succeeds, and not the requested one."""
     script = """
 import rlbench.task_environment as module
 whole = module.TaskEnvironment.get_demos
 def get_demos(self, amount, live_demos=False):
     return whole(self, amount, live_demos, max_attempts=10)
 module.TaskEnvironment.get_demos = get_demos
-from instructrl.sim import Start, make_env
+from instructrl.sim import EpisodeStart, make_env
 from tests.rlbench_stand_in import settings
 env = make_env(settings(), "reach_target")
-print([str(env.demonstrate(Start(v, 1))[1]) for v in (0, 1)])
+print([str(env.demonstrate(EpisodeStart(v, 1))[1]) for v in (0, 1)])
 """
     stand_in.faults("demo@1=DemoError*1")
     assert run_here(script) == "['success', 'expert_failure']"
 
 
 class Filming:
-    """Gives the film's size by position, as workers call."""
+    """Passes the video's size by position, as workers do."""
 
     def __init__(self, env: Any):
         self.env = env
 
-    def shoot(self, start: Start, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def shoot(self, start: EpisodeStart, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self.env.reset(start).images, self.env.film(start, actions, size=100)
 
 
@@ -485,7 +493,7 @@ def filming(cameras: list[str]) -> Filming:
 def test_a_film_shows_the_start_and_every_keyframe(stand_in: StandIn, cameras: list[str]) -> None:
     actions = np.stack([HERE, [0.3, 0.0, 1.2, *DOWN, 0.0], [9, 9, 9, *DOWN, 1], HERE])  # the third is out of reach
     with Workers(partial(filming, cameras), 1, timeout=60) as workers:
-        images, video = ask(workers, "shoot", Start(1, 8), actions)
+        images, video = ask(workers, "shoot", EpisodeStart(1, 8), actions)
     assert video.shape == (4 * 5, 100, 100, 3) and video.dtype == np.uint8, "nothing follows the end of the episode"
     shown = images[cameras.index("front") if "front" in cameras else 0]
     np.testing.assert_allclose(video[0].mean(axis=(0, 1)), shown.mean(axis=(0, 1)), atol=2)
@@ -539,7 +547,7 @@ def test_a_simulator_that_never_starts_is_one_clear_error(
     assert stand_in.processes() == 2, "it was tried again"
     stand_in.faults(f"launch@any={kind}*1")
     with open_workers() as workers:
-        assert play(workers, Start(0, 3), Seer(1.0)) == (Outcome.SUCCESS, 1)
+        assert play(workers, EpisodeStart(0, 3), Seer(1.0)) == (Outcome.SUCCESS, 1)
 
 
 def test_what_cannot_be_imported_is_one_line(stand_in: StandIn) -> None:
@@ -561,6 +569,6 @@ def test_a_simulator_that_hangs_when_it_closes_holds_nobody_up(stand_in: StandIn
     stand_in.faults("shutdown@any=hang")
     before = threading.active_count()
     with open_workers(count=2) as workers:
-        ask(workers, "reset", Start(0, 0))
+        ask(workers, "reset", EpisodeStart(0, 0))
     assert stand_in.calls("shutdown -1") == 2
     assert threading.active_count() == before

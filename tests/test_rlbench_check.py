@@ -1,4 +1,4 @@
-"""The check of an installation: each thing that may be missing is named, with the command that mends it."""
+"""The installation check: every missing part is named with the command that fixes it."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from instructrl.config import SimConfig
 from instructrl.errors import InputError
 from instructrl.sim import make_env
 from instructrl.sim.rlbench import check
-from instructrl.sim.rlbench.check import answers, check_installation, coppeliasim_version, findings
+from instructrl.sim.rlbench.check import check_installation, coppeliasim_version, findings, is_served
 from tests.rlbench_stand_in import StandIn, display, installed
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,8 +25,8 @@ def stand_in(tmp_path: Path) -> Iterator[StandIn]:
 
 
 def wrong() -> dict[str, tuple[str, str]]:
-    """What is not well: part -> (found, remedy)."""
-    return {finding.part: (finding.found, finding.remedy) for finding in findings() if finding.remedy}
+    """The failed checks: part -> (found, fix)."""
+    return {finding.part: (finding.found, finding.fix) for finding in findings() if finding.fix}
 
 
 def test_a_complete_installation_is_right(stand_in: StandIn) -> None:
@@ -38,7 +38,7 @@ def test_a_complete_installation_is_right(stand_in: StandIn) -> None:
 
 
 def hide(patch: pytest.MonkeyPatch, *names: str) -> None:
-    """Let packages be missing, whatever is installed on this machine."""
+    """Hide packages, whatever is installed on this machine."""
     real = check.find_spec
     patch.setattr(check, "find_spec", lambda name: None if name in names else real(name))
 
@@ -67,8 +67,8 @@ def test_another_machine(stand_in: StandIn, machine: tuple[str, str]) -> None:
 def test_a_root_without_coppeliasim(stand_in: StandIn, tmp_path: Path) -> None:
     for place in (tmp_path / "nowhere", tmp_path):
         stand_in.patch.setenv("COPPELIASIM_ROOT", str(place))
-        found, remedy = wrong()["COPPELIASIM_ROOT"]
-        assert found == f"no libcoppeliaSim.so in {place}" and remedy.startswith("make rlbench")
+        found, fix = wrong()["COPPELIASIM_ROOT"]
+        assert found == f"no libcoppeliaSim.so in {place}" and fix.startswith("make rlbench")
 
 
 @pytest.mark.parametrize(("number", "version"), [(40101, "4.1.1"), (40500, "4.5.0"), (40000, "4.0.0")])
@@ -110,24 +110,24 @@ def test_a_variable_that_does_not_lead_to_it(stand_in: StandIn, name: str, value
 def test_displays(stand_in: StandIn) -> None:
     for name in ("127.0.0.1:2999", ":2998", "unix:2998", "nonsense", "a b:1", f"127.0.0.1:{10**6}"):
         stand_in.patch.setenv("DISPLAY", name)
-        found, remedy = wrong()["X display"]
-        assert name in found and "dead" in found and "xvfb-run" in remedy
+        found, fix = wrong()["X display"]
+        assert name in found and "no server" in found and "xvfb-run" in fix
     stand_in.patch.setenv("DISPLAY", "")
     assert wrong()["X display"][0] == "DISPLAY is not set"
     with display() as name:
-        assert answers(name) and answers(name.removesuffix(".0"))
-    assert not answers(name)
+        assert is_served(name) and is_served(name.removesuffix(".0"))
+    assert not is_served(name)
 
 
 def test_the_wrong_pyrep(stand_in: StandIn, tmp_path: Path) -> None:
-    """`pip install pyrep` installs something else; it is told by what is in it, and not imported."""
+    """`pip install pyrep` installs another package, which is recognized by its content, not imported."""
     package = tmp_path / "pypi" / "pyrep"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("raise AssertionError('imported')")
     (package / "reputation.py").touch()
     stand_in.patch.setattr(sys, "path", [str(tmp_path / "pypi"), *sys.path])
-    found, remedy = wrong()["PyRep"]
-    assert "unrelated package" in found and remedy == "pip uninstall pyrep, then make rlbench"
+    found, fix = wrong()["PyRep"]
+    assert "unrelated package" in found and fix == "pip uninstall pyrep, then make rlbench"
     (tmp_path / "pypi" / "rlbench.py").touch()
     stand_in.patch.setattr(sys, "path", [*sys.path])
     assert "another package of that name" in wrong()["RLBench"][0]

@@ -15,7 +15,7 @@ import pytest
 import data_tools.collect
 from data_tools.collect import ensure_demonstrations
 from instructrl.config import DataConfig, TaskConfig
-from instructrl.data.episodes import Episodes
+from instructrl.data.episodes import DemonstrationDataset
 from instructrl.errors import InputError, RunError
 from instructrl.sim import heartbeat
 from tests.rlbench_stand_in import StandIn, installed, settings
@@ -58,7 +58,7 @@ def test_the_same_command_collects_on_rlbench(stand_in: StandIn, tmp_path: Path)
     train = tmp_path / "data" / "rlbench" / "close_jar-16px-front+left_shoulder+right_shoulder" / "train.hdf5"
     assert f"train: {train}" in done.stdout and "oracle rate 1.000" in done.stdout
     assert "CoppeliaSim" not in done.stdout
-    with Episodes(train, task="close_jar") as episodes:
+    with DemonstrationDataset(train, task="close_jar") as episodes:
         assert len(episodes) == 9 and episodes.steps == 4
         assert episodes.contents.variation.tolist() == [0, 1, 2] * 3
         assert episodes.contents.text[:3] == ["touch point 0", "visit point 0", "go to point 0"]
@@ -74,16 +74,16 @@ def test_the_same_command_collects_on_rlbench(stand_in: StandIn, tmp_path: Path)
 def test_failures_are_counted_apart_and_replaced(
     stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By the expert, by the planner in the replay, by the simulator's death: each costs a seed and the work goes on."""
+    """Failures of the expert, the planner or the simulator each cost one seed, and collection continues."""
     monkeypatch.setattr(heartbeat, "SILENCE", 1.5)
     monkeypatch.setattr(heartbeat, "_BEAT", 0.05)
     # three tries of the expert, three of the planner, two processes for a call: so many faults are one failure
     stand_in.faults("demo@0=DemoError*3", "step@1=path*3", "step@2=segfault*2", "reset@1=hang*1")
     paths = collected(tmp_path / "data", 9, workers=1)
     printed = capsys.readouterr().out
-    assert "replaced just now: 1 expert_failure, 1 planner_failure, 1 simulator_error" in printed
+    assert "failed expert episodes replaced: 1 expert_failure, 1 planner_failure, 1 simulator_error" in printed
     assert "9 episodes, 3 failed ones of the expert replaced, oracle rate 0.750" in printed
-    with Episodes(paths["train"]) as episodes:
+    with DemonstrationDataset(paths["train"]) as episodes:
         assert sorted(seed % 100 for seed in episodes.contents.seed.tolist()) == [0] * 6 + [1] * 3
         assert episodes.contents.variation.tolist() == [0, 1, 2] * 3
 
@@ -92,7 +92,7 @@ def test_replays_that_do_not_succeed_are_not_kept(
     stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(data_tools.collect, "ATTEMPTS", 4)
-    with pytest.raises(RunError, match=r"place_cups, .*: the expert failed 4 times, at last: time_limit"):
+    with pytest.raises(RunError, match=r"place_cups, .*: the expert failed 4 times, last outcome: time_limit"):
         collected(tmp_path / "data", 1, task="place_cups")
     assert not list(tmp_path.rglob("*.hdf5"))
 
@@ -103,8 +103,8 @@ def test_a_simulator_that_only_dies_ends_the_collection_and_keeps_what_is_there(
     stand_in.faults("demo@2=exit")  # variations 0 and 1 are made meanwhile
     died = run(tmp_path, "sim.workers=1")
     assert died.returncode == 1 and died.stderr.count("\n") == 1, died.stderr
-    assert "close_jar, Start(variation=2, seed=" in died.stderr
-    assert "failed 2 times: it exited with code 3; the same command goes on from here" in died.stderr
+    assert "close_jar, EpisodeStart(variation=2, seed=" in died.stderr
+    assert "failed 2 times: it exited with code 3; the same command resumes" in died.stderr
     assert stand_in.calls("fault demo@2=exit") == 2 * data_tools.collect.MOST_LOST
     kept = [path.name for path in tmp_path.rglob("0*.hdf5")]
     assert sorted(kept) == ["00000000-00000001.hdf5", "00000001-00000002.hdf5"]
@@ -114,7 +114,7 @@ def test_a_simulator_that_only_dies_ends_the_collection_and_keeps_what_is_there(
 
 
 def test_killed_in_the_middle_it_goes_on_with_what_is_there(stand_in: StandIn, tmp_path: Path) -> None:
-    """Every episode is kept as soon as it is made: a demonstration on RLBench takes minutes."""
+    """Every episode is saved as soon as it is finished, since a demonstration on RLBench takes minutes."""
     stand_in.faults("reset@2=hang")  # episodes 2, 5 and 8 never end
     folder = tmp_path / "data"
     with subprocess.Popen(
@@ -132,7 +132,7 @@ def test_killed_in_the_middle_it_goes_on_with_what_is_there(stand_in: StandIn, t
     assert done.returncode == 0, done.stderr
     assert stand_in.calls("demo 0") + stand_in.calls("demo 1") + stand_in.calls("demo 2") == 11 - len(kept)
     whole = collected(tmp_path / "whole", 9)
-    with Episodes(next(folder.rglob("train.hdf5"))) as one, Episodes(whole["train"]) as other:
+    with DemonstrationDataset(next(folder.rglob("train.hdf5"))) as one, DemonstrationDataset(whole["train"]) as other:
         assert one.contents.seed.tolist() == other.contents.seed.tolist()
         for number in range(9):
             ours, theirs = one.demonstration(number), other.demonstration(number)
@@ -142,8 +142,8 @@ def test_killed_in_the_middle_it_goes_on_with_what_is_there(stand_in: StandIn, t
 def test_another_renderer_or_version_is_not_mixed_in(stand_in: StandIn, tmp_path: Path) -> None:
     collected(tmp_path, 2, renderer="auto")
     for changes, message in (
-        ({"renderer": "rlbench_opengl"}, "drawn by rlbench_opengl3, sim.renderer=rlbench_opengl was asked for"),
-        ({"renderer": "raycast"}, "drawn by rlbench_opengl3, sim.renderer=raycast was asked for"),
+        ({"renderer": "rlbench_opengl"}, "rendered by rlbench_opengl3, but sim.renderer=rlbench_opengl is set"),
+        ({"renderer": "raycast"}, "rendered by rlbench_opengl3, but sim.renderer=raycast is set"),
     ):
         with pytest.raises(InputError, match=message):
             collected(tmp_path, 4, **changes)
@@ -151,7 +151,7 @@ def test_another_renderer_or_version_is_not_mixed_in(stand_in: StandIn, tmp_path
     with pytest.raises(InputError, match=r"was made with variant 'original' \(here 'peract'\)"):
         collected(tmp_path, 4)
     stand_in.patch.delenv("FAKE_RLBENCH_VARIANT")
-    with Episodes(collected(tmp_path, 4, renderer="auto")["train"]) as episodes:
+    with DemonstrationDataset(collected(tmp_path, 4, renderer="auto")["train"]) as episodes:
         assert len(episodes) == 4
 
 

@@ -1,4 +1,4 @@
-"""What only a real installation of RLBench can show: `make test-rlbench` after `make rlbench`; skipped without one.
+"""Tests that need a real installation of RLBench: `make test-rlbench` after `make rlbench`; skipped without one.
 
 Each test starts CoppeliaSim in processes of its own. What they assume of RLBench is what the stand-in in
 `fake_rlbench/` was built on; where one of them fails, the stand-in is wrong too.
@@ -13,11 +13,11 @@ import pytest
 
 from instructrl.batch import Observation
 from instructrl.config import CAMERAS, SimConfig
-from instructrl.sim import Outcome, Start, make_env
+from instructrl.sim import EpisodeStart, Outcome, make_env
 from instructrl.sim.rlbench.check import findings
 from instructrl.sim.workers import WorkerFailure, Workers
 
-MISSING = [finding.part for finding in findings() if finding.remedy]
+MISSING = [finding.part for finding in findings() if finding.fix]
 pytestmark = [
     pytest.mark.rlbench,
     pytest.mark.skipif(bool(MISSING), reason=f"RLBench is not installed: {', '.join(MISSING)}"),
@@ -50,27 +50,27 @@ def test_provenance_names_real_versions(workers: Workers) -> None:
 
 
 def test_observations_have_the_suites_shapes_and_show_something(workers: Workers) -> None:
-    seen = ask(workers, "reset", Start(0, 1))
+    seen = ask(workers, "reset", EpisodeStart(0, 1))
     assert seen.images.shape == (len(CAMERAS), 128, 128, 3) and seen.images.dtype == np.uint8
-    assert (seen.images.std(axis=(1, 2, 3)) > 5).all(), "a black picture: the display has no GLX"
+    assert (seen.images.std(axis=(1, 2, 3)) > 5).all(), "a black image: the display has no GLX"
     assert seen.state[0] == 1 and (seen.state[1:3] > 0).all() and (seen.state[1:3] < 0.1).all()
     assert seen.instruction.strip()
 
 
 def test_the_same_start_is_the_same_scene_and_another_is_not(workers: Workers) -> None:
-    first = ask(workers, "reset", Start(3, 5))
-    other = ask(workers, "reset", Start(3, 6))
-    again = ask(workers, "reset", Start(3, 5))
+    first = ask(workers, "reset", EpisodeStart(3, 5))
+    other = ask(workers, "reset", EpisodeStart(3, 6))
+    again = ask(workers, "reset", EpisodeStart(3, 5))
     close = np.abs(first.images.astype(int) - again.images).mean()
     assert close < 2 and close * 3 < np.abs(first.images.astype(int) - other.images).mean()
     assert first.instruction == again.instruction
     with opened("reach_target") as others:
-        elsewhere = ask(others, "reset", Start(3, 5))
+        elsewhere = ask(others, "reset", EpisodeStart(3, 5))
     assert np.abs(first.images.astype(int) - elsewhere.images).mean() < 2
 
 
 def cloud(seen: Observation, depths: np.ndarray, camera: int) -> np.ndarray:
-    """The points [P 3] that one camera sees, in world coordinates."""
+    """The point cloud [P 3] of one camera, in world coordinates."""
     rows, columns = np.mgrid[0:128, 0:128] + 0.5
     sight = np.stack([columns, rows, np.ones_like(rows)], axis=-1) @ np.linalg.inv(seen.intrinsics[camera]).T
     points = (sight * depths[camera][..., None]).reshape(-1, 3)
@@ -79,7 +79,7 @@ def cloud(seen: Observation, depths: np.ndarray, camera: int) -> np.ndarray:
 
 def test_all_cameras_see_the_table_where_it_is(workers: Workers) -> None:
     """Signs of the focal lengths, axes, depth: with any of them wrong the table top is not at 0.752 m."""
-    seen, depths = ask(workers, "reset", Start(0, 1)), ask(workers, "depths")
+    seen, depths = ask(workers, "reset", EpisodeStart(0, 1)), ask(workers, "depths")
     for camera in (CAMERAS.index(name) for name in ("front", "left_shoulder", "right_shoulder", "overhead")):
         points = cloud(seen, depths, camera)
         near = points[(np.abs(points[:, 0] - 0.25) < 0.4) & (np.abs(points[:, 1]) < 0.45)]
@@ -88,7 +88,7 @@ def test_all_cameras_see_the_table_where_it_is(workers: Workers) -> None:
 
 
 def test_the_arm_goes_where_it_is_told(workers: Workers) -> None:
-    ask(workers, "reset", Start(0, 1))
+    ask(workers, "reset", EpisodeStart(0, 1))
     answer = ask(workers, "step", np.array([0.3, 0.1, 1.1, 0, 1, 0, 0, 0]))
     assert answer.outcome in (None, Outcome.SUCCESS) and answer.observation.state[0] == 0
     wrist = answer.observation.extrinsics[CAMERAS.index("wrist"), :3, 3]
@@ -104,7 +104,7 @@ def test_the_arm_goes_where_it_is_told(workers: Workers) -> None:
     ],
 )
 def test_what_cannot_be_done_is_typed(workers: Workers, pose: list[float], outcomes: set) -> None:
-    ask(workers, "reset", Start(0, 1))
+    ask(workers, "reset", EpisodeStart(0, 1))
     assert ask(workers, "step", np.array([*pose, 1.0])).outcome in outcomes
 
 
@@ -112,7 +112,7 @@ def test_what_cannot_be_done_is_typed(workers: Workers, pose: list[float], outco
 @pytest.mark.parametrize("task", TASKS)
 def test_the_experts_keyframes_succeed_when_replayed(task: str) -> None:
     with opened(task, cameras=["front"]) as workers:
-        ended = [ask(workers, "demonstrate", Start(0, seed)) for seed in range(5)]
+        ended = [ask(workers, "demonstrate", EpisodeStart(0, seed)) for seed in range(5)]
     assert [outcome for _, outcome in ended].count(Outcome.SUCCESS) >= 3, [str(outcome) for _, outcome in ended]
     assert all(1 <= len(made.actions) <= 12 for made, outcome in ended if outcome is Outcome.SUCCESS)
 
@@ -120,4 +120,4 @@ def test_the_experts_keyframes_succeed_when_replayed(task: str) -> None:
 @pytest.mark.slow
 def test_every_variation_has_sentences(workers: Workers) -> None:
     for variation in range(ask(workers, "variations")):
-        assert all(text.strip() for text in ask(workers, "sentences", variation))
+        assert all(text.strip() for text in ask(workers, "instructions", variation))

@@ -1,4 +1,4 @@
-"""Evaluations on RLBench, against the stand-in: every fault is counted, every protocol kept; sets of tasks."""
+"""Evaluations on RLBench against the stand-in: counting of faults, protocols, sets of tasks."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ import pytest
 from instructrl.command import compose
 from instructrl.config import CollectConfig, EvalConfig, TaskConfig, task_names
 from instructrl.errors import InputError, RunError
-from instructrl.evaluation import judge as judging
+from instructrl.evaluation import judge as judge_module
 from instructrl.sim import heartbeat
 from tests.rlbench_stand_in import Seer, StandIn, installed, settings
 from tests.test_rlbench_collect import ROOT, environment
@@ -30,31 +30,31 @@ def stand_in(tmp_path: Path) -> Iterator[StandIn]:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run directory that was trained on RLBench's close_jar, with a policy that knows what it sees."""
+    """A run directory trained on RLBench's close_jar, with a policy that solves it from images."""
     run = tmp_path / "a-run"
     (run / "checkpoints").mkdir(parents=True)
     (run / "config.yaml").write_text("name: a-run\n")
     about = {"path": "x", "checksum": "y", "provenance": {"renderer": "rlbench_opengl3"}}
     (run / "data.json").write_text(json.dumps({"train": about}))
     (run / "metrics.jsonl").touch()
-    monkeypatch.setattr(judging, "load_actor", lambda *_, **__: (Seer(0.0, 1.0), 7))
-    learnt(monkeypatch, TaskConfig("close_jar", 1, 1, None))
+    monkeypatch.setattr(judge_module, "load_batched_agent", lambda *_, **__: (Seer(0.0, 1.0), 7))
+    set_trained_task(monkeypatch, TaskConfig("close_jar", 1, 1, None))
     return run
 
 
-def learnt(patch: pytest.MonkeyPatch, task: TaskConfig) -> None:
-    """What the run was trained on."""
+def set_trained_task(patch: pytest.MonkeyPatch, task: TaskConfig) -> None:
+    """Set the task that the run was trained on."""
     trained = SimpleNamespace(sim=settings(), task=task)
-    patch.setattr(judging, "read_config", lambda _: trained)
+    patch.setattr(judge_module, "read_config", lambda _: trained)
 
 
-def judged(run: Path, *, protocol: str = "ours", **changes: Any) -> tuple[dict[str, Any], Path]:
+def evaluated(run: Path, *, protocol: str = "default", **changes: Any) -> tuple[dict[str, Any], Path]:
     config = compose("eval", EvalConfig, [f"run={run}", f"protocol={protocol}"])
-    return judging.judge(replace(config, **{"episodes": 9, "videos": 1, "workers": 2, **changes}))
+    return judge_module.evaluate(replace(config, **{"episodes": 9, "videos": 1, "workers": 2, **changes}))
 
 
-def outcomes(row: dict[str, Any]) -> dict[str, int]:
-    return {name: count for name, count in row["outcomes"].items() if count}
+def outcomes(condition: dict[str, Any]) -> dict[str, int]:
+    return {name: count for name, count in condition["outcomes"].items() if count}
 
 
 def test_an_evaluation_with_every_fault_finishes_with_the_right_counts(
@@ -63,17 +63,21 @@ def test_an_evaluation_with_every_fault_finishes_with_the_right_counts(
     monkeypatch.setattr(heartbeat, "SILENCE", 1.5)
     monkeypatch.setattr(heartbeat, "_BEAT", 0.05)
     stand_in.faults("step@1=segfault", "step@2=path", "demo@2=DemoError", "step@0=hang*1")
-    results, report = judged(run)
-    assert list(results["rows"]) == ["trained", "removed", "oracle"]
-    assert outcomes(results["rows"]["trained"]) == {"success": 3, "simulator_error": 3, "planner_failure": 3}
-    assert outcomes(results["rows"]["removed"]) == {"success": 3, "simulator_error": 3, "planner_failure": 3}
-    assert outcomes(results["rows"]["oracle"]) == {"success": 3, "simulator_error": 3, "expert_failure": 3}
-    assert results["absent_rows"] == {
-        "held_out": "close_jar keeps no sentences out of training",
-        "swapped": "nothing else can be asked for in the scenes of close_jar",
+    results, report = evaluated(run)
+    assert list(results["conditions"]) == ["trained", "no_instruction", "oracle"]
+    assert outcomes(results["conditions"]["trained"]) == {"success": 3, "simulator_error": 3, "planner_failure": 3}
+    assert outcomes(results["conditions"]["no_instruction"]) == {
+        "success": 3,
+        "simulator_error": 3,
+        "planner_failure": 3,
     }
-    assert [entry["successes"] for entry in results["rows"]["trained"]["variations"]] == [3, 0, 0]
-    assert results["rows"]["trained"]["variations"][2]["sentence"] == "touch point 2"
+    assert outcomes(results["conditions"]["oracle"]) == {"success": 3, "simulator_error": 3, "expert_failure": 3}
+    assert results["absent_conditions"] == {
+        "held_out_instructions": "close_jar has no held-out instructions",
+        "swapped_instruction": "the scenes of close_jar have no alternative goal",
+    }
+    assert [entry["successes"] for entry in results["conditions"]["trained"]["variations"]] == [3, 0, 0]
+    assert results["conditions"]["trained"]["variations"][2]["sentence"] == "touch point 2"
     assert results["renderer"] == {"data": "rlbench_opengl3", "evaluation": "rlbench_opengl3"}
     assert results["simulator"]["coppeliasim"] == "4.1.0"
     page = report.read_text()
@@ -83,56 +87,56 @@ def test_an_evaluation_with_every_fault_finishes_with_the_right_counts(
 
 def test_an_evaluation_on_rlbench_says_which_renderers_there_are(stand_in: StandIn, run: Path) -> None:
     with pytest.raises(InputError, match=r"sim.renderer: found 'raycast'; allowed with sim=rlbench"):
-        judged(run, renderer="raycast")
-    assert judged(run, renderer="auto", rows=["trained"], episodes=2, videos=0)[0]["success_rate"] == 1.0
-    other = judged(run, renderer="rlbench_opengl", rows=["trained"], episodes=2, videos=0)[0]
+        evaluated(run, renderer="raycast")
+    assert evaluated(run, renderer="auto", conditions=["trained"], episodes=2, videos=0)[0]["success_rate"] == 1.0
+    other = evaluated(run, renderer="rlbench_opengl", conditions=["trained"], episodes=2, videos=0)[0]
     assert other["renderer"] == {"data": "rlbench_opengl3", "evaluation": "rlbench_opengl"}
 
 
 def test_an_evaluation_goes_on_after_its_simulator_no_longer_starts(stand_in: StandIn, run: Path) -> None:
-    """The ledger keeps the episodes that were played, and nothing is counted against the policy."""
-    rows = {"rows": ["trained"], "videos": 0, "workers": 1}
-    ledger = run / "eval" / "episodes.jsonl"
+    """The episode log keeps the finished episodes, and nothing counts against the policy."""
+    conditions = {"conditions": ["trained"], "videos": 0, "workers": 1}
+    episode_log = run / "eval" / "episodes.jsonl"
 
     class BreaksDown(Seer):
-        def begin(self, slot: int, instruction: str) -> None:
-            super().begin(slot, instruction)
+        def start_episode(self, slot: int, instruction: str) -> None:
+            super().start_episode(slot, instruction)
             stand_in.faults("step@2=exit", "launch@any=exit")  # once the simulator runs
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judging, "load_actor", lambda *_, **__: (BreaksDown(0.0, 1.0), 7))
+        patch.setattr(judge_module, "load_batched_agent", lambda *_, **__: (BreaksDown(0.0, 1.0), 7))
         with pytest.raises(RunError, match="cannot start"):
-            judged(run, **rows)
-    played = ledger.read_text().splitlines()[1:]
+            evaluated(run, **conditions)
+    played = episode_log.read_text().splitlines()[1:]
     assert len(played) == 2
     stand_in.faults()
-    results, _ = judged(run, **rows)
+    results, _ = evaluated(run, **conditions)
     assert results["episodes"] == results["successes"] == 9
-    assert ledger.read_text().splitlines()[1:3] == played
+    assert episode_log.read_text().splitlines()[1:3] == played
 
 
 def test_peracts_protocol_on_rlbench(stand_in: StandIn, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """25 episodes over all variations, shuffled, told the first sentence; whatever was trained."""
-    learnt(monkeypatch, TaskConfig("close_jar", 1, 1, [0]))
+    """25 episodes over all variations, shuffled, with the first instruction, whatever was trained."""
+    set_trained_task(monkeypatch, TaskConfig("close_jar", 1, 1, [0]))
     stand_in.faults("step@1=segfault", "step@2=path", "demo@2=DemoError")
-    results, report = judged(run, protocol="peract", episodes=None)
+    results, report = evaluated(run, protocol="peract", episodes=None)
     assert report.parent == run / "eval-peract" and results["episodes"] == 25
-    assert list(results["rows"]) == ["trained", "oracle"]
-    each = {entry["variation"]: entry["episodes"] for entry in results["rows"]["trained"]["variations"]}
+    assert list(results["conditions"]) == ["trained", "oracle"]
+    each = {entry["variation"]: entry["episodes"] for entry in results["conditions"]["trained"]["variations"]}
     assert sorted(each) == [0, 1, 2] and sorted(each.values()) == [8, 8, 9]
     good, dead, pathless = (each[variation] for variation in range(3))
     counted = {"success": good, "simulator_error": dead}
-    assert outcomes(results["rows"]["trained"]) == {**counted, "planner_failure": pathless}
-    assert outcomes(results["rows"]["oracle"]) == {**counted, "expert_failure": pathless}
-    told = {json.loads(line)["instruction"] for line in episode_lines(run / "eval-peract")}
-    assert told == {f"touch point {variation}" for variation in range(3)}
+    assert outcomes(results["conditions"]["trained"]) == {**counted, "planner_failure": pathless}
+    assert outcomes(results["conditions"]["oracle"]) == {**counted, "expert_failure": pathless}
+    instructions = {json.loads(line)["instruction"] for line in episode_lines(run / "eval-peract")}
+    assert instructions == {f"touch point {variation}" for variation in range(3)}
 
 
 def test_hiveformers_protocol_on_rlbench_keeps_to_the_first_variation(stand_in: StandIn, run: Path) -> None:
     stand_in.faults("step@0=path*3")  # as often as the planner tries: one action, which nothing forgives
-    results, _ = judged(run, protocol="hiveformer", rows=["trained"], videos=0, workers=1)
-    assert outcomes(results["rows"]["trained"]) == {"success": 8, "planner_failure": 1}
-    assert [entry["variation"] for entry in results["rows"]["trained"]["variations"]] == [0]
+    results, _ = evaluated(run, protocol="hiveformer", conditions=["trained"], videos=0, workers=1)
+    assert outcomes(results["conditions"]["trained"]) == {"success": 8, "planner_failure": 1}
+    assert [entry["variation"] for entry in results["conditions"]["trained"]["variations"]] == [0]
 
 
 @pytest.mark.parametrize(
@@ -142,18 +146,22 @@ def test_hiveformers_protocol_on_rlbench_keeps_to_the_first_variation(stand_in: 
 def test_a_protocols_tries_and_keyframes_reach_rlbench(
     stand_in: StandIn, run: Path, keyframes: int, tries: int, expected: str
 ) -> None:
-    """The first action finds no path; forgiven, the policy goes on to the second place, which comes too early."""
+    """The first action has no path; if tolerated, the policy continues to the second point, which is too early."""
     stand_in.faults("step@0=path*3")
     config = compose("eval", EvalConfig, [f"run={run}", "protocol=hiveformer"])
-    config = replace(config, protocol=replace(config.protocol, keyframes=keyframes, tries=tries), rows=["trained"])
-    results, _ = judging.judge(replace(config, episodes=1, videos=0, workers=1))
-    assert outcomes(results["rows"]["trained"]) == {expected: 1}
+    config = replace(
+        config,
+        protocol=replace(config.protocol, max_keyframes=keyframes, max_unreachable=tries),
+        conditions=["trained"],
+    )
+    results, _ = judge_module.evaluate(replace(config, episodes=1, videos=0, workers=1))
+    assert outcomes(results["conditions"]["trained"]) == {expected: 1}
 
 
 def episode_lines(folder: Path) -> list[str]:
-    """What the ledger keeps of the trained row."""
+    """The lines of the trained condition in the episode log."""
     lines = (folder / "episodes.jsonl").read_text().splitlines()[1:]
-    return [line for line in lines if json.loads(line)["row"] == "trained"]
+    return [line for line in lines if json.loads(line)["condition"] == "trained"]
 
 
 def test_a_set_of_tasks_is_collected_in_one_command_and_resumed(stand_in: StandIn, tmp_path: Path) -> None:
@@ -182,10 +190,10 @@ def test_a_set_of_tasks_is_collected_in_one_command_and_resumed(stand_in: StandI
 def test_a_set_of_tasks_is_judged_task_by_task(stand_in: StandIn, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = [task for task in MULTI_10 if task != "reach_target"][:3]  # two variations each
     stand_in.add_tasks(*tasks)
-    learnt(monkeypatch, TaskConfig("three", 1, 1, None, tasks=tasks))
-    monkeypatch.setattr(judging, "load_actor", lambda *_, **__: (Seer(1.0), 7))
+    set_trained_task(monkeypatch, TaskConfig("three", 1, 1, None, tasks=tasks))
+    monkeypatch.setattr(judge_module, "load_batched_agent", lambda *_, **__: (Seer(1.0), 7))
     stand_in.faults("step@1=path")
-    results, _ = judged(run, protocol="peract", rows=["trained"], episodes=4, videos=0, workers=1)
+    results, _ = evaluated(run, protocol="peract", conditions=["trained"], episodes=4, videos=0, workers=1)
     assert list(results["tasks"]) == tasks
     for one in results["tasks"].values():
-        assert outcomes(one["rows"]["trained"]) == {"success": 2, "planner_failure": 2}
+        assert outcomes(one["conditions"]["trained"]) == {"success": 2, "planner_failure": 2}

@@ -1,4 +1,4 @@
-"""The script behind `make rlbench`, with programs and downloads replaced: what it does, keeps and refuses."""
+"""The script of `make rlbench` with fake programs and downloads: its effects and refusals."""
 
 import os
 import subprocess
@@ -32,7 +32,7 @@ esac
 
 
 class Machine:
-    """A home folder and programs that only note how they are called."""
+    """A home folder and programs that only record their calls."""
 
     def __init__(self, folder: Path):
         self.home, self.bin, self.log = folder / "home", folder / "bin", folder / "log"
@@ -58,7 +58,7 @@ class Machine:
             tar.add(inside, "CoppeliaSim_Edu")
 
     def program(self, name: str, text: str) -> None:
-        """Put a program in place; never through a link, which would replace the machine's own."""
+        """Install a program, never through a link, which would replace the machine's own."""
         (self.bin / name).unlink(missing_ok=True)
         (self.bin / name).write_text(text)
         (self.bin / name).chmod(0o755)
@@ -124,7 +124,9 @@ def test_the_variables_that_it_writes_can_be_sourced_twice(machine: Machine, tmp
 
 def test_a_download_that_fails_or_is_damaged_leaves_nothing_half_done(machine: Machine) -> None:
     failed = machine.setup(COPPELIASIM_ARCHIVE=str(machine.home / "cache" / "file.tar.xz"))
-    assert failed.returncode == 2 and "cannot be downloaded; start again, or set COPPELIASIM_ARCHIVE" in failed.stderr
+    assert (
+        failed.returncode == 2 and "cannot be downloaded; run this again, or set COPPELIASIM_ARCHIVE" in failed.stderr
+    )
     assert "--continue-at" in machine.log.read_text()
     damaged = machine.home / "damaged.tar"
     damaged.write_text("<html>")
@@ -137,7 +139,7 @@ def test_a_download_that_fails_or_is_damaged_leaves_nothing_half_done(machine: M
 def test_what_stands_in_the_way_is_said_in_one_line(machine: Machine) -> None:
     (machine.home / "CoppeliaSim").mkdir()
     taken = machine.setup()
-    assert taken.returncode == 2 and "there, but no CoppeliaSim; set COPPELIASIM_ROOT" in taken.stderr
+    assert taken.returncode == 2 and "exists, but is not CoppeliaSim; set COPPELIASIM_ROOT" in taken.stderr
     (machine.home / "CoppeliaSim").rmdir()
     built = machine.setup(NO_GIT="1")
     assert built.returncode == 2 and f"rlbench: cannot be built at {RLBENCH}" in built.stderr

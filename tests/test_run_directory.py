@@ -1,4 +1,4 @@
-"""A run directory resumes with the settings that it was made with, and with no others."""
+"""A run directory resumes with the settings with which it was started, and refuses others."""
 
 import dataclasses
 import json
@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from instructrl.command import compose
 from instructrl.config import TrainConfig
 from instructrl.errors import InputError
-from instructrl.schema import leaves
+from instructrl.schema import RENAMED_KEYS, leaves
 from instructrl.training.run_directory import (
     FREE_KEYS,
     open_run,
@@ -37,8 +38,8 @@ OTHER_VALUES = {  # of the keys that may change
     "hardware.accumulation": "7",
     "hardware.local_devices": "7",
     "hardware.coordinator": "auto",
-    "hardware.processes": "7 hardware.coordinator=host:1 hardware.process=0",
-    "hardware.process": "3 hardware.coordinator=host:1 hardware.processes=4",
+    "hardware.num_processes": "7 hardware.coordinator=host:1 hardware.process_id=0",
+    "hardware.process_id": "3 hardware.coordinator=host:1 hardware.num_processes=4",
     "hardware.compilation_cache": "elsewhere",
     "hardware.peak_flops": "1e12",
     "hardware.profile": "[1,2]",
@@ -56,7 +57,7 @@ OTHER_VALUES = {  # of the keys that may change
     "training.log_every": "7",
     "pretraining.train": "[elsewhere]",
     "pretraining.val": "[elsewhere]",
-    "pretraining.pictures": "7",
+    "pretraining.num_visualized": "7",
     "wandb.mode": "offline",
     "wandb.project": "other",
     "wandb.entity": "someone",
@@ -93,8 +94,8 @@ def test_the_same_settings_open_the_same_run(tmp_path: Path) -> None:
 
 
 def test_what_is_recorded_is_what_was_asked(tmp_path: Path) -> None:
-    asked = config(tmp_path, "experiment=quickstart", "name=run", "task.variations=[3,1]", "policy.window=4")
-    assert read_config(open_run(asked)) == asked
+    settings_of_run = config(tmp_path, "experiment=quickstart", "name=run", "task.variations=[3,1]", "policy.window=4")
+    assert read_config(open_run(settings_of_run)) == settings_of_run
 
 
 def test_other_settings_are_refused_by_their_keys(tmp_path: Path) -> None:
@@ -141,11 +142,11 @@ def test_the_free_keys_are_settings() -> None:
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        (b"", "found no settings"),
+        (b"", "contains no settings"),
         (b"seed: 3\n", "name: no value given"),
         (b"name: run\n  seed: [", "cannot be read"),
         (b"\xff\xfe\x00broken", "cannot be read"),
-        (b"- a\n- b\n", "found no settings"),
+        (b"- a\n- b\n", "contains no settings"),
         (b"just words", "just words: no such setting"),
         (b"name: run\nname: other\n", "cannot be read"),
         (b"name: !!python/object/apply:os.getcwd []\n", "cannot be read"),
@@ -166,6 +167,45 @@ def test_a_damaged_config_is_one_line_that_names_the_file(tmp_path: Path, conten
     assert (run / "config.yaml").read_bytes() == content
 
 
+def under_former_names(config: TrainConfig) -> str:
+    """The config.yaml of a run that was recorded before settings were renamed."""
+    values = dataclasses.asdict(config)
+    for former, current in RENAMED_KEYS.items():
+        (group, _, last), name = former.partition("."), current.rpartition(".")[2]
+        if current in leaves(TrainConfig):
+            values[group][last] = values[group].pop(name)
+    values["objective"] = {"behavior_cloning": "cloning", "masked_pretraining": "masked"}[config.objective]
+    return OmegaConf.to_yaml(OmegaConf.create(values))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("experiment=quickstart", "optimizer=finetune", "training.max_instructions=2", "sim.planner_attempts=7"),
+        ("experiment=pretrain_m3ae", "pretraining.train=[a]", "pretraining.val=[b]", "pretraining.load_size=300"),
+        ("init_from=elsewhere", "training.reinit=[head]", "optimizer.end_factor=0.1", "optimizer.encoder_lr_scale=0.5"),
+    ],
+)
+def test_a_run_recorded_under_former_names_is_read_and_resumed(tmp_path: Path, words: tuple[str, ...]) -> None:
+    current = config(tmp_path, *words, "name=run")
+    run = open_run(current)
+    (run / "config.yaml").write_text(under_former_names(current))
+    recorded = (run / "config.yaml").read_bytes()
+    assert b"fresh:" in recorded and b"reinit" not in recorded
+    assert read_config(run) == current and open_run(current) == run
+    assert (run / "config.yaml").read_bytes() == recorded
+    line = refused(lambda: open_run(config(tmp_path, *words, "name=run", "seed=9")))
+    assert "(seed: 0 -> 9)" in line
+
+
+def test_a_setting_recorded_under_both_names_is_refused(tmp_path: Path) -> None:
+    run = open_run(config(tmp_path))
+    text = (run / "config.yaml").read_text().replace("  reinit: null", "  reinit: null\n  fresh: [head]")
+    (run / "config.yaml").write_text(text)
+    line = "training.fresh: is now called training.reinit; write training.reinit=..."
+    assert refused(lambda: read_config(run)).endswith(line)
+
+
 def test_no_run_is_one_line_that_says_what_to_give(tmp_path: Path) -> None:
     assert "run=outputs/NAME" in refused(lambda: read_config(tmp_path))
 
@@ -177,7 +217,7 @@ def test_the_demonstrations_are_recorded_and_other_ones_refused(tmp_path: Path) 
     record_data(tmp_path, moved)
     assert read_data(tmp_path) == moved
     other = {**DATA, "val": {**DATA["val"], "checksum": "9"}}
-    assert refused(lambda: record_data(tmp_path, other)).startswith("b: its content is not what")
+    assert refused(lambda: record_data(tmp_path, other)).startswith("b: its content has changed since")
     assert read_data(tmp_path) == moved
     assert files(tmp_path) == {"data.json"}
 
@@ -231,8 +271,8 @@ def test_a_file_is_replaced_whole_or_kept(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_settings_leave_the_configuration_as_it_is(tmp_path: Path) -> None:
-    asked = config(tmp_path)
-    before = dataclasses.asdict(asked)
-    settings(asked)["policy"]["dim"] = 3
-    assert dataclasses.asdict(asked) == before
-    assert json.dumps(settings(asked))
+    configuration = config(tmp_path)
+    before = dataclasses.asdict(configuration)
+    settings(configuration)["policy"]["dim"] = 3
+    assert dataclasses.asdict(configuration) == before
+    assert json.dumps(settings(configuration))

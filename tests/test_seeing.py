@@ -1,4 +1,4 @@
-"""What a training says of itself: speed, norms, traces, and where it went wrong."""
+"""Training monitor: throughput, norms, profiler traces, and errors for non-finite values."""
 
 import json
 import re
@@ -12,16 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from instructrl.data.episodes import Episodes
+from instructrl.data.episodes import DemonstrationDataset
 from instructrl.data.loader import Loader
 from instructrl.data.tokenizer import make_tokenizer
 from instructrl.errors import RunError
 from instructrl.evaluation.speeds import training_speed
 from instructrl.training import preparation
-from instructrl.training.flops import count, peak_flops, step_flops
-from instructrl.training.metrics import SPEED, read_lines
-from instructrl.training.speed import ASIDE, memory
-from instructrl.training.watch import Watch
+from instructrl.training.flops import count_flops, peak_flops, step_flops
+from instructrl.training.metrics import SPEED_FILE, read_lines
+from instructrl.training.speed import EXCLUDED, memory
+from instructrl.training.watch import NonFiniteGuard
 from tests import tiny
 
 SEEN = ("training.log_every=2", "hardware.peak_flops=1e11")
@@ -42,14 +42,14 @@ def run(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_speed_of_every_step_is_measured_once(run: Path) -> None:
-    lines = read_lines(run / SPEED)
+    lines = read_lines(run / SPEED_FILE)
     assert {line["split"] for line in lines} == {"speed"} and lines[-1]["step"] == 12
     assert sum(line["steps"] for line in lines) == 12
     keyframes, episodes = 0.0, 0.0
     for line in lines:
         shares = {key: value for key, value in line.items() if key.startswith("share_")}
         assert sum(shares.values()) == pytest.approx(1) and min(shares.values()) >= 0
-        training = line["seconds"] * (1 - sum(line[f"share_{part}"] for part in ASIDE))
+        training = line["seconds"] * (1 - sum(line[f"share_{part}"] for part in EXCLUDED))
         assert line["steps_per_second"] == pytest.approx(line["steps"] / training)
         keyframes += line["keyframes_per_second"] * training
         episodes += line["episodes_per_second"] * training
@@ -57,16 +57,17 @@ def test_the_speed_of_every_step_is_measured_once(run: Path) -> None:
         assert line["utilisation"] == pytest.approx(line["steps_per_second"] * flops / 1e11)
         assert line["process_memory_bytes"] > 1e7
     assert round(episodes) == 4 * 12 and round(keyframes) == 4 * 12 * 4  # pick_and_lift has four keyframes
-    spent = {part: sum(line["seconds"] * line[f"share_{part}"] for line in lines) for part in ("step", "data", *ASIDE)}
-    assert all(value > 0 for value in spent.values()), spent
+    parts = ("step", "data", *EXCLUDED)
+    seconds = {part: sum(line["seconds"] * line[f"share_{part}"] for line in lines) for part in parts}
+    assert all(value > 0 for value in seconds.values()), seconds
 
 
 def test_metrics_have_the_norms_and_some_steps_and_are_the_same_when_interrupted(
     run: Path, data: Data, tmp_path: Path
 ) -> None:
     lines = read_lines(run / "metrics.jsonl")
-    taken = [line["step"] for line in lines if line["split"] == "step"]
-    assert taken == [2, 4, 6, 8, 10, 12]
+    steps = [line["step"] for line in lines if line["split"] == "step"]
+    assert steps == [2, 4, 6, 8, 10, 12]
     for line in lines:
         norms = [line.get(f"{name}_norm", 0) for name in ("gradient", "parameter", "update")]
         assert all(norm > 0 for norm in norms) == (line["split"] in ("train", "step"))
@@ -84,7 +85,8 @@ def test_metrics_have_the_norms_and_some_steps_and_are_the_same_when_interrupted
         [line for line in one if line["split"] != "rollout"] for one in (lines, read_lines(resumed / "metrics.jsonl"))
     ]
     assert without[0] == without[1]
-    assert [line["step"] for line in read_lines(resumed / SPEED)] == [line["step"] for line in read_lines(run / SPEED)]
+    found, expected = ([line["step"] for line in read_lines(one / SPEED_FILE)] for one in (resumed, run))
+    assert found == expected
 
 
 def test_the_asked_for_steps_are_traced(run: Path) -> None:
@@ -93,23 +95,23 @@ def test_the_asked_for_steps_are_traced(run: Path) -> None:
 
 
 def test_the_page_tells_of_the_speed(run: Path) -> None:
-    text = training_speed(read_lines(run / SPEED))
+    text = training_speed(read_lines(run / SPEED_FILE))
     assert re.search(r"[\d.]+ episodes and [\d.]+ keyframes a second", text) and "<svg" in text
     assert " s for 12 steps: step " in text and "compiling" in text and "% of what the devices can do" in text
     assert "GB at most of the process" in text
     assert training_speed([]) == "" == training_speed([{"step": 3, "epoch": 1}])
     older = [
         {key: value for key, value in line.items() if key[:4] not in ("util", "flop", "proc")}
-        for line in read_lines(run / SPEED)
+        for line in read_lines(run / SPEED_FILE)
     ]
     assert "Utilisation" not in training_speed(older)
 
 
-# What stops it.
+# Non-finite values.
 
 
 def stopped(folder: Path, data: Data, monkeypatch: pytest.MonkeyPatch, *, key: str, at: int) -> str:
-    """The line for a training in which a number is not one after some steps."""
+    """The error of a training in which a metric becomes NaN at a step."""
     real = preparation.make_train_step
 
     def broken(*given: Any, **more: Any) -> Any:
@@ -140,16 +142,16 @@ def test_what_is_not_finite_ends_with_the_step_its_batch_and_the_norms_before_it
         norms = rf"gradient norm {number}, parameter norm {number}, update norm {number}"
         assert re.search(rf"step {before}: loss {number}, {norms}", line)
     config = tiny.config(tmp_path)
-    with Episodes(data["train"][0]) as episodes:
+    with DemonstrationDataset(data["train"][0]) as episodes:
         loader = Loader([episodes], make_tokenizer(config.encoder), batch_size=5, seed=0)
-        [(_, numbers)] = loader.shown(5)
+        [(_, numbers)] = loader.episodes_in_batch(5)
         seen = [episodes.episode(int(number)).actions for number in numbers]
         batch = loader.batch(5)
-    for row, actions in enumerate(seen):  # they are that batch's
+    for row, actions in enumerate(seen):  # the reported episodes are those of the batch
         np.testing.assert_array_equal(batch.actions[row, : len(actions)], actions)
-    told = line.split("episodes ")[1].split(";")[0]
+    ranges = line.split("episodes ")[1].split(";")[0]
     found: list[int] = []
-    for part in told.split():
+    for part in ranges.split():
         first, _, last = part.partition("-")
         found += range(int(first), int(last or first) + 1)
     assert f"in {data['train'][0]}, episodes " in line and found == sorted(numbers)
@@ -158,18 +160,18 @@ def test_what_is_not_finite_ends_with_the_step_its_batch_and_the_norms_before_it
 
 
 def test_the_first_step_may_be_the_wrong_one() -> None:
-    watch = Watch(lambda step: f"batch {step}", advice="do better")
-    told = r"loss is inf at step 7 .*before it: no other step of this start; its batch: batch 7; do better"
-    with pytest.raises(RunError, match=told):
-        watch.look({"loss": float("inf"), "gradient_norm": 1.0}, step=7)
+    guard = NonFiniteGuard(lambda step: f"batch {step}", advice="do better")
+    message = r"loss is inf at step 7 .*steps before: no other step since the start; batch: batch 7; do better"
+    with pytest.raises(RunError, match=message):
+        guard.check({"loss": float("inf"), "gradient_norm": 1.0}, step=7)
 
 
-# What is counted.
+# FLOPs, peak rates and memory.
 
 
 def test_operations_of_matrix_products_and_convolutions() -> None:
     def flops(function: Any, *shapes: tuple[int, ...]) -> int:
-        return count(jax.make_jaxpr(function)(*(jnp.zeros(shape) for shape in shapes)).jaxpr)
+        return count_flops(jax.make_jaxpr(function)(*(jnp.zeros(shape) for shape in shapes)).jaxpr)
 
     assert flops(lambda a, b: a @ b, (3, 5), (5, 7)) == 2 * 3 * 5 * 7
     assert flops(lambda a, b: jnp.einsum("hik,hjk->hij", a, b), (4, 3, 5), (4, 7, 5)) == 4 * 2 * 3 * 5 * 7
@@ -194,10 +196,10 @@ def test_the_count_is_that_of_xla_but_for_what_is_no_product() -> None:
 def test_what_is_computed_twice_counts_once_and_what_is_frozen_not_at_all(data: Data, tmp_path: Path) -> None:
     def flops(*more: str) -> float:
         config = tiny.config(tmp_path, *more)
-        with preparation.open_sets(config, data) as sets:
+        with preparation.open_demonstrations(config, data) as sets:
             run = Path(tempfile.mkdtemp(dir=tmp_path))
-            training, state = preparation.prepare(config, run, sets)
-            return step_flops(training.counted_step, state, training.train.batch(0), training.frozen)
+            training, state = preparation.prepare_behavior_cloning(config, run, sets)
+            return step_flops(training.flops_step, state, training.train.batch(0), training.frozen)
 
     plain = flops()
     assert flops("hardware.remat=blocks") == plain == flops("hardware.scan=true")

@@ -1,16 +1,16 @@
-"""Who may look at whom."""
+"""Token order and attention mask of the policy."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instructrl.models.sequence import Kind, attention_mask, drawn, step_kinds
+from instructrl.models.sequence import TokenKind, attention_mask, format_mask, step_kinds
 
 
 def test_the_mask_of_two_steps_is_as_drawn():
     mask = attention_mask(2, 2)
-    assert drawn(mask, 2).splitlines() == [
+    assert format_mask(mask, 2).splitlines() == [
         "  oopaoopa",
         "o ##......",
         "o ##......",
@@ -33,8 +33,8 @@ def test_no_look_ahead_and_no_look_beyond_the_window(steps, observations, window
     assert (age >= 0).all()
     assert (age < (window or steps)).all()
     others = rows != columns
-    assert not (kinds[columns] == Kind.PREDICTION)[others].any()
-    assert not ((kinds[columns] == Kind.ACTION) & (age == 0))[others].any()
+    assert not (kinds[columns] == TokenKind.PREDICTION)[others].any()
+    assert not ((kinds[columns] == TokenKind.ACTION) & (age == 0))[others].any()
     assert mask.any(axis=1).all()
 
 

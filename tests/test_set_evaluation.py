@@ -1,4 +1,4 @@
-"""A run of several tasks, judged for real: processes, renderer, agent, ledgers, videos and page."""
+"""End-to-end evaluation of a run with several tasks: processes, renderer, agent, episode logs, videos and report."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from instructrl.command import compose
 from instructrl.config import EvalConfig
-from instructrl.evaluation.judge import judge
+from instructrl.evaluation.judge import evaluate
 from instructrl.evaluation.results import headline, table
 from instructrl.evaluation.run import check_run
 from instructrl.training.loop import train
@@ -22,12 +22,12 @@ from tests.fake_sim import without_clock
 
 TASKS = ["reach_target", "push_button", "pick_and_lift"]
 pytestmark = pytest.mark.slow
-FEW = ("episodes=3", "workers=2", "rows=[trained,oracle]")
+FEW = ("episodes=3", "workers=2", "conditions=[trained,oracle]")
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two runs of the same hardly trained agent: one says that it learnt three tasks, the other one of them."""
+    """Two runs of the same barely trained agent: one recorded with three tasks, the other with one of them."""
     folder = tmp_path_factory.mktemp("set")
     config = tiny.config(folder, "training.epochs=1", "name=learnt", "task=pick_and_lift")
     learnt = open_run(config)
@@ -40,16 +40,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
-def judged(run: Path, *words: str) -> dict[str, Any]:
+def evaluated(run: Path, *words: str) -> dict[str, Any]:
     config = compose("eval", EvalConfig, [f"run={run}", *FEW, *words])
     check_run(run, tasks=config.tasks)
-    return judge(config)[0]
+    return evaluate(config)[0]
 
 
 def test_one_evaluation_judges_every_task_and_goes_on_where_it_was(runs: dict[str, Path]) -> None:
-    results = judged(runs["set"])
+    results = evaluated(runs["set"])
     assert list(results["tasks"]) == TASKS
-    assert results["rows"]["oracle"]["success_rate"] == 1.0
+    assert results["conditions"]["oracle"]["success_rate"] == 1.0
     assert [entry["task_variations"] for entry in results["tasks"].values()] == [20, 18, 20]
     assert len(table(results).splitlines()) == 1 + 3 + 2
     assert "on variations 0-2 only in every task" in headline(results)
@@ -59,28 +59,34 @@ def test_one_evaluation_judges_every_task_and_goes_on_where_it_was(runs: dict[st
     assert films and all((folder / film["file"]).is_file() for film in films)
     assert (folder / "report.html").read_text().count("<video ") == len(films)
     before = {task: (folder / task / "episodes.jsonl").read_bytes() for task in TASKS}
-    assert without_clock(judged(runs["set"])) == without_clock(results)
+    assert without_clock(evaluated(runs["set"])) == without_clock(results)
     assert before == {task: (folder / task / "episodes.jsonl").read_bytes() for task in TASKS}, "nothing was played"
 
 
 def test_a_task_of_a_set_gives_the_numbers_that_it_gives_alone(runs: dict[str, Path]) -> None:
-    """One agent plays tasks of other lengths before; its shapes change with them, its actions do not."""
-    together = judged(runs["set"], "videos=0")["tasks"]["push_button"]
-    alone = judged(runs["single"], "videos=0")
+    """An agent that evaluated tasks of other lengths before has other array shapes, but gives the same actions."""
+    together = evaluated(runs["set"], "videos=0")["tasks"]["push_button"]
+    alone = evaluated(runs["single"], "videos=0")
     assert without_clock({key: alone[key] for key in together}) == without_clock(together)
     files = [runs["set"] / "eval" / "push_button" / "episodes.jsonl", runs["single"] / "eval" / "episodes.jsonl"]
     played = [[json.loads(line) for line in file.read_text().splitlines()[1:]] for file in files]
-    keyed = [{(one["row"], one["index"]): one for one in some} for some in played]
+    keyed = [{(one["condition"], one["index"]): one for one in some} for some in played]
     assert set(keyed[0]) == set(keyed[1])
     for key, one in keyed[0].items():
         assert np.array_equal(one["actions"], keyed[1][key]["actions"]), key
 
 
 def test_a_protocol_allows_more_keyframes_than_the_task_does(runs: dict[str, Path]) -> None:
-    words = ("tasks=[pick_and_lift]", "videos=0", "protocol.keyframes=9", "protocol.tries=9", "protocol.name=long")
-    results = judged(runs["set"], *words)
-    assert results["rows"]["trained"]["outcomes"]["time_limit"] + results["successes"] <= 3
+    words = (
+        "tasks=[pick_and_lift]",
+        "videos=0",
+        "protocol.max_keyframes=9",
+        "protocol.max_unreachable=9",
+        "protocol.name=long",
+    )
+    results = evaluated(runs["set"], *words)
+    assert results["conditions"]["trained"]["outcomes"]["time_limit"] + results["successes"] <= 3
     lines = (runs["set"] / "eval-long" / "pick_and_lift" / "episodes.jsonl").read_text().splitlines()[1:]
-    lengths = {len(one["actions"]) for one in map(json.loads, lines) if one["row"] == "trained"}
+    lengths = {len(one["actions"]) for one in map(json.loads, lines) if one["condition"] == "trained"}
     assert max(lengths) == 9, "this agent never lifts a block: it plays until it is stopped"
-    assert "trained" in results["rows"] and results["protocol"]["keyframes"] == 9
+    assert "trained" in results["conditions"] and results["protocol"]["keyframes"] == 9

@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 
 from data_tools.collect import ensure_demonstrations
-from instructrl.data.episodes import Episodes
+from instructrl.data.episodes import DemonstrationDataset
 from instructrl.data.loader import Loader
 from instructrl.data.tokenizer import make_tokenizer
 from instructrl.errors import InputError
-from instructrl.evaluation.actor import load_actor
+from instructrl.evaluation.actor import load_batched_agent
 from instructrl.evaluation.run import recorded_renderer
 from instructrl.training import loop
 from instructrl.training.loop import train, validate
 from instructrl.training.metrics import read_lines
-from instructrl.training.preparation import open_sets, prepare
+from instructrl.training.preparation import open_demonstrations, prepare_behavior_cloning
 from instructrl.training.run_directory import open_run
 from tests import tiny
-from tests.test_frozen import M3AE, OURS, random_weights
+from tests.test_frozen import M3AE, SMALL_VOCABULARY, random_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = ("pick_and_lift", "push_button")
@@ -44,7 +44,7 @@ def trained(folder: Path, data: Data, *more: str) -> Path:
 
 
 def params(run: Path) -> Any:
-    return load_actor(run, checkpoint="last", slots=1, steps=6, hardware=tiny.config(run).hardware)[0].params
+    return load_batched_agent(run, checkpoint="last", slots=1, steps=6, hardware=tiny.config(run).hardware)[0].params
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +76,8 @@ def test_the_loss_of_each_task_is_measured(undisturbed: Path, data: Data) -> Non
 
 def test_a_tasks_loss_is_that_of_its_own_demonstrations(data: Data, tmp_path: Path) -> None:
     config = tiny.config(tmp_path, *SET)
-    with open_sets(config, data) as sets:
-        training, state = prepare(config, open_run(config), sets)
+    with open_demonstrations(config, data) as sets:
+        training, state = prepare_behavior_cloning(config, open_run(config), sets)
         losses = validate(training, state)
         for task, episodes in zip(TASKS, sets.val, strict=True):
             tokenizer = make_tokenizer(config.encoder)
@@ -147,7 +147,7 @@ def test_cached_features_of_a_set_give_the_losses_of_live_ones(data: Data, tmp_p
 
 
 def test_features_of_a_set_are_computed_ahead_by_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    random_weights(tmp_path / "w.safetensors", M3AE, OURS)
+    random_weights(tmp_path / "w.safetensors", M3AE, SMALL_VOCABULARY)
     words = (*SET, *M3AE, f"encoder.weights={tmp_path / 'w.safetensors'}", *SHORT)
     command = [sys.executable, "-m", "data_tools.features", *tiny.overrides(tmp_path, *words)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -155,7 +155,7 @@ def test_features_of_a_set_are_computed_ahead_by_one_command(tmp_path: Path, mon
     assert done.stdout.count("rows written") == 4 and "task 2 of 2: push_button" in done.stdout
     config = tiny.config(tmp_path, *words)
     files = ensure_demonstrations(config.task, config.sim, config.data)
-    monkeypatch.setattr(Episodes, "_images", lambda *_: pytest.fail("an image was read"))
+    monkeypatch.setattr(DemonstrationDataset, "_images", lambda *_: pytest.fail("an image was read"))
     assert len(read_lines(trained(tmp_path, files, *words[len(SET) :]) / "metrics.jsonl")) == 2
 
 

@@ -1,4 +1,4 @@
-"""The scripts that set up machines with GPUs and TPU hosts, with programs replaced: what they do, keep and refuse."""
+"""Set-up scripts of GPU machines and TPU hosts, with stub programs: actions, kept installations and errors."""
 
 import re
 import subprocess
@@ -10,7 +10,7 @@ from instructrl.errors import InputError, RunError
 from launchers import devices
 
 ROOT = Path(__file__).resolve().parent.parent
-# A Python 3.11 that notes how it is called, and makes an environment whose Python does the same.
+# A stub of Python 3.11 that logs its calls and creates environments with the same stub.
 PYTHON = """#!/bin/sh
 case "$*" in
 *"import sys, venv"*) exit 0 ;;
@@ -27,12 +27,12 @@ NOTE = '#!/bin/sh\necho "$(basename "$0") $*" >> "$LOG"\n'
 
 
 class Machine:
-    """A checkout and programs that only note how they are called."""
+    """A checkout and stub programs that only log their calls."""
 
     def __init__(self, folder: Path):
         self.bin, self.log, self.checkout = folder / "bin", folder / "log", folder / "suite"
-        for made in (self.bin, self.checkout / "launchers"):
-            made.mkdir(parents=True)
+        for path in (self.bin, self.checkout / "launchers"):
+            path.mkdir(parents=True)
         for name in ("environment.sh", "setup_gpu.sh", "setup_tpu.sh"):
             (self.checkout / "launchers" / name).write_bytes((ROOT / "launchers" / name).read_bytes())
         for name in ("requirements.txt", "requirements-gpu.txt", "requirements-tpu.txt"):
@@ -67,10 +67,10 @@ class Machine:
         (self.bin / name).chmod(0o755)
 
     def setup(self, kind: str, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        given = {"PATH": str(self.bin), "LOG": str(self.log), "OS_RELEASE": str(self.release), "NO_NETWORK": ""}
+        defaults = {"PATH": str(self.bin), "LOG": str(self.log), "OS_RELEASE": str(self.release), "NO_NETWORK": ""}
         self.log.write_text("")
         script = ["bash", str(self.checkout / f"launchers/setup_{kind}.sh"), *words]
-        return subprocess.run(script, capture_output=True, text=True, env={**given, **variables}, timeout=60)
+        return subprocess.run(script, capture_output=True, text=True, env={**defaults, **variables}, timeout=60)
 
     @property
     def calls(self) -> list[str]:
@@ -79,9 +79,9 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
-    made = Machine(tmp_path)
-    made.program("python3.11", PYTHON)
-    return made
+    machine = Machine(tmp_path)
+    machine.program("python3.11", PYTHON)
+    return machine
 
 
 @pytest.mark.parametrize("kind", ["gpu", "tpu"])
@@ -89,16 +89,18 @@ def test_it_installs_fixed_versions_looks_at_the_devices_and_keeps_what_is_there
     done = machine.setup(kind)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"{kind}: 4 x imaginary"
-    made, pip, packages, looked = [line for line in machine.calls if line.startswith("python")]
-    assert made == "python3.11 -m venv --clear .venv" and pip.endswith("pip==26.3")
-    assert packages.endswith(f"-r requirements-{kind}.txt") and looked == f"python -m launchers.devices {kind}"
+    created_line, pip, packages, checked = [line for line in machine.calls if line.startswith("python")]
+    assert created_line == "python3.11 -m venv --clear .venv" and pip.endswith("pip==26.3")
+    assert packages.endswith(f"-r requirements-{kind}.txt") and checked == f"python -m launchers.devices {kind}"
     again = machine.setup(kind)
     assert again.returncode == 0 and "packages: kept in .venv" in again.stdout
     assert not [line for line in machine.calls if "pip install" in line or "venv" in line]
     requirements = machine.checkout / f"requirements-{kind}.txt"
     requirements.write_text(requirements.read_text() + "six==1.17.0\n")
     assert "packages: installed" in machine.setup(kind).stdout
-    assert not [line for line in machine.calls if "-m venv" in line], "the environment stays, its packages follow"
+    assert not [line for line in machine.calls if "-m venv" in line], (
+        "the environment is kept, its packages are updated"
+    )
 
 
 def test_what_was_not_finished_is_not_taken_for_finished(machine: Machine) -> None:
@@ -113,7 +115,9 @@ def test_a_login_node_has_no_gpu(machine: Machine) -> None:
     assert refused.returncode == 2 and refused.stderr.startswith("error: nvidia-smi: finds no GPU; install NVIDIA's")
     assert refused.stderr.count("\n") == 1 and not machine.calls
     done = machine.setup("gpu", "--login")
-    assert done.returncode == 0 and "GPUs: not tried; do so with: srun --gpus=1 .venv/bin/python -m" in done.stdout
+    assert (
+        done.returncode == 0 and "GPUs: not checked; check them with: srun --gpus=1 .venv/bin/python -m" in done.stdout
+    )
     assert not [line for line in machine.calls if "devices" in line]
     wrong = machine.setup("gpu", "--logn")
     assert wrong.returncode == 2 and wrong.stderr == "error: --logn: no such option; allowed: --login\n"
@@ -155,7 +159,7 @@ def test_without_any_python_it_is_one_line(machine: Machine) -> None:
     assert refused.returncode == 2 and refused.stderr.startswith("error: python3.11: not found, and neither uv nor")
     assert refused.stderr.count("\n") == 1
     named = machine.setup("tpu", PYTHON="python3")
-    assert named.returncode == 2 and named.stderr.startswith("error: PYTHON=python3: no Python 3.11 with venv")
+    assert named.returncode == 2 and named.stderr.startswith("error: PYTHON=python3: not a Python 3.11 with venv")
 
 
 @pytest.mark.parametrize("kind", ["gpu", "tpu"])

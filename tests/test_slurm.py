@@ -11,30 +11,30 @@ from pathlib import Path
 
 import pytest
 
-from launchers.ending import noted
-from launchers.slurm import refusal
+from launchers.ending import read_exit_code
+from launchers.slurm import sbatch_error
 from launchers.table import Job
 from tests import tiny
 from tests.slurm_cluster import CPUS, UNFIT, Cluster, cluster
-from tests.sweeps import Sweep, said_by
+from tests.sweeps import Sweep, output_of
 from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).parent / "golden/slurm_dry_run.txt"
 LAUNCHER = ("launcher=slurm_gpu", "launcher.slurm.gpus_per_node=null", "launcher.slurm.memory_gb=null",
             "launcher.slurm.cpus_per_task=1", "launcher.poll_seconds=0.5")  # fmt: skip
-needs_slurm = pytest.mark.skipif(bool(UNFIT), reason=UNFIT or "there")
+needs_slurm = pytest.mark.skipif(bool(UNFIT), reason=UNFIT or "available")
 
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with cluster(tmp_path_factory.mktemp("slurm") / "cluster") as made:
-        yield made
+    with cluster(tmp_path_factory.mktemp("slurm") / "cluster") as running_cluster:
+        yield running_cluster
 
 
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where trainings run, with their demonstrations."""
+    """Folder of trainings and their demonstrations."""
     return tmp_path_factory.mktemp("studies")
 
 
@@ -46,7 +46,7 @@ def begin(slurm: Cluster, folder: Path, *words: str) -> subprocess.Popen:
 
 
 def small(slurm: Cluster, folder: Path, programs: dict[str, str]) -> Sweep:
-    """A sweep of programs on the cluster."""
+    """Configure a sweep of programs on the cluster."""
     sweep = Sweep(folder, programs, environment=slurm.environment)
     sweep.resources = {"kind": "slurm", "poll_seconds": 0.3}
     sweep.slurm = {"cpus_per_task": 1, "save_seconds": 30}
@@ -60,21 +60,23 @@ def test_an_array_of_trainings_of_which_one_fails(slurm: Cluster, studies: Path)
     words = [*tiny.overrides(studies, *own), "name=run${seed}", "launcher.sweep=array"]
     other = studies / "outputs/run3"
     other.mkdir(parents=True)
-    (other / "config.yaml").write_text("seed: 7\n")  # of no training: the fourth is refused
-    said = said_by(begin(slurm, studies, "train.py", "--multirun", *words, "seed=0,1,2,3"), code=1, timeout=800)
+    (other / "config.yaml").write_text("seed: 7\n")  # not of a training run: the fourth job is refused
+    output = output_of(begin(slurm, studies, "train.py", "--multirun", *words, "seed=0,1,2,3"), code=1, timeout=800)
     table = json.loads((studies / "multirun/array/jobs.json").read_text())["jobs"]
-    assert [(job["state"], job["exit_code"]) for job in table] == [("done", 0)] * 3 + [("failed", 2)], said
+    assert [(job["state"], job["exit_code"]) for job in table] == [("done", 0)] * 3 + [("failed", 2)], output
     assert table[3]["error"].startswith(f"error: {other}/config.yaml: ")
-    assert f"{table[3]['error']}  [{table[3]['log']}]" in said
+    assert f"{table[3]['error']}  [{table[3]['log']}]" in output
     found = slurm.jobs("array")
     assert [job["JobState"] for job in found] == ["COMPLETED"] * 3 + ["FAILED"]
     assert found[3]["ExitCode"] == "2:0"
     assert [f"{job['ArrayJobId']}_{job['ArrayTaskId']}" for job in found] == [job["id"] for job in table]
-    judged = ",".join(f"{studies}/outputs/run{seed}" for seed in range(3))
-    assert f"not judged yet: python eval.py --multirun run={judged} " in said and "left out: job 4 (seed=3)" in said
-    few = ["episodes=2", "rows=[trained]", "videos=0", "workers=1", "hardware.local_devices=1"]
-    said = said_by(
-        begin(slurm, studies, "eval.py", "--multirun", f"run={judged}", *few, "launcher.sweep=eval"),
+    evaluated = ",".join(f"{studies}/outputs/run{seed}" for seed in range(3))
+    assert (
+        f"not judged yet: python eval.py --multirun run={evaluated} " in output and "left out: job 4 (seed=3)" in output
+    )
+    eval_options = ["episodes=2", "conditions=[trained]", "videos=0", "workers=1", "hardware.local_devices=1"]
+    output = output_of(
+        begin(slurm, studies, "eval.py", "--multirun", f"run={evaluated}", *eval_options, "launcher.sweep=eval"),
         code=0,
         timeout=800,
     )
@@ -83,12 +85,12 @@ def test_an_array_of_trainings_of_which_one_fails(slurm: Cluster, studies: Path)
         subprocess.run(compare, cwd=ROOT, check=True, timeout=120)
         numbers = json.loads((studies / f"multirun/{sweep}/comparison.json").read_text())
         [group] = numbers["groups"]
-        assert group["seeds"] == [0, 1, 2] and group["rows"]["trained"]["episodes"] == 6
+        assert group["seeds"] == [0, 1, 2] and group["conditions"]["trained"]["episodes"] == 6
         assert len(numbers["left_out"]) == (sweep == "array")
 
 
 def ended_alike(folder: Path, other: Path) -> None:
-    """Bit for bit, in a process of its own."""
+    """Compare two runs bit for bit, in a separate process."""
     program = f"""
 import sys
 from pathlib import Path
@@ -109,7 +111,7 @@ assert read_lines(run / "metrics.jsonl") == read_lines(other / "metrics.jsonl")
 @needs_slurm
 @pytest.mark.slow
 def test_two_processes_are_preempted_and_end_as_if_undisturbed(slurm: Cluster, studies: Path) -> None:
-    """By an urgent job, which is SIGTERM, and by SIGUSR2, as SLURM sends it before the time limit."""
+    """Preempted by an urgent job (SIGTERM), and by SIGUSR2, which SLURM sends before the time limit."""
     own = [f"data.dir={studies}/data", f"output_dir={studies}/outputs", "training.batch_size=6", "training.epochs=150",
            "training.validate_every=50", "launcher.slurm.tasks_per_node=2"]  # fmt: skip
     words = tiny.overrides(studies, *own)
@@ -118,7 +120,7 @@ def test_two_processes_are_preempted_and_end_as_if_undisturbed(slurm: Cluster, s
         return begin(slurm, studies, "train.py", *words, f"name={name}", f"launcher.sweep={name}")
 
     undisturbed = train("undisturbed")
-    assert "done" in said_by(undisturbed, code=0, timeout=800)
+    assert "done" in output_of(undisturbed, code=0, timeout=800)
     disturbed = train("disturbed")
     metrics, log = studies / "outputs/disturbed/metrics.jsonl", studies / "multirun/disturbed"
 
@@ -126,15 +128,15 @@ def test_two_processes_are_preempted_and_end_as_if_undisturbed(slurm: Cluster, s
         return "".join(path.read_text() for path in log.glob("slurm/*.out"))
 
     until(lambda: (metrics.exists() and metrics.read_text().count("\n") >= 3) or disturbed.poll() is not None, 600)
-    assert disturbed.poll() is None, said_by(disturbed, code=0, timeout=800)
+    assert disturbed.poll() is None, output_of(disturbed, code=0, timeout=800)
     slurm.occupy(1)
     until(lambda: "queued again, 1 of at most 100 times" in logs(), 600)
     until(lambda: logs().count("training resumed") == 1, 600)
     [job] = slurm.jobs("disturbed")
     time.sleep(1)
-    slurm.ask("scancel", "--signal=USR2", job["JobId"])
+    slurm.run("scancel", "--signal=USR2", job["JobId"])
     until(lambda: "queued again, 2 of at most 100 times" in logs(), 600)
-    assert "done" in said_by(disturbed, code=0, timeout=800)
+    assert "done" in output_of(disturbed, code=0, timeout=800)
     assert logs().count("training resumed") == 2 and "of 2 processes" in logs()
     [job] = slurm.jobs("disturbed")
     assert job["JobState"] == "COMPLETED" and job["Restarts"] == "2"
@@ -148,19 +150,19 @@ def test_a_cancelled_job_ends_the_wait_and_ctrl_c_does_not_end_the_jobs(slurm: C
     running = sweep.begin()
     until(lambda: (tmp_path / "multirun/study/jobs.json").exists() and sweep.states[0][0] == "running", 600)
     running.send_signal(2)
-    assert "the jobs go on; the same command attaches to them again" in sweep.end(running, code=130)
+    assert "the jobs continue; the same command attaches to them again" in sweep.end(running, code=130)
     running = sweep.begin()
-    assert running.stdout is not None and " still at work, 0 to start" in running.stdout.readline(), "attached"
-    slurm.ask("scancel", sweep.table[0]["id"])
-    said = sweep.end(running, code=1)
+    assert running.stdout is not None and " still active, 0 to start" in running.stdout.readline(), "attached"
+    slurm.run("scancel", sweep.table[0]["id"])
+    output = sweep.end(running, code=1)
     assert sweep.states == [("cancelled", None), ("done", 0)]
-    assert "cancelled by scancel or by SLURM" in said
+    assert "cancelled by scancel or by SLURM" in output
     running = sweep.begin(on_interrupt="cancel")
     until(lambda: sweep.states[0][0] == "running", 600)
     running.send_signal(2)
-    assert "interrupted: ending the jobs, which save first" in sweep.end(running, code=130)
+    assert "interrupted: stopping the jobs, which save first" in sweep.end(running, code=130)
     assert sweep.states == [("cancelled", None), ("done", 0)]
-    assert not slurm.ask("squeue", "--noheader", "--name=study")
+    assert not slurm.run("squeue", "--noheader", "--name=study")
 
 
 @needs_slurm
@@ -169,9 +171,9 @@ def test_what_a_cluster_refuses_or_kills_is_one_line(slurm: Cluster, tmp_path: P
     greedy = "import time; kept = b'x' * 400_000_000; print('began', flush=True); time.sleep(60)"
     sweep = small(slurm, tmp_path, {"greedy": greedy})
     sweep.slurm["memory_gb"] = 0.1
-    said = sweep(code=1)
-    assert "took more memory than launcher.slurm.memory_gb" in sweep.table[0]["error"], said
-    never = "SLURM would never start it, and it is cancelled: "
+    output = sweep(code=1)
+    assert "used more memory than launcher.slurm.memory_gb" in sweep.table[0]["error"], output
+    never = "cancelled, as SLURM would never start it: "
     refused = [
         ({"partition": "nowhere"}, "invalid partition specified: nowhere"),
         ({"partition": "closed", "account": "mine"}, f"{never}Job's account not known, so it can't use this partition"),
@@ -183,7 +185,7 @@ def test_what_a_cluster_refuses_or_kills_is_one_line(slurm: Cluster, tmp_path: P
         folder.mkdir()
         sweep = small(slurm, folder, {"one": "", "two": ""})
         sweep.slurm |= settings
-        said = sweep(code=1)
+        output = sweep(code=1)
         assert sweep.states == [("refused", None)] * 2
         assert re.search(line, sweep.table[0]["error"]) and "\n" not in sweep.table[0]["error"], sweep.table
 
@@ -191,11 +193,11 @@ def test_what_a_cluster_refuses_or_kills_is_one_line(slurm: Cluster, tmp_path: P
 @needs_slurm
 @pytest.mark.slow
 def test_a_controller_that_does_not_answer_is_waited_for(slurm: Cluster, tmp_path: Path) -> None:
-    go_on = tmp_path / "go on"
+    resume = tmp_path / "resume"
     sweep = small(
         slurm,
         tmp_path,
-        {"long": f"import pathlib, time\nwhile not pathlib.Path({str(go_on)!r}).exists(): time.sleep(0.1)"},
+        {"long": f"import pathlib, time\nwhile not pathlib.Path({str(resume)!r}).exists(): time.sleep(0.1)"},
     )
     deaf = tmp_path / "bin/squeue"
     deaf.parent.mkdir()
@@ -205,13 +207,13 @@ def test_a_controller_that_does_not_answer_is_waited_for(slurm: Cluster, tmp_pat
     deaf.write_text("#!/bin/sh\necho slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1\n")
     deaf.chmod(0o755)
     assert running.stdout is not None
-    said = ""
-    while "squeue: slurm_load_jobs error: Unable to contact slurm controller; the jobs go on" not in said:
+    output = ""
+    while "squeue: slurm_load_jobs error: Unable to contact slurm controller; the jobs continue" not in output:
         line = running.stdout.readline()
-        assert line, said
-        said += line
+        assert line, output
+        output += line
     assert sweep.states == [("running", None)]
-    go_on.touch()
+    resume.touch()
     sweep.end(running, code=0)
     assert sweep.states == [("done", 0)]
 
@@ -219,23 +221,23 @@ def test_a_controller_that_does_not_answer_is_waited_for(slurm: Cluster, tmp_pat
 def test_without_a_cluster_it_is_one_line(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, {"one": "", "two": ""}, environment={**os.environ, "PATH": "/nowhere"})
     sweep.resources = {"kind": "slurm", "poll_seconds": 0.3}
-    said = sweep(code=1)
-    assert "sbatch: not found here; launch from a node of a SLURM cluster, or with launcher=local" in said
+    output = sweep(code=1)
+    assert "sbatch: not found here; launch from a node of a SLURM cluster, or with launcher=local" in output
     assert sweep.states == [("refused", None)] * 2
 
 
 def test_what_sbatch_says_becomes_a_line() -> None:
     submission = "sbatch: error: Batch job submission failed: Invalid partition name specified"
     text = f"Command 'sbatch' failed\nsbatch: error: invalid partition specified: x\n{submission}\n"
-    assert refusal(text) == "sbatch: invalid partition specified: x"
-    assert refusal("") == "sbatch: failed without a word"
+    assert sbatch_error(text) == "sbatch: invalid partition specified: x"
+    assert sbatch_error("") == "sbatch: failed without a message"
 
 
 def test_a_note_that_is_not_whole_is_none(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"exit_code"')
-    assert noted(tmp_path / "x.json") is None and noted(tmp_path / "y.json") is None
+    assert read_exit_code(tmp_path / "x.json") is None and read_exit_code(tmp_path / "y.json") is None
     job = Job(1, "x", [], "run")
-    job.ended(75)
+    job.record_exit(75)
     assert job.state == "interrupted"
 
 

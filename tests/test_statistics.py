@@ -108,7 +108,7 @@ def test_students_interval_is_that_of_the_tables() -> None:
 
 def test_the_interval_over_seeds_holds_what_seeds_and_episodes_leave_open() -> None:
     episodes = mean_interval([(20, 20), (20, 20), (20, 20)])
-    assert seeds_interval([1.0, 1.0, 1.0], [(20, 20)] * 3) == episodes, "seeds that agree by chance"
+    assert seeds_interval([1.0, 1.0, 1.0], [(20, 20)] * 3) == episodes, "seeds that agree by coincidence"
     low, high = seeds_interval([0.4, 0.5, 0.6], [(400, 1000), (500, 1000), (600, 1000)])
     assert (low, high) == pytest.approx(
         (0.5 - 0.1 * 4.302653 / math.sqrt(3), 0.5 + 0.1 * 4.302653 / math.sqrt(3)), abs=1e-6

@@ -1,4 +1,4 @@
-"""Statistics of demonstrations: the numbers are those of NumPy on everything at once, what was planted is found."""
+"""Statistics of demonstrations: equal to NumPy on all data at once; planted outliers and duplicates are found."""
 
 import re
 import subprocess
@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from data_tools import measures
-from data_tools.inspect import arguments as inspected
+from data_tools.inspect import arguments as inspect_arguments
 from data_tools.inspect import inspect
 from data_tools.measures import cells, measure
-from data_tools.outliers import unusual
-from data_tools.stats import arguments, files_of, stats
+from data_tools.outliers import find_outliers
+from data_tools.stats import arguments, expand_folders, stats
 from instructrl.actions import WORKSPACE_HIGH, WORKSPACE_LOW
 from instructrl.batch import Demonstration
 from instructrl.errors import InputError, RunError
@@ -27,29 +27,29 @@ VAL = replace(HEADER, split="val")
 HOSTILE = "<script>alert('x')</script> & co"
 
 
-def quiet(seed: int, **options: int) -> Demonstration:
-    """A demonstration in which nothing is unusual."""
-    made, rng = demonstration(seed, **options), np.random.default_rng(seed)
-    actions = made.actions.copy()
+def usual_demonstration(seed: int, **options: int) -> Demonstration:
+    """A demonstration without unusual values."""
+    sample, rng = demonstration(seed, **options), np.random.default_rng(seed)
+    actions = sample.actions.copy()
     actions[:, :3] = rng.uniform(WORKSPACE_LOW, WORKSPACE_HIGH, (len(actions), 3))
     actions[:, 3:7] = (0, 1, 0, 0)
-    still = {"extrinsics": np.broadcast_to(np.eye(4, dtype=np.float32), made.extrinsics.shape).copy()}
-    still |= {name: np.ones_like(getattr(made, name)) for name in ("state", "intrinsics")}
-    return made._replace(actions=actions, **still)
+    still = {"extrinsics": np.broadcast_to(np.eye(4, dtype=np.float32), sample.extrinsics.shape).copy()}
+    still |= {name: np.ones_like(getattr(sample, name)) for name in ("state", "intrinsics")}
+    return sample._replace(actions=actions, **still)
 
 
 def test_the_numbers_are_those_of_everything_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = [
+    demonstrations = [
         demonstration(seed, steps=1 + seed % 3, between=seed % 2, sentences=("go", f"go {seed % 4}"))
         for seed in range(30)
     ]
-    path = write(tmp_path / "train.hdf5", given)
+    path = write(tmp_path / "train.hdf5", demonstrations)
     found = {}
     for piece in (1, 5000, 2**23):
-        monkeypatch.setattr(measures, "PIECE", piece)
+        monkeypatch.setattr(measures, "CHUNK_BYTES", piece)
         found[piece] = measure(path)
-    images = np.concatenate([one.images for one in given]).astype(np.float64)
-    actions = np.concatenate([one.actions for one in given]).astype(np.float64)
+    images = np.concatenate([one.images for one in demonstrations]).astype(np.float64)
+    actions = np.concatenate([one.actions for one in demonstrations]).astype(np.float64)
     for one in found.values():
         assert np.allclose(one.pixels, [images.mean((0, 2, 3)), images.std((0, 2, 3))], rtol=1e-12)
         assert np.array_equal(one.pixels, found[1].pixels) and one.outliers == found[1].outliers
@@ -74,13 +74,13 @@ def test_cells_tile_the_workspace() -> None:
 
 
 def test_quiet_demonstrations_have_no_outliers(tmp_path: Path) -> None:
-    path = write(tmp_path / "train.hdf5", [quiet(seed, steps=2 + seed % 2) for seed in range(40)])
+    path = write(tmp_path / "train.hdf5", [usual_demonstration(seed, steps=2 + seed % 2) for seed in range(40)])
     assert measure(path).outliers == []
 
 
 PLANTED = {
-    "keyframes 12; usual 2 to 2, 10 beyond": lambda one: quiet(99, steps=12),
-    "frames 43; usual 3 to 3, 40 beyond": lambda one: quiet(99, steps=2, between=20),
+    "keyframes 12; usual 2 to 2, 10 beyond": lambda one: usual_demonstration(99, steps=12),
+    "frames 43; usual 3 to 3, 40 beyond": lambda one: usual_demonstration(99, steps=2, between=20),
     "position z 0.4 m; workspace 0.6 to 1.6 m, 0.2 m beyond": lambda one: moved(one, 2, 0.4),
     "position x 9 m; usual": lambda one: moved(one, 0, 9),
     "turn from the mean rotation 88": lambda one: one._replace(
@@ -95,7 +95,7 @@ PLANTED = {
     "camera front's focal length 9 pixels": lambda one: one._replace(
         intrinsics=one.intrinsics + np.float32(8) * (np.arange(2)[None, :, None, None] == 0)
     ),
-    "contrast of wrist 0; pictures 1 to 127.5, 1 beyond": lambda one: one._replace(
+    "contrast of wrist 0; images 1 to 127.5, 1 beyond": lambda one: one._replace(
         images=one.images * (np.arange(2, dtype=np.uint8) == 0)[None, :, None, None, None]
     ),
     "brightness of front": lambda one: one._replace(images=one.images // 8),
@@ -108,78 +108,86 @@ def moved(one: Demonstration, axis: int, to: float) -> Demonstration:
     return one._replace(actions=actions)
 
 
-@pytest.mark.parametrize("said", PLANTED)
-def test_a_planted_outlier_is_named(tmp_path: Path, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    given = [quiet(seed) for seed in range(40)]
-    given[17] = PLANTED[said](given[17])
-    path = write(tmp_path / "train.hdf5", given)
+@pytest.mark.parametrize("text", PLANTED)
+def test_a_planted_outlier_is_named(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    demonstrations = [usual_demonstration(seed) for seed in range(40)]
+    demonstrations[17] = PLANTED[text](demonstrations[17])
+    path = write(tmp_path / "train.hdf5", demonstrations)
     found = measure(path).outliers
     assert {one.episode for one in found} == {17}
-    assert any(str(one).startswith(f"episode 17: {said}") for one in found), [*map(str, found)]
+    assert any(str(one).startswith(f"episode 17: {text}") for one in found), [*map(str, found)]
     stats(arguments([str(path)]))
-    assert f"{path}: episode 17: {said}" in capsys.readouterr().out
+    assert f"{path}: episode 17: {text}" in capsys.readouterr().out
 
 
 def test_clusters_are_usual_and_the_scale_does_not_matter() -> None:
     rng, episode_of = np.random.default_rng(0), np.arange(400)
     values = np.concatenate([rng.normal(0, 1, 300), rng.normal(500, 1, 100)])
-    assert unusual("x", "", values, episode_of, width=0.1) == []
-    assert unusual("x", "", np.ones(400), episode_of, width=0.1) == []
+    assert find_outliers("x", "", values, episode_of, width=0.1) == []
+    assert find_outliers("x", "", np.ones(400), episode_of, width=0.1) == []
     far = np.append(values, [1500.0, 2000.0])
-    found = unusual("x", "", far, np.arange(402), width=0.1)
+    found = find_outliers("x", "", far, np.arange(402), width=0.1)
     assert [one.episode for one in found] == [400, 401] and found[1].beyond > found[0].beyond > 900
-    assert len(unusual("x", "", far * 1e6, np.arange(402), width=0.1)) == 2
+    assert len(find_outliers("x", "", far * 1e6, np.arange(402), width=0.1)) == 2
 
 
 def test_duplicates_are_found_by_content_and_not_by_seed(tmp_path: Path) -> None:
-    given = [quiet(seed) for seed in range(8)]
-    train = write(tmp_path / "train.hdf5", [*given, given[2]._replace(seed=77, variation=1, instructions=("other",))])
-    near = given[5]._replace(images=given[5].images ^ np.uint8(1))
+    demonstrations = [usual_demonstration(seed) for seed in range(8)]
+    train = write(
+        tmp_path / "train.hdf5",
+        [*demonstrations, demonstrations[2]._replace(seed=77, variation=1, instructions=("other",))],
+    )
+    near = demonstrations[5]._replace(images=demonstrations[5].images ^ np.uint8(1))
     write(
         tmp_path / "val.hdf5",
-        [quiet(50), near, given[6]._replace(seed=1234), given[7]._replace(actions=given[6].actions)],
+        [
+            usual_demonstration(50),
+            near,
+            demonstrations[6]._replace(seed=1234),
+            demonstrations[7]._replace(actions=demonstrations[6].actions),
+        ],
         VAL,
     )
     with pytest.raises(RunError, match=r"train.hdf5: episode 8 is the same as episode 2 of .*train.hdf5, and 1 more"):
         stats(arguments([str(train)]))
     with pytest.raises(RunError, match=r"episode 8 is the same .* and 1 more"):
-        inspect(inspected([str(train), "--verify"]))
-    inspect(inspected([str(train)]))  # not asked to verify
+        inspect(inspect_arguments([str(train), "--verify"]))
+    inspect(inspect_arguments([str(train)]))  # without --verify
 
 
 @pytest.mark.parametrize("tool", ["stats", "inspect"])
-@pytest.mark.parametrize("given", ["train", "val"])
-def test_the_other_split_beside_a_file_is_looked_at(tmp_path: Path, tool: str, given: str) -> None:
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_the_other_split_beside_a_file_is_looked_at(tmp_path: Path, tool: str, split: str) -> None:
     for name, header, seeds in (("train", HEADER, range(6)), ("val", VAL, [30, 3])):
-        write(tmp_path / f"{name}.hdf5", [quiet(seed) for seed in seeds], header)
-    write(tmp_path / "other.hdf5", [quiet(3)], replace(VAL, task="push_button"))
+        write(tmp_path / f"{name}.hdf5", [usual_demonstration(seed) for seed in seeds], header)
+    write(tmp_path / "other.hdf5", [usual_demonstration(3)], replace(VAL, task="push_button"))
     (tmp_path / "notes.hdf5").write_text("none")
-    words = [tool, str(tmp_path / f"{given}.hdf5"), *(["--verify"] if tool == "inspect" else [])]
+    words = [tool, str(tmp_path / f"{split}.hdf5"), *(["--verify"] if tool == "inspect" else [])]
     ran = subprocess.run(
         [sys.executable, "-m", f"data_tools.{words[0]}", *words[1:]], cwd=ROOT, capture_output=True, text=True
     )
-    said = f"{tmp_path}/val.hdf5: episode 1 is the same as episode 3 of {tmp_path}/train.hdf5"
+    text = f"{tmp_path}/val.hdf5: episode 1 is the same as episode 3 of {tmp_path}/train.hdf5"
     assert ran.returncode == 1, ran.stderr
-    assert re.search(rf"^duplicates +{said}$", ran.stdout, re.MULTILINE)
+    assert re.search(rf"^duplicates +{text}$", ran.stdout, re.MULTILINE)
     assert "not compared" in ran.stdout and "notes.hdf5: not an HDF5 file" in ran.stdout
-    assert ran.stderr.startswith(f"error: {said}; what is trained on") and ran.stderr.count("\n") == 1
+    assert ran.stderr.startswith(f"error: {text}; training episodes") and ran.stderr.count("\n") == 1
 
 
 def test_files_that_extend_others_are_no_duplicates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = [quiet(seed) for seed in range(8)]
-    write(tmp_path / "a" / "train.hdf5", given[:5])
-    write(tmp_path / "b" / "train.hdf5", given)
+    demonstrations = [usual_demonstration(seed) for seed in range(8)]
+    write(tmp_path / "a" / "train.hdf5", demonstrations[:5])
+    write(tmp_path / "b" / "train.hdf5", demonstrations)
     stats(arguments([str(tmp_path)]))
     assert "duplicates      none in" in capsys.readouterr().out
-    write(tmp_path / "c" / "val.hdf5", given[6:7], VAL)
+    write(tmp_path / "c" / "val.hdf5", demonstrations[6:7], VAL)
     with pytest.raises(RunError, match=r"val.hdf5: episode 0 is the same as episode 6"):
         stats(arguments([str(tmp_path / "b"), str(tmp_path / "c")]))
 
 
 def test_the_page_holds_all_and_asks_for_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = [demonstration(seed, steps=1 + seed % 3, sentences=(HOSTILE, f"go {seed}")) for seed in range(70)]
-    write(tmp_path / "train.hdf5", given)
-    write(tmp_path / "val.hdf5", given[:2], VAL)
+    demonstrations = [demonstration(seed, steps=1 + seed % 3, sentences=(HOSTILE, f"go {seed}")) for seed in range(70)]
+    write(tmp_path / "train.hdf5", demonstrations)
+    write(tmp_path / "val.hdf5", demonstrations[:2], VAL)
     with pytest.raises(RunError):
         stats(arguments([str(tmp_path)]))
     printed, text = capsys.readouterr().out, (tmp_path / "stats.html").read_text()
@@ -205,8 +213,8 @@ def test_the_page_holds_all_and_asks_for_nothing(tmp_path: Path, capsys: pytest.
 def test_bars_show_every_count_inside_their_frame(counts: dict[int, int]) -> None:
     text = bars("Lengths", counts, axis="steps")
     read_page(text)
-    said = re.findall(r"<title>steps [^:]*: (\d+)</title>", text)
-    assert sum(map(int, said)) == sum(counts.values()) and len(said) <= 60
+    titles = re.findall(r"<title>steps [^:]*: (\d+)</title>", text)
+    assert sum(map(int, titles)) == sum(counts.values()) and len(titles) <= 60
     for x, y, width, height in re.findall(r'block" x="(.*?)" y="(.*?)" width="(.*?)" height="(.*?)"', text):
         assert float(x) >= 0 and float(x) + float(width) <= 340 and float(y) >= 0 and float(y) + float(height) <= 181
 
@@ -222,17 +230,17 @@ def test_a_map_puts_the_first_axis_across_and_the_second_up() -> None:
 
 
 def test_folders_are_searched_and_each_file_is_taken_once(tmp_path: Path) -> None:
-    first = write(tmp_path / "a" / "train.hdf5", [quiet(0)])
-    second = write(tmp_path / "b" / "deep" / "val.hdf5", [quiet(1)])
-    write(tmp_path / "b" / "val.parts" / "00000000-00000001.hdf5", [quiet(1)])
-    assert files_of([tmp_path, first, tmp_path / "b"]) == [first, second]
+    first = write(tmp_path / "a" / "train.hdf5", [usual_demonstration(0)])
+    second = write(tmp_path / "b" / "deep" / "val.hdf5", [usual_demonstration(1)])
+    write(tmp_path / "b" / "val.parts" / "00000000-00000001.hdf5", [usual_demonstration(1)])
+    assert expand_folders([tmp_path, first, tmp_path / "b"]) == [first, second]
     (tmp_path / "none").mkdir()
     with pytest.raises(InputError, match=r"no .hdf5 file in this folder"):
-        files_of([tmp_path / "none"])
+        expand_folders([tmp_path / "none"])
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("options", "message"),
     [
         ([], "the following arguments are required: FILE_OR_FOLDER"),
         (["none.hdf5"], "none.hdf5: no such file"),
@@ -241,14 +249,14 @@ def test_folders_are_searched_and_each_file_is_taken_once(tmp_path: Path) -> Non
         (["DAMAGED"], "train.hdf5: episode 1: frames/images: damaged pixels"),
     ],
 )
-def test_wrong_use_is_one_line(tmp_path: Path, given: list[str], message: str) -> None:
-    path, made = tmp_path / "train.hdf5", [quiet(0), quiet(1)]
-    write(path, made)
-    if given == ["DAMAGED"]:
+def test_wrong_use_is_one_line(tmp_path: Path, options: list[str], message: str) -> None:
+    path, demonstrations = tmp_path / "train.hdf5", [usual_demonstration(0), usual_demonstration(1)]
+    write(path, demonstrations)
+    if options == ["DAMAGED"]:
         data = path.read_bytes()
-        place = data.index(made[1].images[0].tobytes())
-        path.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
-    asked = [str(path) if word in ("FILE", "DAMAGED") else word for word in given]
-    ran = subprocess.run([sys.executable, "-m", "data_tools.stats", *asked], cwd=ROOT, capture_output=True, text=True)
+        offset = data.index(demonstrations[1].images[0].tobytes())
+        path.write_bytes(data[:offset] + bytes([data[offset] ^ 4]) + data[offset + 1 :])
+    words = [str(path) if word in ("FILE", "DAMAGED") else word for word in options]
+    ran = subprocess.run([sys.executable, "-m", "data_tools.stats", *words], cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 2 and ran.stderr.count("\n") == 1 and message in ran.stderr
     assert not (tmp_path / "stats.html").exists()

@@ -1,4 +1,4 @@
-"""Files and folders in buckets: an emulated GCS and S3, each behind a proxy that counts and errs."""
+"""Files and folders in buckets: emulated GCS and S3, each behind a proxy that records and injects faults."""
 
 import gc
 import json
@@ -16,12 +16,12 @@ import pytest
 
 from instructrl.config import DataConfig
 from instructrl.data import buckets, mirror
-from instructrl.data.cache import free
-from instructrl.data.episodes import Episodes
+from instructrl.data.cache import is_unlocked
+from instructrl.data.episodes import DemonstrationDataset
 from instructrl.data.format import Header
-from instructrl.data.mirror import Mirror, workshop
+from instructrl.data.mirror import SyncedDir, working_dir
 from instructrl.data.reader import read
-from instructrl.data.storage import BucketPath, Place, place
+from instructrl.data.storage import BucketPath, StoragePath, storage_path
 from instructrl.data.writer import Writer
 from instructrl.errors import InputError, RunError
 from tests import emulators
@@ -40,7 +40,7 @@ def running(request: pytest.FixtureRequest) -> Iterator[Store]:
 
 @pytest.fixture
 def store(running: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest) -> Store:
-    """A folder of its own in the bucket, in an environment that finds it; short waits."""
+    """Provide a separate folder in the bucket, an environment with its endpoint, and short retry delays."""
     for key, value in running.environment.items():
         monkeypatch.setenv(key, value)
     monkeypatch.setattr(buckets, "FIRST_WAIT", 0.01)
@@ -53,25 +53,25 @@ def store(running: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reque
 
 @pytest.fixture
 def nothing_is_left_to_hdf5() -> Iterator[None]:
-    """What a failed read leaves behind is freed: HDF5 would do it after Python has ended, and crash."""
+    """Check that a failed read leaks no file: HDF5 would free it after interpreter shutdown, and crash."""
     yield
     gc.collect()
-    assert not [one for one in gc.get_objects() if isinstance(one, buckets.Blocks)]
+    assert not [one for one in gc.get_objects() if isinstance(one, buckets.RangeReader)]
 
 
 def settings(folder: Path, name: str | None = "cache", **more: object) -> DataConfig:
     return DataConfig(cache_dir=None if name is None else str(folder / name), **more)  # type: ignore[arg-type]
 
 
-def address(store: Store, data: DataConfig, name: str = "a folder/train.hdf5") -> Place:
-    return place(f"{store.root}/{name}", data)
+def address(store: Store, data: DataConfig, name: str = "a folder/train.hdf5") -> StoragePath:
+    return storage_path(f"{store.root}/{name}", data)
 
 
 def copies(folder: Path, name: str = "cache") -> list[Path]:
     return sorted((folder / name / "files").glob("*"))
 
 
-def refused(path: Place) -> str:
+def refused(path: StoragePath) -> str:
     with pytest.raises(InputError) as error:
         read(path)
     line = str(error.value)
@@ -80,7 +80,7 @@ def refused(path: Place) -> str:
 
 
 def larger(path: Path, *, frames: int = 240) -> int:
-    """A file of frames of 12 kB that hardly compress; its bytes."""
+    """Write a file of frames of 12 kB that barely compress; return its size in bytes."""
     header = Header("reach_target", "train", ("front",), 64, HEADER.provenance)
     rng = np.random.default_rng(0)
     with Writer(path, header) as writer:
@@ -102,7 +102,7 @@ def test_what_is_written_to_a_bucket_is_read_from_it(
     with Writer(path, HEADER, compression=compression) as writer:
         for one in SOME:
             writer.add(one)
-    with Episodes(path) as found, Episodes(local) as expected:
+    with DemonstrationDataset(path) as found, DemonstrationDataset(local) as expected:
         assert found.digest() == expected.digest()
         assert read(path)[0] == read(local)[0]
         for index in range(len(SOME)):
@@ -116,25 +116,27 @@ def test_an_epoch_reads_hardly_more_than_the_file_and_the_next_one_nothing(
 ) -> None:
     local = tmp_path / "local.hdf5"
     size = larger(local)
-    monkeypatch.setattr(buckets, "BLOCKS", 8)  # of 64 KiB: the file is larger than what is kept of it
+    monkeypatch.setattr(buckets, "CACHED_BLOCKS", 8)  # of 64 KiB: the file is larger than the cached blocks
     path = address(store, settings(tmp_path, cache), f"{cache}.hdf5")
     buckets.upload(local, str(path))
     store.proxy.reset()
     order = np.random.default_rng(0)
-    with Episodes(path) as episodes:
+    with DemonstrationDataset(path) as episodes:
         for index in order.permutation(len(episodes)):
             episodes.episode(int(index))
         assert store.proxy.sent <= 1.2 * size
-        assert len(store.proxy.asked) <= (4 if cache else 2 * len(episodes) + 25), "one for a frame, and HDF5's tables"
+        assert len(store.proxy.requests) <= (4 if cache else 2 * len(episodes) + 25), (
+            "one for a frame, and HDF5's tables"
+        )
         if not cache:
-            return  # reads in requests, in each epoch
+            return  # range requests in each epoch
         store.proxy.reset()
         for index in order.permutation(len(episodes)):
             episodes.episode(int(index))
-        assert store.proxy.asked == []
-    with Episodes(path) as episodes:
+        assert store.proxy.requests == []
+    with DemonstrationDataset(path) as episodes:
         episodes.episode(0)
-    assert len(store.proxy.asked) == 2 and store.proxy.sent == 0, "it is asked whether the object is still the same"
+    assert len(store.proxy.requests) == 2 and store.proxy.sent == 0, "it is asked whether the object is still the same"
 
 
 def test_a_file_just_written_is_its_own_copy(store: Store, tmp_path: Path) -> None:
@@ -144,7 +146,7 @@ def test_a_file_just_written_is_its_own_copy(store: Store, tmp_path: Path) -> No
     assert store.proxy.sent == 0
 
 
-def write_at(path: Place, demonstrations: list = SOME) -> Place:  # type: ignore[type-arg]
+def write_at(path: StoragePath, demonstrations: list = SOME) -> StoragePath:  # type: ignore[type-arg]
     with Writer(path, HEADER) as writer:
         for one in demonstrations:
             writer.add(one)
@@ -170,14 +172,14 @@ def test_a_damaged_copy_is_fetched_again(store: Store, tmp_path: Path, harm: str
 
 def test_a_replaced_object_is_fetched_again_and_who_reads_the_old_one_goes_on(store: Store, tmp_path: Path) -> None:
     path, other = write_at(address(store, settings(tmp_path))), settings(tmp_path, "other")
-    with Episodes(path) as episodes:
+    with DemonstrationDataset(path) as episodes:
         episodes.episode(0)
         write_at(address(store, other), SOME[:3])
         assert len(read(path)[1].seed) == 3
         assert_equal(episodes.demonstration(5), SOME[5])
     others = [demonstration(seed, steps=3, between=2) for seed in range(100, 103)]
     write_at(address(store, other), others)
-    with Episodes(path) as episodes:  # of the same size
+    with DemonstrationDataset(path) as episodes:  # of the same size
         assert_equal(episodes.demonstration(0), others[0])
 
 
@@ -190,17 +192,17 @@ def test_what_was_used_longest_ago_makes_room_unless_it_is_in_use(store: Store, 
         buckets.upload(local, str(one))
     read(a), read(b), read(a), read(c)
     assert {path.name[33:] for path in copies(tmp_path)} == {"a.hdf5", "c.hdf5"}
-    with Episodes(a) as first:
+    with DemonstrationDataset(a) as first:
         first.episode(0)
         read(c), read(b)
         assert {path.name[33:] for path in copies(tmp_path)} == {"a.hdf5", "b.hdf5"}
-        with Episodes(b) as second:
+        with DemonstrationDataset(b) as second:
             second.episode(0)
             assert "raise data.cache_gb" in refused(c)
             assert_equal(first.demonstration(1), SOME[1])
     read(c)
     assert sum(path.stat().st_size for path in copies(tmp_path)) <= 2.5 * size
-    assert all(map(free, copies(tmp_path)))
+    assert all(map(is_unlocked, copies(tmp_path)))
 
 
 def test_a_file_larger_than_the_limit_is_one_line_and_nothing_is_removed(store: Store, tmp_path: Path) -> None:
@@ -215,9 +217,9 @@ def test_a_file_larger_than_the_limit_is_one_line_and_nothing_is_removed(store: 
 PROGRAM = """
 import sys
 from instructrl.config import DataConfig
-from instructrl.data.episodes import Episodes
-from instructrl.data.storage import place
-with Episodes(place(sys.argv[1], DataConfig(cache_dir=sys.argv[2]))) as episodes:
+from instructrl.data.episodes import DemonstrationDataset
+from instructrl.data.storage import storage_path
+with DemonstrationDataset(storage_path(sys.argv[1], DataConfig(cache_dir=sys.argv[2]))) as episodes:
     episodes.verify()
 """
 
@@ -253,7 +255,7 @@ def test_passing_faults_are_survived(store: Store, tmp_path: Path, cache: str | 
     write_at(path)
     shutil.rmtree(tmp_path / "cache", ignore_errors=True)
     store.proxy.faults[:] = [None, fault]
-    with Episodes(path) as episodes:
+    with DemonstrationDataset(path) as episodes:
         for index, one in enumerate(SOME):
             if index == 5:
                 store.proxy.faults[:] = [fault]
@@ -274,9 +276,9 @@ def test_a_store_that_keeps_failing_ends_in_one_line(
         raise TimeoutError("timed out")
 
     monkeypatch.setattr(buckets.client(str(path)), "cat_file", broken)
-    with pytest.raises(RunError, match=r"^[^\n]*the store failed 6 times, at last: timed out[^\n]*$") as error:
+    with pytest.raises(RunError, match=r"^[^\n]*object storage failed 6 times, last error: timed out[^\n]*$") as error:
         read(path)
-    assert str(error.value).startswith(f"{path}: ") and len(calls) >= buckets.TRIES
+    assert str(error.value).startswith(f"{path}: ") and len(calls) >= buckets.MAX_ATTEMPTS
     assert not copies(tmp_path) if cache else True
 
 
@@ -288,7 +290,7 @@ def test_what_is_forbidden_is_one_line_at_once(store: Store, tmp_path: Path, cac
     store.proxy.reset()
     line = refused(path)
     assert "forbidden" in line and "log in with" in line
-    assert len(store.proxy.asked) == 1
+    assert len(store.proxy.requests) == 1
     store.proxy.forbidden = "PUT POST"
     with pytest.raises(InputError, match=r"^[^\n]*forbidden[^\n]*log in with[^\n]*$"):
         write_at(path, SOME[:2])
@@ -299,7 +301,7 @@ def test_what_is_forbidden_is_one_line_at_once(store: Store, tmp_path: Path, cac
 
 def test_pixels_that_may_no_longer_be_read_are_one_line(store: Store, tmp_path: Path) -> None:
     path = write_at(address(store, settings(tmp_path, None)))
-    with Episodes(path) as episodes:
+    with DemonstrationDataset(path) as episodes:
         episodes.episode(0)
         store.proxy.forbidden = "GET"
         episodes._source._small._fetch_block_cached.cache_clear()  # type: ignore[union-attr]
@@ -320,9 +322,9 @@ def test_a_command_says_it_in_one_line(store: Store, tmp_path: Path) -> None:
 
 def test_what_is_not_there_is_one_line(store: Store, tmp_path: Path) -> None:
     assert "no such object or bucket" in refused(address(store, settings(tmp_path), "none.hdf5"))
-    assert "no such object or bucket" in refused(place(f"{store.kind}://nowhere/none.hdf5", settings(tmp_path)))
+    assert "no such object or bucket" in refused(storage_path(f"{store.kind}://nowhere/none.hdf5", settings(tmp_path)))
     with pytest.raises(InputError, match="no such object or bucket"):
-        write_at(place(f"{store.kind}://nowhere/none.hdf5", settings(tmp_path)))
+        write_at(storage_path(f"{store.kind}://nowhere/none.hdf5", settings(tmp_path)))
 
 
 def test_credentials_that_are_missing_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,14 +334,14 @@ def test_credentials_that_are_missing_are_one_line(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    line = refused(place("s3://somewhere/x.hdf5", settings(tmp_path)))
+    line = refused(storage_path("s3://somewhere/x.hdf5", settings(tmp_path)))
     assert "no usable credentials" in line and "aws configure" in line
 
 
 @pytest.mark.parametrize("text", ["gs://", "s3:///key"])
 def test_an_address_without_a_bucket_is_one_line(text: str) -> None:
     with pytest.raises(InputError, match=r"found no bucket; write .*://BUCKET/FOLDER$"):
-        place(text)
+        storage_path(text)
 
 
 def test_what_the_store_stored_wrongly_is_sent_again(
@@ -366,17 +368,17 @@ def test_what_the_store_stored_wrongly_is_sent_again(
 def test_large_files_are_sent_in_parts_and_compared(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(buckets, "PART", 6 * 2**20)
-    monkeypatch.setattr(buckets, "PIECE", 2**20)
+    monkeypatch.setattr(buckets, "UPLOAD_PART", 6 * 2**20)
+    monkeypatch.setattr(buckets, "DOWNLOAD_PART", 2**20)
     source, target = tmp_path / "large", tmp_path / "fetched"
     source.write_bytes(np.random.default_rng(0).bytes(20_000_000))
     found = buckets.upload(source, f"{store.root}/large")
-    assert found.size == 20_000_000 and found.fits(source) is True
+    assert found.size == 20_000_000 and found.matches(source) is True
     store.proxy.reset()
     buckets.download(f"{store.root}/large", found, target)
     assert target.read_bytes() == source.read_bytes() and store.proxy.sent == 20_000_000
     target.write_bytes(target.read_bytes()[:-1] + b"x")
-    assert found.fits(target) is not True
+    assert found.matches(target) is not True
 
 
 def test_stores_without_checksums_are_read_back(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,8 +389,8 @@ def test_stores_without_checksums_are_read_back(store: Store, tmp_path: Path, mo
     buckets.upload(source, f"{store.root}/file")
     assert store.proxy.sent == 7
     monkeypatch.setattr(buckets, "fetch", lambda url, begin, end: b"c0ntent"[begin:end])
-    monkeypatch.setattr(buckets, "TRIES", 2)
-    with pytest.raises(RunError, match="what the store reports is not what was sent"):
+    monkeypatch.setattr(buckets, "MAX_ATTEMPTS", 2)
+    with pytest.raises(RunError, match="the uploaded object differs from the file"):
         buckets.upload(source, f"{store.root}/file")
 
 
@@ -414,7 +416,9 @@ def test_a_compressed_file_is_smaller_and_has_the_same_checksum(tmp_path: Path, 
         sizes = [file["frames/images"].id.get_storage_size() for file in (first, second)]
         assert sizes[1] < 0.8 * sizes[0]
     assert paths[0].read_bytes() == paths[1].read_bytes()
-    program = f"from instructrl.data.episodes import Episodes\nEpisodes({str(paths[0])!r}).verify()"
+    program = (
+        f"from instructrl.data.episodes import DemonstrationDataset\nDemonstrationDataset({str(paths[0])!r}).verify()"
+    )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
@@ -430,7 +434,7 @@ def test_a_damaged_compressed_file_is_one_line(tmp_path: Path, compression: str)
     content[chunk.byte_offset + 20 : chunk.byte_offset + 60] = bytes(40)
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"frames/images: damaged pixels|pixels cannot be read"):
-        Episodes(path).verify()
+        DemonstrationDataset(path).verify()
 
 
 # Folders.
@@ -460,17 +464,17 @@ def test_a_folder_comes_back_as_it_was_sent(store: Store, tmp_path: Path) -> Non
     path, here = folder(store, tmp_path, "one")
     files = {"config.yaml": "a", "eval/videos/x.mp4": "b", "empty": "", **checkpoint(3)}
     put(here, {**files, ".lock": "", "checkpoints/4.orbax-checkpoint-tmp/b": "half"})
-    sender = Mirror(path, here)
+    sender = SyncedDir(path, here)
     sender.push()
-    Mirror(path, tmp_path / "there").pull()
+    SyncedDir(path, tmp_path / "there").pull()
     assert held(tmp_path / "there") == files
     store.proxy.reset()
     sender.push()
-    assert store.proxy.asked == [], "nothing changed"
+    assert store.proxy.requests == [], "nothing changed"
     put(here, {"config.yaml": "longer", **checkpoint(6)})
     shutil.rmtree(here / "checkpoints/3")
     sender.push()
-    Mirror(path, tmp_path / "later").pull()
+    SyncedDir(path, tmp_path / "later").pull()
     expected = {key: value for key, value in files.items() if key not in checkpoint(3)}
     assert held(tmp_path / "later") == {**expected, "config.yaml": "longer", **checkpoint(6)}
 
@@ -480,9 +484,9 @@ def test_a_checkpoint_counts_when_its_marker_is_there(
 ) -> None:
     path, here = folder(store, tmp_path, "one")
     put(here, {"config.yaml": "a", **checkpoint(3)})
-    sender = Mirror(path, here)
+    sender = SyncedDir(path, here)
     sender.push()
-    for number in range(2):  # killed on the way of the next, then of removing the first
+    for number in range(2):  # killed while uploading the next one, then while removing the first
         put(here, checkpoint(6))
         if number:
             shutil.rmtree(here / "checkpoints/3", ignore_errors=True)
@@ -495,10 +499,10 @@ def test_a_checkpoint_counts_when_its_marker_is_there(
             return plain(*given)  # type: ignore[operator]
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(mirror, "AT_ONCE", 1)
+            patch.setattr(mirror, "CONCURRENCY", 1)
             patch.setattr(buckets, "remove" if number else "upload", killed)
             sender.push()
-        Mirror(path, tmp_path / f"seen {number}").pull()
+        SyncedDir(path, tmp_path / f"seen {number}").pull()
         whole = checkpoint(6) if number else checkpoint(3)
         assert held(tmp_path / f"seen {number}") == {"config.yaml": "a", **whole}
 
@@ -506,13 +510,13 @@ def test_a_checkpoint_counts_when_its_marker_is_there(
 def test_what_others_put_there_stays(store: Store, tmp_path: Path) -> None:
     path, here = folder(store, tmp_path, "one")
     put(here, {"a": "1"})
-    sender = Mirror(path, here)
+    sender = SyncedDir(path, here)
     sender.push()
     put(tmp_path / "other", {"eval/b": "2"})
-    Mirror(path, tmp_path / "other").push()
+    SyncedDir(path, tmp_path / "other").push()
     (here / "a").unlink()
     sender.push()
-    assert set(buckets.listing(str(path))) == {"eval/b"}
+    assert set(buckets.list_objects(str(path))) == {"eval/b"}
 
 
 def test_names_that_lead_outside_are_left_alone() -> None:
@@ -521,24 +525,25 @@ def test_names_that_lead_outside_are_left_alone() -> None:
 
 def test_a_workshop_sends_after_an_error_and_names_the_bucket(store: Store, tmp_path: Path) -> None:
     path, _ = folder(store, tmp_path, "one")
-    with pytest.raises(RunError) as error, workshop(path, alone=True) as shop:
-        put(shop.folder, {"a": "1"})
-        raise RunError(f"{shop.folder}/a: bad")
+    with pytest.raises(RunError) as error, working_dir(path, exclusive=True) as work_dir:
+        put(work_dir.folder, {"a": "1"})
+        raise RunError(f"{work_dir.folder}/a: bad")
     assert str(error.value) == f"{path}/a: bad"
-    assert set(buckets.listing(str(path))) == {"a"} and not shop.folder.exists()
+    assert set(buckets.list_objects(str(path))) == {"a"} and not work_dir.folder.exists()
     refusal = pytest.raises(InputError, match=r"another process \(process \d+ on .*\) trains")
-    with workshop(path, alone=True), refusal, workshop(path, alone=True):
+    with working_dir(path, exclusive=True), refusal, working_dir(path, exclusive=True):
         pass
-    with workshop(tmp_path / "local", alone=True) as shop:
-        assert (shop.folder, shop.push) == (tmp_path / "local", None)
+    with working_dir(tmp_path / "local", exclusive=True) as work_dir:
+        assert (work_dir.folder, work_dir.push) == (tmp_path / "local", None)
     assert not (tmp_path / "local").exists()
 
 
 def test_local_commands_do_not_load_the_stores(tmp_path: Path) -> None:
     path = write(tmp_path / "x.hdf5", SOME)
     program = (
-        "import sys\nfrom instructrl.data.episodes import Episodes\nfrom instructrl.data.mirror import workshop\n"
-        f"Episodes({str(path)!r}).verify()\n"
+        "import sys\nfrom instructrl.data.episodes import DemonstrationDataset\n"
+        "from instructrl.data.mirror import working_dir\n"
+        f"DemonstrationDataset({str(path)!r}).verify()\n"
         "print([name for name in ('fsspec', 'gcsfs', 's3fs', 'hdf5plugin', 'asyncio') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)

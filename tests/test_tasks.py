@@ -1,4 +1,4 @@
-"""Every task: the expert succeeds, nobody else does by accident, and an episode is a pure function of its name."""
+"""Every task: the expert succeeds, trivial policies fail, and an episode is a pure function of its start."""
 
 import functools
 import re
@@ -12,7 +12,7 @@ import pytest
 from instructrl.batch import STATE_SIZE, Demonstration
 from instructrl.config import EMBEDDED_TASKS, SimConfig
 from instructrl.errors import InputError
-from instructrl.sim import Outcome, Start, graphics, make_env
+from instructrl.sim import EpisodeStart, Outcome, graphics, make_env
 from instructrl.sim.tabletop.cameras import extrinsics, intrinsics
 from instructrl.sim.tabletop.env import Tabletop
 from instructrl.sim.tabletop.scene import CAMERAS, TABLE_Z, WORKSPACE_HIGH, WORKSPACE_LOW
@@ -63,8 +63,8 @@ def same(first: Demonstration, second: Demonstration) -> bool:
     return all(np.array_equal(one, other) for one, other in zip(first, second, strict=True))
 
 
-def play(env: Tabletop, start: Start, actions: np.ndarray) -> Outcome | None:
-    """How an episode stands after these actions, or the first of them that end it."""
+def play(env: Tabletop, start: EpisodeStart, actions: np.ndarray) -> Outcome | None:
+    """The outcome of an episode after these actions, or after those that end it."""
     env.reset(start)
     for action in actions:
         outcome = env.step(action).outcome
@@ -74,14 +74,14 @@ def play(env: Tabletop, start: Start, actions: np.ndarray) -> Outcome | None:
 
 
 def things(env: Tabletop) -> list[str]:
-    """The bodies that the episode is about: what can be held, and what the meanings name."""
-    names = {*env._task.graspable, *" ".join(env._meaning.values()).split()}
+    """The bodies relevant to the episode: graspable ones and goal objects."""
+    names = {*env._task.graspable, *" ".join(env._goal_objects.values()).split()}
     model = env._world.model
     return sorted(names & {model.body(number).name for number in range(model.nbody)})
 
 
 def scenery(env: Tabletop) -> np.ndarray:
-    """Which geoms belong to the task, bool [G]: neither to the robot nor to the table."""
+    """Mask of the geoms of the task, bool [G]: those of neither the robot nor the table."""
     model = env._world.model
     roots = [model.body(int(model.body_rootid[body])).name for body in model.geom_bodyid]
     return np.array([root not in ("world", "base") for root in roots])
@@ -98,7 +98,7 @@ def corners(env: Tabletop) -> np.ndarray:
 
 
 def stay(env: Tabletop) -> np.ndarray:
-    """The action that leaves the arm as it is."""
+    """The action that keeps the arm in place."""
     position, quaternion = env._motion._kinematics.forward(env._world.data.qpos[env._world.arm])
     return np.array([*position, *quaternion, 1.0])
 
@@ -115,7 +115,7 @@ def test_the_tasks_are_those_of_the_configuration() -> None:
 def test_experts_succeed(task: str) -> None:
     env = make(task)
     assert env.variations == VARIATIONS[task]
-    outcomes = Counter(env.demonstrate(Start(seed % env.variations, seed))[1] for seed in range(100, 130))
+    outcomes = Counter(env.demonstrate(EpisodeStart(seed % env.variations, seed))[1] for seed in range(100, 130))
     assert outcomes == {Outcome.SUCCESS: 30}
 
 
@@ -124,7 +124,7 @@ def test_experts_succeed(task: str) -> None:
 def test_experts_succeed_over_200_episodes(task: str) -> None:
     env, rng = make(task), np.random.default_rng(0)
     starts = zip(np.arange(200) % env.variations, rng.integers(2**31, size=200), strict=True)
-    outcomes = Counter(env.demonstrate(Start(int(variation), int(seed)))[1] for variation, seed in starts)
+    outcomes = Counter(env.demonstrate(EpisodeStart(int(variation), int(seed)))[1] for variation, seed in starts)
     assert outcomes[Outcome.SUCCESS] >= 198, outcomes
 
 
@@ -132,7 +132,7 @@ def test_experts_succeed_over_200_episodes(task: str) -> None:
 def test_doing_nothing_is_no_success(task: str) -> None:
     env = make(task)
     for seed in range(8):
-        env.reset(Start(seed * 7 % env.variations, seed))
+        env.reset(EpisodeStart(seed * 7 % env.variations, seed))
         outcomes = [env.step(stay(env)).outcome for _ in range(env.max_steps)]
         assert outcomes == [None] * (env.max_steps - 1) + [Outcome.TIME_LIMIT]
     with pytest.raises(RuntimeError, match="reset"):
@@ -142,10 +142,10 @@ def test_doing_nothing_is_no_success(task: str) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_another_seeds_waypoints_are_no_success(task: str) -> None:
     env = make(task)
-    plans = {seed: env.demonstrate(Start(seed * 7 % env.variations, seed))[0] for seed in range(8)}
+    plans = {seed: env.demonstrate(EpisodeStart(seed * 7 % env.variations, seed))[0] for seed in range(8)}
     for seed, plan in plans.items():
         other = plans[(seed + 1) % len(plans)].actions
-        assert play(env, Start(plan.variation, seed), other) is not Outcome.SUCCESS
+        assert play(env, EpisodeStart(plan.variation, seed), other) is not Outcome.SUCCESS
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -153,25 +153,25 @@ def test_scenes_offer_rivals_where_there_are_variations(task: str) -> None:
     env = make(task)
     low, high = RIVALS.get(task, (0, 0))
     for seed in range(20):
-        env.reset(Start(seed * 7 % env.variations, seed))
-        assert low <= len(env.rivals()) <= high
+        env.reset(EpisodeStart(seed * 7 % env.variations, seed))
+        assert low <= len(env.alternative_goals()) <= high
 
 
 @pytest.mark.parametrize("task", RIVALS)
 def test_another_variations_waypoints_fail_unless_it_is_the_goal(task: str) -> None:
-    """In the same scene: judged by its own goal, the rival's way is a success with the rival's sentence."""
+    """In the same scene, the alternative goal's demonstration succeeds by its own success check and instruction."""
     env = make(task)
     for seed in range(6):
-        start = Start((11 * seed) % env.variations, seed)
+        start = EpisodeStart((11 * seed) % env.variations, seed)
         env.reset(start)
-        rivals = env.rivals()
-        assert start.variation not in rivals
-        for rival in rivals:
-            demonstration, outcome = env.demonstrate(Start(start.variation, seed, goal=rival))
+        alternative_goals = env.alternative_goals()
+        assert start.variation not in alternative_goals
+        for rival in alternative_goals:
+            demonstration, outcome = env.demonstrate(EpisodeStart(start.variation, seed, goal=rival))
             assert outcome is Outcome.SUCCESS
             assert demonstration.variation == rival
-            assert demonstration.instructions == env.sentences(rival)
-            assert start.variation in env.rivals()
+            assert demonstration.instructions == env.instructions(rival)
+            assert start.variation in env.alternative_goals()
             observation = env.reset(start)
             np.testing.assert_array_equal(observation.images, demonstration.images[0])  # the same scene
             assert play(env, start, demonstration.actions) is Outcome.FAILURE
@@ -179,24 +179,24 @@ def test_another_variations_waypoints_fail_unless_it_is_the_goal(task: str) -> N
 
 def test_a_goal_must_be_in_the_scene() -> None:
     env = make("reach_target")
-    env.reset(Start(0, 1))
-    absent = next(color for color in range(20) if color not in (0, *env.rivals()))
+    env.reset(EpisodeStart(0, 1))
+    absent = next(color for color in range(20) if color not in (0, *env.alternative_goals()))
     with pytest.raises(InputError, match="in this scene"):
-        env.reset(Start(0, 1, goal=absent))
-    for bad in (Start(20, 0), Start(-1, 0), Start(0, -1)):
+        env.reset(EpisodeStart(0, 1, goal=absent))
+    for bad in (EpisodeStart(20, 0), EpisodeStart(-1, 0), EpisodeStart(0, -1)):
         with pytest.raises(InputError):
             env.reset(bad)
-    assert make("push_button").reset(Start(0, 0)) is not None
+    assert make("push_button").reset(EpisodeStart(0, 0)) is not None
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_two_processes_give_the_same_episodes(task: str) -> None:
-    """States and images, bit for bit; in different orders, and with other episodes before."""
+    """States and images are bit-identical, in any order and after any other episodes."""
     renderers = ["raycast"] + ["opengl"] * (graphics.opengl_backend() is not None and task in ("reach_target",))
     for renderer in renderers:
         cfg = SimConfig(cameras=["front", "wrist"], image_size=48, renderer=renderer)
         env = make_env(cfg, task)
-        starts = [Start(number % env.variations, 7 * number) for number in range(4)]
+        starts = [EpisodeStart(number % env.variations, 7 * number) for number in range(4)]
         here = [env.demonstrate(start)[0] for start in reversed(starts)][::-1]
         env.close()
         with Workers(functools.partial(make_env, cfg, task), 2, timeout=60) as workers:
@@ -212,7 +212,7 @@ def test_scenes_do_not_depend_on_the_renderer(task: str) -> None:
         pytest.skip("OpenGL does not work on this machine")
     pair = [make(task, renderer=renderer) for renderer in ("raycast", "opengl")]
     for seed in range(3):
-        first, second = (env.demonstrate(Start(seed % env.variations, seed))[0] for env in pair)
+        first, second = (env.demonstrate(EpisodeStart(seed % env.variations, seed))[0] for env in pair)
         np.testing.assert_array_equal(first.actions, second.actions)
         np.testing.assert_array_equal(first.state, second.state)
     for env in pair:
@@ -222,7 +222,7 @@ def test_scenes_do_not_depend_on_the_renderer(task: str) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_different_seeds_give_different_scenes(task: str) -> None:
     env = make(task)
-    first = {env.demonstrate(Start(0, seed))[0].actions.tobytes() for seed in range(10)}
+    first = {env.demonstrate(EpisodeStart(0, seed))[0].actions.tobytes() for seed in range(10)}
     assert len(first) == 10
 
 
@@ -232,7 +232,7 @@ def test_things_lie_in_the_workspace_and_in_view(task: str) -> None:
     model, data = env._world.model, env._world.data
     camera = model.camera("front").id
     for seed in range(40):
-        env.reset(Start(seed % env.variations, seed))
+        env.reset(EpisodeStart(seed % env.variations, seed))
         points = np.array([env._world.position(name) for name in things(env)])
         assert ((points >= WORKSPACE_LOW - 1e-6) & (points <= WORKSPACE_HIGH)).all()
         eye = (points - data.cam_xpos[camera]) @ extrinsics(data, camera)[:3, :3] @ intrinsics(model, camera, 100).T
@@ -243,12 +243,12 @@ def test_things_lie_in_the_workspace_and_in_view(task: str) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_nothing_floats_clips_or_hangs_over_the_edge(task: str) -> None:
-    """Everything lies over the table, nothing reaches into another thing, and nothing moves until the arm does."""
+    """All objects are over the table, none overlap, and nothing moves before the arm does."""
     env = make(task)
     world = env._world
     table = world.model.geom("table")
     for seed in range(20):
-        env.reset(Start(seed % env.variations, seed))
+        env.reset(EpisodeStart(seed % env.variations, seed))
         at = corners(env)
         assert at[:, 2].min() > TABLE_Z - 2e-3
         assert (np.abs(at[:, :2] - table.pos[:2]) < table.size[:2]).all()
@@ -264,7 +264,7 @@ def test_sentences(task: str) -> None:
     env = make(task)
     known, asked = set[str](), Counter[str]()
     for variation in range(env.variations):
-        train, held_out = env.sentences(variation), env.sentences(variation, held_out=True)
+        train, held_out = env.instructions(variation), env.instructions(variation, held_out=True)
         assert len(train) + len(held_out) >= 4
         assert len(held_out) >= 1
         assert len({*train, *held_out}) == len(train) + len(held_out)
@@ -277,15 +277,15 @@ def test_sentences(task: str) -> None:
         asked.update((*train, *held_out))
     assert max(asked.values()) == 1, "a sentence asks for two variations, or is both for training and held out"
     last = env.variations - 1
-    said = {env.reset(Start(last, seed)).instruction for seed in range(40)}
-    assert said == set(env.sentences(last))
-    assert env.reset(Start(last, 5)).instruction == env.reset(Start(last, 5)).instruction
+    said = {env.reset(EpisodeStart(last, seed)).instruction for seed in range(40)}
+    assert said == set(env.instructions(last))
+    assert env.reset(EpisodeStart(last, 5)).instruction == env.reset(EpisodeStart(last, 5)).instruction
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_demonstration_is_complete_and_replays(task: str) -> None:
     env = make(task, cameras=CAMERAS, image_size=24)
-    start = Start(4 % env.variations, 9)
+    start = EpisodeStart(4 % env.variations, 9)
     demonstration, outcome = env.demonstrate(start)
     steps = len(demonstration.actions)
     assert demonstration.images.shape == (steps + 1, 4, 24, 24, 3)
@@ -294,7 +294,7 @@ def test_a_demonstration_is_complete_and_replays(task: str) -> None:
     assert demonstration.intrinsics.shape == (steps + 1, 4, 3, 3)
     assert demonstration.extrinsics.shape == (steps + 1, 4, 4, 4)
     assert demonstration.keyframes.tolist() == list(range(1, steps + 1))
-    assert demonstration.instructions == env.sentences(start.variation)
+    assert demonstration.instructions == env.instructions(start.variation)
     times = -1 + 2 * np.arange(steps + 1) / env.max_steps
     np.testing.assert_allclose(demonstration.state[:, 3], times, atol=1e-6)
     np.testing.assert_array_equal(demonstration.state[1:, 0], demonstration.actions[:, 7])
@@ -313,30 +313,30 @@ def test_a_demonstration_is_complete_and_replays(task: str) -> None:
 @pytest.mark.parametrize("action", [np.full(8, np.nan), np.zeros(8), np.zeros(7), np.array([0.3, 0, 1, 0, 0, 9, 0, 1])])
 def test_a_bad_action_is_an_outcome(action: np.ndarray) -> None:
     env = make("reach_target")
-    env.reset(Start(0, 0))
+    env.reset(EpisodeStart(0, 0))
     before = env._world.data.qpos.copy()
     assert env.step(action).outcome is Outcome.INVALID_ACTION
     np.testing.assert_array_equal(env._world.data.qpos, before)
-    env.reset(Start(0, 0))
+    env.reset(EpisodeStart(0, 0))
     assert env.step(np.array([3.0, 0, 1, 0, 1, 0, 0, 1])).outcome is Outcome.UNREACHABLE
 
 
 def test_a_button_is_not_pressed_beside_or_above() -> None:
     env = make("push_button")
     for sideways, up in ((0.05, 0.0), (0.0, 0.012)):
-        demonstration, _ = env.demonstrate(Start(2, 3))
-        env.reset(Start(2, 3))
+        demonstration, _ = env.demonstrate(EpisodeStart(2, 3))
+        env.reset(EpisodeStart(2, 3))
         shift = np.array([sideways, 0, up, 0, 0, 0, 0, 0])
         assert [env.step(action + shift).outcome for action in demonstration.actions] == [None, None]
 
 
 def test_a_block_must_be_held_at_the_target() -> None:
-    """An empty gripper there is no success, nor is a block held elsewhere."""
+    """Neither an empty gripper at the target nor a block held elsewhere is a success."""
     env = make("pick_and_lift")
-    demonstration, _ = env.demonstrate(Start(2, 3))
-    env.reset(Start(2, 3))
+    demonstration, _ = env.demonstrate(EpisodeStart(2, 3))
+    env.reset(EpisodeStart(2, 3))
     assert env.step(demonstration.actions[-1]).outcome is None
-    env.reset(Start(2, 3))
+    env.reset(EpisodeStart(2, 3))
     aside = np.array([0.0, 0.08, 0, 0, 0, 0, 0, 0])
     shifts = [0 * aside] * 3 + [aside]
     outcomes = [env.step(a + s).outcome for a, s in zip(demonstration.actions, shifts, strict=True)]
@@ -345,12 +345,12 @@ def test_a_block_must_be_held_at_the_target() -> None:
 
 
 def test_the_gripper_turns_with_the_block() -> None:
-    """Closing neither shoves nor turns the block: the fingers come flat against its sides."""
+    """Closing the gripper neither pushes nor rotates the block: the fingers meet its sides flat."""
     env, yaws = make("pick_and_lift"), []
     for seed in range(12):
-        demonstration, _ = env.demonstrate(Start(2, seed))
-        env.reset(Start(2, seed))
-        name, world = env._meaning[2], env._world
+        demonstration, _ = env.demonstrate(EpisodeStart(2, seed))
+        env.reset(EpisodeStart(2, seed))
+        name, world = env._goal_objects[2], env._world
         before, yaw = world.position(name), world.yaw(name)
         for action in demonstration.actions[:3]:
             env.step(action)
@@ -364,7 +364,7 @@ def test_the_gripper_turns_with_the_block() -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_a_film_shows_the_episode_and_disturbs_nothing(task: str) -> None:
     env = make(task, image_size=32)
-    start = Start(1 % env.variations, 2)
+    start = EpisodeStart(1 % env.variations, 2)
     demonstration, _ = env.demonstrate(start)
     final = env._world.data.qpos.copy()
     film = env.film(start, demonstration.actions, size=40)
@@ -384,7 +384,7 @@ def test_provenance_and_depth(task: str) -> None:
     assert all(isinstance(value, str) for value in facts.values())
     assert facts["renderer"] == "raycast"
     assert {"simulator", "version", "expert", "opengl"} <= set(facts)
-    env.reset(Start(0, 0))
+    env.reset(EpisodeStart(0, 0))
     assert env.depths().shape == (2, 20, 20)
     assert load_task(task).max_steps == env.max_steps
 

@@ -1,13 +1,13 @@
-"""Tasks in which things are picked up and put somewhere: what their success needs, and how their scenes lie."""
+"""Pick-and-place tasks: success conditions and scene placement."""
 
 import mujoco
 import numpy as np
 import pytest
 
-from instructrl.sim import Outcome, Start
+from instructrl.sim import EpisodeStart, Outcome
 from instructrl.sim.tabletop.env import Tabletop
 from instructrl.sim.tabletop.scene import TABLE_Z
-from instructrl.sim.tabletop.task import downward, folded
+from instructrl.sim.tabletop.task import downward, wrap_angle
 
 TASKS = (
     "meat_off_grill",
@@ -25,8 +25,8 @@ def make(task: str) -> Tabletop:
     return Tabletop(task, cameras=("front",), image_size=16, renderer="raycast")
 
 
-def plan(env: Tabletop, start: Start) -> list[np.ndarray]:
-    """The expert's actions, with the episode begun anew."""
+def plan(env: Tabletop, start: EpisodeStart) -> list[np.ndarray]:
+    """The expert's actions, after restarting the episode."""
     env.reset(start)
     return env._expert()
 
@@ -49,13 +49,13 @@ def moved(action: np.ndarray, shift: np.ndarray) -> np.ndarray:
     return np.array([*(action[:3] + shift), *action[3:]])
 
 
-def judged(env: Tabletop, poses: dict[str, tuple[np.ndarray, np.ndarray]]) -> Outcome | None:
-    """What the task says of a scene in which free bodies were put to position and quaternion wxyz by hand."""
+def outcome_of(env: Tabletop, poses: dict[str, tuple[np.ndarray, np.ndarray]]) -> Outcome | None:
+    """The task's outcome for a scene with free bodies set to a position and quaternion wxyz."""
     for name, (position, quaternion) in poses.items():
         env._world.data.joint(env._world.model.body(name).jntadr[0]).qpos[:] = [*position, *quaternion]
     env._world.refresh()
-    thing = env._meaning[env._goal]
-    return env._task.judge(env._world, thing, tuple(name for name in env._meaning.values() if name != thing))
+    thing = env._goal_objects[env._goal]
+    return env._task.outcome(env._world, thing, tuple(name for name in env._goal_objects.values() if name != thing))
 
 
 def pose(env: Tabletop, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -64,7 +64,7 @@ def pose(env: Tabletop, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def turned(quaternion: np.ndarray, axis: tuple[float, float, float], angle: float) -> np.ndarray:
-    """A pose's quaternion turned further about an axis of the world."""
+    """A quaternion rotated further about a world axis."""
     turn, result = np.empty(4), np.empty(4)
     mujoco.mju_axisAngle2Quat(turn, np.array(axis), angle)
     mujoco.mju_mulQuat(result, turn, quaternion)
@@ -73,11 +73,11 @@ def turned(quaternion: np.ndarray, axis: tuple[float, float, float], angle: floa
 
 @pytest.mark.parametrize("task", TASKS)
 def test_things_rest_where_they_are_placed(task: str) -> None:
-    """Nothing floats or overlaps at the start: it neither moves nor is pushed apart while the arm stands still."""
+    """No object floats or overlaps at the start: none moves while the arm is at rest."""
     env = make(task)
     world = env._world
     for seed in range(10):
-        env.reset(Start(seed % env.variations, seed))
+        env.reset(EpisodeStart(seed % env.variations, seed))
         assert all(contact.dist > -1e-3 for contact in world.data.contact)
         before = {name: pose(env, name) for name in world.graspable}
         for _ in range(250):  # a second
@@ -92,7 +92,7 @@ def test_things_rest_where_they_are_placed(task: str) -> None:
 def test_nothing_drawn_lies_below_the_table(task: str) -> None:
     env = make(task)
     world = env._world
-    env.reset(Start(0, 1))
+    env.reset(EpisodeStart(0, 1))
     for geom in range(world.model.ngeom):
         body = world.model.body(world.model.geom_bodyid[geom]).name
         if body in ("world", "base"):
@@ -107,10 +107,10 @@ def test_nothing_drawn_lies_below_the_table(task: str) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_way_of_another_scene_is_no_success(task: str) -> None:
-    """The expert's actions for another seed, where what it takes or where it puts it lies elsewhere."""
+    """The expert's actions for another seed, with other object or target positions."""
     env, tried = make(task), 0
     for seed in range(24):
-        start, other = Start(seed % env.variations, seed), Start((seed + 1) % env.variations, seed + 1)
+        start, other = EpisodeStart(seed % env.variations, seed), EpisodeStart((seed + 1) % env.variations, seed + 1)
         foreign, own = plan(env, other), plan(env, start)
         if np.linalg.norm(own[1][:3] - foreign[1][:3]) > 0.06:
             tried += 1
@@ -120,11 +120,11 @@ def test_the_way_of_another_scene_is_no_success(task: str) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_way_without_the_gripper_is_no_success(task: str) -> None:
-    """With the hand always open, or always closed, nothing is taken along."""
+    """With the gripper always open or always closed, no object is transported."""
     env = make(task)
     for seed in range(5):
         for gripper in (0.0, 1.0):
-            actions = plan(env, Start(seed % env.variations, seed))
+            actions = plan(env, EpisodeStart(seed % env.variations, seed))
             outcomes = play(env, [np.array([*action[:7], gripper]) for action in actions])
             assert Outcome.SUCCESS not in outcomes
 
@@ -133,7 +133,7 @@ def test_the_way_without_the_gripper_is_no_success(task: str) -> None:
 def test_success_comes_with_the_last_keyframe(task: str) -> None:
     env = make(task)
     for seed in range(6):
-        outcomes = play(env, plan(env, Start(seed % env.variations, seed)))
+        outcomes = play(env, plan(env, EpisodeStart(seed % env.variations, seed)))
         assert outcomes == [None] * (len(outcomes) - 1) + [Outcome.SUCCESS]
         assert len(outcomes) == {"pick_up_cup": 3, "take_umbrella_out_of_umbrella_stand": 3}.get(
             task, 4 if task in ("put_knife_on_chopping_board", "put_rubbish_in_bin") else 5
@@ -142,22 +142,22 @@ def test_success_comes_with_the_last_keyframe(task: str) -> None:
 
 @pytest.mark.parametrize("task", PUT_DOWN)
 def test_what_is_still_held_is_not_put_down(task: str) -> None:
-    """At its place, but in the gripper: not yet; let go there, it is a success."""
+    """An object at its target succeeds only once it is released."""
     env = make(task)
     for seed in range(5):
-        actions = plan(env, Start(seed % env.variations, seed))
+        actions = plan(env, EpisodeStart(seed % env.variations, seed))
         assert set(play(env, [*actions[:-1], closed(actions[-1])])) == {None}
-        assert env._world.held() == env._meaning[env._goal]
+        assert env._world.held() == env._goal_objects[env._goal]
         assert play(env, actions[-1:]) == [Outcome.SUCCESS]
 
 
 @pytest.mark.parametrize("task", [*PUT_DOWN, "put_rubbish_in_bin"])
 def test_what_is_dropped_beside_its_place_is_no_success(task: str) -> None:
-    """The last keyframe 14 cm off, to whichever side the arm can go."""
+    """Move the last keyframe by 14 cm, to a side that the arm can reach."""
     env, tried = make(task), 0
     for seed in range(4):
         for angle in np.arange(4) * np.pi / 2:
-            actions = plan(env, Start(seed % env.variations, seed))
+            actions = plan(env, EpisodeStart(seed % env.variations, seed))
             shift = 0.14 * np.array([np.cos(angle), np.sin(angle), 0.0])
             outcomes = play(
                 env, [moved(action, shift) if place >= 3 else action for place, action in enumerate(actions)]
@@ -171,10 +171,10 @@ def test_what_is_dropped_beside_its_place_is_no_success(task: str) -> None:
 def test_the_other_thing_is_a_failure(task: str) -> None:
     env = make(task)
     for seed in range(6):
-        start = Start(seed % env.variations, seed)
+        start = EpisodeStart(seed % env.variations, seed)
         env.reset(start)
-        (rival,) = env.rivals()
-        actions = plan(env, Start(start.variation, seed, goal=rival))
+        (rival,) = env.alternative_goals()
+        actions = plan(env, EpisodeStart(start.variation, seed, goal=rival))
         assert play(env, actions)[-1] is Outcome.SUCCESS
         env.reset(start)
         assert play(env, actions)[-1] is Outcome.FAILURE
@@ -183,8 +183,8 @@ def test_the_other_thing_is_a_failure(task: str) -> None:
 def test_both_meats_lie_at_either_place_and_the_rival_is_the_other() -> None:
     env, first = make("meat_off_grill"), set()
     for seed in range(12):
-        env.reset(Start(seed % 2, seed))
-        assert env.rivals() == (1 - seed % 2,)
+        env.reset(EpisodeStart(seed % 2, seed))
+        assert env.alternative_goals() == (1 - seed % 2,)
         grill, world = env._world.rotation("grill"), env._world
         x = {name: ((world.position(name) - world.position("grill")) @ grill)[0] for name in ("chicken", "steak")}
         assert abs(x["chicken"] - x["steak"]) > 0.08
@@ -194,33 +194,33 @@ def test_both_meats_lie_at_either_place_and_the_rival_is_the_other() -> None:
 
 def test_serving_both_meats_is_a_failure() -> None:
     env = make("meat_off_grill")
-    plan(env, Start(0, 3))
+    plan(env, EpisodeStart(0, 3))
     world = env._world
     plate = world.position("grill") + world.rotation("grill") @ (0.205, 0.0, 0.0)
     side = world.rotation("grill")[:, 1]
     upright = np.array([1.0, 0, 0, 0])
     chicken = (plate + 0.03 * side + (0, 0, 0.035), upright)
     steak = (plate - 0.03 * side + (0, 0, 0.026), upright)
-    assert judged(env, {"chicken": chicken}) is Outcome.SUCCESS
-    assert judged(env, {"chicken": chicken, "steak": steak}) is Outcome.FAILURE
-    env.reset(Start(0, 3))
-    assert judged(env, {"steak": steak}) is Outcome.FAILURE
-    env.reset(Start(0, 3))
-    assert judged(env, {"chicken": (chicken[0] + (0, 0, 0.05), upright)}) is None  # in the air above the plate
+    assert outcome_of(env, {"chicken": chicken}) is Outcome.SUCCESS
+    assert outcome_of(env, {"chicken": chicken, "steak": steak}) is Outcome.FAILURE
+    env.reset(EpisodeStart(0, 3))
+    assert outcome_of(env, {"steak": steak}) is Outcome.FAILURE
+    env.reset(EpisodeStart(0, 3))
+    assert outcome_of(env, {"chicken": (chicken[0] + (0, 0, 0.05), upright)}) is None  # in the air above the plate
 
 
 def test_a_cup_must_be_held_and_high() -> None:
     env = make("pick_up_cup")
     for seed in range(4):
-        above, take, _ = plan(env, Start(3 * seed, seed))
+        above, take, _ = plan(env, EpisodeStart(3 * seed, seed))
         nudge = moved(take, np.array([0.02, 0.0, 0.0]))
         assert set(play(env, [above, take, moved(take, np.array([0, 0, 0.03])), nudge])) == {None}
-        assert env._world.held() == env._meaning[env._goal]
-        env.reset(Start(3 * seed, seed))
-        name = env._meaning[3 * seed]
+        assert env._world.held() == env._goal_objects[env._goal]
+        env.reset(EpisodeStart(3 * seed, seed))
+        name = env._goal_objects[3 * seed]
         position, quaternion = pose(env, name)
-        assert judged(env, {name: (position + (0, 0, 0.3), quaternion)}) is None  # in the air, but not held
-        env.reset(Start(3 * seed, seed))
+        assert outcome_of(env, {name: (position + (0, 0, 0.3), quaternion)}) is None  # in the air, but not held
+        env.reset(EpisodeStart(3 * seed, seed))
         push = [moved(closed(take), np.array([x, 0.0, 0.0])) for x in (-0.08, 0.05)]
         assert set(play(env, [closed(moved(above, np.array([-0.08, 0, 0]))), *push])) <= {None, Outcome.UNREACHABLE}
 
@@ -228,33 +228,33 @@ def test_a_cup_must_be_held_and_high() -> None:
 def test_two_cups_have_different_colors_and_all_pairs_come_up() -> None:
     env, others = make("pick_up_cup"), set()
     for seed in range(150):
-        meaning = env._task.place(env._world, 7, np.random.default_rng(seed))
-        if meaning is not None:
-            assert len(meaning) == 2
-            others |= set(meaning) - {7}
+        goal_objects = env._task.place(env._world, 7, np.random.default_rng(seed))
+        if goal_objects is not None:
+            assert len(goal_objects) == 2
+            others |= set(goal_objects) - {7}
     assert others == set(range(20)) - {7}
 
 
 def test_a_knife_must_lie_flat_on_the_board() -> None:
     env = make("put_knife_on_chopping_board")
-    actions = plan(env, Start(0, 2))
+    actions = plan(env, EpisodeStart(0, 2))
     play(env, actions)
     position, quaternion = pose(env, "knife")
     board, world = env._world.rotation("board"), env._world
-    plan(env, Start(0, 2))
-    assert judged(env, {"knife": (position, quaternion)}) is Outcome.SUCCESS
-    assert judged(env, {"knife": (position + (0, 0, 0.06), quaternion)}) is None  # above it
-    assert judged(env, {"knife": (position + 0.12 * board[:, 1], quaternion)}) is None  # beside it
-    yaw = folded(world.yaw("board"), np.pi)
+    plan(env, EpisodeStart(0, 2))
+    assert outcome_of(env, {"knife": (position, quaternion)}) is Outcome.SUCCESS
+    assert outcome_of(env, {"knife": (position + (0, 0, 0.06), quaternion)}) is None  # above it
+    assert outcome_of(env, {"knife": (position + 0.12 * board[:, 1], quaternion)}) is None  # beside it
+    yaw = wrap_angle(world.yaw("board"), np.pi)
     steep = turned(quaternion, (-np.sin(yaw), np.cos(yaw), 0.0), -0.6)
-    assert judged(env, {"knife": (position, steep)}) is None  # on its point
+    assert outcome_of(env, {"knife": (position, steep)}) is None  # on its point
 
 
 def test_the_knife_comes_out_of_the_block_without_moving_it() -> None:
-    """Drawn along its slope: the blade touches no more than the slot's sides, and stays as it was taken."""
+    """Pulled along its slope, the blade touches only the slot's sides and keeps its pose in the gripper."""
     env = make("put_knife_on_chopping_board")
     for seed in range(6):
-        actions = plan(env, Start(0, seed))
+        actions = plan(env, EpisodeStart(0, seed))
         play(env, actions[:2])
         hand, knife = env._world.rotation("hand"), env._world.rotation("knife")
         play(env, actions[2:3])
@@ -265,26 +265,26 @@ def test_the_knife_comes_out_of_the_block_without_moving_it() -> None:
 
 def test_a_bottle_must_lie_along_the_rack_in_its_free_place() -> None:
     env = make("stack_wine")
-    actions = plan(env, Start(0, 2))
+    actions = plan(env, EpisodeStart(0, 2))
     play(env, actions)
     position, quaternion = pose(env, "bottle")
     rack, axis = env._world.rotation("rack"), env._world.rotation("bottle")[:, 2]
-    plan(env, Start(0, 2))
-    assert judged(env, {"bottle": (position, quaternion)}) is Outcome.SUCCESS
-    assert judged(env, {"bottle": (position, np.array([1.0, 0, 0, 0]))}) is None  # upright in it
-    assert judged(env, {"bottle": (position, turned(quaternion, (0, 0, 1), 0.5))}) is None  # across
-    assert judged(env, {"bottle": (position + 0.08 * axis, quaternion)}) is None  # half out
-    assert judged(env, {"bottle": (position + 0.05 * rack[:, 1], quaternion)}) is None  # on a tooth
-    assert judged(env, {"bottle": (position + (0, 0, 0.05), quaternion)}) is None  # above
+    plan(env, EpisodeStart(0, 2))
+    assert outcome_of(env, {"bottle": (position, quaternion)}) is Outcome.SUCCESS
+    assert outcome_of(env, {"bottle": (position, np.array([1.0, 0, 0, 0]))}) is None  # upright in it
+    assert outcome_of(env, {"bottle": (position, turned(quaternion, (0, 0, 1), 0.5))}) is None  # across
+    assert outcome_of(env, {"bottle": (position + 0.08 * axis, quaternion)}) is None  # half out
+    assert outcome_of(env, {"bottle": (position + 0.05 * rack[:, 1], quaternion)}) is None  # on a tooth
+    assert outcome_of(env, {"bottle": (position + (0, 0, 0.05), quaternion)}) is None  # above
     floor = np.array([*position[:2], TABLE_Z + 0.033]) + 0.25 * rack[:, 1]
-    assert judged(env, {"bottle": (floor, quaternion)}) is None  # on the table beside it
+    assert outcome_of(env, {"bottle": (floor, quaternion)}) is None  # on the table beside it
 
 
 def test_a_bottle_that_falls_is_no_success() -> None:
-    """Let go above the rack while it still stands upright in the gripper."""
+    """Release above the rack while the bottle is still upright in the gripper."""
     env = make("stack_wine")
     for seed in range(3):
-        actions = plan(env, Start(0, seed))
+        actions = plan(env, EpisodeStart(0, seed))
         upright = np.array([*actions[3][:3], *actions[2][3:7], 1.0])
         assert Outcome.SUCCESS not in play(env, [*actions[:3], upright])
 
@@ -292,12 +292,12 @@ def test_a_bottle_that_falls_is_no_success() -> None:
 def test_an_umbrella_must_leave_the_stand() -> None:
     env = make("take_umbrella_out_of_umbrella_stand")
     for seed in range(5):
-        above, take, lift = plan(env, Start(0, seed))
+        above, take, lift = plan(env, EpisodeStart(0, seed))
         half = moved(lift, np.array([0, 0, -0.08]))
         assert set(play(env, [above, take, half])) == {None}
         assert env._world.held() == "umbrella"
         assert play(env, [lift]) == [Outcome.SUCCESS]
-        env.reset(Start(0, seed))
+        env.reset(EpisodeStart(0, seed))
         assert set(play(env, [above, take, half, moved(half, np.array([0, 0, -0.05])), above])) <= {
             None,
             Outcome.TIME_LIMIT,
@@ -307,29 +307,29 @@ def test_an_umbrella_must_leave_the_stand() -> None:
 def test_only_the_rubbish_belongs_in_the_bin() -> None:
     env = make("put_rubbish_in_bin")
     for seed in range(3):
-        actions = plan(env, Start(0, seed))
+        actions = plan(env, EpisodeStart(0, seed))
         for tomato in ("tomato0", "tomato1"):
-            env.reset(Start(0, seed))
+            env.reset(EpisodeStart(0, seed))
             at = env._world.position(tomato)
             taking = [moved(action, at - env._world.position("rubbish")) for action in actions[:3]]
             assert play(env, [*taking, actions[3]])[-1] in (Outcome.FAILURE, Outcome.UNREACHABLE)
-        env.reset(Start(0, seed))
+        env.reset(EpisodeStart(0, seed))
         inside = env._world.position("bin") + (0, 0, 0.04)
         upright = np.array([1.0, 0, 0, 0])
-        assert judged(env, {"rubbish": (inside, upright)}) is Outcome.SUCCESS
-        assert judged(env, {"tomato1": (inside + (0.03, 0, 0), upright)}) is Outcome.FAILURE  # both
-        env.reset(Start(0, seed))
-        assert judged(env, {"tomato0": (inside, upright)}) is Outcome.FAILURE
-        env.reset(Start(0, seed))
-        assert judged(env, {"rubbish": (inside + (0, 0, 0.2), upright)}) is None  # above it
-        assert judged(env, {"rubbish": (inside + (0.1, 0, 0), upright)}) is None  # beside it
+        assert outcome_of(env, {"rubbish": (inside, upright)}) is Outcome.SUCCESS
+        assert outcome_of(env, {"tomato1": (inside + (0.03, 0, 0), upright)}) is Outcome.FAILURE  # both
+        env.reset(EpisodeStart(0, seed))
+        assert outcome_of(env, {"tomato0": (inside, upright)}) is Outcome.FAILURE
+        env.reset(EpisodeStart(0, seed))
+        assert outcome_of(env, {"rubbish": (inside + (0, 0, 0.2), upright)}) is None  # above it
+        assert outcome_of(env, {"rubbish": (inside + (0.1, 0, 0), upright)}) is None  # beside it
 
 
 def test_rubbish_and_tomatoes_swap_places() -> None:
-    """Whichever of the three is the leftmost, the farthest and so on: each takes every rank."""
+    """Each of the three objects takes every rank (leftmost, farthest and so on)."""
     env, ranks = make("put_rubbish_in_bin"), set()
     for seed in range(20):
-        env.reset(Start(0, seed))
+        env.reset(EpisodeStart(0, seed))
         order = sorted(("rubbish", "tomato0", "tomato1"), key=lambda name: env._world.position(name)[1])
         ranks.add(order.index("rubbish"))
     assert ranks == {0, 1, 2}
@@ -337,23 +337,23 @@ def test_rubbish_and_tomatoes_swap_places() -> None:
 
 def test_a_phone_must_lie_along_its_cradle() -> None:
     env = make("phone_on_base")
-    actions = plan(env, Start(0, 4))
+    actions = plan(env, EpisodeStart(0, 4))
     play(env, actions)
     position, quaternion = pose(env, "phone")
     cradle = env._world.rotation("cradle")
-    plan(env, Start(0, 4))
-    assert judged(env, {"phone": (position, quaternion)}) is Outcome.SUCCESS
+    plan(env, EpisodeStart(0, 4))
+    assert outcome_of(env, {"phone": (position, quaternion)}) is Outcome.SUCCESS
     assert (
-        judged(env, {"phone": (position, turned(quaternion, (0, 0, 1), np.pi))}) is Outcome.SUCCESS
+        outcome_of(env, {"phone": (position, turned(quaternion, (0, 0, 1), np.pi))}) is Outcome.SUCCESS
     )  # its ends are alike
-    assert judged(env, {"phone": (position, turned(quaternion, (0, 0, 1), 0.6))}) is None  # across
-    assert judged(env, {"phone": (position - 0.06 * cradle[:, 1], quaternion)}) is None  # on the keys
-    assert judged(env, {"phone": (position + (0, 0, 0.03), quaternion)}) is None  # above
-    assert judged(env, {"phone": (position + 0.06 * cradle[:, 0], quaternion)}) is None  # off to one end
+    assert outcome_of(env, {"phone": (position, turned(quaternion, (0, 0, 1), 0.6))}) is None  # across
+    assert outcome_of(env, {"phone": (position - 0.06 * cradle[:, 1], quaternion)}) is None  # on the keys
+    assert outcome_of(env, {"phone": (position + (0, 0, 0.03), quaternion)}) is None  # above
+    assert outcome_of(env, {"phone": (position + 0.06 * cradle[:, 0], quaternion)}) is None  # off to one end
 
 
 def test_a_tilted_gripper_points_outward() -> None:
-    """`downward` with a tilt: the approach leans along x turned by yaw; the fingers still close along y turned."""
+    """`downward` with a tilt: the approach leans along the rotated x; the fingers still close along the rotated y."""
     for yaw, tilt in ((0.0, 0.0), (0.7, 0.4), (-2.0, 1.2), (1.5, -0.3)):
         action = downward(np.zeros(3), yaw=yaw, tilt=tilt, gripper=1.0)
         matrix = np.empty(9)
@@ -367,6 +367,6 @@ def test_a_tilted_gripper_points_outward() -> None:
 
 def test_turns_fold_into_one_period() -> None:
     for yaw in np.linspace(-7, 7, 57):
-        small = folded(float(yaw), np.pi)
+        small = wrap_angle(float(yaw), np.pi)
         assert -np.pi / 2 <= small < np.pi / 2
         assert np.sin(small - yaw) == pytest.approx(0, abs=1e-9)

@@ -1,4 +1,4 @@
-"""Pictures with captions from a tensorflow-datasets directory that is written here, read without TensorFlow."""
+"""Image-text pairs from a generated tensorflow-datasets directory, read without TensorFlow."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ import pytest
 from instructrl.data.pairs import PairLoader, open_pairs
 from instructrl.errors import InputError
 from tests import foreign_rlds as foreign
-from tests import pairs as made
+from tests import pairs as samples
 
 KINDS = ("array_record", "tfrecord")
 
@@ -24,7 +24,7 @@ def features(**more: Any) -> Any:
 
 
 def example(number: int, **more: Any) -> dict[str, Any]:
-    return {"image": made.jpeg(number), "caption": made.sentence(number), "id": number} | more
+    return {"image": samples.jpeg(number), "caption": samples.sentence(number), "id": number} | more
 
 
 def written(folder: Path, *, kind: str = "array_record", has: Any = None, **splits: list[dict[str, Any]]) -> Path:
@@ -38,21 +38,21 @@ def test_a_set_is_read_as_it_was_written(tmp_path: Path, kind: str) -> None:
     for place in (src, tmp_path / "others"):
         with open_pairs([str(place)], "train") as [found]:
             assert len(found) == 8 and found.has_images and found.has_texts
-            assert [found.image(number) for number in range(8)] == [made.jpeg(number) for number in range(8)]
-            assert [found.text(number) for number in range(8)] == [made.sentence(number) for number in range(8)]
+            assert [found.image(number) for number in range(8)] == [samples.jpeg(number) for number in range(8)]
+            assert [found.text(number) for number in range(8)] == [samples.sentence(number) for number in range(8)]
     with open_pairs([str(src)], "val") as [other], open_pairs([f"{src}@train@50-100%"], "val") as [part]:
-        assert (len(other), other.text(0)) == (4, made.sentence(20))
-        assert (len(part), part.text(0)) == (4, made.sentence(4))
+        assert (len(other), other.text(0)) == (4, samples.sentence(20))
+        assert (len(part), part.text(0)) == (4, samples.sentence(4))
         assert other.checksum() != found.checksum() == found.checksum()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_batches_are_those_of_the_same_pairs_in_hdf5(tmp_path: Path, kind: str) -> None:
     src = written(tmp_path / "set", kind=kind, train=[example(number) for number in range(10)])
-    file = made.some(tmp_path / "a.hdf5", 10)
-    tokenizer = made.tokenizer()
+    file = samples.some(tmp_path / "a.hdf5", 10)
+    tokenizer = samples.tokenizer()
     with open_pairs([str(src)], "train") as ours, open_pairs([str(file)], "train") as theirs:
-        how: Any = {"batch_size": 4, "canvas": 16, "seed": 1, "rates": {"pair": 1, "image": 1}}
+        how: Any = {"batch_size": 4, "image_size": 16, "seed": 1, "rates": {"pair": 1, "image": 1}}
         one, other = PairLoader(ours, tokenizer, threads=2, **how), PairLoader(theirs, tokenizer, **how)
         for step in range(6):
             for found, expected in zip(one.batch(step), other.batch(step), strict=True):
@@ -64,7 +64,7 @@ def test_a_set_by_name_lies_where_tensorflow_datasets_keeps_it(tmp_path: Path, m
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     written(tmp_path / "others" / "2.1.0", train=[example(1)])
     with open_pairs(["tfds:others"], "train") as [found]:
-        assert found.text(0) == made.sentence(1)
+        assert found.text(0) == samples.sentence(1)
     with pytest.raises(InputError, match=r"tfds:absent: found no .*; prepare it with: tfds build absent --file_format"):
         open_pairs(["tfds:absent"], "train").__enter__()
 
@@ -78,14 +78,14 @@ def test_the_feature_is_the_only_one_or_the_one_that_is_named(tmp_path: Path) ->
         "label": has.ClassLabel(names=["red_ball", "cup"]),
         "mask": has.Image(shape=(None, None, 1)),
     }
-    one = example(1, title="a title", label=1, mask=made.jpeg(9, kind="PNG", mode="L"))
+    one = example(1, title="a title", label=1, mask=samples.jpeg(9, kind="PNG", mode="L"))
     src = written(tmp_path / "set", has=features(**more), train=[one, {**one, "label": 0}])
 
     def text(**keys: Any) -> Any:
         with open_pairs([str(src)], "train", **keys) as [found]:
             return found.text(1), len(found.image(1) or b"")
 
-    assert text(image="image", text="title") == ("a title", len(made.jpeg(1)))
+    assert text(image="image", text="title") == ("a title", len(samples.jpeg(1)))
     assert text(image="mask", text="label") == ("red ball", len(one["mask"]))
     for keys, message in (
         ({}, "image key: .* has several: image, mask; name one of them"),
@@ -128,13 +128,13 @@ def test_sets_of_pictures_or_of_text_alone(tmp_path: Path) -> None:
     src = written(tmp_path / "text", has=text, train=[{"text": "push the button"}])
     with open_pairs([str(src)], "train") as [found]:
         assert found.text(0) == "push the button" and found.image(0) is None and not found.has_images
-    pictures = has.FeaturesDict({"image": has.Image(shape=(None, None, 3))})
-    src = written(tmp_path / "pictures", has=pictures, train=[{"image": made.jpeg(3)}])
+    images = has.FeaturesDict({"image": has.Image(shape=(None, None, 3))})
+    src = written(tmp_path / "images", has=images, train=[{"image": samples.jpeg(3)}])
     with open_pairs([str(src)], "train") as [found]:
-        assert found.image(0) == made.jpeg(3) and found.text(0) is None and not found.has_texts
+        assert found.image(0) == samples.jpeg(3) and found.text(0) is None and not found.has_texts
     neither = has.FeaturesDict({"id": np.int64})
     src = written(tmp_path / "neither", has=neither, train=[{"id": 3}])
-    with pytest.raises(InputError, match="has neither pictures nor text; found id"):
+    with pytest.raises(InputError, match="has neither images nor text; found id"):
         open_pairs([str(src)], "train").__enter__()
 
 
@@ -152,11 +152,11 @@ def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
     content[-100] ^= 1
     records.write_bytes(content)
     with open_pairs([str(src)], "train") as [found]:
-        assert found.text(0) == made.sentence(0)
+        assert found.text(0) == samples.sentence(0)
         with pytest.raises(InputError, match=r"record at byte \d+: damaged"):
             found.image(2)
     records.unlink()
-    with pytest.raises(InputError, match=r"no such file, but .*dataset_info.json counts on it"):
+    with pytest.raises(InputError, match=r"no such file, but .*dataset_info.json lists it"):
         open_pairs([str(src)], "train").__enter__()
 
 
@@ -169,4 +169,4 @@ def test_tensorflow_is_never_imported(tmp_path: Path) -> None:
         "assert 'tensorflow' not in sys.modules\n"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert found.stdout.split() == [*made.sentence(1).split(), str(len(made.jpeg(1)))]
+    assert found.stdout.split() == [*samples.sentence(1).split(), str(len(samples.jpeg(1)))]

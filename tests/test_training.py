@@ -1,4 +1,4 @@
-"""Training at its doors: what a run leaves behind, and that an interruption changes nothing."""
+"""Training end to end: the files of a run, and that an interruption changes no result."""
 
 import json
 import os
@@ -13,9 +13,9 @@ import jax
 import numpy as np
 import pytest
 
-from instructrl.data.lock import only_process
+from instructrl.data.lock import exclusive_lock
 from instructrl.errors import InputError, RunError
-from instructrl.evaluation.actor import load_actor
+from instructrl.evaluation.actor import load_batched_agent
 from instructrl.training.checkpoint import open_checkpoints
 from instructrl.training.loop import train
 from instructrl.training.metrics import read_lines
@@ -38,7 +38,7 @@ def run_to_the_end(folder, data, *more, rollout=None):
 
 
 def final_params(run, which="last"):
-    actor, step = load_actor(run, checkpoint=which, slots=1, steps=6, hardware=tiny.config(run).hardware)
+    actor, step = load_batched_agent(run, checkpoint=which, slots=1, steps=6, hardware=tiny.config(run).hardware)
     return actor.params, step
 
 
@@ -76,7 +76,10 @@ def test_the_same_command_again_trains_no_further(undisturbed, data, capsys):
 
 
 def test_one_trainer_at_a_time(undisturbed, data):
-    with only_process(undisturbed, does="trains", remedy="wait"), pytest.raises(InputError, match="another process"):
+    with (
+        exclusive_lock(undisturbed, activity="trains", busy_hint="wait"),
+        pytest.raises(InputError, match="another process"),
+    ):
         run_to_the_end(undisturbed.parent.parent, data)
 
 
@@ -122,15 +125,15 @@ def test_another_seed_gives_other_numbers(undisturbed, data, tmp_path):
 
 
 def test_rollouts_are_asked_for_every_n_epochs_and_recorded(data, tmp_path):
-    asked = []
+    epochs = []
 
     def rollout(params, epoch):
-        asked.append(epoch)
+        epochs.append(epoch)
         return {"success_rate": 0.5}
 
     run = run_to_the_end(tmp_path, data, "training.rollout_every=2", "training.validate_every=3", rollout=rollout)
     lines = read_lines(run / "metrics.jsonl")
-    assert asked == [2, 4] == [line["epoch"] for line in lines if line["split"] == "rollout"]
+    assert epochs == [2, 4] == [line["epoch"] for line in lines if line["split"] == "rollout"]
     assert [line["epoch"] for line in lines if line["split"] == "val"] == [3, 4]
 
 
@@ -143,7 +146,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_saves_nothing(data, t
 def test_other_demonstrations_under_the_same_run_are_refused(data, tmp_path):
     run_to_the_end(tmp_path, data, "training.epochs=1", "optimizer.warmup_epochs=0")
     other = tiny.demonstrations(tmp_path, seed=5)
-    with pytest.raises(InputError, match="content is not what"):
+    with pytest.raises(InputError, match="content has changed since"):
         run_to_the_end(tmp_path, other, "training.epochs=1", "optimizer.warmup_epochs=0")
 
 
@@ -176,7 +179,7 @@ def test_a_damaged_checkpoint_is_one_line_that_names_it(data, tmp_path):
 
 @pytest.fixture
 def wandb_stops():
-    """W&B tells its service to child processes by the environment: theirs would be ours for all later tests."""
+    """Stop W&B's service, which would otherwise be inherited through the environment by all later tests."""
     yield
     import wandb
 
@@ -198,7 +201,7 @@ def test_wandb_offline_keeps_the_same_numbers_and_online_without_a_key_is_one_li
 @pytest.mark.slow
 @pytest.mark.parametrize(("words", "steps"), [((), 90), (("task.tasks=[reach_target,push_button]",), 150)])
 def test_killed_at_random_moments_the_same_command_ends_bit_equal(tmp_path, words, steps):
-    """The whole road by the command line, from collecting on; SIGKILL leaves no process behind."""
+    """The complete command line, including collection; SIGKILL leaves no process behind."""
 
     def start(folder):
         command = [sys.executable, str(ROOT / "train.py"), *tiny.overrides(folder, "training.epochs=30", *words)]
@@ -208,9 +211,9 @@ def test_killed_at_random_moments_the_same_command_ends_bit_equal(tmp_path, word
     folders = {name: tmp_path / name for name in ("undisturbed", "killed")}
     for folder in folders.values():
         folder.mkdir()
-    begun = time.monotonic()
+    started = time.monotonic()
     assert start(folders["undisturbed"]).wait(300) == 0, (folders["undisturbed"] / "log").read_text()
-    duration = time.monotonic() - begun
+    duration = time.monotonic() - started
     moments = random.Random(7)
     for _ in range(3):
         process = start(folders["killed"])

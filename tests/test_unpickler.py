@@ -1,4 +1,4 @@
-"""The unpickler rebuilds plain data as Python does, and neither imports, calls nor changes anything else."""
+"""The unpickler rebuilds plain data as Python does, and never imports, calls or changes anything else."""
 
 import codecs
 import collections
@@ -19,7 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from data_tools.pickled import Foreign
+from data_tools.pickled import InertObject
 from data_tools.published import read_m3ae
 from data_tools.unpickler import load
 from instructrl.errors import InputError
@@ -29,41 +29,41 @@ from tests.pickles import published_pickle
 
 WATCHED = ("import", "exec", "compile", "os.", "subprocess.", "shutil.", "ctypes.", "socket.", "pickle.", "marshal.",
            "code.__new__", "function.__new__", "object.__setattr__", "sys.")  # fmt: skip
-seen: list[str] | None = None
-codecs.lookup("raw-unicode-escape")  # Python imports it when it is first met
+events: list[str] | None = None
+codecs.lookup("raw-unicode-escape")  # imported by Python on first use
 
 
-def watch(event, arguments):
-    """What the interpreter itself reports, while `seen` is a list."""
-    if seen is not None and event.startswith(WATCHED):
-        seen.append(f"{event} {arguments[:2]}")
+def record_event(event, arguments):
+    """Audit hook: records events while `events` is a list."""
+    if events is not None and event.startswith(WATCHED):
+        events.append(f"{event} {arguments[:2]}")
 
 
-sys.addaudithook(watch)
+sys.addaudithook(record_event)
 
 
 @contextlib.contextmanager
 def nothing_happens():
-    """Fails if anything is imported, run or started."""
-    global seen
-    before, seen = set(sys.modules), []
+    """Fail if anything is imported, executed or started."""
+    global events
+    before, events = set(sys.modules), []
     try:
         yield
     finally:
-        happened, seen = seen, None
-    assert happened == []
+        recorded, events = events, None
+    assert recorded == []
     assert set(sys.modules) == before
 
 
-def read(content, path, **how):
+def read(content, path, **options):
     path.write_bytes(content)
     with nothing_happens():
-        return load(path, **how)
+        return load(path, **options)
 
 
 @pytest.fixture
 def mark(tmp_path, monkeypatch):
-    """A file that comes into being if the attacker has his way, and all that he needs for it."""
+    """A file that a successful attack creates, with the module that the attack needs."""
     path = tmp_path / "mark"
     (tmp_path / "there").mkdir()
     (tmp_path / f"there/{MODULE}.py").write_text(malicious.SOURCE.format(path=str(path)))
@@ -82,7 +82,7 @@ def mark(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", PIECES)
 def test_pythons_own_unpickler_falls_for_it(name, mark):
-    """So that the tests below test something."""
+    """Verify the attacks themselves, so that the tests below are meaningful."""
     with contextlib.suppress(Exception):
         pickle.loads(malicious.as_all(PIECES[name](str(mark)), {}))
     assert mark.exists()
@@ -112,7 +112,7 @@ def test_nothing_of_it_runs(name, place, mark, tmp_path):
 @pytest.mark.parametrize("name", PIECES)
 def test_a_reader_that_expects_its_own_classes_refuses_all_others(name, mark, tmp_path):
     with pytest.raises(InputError):
-        read(malicious.as_all(PIECES[name](str(mark)), {}), tmp_path / "x.pkl", foreign="refuse")
+        read(malicious.as_all(PIECES[name](str(mark)), {}), tmp_path / "x.pkl", unknown="refuse")
     assert not mark.exists() and MODULE not in sys.modules
 
 
@@ -120,7 +120,7 @@ def test_the_command_runs_nothing_either(mark, tmp_path):
     file = tmp_path / "model.pkl"
     pieces = b""
     for piece in PIECES.values():
-        with contextlib.suppress(InputError):  # those that are read to the end
+        with contextlib.suppress(InputError):  # collects those that are read without an error
             read(malicious.as_all(piece(str(mark)), {}), file)
             pieces += piece(str(mark)) + b"0"
     assert len(pieces) > 1000
@@ -132,7 +132,7 @@ def test_the_command_runs_nothing_either(mark, tmp_path):
     assert not mark.exists() and not (tmp_path / "o").exists()
 
 
-# What is refused, and how it is said.
+# Refusals and their messages.
 
 
 class Thing:
@@ -140,25 +140,27 @@ class Thing:
 
 
 def thing():
-    made = Thing()
-    made.x = np.arange(3)
-    return made
+    instance = Thing()
+    instance.x = np.arange(3)
+    return instance
 
 
 def test_classes_that_are_expected_keep_their_state(tmp_path):
     content = pickle.dumps({"demo": thing()})
     allowed = f"{Thing.__module__}.Thing"
-    found = read(content, tmp_path / "x.pkl", foreign="refuse", allowed=[allowed])["demo"]
-    assert type(found) is Foreign and found.name == allowed
+    found = read(content, tmp_path / "x.pkl", unknown="refuse", allowed=[allowed])["demo"]
+    assert type(found) is InertObject and found.name == allowed
     np.testing.assert_array_equal(found.state["x"], np.arange(3))
-    with pytest.raises(InputError, match=rf"x.pkl: found {Thing.__module__}.Thing in it"):
-        read(content, tmp_path / "x.pkl", foreign="refuse", allowed=["other.Thing"])
+    with pytest.raises(
+        InputError, match=rf"x.pkl: found {Thing.__module__}.Thing, which is not one of the expected classes"
+    ):
+        read(content, tmp_path / "x.pkl", unknown="refuse", allowed=["other.Thing"])
 
 
 @pytest.mark.parametrize("protocol", range(6))
 def test_an_object_that_is_not_known_is_only_its_name_and_state(tmp_path, protocol):
     found = read(pickle.dumps(thing(), protocol), tmp_path / "x.pkl")
-    assert type(found) is Foreign and found.name == f"{Thing.__module__}.Thing"
+    assert type(found) is InertObject and found.name == f"{Thing.__module__}.Thing"
     np.testing.assert_array_equal(found.state["x"], np.arange(3))
 
 
@@ -166,13 +168,13 @@ def test_an_object_that_is_not_known_is_only_its_name_and_state(tmp_path, protoc
                                    np.array("2020-01-01", "M8[D]"), np.str_("a")])  # fmt: skip
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_arrays_of_anything_but_numbers_are_named(tmp_path, array, protocol):
-    with pytest.raises(InputError, match=r"x.pkl: found an array of dtype .* in it; only arrays of numbers"):
+    with pytest.raises(InputError, match=r"x.pkl: found an array of dtype .*; only arrays of numbers"):
         read(pickle.dumps(array, protocol), tmp_path / "x.pkl")
 
 
 def test_a_hostile_name_is_shown_harmlessly(tmp_path):
     with pytest.raises(InputError) as caught:
-        read(b"\x80\x05" + malicious.stack_named("a\n\x1b[2J" * 1000, "b") + b".", tmp_path / "x.pkl", foreign="refuse")
+        read(b"\x80\x05" + malicious.stack_named("a\n\x1b[2J" * 1000, "b") + b".", tmp_path / "x.pkl", unknown="refuse")
     assert str(caught.value).isprintable() and len(str(caught.value)) < 300
 
 
@@ -182,7 +184,7 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
             load(path)
 
 
-# Files that want to take all memory, or all time.
+# Files that try to exhaust memory or time.
 
 HUGE = {
     "bytes": b"\x8e" + b"\xff" * 7 + b"\x0f",
@@ -228,14 +230,14 @@ def test_a_tree_that_repeats_itself_is_refused(tmp_path):
         tree = dict.fromkeys("abcdefgh", tree)
     file = tmp_path / "x.pkl"
     file.write_bytes(pickle.dumps({"step": 0, "state": {"params": tree}}))
-    with pytest.raises(InputError, match="repeats itself"):
+    with pytest.raises(InputError, match="contains itself"):
         read_m3ae(file)
-    file.write_bytes(b"\x80\x05}q\x01" + text("params") + b"h\x01s.")  # params is what holds it
+    file.write_bytes(b"\x80\x05}q\x01" + text("params") + b"h\x01s.")  # params contains itself
     with pytest.raises(InputError):
         read_m3ae(file)
 
 
-# Plain data come out as Python reads them.
+# Plain data are read as Python reads them.
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
 keys = st.text(max_size=5) | st.integers() | st.tuples(st.text(max_size=3), st.integers())
@@ -308,11 +310,14 @@ def test_arrays_of_older_numpys(tmp_path):
 def test_the_state_form_of_a_frozen_dict(tmp_path):
     kind = named("flax.core.frozen_dict", "FrozenDict")
     state = b"N}" + text("_dict") + b"}" + text("a") + b"K\x01ss\x86b"
-    for made in (kind + b")\x81", called(named("copyreg", "_reconstructor"), kind, named("builtins", "object"), b"N")):
-        assert read(b"\x80\x05" + made + state + b".", tmp_path / "x.pkl") == {"a": 1}
+    for instance in (
+        kind + b")\x81",
+        called(named("copyreg", "_reconstructor"), kind, named("builtins", "object"), b"N"),
+    ):
+        assert read(b"\x80\x05" + instance + state + b".", tmp_path / "x.pkl") == {"a": 1}
 
 
-# Any damage ends in one line.
+# Any damage gives a one-line error.
 
 SMALL = {"encoder": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "bias": np.ones(3, np.float32)}}
 CONTENTS = [published_pickle(SMALL, protocol=protocol, bound=False) for protocol in (2, 5)]
@@ -322,20 +327,20 @@ TYPES = (dict, list, tuple, set, frozenset, str, bytes, bytearray, int, float, c
 
 
 def only_plain(found):
-    """Walk what was read; nothing in it may be of a type that can do something."""
-    waiting, known = [found], set()
-    while waiting:
-        part = waiting.pop()
-        if id(part) in known:
+    """Walk the result and check that all types are inert."""
+    pending, visited = [found], set()
+    while pending:
+        part = pending.pop()
+        if id(part) in visited:
             continue
-        known.add(id(part))
+        visited.add(id(part))
         name = type(part).__module__
         assert type(part) in TYPES or name in ("data_tools.pickled", "numpy"), type(part)
         if isinstance(part, np.ndarray):
             assert part.dtype.kind in "biufcV" and not part.dtype.hasobject
-        waiting += [*part, *part.values()] if isinstance(part, dict) else []
-        waiting += part if isinstance(part, list | tuple | set | frozenset) else []
-        waiting += [part.state] if type(part) is Foreign else []
+        pending += [*part, *part.values()] if isinstance(part, dict) else []
+        pending += part if isinstance(part, list | tuple | set | frozenset) else []
+        pending += [part.state] if type(part) is InertObject else []
 
 
 def survives(content, path):
@@ -361,7 +366,7 @@ def test_flipped_bytes_give_one_line_or_plain_data(tmp_path_factory, content, da
 def test_a_truncated_file_gives_one_line(tmp_path_factory, content, share):
     path = tmp_path_factory.getbasetemp() / "truncated.pkl"
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(InputError, match="damaged, or no pickle") as caught:
+    with pytest.raises(InputError, match="damaged or not a pickle") as caught:
         load(path)
     assert "\n" not in str(caught.value)
 

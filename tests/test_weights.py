@@ -1,4 +1,4 @@
-"""Published weights become ours bit for bit, and a file that is something else is named for what it is."""
+"""Published weights are converted exactly, and other files are identified in the error."""
 
 import json
 import os
@@ -28,7 +28,7 @@ from instructrl.models.clip import Clip
 from instructrl.models.encoder import encoder_shapes
 from instructrl.models.m3ae import M3AE
 from instructrl.models.masked import MaskedM3AE
-from instructrl.models.weights import DECODER, fit, read_weights, write_weights
+from instructrl.models.weights import DECODER, match_params, read_weights, write_weights
 from instructrl.training.inputs import check_weights
 from instructrl.training.metrics import read_lines
 from tests import encoders, tiny
@@ -44,9 +44,9 @@ close = {"rtol": 1e-5, "atol": 1e-5}
 
 
 def run(*words):
-    """`python -m data_tools.weights`, in this process; its error as InputError."""
-    asked = weights.parse(list(words))
-    (weights.convert if isinstance(asked, weights.ConvertConfig) else weights.fetch)(asked)
+    """Run `python -m data_tools.weights` in this process; errors are raised as InputError."""
+    command_config = weights.parse(list(words))
+    (weights.convert if isinstance(command_config, weights.ConvertConfig) else weights.fetch)(command_config)
 
 
 def converted(folder, kind, src, name="out.safetensors"):
@@ -101,13 +101,13 @@ def test_a_state_that_is_a_plain_dict_too(tmp_path):
 
 def test_the_converted_m3ae_gives_the_published_outputs(tmp_path, capsys):
     found = converted(tmp_path, "m3ae", written(tmp_path / "model.pkl", published_pickle()))
-    said = capsys.readouterr().out
-    assert said == (
-        f"{tmp_path}/out.safetensors: m3ae of a size without option, vocabulary 120, 3 blocks, 64 wide, "
+    printed = capsys.readouterr().out
+    assert printed == (
+        f"{tmp_path}/out.safetensors: m3ae of a size without an option, vocabulary 120, 3 blocks, 64 wide, "
         f"patches of 16, checksum {found.checksum[:12]}, from model.pkl\n"
     )
     inputs = [M3AE_GOLDEN[key] for key in ("image", "text", "text_padding_mask")]
-    params = fit(found, encoder_shapes(M3AE_TINY, vocabulary_size=M3AE_WORDS), besides=DECODER)
+    params = match_params(found, encoder_shapes(M3AE_TINY, vocabulary_size=M3AE_WORDS), ignore=DECODER)
     outputs = M3AE(M3AE_TINY, M3AE_WORDS).apply(
         {"params": params}, *inputs,
         method=lambda model, image, text, pad: model.outputs(model.embed_image(image), model.embed_text(text), pad)[0],
@@ -117,7 +117,7 @@ def test_the_converted_m3ae_gives_the_published_outputs(tmp_path, capsys):
     np.testing.assert_allclose(outputs.final, M3AE_GOLDEN["output"], **close)
     masked = MaskedM3AE(M3AE_TINY, M3AE_WORDS, decoder_dim=48, decoder_depth=2, decoder_heads=4)
     kept = [np.flatnonzero(M3AE_GOLDEN[f"pre_{name}_mask"][0] == 0) for name in ("image", "text")]
-    tree = encoders.nested(found.arrays)  # the decoder is there too
+    tree = encoders.nested(found.arrays)  # includes the decoder
     pixels, logits = masked.apply({"params": tree}, *inputs, *kept, method=MaskedM3AE.reconstruct)
     np.testing.assert_allclose(pixels, M3AE_GOLDEN["pre_image_output"], **close)
     np.testing.assert_allclose(logits, M3AE_GOLDEN["pre_text_output"], **close)
@@ -140,19 +140,19 @@ WRONG_M3AE = {
         "found a pickle without params: weights, optimizer; expected M3AE's",
     ),
     "a list": ([1, 2], "found a pickle without params: list"),
-    "no arrays": ({"state": {"params": {}}}, "that tell dim, depth, patch_size, vocabulary; found: nothing"),
+    "no arrays": ({"state": {"params": {}}}, "that determine dim, depth, patch_size, vocabulary; found: nothing"),
     "others": (
         {"params": {"text_encoder": {"kernel": np.ones((2, 2), np.float32)}}},
-        "no parameters of m3ae that tell dim, depth, patch_size, vocabulary; found: text_encoder/kernel",
+        "no parameters of m3ae that determine dim, depth, patch_size, vocabulary; found: text_encoder/kernel",
     ),
-    "MAE": (lacking(*TEXT_NAMES), "it seems to be MAE, which reads no text: take the file of M3AE"),
-    "devices": ({"params": jax.tree.map(lambda leaf: np.stack([leaf] * 2), PARAMS)}, "has an axis of devices in front"),
+    "MAE": (lacking(*TEXT_NAMES), "it seems to be MAE, which has no text encoder: use the file of M3AE"),
+    "devices": ({"params": jax.tree.map(lambda leaf: np.stack([leaf] * 2), PARAMS)}, "has a leading device axis"),
     "a block missing": (
         lacking("encoder/Block_1/"),
         r"Block_1/Attention_0/Dense_0/bias: found none, expected \(192,\) \(and 11 more\) in a m3ae of 3 blocks",
     ),
     "one missing": (lacking("encoder/LayerNorm_0/bias"), r"encoder/LayerNorm_0/bias: found none, expected \(64,\) in"),
-    "no blocks": (lacking("encoder/Block"), "tell depth"),
+    "no blocks": (lacking("encoder/Block"), "determine depth"),
     "very many": (with_param("encoder/Block_99999/LayerNorm_0/bias", np.ones(2, np.float32)), "found 100000 blocks"),
     "one too many": (
         with_param("encoder/surplus", np.ones(2, np.float32)),
@@ -165,7 +165,7 @@ WRONG_M3AE = {
     "integers": (with_param("cls_token", np.ones(CLS, np.int32)), "cls_token: found dtype int32, expected an array of"),
     "no array": (with_param("cls_token", "x"), "cls_token: found str, expected an array"),
     "not finite": (with_param("cls_token", np.full(CLS, np.nan, np.float32)), "cls_token: found numbers that are not"),
-    "no name": ({"params": {"a/b": np.ones(2, np.float32)}}, "found a key a/b; expected parameters' names"),
+    "no name": ({"params": {"a/b": np.ones(2, np.float32)}}, "found a key a/b; expected parameter names"),
     "a number": ({"params": {3: np.ones(2, np.float32)}}, "found a key int; expected"),
 }
 
@@ -198,16 +198,20 @@ def flax_file(folder, arrays=CLIP_FLAT, *, wrap=lambda tree: tree):
 
 
 def clip_gives_the_published_outputs(found):
-    params = fit(found, encoder_shapes(CLIP_TINY, vocabulary_size=CLIP_WORDS))
+    params = match_params(found, encoder_shapes(CLIP_TINY, vocabulary_size=CLIP_WORDS))
     model, pad = Clip(CLIP_TINY, CLIP_WORDS), np.zeros(CLIP_GOLDEN["text"].shape, np.float32)
-    image, text = model.apply({"params": params}, CLIP_GOLDEN["image"], CLIP_GOLDEN["text"], pad, method=Clip.compare)
+    image, text = model.apply(
+        {"params": params}, CLIP_GOLDEN["image"], CLIP_GOLDEN["text"], pad, method=Clip.embed_pairs
+    )
     np.testing.assert_allclose(image, CLIP_GOLDEN["image_embedding"], **close)
     np.testing.assert_allclose(text, CLIP_GOLDEN["text_embedding"], **close)
 
 
 def test_both_files_of_clip_give_the_published_outputs_and_the_same_checksum(tmp_path, capsys):
     torch = converted(tmp_path, "clip", torch_file(tmp_path / "a"))
-    assert "clip of a size without option, vocabulary 100, 2 blocks, 64 wide, patches of 16" in capsys.readouterr().out
+    assert (
+        "clip of a size without an option, vocabulary 100, 2 blocks, 64 wide, patches of 16" in capsys.readouterr().out
+    )
     flax = converted(tmp_path, "clip", flax_file(tmp_path / "b"), "other.safetensors")
     same(torch.arrays, CLIP_FLAT)
     same(flax.arrays, CLIP_FLAT)
@@ -259,24 +263,24 @@ def without(arrays, part):
 WRONG_CLIP = {
     "PyTorch's pickle": (
         lambda at: written(at / "pytorch_model.bin", b"PK\x03\x04" + b"x" * 99),
-        f"of PyTorch; take {NAMES}",
+        f"PyTorch pickle; use {NAMES}",
     ),
-    "an old one": (lambda at: written(at / "x.bin", b"\x80\x02\x8a\nl\xfc\x9c"), "found a pickle of PyTorch"),
+    "an old one": (lambda at: written(at / "x.bin", b"\x80\x02\x8a\nl\xfc\x9c"), "found a PyTorch pickle"),
     "a folder without": (
         lambda at: written(at / "a/pytorch_model.bin", b"PK").parent,
         "found neither model.safetensors nor",
     ),
     "nothing": (lambda at: at / "missing", "missing: no such file"),
-    "an empty file": (lambda at: written(at / "x", b""), "damaged, or none of"),
-    "text": (lambda at: written(at / "x", b"hello, world, this is no model"), "damaged, or none of"),
+    "an empty file": (lambda at: written(at / "x", b""), "damaged or not one of"),
+    "text": (lambda at: written(at / "x", b"hello, world, this is no model"), "damaged or not one of"),
     "half a safetensors": (
         lambda at: written(at / "x", torch_file(at / "a").read_bytes()[:-9]),
-        "damaged, or no safetensors file",
+        "damaged or not a safetensors file",
     ),
-    "half a msgpack": (lambda at: written(at / "x", flax_file(at).read_bytes()[:-9]), "damaged, or none of"),
+    "half a msgpack": (lambda at: written(at / "x", flax_file(at).read_bytes()[:-9]), "damaged or not one of"),
     "the vision tower alone": (
         lambda at: torch_in(at, without(CLIP_TORCH, "text")),
-        "no parameters of clip that tell vocabulary, text_dim, text_depth, text_length; found: ",
+        "no parameters of clip that determine vocabulary, text_dim, text_depth, text_length; found: ",
     ),
     "one missing": (
         lambda at: torch_in(at, without(CLIP_TORCH, "layers.1.mlp.fc1.bias")),
@@ -288,7 +292,7 @@ WRONG_CLIP = {
     ),
     "msgpack of a list": (lambda at: written(at / "x", flax.serialization.msgpack_serialize([1, 2])), "found list"),
     "msgpack very deep": (lambda at: written(at / "x", b"\x81\xa1a" * 900 + b"\x01"), "too deep"),
-    "msgpack that claims": (lambda at: written(at / "x", b"\xdf\xff\xff\xff\xff" * 3), "damaged, or none of"),
+    "msgpack that claims": (lambda at: written(at / "x", b"\xdf\xff\xff\xff\xff" * 3), "damaged or not one of"),
     "msgpack of text": (lambda at: flax_file(at, {}, wrap=lambda _: {"a": "x"}), "a: found str, expected an array"),
 }
 
@@ -395,17 +399,17 @@ def test_what_is_there_is_not_replaced_unless_asked(tmp_path):
         tmp_path / "other.pkl", published_pickle(with_param("cls_token", np.ones(CLS, np.float32))["params"])
     )
     again = ("convert", "kind=m3ae", f"src={other}", f"out={out}")
-    with pytest.raises(InputError, match=r"out.safetensors: found another file there; .* overwrite=true"):
+    with pytest.raises(InputError, match=r"out.safetensors: found another file; .* overwrite=true"):
         run(*again)
     assert out.read_bytes() == first
     run(*again, "overwrite=true")
     assert (read_weights(out, kind="m3ae").arrays["cls_token"] == 1).all()
     out.write_bytes(first[:-1])  # damaged
-    with pytest.raises(InputError, match="found another file there"):
+    with pytest.raises(InputError, match="found another file"):
         run(*words)
     run(*words, "overwrite=true")
     same(read_weights(out, kind="m3ae").arrays, M3AE_FLAT)
-    with pytest.raises(InputError, match="found the file that is to be read"):
+    with pytest.raises(InputError, match="found the source file"):
         run("convert", "kind=m3ae", f"src={src}", f"out={src}", "overwrite=true")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pkl", "other.pkl", "out.safetensors"]
 
@@ -449,14 +453,14 @@ def test_the_command_line(tmp_path):
     assert done.returncode == 0 and "of clip: b16, b32, l14" in done.stdout
 
 
-# How training asks for them.
+# Errors of training that name the command.
 
 
 @pytest.mark.parametrize("option", [*weights.options_of("m3ae"), *weights.options_of("clip")])
 def test_the_command_that_a_missing_file_names_is_the_right_one(tmp_path, option):
     encoder = weights.encoder_option(option)
     for path in (Path(encoder.weights), tmp_path / "a b.safetensors"):
-        with pytest.raises(InputError, match="no encoder weights there") as caught:
+        with pytest.raises(InputError, match="no encoder weights found") as caught:
             check_weights(path, encoder)
         _, found, command = str(caught.value).partition("get them with ")
         if encoder.tokenizer == "small":
@@ -464,9 +468,12 @@ def test_the_command_that_a_missing_file_names_is_the_right_one(tmp_path, option
             continue
         words = shlex.split(command)
         assert words[:4] == ["python", "-m", "data_tools.weights", "fetch"]
-        asked = weights.parse(words[3:])
-        assert f"{asked.kind}_{asked.name}" == option and asked.name in weights.fetched_options(asked.kind)
-        assert Path(asked.out or weights.encoder_option(option).weights) == path
+        command_config = weights.parse(words[3:])
+        assert (
+            f"{command_config.kind}_{command_config.name}" == option
+            and command_config.name in weights.downloadable_options(command_config.kind)
+        )
+        assert Path(command_config.out or weights.encoder_option(option).weights) == path
 
 
 OTHER_SIZES = [
@@ -485,7 +492,7 @@ def test_weights_of_another_size_are_named_before_any_work(tmp_path, config, cha
     path = tmp_path / "w.safetensors"
     write_weights(path, random_arrays(config, 9, 0), kind=config.kind, source="random")
     check_weights(path, config)
-    with pytest.raises(InputError, match=f"{path}: found weights with {key}, which encoder={config.name} has"):
+    with pytest.raises(InputError, match=f"{path}: found weights with {key}, as in encoder={config.name}"):
         check_weights(path, replace(config, **change))
 
 
@@ -495,15 +502,15 @@ def test_the_text_towers_size_is_of_no_interest_without_text(tmp_path):
     check_weights(path, replace(CLIP_TINY, text=False, text_depth=3))
 
 
-# Fetching.
+# fetch.
 
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A hub with CLIP, as small as the recorded one, and the tokenizers; its files go where the options say."""
+    """A hub with the tiny recorded CLIP and the tokenizers, for the default output paths."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(download, "PAUSE", 0.001)
+    monkeypatch.setattr(download, "BACKOFF", 0.001)
     monkeypatch.setattr(download, "CHUNK", 1 << 12)
     real = weights.encoder_option
     tiny = {"m3ae_b16": M3AE_TINY, "clip_b16": CLIP_TINY}
@@ -543,8 +550,8 @@ def fetch(*words):
     weights.fetch(weights.parse(["fetch", *words]))
 
 
-def left(folder=Path("weights")):
-    """Files that are there, but for locks."""
+def files_in(folder=Path("weights")):
+    """All files except locks."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
 
 
@@ -552,24 +559,24 @@ def test_fetching_clip_brings_weights_and_tokenizer_to_their_places(hub, capsys)
     fetch("kind=clip", "name=b16")
     same(read_weights(CLIP_OUT, kind="clip").arrays, CLIP_FLAT)
     assert CLIP_WORDS_FILE.read_bytes() == b'{"version": "1.0"}'
-    assert left() == sorted([CLIP_OUT, CLIP_WORDS_FILE])
-    said = capsys.readouterr().out
-    assert f"from openai/clip-vit-base-patch16@{COMMIT}/model.safetensors" in said and "clip b16" in said
-    hub.asked.clear()
-    fetch("kind=clip", "name=b16")  # all is there
-    assert hub.asked == [] and "is there already" in capsys.readouterr().out
+    assert files_in() == sorted([CLIP_OUT, CLIP_WORDS_FILE])
+    printed = capsys.readouterr().out
+    assert f"from openai/clip-vit-base-patch16@{COMMIT}/model.safetensors" in printed and "clip b16" in printed
+    hub.requests.clear()
+    fetch("kind=clip", "name=b16")  # everything is present
+    assert hub.requests == [] and "exists already" in capsys.readouterr().out
 
 
 def test_a_fetch_that_broke_off_goes_on(hub):
     size = len(hub.files[f"{CLIP}/model.safetensors"])
-    hub.break_after = [10**6, size // 2, *[0] * 20]  # the tokenizer comes whole
-    with pytest.raises(InputError, match="the same command goes on from there"):
+    hub.break_after = [10**6, size // 2, *[0] * 20]  # the tokenizer is complete
+    with pytest.raises(InputError, match="the same command resumes it"):
         fetch("kind=clip", "name=b16")
-    hub.break_after, hub.asked = [], []
+    hub.break_after, hub.requests = [], []
     fetch("kind=clip", "name=b16")
-    assert [start > size // 4 for method, _, start in hub.asked if method == "GET"] == [True]
+    assert [start > size // 4 for method, _, start in hub.requests if method == "GET"] == [True]
     same(read_weights(CLIP_OUT, kind="clip").arrays, CLIP_FLAT)
-    assert left() == sorted([CLIP_OUT, CLIP_WORDS_FILE])
+    assert files_in() == sorted([CLIP_OUT, CLIP_WORDS_FILE])
 
 
 def test_a_repository_without_safetensors_has_msgpack(hub):
@@ -584,17 +591,17 @@ def test_a_repository_without_safetensors_has_msgpack(hub):
 
 def test_a_wrong_checksum_of_the_hub(hub):
     hub.etags[f"{CLIP}/model.safetensors"] = "0" * 64
-    with pytest.raises(InputError, match="it was thrown away"):
+    with pytest.raises(InputError, match="it was deleted"):
         fetch("kind=clip", "name=b16")
-    assert left() == [CLIP_WORDS_FILE]
+    assert files_in() == [CLIP_WORDS_FILE]
 
 
 def test_m3ae_from_a_direct_link(hub):
     digest = hub.etag("/model.pkl")
     fetch("kind=m3ae", "name=b16", f"url={hub.url}/model.pkl", f"sha256={digest.upper()}")
     same(read_weights(M3AE_OUT, kind="m3ae").arrays, M3AE_FLAT)
-    assert left() == sorted([M3AE_OUT, BERT_WORDS_FILE])
-    with pytest.raises(InputError, match="it was thrown away"):
+    assert files_in() == sorted([M3AE_OUT, BERT_WORDS_FILE])
+    with pytest.raises(InputError, match="it was deleted"):
         fetch("kind=m3ae", "name=b16", f"url={hub.url}/model.pkl", f"sha256={'0' * 64}", "overwrite=true")
     with pytest.raises(InputError, match=f"{hub.url}/missing.pkl: the server has no such file"):
         fetch("kind=m3ae", "name=b16", f"url={hub.url}/missing.pkl", "overwrite=true")
@@ -604,7 +611,7 @@ def test_m3ae_from_a_direct_link(hub):
 def test_m3ae_of_another_size_is_refused_and_kept(hub):
     with pytest.raises(
         InputError,
-        match=r"/m3ae_l16.download: found weights with dim 64, expected 1024, which encoder=m3",
+        match=r"/m3ae_l16.download: found weights with dim 64, expected 1024, as in encoder=m3",
     ):
         fetch("kind=m3ae", "name=l16", f"url={hub.url}/model.pkl")
     assert Path("weights/downloads/m3ae_l16.download").read_bytes() == hub.files["/model.pkl"]
@@ -612,7 +619,7 @@ def test_m3ae_of_another_size_is_refused_and_kept(hub):
 
 
 def commands(message):
-    """The commands in a message."""
+    """Parse the commands in a message."""
     found = re.findall(r"python -m data_tools\.weights ([^;]*?)(?:, or |;|$)", message)
     return [weights.parse(shlex.split(words)) for words in found]
 
@@ -620,9 +627,9 @@ def commands(message):
 def test_m3ae_without_a_link_says_where_it_is_and_what_then_to_do(hub):
     with pytest.raises(InputError, match=r"M3AE base .*https://github.com/young-geng/m3ae_public") as caught:
         fetch("kind=m3ae", "name=b16")
-    [asked] = commands(str(caught.value))
-    assert asked == weights.ConvertConfig(kind="m3ae", src="FILE", out=str(M3AE_OUT))
-    assert left() == [BERT_WORDS_FILE] and "tokenizer" not in str(caught.value)
+    [command_config] = commands(str(caught.value))
+    assert command_config == weights.ConvertConfig(kind="m3ae", src="FILE", out=str(M3AE_OUT))
+    assert files_in() == [BERT_WORDS_FILE] and "tokenizer" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -634,9 +641,9 @@ def test_without_a_network_one_line_says_which_file_goes_where(hub, monkeypatch,
     with pytest.raises(InputError) as caught:
         fetch(f"kind={kind}", "name=b16")
     message = str(caught.value)
-    assert "\n" not in message and f"/tokenizer.json at {tokenizer}" in message and left() == []
-    [asked] = commands(message)
-    assert asked == weights.ConvertConfig(kind=kind, src="FILE", out=str(out))
+    assert "\n" not in message and f"/tokenizer.json at {tokenizer}" in message and files_in() == []
+    [command_config] = commands(message)
+    assert command_config == weights.ConvertConfig(kind=kind, src="FILE", out=str(out))
     if kind == "clip":
         assert f"download {hub.url}{CLIP}/model.safetensors" in message and "cannot be reached" in message
 
@@ -657,10 +664,10 @@ def test_another_place(hub):
 
 
 def test_only_one_process_downloads(hub):
-    from instructrl.data.lock import only_process
+    from instructrl.data.lock import exclusive_lock
 
     with (
-        only_process(Path("weights/downloads"), does="", remedy=""),
+        exclusive_lock(Path("weights/downloads"), activity="", busy_hint=""),
         pytest.raises(InputError, match="another process downloads"),
     ):
         fetch("kind=clip", "name=b16")
@@ -674,7 +681,7 @@ def test_the_command_fetches_from_the_hub_that_the_environment_names(hub, tmp_pa
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, (
         done.stderr
     )  # it is not as large as it should be
-    assert "found weights with dim 64, expected 768, which encoder=clip_b16 has" in done.stderr
+    assert "found weights with dim 64, expected 768, as in encoder=clip_b16" in done.stderr
     assert CLIP_WORDS_FILE.exists() and json.loads(CLIP_WORDS_FILE.read_text())
 
 
@@ -701,7 +708,7 @@ def test_train_py_trains_with_a_converted_pickle(tmp_path):
 
     missing = command("train.py", *settings)
     assert missing.returncode == 2 and missing.stderr == (
-        f"error: {out}: no encoder weights there; none are published for it: "
+        f"error: {out}: no encoder weights found; none are published for it: "
         "name a file of your own, or use encoder.weights=null for random ones\n"
     )
     done = command("-m", "data_tools.weights", "convert", "kind=m3ae", f"src={src}", f"out={out}")

@@ -1,4 +1,4 @@
-"""Worker processes: parallel calls, and every way in which one can fail."""
+"""Worker processes: parallel calls and all kinds of failures."""
 
 import functools
 import os
@@ -49,7 +49,7 @@ class Fake:
         return self.start, tuple(self.steps)
 
     def misbehave(self, how: str, times: int) -> str:
-        """Fail in this way the first few times that it is asked of any process."""
+        """Fail in this way the first few times, counted over all processes."""
         mark = self.folder / how
         before = len(mark.read_text()) if mark.exists() else 0
         if before < times:
@@ -85,31 +85,31 @@ class Fake:
         (self.folder / f"closed{os.getpid()}").touch()
 
 
-def refusing_recipe() -> None:
+def refusing_factory() -> None:
     raise InputError("sim.renderer: found 'x', expected another")
 
 
-def failing_recipe() -> None:
+def failing_factory() -> None:
     raise ImportError("libsomething.so is missing")
 
 
-def dying_recipe() -> None:
+def dying_factory() -> None:
     print("the driver is broken", file=sys.stderr, flush=True)
     os._exit(9)
 
 
-def slow_recipe() -> None:
+def slow_factory() -> None:
     time.sleep(60)
 
 
-def fitful_recipe(folder: Path) -> Fake:
-    """Fails at the first start of all."""
+def fitful_factory(folder: Path) -> Fake:
+    """Fails at the very first start."""
     fake = Fake(folder)
     fake.misbehave("die", 1)
     return fake
 
 
-def recipe(folder: Path) -> functools.partial:
+def make_factory(folder: Path) -> functools.partial:
     return functools.partial(Fake, folder)
 
 
@@ -130,7 +130,7 @@ def gone_within(pids: list[int], seconds: float) -> bool:
 
 
 def test_map_gives_every_result_once_on_several_processes(tmp_path: Path) -> None:
-    with Workers(recipe(tmp_path), 2, timeout=20) as workers:
+    with Workers(make_factory(tmp_path), 2, timeout=20) as workers:
         assert len(workers) == 2
         results = dict(workers.map("square", ((number,) for number in range(50))))
         assert results == {number: number * number for number in range(50)}
@@ -152,7 +152,7 @@ def test_map_gives_results_as_they_complete_and_draws_no_further_than_it_must(tm
             yield (1.5 if number == 0 else 0.0,)
             number += 1
 
-    with Workers(recipe(tmp_path), 2, timeout=20) as workers:
+    with Workers(make_factory(tmp_path), 2, timeout=20) as workers:
         order = []
         for index, _ in workers.map("nap", endless()):
             order.append(index)
@@ -166,20 +166,20 @@ def test_map_gives_results_as_they_complete_and_draws_no_further_than_it_must(tm
 
 @pytest.mark.parametrize("how", ["die", "exit", "hang", "raise"])
 def test_one_failure_is_made_good_two_are_reported(tmp_path: Path, how: str) -> None:
-    with Workers(recipe(tmp_path), 2, timeout=1.5 if how == "hang" else 20) as workers:
+    with Workers(make_factory(tmp_path), 2, timeout=1.5 if how == "hang" else 20) as workers:
         assert workers.call({0: ("misbehave", (how, 1)), 1: ("square", (3,))}) == {0: "well", 1: 9}
         (tmp_path / how).unlink()
         results = dict(workers.map("misbehave", [(how, 2), (how, 0), (how, 0)]))
         failure = results.pop(0)
         assert isinstance(failure, WorkerFailure)
-        reason = {"die": "SIGKILL", "exit": "code 3", "hang": "no answer", "raise": "ZeroDivisionError"}[how]
+        reason = {"die": "SIGKILL", "exit": "code 3", "hang": "did not answer", "raise": "ZeroDivisionError"}[how]
         assert reason in failure.reason
         assert set(results.values()) == {"well"}
         assert workers.call({0: ("square", (2,)), 1: ("square", (3,))}) == {0: 4, 1: 9}
 
 
 def test_killed_from_outside_in_mid_work(tmp_path: Path) -> None:
-    with Workers(recipe(tmp_path), 2, timeout=20) as workers:
+    with Workers(make_factory(tmp_path), 2, timeout=20) as workers:
         pids = [workers.call({slot: ("pid", ())})[slot] for slot in range(2)]
         naps = workers.map("nap", [(0.4,)] * 4)
         first, _ = next(naps)
@@ -188,7 +188,7 @@ def test_killed_from_outside_in_mid_work(tmp_path: Path) -> None:
 
 
 def test_an_episode_survives_the_loss_of_its_process(tmp_path: Path) -> None:
-    with Workers(recipe(tmp_path), 2, timeout=20) as workers:
+    with Workers(make_factory(tmp_path), 2, timeout=20) as workers:
         workers.call({0: ("reset", (5,)), 1: ("reset", (6,))})
         workers.call({0: ("step", (1,)), 1: ("step", (2,))})
         os.kill(workers.call({0: ("pid", ())})[0], signal.SIGKILL)
@@ -201,7 +201,7 @@ def test_an_episode_survives_the_loss_of_its_process(tmp_path: Path) -> None:
 
 
 def test_errors_that_are_the_users_are_raised_here(tmp_path: Path) -> None:
-    with Workers(recipe(tmp_path), 2, timeout=20) as workers:
+    with Workers(make_factory(tmp_path), 2, timeout=20) as workers:
         with pytest.raises(InputError, match="expected another"):
             workers.call({0: ("refuse", ()), 1: ("square", (1,))})
         assert workers.call({0: ("square", (2,)), 1: ("square", (3,))}) == {0: 4, 1: 9}
@@ -212,20 +212,20 @@ def test_errors_that_are_the_users_are_raised_here(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("made", "kind", "message"),
     [
-        (refusing_recipe, InputError, "^sim.renderer: found 'x'"),
-        (failing_recipe, SimulatorError, "cannot start: it raised ImportError: libsomething.so is missing"),
-        (dying_recipe, SimulatorError, r"cannot start: it exited with code 9 \(the driver is broken\)"),
-        (slow_recipe, SimulatorError, "cannot start: it was not ready within 1 s"),
+        (refusing_factory, InputError, "^sim.renderer: found 'x'"),
+        (failing_factory, SimulatorError, "cannot start: it raised ImportError: libsomething.so is missing"),
+        (dying_factory, SimulatorError, r"cannot start: it exited with code 9 \(the driver is broken\)"),
+        (slow_factory, SimulatorError, "cannot start: it was not ready within 1 s"),
     ],
 )
 def test_a_worker_that_cannot_start_is_one_clear_error(made, kind: type, message: str) -> None:
-    patience = 1 if made is slow_recipe else 60
+    patience = 1 if made is slow_factory else 60
     with pytest.raises(kind, match=message), Workers(made, 2, timeout=5, start_timeout=patience):
         pass
 
 
 def test_a_process_that_does_not_start_is_started_once_more(tmp_path: Path) -> None:
-    with Workers(functools.partial(fitful_recipe, tmp_path), 1, timeout=5) as workers:
+    with Workers(functools.partial(fitful_factory, tmp_path), 1, timeout=5) as workers:
         assert workers.call({0: ("square", (3,))}) == {0: 9}
         (tmp_path / "die").unlink()  # the process that comes in place of a lost one fails to start too, once
         assert workers.call({0: ("misbehave", ("exit", 1))}) == {0: "well"}
@@ -240,15 +240,15 @@ def quick_ears(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("quick_ears")
 @pytest.mark.parametrize("how", ["hang", "stop"])
 def test_a_hang_is_told_long_before_the_time_out(tmp_path: Path, how: str) -> None:
-    with Workers(recipe(tmp_path), 2, timeout=1000) as workers:
+    with Workers(make_factory(tmp_path), 2, timeout=1000) as workers:
         assert workers.call({0: ("misbehave", (how, 1)), 1: ("square", (3,))}) == {0: "well", 1: 9}
         [(_, failure)] = workers.map("misbehave", [(how, 9)])
-        assert isinstance(failure, WorkerFailure) and "it hangs: it did no work for 1.5 s" in failure.reason
+        assert isinstance(failure, WorkerFailure) and "it hangs: it used no CPU for 1.5 s" in failure.reason
 
 
 @pytest.mark.usefixtures("quick_ears")
 def test_slow_work_is_no_hang(tmp_path: Path) -> None:
-    with Workers(recipe(tmp_path), 1, timeout=1000) as workers:
+    with Workers(make_factory(tmp_path), 1, timeout=1000) as workers:
         pid = workers.call({0: ("pid", ())})
         assert workers.call({0: ("toil", (4.0,))}) == {0: 4.0}
         assert workers.call({0: ("pid", ())}) == pid, "it was not replaced"
@@ -256,10 +256,10 @@ def test_slow_work_is_no_hang(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("quick_ears")
 def test_time_in_which_nobody_looked_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parent and child stopped together, for instance."""
+    """For instance if parent and child are suspended together."""
     now = [100.0]
     monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(heartbeat.Heartbeat, "_spent", lambda self: 0.0)
+    monkeypatch.setattr(heartbeat.Heartbeat, "_cpu_seconds", lambda self: 0.0)
     listening = heartbeat.Heartbeat(os.getpid())
     now[0] += 3600.0
     assert listening.silence() == pytest.approx(0.3)
@@ -274,25 +274,25 @@ def test_time_in_which_nobody_looked_does_not_count(monkeypatch: pytest.MonkeyPa
 @pytest.mark.usefixtures("quick_ears")
 def test_a_hang_at_the_start_is_told_before_the_time_out() -> None:
     with (
-        pytest.raises(RunError, match=r"cannot start: it hangs: it did no work for 1.5 s"),
-        Workers(slow_recipe, 1, timeout=5, start_timeout=1000),
+        pytest.raises(RunError, match=r"cannot start: it hangs: it used no CPU for 1.5 s"),
+        Workers(slow_factory, 1, timeout=5, start_timeout=1000),
     ):
         pass
 
 
 def test_leaving_closes_environments_and_ends_processes(tmp_path: Path) -> None:
-    with Workers(recipe(tmp_path), 2, timeout=20) as workers:
+    with Workers(make_factory(tmp_path), 2, timeout=20) as workers:
         pids = [workers.call({slot: ("pid", ())})[slot] for slot in range(2)]
     assert {path.name for path in tmp_path.glob("closed*")} == {f"closed{pid}" for pid in pids}
     assert not any(alive(pid) for pid in pids)
-    with pytest.raises(KeyError), Workers(recipe(tmp_path), 1, timeout=20) as workers:
+    with pytest.raises(KeyError), Workers(make_factory(tmp_path), 1, timeout=20) as workers:
         pid = workers.call({0: ("pid", ())})[0]
         raise KeyError
     assert not alive(pid)
 
 
 def test_interrupts_are_for_the_parent(tmp_path: Path) -> None:
-    with Workers(recipe(tmp_path), 1, timeout=20) as workers:
+    with Workers(make_factory(tmp_path), 1, timeout=20) as workers:
         pid = workers.call({0: ("pid", ())})[0]
         os.kill(pid, signal.SIGINT)
         assert workers.call({0: ("pid", ())}) == {0: pid}
@@ -301,16 +301,16 @@ def test_interrupts_are_for_the_parent(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("thread", [False, True])
 def test_workers_die_with_a_killed_parent(tmp_path: Path, thread: bool) -> None:
-    """One idle and one at work, started from the main thread or from another."""
+    """One idle and one busy worker, started from the main or another thread."""
     script = f"""
 import sys, threading
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
-from test_workers import recipe
+from test_workers import make_factory
 from instructrl.sim.workers import Workers
 
 def run():
-    with Workers(recipe(Path({str(tmp_path)!r})), 2, timeout=100) as workers:
+    with Workers(make_factory(Path({str(tmp_path)!r})), 2, timeout=100) as workers:
         print(*workers.call({{0: ("pid", ()), 1: ("pid", ())}}).values(), flush=True)
         workers.call({{0: ("nap", (90,))}})
 

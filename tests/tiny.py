@@ -1,4 +1,4 @@
-"""A run small enough for tests: few real demonstrations, small pictures, a small agent."""
+"""A run small enough for tests: few real demonstrations, small images, a small agent."""
 
 from pathlib import Path
 from typing import Any
@@ -7,8 +7,8 @@ from instructrl.command import compose
 from instructrl.config import SimConfig, TrainConfig
 from instructrl.data.format import Header
 from instructrl.data.writer import Writer
-from instructrl.interruption import heeded_signals
-from instructrl.sim import Start, make_env
+from instructrl.interruption import handle_signals
+from instructrl.sim import EpisodeStart, make_env
 
 OVERRIDES = (
     "experiment=quickstart",
@@ -31,30 +31,30 @@ OVERRIDES = (
 
 
 def overrides(folder: Path, *more: str) -> list[str]:
-    """Command-line settings of a tiny run whose data and outputs lie in a folder."""
-    places = {"data": folder / "data", "out": folder / "outputs"}
-    return [entry.format(**places) for entry in OVERRIDES] + list(more)
+    """Command-line settings of a tiny run with data and outputs in a folder."""
+    paths = {"data": folder / "data", "out": folder / "outputs"}
+    return [entry.format(**paths) for entry in OVERRIDES] + list(more)
 
 
 def config(folder: Path, *more: str) -> TrainConfig:
-    """The same, resolved."""
+    """The resolved configuration of a tiny run."""
     return compose("train", TrainConfig, overrides(folder, *more))
 
 
 def trained(folder: Path, data: dict[str, list[Path]], *more: str, rollout: Any = None) -> Path:
-    """The run that a tiny training leaves."""
+    """Train a tiny run to its end; returns its directory."""
     from instructrl.training.loop import train
     from instructrl.training.run_directory import open_run
 
     settings = config(folder, *more)
     run = open_run(settings)
-    with heeded_signals():
+    with handle_signals():
         train(settings, run, data=data, rollout=rollout)
     return run
 
 
 def demonstrations(folder: Path, *, task: str = "pick_and_lift", seed: int = 0) -> dict[str, list[Path]]:
-    """A task's files of the splits train (12 episodes) and val (4)."""
+    """Collect a task's splits train (12 episodes) and val (4); returns their files."""
     sim = SimConfig(cameras=["front", "left_shoulder"], image_size=32, renderer="raycast")
     env = make_env(sim, task)
     files = {}
@@ -64,6 +64,6 @@ def demonstrations(folder: Path, *, task: str = "pick_and_lift", seed: int = 0) 
         header = Header(task, split, tuple(sim.cameras), sim.image_size, env.provenance())
         with Writer(path, header) as writer:
             for index in range(count):
-                writer.add(env.demonstrate(Start(index % env.variations, first + index))[0])
+                writer.add(env.demonstrate(EpisodeStart(index % env.variations, first + index))[0])
     env.close()
     return files

@@ -1,4 +1,4 @@
-"""Small vocabularies in BERT's and CLIP's form, every form of file, and both rules for text in plain Python."""
+"""Small vocabularies of BERT's and CLIP's kind in every file format, and both tokenizations in plain Python."""
 
 import itertools
 import json
@@ -32,7 +32,7 @@ def category(character: str) -> str:
 
 
 def bert_pieces() -> list[str]:
-    """Specials, letters, digits, punctuation, words and endings; padding is not 0."""
+    """Return special tokens, letters, digits, punctuation, words and suffixes; padding is not 0."""
     words = sorted({word for sentence in SENTENCES for word in bert_words(sentence)})
     letters = "abcdefghijklmnopqrstuvwxy0123456789\u03c3\u0451\u65e5"  # no z
     pieces = ["[unused0]", "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *".,:;!?'-[]", *words]
@@ -40,7 +40,7 @@ def bert_pieces() -> list[str]:
 
 
 def bert_words(text: str) -> list[str]:
-    """Lower-case words without accents; punctuation and Chinese characters stand alone."""
+    """Split text into lower-case words without accents; punctuation and Chinese characters are single words."""
     spaced = ""
     for one in text:
         if one in "\t\n\r" or category(one) == "Zs":
@@ -56,7 +56,7 @@ def bert_words(text: str) -> list[str]:
 
 
 def greedy(word: str, pieces: set[str]) -> list[str]:
-    """The longest beginning that there is, and so on; one [UNK] if that does not come to the end."""
+    """Split a word greedily into longest prefixes; a single [UNK] if the rest has none."""
     found: list[str] = []
     begin = 0
     while begin < len(word):
@@ -76,16 +76,16 @@ def bert_ids(text: str, pieces: list[str]) -> list[int]:
 
 # CLIP
 
-BYTES = [*range(33, 127), *range(161, 173), *range(174, 256)]  # written as themselves
+BYTES = [*range(33, 127), *range(161, 173), *range(174, 256)]  # represented by themselves
 LETTER = {byte: chr(byte) for byte in BYTES} | {
-    byte: chr(256 + place) for place, byte in enumerate(byte for byte in range(256) if byte not in BYTES)
+    byte: chr(256 + index) for index, byte in enumerate(byte for byte in range(256) if byte not in BYTES)
 }
 BLANKS = {*map(chr, [*range(9, 14), 32, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F]),
           "\u3000"}  # fmt: skip
 
 
 def clip_pieces() -> tuple[list[str], list[tuple[str, str]]]:
-    """All bytes, all bytes at a word's end, what merges learnt from the sentences give, start and end."""
+    """Return all bytes, all bytes at the end of a word, the results of merges, start and end; and the merges."""
     learner = tokenizers.Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     learner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), as_bytes])
@@ -99,26 +99,26 @@ def clip_pieces() -> tuple[list[str], list[tuple[str, str]]]:
 
 
 def clip_words(text: str) -> list[str]:
-    """Runs of letters, single digits, runs of anything else that is no blank, endings after an apostrophe."""
+    """Split text into runs of letters, single digits, runs of other non-space characters, and contractions."""
     text = "".join(one.lower() for one in unicodedata.normalize("NFC", text))
 
     def kind(one: str) -> str:
         return "blank" if one in BLANKS else category(one)[0] if category(one)[0] in "LN" else "other"
 
     words: list[str] = []
-    place = 0
-    while place < len(text):
-        ending = next((one for one in ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d") if text.startswith(one, place)), "")
-        stop = place + max(len(ending), 1)
-        while not ending and stop < len(text) and kind(text[stop]) == kind(text[place]) in ("L", "other"):
+    start = 0
+    while start < len(text):
+        ending = next((one for one in ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d") if text.startswith(one, start)), "")
+        stop = start + max(len(ending), 1)
+        while not ending and stop < len(text) and kind(text[stop]) == kind(text[start]) in ("L", "other"):
             stop += 1
-        words += [text[place:stop]] * (kind(text[place]) != "blank")
-        place = stop
+        words += [text[start:stop]] * (kind(text[start]) != "blank")
+        start = stop
     return words
 
 
 def merged(word: str, merges: list[tuple[str, str]]) -> list[str]:
-    """A word's bytes, joined by the first merge that applies, everywhere, until none does."""
+    """Merge a word's bytes by the first applicable merge, at all positions, until none applies."""
     *parts, last = [LETTER[byte] for byte in word.encode()]
     parts.append(f"{last}</w>")
     while True:
@@ -136,23 +136,23 @@ def merged(word: str, merges: list[tuple[str, str]]) -> list[str]:
 
 
 def clip_ids(text: str, pieces: list[str], merges: list[tuple[str, str]]) -> list[int]:
-    told = [piece for word in clip_words(text) for piece in merged(word, merges)]
-    return [pieces.index(piece) for piece in (START, *told, END)]
+    tokens = [piece for word in clip_words(text) for piece in merged(word, merges)]
+    return [pieces.index(piece) for piece in (START, *tokens, END)]
 
 
 BERT = bert_pieces()
 CLIP, MERGES = clip_pieces()
-LONG = 4000  # tokens; no random text has more
+LONG = 4000  # tokens; more than any random text has
 
 
-def made(place: Any, *, length: int = LONG, kind: str = "m3ae", **more: Any) -> Tokenizer:
-    return make_tokenizer(EncoderConfig(kind=kind, tokenizer=str(place), text_length=length, **more))
+def build_tokenizer(tokenizer: Any, *, length: int = LONG, kind: str = "m3ae", **more: Any) -> Tokenizer:
+    return make_tokenizer(EncoderConfig(kind=kind, tokenizer=str(tokenizer), text_length=length, **more))
 
 
-def refused(place: Any, **more: Any) -> str:
-    """The line that is said of a tokenizer."""
+def refused(tokenizer: Any, **more: Any) -> str:
+    """Return the one-line error of a tokenizer."""
     with pytest.raises(InputError) as error:
-        made(place, **more)
+        build_tokenizer(tokenizer, **more)
     line = str(error.value)
     assert "\n" not in line and line.startswith("encoder.tokenizer: ")
     return line
@@ -163,32 +163,32 @@ def refused(place: Any, **more: Any) -> str:
 BERT_FORMS = ("vocab.txt", "vocab.txt of Windows", "vocab.txt without a last newline", "folder of vocab.txt",
               "tokenizer.json", "tokenizer.json of old", "folder of tokenizer.json")  # fmt: skip
 CLIP_FORMS = ("vocab.json and merges.txt", "tokenizer.json", "tokenizer.json of old",
-              "tokenizer.json that adds the markers", "folder of tokenizer.json")  # fmt: skip
+              "tokenizer.json that adds special tokens", "folder of tokenizer.json")  # fmt: skip
 
 
 def bert_json(pieces: list[str]) -> dict[str, Any]:
-    """A tokenizer.json that adds [CLS] and [SEP], cuts to 3 tokens, pads to 8 and keeps capitals."""
+    """Return a tokenizer.json that adds [CLS] and [SEP], truncates to 3 tokens, pads to 8 and keeps capitals."""
     ids = {piece: number for number, piece in enumerate(pieces)}
-    made = tokenizers.Tokenizer(models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=100))
-    made.normalizer = normalizers.BertNormalizer(lowercase=False)
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    made.add_special_tokens([piece for piece in pieces if piece.startswith("[") and piece.endswith("]")][1:])
-    made.post_processor = processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
-    made.enable_truncation(3)
-    made.enable_padding(length=8, pad_id=ids["[PAD]"])
-    return json.loads(made.to_str())
+    tokenizer = tokenizers.Tokenizer(models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens([piece for piece in pieces if piece.startswith("[") and piece.endswith("]")][1:])
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
+    tokenizer.enable_truncation(3)
+    tokenizer.enable_padding(length=8, pad_id=ids["[PAD]"])
+    return json.loads(tokenizer.to_str())
 
 
 def clip_json(pieces: list[str], merges: list[tuple[str, str]]) -> dict[str, Any]:
-    """A tokenizer.json that adds start and end, cuts to 4 tokens and pads with the end; dropout is on."""
+    """Return a tokenizer.json that adds start and end, truncates to 4 tokens, pads with the end; dropout is on."""
     ids = {piece: number for number, piece in enumerate(pieces)}
-    made = tokenizers.Tokenizer(models.BPE(ids, merges, unk_token=END, end_of_word_suffix="</w>", dropout=0.5))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    made.add_special_tokens([START, END])
-    made.post_processor = processors.RobertaProcessing((END, ids[END]), (START, ids[START]))
-    made.enable_truncation(4)
-    made.enable_padding(length=9, pad_id=ids[END], pad_token=END)
-    return json.loads(made.to_str())
+    tokenizer = tokenizers.Tokenizer(models.BPE(ids, merges, unk_token=END, end_of_word_suffix="</w>", dropout=0.5))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.add_special_tokens([START, END])
+    tokenizer.post_processor = processors.RobertaProcessing((END, ids[END]), (START, ids[START]))
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=9, pad_id=ids[END], pad_token=END)
+    return json.loads(tokenizer.to_str())
 
 
 def write_json(path: Path, content: Any) -> Path:
@@ -204,57 +204,57 @@ def write_lines(path: Path, lines: list[str], end: str = "\n") -> Path:
 
 
 def without_type(content: dict[str, Any]) -> dict[str, Any]:
-    """As old versions of the library wrote it."""
+    """Return the content as old versions of the library wrote it."""
     return content | {"model": {key: value for key, value in content["model"].items() if key != "type"}}
 
 
 def bert_files(folder: Path, pieces: list[str]) -> dict[str, Path]:
-    """The same vocabulary in every form."""
-    made = bert_json(pieces)
+    """Write the same vocabulary in every file format."""
+    content = bert_json(pieces)
     return {
         "vocab.txt": write_lines(folder / "vocab.txt", pieces),
         "vocab.txt of Windows": write_lines(folder / "windows.txt", pieces, "\r\n"),
         "vocab.txt without a last newline": write_lines(folder / "cut.txt", ["\n".join(pieces)], ""),
         "folder of vocab.txt": write_lines(folder / "words/vocab.txt", pieces).parent,
-        "tokenizer.json": write_json(folder / "tokenizer.json", made),
-        "tokenizer.json of old": write_json(folder / "old.json", without_type(made)),
-        "folder of tokenizer.json": write_json(folder / "whole/tokenizer.json", made).parent,
+        "tokenizer.json": write_json(folder / "tokenizer.json", content),
+        "tokenizer.json of old": write_json(folder / "old.json", without_type(content)),
+        "folder of tokenizer.json": write_json(folder / "whole/tokenizer.json", content).parent,
     }
 
 
 def clip_files(folder: Path, pieces: list[str], merges: list[tuple[str, str]]) -> dict[str, Path]:
-    """The same vocabulary in every form."""
-    made, ids = clip_json(pieces, merges), {piece: number for number, piece in enumerate(pieces)}
+    """Write the same vocabulary in every file format."""
+    content, ids = clip_json(pieces, merges), {piece: number for number, piece in enumerate(pieces)}
     lines = [" ".join(merge) for merge in merges]
-    strings = made | {"model": made["model"] | {"merges": lines}}
-    bare = made | {"model": made["model"] | {"vocab": {piece: ids[piece] for piece in pieces[:-2]}}}
+    strings = content | {"model": content["model"] | {"merges": lines}}
+    bare = content | {"model": content["model"] | {"vocab": {piece: ids[piece] for piece in pieces[:-2]}}}
     write_lines(folder / "pairs/merges.txt", ["#version: 0.2", *lines])
     return {
         "vocab.json and merges.txt": write_json(folder / "pairs/vocab.json", ids).parent,
-        "tokenizer.json": write_json(folder / "tokenizer.json", made),
+        "tokenizer.json": write_json(folder / "tokenizer.json", content),
         "tokenizer.json of old": write_json(folder / "old.json", without_type(strings)),
-        "tokenizer.json that adds the markers": write_json(folder / "bare.json", bare),
-        "folder of tokenizer.json": write_json(folder / "whole/tokenizer.json", made).parent,
+        "tokenizer.json that adds special tokens": write_json(folder / "bare.json", bare),
+        "folder of tokenizer.json": write_json(folder / "whole/tokenizer.json", content).parent,
     }
 
 
 def in_cache(hub: Path, name: str, files: dict[str, Path]) -> None:
     """Put files into a cache of huggingface_hub as a download does: blobs, a snapshot of links, and a reference."""
-    place, commit = hub / f"models--{name.replace('/', '--')}", "0123456789abcdef0123456789abcdef01234567"
+    root, commit = hub / f"models--{name.replace('/', '--')}", "0123456789abcdef0123456789abcdef01234567"
     for folder in ("blobs", "refs", f"snapshots/{commit}"):
-        (place / folder).mkdir(parents=True, exist_ok=True)
-    (place / "refs/main").write_text(commit)
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / "refs/main").write_text(commit)
     for number, (file, source) in enumerate(files.items()):
-        blob = place / "blobs" / f"{number:040x}"
+        blob = root / "blobs" / f"{number:040x}"
         blob.write_bytes(source.read_bytes())
-        (place / "snapshots" / commit / file).symlink_to(Path("../../blobs") / blob.name)
+        (root / "snapshots" / commit / file).symlink_to(Path("../../blobs") / blob.name)
 
 
 # Text
 
 
 def settled(one: str) -> bool:
-    """Whether all versions of Unicode agree what a character is."""
+    """Return True if all versions of Unicode classify a character alike."""
     old = unicodedata.ucd_3_2_0.category(one)
     return old == category(one) and old not in ("Cn", "Cs")
 

@@ -1,1 +1,1 @@
-"""From file to batch."""
+"""Object storage, demonstrations, image-text pairs, cached features, tokenizers and data loaders."""

@@ -1,11 +1,11 @@
-"""Local copies of objects in buckets: fetched whole when first asked for, compared with the store, then read from disk.
+"""Local cache of objects in buckets: downloaded on first use, verified by checksum, then read from disk.
 
     <folder>/files/<digest>-<name>          a copy
-    <folder>/files/<digest>-<name>.part     one that is being fetched
-    <folder>/notes/<digest>-<name>.json     of which object and version it is; its time is that of its last use
+    <folder>/files/<digest>-<name>.part     a download in progress
+    <folder>/notes/<digest>-<name>.json     URL and version of the object; its mtime is the time of the last use
 
-Processes of one machine share the folder. Who uses or fetches a file holds a lock on it, and a lock dies with its
-process. Room is made by removing the copies that were used longest ago and are in nobody's hands.
+Processes of one machine share the folder. A process that reads or downloads a file holds a lock on it, released when
+the process dies. Space is freed by evicting the least recently used copies that no process has locked.
 """
 
 import fcntl
@@ -21,33 +21,33 @@ from pathlib import Path
 from instructrl.data import buckets
 from instructrl.errors import InputError
 
-MOVES = 5  # how often an object may be replaced while it is fetched
+MAX_REPLACEMENTS = 5  # retries if an object is replaced during its download
 
 
 @dataclass(frozen=True)
 class Cache:
-    """A folder of copies, and the bytes that they may take together."""
+    """A folder of copies, and their maximum total size in bytes."""
 
     folder: Path
     limit: int
 
     @contextmanager
     def copy(self, url: str) -> Iterator[Path]:
-        """The local copy of an object, current when it is handed out and kept until the block ends.
+        """Yield the local copy of an object: up to date when the block is entered, kept until it ends.
 
         Raises:
-            InputError: there is no such object, it may not be read, or there is no room for the copy.
-            RunError: the store keeps failing.
+            InputError: there is no such object, reading it is forbidden, or there is no space for the copy.
+            RunError: object storage keeps failing.
         """
         with self._writable():
-            handle = self._hold(url)
+            handle = self._acquire(url)
         try:
             yield self.path(url)
         finally:
             os.close(handle)
 
-    def adopt(self, source: Path, url: str, found: buckets.Found) -> None:
-        """Keep a file that was just sent to `url`, if there is room; `source` is gone then."""
+    def adopt(self, source: Path, url: str, found: buckets.ObjectStat) -> None:
+        """Move a file that was just uploaded to `url` into the cache, or delete it if there is no space."""
         with self._writable(), self._locked(self._note(url).with_suffix(".lock")), self._locked(self.folder / ".lock"):
             if self._make_room(found.size, replacing=self.path(url)):
                 source.replace(self.path(url))
@@ -55,57 +55,57 @@ class Cache:
             source.unlink(missing_ok=True)
 
     def path(self, url: str) -> Path:
-        """Where the copy of an object lies."""
+        """Return the path of the copy of an object."""
         return self.folder / "files" / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}-{url.rpartition('/')[2][:80]}"
 
     def _note(self, url: str) -> Path:
         return self.folder / "notes" / f"{self.path(url).name}.json"
 
-    def _hold(self, url: str) -> int:
-        """An open handle on the copy, with a lock that others may hold too."""
-        for part in ("files", "notes"):
-            (self.folder / part).mkdir(parents=True, exist_ok=True)
-        with self._locked(self._note(url).with_suffix(".lock")):  # one process fetches it, others wait
-            for _ in range(MOVES):
+    def _acquire(self, url: str) -> int:
+        """Return an open handle on the copy, with a shared lock."""
+        for subfolder in ("files", "notes"):
+            (self.folder / subfolder).mkdir(parents=True, exist_ok=True)
+        with self._locked(self._note(url).with_suffix(".lock")):  # one process downloads it, others wait
+            for _ in range(MAX_REPLACEMENTS):
                 found = buckets.stat(url)
                 if found is None:
-                    raise buckets.missing(url)
+                    raise buckets.not_found_error(url)
                 handle = self._open(url, found)
                 if handle is not None:
                     return handle
-                with suppress(FileNotFoundError):  # replaced or removed just now: look again
+                with suppress(FileNotFoundError):  # replaced or removed just now: try again
                     return self._fetch(url, found)
-        raise InputError(f"{url}: replaced {MOVES} times while it was read; wait until it stays as it is")
+        raise InputError(f"{url}: replaced {MAX_REPLACEMENTS} times while it was read; wait until it no longer changes")
 
-    def _open(self, url: str, found: buckets.Found) -> int | None:
-        """A handle on the copy if it is there, of this version, and as it was written."""
+    def _open(self, url: str, found: buckets.ObjectStat) -> int | None:
+        """Return a handle on the copy if it exists, is of this version, and was not modified; else None."""
         with self._locked(self.folder / ".lock"):
             try:
                 handle = os.open(self.path(url), os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
                 return None
             fcntl.flock(handle, fcntl.LOCK_SH)
-            seen = os.fstat(handle)
+            status = os.fstat(handle)
             try:
                 note = json.loads(self._note(url).read_text())
             except (OSError, ValueError):
                 note = None
-            if note == told(url, found, seen.st_mtime_ns) and seen.st_size == found.size:
-                os.utime(self._note(url), ns=(time.time_ns(),) * 2)  # finer than the clock of the kernel
+            if note == cache_note(url, found, status.st_mtime_ns) and status.st_size == found.size:
+                os.utime(self._note(url), ns=(time.time_ns(),) * 2)  # finer than the kernel's own timestamp
                 return handle
             os.close(handle)
-            self.path(url).unlink()  # who reads it still does
+            self.path(url).unlink()  # open handles stay valid
             return None
 
-    def _fetch(self, url: str, found: buckets.Found) -> int:
+    def _fetch(self, url: str, found: buckets.ObjectStat) -> int:
         part = self.path(url).with_name(self.path(url).name + ".part")
         with self._locked(self.folder / ".lock"):
-            part.unlink(missing_ok=True)  # of a process that died
+            part.unlink(missing_ok=True)  # left by a process that died
             if not self._make_room(found.size):
                 raise self._too_small(url, found.size)
             handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             fcntl.flock(handle, fcntl.LOCK_SH)
-            os.ftruncate(handle, found.size)  # counts from now on
+            os.ftruncate(handle, found.size)  # counts towards the limit from now on
         try:
             buckets.download(url, found, part)
             with self._locked(self.folder / ".lock"):
@@ -117,24 +117,24 @@ class Cache:
             raise
         return handle
 
-    def _write_note(self, url: str, found: buckets.Found) -> None:
+    def _write_note(self, url: str, found: buckets.ObjectStat) -> None:
         temporary = self._note(url).with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(told(url, found, self.path(url).stat().st_mtime_ns)))
+        temporary.write_text(json.dumps(cache_note(url, found, self.path(url).stat().st_mtime_ns)))
         temporary.replace(self._note(url))
 
     def _make_room(self, size: int, *, replacing: Path | None = None) -> bool:
-        """Remove what was used longest ago until `size` more bytes fit; if they cannot, nothing is removed: False."""
+        """Evict least recently used copies until `size` more bytes fit; if they cannot, evict none and return False."""
         files = {path: path.stat().st_size for path in (self.folder / "files").iterdir() if path != replacing}
-        excess, chosen = sum(files.values()) + size - self.limit, []
+        excess, evicted = sum(files.values()) + size - self.limit, []
         for path in sorted(files, key=self._last_use):
             if excess <= 0:
                 break
-            if free(path):
-                chosen.append(path)
+            if is_unlocked(path):
+                evicted.append(path)
                 excess -= files[path]
         if excess > 0:
             return False
-        for path in chosen:
+        for path in evicted:
             path.unlink()
             (self.folder / "notes" / f"{path.name}.json").unlink(missing_ok=True)
         return True
@@ -145,10 +145,10 @@ class Cache:
         return 0
 
     def _too_small(self, url: str, size: int) -> InputError:
-        used = sum(path.stat().st_size for path in (self.folder / "files").iterdir() if not free(path))
+        used = sum(path.stat().st_size for path in (self.folder / "files").iterdir() if not is_unlocked(path))
         return InputError(
-            f"{url}: its copy takes {size / 1e9:.3g} GB, of data.cache_gb={self.limit / 1e9:.6g} those in use take "
-            f"{used / 1e9:.3g}; raise data.cache_gb, or read without copies: data.cache_dir=null"
+            f"{url}: its copy takes {size / 1e9:.3g} GB; of data.cache_gb={self.limit / 1e9:.6g}, copies in use take "
+            f"{used / 1e9:.3g}; raise data.cache_gb, or read without a cache: data.cache_dir=null"
         )
 
     @contextmanager
@@ -167,17 +167,17 @@ class Cache:
         except OSError as error:
             raise InputError(
                 f"{self.folder}: cannot be written ({error.strerror or error}); "
-                "make room or choose another data.cache_dir"
+                "free space or choose another data.cache_dir"
             ) from None
 
 
-def told(url: str, found: buckets.Found, modified: int) -> dict[str, object]:
-    """What a copy's note says."""
+def cache_note(url: str, found: buckets.ObjectStat, modified: int) -> dict[str, object]:
+    """Return the content of the note of a copy."""
     return {"url": url, "size": found.size, "tag": found.tag, "modified": modified}
 
 
-def free(path: Path) -> bool:
-    """Whether no process holds a file."""
+def is_unlocked(path: Path) -> bool:
+    """Return True if no process has locked a file."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Random access to the keyframe episodes of one file."""
+"""Dataset with random access to the keyframe episodes of one file."""
 
 import hashlib
 import threading
@@ -12,66 +12,66 @@ import numpy as np
 
 from instructrl.batch import Demonstration
 from instructrl.data.format import crc32, image_field
-from instructrl.data.reader import READ_ERRORS, REMEDY, open_file, read, reason
-from instructrl.data.storage import Place, Source, failure, place
+from instructrl.data.reader import READ_ERRORS, RECOLLECT_HINT, open_file, read, short_message
+from instructrl.data.storage import Hdf5Source, StoragePath, read_error, storage_path
 from instructrl.data.writer import Writer
 from instructrl.errors import InputError
 
 
-class Steps(NamedTuple):
-    """The T keyframe steps of one episode: what is seen where an action is taken, and the action."""
+class EpisodeSteps(NamedTuple):
+    """The T keyframe steps of one episode: the observation at which each action is taken, and the action."""
 
-    images: np.ndarray  # T K H W 3, uint8; 0 K H W 3 where pixels were not asked for
+    images: np.ndarray  # T K H W 3, uint8; 0 K H W 3 if read without pixels
     state: np.ndarray  # T S, float32
     intrinsics: np.ndarray  # T K 3 3, float32
     extrinsics: np.ndarray  # T K 4 4, float32
     actions: np.ndarray  # T 8, float32
-    sentences: tuple[str, ...]
+    instructions: tuple[str, ...]
     variation: int
     seed: int
 
 
-class Episodes:
-    """Keyframe episodes of a file. Everything but pixels is in memory; the file opens at the first pixel read.
+class DemonstrationDataset:
+    """Keyframe episodes of a file. Everything but pixels is in memory; the file is opened by the first read of pixels.
 
-    Safe to share between threads and to pickle. Each frame's checksum is compared when it is first read.
+    Safe to share between threads and to pickle. Each frame's checksum is verified when it is first read.
 
     Attributes:
         header: task, split, cameras, image size and provenance.
         lengths: keyframe steps of each episode, int64.
-        steps: the most steps an episode has.
+        steps: keyframe steps of the longest episode.
     """
 
-    def __init__(self, path: str | Place, limit: int | None = None, *, task: str | None = None) -> None:
-        """Read the index; `limit` keeps the first episodes only, `task` is the one that is expected.
+    def __init__(self, path: str | StoragePath, limit: int | None = None, *, task: str | None = None) -> None:
+        """Read everything but pixels; `limit` selects the first episodes only, `task` is the expected task.
 
         Raises:
-            InputError: the file is missing, damaged, too short, or of another format version or task.
+            InputError: the file is missing, damaged, too small, or of another format version or task.
         """
-        self.path = place(path)
+        self.path = storage_path(path)
         self.header, self.contents = read(self.path)
         present = len(self.contents.seed)
         if task is not None and task != self.header.task:
             raise InputError(f"{self.path}: holds {self.header.task}, expected {task}; choose that task's file")
         if limit is not None and not 1 <= limit <= present:
-            raise InputError(f"{self.path}: holds {present} episodes, not {limit}; collect more or ask for fewer")
+            raise InputError(f"{self.path}: holds {present} episodes, not {limit}; collect more or request fewer")
         self._length = present if limit is None else limit
         self.lengths = self.contents.keyframes[: self._length]
         self.steps = int(self.lengths.max())
         before = np.roll(self.contents.keyframe, 1)
         before[self.contents.first_keyframe] = 0
-        self._taken_at = before + np.repeat(self.contents.first_frame, self.contents.keyframes)
+        self._decision_frames = before + np.repeat(self.contents.first_frame, self.contents.keyframes)
         self._verified = np.zeros(len(self.contents.state), bool)
         self._lock, self._opened = threading.Lock(), ExitStack()
         self._file: h5py.File | None = None
-        self._source: Source | None = None
+        self._source: Hdf5Source | None = None
 
     def __len__(self) -> int:
         return self._length
 
     @property
     def task(self) -> str:
-        """The task demonstrated."""
+        """Name of the demonstrated task."""
         return self.header.task
 
     @property
@@ -81,51 +81,53 @@ class Episodes:
 
     @property
     def image_size(self) -> int:
-        """Pixels along a side."""
+        """Width and height of an image in pixels."""
         return self.header.image_size
 
     @property
     def provenance(self) -> dict[str, str]:
-        """Simulator, its version, renderer, expert and version of this suite."""
+        """Simulator, its version, renderer, expert and version of InstructRL."""
         return self.header.provenance
 
-    def sentences(self, episode: int) -> tuple[str, ...]:
-        """The ways to ask for what an episode shows."""
+    def instructions(self, episode: int) -> tuple[str, ...]:
+        """Return all instructions that describe an episode."""
         first = self.contents.first_sentence[episode]
         return tuple(self.contents.text[first : first + self.contents.sentences[episode]])
 
     def digest(self) -> str:
-        """A digest of the episodes in use: unchanged when more are appended to their file."""
+        """Return a digest of the selected episodes: unchanged when more are appended to the file."""
         contents, count = self.contents, len(self)
         frames, keyframes = int(contents.frames[:count].sum()), int(contents.keyframes[:count].sum())
         digest = hashlib.sha256(contents.crc32[:frames].tobytes() + contents.action[:keyframes].tobytes())
-        digest.update("\n".join(sentence for index in range(count) for sentence in self.sentences(index)).encode())
+        digest.update("\n".join(sentence for index in range(count) for sentence in self.instructions(index)).encode())
         return digest.hexdigest()
 
     def frames(self, episode: int) -> np.ndarray:
-        """The file's frames [T] that are seen where an episode's actions are taken."""
+        """Return the frame numbers [T], within the file, at which an episode's actions are taken."""
         first = self.contents.first_keyframe[episode]
-        return self._taken_at[first : first + self.lengths[episode]]
+        return self._decision_frames[first : first + self.lengths[episode]]
 
-    def episode(self, episode: int, *, out: np.ndarray | None = None, pixels: bool = True) -> Steps:
-        """The steps of an episode in [0, len); pixels go into `out[:T]` [>=T,K,H,W,3] if given, or are left alone."""
+    def episode(self, episode: int, *, out: np.ndarray | None = None, pixels: bool = True) -> EpisodeSteps:
+        """Return the steps of an episode in [0, len); pixels are written to `out[:T]` [>=T,K,H,W,3] if given."""
         if not 0 <= episode < self._length:
             raise IndexError(f"{self.path}: episode {episode} of {self._length}")
         contents, first = self.contents, self.contents.first_keyframe[episode]
-        taken_at = self.frames(episode)
-        return Steps(
-            images=self._images(taken_at, out) if pixels else np.empty((0, *image_field(self.header).shape), np.uint8),
-            state=contents.state[taken_at],
-            intrinsics=contents.intrinsics[taken_at],
-            extrinsics=contents.extrinsics[taken_at],
-            actions=contents.action[first : first + len(taken_at)],
-            sentences=self.sentences(episode),
+        decision_frames = self.frames(episode)
+        return EpisodeSteps(
+            images=self._images(decision_frames, out)
+            if pixels
+            else np.empty((0, *image_field(self.header).shape), np.uint8),
+            state=contents.state[decision_frames],
+            intrinsics=contents.intrinsics[decision_frames],
+            extrinsics=contents.extrinsics[decision_frames],
+            actions=contents.action[first : first + len(decision_frames)],
+            instructions=self.instructions(episode),
             variation=int(contents.variation[episode]),
             seed=int(contents.seed[episode]),
         )
 
     def demonstration(self, episode: int) -> Demonstration:
-        """All frames of an episode in [0, len), as they were collected."""
+        """Return all frames of an episode in [0, len), as collected."""
         if not 0 <= episode < self._length:
             raise IndexError(f"{self.path}: episode {episode} of {self._length}")
         contents = self.contents
@@ -139,17 +141,17 @@ class Episodes:
             extrinsics=contents.extrinsics[frames],
             keyframes=contents.keyframe[keyframes],
             actions=contents.action[keyframes],
-            instructions=self.sentences(episode),
+            instructions=self.instructions(episode),
             variation=int(contents.variation[episode]),
             seed=int(contents.seed[episode]),
         )
 
     def images(self, begin: int, end: int) -> np.ndarray:
-        """Pixels of the file's frames `begin` to `end` [N,K,H,W,3], uint8, whichever episodes they are of."""
+        """Return the pixels of the file's frames `begin` to `end` [N,K,H,W,3], uint8, regardless of episodes."""
         return self._images(np.arange(begin, end), None)
 
     def verify(self) -> None:
-        """Read all pixels, kept or not by `limit`, and compare their checksums.
+        """Read all pixels, also beyond `limit`, and verify their checksums.
 
         Raises:
             InputError: a frame is damaged.
@@ -159,7 +161,7 @@ class Episodes:
             self._images(np.array([frame]), None)
 
     def _images(self, frames: np.ndarray, out: np.ndarray | None) -> np.ndarray:
-        """Pixels of increasing frame numbers [T,K,H,W,3], neighbours in one read."""
+        """Return the pixels of increasing frame numbers [T,K,H,W,3]; consecutive ones in one read."""
         size = self.header.image_size
         if out is None:
             out = np.empty((len(frames), len(self.header.cameras), size, size, 3), np.uint8)
@@ -171,11 +173,12 @@ class Episodes:
                 stored.read_direct(images, np.s_[frames[begin] : frames[end - 1] + 1], np.s_[begin:end])
         except READ_ERRORS as error:
             where = f"{self.path}: episode {self._episode_of(int(frames[begin]))}: frames/images"
-            found = failure(self._source) or InputError(f"{where}: cannot be read ({reason(error)}); {REMEDY}")
-            raise found from None
-        lost = failure(self._source)
-        if lost is not None:
-            raise lost
+            raise read_error(self._source) or InputError(
+                f"{where}: cannot be read ({short_message(error)}); {RECOLLECT_HINT}"
+            ) from None
+        cause = read_error(self._source)
+        if cause is not None:
+            raise cause
         for row, frame in enumerate(frames):
             if not self._verified[frame]:
                 self._check_pixels(int(frame), images[row])
@@ -184,7 +187,7 @@ class Episodes:
     def _check_pixels(self, frame: int, image: np.ndarray) -> None:
         if crc32(image) != self.contents.crc32[frame]:
             where = f"{self.path}: episode {self._episode_of(frame)}: frames/images"
-            raise InputError(f"{where}: damaged pixels; {REMEDY}")
+            raise InputError(f"{where}: damaged pixels; {RECOLLECT_HINT}")
         self._verified[frame] = True
 
     def _episode_of(self, frame: int) -> int:
@@ -197,7 +200,7 @@ class Episodes:
             return self._file
 
     def close(self) -> None:
-        """Close the file; a later read opens it again."""
+        """Close the file; a later read reopens it."""
         with self._lock:
             self._file = self._source = None
             self._opened.close()
@@ -217,34 +220,38 @@ class Episodes:
         self.__dict__.update(state, _lock=threading.Lock(), _opened=ExitStack())
 
 
-def check_alike(files: Sequence[Episodes]) -> None:
-    """Raise InputError for files that cannot be learnt together: with other cameras or images, or drawn otherwise."""
+def check_alike(files: Sequence[DemonstrationDataset]) -> None:
+    """Raise InputError if files differ in cameras, image size or renderer."""
     for other in files[1:]:
-        for what, found, first in (
+        for key, found, first in (
             ("cameras", other.cameras, files[0].cameras),
             ("image_size", other.image_size, files[0].image_size),
             ("renderer", other.provenance.get("renderer"), files[0].provenance.get("renderer")),
         ):
             if found != first:
                 raise InputError(
-                    f"{other.path}: {what} {found}, but {files[0].path} has {first}; "
-                    "collect them alike, in another data.dir"
+                    f"{other.path}: {key} {found}, but {files[0].path} has {first}; "
+                    "collect them with the same settings, in another data.dir"
                 )
 
 
-def merge(target: Place, sources: Iterable[Place], *, limit: int | None = None, compression: str = "none") -> None:
-    """Write the episodes of several files of the same header, in order, to `target`, which may be one of them.
+def merge(
+    target: StoragePath, sources: Iterable[StoragePath], *, limit: int | None = None, compression: str = "none"
+) -> None:
+    """Write the episodes of several files with equal headers, in order, to `target`, which may be one of them.
 
     Raises:
         InputError: a source cannot be read, or the headers differ.
     """
-    opened = [Episodes(source) for source in sources]
+    opened = [DemonstrationDataset(source) for source in sources]
     for other in opened[1:]:
         if other.header != opened[0].header:
-            raise InputError(f"{other.path}: made otherwise than {opened[0].path}; files that differ are not merged")
+            raise InputError(
+                f"{other.path}: its header is not that of {opened[0].path}; merge only files with equal headers"
+            )
     with Writer(target, opened[0].header, compression=compression) as writer:
-        places = [(episodes, index) for episodes in opened for index in range(len(episodes))]
-        for episodes, index in places[:limit]:
+        entries = [(episodes, index) for episodes in opened for index in range(len(episodes))]
+        for episodes, index in entries[:limit]:
             writer.add(episodes.demonstration(index))
     for episodes in opened:
         episodes.close()

@@ -1,6 +1,6 @@
-"""The HDF5 file of demonstrations, version 1: what is in it and what is refused.
+"""HDF5 format of demonstrations, version 1: its fields and their validation.
 
-    frames/images       N K H W 3  uint8, one chunk a frame, uncompressed; the last step's result is a frame too
+    frames/images       N K H W 3  uint8, one chunk per frame; includes the frame after the last step
     frames/state, frames/intrinsics, frames/extrinsics      N ...  float32
     frames/crc32        N          uint32, of the frame's image bytes
     keyframes/frame     M          int64, counted from the episode's first frame, increasing, >= 1
@@ -9,9 +9,9 @@
     episodes/checks     E 15       uint32, of each episode's entries in every field above and its sentences
     sentences           P          UTF-8 of fixed length
 
-Frames that are no keyframes are allowed. Attributes say what the file is (`Header`); `checksum` covers
-everything but the pixels, for which their crc32 stands in: it is checked on opening, pixels on reading. `checks` say
-where the damage is; older files are without.
+Frames that are not keyframes are allowed. Attributes hold the metadata (`Header`); `checksum` covers everything but the
+pixels, represented by their crc32: it is verified on opening, pixels on reading. `checks` locate damage; older files
+have none.
 """
 
 import hashlib
@@ -34,17 +34,17 @@ CHECKS = "episodes/checks"
 
 @dataclass(frozen=True)
 class Header:
-    """What a file is about; all of its episodes share it."""
+    """Metadata of a file, shared by all of its episodes."""
 
     task: str
     split: str  # train or val
     cameras: tuple[str, ...]
     image_size: int  # pixels, square
-    provenance: dict[str, str]  # simulator, its version, renderer, expert, version of this suite
+    provenance: dict[str, str]  # simulator, its version, renderer, expert, version of InstructRL
 
 
 class Contents(NamedTuple):
-    """Everything in a file but pixels: N frames, M keyframes, E episodes, P sentences."""
+    """Everything in a file but pixels: N frames, M keyframes, E episodes, P instructions."""
 
     state: np.ndarray  # N S
     intrinsics: np.ndarray  # N K 3 3
@@ -52,7 +52,7 @@ class Contents(NamedTuple):
     crc32: np.ndarray  # N
     keyframe: np.ndarray  # M
     action: np.ndarray  # M 8
-    first_frame: np.ndarray  # E, and so are the following
+    first_frame: np.ndarray  # E, like all that follow
     frames: np.ndarray
     first_keyframe: np.ndarray
     keyframes: np.ndarray
@@ -64,7 +64,7 @@ class Contents(NamedTuple):
 
 
 class Field(NamedTuple):
-    """Where a field of Contents lies in the file, and the shape and dtype of one entry."""
+    """HDF5 path of a field of Contents, and the shape and dtype of one entry."""
 
     path: str
     shape: tuple[int, ...]
@@ -72,7 +72,7 @@ class Field(NamedTuple):
 
 
 def fields(header: Header) -> dict[str, Field]:
-    """Every field of Contents but the text."""
+    """Return every field of Contents but the text."""
     views, float32, int64 = len(header.cameras), np.dtype(np.float32), np.dtype(np.int64)
     table = {
         "state": Field("frames/state", (STATE_SIZE,), float32),
@@ -86,18 +86,18 @@ def fields(header: Header) -> dict[str, Field]:
 
 
 def image_field(header: Header) -> Field:
-    """The pixels, which are never read as a whole."""
+    """Return the field of the pixels, which are never read all at once."""
     size = header.image_size
     return Field("frames/images", (len(header.cameras), size, size, 3), np.dtype(np.uint8))
 
 
 def crc32(entries: np.ndarray) -> int:
-    """Checksum of the bytes of an array (contiguous), such as one frame's images."""
+    """Return the CRC-32 of the bytes of an array (contiguous), such as one frame's images."""
     return zlib.crc32(entries.reshape(-1).data)
 
 
 def attributes(header: Header) -> dict[str, Any]:
-    """The file's attributes, without the checksum."""
+    """Return the file's attributes, without the checksum."""
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -113,7 +113,7 @@ def attributes(header: Header) -> dict[str, Any]:
 
 
 def checksum(header: Header, contents: Contents) -> str:
-    """SHA-256 of the header and all contents: equal if and only if two files hold the same demonstrations."""
+    """Return the SHA-256 of the header and all contents: equal if and only if the demonstrations are."""
     digest = hashlib.sha256(json.dumps(attributes(header), sort_keys=True).encode())
     for name, field in fields(header).items():
         array = np.ascontiguousarray(getattr(contents, name))
@@ -123,8 +123,8 @@ def checksum(header: Header, contents: Contents) -> str:
     return digest.hexdigest()
 
 
-def checks(header: Header, contents: Contents) -> np.ndarray:
-    """The crc32 of each episode's entries in every field and, last, of its sentences: uint32 [E, F]."""
+def episode_checksums(header: Header, contents: Contents) -> np.ndarray:
+    """Return the CRC-32 of each episode's entries in every field and, last, of its instructions: uint32 [E, F]."""
     sizes = {"frames": contents.frames, "keyframes": contents.keyframes, "episodes": np.ones_like(contents.seed)}
     columns = []
     for name, field in fields(header).items():
@@ -132,25 +132,25 @@ def checks(header: Header, contents: Contents) -> np.ndarray:
         parts = np.split(np.ascontiguousarray(getattr(contents, name)), ends[:-1])
         columns.append([crc32(part) for part in parts])
     bounds = zip(contents.first_sentence, contents.sentences, strict=True)
-    told = ["\0".join(contents.text[first : first + count]) for first, count in bounds]
-    columns.append([zlib.crc32(text.encode()) for text in told])
+    joined = ["\0".join(contents.text[first : first + count]) for first, count in bounds]
+    columns.append([zlib.crc32(text.encode()) for text in joined])
     return np.array(columns, np.uint32).T
 
 
 def check_array(where: str, array: Any, field: Field) -> None:
-    """Raise InputError unless the array is entries of the field's shape and dtype."""
+    """Raise InputError unless the array holds entries of the field's shape and dtype."""
     if array.dtype != field.dtype or len(array.shape) != len(field.shape) + 1 or array.shape[1:] != field.shape:
         expected = ", ".join(["any", *map(str, field.shape)])
         raise InputError(f"{where}: found {array.dtype}{tuple(array.shape)}, expected {field.dtype}({expected})")
 
 
 def check_contents(where: str, contents: Contents, header: Header) -> None:
-    """Raise InputError naming the first episode and field that is not as this module's docstring says."""
+    """Raise InputError naming the first episode and field that violates the format in this module's docstring."""
     for name, field in fields(header).items():
         check_array(f"{where}: {field.path}", getattr(contents, name), field)
     episodes = len(contents.seed)
     if not episodes:
-        raise InputError(f"{where}: no episodes in it")
+        raise InputError(f"{where}: contains no episodes")
     for first, count, total, least in (
         ("first_frame", "frames", len(contents.state), 2),
         ("first_keyframe", "keyframes", len(contents.keyframe), 1),
@@ -159,46 +159,55 @@ def check_contents(where: str, contents: Contents, header: Header) -> None:
         starts, counts = getattr(contents, first), getattr(contents, count)
         if len(starts) != episodes or len(counts) != episodes:
             raise InputError(f"{where}: episodes/{count}: found {len(counts)} entries for {episodes} episodes")
-        refuse(where, f"episodes/{count} (at least {least} each)", counts < least)
-        refuse(where, f"episodes/{first} (episodes follow one another)", starts != np.cumsum(counts) - counts)
+        raise_for_episode(where, f"episodes/{count} (at least {least} each)", counts < least)
+        raise_for_episode(
+            where, f"episodes/{first} (episodes follow one another)", starts != np.cumsum(counts) - counts
+        )
         if counts.sum() != total:
             raise InputError(f"{where}: episodes/{count}: add up to {counts.sum()}, the file holds {total}")
-    sentence_of = np.repeat(np.arange(episodes), contents.sentences)
-    refuse(where, "sentences (text without zeros)", np.array([not legal(one) for one in contents.text]), sentence_of)
+    sentence_episode = np.repeat(np.arange(episodes), contents.sentences)
+    raise_for_episode(
+        where,
+        "sentences (text without zeros)",
+        np.array([not is_storable(one) for one in contents.text]),
+        sentence_episode,
+    )
     check_values(where, contents)
 
 
 def check_values(where: str, contents: Contents) -> None:
-    """The part of `check_contents` that looks at each frame's and keyframe's numbers."""
+    """Check the values of each frame and keyframe, as part of `check_contents`."""
     frame_of = np.repeat(np.arange(len(contents.seed)), contents.frames)
     keyframe_of = np.repeat(np.arange(len(contents.seed)), contents.keyframes)
     for name in ("state", "intrinsics", "extrinsics", "crc32"):
         values = getattr(contents, name)
         if len(values) != len(frame_of):
             raise InputError(f"{where}: frames/{name}: found {len(values)} entries for {len(frame_of)} frames")
-        refuse(where, f"frames/{name} (finite)", ~np.isfinite(values).all(tuple(range(1, values.ndim))), frame_of)
+        raise_for_episode(
+            where, f"frames/{name} (finite)", ~np.isfinite(values).all(tuple(range(1, values.ndim))), frame_of
+        )
     if len(contents.action) != len(keyframe_of):
         raise InputError(f"{where}: keyframes/action: found {len(contents.action)} for {len(keyframe_of)} keyframes")
     before = np.roll(contents.keyframe, 1)
     before[contents.first_keyframe] = 0
     outside = (contents.keyframe <= before) | (contents.keyframe >= contents.frames[keyframe_of])
-    refuse(where, "keyframes/frame (increasing, from 1, within the episode)", outside, keyframe_of)
+    raise_for_episode(where, "keyframes/frame (increasing, from 1, within the episode)", outside, keyframe_of)
     rotation, gripper = contents.action[:, 3:7], contents.action[:, 7]
     unit = np.abs(np.linalg.norm(rotation.astype(np.float64), axis=1) - 1) < 1e-2
-    right = np.isfinite(contents.action).all(1) & unit & (rotation[:, 3] >= 0) & ((gripper == 0) | (gripper == 1))
-    refuse(where, f"keyframes/action ({ACTION_CONVENTION})", ~right, keyframe_of)
-    refuse(where, "episodes/variation (>= 0)", contents.variation < 0)
-    refuse(where, "episodes/seed (>= 0)", contents.seed < 0)
+    valid = np.isfinite(contents.action).all(1) & unit & (rotation[:, 3] >= 0) & ((gripper == 0) | (gripper == 1))
+    raise_for_episode(where, f"keyframes/action ({ACTION_CONVENTION})", ~valid, keyframe_of)
+    raise_for_episode(where, "episodes/variation (>= 0)", contents.variation < 0)
+    raise_for_episode(where, "episodes/seed (>= 0)", contents.seed < 0)
 
 
-def legal(sentence: str) -> bool:
-    """Whether a sentence can be stored: UTF-8 of fixed length ends at a zero."""
+def is_storable(sentence: str) -> bool:
+    """Return True if an instruction can be stored: UTF-8 of fixed length ends at a zero."""
     return "\0" not in sentence and sentence == sentence.encode(errors="replace").decode()
 
 
-def refuse(where: str, what: str, wrong: np.ndarray, episode_of: np.ndarray | None = None) -> None:
+def raise_for_episode(where: str, rule: str, wrong: np.ndarray, episode_of: np.ndarray | None = None) -> None:
     """Raise InputError for the first episode that has a wrong entry."""
     if wrong.any():
         first = int(np.argmax(wrong))
         episode = first if episode_of is None else int(episode_of[first])
-        raise InputError(f"{where}: episode {episode}: wrong {what}")
+        raise InputError(f"{where}: episode {episode}: wrong {rule}")

@@ -1,4 +1,4 @@
-"""What a feature cache is made of, in words: `index.json`, and the key that names the folder."""
+"""Metadata of a feature cache: `index.json`, and the key that names its folder."""
 
 import dataclasses
 import hashlib
@@ -13,16 +13,18 @@ import numpy as np
 
 from instructrl.batch import FeatureSizes
 from instructrl.config import differences
-from instructrl.data.episodes import Episodes
-from instructrl.data.layout import Layout
+from instructrl.data.episodes import DemonstrationDataset
+from instructrl.data.layout import RowLayout
 
 FORMAT, VERSION = "instructrl features", 1
 INDEX = "index.json"
 
 
-def describe(episodes: Episodes, layout: Layout, sizes: FeatureSizes, identity: Mapping[str, str]) -> dict[str, Any]:
-    """What `index.json` says: all that decides the features, and the key made of it."""
-    words: dict[str, Any] = {
+def index_content(
+    episodes: DemonstrationDataset, layout: RowLayout, sizes: FeatureSizes, identity: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the content of `index.json`: everything that determines the features, and its hash as key."""
+    content: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "demonstrations": {
@@ -38,20 +40,20 @@ def describe(episodes: Episodes, layout: Layout, sizes: FeatureSizes, identity: 
         "sizes": dataclasses.asdict(sizes),
         "joint": layout.joint,
     }
-    if layout.joint or layout.texts:  # else no sentence is read
-        sentences = layout.sentences
-        words["sentences"] = {
-            "distinct": sentences.distinct,
-            "of_episodes": digest(sentences.counts, *sentences.rows),
-            "tokens": digest(sentences.tokens, sentences.padding),
-            "text_length": int(sentences.tokens.shape[1]),
+    if layout.joint or layout.texts:  # otherwise no instruction is read
+        instructions = layout.instructions
+        content["sentences"] = {
+            "distinct": instructions.distinct,
+            "of_episodes": digest(instructions.counts, *instructions.rows),
+            "tokens": digest(instructions.tokens, instructions.padding),
+            "text_length": int(instructions.tokens.shape[1]),
         }
-    words = json.loads(json.dumps(words, sort_keys=True))
-    return words | {"key": hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()}
+    content = json.loads(json.dumps(content, sort_keys=True))
+    return content | {"key": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
 
 
 def digest(*arrays: np.ndarray) -> str:
-    """SHA-256 of the bytes of arrays, one after another."""
+    """Return the SHA-256 of the concatenated bytes of arrays."""
     total = hashlib.sha256()
     for array in arrays:
         total.update(np.ascontiguousarray(array).data)
@@ -59,7 +61,7 @@ def digest(*arrays: np.ndarray) -> str:
 
 
 def read_index(folder: Path) -> Any:
-    """What a folder's index says; None if there is none, or none that can be read."""
+    """Read a folder's index; None if it does not exist or cannot be parsed."""
     try:
         return json.loads((folder / INDEX).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -67,7 +69,7 @@ def read_index(folder: Path) -> Any:
 
 
 def write_index(folder: Path, index: dict[str, Any]) -> None:
-    """Write `index.json` as a whole."""
+    """Write `index.json` atomically."""
     temporary = folder / f"{INDEX}.tmp"
     with temporary.open("w", encoding="utf-8") as file:
         json.dump(index, file, indent=2, sort_keys=True, ensure_ascii=False)
@@ -76,8 +78,8 @@ def write_index(folder: Path, index: dict[str, Any]) -> None:
     temporary.replace(folder / INDEX)
 
 
-def nearest(folder: Path, index: dict[str, Any]) -> str | None:
-    """The cache beside a folder that differs least from `index`, and in what; None if there is no other."""
+def closest_cache(folder: Path, index: dict[str, Any]) -> str | None:
+    """Return the sibling cache that differs least from `index`, and the differences; None if there is no other."""
     others = []
     for path in sorted(folder.parent.glob(f"*/{INDEX}")):
         other = read_index(path.parent)
@@ -85,6 +87,6 @@ def nearest(folder: Path, index: dict[str, Any]) -> str | None:
             others.append((differences(other | {"key": ""}, index | {"key": ""}), path.parent))
     if not others:
         return None
-    lines, place = min(others, key=lambda other: len(other[0]))
-    what = "; ".join(textwrap.shorten(line, 100, placeholder=" ...") for line in lines[:4])
-    return f"{place}: {what}"
+    lines, path = min(others, key=lambda other: len(other[0]))
+    summary = "; ".join(textwrap.shorten(line, 100, placeholder=" ...") for line in lines[:4])
+    return f"{path}: {summary}"

@@ -1,4 +1,4 @@
-"""A folder in which only one process works at a time."""
+"""Exclusive use of a folder by one process of this machine, through a file lock."""
 
 import errno
 import fcntl
@@ -7,61 +7,65 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from instructrl.data.storage import Place, lock_folder
+from instructrl.data.storage import StoragePath, lock_folder
 from instructrl.errors import InputError
-from instructrl.interruption import LOOK, stop_if_asked
+from instructrl.interruption import POLL_INTERVAL, raise_if_preempted
 
-UNKNOWN = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # how a disk says that it has no locks
+NO_LOCKING = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of file systems without locks
 
 
 @contextmanager
-def only_process(
-    folder: Place,
+def exclusive_lock(
+    folder: StoragePath,
     *,
-    does: str,
-    remedy: str | None,
-    elsewhere: str = "choose another data.dir",
-    who: Callable[[], object] = lambda: None,
+    activity: str,
+    busy_hint: str | None,
+    write_hint: str = "choose another data.dir",
+    holder: Callable[[], object] = lambda: None,
 ) -> Iterator[None]:
-    """Hold the folder, created if need be, against other processes; one that dies lets go.
+    """Lock the folder (created if missing) against other processes; the lock of a process that dies is released.
 
-    A folder in a bucket is held against the processes of this machine only, and one on a disk without locks not at all.
-    `who` tells the holder's name, if it is known.
+    This excludes only processes of this machine if the folder is in a bucket, and none on a file system without locks.
 
-    Without a `remedy` it waits for the other process, after a line that says what that one `does`.
+    Args:
+        folder: the folder to lock.
+        activity: what the process does there, third person ("trains"), for messages of other processes.
+        busy_hint: next action in the error if the lock is held; None: print a line and wait for the lock.
+        write_hint: next action in the error if the folder cannot be written.
+        holder: returns the name of the process that holds the lock, or None if unknown.
 
     Raises:
-        InputError: another process holds it, and `remedy` says what to do; or the folder cannot be
-            written, and `elsewhere` says how to name another. InterruptedRun: it was to end while it waited.
+        InputError: another process holds the lock and there is a `busy_hint`, or the folder cannot be written.
+        InterruptedRun: the process was preempted while it waited.
     """
     try:
-        agreed = lock_folder(folder)
-        agreed.mkdir(parents=True, exist_ok=True)
-        handle = os.open(agreed / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        locked_folder = lock_folder(folder)
+        locked_folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(locked_folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror}); free space there or {elsewhere}") from None
+        raise InputError(f"{folder}: cannot be written ({error.strerror}); free space there or {write_hint}") from None
     try:
-        if not taken(handle):
-            name = who()
-            holder = "another process" if name is None else f"another process ({name})"
-            if remedy is not None:
-                raise InputError(f"{folder}: {holder} {does} here; wait for it or {remedy}")
-            print(f"{folder}: {holder} {does} here; waiting for it", flush=True)
-            while not taken(handle):
-                stop_if_asked()
-                time.sleep(LOOK)
+        if not try_lock(handle):
+            name = holder()
+            other = "another process" if name is None else f"another process ({name})"
+            if busy_hint is not None:
+                raise InputError(f"{folder}: {other} {activity} here; wait for it or {busy_hint}")
+            print(f"{folder}: {other} {activity} here; waiting for it", flush=True)
+            while not try_lock(handle):
+                raise_if_preempted()
+                time.sleep(POLL_INTERVAL)
         yield
     finally:
         os.close(handle)
 
 
-def taken(handle: int) -> bool:
-    """Whether the lock is ours now, as far as the disk has locks."""
+def try_lock(handle: int) -> bool:
+    """Return True if the lock was acquired, or the file system has no locking."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno not in UNKNOWN:
+        if error.errno not in NO_LOCKING:
             raise
     return True

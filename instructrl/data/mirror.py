@@ -1,7 +1,7 @@
-"""A folder in a bucket, worked on in a local one: fetched at the start, and what changed is sent back.
+"""A local working copy of a folder in a bucket: downloaded at the start, changes are uploaded.
 
-Each file arrives whole or not at all. Of a folder with Orbax's marker in it, which belongs together, the marker is
-sent last and removed first, and without it the folder counts as not there.
+Each file is transferred atomically. In a checkpoint folder of Orbax, the marker file is uploaded last and removed
+first; a folder without it counts as incomplete and is ignored.
 """
 
 import tempfile
@@ -12,56 +12,56 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from instructrl.data import buckets
-from instructrl.data.owner import only_owner
-from instructrl.data.storage import BucketPath, Place
+from instructrl.data.owner import exclusive_lease
+from instructrl.data.storage import BucketPath, StoragePath
 from instructrl.errors import InputError, RunError
 
 MARKER = "_CHECKPOINT_METADATA"
-UNFINISHED = "orbax-checkpoint-tmp"  # in the names of what Orbax is still writing
-AT_ONCE = 8  # files on their way
+UNFINISHED = "orbax-checkpoint-tmp"  # part of the names of folders that Orbax is still writing
+CONCURRENCY = 8  # simultaneous transfers
 
 
-class Mirror:
-    """A folder in a bucket and its local counterpart. What others put there since the last look is left alone."""
+class SyncedDir:
+    """A folder in a bucket and its local copy. Files that other processes added since the last pull are left alone."""
 
-    def __init__(self, place: BucketPath, folder: Path) -> None:
-        self.place, self.folder = place, folder
-        self._known: dict[str, tuple[int, int]] = {}  # what the bucket has: the local files' sizes and times
+    def __init__(self, location: BucketPath, folder: Path) -> None:
+        self.location, self.folder = location, folder
+        self._known: dict[str, tuple[int, int]] = {}  # in the bucket: size and mtime of the local file
 
     def pull(self) -> None:
-        """Fetch everything that is whole.
+        """Download all complete files.
 
         Raises:
-            InputError, RunError: something may not be read, keeps failing, or cannot be written here.
+            InputError, RunError: a file is not readable, keeps failing, or cannot be written locally.
         """
         for _ in range(5):
             try:
-                self._each(self._fetch, complete(buckets.listing(str(self.place))))
+                self._each(self._fetch, complete(buckets.list_objects(str(self.location))))
                 return
             except FileNotFoundError:
-                continue  # replaced by its trainer just now: look again
-        raise RunError(f"{self.place}: changed while it was read, again and again; the same command tries once more")
+                continue  # replaced by a training run just now: list again
+        raise RunError(f"{self.location}: kept changing while it was read; the same command tries again")
 
     def push(self) -> None:
-        """Send what is new or changed, and remove what is no longer here.
+        """Upload new and changed files, and remove those that were removed locally.
 
         Raises:
-            InputError, RunError: the store refuses it or keeps failing.
+            InputError, RunError: object storage rejects it or keeps failing.
         """
-        here = {name: self._state(name) for name in self._names()}
-        changed = [name for name, state in here.items() if self._known.get(name) != state]
-        gone = [name for name in self._known if name not in here]
-        stale = {parent(name) for name in (*changed, *gone)}
+        local = {name: self._state(name) for name in self._names()}
+        changed = [name for name, state in local.items() if self._known.get(name) != state]
+        removed = [name for name in self._known if name not in local]
+        stale = {parent(name) for name in (*changed, *removed)}
         markers = [name for name in self._known if is_marker(name) and parent(name) in stale]
         self._each(self._remove, markers)
         self._each(self._send, [name for name in changed if not is_marker(name)])
-        again = {*changed, *markers}
-        self._each(self._send, [name for name in here if is_marker(name) and name in again])
-        self._each(self._remove, [name for name in gone if name in self._known])
+        to_send = {*changed, *markers}
+        self._each(self._send, [name for name in local if is_marker(name) and name in to_send])
+        self._each(self._remove, [name for name in removed if name in self._known])
 
-    def _each(self, act: Callable[[str], None], names: Iterable[str]) -> None:
-        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="mirror") as pool:
-            for _ in pool.map(act, [*names]):
+    def _each(self, action: Callable[[str], None], names: Iterable[str]) -> None:
+        with ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="sync") as pool:
+            for _ in pool.map(action, [*names]):
                 pass
 
     def _names(self) -> list[str]:
@@ -70,11 +70,11 @@ class Mirror:
         return [path.as_posix() for path, left_out in zip(paths, hidden, strict=True) if not left_out]
 
     def _state(self, name: str) -> tuple[int, int]:
-        seen = (self.folder / name).stat()
-        return seen.st_size, seen.st_mtime_ns
+        status = (self.folder / name).stat()
+        return status.st_size, status.st_mtime_ns
 
     def _fetch(self, name: str) -> None:
-        url, target = f"{self.place}/{name}", self.folder / name
+        url, target = f"{self.location}/{name}", self.folder / name
         found = buckets.stat(url)
         if found is None:
             raise FileNotFoundError(url)
@@ -94,77 +94,77 @@ class Mirror:
 
     def _send(self, name: str) -> None:
         state = self._state(name)
-        buckets.upload(self.folder / name, f"{self.place}/{name}")
+        buckets.upload(self.folder / name, f"{self.location}/{name}")
         self._known[name] = state
 
     def _remove(self, name: str) -> None:
-        buckets.remove(f"{self.place}/{name}")
+        buckets.remove(f"{self.location}/{name}")
         self._known.pop(name, None)
 
 
 def parent(name: str) -> str:
-    """The folder of a checkpoint in which a file lies, or the one around it."""
+    """Return the checkpoint folder that contains a file, or else its parent."""
     parts = PurePosixPath(name).parts
     return "/".join(parts[:2]) if parts[0] == "checkpoints" else str(PurePosixPath(name).parent)
 
 
 def is_marker(name: str) -> bool:
-    """Whether a file says that the folder around it is whole."""
+    """Return True if a file marks its folder as complete."""
     return PurePosixPath(name).name == MARKER and parent(name) == str(PurePosixPath(name).parent)
 
 
 def complete(names: Iterable[str]) -> list[str]:
-    """Of the names in a bucket, those that count: no parts of checkpoints that are not whole, nothing outside."""
-    whole = {parent(name) for name in names if is_marker(name)}
+    """Filter names in a bucket: no files of incomplete checkpoints, no hidden files, no paths that leave the folder."""
+    with_marker = {parent(name) for name in names if is_marker(name)}
     return [
         name
         for name in names
-        if (parent(name) in whole or not parent(name).startswith("checkpoints/"))
+        if (parent(name) in with_marker or not parent(name).startswith("checkpoints/"))
         and str(PurePosixPath(name)) == name
         and not {"..", "/"} & set(PurePosixPath(name).parts)
-        and not PurePosixPath(name).name.startswith(".")  # the owner's record is nobody's to copy
+        and not PurePosixPath(name).name.startswith(".")  # such as the record of a lease
     ]
 
 
 @dataclass(frozen=True)
-class Workshop:
-    """Where a folder is worked on: in itself, or for a bucket's in a local one that is sent back in the end."""
+class WorkingDir:
+    """A local working copy of a run directory, synced with object storage; the directory itself if it is local."""
 
-    place: Place
-    folder: Path
-    push: Callable[[], None] | None  # sends what changed so far; None where there is nothing to send
+    location: StoragePath  # as the user named it
+    folder: Path  # local
+    push: Callable[[], None] | None  # uploads changes so far; None if the directory is local
 
-    def shown(self, path: Path) -> str:
-        """A path inside the folder as the user knows it."""
-        return str(path).replace(str(self.folder), str(self.place), 1)
+    def display(self, path: Path) -> str:
+        """Return a path inside the folder relative to the user's location, for messages."""
+        return str(path).replace(str(self.folder), str(self.location), 1)
 
 
 @contextmanager
-def workshop(place: Place, *, alone: bool) -> Iterator[Workshop]:
-    """A run's folder to work in; what is in a bucket is fetched now, and what changed is sent also after an error.
+def working_dir(location: StoragePath, *, exclusive: bool) -> Iterator[WorkingDir]:
+    """Yield a local working copy of a run directory; changes are uploaded at the end, also after an error.
 
-    `alone`: other processes that want the same folder of a bucket for themselves are refused.
+    `exclusive`: hold a lease on a directory in a bucket, so that a second process that wants it exclusively fails.
 
     Raises:
-        InputError, RunError: the bucket cannot be read or written, or another process works there.
+        InputError, RunError: the bucket cannot be read or written, or another process holds the lease.
     """
-    if isinstance(place, Path):
-        yield Workshop(place, place, None)
+    if isinstance(location, Path):
+        yield WorkingDir(location, location, None)
         return
     with ExitStack() as stack:
-        if alone:
-            remedy = "add name=... for a run of its own"
-            stack.enter_context(only_owner(place, does="trains", remedy=remedy, elsewhere="set TMPDIR"))
+        if exclusive:
+            hint = "add name=... for a separate run"
+            stack.enter_context(exclusive_lease(location, activity="trains", busy_hint=hint, write_hint="set TMPDIR"))
         base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="instructrl-")))
-        mirror = Mirror(place, base / (place.name or "run"))
-        mirror.pull()
-        shop = Workshop(place, mirror.folder, mirror.push)
+        synced = SyncedDir(location, base / (location.name or "run"))
+        synced.pull()
+        work_dir = WorkingDir(location, synced.folder, synced.push)
         try:
-            yield shop
+            yield work_dir
         except (InputError, RunError) as error:
-            mirror.push()
-            raise type(error)(str(error).replace(str(mirror.folder), str(place))) from None
+            synced.push()
+            raise type(error)(str(error).replace(str(synced.folder), str(location))) from None
         except BaseException:
-            mirror.push()
+            synced.push()
             raise
-        mirror.push()
+        synced.push()

@@ -1,7 +1,7 @@
-"""A folder that belongs to one process, also where others on other machines can reach it.
+"""A lease on a folder, held by one process and respected across machines.
 
-The owner leaves a record in it, and a sign of life every few seconds. The lock of this machine (see `lock`) is quicker
-and comes first; the record counts where that does not reach: on a network disk and in a bucket.
+The holder writes a record into the folder and renews it every few seconds. The file lock (see `lock`) is faster and is
+taken first; the lease covers what that cannot: network file systems and object storage.
 """
 
 import json
@@ -21,54 +21,54 @@ from pathlib import Path
 import psutil
 
 from instructrl.data import buckets
-from instructrl.data.lock import only_process
-from instructrl.data.storage import Place
+from instructrl.data.lock import exclusive_lock
+from instructrl.data.storage import StoragePath
 from instructrl.errors import InputError, RunError
-from instructrl.interruption import LOOK, stop_if_asked
+from instructrl.interruption import POLL_INTERVAL, raise_if_preempted
 
 NAME = ".owner.json"
-BEAT = 10.0  # seconds between two signs of life
-SILENCE = 60.0  # seconds without one after which an owner on another machine counts as dead
+HEARTBEAT = 10.0  # seconds between two renewals
+TIMEOUT = 60.0  # seconds without renewal after which the lease of a process on another machine expires
 
 
 @dataclass(frozen=True)
-class Owner:
-    """Who works in a folder."""
+class LeaseHolder:
+    """The process that holds a lease."""
 
     host: str
-    boot: str  # which start of that machine
+    boot: str  # boot id of that machine
     pid: int
     since: str
-    started: float  # of the process, by the clock of its machine
+    started: float  # start time of the process, by the clock of its machine
     command: str
-    token: str  # no two owners have the same
+    token: str  # unique to the lease
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host} since {self.since}"
 
-    def is_here(self) -> bool:
-        """Whether it is, or was, a process of this machine."""
-        return (self.host, self.boot) == (socket.gethostname(), boot())
+    def is_local(self) -> bool:
+        """Return True if it is, or was, a process of this machine since its last boot."""
+        return (self.host, self.boot) == (socket.gethostname(), boot_id())
 
-    def lives_here(self) -> bool:
-        """Whether the process is still there, and not another one that got its number."""
+    def is_running(self) -> bool:
+        """Return True if the process still runs, and its id was not reused by another one."""
         try:
             return abs(psutil.Process(self.pid).create_time() - self.started) < 2
         except psutil.Error:
             return False
 
 
-class Record:
-    """The record in a folder. What it says and its last sign of life make up its `state`."""
+class LeaseRecord:
+    """The record of a lease in a folder. Its content and last renewal make up its `state`."""
 
-    def __init__(self, folder: Place) -> None:
+    def __init__(self, folder: StoragePath) -> None:
         self.path = folder / NAME
 
     def state(self) -> tuple[bytes, float] | None:
-        """What is written and when it was confirmed last; None if nothing is."""
+        """Return the content and the time of the last renewal; None if there is no record."""
         if isinstance(self.path, Path):
             try:
-                with self.path.open("rb") as file:  # opening makes a network disk look again
+                with self.path.open("rb") as file:  # opening makes a network file system revalidate its cache
                     return file.read(), os.fstat(file.fileno()).st_mtime
             except FileNotFoundError:
                 return None
@@ -80,147 +80,152 @@ class Record:
             return json.dumps(content["owner"]).encode(), float(content["beat"])
         return b"", 0.0
 
-    def owner(self) -> Owner | None:
-        """Who is written there; None if nobody, or nothing that can be read."""
+    def holder(self) -> LeaseHolder | None:
+        """Return the holder; None if there is no record or it cannot be parsed."""
         state = self.state()
         try:
-            return None if state is None else Owner(**json.loads(state[0]))
+            return None if state is None else LeaseHolder(**json.loads(state[0]))
         except (ValueError, TypeError):
             return None
 
-    def write(self, owner: Owner) -> None:
-        """Put an owner there."""
+    def write(self, holder: LeaseHolder) -> None:
+        """Write the record of a new holder."""
         if isinstance(self.path, Path):
-            temporary = self.path.with_name(f"{NAME}.{owner.token}")
-            temporary.write_text(json.dumps(asdict(owner)))
+            temporary = self.path.with_name(f"{NAME}.{holder.token}")
+            temporary.write_text(json.dumps(asdict(holder)))
             temporary.replace(self.path)
         else:
-            self._send(owner)
+            self._send(holder)
 
-    def confirm(self, owner: Owner) -> None:
-        """Give a sign of life; on a disk it takes no room, which may have run out."""
+    def renew(self, holder: LeaseHolder) -> None:
+        """Renew the lease; on a file system this needs no free space."""
         if isinstance(self.path, Path):
             os.utime(self.path)
         else:
-            self._send(owner)
+            self._send(holder)
 
-    def _send(self, owner: Owner) -> None:
+    def _send(self, holder: LeaseHolder) -> None:
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-            json.dump({"owner": asdict(owner), "beat": time.time()}, file)
+            json.dump({"owner": asdict(holder), "beat": time.time()}, file)
             file.flush()
             buckets.upload(Path(file.name), str(self.path))
 
     def remove(self) -> None:
-        """Nobody works there any more."""
+        """Remove the record."""
         if isinstance(self.path, Path):
             self.path.unlink(missing_ok=True)
         else:
             buckets.remove(str(self.path))
 
 
-class Hold:
-    """What an owner has: signs of life by a thread, and whether the folder is still its own."""
+class Lease:
+    """A held lease: renewed by a thread, which also notices if another process took it over."""
 
-    def __init__(self, record: Record, owner: Owner) -> None:
-        self.record, self.owner = record, owner
-        self.lost: Owner | None = None
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._live, name="owner", daemon=True)
+    def __init__(self, record: LeaseRecord, holder: LeaseHolder) -> None:
+        self.record, self.holder = record, holder
+        self.taken_over_by: LeaseHolder | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._keep_renewing, name="lease", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """Raise RunError if another process took the folder over, because this one was silent for too long."""
-        if self.lost is not None:
+        """Raise RunError if another process took over the lease because this one did not renew it in time."""
+        if self.taken_over_by is not None:
             raise RunError(
-                f"{self.record.path.parent}: taken over by {self.lost} while this process gave no sign of life; "
-                "this one ends and saves nothing more"
+                f"{self.record.path.parent}: taken over by {self.taken_over_by} while this process did not renew its "
+                "lease; this one ends and saves nothing more"
             )
 
-    def _live(self) -> None:
-        while not self._end.wait(BEAT):
-            with suppress(OSError, InputError, RunError):  # the next beat may come through
-                found = self.record.owner()
-                if found is not None and found != self.owner:
-                    self.lost = found
+    def _keep_renewing(self) -> None:
+        while not self._stop.wait(HEARTBEAT):
+            with suppress(OSError, InputError, RunError):  # the next renewal may succeed
+                found = self.record.holder()
+                if found is not None and found != self.holder:
+                    self.taken_over_by = found
                     return
-                self.record.confirm(self.owner)
+                self.record.renew(self.holder)
 
     def release(self) -> None:
-        """Leave the folder to others."""
-        self._end.set()
+        """Release the lease."""
+        self._stop.set()
         self._thread.join()
         with suppress(OSError, InputError, RunError):
-            if self.record.owner() == self.owner:
+            if self.record.holder() == self.holder:
                 self.record.remove()
 
 
 @contextmanager
-def only_owner(folder: Place, *, does: str, remedy: str, elsewhere: str) -> Iterator[Hold]:
-    """Own the folder, created if need be, against other processes here and on other machines.
+def exclusive_lease(folder: StoragePath, *, activity: str, busy_hint: str, write_hint: str) -> Iterator[Lease]:
+    """Hold a lease on the folder (created if missing) against processes of this and other machines.
 
-    What a process of this machine left that is no more is taken over at once; what one elsewhere left, when it has been
-    silent for `SILENCE` seconds.
+    A lease that a dead process of this machine left is taken over at once; one that a process of another machine left,
+    when it has not been renewed for `TIMEOUT` seconds.
+
+    Args:
+        folder: the folder to lease.
+        activity: what the process does there, third person ("trains"), for messages of other processes.
+        busy_hint: next action in the error if another process holds the lease.
+        write_hint: next action in the error if the folder cannot be written.
 
     Raises:
-        InputError: another process owns it, and `remedy` says what to do; or the folder cannot be
-            written, and `elsewhere` says how to name another.
+        InputError: another process holds the lease, or the folder cannot be written.
     """
-    record = Record(folder)
-    with only_process(folder, does=does, remedy=remedy, elsewhere=elsewhere, who=record.owner):
-        await_death(record, does=does, remedy=remedy)
-        owner = this_process()
+    record = LeaseRecord(folder)
+    with exclusive_lock(folder, activity=activity, busy_hint=busy_hint, write_hint=write_hint, holder=record.holder):
+        wait_for_expiry(record, activity=activity, busy_hint=busy_hint)
+        holder = current_process()
         try:
-            record.write(owner)
+            record.write(holder)
         except OSError as error:
             raise InputError(
-                f"{folder}: cannot be written ({error.strerror}); free space there or {elsewhere}"
+                f"{folder}: cannot be written ({error.strerror}); free space there or {write_hint}"
             ) from None
-        hold = Hold(record, owner)
+        lease = Lease(record, holder)
         try:
-            yield hold
+            yield lease
         finally:
-            hold.release()
+            lease.release()
 
 
-def await_death(record: Record, *, does: str, remedy: str) -> None:
-    """Return when nobody owns the folder; what looks dead is watched, since clocks of machines differ.
+def wait_for_expiry(record: LeaseRecord, *, activity: str, busy_hint: str) -> None:
+    """Block until the lease is free. A stale one is observed for a while, since clocks of machines differ.
 
     Raises:
-        InputError: the owner lives.
+        InputError: its holder is alive.
     """
-    state, owner = record.state(), record.owner()
+    state, holder = record.state(), record.holder()
     if state is None:
         return
-    if owner is not None and owner.is_here():
-        if owner.lives_here() and owner.pid != os.getpid():
-            raise refusal(record, owner, does=does, remedy=remedy)
+    if holder is not None and holder.is_local():
+        if holder.is_running() and holder.pid != os.getpid():
+            raise in_use_error(record, holder, activity=activity, busy_hint=busy_hint)
         return
     age = max(time.time() - state[1], 0.0)
-    patience = max(SILENCE - age, 1.5 * BEAT)
-    name = owner or "another process"
-    print(f"{record.path.parent}: {name} worked here; waiting up to {patience:.0f} s for a sign of life", flush=True)
-    end = time.monotonic() + patience
+    wait = max(TIMEOUT - age, 1.5 * HEARTBEAT)
+    name = holder or "another process"
+    print(f"{record.path.parent}: {name} worked here; waiting up to {wait:.0f} s for it to renew its lease", flush=True)
+    end = time.monotonic() + wait
     while time.monotonic() < end:
-        stop_if_asked()
-        time.sleep(min(LOOK, BEAT / 2))
+        raise_if_preempted()
+        time.sleep(min(POLL_INTERVAL, HEARTBEAT / 2))
         now = record.state()
         if now is None:
             return
         if now != state:
-            raise refusal(record, record.owner() or owner, does=does, remedy=remedy)
+            raise in_use_error(record, record.holder() or holder, activity=activity, busy_hint=busy_hint)
 
 
-def refusal(record: Record, owner: Owner | None, *, does: str, remedy: str) -> InputError:
-    """The error for a folder that has an owner."""
-    named = "" if owner is None else f" ({owner})"
-    return InputError(f"{record.path.parent}: another process{named} {does} here; wait for it or {remedy}")
+def in_use_error(record: LeaseRecord, holder: LeaseHolder | None, *, activity: str, busy_hint: str) -> InputError:
+    """Build the error for a folder that is leased by another process."""
+    named = "" if holder is None else f" ({holder})"
+    return InputError(f"{record.path.parent}: another process{named} {activity} here; wait for it or {busy_hint}")
 
 
-def this_process() -> Owner:
-    """This process as an owner."""
-    return Owner(
+def current_process() -> LeaseHolder:
+    """Return this process as a lease holder."""
+    return LeaseHolder(
         host=socket.gethostname(),
-        boot=boot(),
+        boot=boot_id(),
         pid=os.getpid(),
         since=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         started=psutil.Process().create_time(),
@@ -229,8 +234,8 @@ def this_process() -> Owner:
     )
 
 
-def boot() -> str:
-    """Which start of this machine, where it says."""
+def boot_id() -> str:
+    """Return the boot id of this machine, or "" if it has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""An encoded picture (JPEG, PNG, whatever Pillow reads) as a square of pixels."""
+"""Decoding of images (JPEG, PNG, any format of Pillow) to square pixel arrays, and encoding."""
 
 import io
 import warnings
@@ -9,41 +9,41 @@ from PIL import Image, ImageOps
 WHITE = (255, 255, 255)
 
 
-class BadPictureError(Exception):
-    """Bytes of which no picture can be made; says why."""
+class BadImageError(Exception):
+    """Bytes that cannot be decoded as an image, with the reason."""
 
 
-def decoded(content: bytes, canvas: int) -> np.ndarray:
-    """A picture as uint8 [C,C,3]: turned as its EXIF says, its shorter side resized to `canvas`, its centre cut out.
+def decode_image(content: bytes, size: int) -> np.ndarray:
+    """Decode an image to uint8 [C,C,3]: EXIF rotation applied, shorter side resized to `size`, center-cropped.
 
-    What is transparent becomes white. A JPEG much larger than that is decoded at a half, a quarter or an eighth.
+    Transparent pixels become white. A JPEG much larger than that is decoded at 1/2, 1/4 or 1/8 scale.
 
     Raises:
-        BadPictureError: it is none, is damaged or cut short, or has too many pixels to be safe.
+        BadImageError: it is not an image, is damaged or truncated, or has too many pixels to be safe.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large pictures and odd metadata
+            warnings.simplefilter("ignore")  # about large images and odd metadata
             image: Image.Image = Image.open(io.BytesIO(content))
-            image.draft("RGB", (canvas, canvas))  # never smaller than asked for
-            image = opaque(ImageOps.exif_transpose(image))
-            return np.asarray(ImageOps.fit(image, (canvas, canvas), Image.Resampling.BICUBIC))
-    except Exception as error:  # Pillow's readers raise whatever the bytes lead them to
-        raise BadPictureError(" ".join(str(error).split()) or type(error).__name__) from None
+            image.draft("RGB", (size, size))  # never smaller than requested
+            image = flatten_alpha(ImageOps.exif_transpose(image))
+            return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
+    except Exception as error:  # Pillow's decoders raise exceptions of any type
+        raise BadImageError(" ".join(str(error).split()) or type(error).__name__) from None
 
 
-def opaque(image: Image.Image) -> Image.Image:
-    """The picture in RGB, on white where it is transparent."""
+def flatten_alpha(image: Image.Image) -> Image.Image:
+    """Return the image in RGB, composited on white."""
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
-        ground = Image.new("RGB", image.size, WHITE)
-        ground.paste(image, mask=image.getchannel("A"))
-        return ground
+        background = Image.new("RGB", image.size, WHITE)
+        background.paste(image, mask=image.getchannel("A"))
+        return background
     return image.convert("RGB")
 
 
-def encoded(image: np.ndarray, quality: int) -> bytes:
-    """Pixels uint8 [H,W,3] as a JPEG without subsampled colours, which small things would lose theirs to."""
+def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
+    """Encode pixels uint8 [H,W,3] as a JPEG without chroma subsampling, which would blur small objects."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=quality, subsampling=0)
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""Where a vocabulary is that a setting names: at a path, or fetched before by its published name."""
+"""Lookup of the vocabulary that a setting names: a path, or a published name that was downloaded before."""
 
 from pathlib import Path
 
@@ -6,71 +6,71 @@ from instructrl.data.vocabulary import FORMS
 from instructrl.errors import InputError
 
 KINDS = "small, a published name such as bert-base-uncased, a tokenizer.json, a vocab.txt, or a folder that holds one"
-OWNER = "google-bert"  # of repositories that once had no owner
+OWNER = "google-bert"  # of repositories that formerly had no owner
 
 
-def find_vocabulary(asked: str, *, weights: Path) -> Path:
-    """The file or folder of the vocabulary that `encoder.tokenizer` names.
+def find_vocabulary(name: str, *, weights: Path) -> Path:
+    """Return the file or folder of the vocabulary that `encoder.tokenizer` names.
 
-    A path comes first, then what `data_tools.weights fetch` put into `weights`/tokenizers, then the cache of
+    A path takes precedence, then `weights`/tokenizers, where `data_tools.weights fetch` saves it, then the cache of
     huggingface_hub.
 
     Raises:
-        InputError: it is in none of these places.
+        InputError: it is in none of these locations.
     """
-    path = local(asked)
+    path = existing_path(name)
     if path is not None:
         return path
-    if not is_name(asked):
-        raise InputError(f"encoder.tokenizer: found {asked!r}, where there is no file or folder; allowed: {KINDS}")
-    names = spellings(asked)
-    fetched = [weights / "tokenizers" / name.replace("/", "--") / "tokenizer.json" for name in names]
+    if not is_repo_id(name):
+        raise InputError(f"encoder.tokenizer: found {name!r}, which is not a file or folder; allowed: {KINDS}")
+    aliases = repo_aliases(name)
+    fetched = [weights / "tokenizers" / alias.replace("/", "--") / "tokenizer.json" for alias in aliases]
     try:
-        places = [file for file in fetched if file.is_file()] or [*filter(None, map(cached, names))]
+        found = [file for file in fetched if file.is_file()] or [*filter(None, map(find_in_hub_cache, aliases))]
     except OSError as error:
         raise InputError(f"encoder.tokenizer: {error.filename}: cannot be read ({error.strerror})") from None
-    if places:
-        return places[0]
+    if found:
+        return found[0]
     from huggingface_hub.constants import HF_HUB_CACHE
 
     raise InputError(
-        f"encoder.tokenizer: {asked} is no file or folder, and neither in {weights / 'tokenizers'} nor in the Hugging "
-        f"Face cache {HF_HUB_CACHE}; get it with python -m data_tools.weights fetch (see its --help) or "
-        f"hf download {asked} tokenizer.json, or give a file, such as encoder.tokenizer=/path/to/vocab.txt"
+        f"encoder.tokenizer: {name} is not a file or folder, and neither in {weights / 'tokenizers'} nor in the "
+        f"Hugging Face cache {HF_HUB_CACHE}; get it with python -m data_tools.weights fetch (see its --help) or "
+        f"hf download {name} tokenizer.json, or give a file, such as encoder.tokenizer=/path/to/vocab.txt"
     )
 
 
-def local(asked: str) -> Path | None:
-    """The file or folder of this path, if there is one."""
+def existing_path(name: str) -> Path | None:
+    """Return the file or folder of this path, if it exists."""
     try:
-        path = Path(asked).expanduser()
-        return path if asked and path.exists() else None
-    except (OSError, RuntimeError):  # too long a name, or nobody's home
+        path = Path(name).expanduser()
+        return path if name and path.exists() else None
+    except (OSError, RuntimeError):  # name too long, or unknown home directory
         return None
 
 
-def is_name(asked: str) -> bool:
-    """Whether something could be published under this name."""
+def is_repo_id(name: str) -> bool:
+    """Return True if this is a valid repository name on the Hugging Face hub."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
     try:
-        validate_repo_id(asked)
+        validate_repo_id(name)
     except HFValidationError:
         return False
-    return not asked.endswith((".json", ".txt"))
+    return not name.endswith((".json", ".txt"))
 
 
-def spellings(name: str) -> tuple[str, ...]:
-    """A published name as asked, and as the same repository is called too."""
+def repo_aliases(name: str) -> tuple[str, ...]:
+    """Return a published name and other names of the same repository."""
     owner, _, short = name.rpartition("/")
     if owner in ("", OWNER) and short.startswith("bert-"):
         return name, short if owner else f"{OWNER}/{short}"
     return (name,)
 
 
-def cached(name: str) -> Path | None:
-    """The vocabulary in the cache of huggingface_hub: a file, or the folder of two."""
+def find_in_hub_cache(name: str) -> Path | None:
+    """Return the vocabulary in the cache of huggingface_hub: a file, or the folder of two files."""
     from huggingface_hub import try_to_load_from_cache
 
     for form in FORMS:

@@ -1,34 +1,34 @@
-"""The sentences of which each episode is asked with one at a time, as tokens."""
+"""Tokenized instructions, one of which is sampled per episode."""
 
 import numpy as np
 
-from instructrl.data.episodes import Episodes
+from instructrl.data.episodes import DemonstrationDataset
 from instructrl.data.tokenizer import Tokenizer
 
 
-class Sentences:
-    """The sentences in use of every episode; each distinct one is tokenised once. Can be pickled.
+class InstructionTable:
+    """The instructions of every episode; each distinct one is tokenized once. Picklable.
 
     Attributes:
-        counts: sentences in use of each episode, int64.
-        distinct: all of them in alphabetical order, P.
+        counts: number of instructions of each episode, int64.
+        distinct: the P distinct instructions, sorted.
         tokens: P L, int32.
         padding: P L, float32, 1 where a token is padding.
     """
 
-    def __init__(self, episodes: Episodes, tokenizer: Tokenizer, *, limit: int | None = None) -> None:
-        """`limit` (>= 1) keeps the first sentences of each episode only.
+    def __init__(self, episodes: DemonstrationDataset, tokenizer: Tokenizer, *, limit: int | None = None) -> None:
+        """Tokenize the instructions; `limit` (>= 1) selects the first ones of each episode only.
 
         Raises:
-            InputError: a sentence has too many tokens.
+            InputError: an instruction has too many tokens.
         """
-        in_use = [episodes.sentences(episode)[:limit] for episode in range(len(episodes))]
-        self.counts = np.array([len(sentences) for sentences in in_use], np.int64)
-        self.distinct = sorted({sentence for sentences in in_use for sentence in sentences})
-        row_of = {sentence: row for row, sentence in enumerate(self.distinct)}
-        self.rows = [np.array([row_of[sentence] for sentence in sentences], np.int64) for sentences in in_use]
+        selected = [episodes.instructions(episode)[:limit] for episode in range(len(episodes))]
+        self.counts = np.array([len(texts) for texts in selected], np.int64)
+        self.distinct = sorted({text for texts in selected for text in texts})
+        row_of = {text: row for row, text in enumerate(self.distinct)}
+        self.rows = [np.array([row_of[text] for text in texts], np.int64) for texts in selected]
         self.tokens, self.padding = tokenizer(self.distinct)
 
     def row(self, episode: int, choice: int) -> int:
-        """Which of `distinct` an episode's sentence number `choice` in [0, counts) is."""
+        """Return the index into `distinct` of an episode's instruction number `choice` in [0, counts)."""
         return int(self.rows[episode][choice])

@@ -1,8 +1,8 @@
-"""Paths that may lie on disk or in a bucket: what settings and command lines name becomes a `Place`.
+"""Paths on the file system or in object storage: settings and arguments are parsed into a `StoragePath`.
 
-A `Place` is a `Path`, or a `BucketPath` that answers to the same names as far as the suite needs them. A file in a
-bucket is read through a local copy (see `cache`), or, without a folder for copies, in requests (see `buckets.Blocks`).
-It is written to a local file first, sent whole and compared with what the store reports.
+A `StoragePath` is a `Path`, or a `BucketPath` with the subset of the `Path` interface that InstructRL uses. A file in
+a bucket is read through a local copy (see `cache`), or, without a cache folder, by range requests (see
+`buckets.RangeReader`). It is written to a local file first, uploaded and compared with the store's checksum.
 """
 
 import fnmatch
@@ -25,7 +25,7 @@ from instructrl.errors import InputError, RunError
 
 @dataclass(frozen=True)
 class BucketPath:
-    """An address in a bucket, and where copies of what is there are kept."""
+    """The URL of an object or a prefix in a bucket, and the cache for local copies of its objects."""
 
     bucket: str  # gs://NAME or s3://NAME
     key: PurePosixPath
@@ -39,68 +39,68 @@ class BucketPath:
 
     @property
     def name(self) -> str:
-        """The last part."""
+        """The last component."""
         return self.key.name
 
     @property
     def stem(self) -> str:
-        """The last part without its ending."""
+        """The last component without its suffix."""
         return self.key.stem
 
     @property
     def suffix(self) -> str:
-        """The ending, with its dot."""
+        """The suffix, with its dot."""
         return self.key.suffix
 
     @property
     def parent(self) -> "BucketPath":
-        """The folder around it."""
+        """The parent folder."""
         return replace(self, key=self.key.parent)
 
     def with_suffix(self, suffix: str) -> "BucketPath":
-        """With another ending."""
+        """Return the path with another suffix."""
         return replace(self, key=self.key.with_suffix(suffix))
 
     def exists(self) -> bool:
-        """Whether there is an object of this name."""
+        """Return True if there is an object of this name."""
         return buckets.stat(str(self)) is not None
 
     def glob(self, pattern: str) -> Iterator["BucketPath"]:
-        """The objects right below whose names fit."""
-        names = buckets.listing(str(self))
+        """Yield the objects directly below whose names match the pattern."""
+        names = buckets.list_objects(str(self))
         return (self / name for name in sorted(names) if "/" not in name and fnmatch.fnmatchcase(name, pattern))
 
     def is_dir(self) -> bool:
-        """Whether there are objects below."""
-        return bool(buckets.listing(str(self)))
+        """Return True if there are objects below this prefix."""
+        return bool(buckets.list_objects(str(self)))
 
     def resolve(self) -> "BucketPath":
-        """Itself: an object has one address."""
+        """Return the path unchanged: an object has one URL."""
         return self
 
     def unlink(self, missing_ok: bool = False) -> None:
-        """Remove the object, there or not."""
+        """Remove the object, if it exists."""
         buckets.remove(str(self))
 
     def rmdir(self) -> None:
-        """Nothing: a folder without objects is none."""
+        """Do nothing: object storage has no empty folders."""
 
 
-Place: TypeAlias = Path | BucketPath
-Source: TypeAlias = Path | buckets.Blocks  # what h5py opens
+StoragePath: TypeAlias = Path | BucketPath
+Hdf5Source: TypeAlias = Path | buckets.RangeReader  # opened by h5py
 
 
-def place(given: str | Place, data: DataConfig | None = None) -> Place:
-    """What a setting or a command line names; copies of what lies in a bucket are kept as `data` says.
+def storage_path(path: str | StoragePath, data: DataConfig | None = None) -> StoragePath:
+    """Parse a path or URL from a setting or command line; `data` configures the cache for objects in buckets.
 
     Raises:
-        InputError: an address without a bucket.
+        InputError: a URL without a bucket.
     """
-    if isinstance(given, BucketPath):
-        return given
-    text = str(given)
+    if isinstance(path, BucketPath):
+        return path
+    text = str(path)
     if not text.startswith(buckets.SCHEMES):
-        return Path(given)
+        return Path(path)
     scheme, _, rest = text.partition("://")
     bucket, _, key = rest.partition("/")
     if not bucket:
@@ -113,12 +113,12 @@ def place(given: str | Place, data: DataConfig | None = None) -> Place:
 
 
 @contextmanager
-def readable(path: Place) -> Iterator[Source]:
-    """What h5py can open: the file, its local copy, or the object itself.
+def open_source(path: StoragePath) -> Iterator[Hdf5Source]:
+    """Yield what h5py can open: the file, its local copy, or a file-like object that reads by range requests.
 
     Raises:
-        InputError: there is no such object, or it may not be read.
-        RunError: the store keeps failing.
+        InputError: there is no such object, or reading it is forbidden.
+        RunError: object storage keeps failing.
     """
     if isinstance(path, Path):
         yield path
@@ -128,49 +128,49 @@ def readable(path: Place) -> Iterator[Source]:
     else:
         found = buckets.stat(str(path))
         if found is None:
-            raise buckets.missing(str(path))
-        with buckets.Blocks(str(path), found) as blocks:
+            raise buckets.not_found_error(str(path))
+        with buckets.RangeReader(str(path), found) as blocks:
             yield blocks
 
 
-def failure(source: Source | None) -> InputError | RunError | None:
-    """Why a store did not give what HDF5 asked for.
+def read_error(source: Hdf5Source | None) -> InputError | RunError | None:
+    """Return the error of a read that failed in object storage; None if all reads succeeded.
 
-    It is a copy: a raised error holds the frames it went through, and with them what HDF5 holds of `source`, a circle
-    that Python cannot free. HDF5 frees it after Python has ended, which is a segmentation fault.
+    It is a copy: a raised error references its stack frames, and through them the HDF5 file that references `source`, a
+    reference cycle that Python cannot free. HDF5 would free it after interpreter shutdown: a segmentation fault.
     """
-    return copy(source.error) if isinstance(source, buckets.Blocks) else None
+    return copy(source.error) if isinstance(source, buckets.RangeReader) else None
 
 
-def files_in(folder: Place, ending: str, *, below: bool = False) -> Sequence[Place]:
-    """The files in a folder, or anywhere below it, whose names end so, in order."""
-    pattern = f"*{ending}"
+def list_files(folder: StoragePath, suffix: str, *, recursive: bool = False) -> Sequence[StoragePath]:
+    """Return the files with this suffix in a folder, or anywhere below it if `recursive`, sorted."""
+    pattern = f"*{suffix}"
     if isinstance(folder, Path):
-        return sorted(folder.rglob(pattern) if below else folder.glob(pattern))
-    names = (name for name in sorted(buckets.listing(str(folder))) if below or "/" not in name)
+        return sorted(folder.rglob(pattern) if recursive else folder.glob(pattern))
+    names = (name for name in sorted(buckets.list_objects(str(folder))) if recursive or "/" not in name)
     return [folder / name for name in names if fnmatch.fnmatchcase(PurePosixPath(name).name, pattern)]
 
 
-def size_of(path: Place) -> int:
-    """Bytes of a file.
+def file_size(path: StoragePath) -> int:
+    """Return the size of a file in bytes.
 
     Raises:
-        InputError: it is in a bucket no longer.
-        OSError: it is on the disk no longer.
+        InputError: the object no longer exists.
+        OSError: the file no longer exists.
     """
     if isinstance(path, Path):
         return path.stat().st_size
     found = buckets.stat(str(path))
     if found is None:
-        raise buckets.missing(str(path))
+        raise buckets.not_found_error(str(path))
     return found.size
 
 
-def staging(path: Place) -> Path:
-    """Where a file is written before it takes its place; its folder is created.
+def staging_path(path: StoragePath) -> Path:
+    """Return the temporary path to which a file is written before it is renamed or uploaded; create its folder.
 
     Raises:
-        OSError: it cannot be.
+        OSError: the folder cannot be created.
     """
     if isinstance(path, Path):
         folder, name = path.parent, f"{path.name}.tmp"
@@ -181,46 +181,46 @@ def staging(path: Place) -> Path:
     return folder / name
 
 
-def send(source: Path, path: BucketPath) -> None:
-    """Put a written file into its bucket; the local copy is `source` from now on, if copies are kept.
+def upload_file(source: Path, path: BucketPath) -> None:
+    """Upload `source`; with caching on, it becomes the cached copy.
 
     Raises:
-        InputError, RunError: the store refuses it or keeps failing.
+        InputError, RunError: object storage rejects it or keeps failing.
     """
     found = buckets.upload(source, str(path))
     if path.cache is not None:
-        for part in ("files", "notes"):
-            (path.cache.folder / part).mkdir(parents=True, exist_ok=True)
+        for subfolder in ("files", "notes"):
+            (path.cache.folder / subfolder).mkdir(parents=True, exist_ok=True)
         path.cache.adopt(source, str(path), found)
 
 
-def remove_tree(folder: Place) -> None:
-    """Remove a folder and what is in it."""
+def remove_tree(folder: StoragePath) -> None:
+    """Remove a folder and its contents."""
     if isinstance(folder, Path):
         shutil.rmtree(folder, ignore_errors=True)
     else:
-        for name in buckets.listing(str(folder)):
+        for name in buckets.list_objects(str(folder)):
             buckets.remove(f"{folder}/{name}")
 
 
-def local_folder(folder: Place) -> Path:
-    """Where a folder that must lie on the disk lies: itself, or for a bucket's among the local copies.
+def local_folder(folder: StoragePath) -> Path:
+    """Return a local counterpart of a folder: itself, or a folder in the cache if it is in a bucket.
 
     Raises:
-        InputError: it is a bucket's, and no copies are kept.
+        InputError: it is in a bucket, and caching is off.
     """
     if isinstance(folder, Path):
         return folder
     if folder.cache is None:
         raise InputError(
             f"features_dir: {folder} needs a local folder, found data.cache_dir=null; set data.cache_dir, "
-            "or features_dir to a folder on the disk, or features=live"
+            "or features_dir to a local folder, or features=live"
         )
     return folder.cache.folder / "folders" / hashlib.sha256(str(folder.parent).encode()).hexdigest()[:32] / folder.name
 
 
-def lock_folder(folder: Place) -> Path:
-    """Where the processes of this machine agree on who works in a folder: in it, or for a bucket's on the disk."""
+def lock_folder(folder: StoragePath) -> Path:
+    """Return the folder of the lock file for a folder: itself, or a local one if it is in a bucket."""
     if isinstance(folder, Path):
         return folder
     base = folder.cache.folder if folder.cache else Path(tempfile.gettempdir()) / f"instructrl-{os.getuid()}"

@@ -1,6 +1,6 @@
-"""Any directory of tensorflow-datasets, read without TensorFlow: what it says about itself, and its records.
+"""Metadata and records of any tensorflow-datasets directory, read without TensorFlow.
 
-Whoever imports this pays a second for tensorflow-datasets.
+Importing this module takes a second, since it imports tensorflow-datasets.
 """
 
 import difflib
@@ -15,34 +15,34 @@ import tensorflow_datasets as tfds
 from absl import logging
 from tensorflow_datasets.core.example_parser import ExampleParserNp
 
-from instructrl.data.pairs_file import probed
-from instructrl.data.records import INFO, Arrays, Framed, Records, said
+from instructrl.data.pairs_file import probe_indices
+from instructrl.data.records import INFO, ArrayRecords, Records, TFRecords, short_message
 from instructrl.errors import InputError
 
-DEEPEST = 3  # folders below the given one in which a data set is looked for: name, config, version
+MAX_DEPTH = 3  # depth at which a dataset is searched below the given folder: name, config, version
 FORMATS = ("array_record", "tfrecord")
-ALIKE = {"val": ("validation", "test")}  # what others call a split, the first that there is
+SPLIT_ALIASES = {"val": ("validation", "test")}  # other names of a split, in order of preference
 
 
-class DataSet:
+class TfdsDataset:
     """A directory with dataset_info.json, features.json and record files.
 
     Attributes:
-        folder: where it is.
-        info, features: what it says about itself, as tensorflow-datasets has it.
-        metadata: what its metadata.json says; empty without one.
-        splits: examples of each split that has any.
-        specs: how each key, such as steps/observation/image, is serialised.
-        keys: everything that an example holds.
+        folder: path of the directory.
+        info, features: DatasetInfo and features of tensorflow-datasets.
+        metadata: content of metadata.json; empty without one.
+        splits: number of examples of each non-empty split.
+        specs: serialization spec of each key, such as steps/observation/image.
+        keys: sorted keys of an example.
     """
 
     def __init__(self, src: Path) -> None:
-        """Read what the directory says about itself.
+        """Read the metadata of the directory.
 
         Raises:
-            InputError: it is none, or none that can be read here.
+            InputError: it is not a tensorflow-datasets directory, or cannot be read.
         """
-        logging.set_verbosity(logging.ERROR)  # else it recommends OpenCV
+        logging.set_verbosity(logging.ERROR)  # otherwise it logs a recommendation of OpenCV
         self.folder = dataset_folder(src)
         try:
             self._builder = tfds.builder_from_directory(self.folder)
@@ -50,31 +50,31 @@ class DataSet:
             self.features = self.info.features
             self.metadata = dict(self.info.metadata or {})
             self.splits = {name: split.num_examples for name, split in self.info.splits.items() if split.num_examples}
-            self.specs = dict(flat(self.features.get_serialized_info()))
+            self.specs = dict(flatten_specs(self.features.get_serialized_info()))
             self.keys = sorted(self.specs)
-            found = self.info.file_format.value
-        except Exception as error:  # whatever a damaged or a foreign file leads to
+            file_format = self.info.file_format.value
+        except Exception as error:  # a damaged or foreign file can raise any exception
             raise InputError(
-                f"{self.folder}: cannot be read as a tensorflow-datasets directory ({said(error)})"
+                f"{self.folder}: cannot be read as a tensorflow-datasets directory ({short_message(error)})"
             ) from None
-        if found not in FORMATS:
+        if file_format not in FORMATS:
             raise InputError(
-                f"{self.folder}: found files in {found}; allowed: {', '.join(FORMATS)}; convert it with tfds"
+                f"{self.folder}: found files in {file_format}; allowed: {', '.join(FORMATS)}; convert it with tfds"
             )
-        self._format = found
+        self._format = file_format
 
     @property
     def name(self) -> str:
-        """What the dataset is called."""
+        """Name of the dataset."""
         return self.info.name
 
     @property
     def version(self) -> str:
-        """The dataset's version."""
+        """Version of the dataset."""
         return str(self.info.version)
 
-    def described(self) -> str:
-        """Keys with shapes and dtypes, in one line."""
+    def describe_keys(self) -> str:
+        """Return keys with shapes and dtypes, on one line."""
         parts = []
         for key in self.keys:
             info = self.leaf(key).get_tensor_info()
@@ -83,77 +83,77 @@ class DataSet:
         return ", ".join(parts)
 
     def leaf(self, key: str) -> Any:
-        """The feature of a key; that of one element for a key in a sequence or a nested data set.
+        """Return the feature of a key; within a sequence or a nested dataset, that of one element.
 
         Raises:
-            InputError: there is none.
+            InputError: there is no such key.
         """
         if key not in self.specs:
-            near = difflib.get_close_matches(key, self.keys, n=2, cutoff=0.6)
-            help_ = f"did you mean {' or '.join(near)}?" if near else f"it has {self.listed()}"
-            raise InputError(f"{key}: {self.folder} has no such key; {help_}")
+            similar = difflib.get_close_matches(key, self.keys, n=2, cutoff=0.6)
+            hint = f"did you mean {' or '.join(similar)}?" if similar else f"it has {self.list_keys()}"
+            raise InputError(f"{key}: {self.folder} has no such key; {hint}")
         feature = self.features
         for part in key.split("/"):
-            feature = feature[part]  # a nested data set gives what one of its steps has
+            feature = feature[part]  # a nested dataset returns the feature of one step
         return feature
 
     def records(self, split: str) -> Records:
-        """The examples of a split, as bytes.
+        """Return the serialized examples of a split.
 
         Raises:
-            InputError: a file is missing, or holds fewer or more than the directory says.
+            InputError: a file is missing, or its number of records is not that of the metadata.
         """
         info = self.info.splits[split]
         paths = [Path(path) for path in info.filepaths]
         for path in paths:
             if not path.is_file():
-                raise InputError(f"{path}: no such file, but {self.folder / INFO} counts on it; copy it again")
+                raise InputError(f"{path}: no such file, but {self.folder / INFO} lists it; copy it again")
         if self._format == "tfrecord":
-            return Framed(paths, list(info.shard_lengths))
-        return Arrays(self._builder, split, paths, list(info.shard_lengths))
+            return TFRecords(paths, list(info.shard_lengths))
+        return ArrayRecords(self._builder, split, paths, list(info.shard_lengths))
 
     def parser(self, keys: Iterable[str]) -> ExampleParserNp:
-        """What finds these keys in a record; nothing else is looked at, and nothing is decoded."""
+        """Return a parser that extracts these keys from a record, without decoding values or other keys."""
         return ExampleParserNp({key: self.specs[key] for key in keys})
 
-    def listed(self) -> str:
-        """Its keys, for errors."""
+    def list_keys(self) -> str:
+        """Return the keys as text, for errors."""
         return ", ".join(self.keys[:24]) + ", ..." * (len(self.keys) > 24)
 
 
 class TfdsPairs:
-    """The pictures and captions of a split."""
+    """Images and captions of a split."""
 
     def __init__(
-        self, data: DataSet, split: str, *, image: str | None = None, text: str | None = None, exact: bool = False
+        self, data: TfdsDataset, split: str, *, image: str | None = None, text: str | None = None, exact: bool = False
     ) -> None:
-        """`image` and `text` are keys; without, the only ones that can be meant (a set may have only one of both).
+        """`image` and `text` are keys; by default, the only ones of their type (a set may have just one of the two).
 
-        The names of a ClassLabel serve as captions if `text` names it. Without `exact` a split of another name is
-        taken where a set has no val.
+        The names of a ClassLabel serve as captions if `text` is its key. Without `exact`, another split is selected
+        if a set has no val, see SPLIT_ALIASES.
 
         Raises:
-            InputError: there is no such split or key, a key is of another kind, several could be meant, or a file
-                is damaged.
+            InputError: there is no such split or key, a key has another type, a default is ambiguous, or a file is
+                damaged.
         """
-        names = (split,) if exact else (split, *ALIKE.get(split, ()))
-        found = next((name for name in names if name in data.splits), None)
-        if found is None:
+        names = (split,) if exact else (split, *SPLIT_ALIASES.get(split, ()))
+        selected = next((name for name in names if name in data.splits), None)
+        if selected is None:
             raise InputError(
                 f"{data.folder}: found the splits {', '.join(data.splits) or 'none'}, not {' or '.join(names)}; name "
-                f"one behind it, or a part of one: {data.folder}@{next(iter(data.splits), 'train')}@95-100%"
+                f"one after @, or a range of one: {data.folder}@{next(iter(data.splits), 'train')}@95-100%"
             )
-        self.path, self.split = f"{data.folder}@{found}", found
-        self._image = chosen(data, "image", image, (tfds.features.Image,))
-        self._text = chosen(data, "text", text, (tfds.features.Text, tfds.features.ClassLabel))
+        self.path, self.split = f"{data.folder}@{selected}", selected
+        self._image = select_key(data, "image", image, (tfds.features.Image,))
+        self._text = select_key(data, "text", text, (tfds.features.Text, tfds.features.ClassLabel))
         keys = [key for key in (self._image, self._text) if key is not None]
         if not keys:
-            raise InputError(f"{data.folder}: has neither pictures nor text; found {data.described()}")
+            raise InputError(f"{data.folder}: has neither images nor text; found {data.describe_keys()}")
         self._label = None
-        if self._text is not None and isinstance(element(data.leaf(self._text)), tfds.features.ClassLabel):
-            self._label = element(data.leaf(self._text))
+        if self._text is not None and isinstance(element_feature(data.leaf(self._text)), tfds.features.ClassLabel):
+            self._label = element_feature(data.leaf(self._text))
         self._parsers = {key: data.parser([key]) for key in keys}
-        self._records = data.records(found)
+        self._records = data.records(selected)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -167,20 +167,20 @@ class TfdsPairs:
         return self._text is not None
 
     def image(self, index: int) -> bytes | None:
-        """An encoded picture; the first where an example has several.
+        """Return an encoded image; the first one if an example has several.
 
         Raises:
-            InputError: the record is damaged, or none of this set.
+            InputError: the record is damaged, or of another dataset.
         """
         if self._image is None:
             return None
         return next(iter(self._values(index, self._image)), b"")
 
     def text(self, index: int, draw: int = 0) -> str | None:
-        """A caption, one of several by the draw.
+        """Return a caption, selected among several by `draw`.
 
         Raises:
-            InputError: the record is damaged, or none of this set.
+            InputError: the record is damaged, or of another dataset.
         """
         if self._text is None:
             return None
@@ -193,64 +193,66 @@ class TfdsPairs:
         return value if isinstance(value, str) else bytes(value).decode(errors="replace")
 
     def _values(self, index: int, key: str) -> list[Any]:
-        """What a record has of a key, one or several values."""
+        """Return the values of a key in a record, one or several."""
         record = self._records.read(index)
         try:
             found = self._parsers[key].parse_example(record)[key]
-        except Exception as error:  # whatever a record of something else leads to
-            raise InputError(f"{self.path}: record {index}: {key}: not as features.json says ({said(error)})") from None
+        except Exception as error:  # a record of another dataset can raise any exception
+            raise InputError(
+                f"{self.path}: record {index}: {key}: does not match features.json ({short_message(error)})"
+            ) from None
         return [found] if isinstance(found, bytes | str) else list(np.asarray(found, object).reshape(-1))
 
     @cached_property
     def _checksum(self) -> str:
         digest = hashlib.sha256(f"{self.path.rpartition('/')[2]} {len(self)} {self._image} {self._text}".encode())
-        for index in probed(len(self)):
+        for index in probe_indices(len(self)):
             digest.update(self._records.read(index))
         return digest.hexdigest()
 
     def checksum(self) -> str:
-        """Of its size, keys and 64 records spread over it."""
+        """Return a digest of size, keys and 64 evenly spaced records."""
         return self._checksum
 
 
-def chosen(data: DataSet, what: str, key: str | None, kinds: tuple[type, ...]) -> str | None:
-    """The key of the wanted kind: the given one, or the only one of the first kind; None without any.
+def select_key(data: TfdsDataset, role: str, key: str | None, types: tuple[type, ...]) -> str | None:
+    """Return `key` if it is of an allowed type, or by default the only key of the first type; None if there is none.
 
     Raises:
-        InputError: the given one is of another kind, or several could be meant.
+        InputError: `key` is of another type, or the default is ambiguous.
     """
-    of_kind = {name: element(data.leaf(name)) for name in data.keys}
+    leaves = {name: element_feature(data.leaf(name)) for name in data.keys}
     if key is not None:
-        if not isinstance(element(data.leaf(key)), kinds):
-            fitting = [name for name, leaf in of_kind.items() if isinstance(leaf, kinds)]
+        if not isinstance(element_feature(data.leaf(key)), types):
+            matching = [name for name, leaf in leaves.items() if isinstance(leaf, types)]
             raise InputError(
-                f"{what} key: found {key}, a {type(element(data.leaf(key))).__name__}; {data.folder} has of that kind: "
-                f"{', '.join(fitting) or 'none'}"
+                f"{role} key: found {key}, a {type(element_feature(data.leaf(key))).__name__}; {data.folder} has of "
+                f"that kind: {', '.join(matching) or 'none'}"
             )
         return key
-    fitting = [name for name, leaf in of_kind.items() if isinstance(leaf, kinds[0])]
-    if len(fitting) > 1:
-        raise InputError(f"{what} key: {data.folder} has several: {', '.join(fitting)}; name one of them")
-    return fitting[0] if fitting else None
+    matching = [name for name, leaf in leaves.items() if isinstance(leaf, types[0])]
+    if len(matching) > 1:
+        raise InputError(f"{role} key: {data.folder} has several: {', '.join(matching)}; name one of them")
+    return matching[0] if matching else None
 
 
-def element(feature: Any) -> Any:
-    """What a sequence is a sequence of; any other feature itself."""
+def element_feature(feature: Any) -> Any:
+    """Return the element feature of a sequence; any other feature unchanged."""
     while isinstance(feature, tfds.features.Sequence):
         feature = feature.feature
     return feature
 
 
 def dataset_folder(src: Path) -> Path:
-    """The one directory with dataset_info.json that src is, or that lies in it.
+    """Return the directory with dataset_info.json: `src` itself, or the only one below it.
 
     Raises:
         InputError: there is none, or more than one.
     """
     try:
         if not src.is_dir():
-            raise InputError(f"src: found {src}, where there is no folder; name a tensorflow-datasets directory")
-        below = ["/".join([*["*"] * depth, INFO]) for depth in range(1, DEEPEST + 1)]
+            raise InputError(f"src: found {src}, which is not a folder; name a tensorflow-datasets directory")
+        below = ["/".join([*["*"] * depth, INFO]) for depth in range(1, MAX_DEPTH + 1)]
         found = [src] if (src / INFO).is_file() else sorted(path.parent for glob in below for path in src.glob(glob))
     except OSError as error:
         raise InputError(f"src: {src}: cannot be read ({error.strerror})") from None
@@ -261,10 +263,10 @@ def dataset_folder(src: Path) -> Path:
     return found[0]
 
 
-def flat(specs: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Every entry of nested dictionaries by its path."""
+def flatten_specs(specs: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Yield every entry of nested dictionaries with its path."""
     if not isinstance(specs, dict):
         yield prefix, specs
         return
     for name, inner in specs.items():
-        yield from flat(inner, f"{prefix}/{name}" if prefix else name)
+        yield from flatten_specs(inner, f"{prefix}/{name}" if prefix else name)

@@ -1,6 +1,6 @@
-"""Writing a file of demonstrations: under a temporary name, synced, then renamed, so that no half file is ever seen.
+"""Atomic writer of demonstration files: under a temporary name, synced, then renamed.
 
-One in a bucket is written on the disk, and sent when it is whole.
+A file in a bucket is written locally and uploaded when complete.
 """
 
 import contextlib
@@ -20,42 +20,42 @@ from instructrl.data.format import (
     attributes,
     check_array,
     check_contents,
-    checks,
     checksum,
     crc32,
+    episode_checksums,
     fields,
     image_field,
 )
-from instructrl.data.sink import Sink
-from instructrl.data.storage import BucketPath, Place, place, send, staging
+from instructrl.data.sink import Hdf5FileDriver
+from instructrl.data.storage import BucketPath, StoragePath, staging_path, storage_path, upload_file
 from instructrl.errors import InputError
 
 GROUPS = ("frames", "keyframes", "episodes")
 
 
 class Writer:
-    """Takes demonstrations one by one; the file takes its place when the `with` block ends without an error.
+    """Writes demonstrations one by one; the file is renamed to `path` when the `with` block ends without an error.
 
     The temporary name is `path` + ".tmp": only one process may write a path at a time (see data_tools.collect).
     `compression` of the pixels is none, lz4 or zstd.
     """
 
-    def __init__(self, path: str | Place, header: Header, *, compression: str = "none") -> None:
-        self.path, self.header, self.compression = place(path), header, compression
+    def __init__(self, path: str | StoragePath, header: Header, *, compression: str = "none") -> None:
+        self.path, self.header, self.compression = storage_path(path), header, compression
         self._episodes: list[Contents] = []
 
     def __enter__(self) -> Self:
         try:
-            self.temporary = staging(self.path)
-            self._sink = Sink(self.temporary)
+            self.temporary = staging_path(self.path)
+            self._driver = Hdf5FileDriver(self.temporary)
         except OSError as error:
-            raise unwritable(self.path, error) from None
-        # The v110 layout checksums HDF5's own metadata and indexes growing data sets well.
-        self._file = h5py.File(self._sink, "w", libver=("v110", "v110"))
-        timeless = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
-        timeless.set_obj_track_times(False)  # so that equal demonstrations give equal files
+            raise write_error(self.path, error) from None
+        # The v110 format has checksums for HDF5's own metadata and efficient indexes for resizable data sets.
+        self._file = h5py.File(self._driver, "w", libver=("v110", "v110"))
+        without_times = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
+        without_times.set_obj_track_times(False)  # equal demonstrations give equal files
         for group in GROUPS:
-            h5py.h5g.create(self._file.id, group.encode(), gcpl=timeless)
+            h5py.h5g.create(self._file.id, group.encode(), gcpl=without_times)
         field = image_field(self.header)
         self._images = self._file.create_dataset(
             field.path,
@@ -63,47 +63,47 @@ class Writer:
             field.dtype,
             maxshape=(None, *field.shape),
             chunks=(1, *field.shape),
-            **filters(self.compression),
+            **compression_options(self.compression),
         )
         return self
 
     @property
     def count(self) -> int:
-        """Episodes given so far."""
+        """Number of episodes added so far."""
         return len(self._episodes)
 
     def check(self, demonstration: Demonstration) -> Contents:
-        """The next episode as the file would hold it.
+        """Validate the next episode and return its Contents.
 
         Raises:
-            InputError: a field is not as the format demands.
+            InputError: a field violates the format.
         """
         where = f"{self.path}: demonstration {len(self._episodes)} (seed {demonstration.seed})"
         check_array(f"{where}: images", demonstration.images, image_field(self.header))
         if len(demonstration.images) != len(demonstration.state):
             raise InputError(f"{where}: found {len(demonstration.images)} images for {len(demonstration.state)} states")
-        contents = contents_of(demonstration)
+        contents = to_contents(demonstration)
         check_contents(where, contents, self.header)
         return contents
 
     def add(self, demonstration: Demonstration) -> None:
-        """Append one episode; the pixels go to disk at once.
+        """Append one episode; the pixels are written at once.
 
         Raises:
-            InputError: a field is not as the format demands, or the disk is full.
+            InputError: a field violates the format, or the file system is full.
         """
         self.append(demonstration, self.check(demonstration))
 
     def append(self, demonstration: Demonstration, contents: Contents) -> None:
-        """Append one episode with the contents that `check` made of it.
+        """Append one episode with the Contents that `check` returned.
 
         Raises:
-            InputError: the disk is full.
+            InputError: the file system is full.
         """
         begin = len(self._images)
         self._images.resize(begin + len(demonstration.images), axis=0)
         self._images[begin:] = demonstration.images
-        self._check_sink()
+        self._check_driver()
         self._episodes.append(contents)
 
     def __exit__(
@@ -114,40 +114,40 @@ class Writer:
                 self._finish()
         finally:
             self._file.close()
-            self._sink.close()
+            self._driver.close()
             with contextlib.suppress(OSError):
-                self.temporary.unlink(missing_ok=True)  # gone already if all went well
+                self.temporary.unlink(missing_ok=True)  # already renamed or uploaded on success
 
     def _finish(self) -> None:
         if not self._episodes:
-            raise InputError(f"{self.path}: no demonstration was given to write; give at least one")
+            raise InputError(f"{self.path}: no demonstration to write; add at least one")
         contents = concatenate(self._episodes)
         for name, field in fields(self.header).items():
             self._file[field.path] = getattr(contents, name)
-        self._file[CHECKS] = checks(self.header, contents)
+        self._file[CHECKS] = episode_checksums(self.header, contents)
         self._file["sentences"] = fixed_length(contents.text)
         for key, value in attributes(self.header).items():
             self._file.attrs[key] = fixed_length(value)
         self._file.attrs["checksum"] = fixed_length(checksum(self.header, contents))
         self._file.close()
-        self._sink.sync()
-        self._check_sink()
+        self._driver.sync()
+        self._check_driver()
         if isinstance(self.path, BucketPath):
-            send(self.temporary, self.path)
+            upload_file(self.temporary, self.path)
             return
         try:
             self.temporary.replace(self.path)
             sync_folder(self.path.parent)
         except OSError as error:
-            raise unwritable(self.path, error) from None
+            raise write_error(self.path, error) from None
 
-    def _check_sink(self) -> None:
-        if self._sink.error is not None:
-            raise unwritable(self.path, self._sink.error)
+    def _check_driver(self) -> None:
+        if self._driver.error is not None:
+            raise write_error(self.path, self._driver.error)
 
 
-def filters(compression: str) -> dict[str, Any]:
-    """How h5py is told to compress; every file's pixels are read without being told."""
+def compression_options(compression: str) -> dict[str, Any]:
+    """Return the compression arguments of h5py's create_dataset; reading needs none."""
     if compression == "none":
         return {}
     import hdf5plugin
@@ -156,9 +156,9 @@ def filters(compression: str) -> dict[str, Any]:
 
 
 def fixed_length(value: Any) -> Any:
-    """Text, or a list of texts, as UTF-8 of fixed length; anything else as it is.
+    """Encode text, or a list of texts, as UTF-8 of fixed length; return anything else unchanged.
 
-    HDF5 keeps text of any length in a heap without checksums, and a damaged heap makes it hang.
+    HDF5 stores text of variable length in a heap without checksums, and hangs on a damaged heap.
     """
     if isinstance(value, str):
         return np.bytes_(value.encode())
@@ -168,13 +168,13 @@ def fixed_length(value: Any) -> Any:
     return value
 
 
-def unwritable(path: Place, error: OSError, *, setting: str = "data.dir") -> InputError:
-    """One line for what the operating system says while writing where a setting says."""
+def write_error(path: StoragePath, error: OSError, *, setting: str = "data.dir") -> InputError:
+    """Build the error for a path, from a setting, that cannot be written."""
     return InputError(f"{path}: cannot be written ({error.strerror}); free space there or choose another {setting}")
 
 
 def sync_folder(path: Path) -> None:
-    """Make a folder's new entries survive a power cut."""
+    """Sync a folder, so that its new entries survive a power failure."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -182,8 +182,8 @@ def sync_folder(path: Path) -> None:
         os.close(handle)
 
 
-def contents_of(demonstration: Demonstration) -> Contents:
-    """The Contents of a file with this one episode."""
+def to_contents(demonstration: Demonstration) -> Contents:
+    """Return the Contents of a file with this one episode."""
     zero, one = np.zeros(1, np.int64), np.ones(1, np.int64)
     return Contents(
         state=demonstration.state,
@@ -205,7 +205,7 @@ def contents_of(demonstration: Demonstration) -> Contents:
 
 
 def concatenate(episodes: list[Contents]) -> Contents:
-    """Several Contents behind one another."""
+    """Concatenate several Contents."""
     columns = {name: np.concatenate([getattr(e, name) for e in episodes]) for name in Contents._fields[:-1]}
     for first, count in (("first_frame", "frames"), ("first_keyframe", "keyframes"), ("first_sentence", "sentences")):
         columns[first] = np.cumsum(columns[count]) - columns[count]

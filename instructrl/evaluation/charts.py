@@ -1,4 +1,4 @@
-"""Learning curves as inline SVG, coloured by the page's style sheet, so that they follow light and dark."""
+"""Learning curves as inline SVG, coloured by the page's style sheet (light and dark)."""
 
 import html
 import math
@@ -8,7 +8,7 @@ from typing import Any
 
 WIDTH, HEIGHT = 340, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 12, 30
-_MOST_POINTS = 300  # a curve with more is averaged in buckets: a page is no archive
+_MOST_POINTS = 300  # longer curves are averaged in buckets, which keeps pages small
 
 TITLES = {
     "loss": "Loss",
@@ -17,13 +17,13 @@ TITLES = {
     "gripper_accuracy": "Gripper accuracy",
     "success_rate": "Success rate of rollouts",
 }
-_PLACES = ("step", "epoch")
+_AXES = ("step", "epoch")
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve: its points, its class in the style sheet, and what the legend calls it; None: a faint one without."""
+    """A curve: its points, CSS class and legend label; with label None it is faint and has no legend entry."""
 
     points: Sequence[Point]
     style: str
@@ -32,59 +32,61 @@ class Line:
 
 def curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[Point]]]:
     """Metric -> split -> points (epoch, or step where there are no epochs; value), the known metrics first."""
-    place = axis(lines)
+    position = axis(lines)
     found: dict[str, dict[str, dict[float, float]]] = {}
     for line in lines:
         for key, value in line.items():
             number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if number and key not in _PLACES and place in line:
-                found.setdefault(key, {}).setdefault(str(line.get("split", "")), {})[float(line[place])] = float(value)
+            if number and key not in _AXES and position in line:
+                found.setdefault(key, {}).setdefault(str(line.get("split", "")), {})[float(line[position])] = float(
+                    value
+                )
     order = [*(key for key in TITLES if key in found), *sorted(key for key in found if key not in TITLES)]
     return {key: {split: sorted(points.items()) for split, points in found[key].items()} for key in order}
 
 
 def axis(lines: Sequence[Mapping[str, Any]]) -> str:
-    """What the curves run along."""
+    """The x axis of the curves: epoch, or step if some lines have no epoch."""
     return "epoch" if all("epoch" in line for line in lines) else "step"
 
 
 def title(metric: str) -> str:
-    """What stands over a metric's chart."""
+    """The title of a metric's chart."""
     return TITLES.get(metric, metric.replace("_", " ").capitalize())
 
 
 def chart(metric: str, series: Mapping[str, Sequence[Point]], *, axis: str) -> str:
-    """One `<figure>`: a line per split over the same axes."""
+    """One `<figure>` with a line per split."""
     splits = sorted(series, key=_split_order)
     return figure(title(metric), [Line(series[split], _split_class(split), split) for split in splits], axis=axis)
 
 
 def figure(heading: str, lines: Sequence[Line], *, axis: str) -> str:
-    """One `<figure>` of lines over the same axes, logarithmic where values span decades."""
+    """One `<figure>` with several lines; the y axis is logarithmic if the values span decades."""
     points = [point for line in lines for point in line.points]
     x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
     scale = _Scale([y for _, y in points])
     name = html.escape(heading)
 
-    def place(point: Point) -> str:
+    def position(point: Point) -> str:
         across = (point[0] - x_low) / (x_high - x_low) if x_high > x_low else 0.5
         x = _LEFT + across * (WIDTH - _LEFT - _RIGHT)
         return f"{x:.1f},{HEIGHT - _BOTTOM - scale.share(point[1]) * (HEIGHT - _TOP - _BOTTOM):.1f}"
 
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{name}">']
     for tick in scale.ticks:
-        level = place((x_low, tick)).split(",")[1]
+        level = position((x_low, tick)).split(",")[1]
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{level}" y2="{level}"/>')
         parts.append(f'<text class="tick" x="{_LEFT - 7}" y="{float(level) + 4:.1f}" text-anchor="end">{tick:g}</text>')
     for x, anchor in ((x_low, "start"), (x_high, "end")) if x_high > x_low else ((x_low, "middle"),):
-        across = place((x, scale.ticks[0])).split(",")[0]
+        across = position((x, scale.ticks[0])).split(",")[0]
         parts.append(f'<text class="tick" x="{across}" y="{HEIGHT - 11}" text-anchor="{anchor}">{axis} {x:g}</text>')
     for line in lines:
-        places = [place(point) for point in thinned(line.points)]
+        positions = [position(point) for point in thinned(line.points)]
         style = f"series {line.style}" + (" thin" if line.label is None else "")
-        parts.append(f'<polyline class="{style}" points="{" ".join(places)}"/>')
+        parts.append(f'<polyline class="{style}" points="{" ".join(positions)}"/>')
         if line.label is not None:
-            end_x, end_y = places[-1].split(",")
+            end_x, end_y = positions[-1].split(",")
             parts.append(f'<circle class="{style}" cx="{end_x}" cy="{end_y}" r="3"/>')
     legend = "".join(
         f'<span class="key {line.style}">{html.escape(line.label)} <b>{line.points[-1][1]:.3g}</b></span>'
@@ -95,7 +97,7 @@ def figure(heading: str, lines: Sequence[Line], *, axis: str) -> str:
 
 
 def thinned(points: Sequence[Point]) -> list[Point]:
-    """At most a few hundred points: means of neighbours; the last one stays as it is."""
+    """Downsample to a few hundred points by averaging neighbours; the last point is kept."""
     if len(points) <= _MOST_POINTS:
         return list(points)
     size = math.ceil((len(points) - 1) / (_MOST_POINTS - 1))
@@ -104,7 +106,7 @@ def thinned(points: Sequence[Point]) -> list[Point]:
 
 
 class _Scale:
-    """A vertical axis: round ticks, and where a value lies between its ends."""
+    """A vertical axis with round ticks, linear or logarithmic."""
 
     def __init__(self, values: Sequence[float]):
         low, high = min(values), max(values)

@@ -1,10 +1,10 @@
-"""The runs of a sweep side by side: one table, with means and intervals over the seeds, and one page.
+"""Compares the runs of a sweep: a table with means and intervals over the seeds, and an HTML page.
 
 python -m instructrl.evaluation.compare multirun/NAME
 python -m instructrl.evaluation.compare multirun/NAME --protocol peract
 
-Writes comparison.html and comparison.json into the sweep's folder. A sweep of train.py has learning curves; what its
-agents can do is there once they were judged, as the last lines say.
+Writes comparison.html and comparison.json into the sweep's folder. A sweep of train.py has learning curves; success
+rates are added once its runs are evaluated, by the command in the last lines of the output.
 """
 
 import argparse
@@ -14,17 +14,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from instructrl.errors import InputError, one_line_errors
-from instructrl.evaluation.comparison import Comparison, compared, table
+from instructrl.errors import InputError, report_user_errors
+from instructrl.evaluation.comparison import Comparison, group_runs, table
 from instructrl.evaluation.comparison_page import page
-from instructrl.evaluation.gathering import gather
+from instructrl.evaluation.gathering import load_sweep
 from instructrl.training.run_directory import write_atomically
 
 PAGE, NUMBERS = "comparison.html", "comparison.json"
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with a command line in one line."""
+    """Argument parser that reports errors in one line."""
 
     def error(self, message: str) -> NoReturn:
         """Raise InputError instead of printing the usage."""
@@ -36,39 +36,39 @@ def compare(folder: Path, *, protocol: str | None = None) -> tuple[Comparison, P
 
     Args:
         folder: of the sweep, with its jobs.json.
-        protocol: whose results count; None: those of the sweep's evaluations, or else the only ones that there are.
+        protocol: whose results are compared; None: that of the sweep's evaluations, else the only one with results.
 
     Raises:
-        InputError: there is no sweep, none of its runs has anything to compare, or the page cannot be written.
+        InputError: there is no sweep, no run has anything to compare, or the page cannot be written.
     """
-    found = compared(gather(folder, protocol=protocol), folder)
-    elsewhere = "go to another folder"
-    write_atomically(folder / NUMBERS, json.dumps(found.numbers(), indent=2) + "\n", elsewhere=elsewhere)
-    write_atomically(folder / PAGE, page(found, folder), elsewhere=elsewhere)
+    found = group_runs(load_sweep(folder, protocol=protocol), folder)
+    hint = "go to another folder"
+    write_atomically(folder / NUMBERS, json.dumps(found.numbers(), indent=2) + "\n", hint=hint)
+    write_atomically(folder / PAGE, page(found, folder), hint=hint)
     return found, folder / PAGE
 
 
-def told(found: Comparison, path: Path) -> str:
-    """The table, what was left out, what to do about it, and where the page is."""
+def summary(found: Comparison, path: Path) -> str:
+    """The table, the runs left out with the reasons, the command for pending evaluations, and the page's path."""
     lines = [table(found), *(f"left out: {run.name} {run.reason}" for run in found.left_out)]
-    if found.judge:
-        lines.append(f"not judged yet: {found.judge}")
+    if found.pending_command:
+        lines.append(f"not evaluated yet: {found.pending_command}")
     return "\n".join([*lines, f"comparison: {path}"])
 
 
 def main(words: Sequence[str]) -> None:
-    """The command."""
+    """Run the command."""
     parser = Parser(
         prog="python -m instructrl.evaluation.compare",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", type=Path, help="of a sweep: multirun/NAME, where its jobs.json lies")
-    parser.add_argument("--protocol", help="whose results are compared, if there are several")
-    given = parser.parse_args(words)
-    print(told(*compare(given.folder, protocol=given.protocol)))
+    parser.add_argument("folder", type=Path, help="folder of a sweep with its jobs.json: multirun/NAME")
+    parser.add_argument("--protocol", help="protocol whose results are compared, if there are several")
+    arguments = parser.parse_args(words)
+    print(summary(*compare(arguments.folder, protocol=arguments.protocol)))
 
 
 if __name__ == "__main__":
-    with one_line_errors():
+    with report_user_errors():
         main(sys.argv[1:])

@@ -1,15 +1,15 @@
-"""What holds a page of ours together: it asks for nothing else, runs no script, and follows light and dark."""
+"""HTML skeleton of all pages: self-contained, without scripts, with a light and a dark colour scheme."""
 
 from html import escape
 from pathlib import Path
 
 STYLE = Path(__file__).with_name("report.css")
-# The browser itself then keeps the promise: no request leaves the page, and nothing in it is executed.
+# Makes the browser enforce it: the page sends no requests, and nothing in it is executed.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; media-src data:; img-src data:"
 
 
 def document(title: str, body: str) -> str:
-    """A whole HTML page; `title` is text, `body` is markup."""
+    """A complete HTML page; `title` is text, `body` is markup."""
     return f"""<!doctype html>
 <html lang="en">
 <head>

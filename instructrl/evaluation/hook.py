@@ -1,4 +1,4 @@
-"""Rollouts while training: handed to the training loop, which knows no simulator."""
+"""Rollout callback for the training loop, which itself does not depend on any simulator."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,78 +7,78 @@ from typing import Any
 
 from instructrl.config import TrainConfig, task_names
 from instructrl.data.tokenizer import make_tokenizer
-from instructrl.evaluation.actor import AgentActor
+from instructrl.evaluation.actor import BatchedAgent
 from instructrl.evaluation.protocol import TRAINING_ROLLOUT_SEEDS, fixed_starts
-from instructrl.evaluation.rollout import Episode, Plan, rollouts
+from instructrl.evaluation.rollout import Episode, EpisodeSpec, run_rollouts
 from instructrl.evaluation.run import choose_renderer, recorded_renderer
-from instructrl.evaluation.stage import stage_workers, task_facts
+from instructrl.evaluation.stage import start_eval_workers, task_info
 from instructrl.sim.workers import Workers
 from instructrl.training.state import make_agent
 
 
-class RolloutHook:
-    """(parameters, epoch) -> metrics of the same few episodes of each task each time.
+class RolloutCallback:
+    """Callable (parameters, epoch) -> metrics, which evaluates the same few episodes of each task every time.
 
-    The workers of a single task are kept from call to call. Those of several would be too many processes at once:
-    each task's end before the next one's start.
+    With a single task, its workers are kept between calls. With several, that would be too many processes at once:
+    each task's workers end before those of the next one start.
     """
 
     def __init__(self, config: TrainConfig, run: Path):
         self._config, self._run = config, run
         self._workers: Workers | None = None
-        self._actors: dict[int, AgentActor] = {}  # by the most steps of an episode: each is compiled once
+        self._agents: dict[int, BatchedAgent] = {}  # keyed by the maximum episode length: each is compiled once
 
     def __call__(self, params: Any, epoch: int) -> dict[str, float]:
-        played = {task: self._play(task, params) for task in task_names(self._config.task)}
-        episodes = [episode for some in played.values() for episode in some]
-        rates = {f"success_rate/{task}": success_rate(some) for task, some in played.items()}
+        by_task = {task: self._run_task(task, params) for task in task_names(self._config.task)}
+        episodes = [episode for some in by_task.values() for episode in some]
+        rates = {f"success_rate/{task}": success_rate(some) for task, some in by_task.items()}
         return {
-            "success_rate": success_rate(episodes),  # each task has as many episodes
+            "success_rate": success_rate(episodes),  # every task has the same number of episodes
             "mean_steps": sum(episode.steps for episode in episodes) / len(episodes),
             **(rates if len(rates) > 1 else {}),
         }
 
-    def _play(self, task: str, params: Any) -> list[Episode]:
+    def _run_task(self, task: str, params: Any) -> list[Episode]:
         config = self._config
         if self._workers is None:
             renderer = choose_renderer(recorded_renderer(self._run), None)
-            self._workers = stage_workers(config.sim, task, renderer=renderer, count=config.sim.workers)
+            self._workers = start_eval_workers(config.sim, task, renderer=renderer, count=config.sim.workers)
         try:
-            facts = task_facts(self._workers, task, config.task.variations)
+            info = task_info(self._workers, task, config.task.variations)
             count, first = config.training.rollout_episodes, TRAINING_ROLLOUT_SEEDS
-            starts = fixed_starts(count, facts.variations, first_seed=first, seed=config.seed)
-            plans = {index: Plan(start) for index, start in starts.items()}
-            actor = self._actor(slots=len(self._workers), steps=facts.max_steps)
-            actor.params = params
-            return list(rollouts(self._workers, actor, plans=plans).values())
+            starts = fixed_starts(count, info.variations, first_seed=first, seed=config.seed)
+            specs = {index: EpisodeSpec(start) for index, start in starts.items()}
+            policy = self._batched_agent(slots=len(self._workers), steps=info.max_steps)
+            policy.params = params
+            return list(run_rollouts(self._workers, policy, specs=specs).values())
         finally:
             if len(task_names(config.task)) > 1:
                 self.close()
 
-    def _actor(self, *, slots: int, steps: int) -> AgentActor:
-        if steps not in self._actors:
+    def _batched_agent(self, *, slots: int, steps: int) -> BatchedAgent:
+        if steps not in self._agents:
             tokenizer = make_tokenizer(self._config.encoder)
             agent = make_agent(self._config, vocabulary_size=tokenizer.vocabulary_size)
-            self._actors[steps] = AgentActor(agent, None, tokenizer, slots=slots, steps=steps)
-        return self._actors[steps]
+            self._agents[steps] = BatchedAgent(agent, None, tokenizer, slots=slots, steps=steps)
+        return self._agents[steps]
 
     def close(self) -> None:
-        """End the worker processes."""
+        """Stop the worker processes."""
         if self._workers is not None:
             self._workers.close()
             self._workers = None
 
 
 def success_rate(episodes: Sequence[Episode]) -> float:
-    """The share of episodes in which the task was done."""
+    """Fraction of successful episodes."""
     return sum(episode.success for episode in episodes) / len(episodes)
 
 
 @contextmanager
-def rollout_hook(config: TrainConfig, run: Path) -> Iterator[RolloutHook]:
-    """The hook for `training.loop.train`; it opens simulators at the first rollout."""
-    hook = RolloutHook(config, run)
+def rollout_callback(config: TrainConfig, run: Path) -> Iterator[RolloutCallback]:
+    """The callback for `training.loop.train`; simulators start at the first rollout."""
+    callback = RolloutCallback(config, run)
     try:
-        yield hook
+        yield callback
     finally:
-        hook.close()
+        callback.close()

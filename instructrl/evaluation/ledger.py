@@ -1,4 +1,4 @@
-"""Episodes on disk as they end, so that an evaluation that was interrupted goes on."""
+"""Append-only episode log (JSONL) that makes evaluations resumable."""
 
 import json
 import time
@@ -11,16 +11,17 @@ import numpy as np
 from instructrl.batch import ACTION_SIZE
 from instructrl.errors import RunError
 from instructrl.evaluation.rollout import Episode
-from instructrl.sim import Outcome, Start
+from instructrl.schema import RENAMED_CONDITIONS
+from instructrl.sim import EpisodeStart, Outcome
 from instructrl.training.run_directory import write_atomically
 
-_HEADER = '{"evaluation": '  # how such a line begins, and no episode's
+_HEADER = '{"evaluation": '  # prefix of a header line; no episode line begins so
 
 
-class Ledger:
-    """A file of JSON lines: what is evaluated, then one finished episode a line, then perhaps what is evaluated next.
+class EpisodeLog:
+    """A JSONL file: a header with an evaluation's identity, then one finished episode per line, then other headers.
 
-    Episodes of the same evaluation (`identity`) are taken over; those of others stay in the file until their turn.
+    Episodes under a header equal to `identity` are loaded; those of other evaluations stay in the file for later.
     """
 
     def __init__(self, path: Path, identity: dict[str, Any]):
@@ -28,40 +29,40 @@ class Ledger:
         self._seconds: dict[tuple[str, int], float] = {}
         self._clock = time.perf_counter()
         header = json.dumps({"evaluation": identity}, sort_keys=True)
-        lines, under = whole_lines(path), ""
+        lines, current = complete_lines(path), ""
         for line in lines:
             if line.startswith(_HEADER):
-                under = line
-            elif under == header:
-                self._take(json.loads(line))
-        if under != header:
+                current = line
+            elif current == header:
+                self._add(json.loads(line))
+        if current != header:
             lines.append(header)
         write_atomically(path, "".join(line + "\n" for line in lines))
         self._file = path.open("a", encoding="utf-8")
 
-    def __enter__(self) -> "Ledger":
+    def __enter__(self) -> "EpisodeLog":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._file.close()
 
-    def episodes(self, row: str) -> dict[int, Episode]:
-        """The finished episodes of a row, by number."""
-        return dict(self._episodes.get(row, {}))
+    def episodes(self, condition: str) -> dict[int, Episode]:
+        """The finished episodes of a condition, by index."""
+        return dict(self._episodes.get(condition, {}))
 
-    def seconds(self, row: str, index: int) -> float:
-        """Wall seconds between this episode's end and the end before it: their sum is what the row took."""
-        return self._seconds[row, index]
+    def seconds(self, condition: str, index: int) -> float:
+        """Wall seconds between this episode's end and the previous end; they sum to the duration of the condition."""
+        return self._seconds[condition, index]
 
     def start_clock(self) -> None:
-        """What passed until now belongs to no episode."""
+        """Restart the clock: the time until now counts for no episode."""
         self._clock = time.perf_counter()
 
-    def append(self, row: str, index: int, episode: Episode) -> None:
-        """Store one finished episode at once."""
+    def append(self, condition: str, index: int, episode: Episode) -> None:
+        """Write one finished episode to the file immediately."""
         now = time.perf_counter()
         entry = {
-            "row": row,
+            "condition": condition,
             "index": index,
             "variation": episode.start.variation,
             "seed": episode.start.seed,
@@ -77,20 +78,26 @@ class Ledger:
             self._file.flush()
         except OSError as error:
             raise RunError(
-                f"{self._file.name}: {error.strerror}; make room and start again to go on from here"
+                f"{self._file.name}: {error.strerror}; free disk space and run the same command again to resume"
             ) from None
-        self._take(entry)
+        self._add(entry)
 
-    def _take(self, entry: dict[str, Any]) -> None:
-        start = Start(entry["variation"], entry["seed"], entry["goal"])
+    def _add(self, entry: dict[str, Any]) -> None:
+        condition, index = entry_condition(entry), entry["index"]
+        start = EpisodeStart(entry["variation"], entry["seed"], entry["goal"])
         actions = np.array(entry["actions"], np.float64).reshape(-1, ACTION_SIZE)
         episode = Episode(start, entry["instruction"], Outcome(entry["outcome"]), actions)
-        self._episodes.setdefault(entry["row"], {})[entry["index"]] = episode
-        self._seconds[entry["row"], entry["index"]] = entry["seconds"]
+        self._episodes.setdefault(condition, {})[index] = episode
+        self._seconds[condition, index] = entry["seconds"]
 
 
-def whole_lines(path: Path) -> list[str]:
-    """The file's lines; one that a kill cut short is left out."""
+def entry_condition(entry: dict[str, Any]) -> str:
+    """The condition of an episode line; earlier versions wrote it as `row`, under other names."""
+    return entry["condition"] if "condition" in entry else RENAMED_CONDITIONS.get(entry["row"], entry["row"])
+
+
+def complete_lines(path: Path) -> list[str]:
+    """The file's lines without a truncated last one (the process was killed while writing)."""
     if not path.is_file():
         return []
     return [line.removesuffix("\n") for line in path.open(encoding="utf-8", newline="\n") if line.endswith("\n")]

@@ -1,35 +1,35 @@
-"""One HTML page that holds a whole evaluation: it asks for nothing else and runs no script."""
+"""Evaluation report: one self-contained HTML page without scripts."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from instructrl.config import HOUSE_PROTOCOL
+from instructrl.config import DEFAULT_PROTOCOL
 from instructrl.evaluation import charts, sections
 from instructrl.evaluation.document import document
-from instructrl.evaluation.results import partial, variations_said
+from instructrl.evaluation.results import coverage_note, task_coverage_note
 from instructrl.evaluation.speeds import training_speed
-from instructrl.evaluation.variations import named
-from instructrl.training.metrics import SPEED, read_lines
+from instructrl.evaluation.variations import format_variations
+from instructrl.training.metrics import SPEED_FILE, read_lines
 from instructrl.training.run_directory import write_atomically
 
 _VARIATIONS = {
     "all": "all variations",
-    "trained": "all variations that were trained",
+    "trained": "all trained variations",
     "held_out": "all variations that were not trained",
 }
 
 
 def write_report(path: Path, results: Mapping[str, Any], *, run: Path) -> None:
-    """Write the page for results.json's content, with the run's curves, settings and videos.
+    """Write the report of results.json's content, with the run's curves, settings and videos.
 
     Raises:
         InputError: the file cannot be written.
     """
     config = run / "config.yaml"
     settings = config.read_text(encoding="utf-8") if config.is_file() else ""
-    metrics, speeds = (read_lines(run / name) for name in ("metrics.jsonl", SPEED))
+    metrics, speeds = (read_lines(run / name) for name in ("metrics.jsonl", SPEED_FILE))
     write_atomically(path, page(results, metrics=metrics, speeds=speeds, settings=settings, folder=path.parent))
 
 
@@ -41,42 +41,47 @@ def page(
     settings: str,
     folder: Path,
 ) -> str:
-    """The whole page; videos are read from `folder`."""
+    """The page as HTML; videos are read from `folder`."""
     name = escape(Path(results["run"]).name)
     tasks: Mapping[str, Any] = results.get("tasks", {})
     parts = [_header(results, name)]
     if tasks:
-        parts += [_overview(tasks), *_about_rows(results, tasks=len(tasks)), _curves(metrics)]
+        parts += [_overview(tasks), *_about_conditions(results, tasks=len(tasks)), _curves(metrics)]
         parts += [_task(entry, folder) for entry in tasks.values()]
     else:
-        parts += [*_about_rows(results, tasks=1), _videos(results, folder), _curves(metrics), _variations(results)]
+        parts += [
+            *_about_conditions(results, tasks=1),
+            _videos(results, folder),
+            _curves(metrics),
+            _variations(results),
+        ]
     parts += [training_speed(speeds), _about(results, settings)]
     return document(f"{Path(results['run']).name}: {results['success_rate']:.1%} success", "".join(parts))
 
 
 def _header(results: Mapping[str, Any], name: str) -> str:
-    drawn, checkpoint = results["renderer"], results["checkpoint"]
+    renderer, checkpoint = results["renderer"], results["checkpoint"]
     warnings = list(results["problems"])
-    if drawn["data"] != drawn["evaluation"]:
+    if renderer["data"] != renderer["evaluation"]:
         warnings.append(
-            f"The demonstrations were drawn by {drawn['data']}, these episodes by "
-            f"{drawn['evaluation']}: the policy sees other images than it learnt from."
+            f"The demonstrations were rendered by {renderer['data']}, these episodes by "
+            f"{renderer['evaluation']}: the images differ from the training images."
         )
     tasks = results.get("tasks", {})
     counted = f"of {results['episodes']} episodes succeeded"
     if tasks:
         counted = f"mean success over {len(tasks)} tasks, {results['episodes']} episodes"
-    said = variations_said(results)
-    said = f", <b>{escape(said)}</b>" if said else ""
-    judged = f"Task {results['task']}" if not tasks else f"Tasks {', '.join(tasks)}"
+    note = coverage_note(results)
+    note = f", <b>{escape(note)}</b>" if note else ""
+    heading = f"Task {results['task']}" if not tasks else f"Tasks {', '.join(tasks)}"
     return f"""<header>
 <p class="eyebrow">InstructRL evaluation</p>
 <h1>{name}</h1>
-<p>{escape(judged)}. {escape(checkpoint["name"]).capitalize()} checkpoint at step {checkpoint["step"]:,}.</p>
+<p>{escape(heading)}. {escape(checkpoint["name"]).capitalize()} checkpoint at step {checkpoint["step"]:,}.</p>
 <div class="card headline">
 <div class="rate">{100 * results["success_rate"]:.1f}<small>%</small></div>
-<div class="about"><p><b>{counted}</b>{said},
-in scenes and with seeds that no demonstration has. 95 % interval: <b>{sections.span(results)}</b>.</p>
+<div class="about"><p><b>{counted}</b>{note},
+in scenes and with seeds without demonstrations. 95 % interval: <b>{sections.span(results)}</b>.</p>
 {sections.interval(results)}</div>
 </div>
 <p>{_protocol(results["protocol"])}</p>
@@ -86,78 +91,80 @@ in scenes and with seeds that no demonstration has. 95 % interval: <b>{sections.
 
 
 def _protocol(protocol: Mapping[str, Any]) -> str:
-    """What was asked, in a sentence or two."""
-    which = protocol["variations"]
-    which = named(which) if isinstance(which, list) else _VARIATIONS[which]
-    told = "the first sentence of each" if protocol["sentence"] == "first" else "sentences chosen by the seed"
+    """The protocol in a sentence or two."""
+    variations = protocol["variations"]
+    variations = format_variations(variations) if isinstance(variations, list) else _VARIATIONS[variations]
+    instructions = (
+        "the first instruction of each" if protocol["sentence"] == "first" else "instructions chosen by the seed"
+    )
     limit, tries = protocol["keyframes"], protocol["tries"]
     keyframes = f"at most {limit} keyframes" if limit else "as many keyframes as the task allows"
     name = escape(protocol["name"])
-    name = f"Protocol <b>{name}</b>" + (" (of this suite)" if protocol["name"] == HOUSE_PROTOCOL else "")
-    rest = (
-        f"{protocol['episodes']} episodes in each row, seed {protocol['seed']}, {which} "
-        f"({protocol['order'].replace('_', ' ')}), {told}, {keyframes}; "
+    name = f"Protocol <b>{name}</b>" + (" (InstructRL's own)" if protocol["name"] == DEFAULT_PROTOCOL else "")
+    text = (
+        f"{protocol['episodes']} episodes per condition, seed {protocol['seed']}, {variations} "
+        f"({protocol['order'].replace('_', ' ')}), {instructions}, {keyframes}; "
     )
-    ends = "the first action" if tries == 1 else f"action number {tries}"
-    return f"{name}: {escape(rest)}{ends} that no path leads to ends an episode."
+    ends = "the first unreachable action" if tries == 1 else f"unreachable action number {tries}"
+    return f"{name}: {escape(text)}{ends} ends an episode."
 
 
 def _overview(tasks: Mapping[str, Any]) -> str:
     body = ""
     for name, entry in tasks.items():
-        note = f"<small>{escape(_partial(entry))}</small>" if _partial(entry) else ""
+        note = f"<small>{escape(_caveat(entry))}</small>" if _caveat(entry) else ""
         name = escape(name)
         body += f'<tr><th><a href="#task-{name}">{_breakable(name)}</a>{note}</th>{sections.numbers(entry)}</tr>\n'
     return f"""<section>
 <h2>Tasks</h2>
-<p>Trained sentences. Every task counts the same in the mean; its interval is that of Price and Bonett.</p>
+<p>Training instructions. All tasks have equal weight in the mean; its interval is that of Price and Bonett.</p>
 {sections.bars("Task", body)}</section>
 """
 
 
-def _partial(entry: Mapping[str, Any]) -> str:
-    """What a task's rate is not over."""
-    return "no simulator" if entry["task_variations"] is None else partial(entry)
+def _caveat(entry: Mapping[str, Any]) -> str:
+    """Caveat of a task's success rate."""
+    return "no simulator" if entry["task_variations"] is None else task_coverage_note(entry)
 
 
 def _breakable(name: str) -> str:
-    """A name that may go on in the next line where the screen is narrow."""
+    """A name with line break opportunities after underscores."""
     return name.replace("_", "_<wbr>")
 
 
-def _about_rows(results: Mapping[str, Any], *, tasks: int) -> list[str]:
+def _about_conditions(results: Mapping[str, Any], *, tasks: int) -> list[str]:
     means = f" Means over {tasks} tasks." if tasks > 1 else ""
     return [
         f"""<section>
 <h2>Does it follow the instruction?</h2>
-<p>The same scenes, asked for in different ways.{means} The mark on each bar is the 95 % interval.</p>
-{sections.rows(results, tasks=tasks)}</section>
+<p>The same scenes with different instructions.{means} The mark on each bar is the 95 % interval.</p>
+{sections.conditions(results, tasks=tasks)}</section>
 """,
         f"""<section>
-<h2>How the episodes ended</h2>
+<h2>Episode outcomes</h2>
 {sections.legend()}{sections.outcomes(results)}</section>
 """,
     ]
 
 
 def _task(entry: Mapping[str, Any], folder: Path) -> str:
-    """A task of a set: its rows, videos, and folded what is long."""
-    name, count = escape(entry["task"]), len(entry["rows"]["trained"]["variations"])
-    note = _partial(entry)
+    """One task of a set: its conditions and videos, with long tables folded."""
+    name, count = escape(entry["task"]), len(entry["conditions"]["trained"]["variations"])
+    note = _caveat(entry)
     note = f", {escape(note)}" if note else ""
-    folded = f"<summary>How the episodes ended</summary>{sections.outcomes(entry)}"
+    folded = f"<summary>Episode outcomes</summary>{sections.outcomes(entry)}"
     folded = f"<details>{folded}</details>\n"
     if count:
         folded += f"<details><summary>By variation ({count})</summary>{sections.variations(entry)}</details>\n"
     return f"""<section id="task-{name}">
 <h2>{_breakable(name)}</h2>
 <p>{entry["successes"]} of {entry["episodes"]} episodes succeeded{note}.</p>
-{sections.rows(entry, meanings=False)}{sections.videos(entry, folder, headed=False)}{folded}</section>
+{sections.conditions(entry, meanings=False)}{sections.videos(entry, folder, headings=False)}{folded}</section>
 """
 
 
 def _videos(results: Mapping[str, Any], folder: Path) -> str:
-    shown = sections.videos(results, folder, headed=True)
+    shown = sections.videos(results, folder, headings=True)
     return f"<section>\n<h2>Videos</h2>\n{shown}</section>\n" if shown else ""
 
 
@@ -170,25 +177,25 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> str:
     if not found:
         return "<section>\n<h2>Learning curves</h2>\n<p>This run has no metrics.jsonl.</p>\n</section>\n"
     axis = charts.axis(metrics)
-    drawn = {key: charts.chart(key, series, axis=axis) for key, series in found.items()}
-    main = "".join(figure for key, figure in drawn.items() if key in charts.TITLES)
-    rest = "".join(figure for key, figure in drawn.items() if key not in charts.TITLES)
-    more = f'<details><summary>More curves</summary><div class="charts">{rest}</div></details>\n' if rest else ""
+    figures = {key: charts.chart(key, series, axis=axis) for key, series in found.items()}
+    main = "".join(figure for key, figure in figures.items() if key in charts.TITLES)
+    others = "".join(figure for key, figure in figures.items() if key not in charts.TITLES)
+    more = f'<details><summary>More curves</summary><div class="charts">{others}</div></details>\n' if others else ""
     return f'<section>\n<h2>Learning curves</h2>\n<div class="charts">{main}</div>\n{more}</section>\n'
 
 
 def _about(results: Mapping[str, Any], settings: str) -> str:
-    drawn, simulator = results["renderer"], results["simulator"]
+    renderer, simulator = results["renderer"], results["simulator"]
     speed = results["episodes_per_minute"]
     facts = {
         "Run": results["run"],
         "Date": results["date"],
         "Evaluation seed": results["seed"],
         "Simulator": f"{simulator['simulator']} {simulator['version']}",
-        "Renderer": f"{drawn['evaluation']} (demonstrations: {drawn['data']})",
+        "Renderer": f"{renderer['evaluation']} (demonstrations: {renderer['data']})",
         "Simulators": f"{results['workers']} in parallel",
-        "Speed": f"{speed:,.0f} episodes a minute with the policy in the loop" if speed else "not measured",
-        "Wall time": f"{results['wall_seconds']:,.0f} s for all rows",
+        "Speed": f"{speed:,.0f} episodes per minute with the policy in the loop" if speed else "not measured",
+        "Wall time": f"{results['wall_seconds']:,.0f} s for all conditions",
     }
     entries = "".join(f"<dt>{key}</dt><dd>{escape(str(value))}</dd>" for key, value in facts.items())
     folded = f'<summary>Configuration of the run</summary><pre class="card">{escape(settings)}</pre>'

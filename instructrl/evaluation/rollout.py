@@ -1,4 +1,4 @@
-"""Episodes with a policy in the loop: simulators in lock-step, one batched call of the policy per step."""
+"""Batched rollouts of a policy: simulators step in lockstep, with one batched policy call per step."""
 
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -10,52 +10,52 @@ import numpy as np
 from instructrl.actions import check_action
 from instructrl.batch import ACTION_SIZE, Observation
 from instructrl.errors import InputError
-from instructrl.sim import Outcome, Start
+from instructrl.sim import EpisodeStart, Outcome
 from instructrl.sim.workers import Request, WorkerFailure, Workers
 
 
-class Actor(Protocol):
-    """A policy that plays several episodes at once; it keeps each slot's history between calls."""
+class Policy(Protocol):
+    """A policy that acts in several episodes at once and keeps each slot's history between calls."""
 
-    def begin(self, slot: int, instruction: str) -> None:
-        """A new episode starts in this slot: forget what was seen there."""
+    def start_episode(self, slot: int, instruction: str) -> None:
+        """Begin a new episode in this slot: clear its history."""
         ...
 
     def act(self, observations: dict[int, Observation]) -> dict[int, np.ndarray]:
-        """The action [8] of every slot that is given, one lock-step."""
+        """The next action [8] of every given slot."""
         ...
 
 
 @dataclass(frozen=True)
-class Plan:
-    """An episode to be played; without an instruction it is the environment's own, chosen by the seed."""
+class EpisodeSpec:
+    """An episode to run; without an instruction, the environment chooses one by the seed."""
 
-    start: Start
+    start: EpisodeStart
     instruction: str | None = None
 
 
 @dataclass(frozen=True)
 class Episode:
-    """An episode that was played: enough to count it and, by replay, to film it."""
+    """A finished episode: enough to count it and to render it by replay."""
 
-    start: Start
+    start: EpisodeStart
     instruction: str
     outcome: Outcome
-    actions: np.ndarray  # T 8, float64, as the simulator took them
+    actions: np.ndarray  # T 8, float64, as the simulator received them
 
     @property
     def steps(self) -> int:
-        """Keyframe actions that were executed."""
+        """Number of executed keyframe actions."""
         return len(self.actions)
 
     @property
     def success(self) -> bool:
-        """Whether the task was done."""
+        """True if the task succeeded."""
         return self.outcome is Outcome.SUCCESS
 
 
-class _Lane:
-    """One slot: the episodes still to come, and the one being played."""
+class _Slot:
+    """One slot: the episodes still to run, and the current one."""
 
     def __init__(self, waiting: list[int]):
         self.waiting = deque(waiting)
@@ -64,75 +64,78 @@ class _Lane:
         self.actions: list[np.ndarray] = []
 
 
-class _LockStep:
-    """All slots between two calls of the policy."""
+class _BatchedRollout:
+    """The state of all slots between two policy calls."""
 
-    def __init__(self, slots: int, plans: Mapping[int, Plan], on_episode: Callable[[int, Episode], None] | None):
-        self._plans, self._on_episode = plans, on_episode
-        self._lanes = [_Lane([i for i in sorted(plans) if i % slots == slot]) for slot in range(slots)]
+    def __init__(self, slots: int, specs: Mapping[int, EpisodeSpec], on_episode: Callable[[int, Episode], None] | None):
+        self._specs, self._on_episode = specs, on_episode
+        self._slots = [_Slot([i for i in sorted(specs) if i % slots == slot]) for slot in range(slots)]
         self.done: dict[int, Episode] = {}
 
-    def receive(self, answers: Mapping[int, Any], actor: Actor) -> dict[int, Observation]:
-        """Take the simulators' answers; what the policy has to answer to."""
-        seen = {}
-        for slot in sorted(answers):
-            lane, answer = self._lanes[slot], answers[slot]
-            if isinstance(answer, WorkerFailure):
-                self._finish(lane, Outcome.SIMULATOR_ERROR)
-            elif isinstance(answer, Observation):
-                instruction = self._plans[lane.index].instruction
-                lane.instruction = answer.instruction if instruction is None else instruction
-                actor.begin(slot, lane.instruction)
-                seen[slot] = answer
-            elif answer.outcome is None:
-                seen[slot] = answer.observation
+    def receive(self, results: Mapping[int, Any], policy: Policy) -> dict[int, Observation]:
+        """Process the simulators' results; return the observations that need an action."""
+        observations = {}
+        for slot in sorted(results):
+            slot_state, result = self._slots[slot], results[slot]
+            if isinstance(result, WorkerFailure):
+                self._finish(slot_state, Outcome.SIMULATOR_ERROR)
+            elif isinstance(result, Observation):
+                instruction = self._specs[slot_state.index].instruction
+                slot_state.instruction = result.instruction if instruction is None else instruction
+                policy.start_episode(slot, slot_state.instruction)
+                observations[slot] = result
+            elif result.outcome is None:
+                observations[slot] = result.observation
             else:
-                self._finish(lane, answer.outcome)
-        return {slot: view._replace(instruction=self._lanes[slot].instruction) for slot, view in seen.items()}
+                self._finish(slot_state, result.outcome)
+        return {
+            slot: observation._replace(instruction=self._slots[slot].instruction)
+            for slot, observation in observations.items()
+        }
 
     def requests(self, actions: Mapping[int, np.ndarray]) -> dict[int, Request]:
-        """What the simulators do next: the policy's actions, and new episodes in slots that are free."""
+        """The next simulator calls: the policy's actions, and new episodes in free slots."""
         requests: dict[int, Request] = {}
-        for slot, lane in enumerate(self._lanes):
+        for slot, slot_state in enumerate(self._slots):
             if slot in actions:
                 try:
-                    lane.actions.append(check_action(actions[slot]))
+                    slot_state.actions.append(check_action(actions[slot]))
                 except InputError:
-                    self._finish(lane, Outcome.INVALID_ACTION)
+                    self._finish(slot_state, Outcome.INVALID_ACTION)
                 else:
-                    requests[slot] = ("step", (lane.actions[-1],))
-            if slot not in requests and lane.waiting:
-                requests[slot] = ("reset", (self._next(lane).start,))
+                    requests[slot] = ("step", (slot_state.actions[-1],))
+            if slot not in requests and slot_state.waiting:
+                requests[slot] = ("reset", (self._next(slot_state).start,))
         return requests
 
-    def _next(self, lane: _Lane) -> Plan:
-        lane.index = lane.waiting.popleft()
-        plan = self._plans[lane.index]
-        lane.instruction, lane.actions = plan.instruction or "", []
-        return plan
+    def _next(self, slot_state: _Slot) -> EpisodeSpec:
+        slot_state.index = slot_state.waiting.popleft()
+        spec = self._specs[slot_state.index]
+        slot_state.instruction, slot_state.actions = spec.instruction or "", []
+        return spec
 
-    def _finish(self, lane: _Lane, outcome: Outcome) -> None:
-        actions = np.array(lane.actions, np.float64).reshape(-1, ACTION_SIZE)
-        episode = Episode(self._plans[lane.index].start, lane.instruction, outcome, actions)
-        self.done[lane.index] = episode
+    def _finish(self, slot_state: _Slot, outcome: Outcome) -> None:
+        actions = np.array(slot_state.actions, np.float64).reshape(-1, ACTION_SIZE)
+        episode = Episode(self._specs[slot_state.index].start, slot_state.instruction, outcome, actions)
+        self.done[slot_state.index] = episode
         if self._on_episode is not None:
-            self._on_episode(lane.index, episode)
+            self._on_episode(slot_state.index, episode)
 
 
-def rollouts(
+def run_rollouts(
     workers: Workers,
-    actor: Actor,
+    policy: Policy,
     *,
-    plans: Mapping[int, Plan],
+    specs: Mapping[int, EpisodeSpec],
     on_episode: Callable[[int, Episode], None] | None = None,
 ) -> dict[int, Episode]:
-    """Play every plan and answer the episodes by the plans' numbers; each is reported as soon as it ends.
+    """Run every episode and return them by index; `on_episode` is called as soon as each ends.
 
-    Episode i is played in slot i % slots, after the smaller numbers of that slot: who is quicker changes nothing.
+    Episode i runs in slot i % slots, after that slot's smaller indices, so results do not depend on timing.
     """
-    lock_step = _LockStep(len(workers), plans, on_episode)
-    requests = lock_step.requests({})
+    rollout = _BatchedRollout(len(workers), specs, on_episode)
+    requests = rollout.requests({})
     while requests:
-        seen = lock_step.receive(workers.call(requests), actor)
-        requests = lock_step.requests(actor.act(seen) if seen else {})
-    return {index: lock_step.done[index] for index in sorted(lock_step.done)}
+        observations = rollout.receive(workers.call(requests), policy)
+        requests = rollout.requests(policy.act(observations) if observations else {})
+    return {index: rollout.done[index] for index in sorted(rollout.done)}

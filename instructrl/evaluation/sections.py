@@ -1,4 +1,4 @@
-"""The parts of the page that a single task and a set of tasks share: tables, bars, videos."""
+"""Report sections shared by single tasks and sets of tasks: tables, bars and videos."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -6,27 +6,27 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from instructrl.evaluation.protocol import ROW_MEANINGS
+from instructrl.evaluation.protocol import CONDITION_DESCRIPTIONS
 from instructrl.evaluation.results import bounds
 from instructrl.sim import Outcome
 
 
-def rows(results: Mapping[str, Any], *, tasks: int = 1, meanings: bool = True) -> str:
-    """The rows with their bars; of a set of `tasks`, a row that only some of them have says so."""
+def conditions(results: Mapping[str, Any], *, tasks: int = 1, meanings: bool = True) -> str:
+    """Table of the conditions with bars; for a set of `tasks`, notes conditions that only some tasks have."""
     body = ""
-    for key, row in results["rows"].items():
-        notes = [ROW_MEANINGS[key][1]] if meanings else []
-        if row.get("averaged_tasks", tasks) < tasks:
-            notes.append(f"mean of the {row['averaged_tasks']} tasks that have this row")
+    for key, condition in results["conditions"].items():
+        notes = [CONDITION_DESCRIPTIONS[key][1]] if meanings else []
+        if condition.get("averaged_tasks", tasks) < tasks:
+            notes.append(f"mean of the {condition['averaged_tasks']} tasks that have this condition")
         small = f"<small>{escape('; '.join(notes))}</small>" if notes else ""
-        body += f"<tr><th>{row_name(key)}{small}</th>{numbers(row)}</tr>\n"
-    for key, reason in results["absent_rows"].items():
-        body += f'<tr><th>{row_name(key)}</th><td class="faint" colspan="5">not played: {escape(reason)}</td></tr>\n'
-    return bars("Row", body)
+        body += f"<tr><th>{condition_name(key)}{small}</th>{numbers(condition)}</tr>\n"
+    for key, reason in results["absent_conditions"].items():
+        body += f'<tr><th>{condition_name(key)}</th><td class="faint" colspan="5">not run: {escape(reason)}</td></tr>\n'
+    return bars("Condition", body)
 
 
 def bars(first: str, body: str) -> str:
-    """A table of rates; `first` heads the column of names."""
+    """A table of success rates; `first` is the heading of the first column."""
     return f"""<div class="card scroll"><table class="rows">
 <thead><tr><th>{first}</th><th class="number">Success</th><th class="bar"></th><th class="number">95 % interval</th>
 <th class="number">Episodes</th><th class="number">Mean steps</th></tr></thead>
@@ -35,48 +35,49 @@ def bars(first: str, body: str) -> str:
 """
 
 
-def numbers(row: Mapping[str, Any]) -> str:
-    """The cells of one rate."""
+def numbers(condition: Mapping[str, Any]) -> str:
+    """The table cells of one success rate."""
     return (
-        f'<td class="number">{100 * row["success_rate"]:.1f}&nbsp;%</td><td class="bar">{interval(row)}</td>'
-        f'<td class="number">{span(row)}</td><td class="number">{row["episodes"]}</td>'
-        f'<td class="number">{row["mean_steps"]:.2f}</td>'
+        f'<td class="number">{100 * condition["success_rate"]:.1f}&nbsp;%</td>'
+        f'<td class="bar">{interval(condition)}</td>'
+        f'<td class="number">{span(condition)}</td><td class="number">{condition["episodes"]}</td>'
+        f'<td class="number">{condition["mean_steps"]:.2f}</td>'
     )
 
 
 def legend() -> str:
-    """Which colour is which outcome."""
-    dots = "".join(f'<span><i class="dot {word}"></i>{words(word)}</span>' for word in Outcome)
+    """Legend of the outcome colours."""
+    dots = "".join(f'<span><i class="dot {word}"></i>{readable(word)}</span>' for word in Outcome)
     return f'<div class="legend">{dots}</div>\n'
 
 
 def outcomes(results: Mapping[str, Any]) -> str:
-    """How the episodes of each row ended, as coloured bars."""
+    """The outcomes of each condition's episodes, as coloured bars."""
     body = ""
-    for key, row in results["rows"].items():
-        met = {word: count for word, count in row["outcomes"].items() if count}
-        share = {word: 100 * count / row["episodes"] for word, count in met.items()}
-        bar = "".join(f'<i class="{escape(word)}" style="width:{share[word]:.3f}%"></i>' for word in met)
-        counts = " · ".join(f"<span>{words(word)} {count}</span>" for word, count in met.items())
+    for key, condition in results["conditions"].items():
+        counts_by_outcome = {word: count for word, count in condition["outcomes"].items() if count}
+        share = {word: 100 * count / condition["episodes"] for word, count in counts_by_outcome.items()}
+        bar = "".join(f'<i class="{escape(word)}" style="width:{share[word]:.3f}%"></i>' for word in counts_by_outcome)
+        counts = " · ".join(f"<span>{readable(word)} {count}</span>" for word, count in counts_by_outcome.items())
         bar = f'<td class="bar"><span class="outcomes">{bar}</span></td>'
-        body += f"<tr><th>{row_name(key)}</th>{bar}<td>{counts}</td></tr>\n"
+        body += f"<tr><th>{condition_name(key)}</th>{bar}<td>{counts}</td></tr>\n"
     return f'<div class="card scroll"><table class="ends"><tbody>\n{body}</tbody></table></div>\n'
 
 
-def videos(entry: Mapping[str, Any], folder: Path, *, headed: bool) -> str:
+def videos(entry: Mapping[str, Any], folder: Path, *, headings: bool) -> str:
     """The videos, read from `folder`: successes first, with or without headings."""
     parts = []
     for heading, success in (("Successes", True), ("Failures", False)):
         films = [video for video in entry["videos"] if (video["outcome"] == Outcome.SUCCESS) is success]
         if films:
-            shown = "".join(_film(video, folder) for video in films)
-            parts.append(f'<h3>{heading}</h3>\n<div class="videos">\n{shown}</div>\n' if headed else shown)
-    return "".join(parts) if headed or not parts else f'<div class="videos">\n{"".join(parts)}</div>\n'
+            shown = "".join(_video_tag(video, folder) for video in films)
+            parts.append(f'<h3>{heading}</h3>\n<div class="videos">\n{shown}</div>\n' if headings else shown)
+    return "".join(parts) if headings or not parts else f'<div class="videos">\n{"".join(parts)}</div>\n'
 
 
-def _film(video: Mapping[str, Any], folder: Path) -> str:
+def _video_tag(video: Mapping[str, Any], folder: Path) -> str:
     data = base64.b64encode((folder / video["file"]).read_bytes()).decode()
-    label = escape(f"{video['instruction']} ({words(video['outcome'])})")
+    label = escape(f"{video['instruction']} ({readable(video['outcome'])})")
     return (
         f'<video controls autoplay loop muted playsinline aria-label="{label}" title="{label}" '
         f'src="data:video/mp4;base64,{data}"></video>\n'
@@ -84,17 +85,17 @@ def _film(video: Mapping[str, Any], folder: Path) -> str:
 
 
 def variations(entry: Mapping[str, Any]) -> str:
-    """Successes by what was asked for, in every row of one task."""
-    by_row = entry["rows"]
+    """Successes by requested variation, for every condition of one task."""
+    by_condition = entry["conditions"]
     cells: dict[int, dict[str, Mapping[str, Any]]] = {}
-    for key, row in by_row.items():
-        for one in row["variations"]:
+    for key, condition in by_condition.items():
+        for one in condition["variations"]:
             cells.setdefault(one["variation"], {})[key] = one
-    head = "".join(f'<th class="number">{words(key)}</th>' for key in by_row)
-    body = "".join(_variation(variation, cells[variation], list(by_row)) for variation in sorted(cells))
-    return f"""<p>Successes of episodes by what was asked for; bars are those of the trained sentences.</p>
+    head = "".join(f'<th class="number">{readable(key)}</th>' for key in by_condition)
+    body = "".join(_variation(variation, cells[variation], list(by_condition)) for variation in sorted(cells))
+    return f"""<p>Successes of episodes by requested variation; bars are those of the training instructions.</p>
 <div class="card scroll"><table class="dense">
-<thead><tr><th></th><th>Asked for, for instance</th><th></th>{head}</tr></thead>
+<thead><tr><th></th><th>Example instruction</th><th></th>{head}</tr></thead>
 <tbody>
 {body}</tbody></table></div>
 """
@@ -110,26 +111,26 @@ def _variation(variation: int, entries: Mapping[str, Mapping[str, Any]], keys: S
     return f'<tr><td class="faint">{variation}</td><td>{escape(sentence)}</td><td class="bar">{bar}</td>{counts}</tr>\n'
 
 
-def interval(row: Mapping[str, Any]) -> str:
-    """A bar as long as the rate, with the interval marked on it."""
-    low, high = (100 * end for end in bounds(row))
+def interval(condition: Mapping[str, Any]) -> str:
+    """A bar for the rate with its interval marked."""
+    low, high = (100 * end for end in bounds(condition))
     return (
-        f'<span class="interval"><i style="width:{100 * row["success_rate"]:.2f}%"></i>'
+        f'<span class="interval"><i style="width:{100 * condition["success_rate"]:.2f}%"></i>'
         f'<b style="left:{low:.2f}%;width:{max(high - low, 0.5):.2f}%"></b></span>'
     )
 
 
-def span(row: Mapping[str, Any]) -> str:
-    """The interval in numbers."""
-    low, high = (100 * end for end in bounds(row))
+def span(condition: Mapping[str, Any]) -> str:
+    """The interval as text, in percent."""
+    low, high = (100 * end for end in bounds(condition))
     return f"{low:.1f}&thinsp;&ndash;&thinsp;{high:.1f}&nbsp;%"
 
 
-def row_name(key: str) -> str:
-    """What a row is called on the page."""
-    return escape(ROW_MEANINGS[key][0])
+def condition_name(key: str) -> str:
+    """Display name of a condition."""
+    return escape(CONDITION_DESCRIPTIONS[key][0])
 
 
-def words(word: str) -> str:
-    """A name of ours in plain words."""
+def readable(word: str) -> str:
+    """An identifier with spaces instead of underscores."""
     return escape(word.replace("_", " "))

@@ -1,4 +1,4 @@
-"""An environment as an evaluation's worker processes hold it: whole errands, each one message."""
+"""Environment wrapper that runs in evaluation workers: one message per multi-step call."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,31 +9,31 @@ import numpy as np
 from instructrl.batch import Observation
 from instructrl.config import SimConfig
 from instructrl.errors import SimulatorError
-from instructrl.sim import Env, Outcome, Rules, Start, Step, make_env
+from instructrl.sim import Env, EpisodeLimits, EpisodeStart, Outcome, Step, make_env
 from instructrl.sim.workers import WorkerFailure, Workers, worker_count
 
 
 @dataclass(frozen=True)
-class TaskFacts:
-    """What an evaluation needs to know of a task."""
+class TaskInfo:
+    """Static properties of a task that an evaluation needs."""
 
     task: str
-    max_steps: int  # keyframes that an episode may take
-    variations: tuple[int, ...]  # those that are judged, in the order in which they come up
-    trained: tuple[int, ...]  # those that the demonstrations show
-    sentences: Mapping[int, tuple[str, ...]]  # of every variation, also those that are only rivals
-    held_out: Mapping[int, tuple[str, ...]]
+    max_steps: int  # keyframe limit of an episode
+    variations: tuple[int, ...]  # the evaluated ones, in evaluation order
+    trained: tuple[int, ...]  # those with demonstrations
+    instructions: Mapping[int, tuple[str, ...]]  # of every variation, also of those that are only alternative goals
+    held_out_instructions: Mapping[int, tuple[str, ...]]
     provenance: Mapping[str, str]
 
 
-class Stage:
-    """`Env` as far as rollouts need it, and errands around it. Nothing but an episode's answers is sent back."""
+class EvalEnv:
+    """The part of `Env` that rollouts need, and multi-step calls whose intermediate observations stay in the worker."""
 
-    def __init__(self, env: Env, rules: Rules = Rules()):  # noqa: B008  (it cannot change)
+    def __init__(self, env: Env, limits: EpisodeLimits = EpisodeLimits()):  # noqa: B008  (immutable)
         self._env = env
-        env.rules = rules
+        env.limits = limits
 
-    def reset(self, start: Start) -> Observation:
+    def reset(self, start: EpisodeStart) -> Observation:
         return self._env.reset(start)
 
     def step(self, action: np.ndarray) -> Step:
@@ -42,65 +42,65 @@ class Stage:
     def close(self) -> None:
         self._env.close()
 
-    def facts(self, task: str, variations: Sequence[int] | None) -> TaskFacts:
-        """The task's sentences and the simulator's provenance; `variations` (trained, and judged) None means all."""
+    def task_info(self, task: str, variations: Sequence[int] | None) -> TaskInfo:
+        """Properties of the task; `variations`, the trained and evaluated ones, None means all."""
         every = range(self._env.variations)
         chosen = tuple(every if variations is None else variations)
-        return TaskFacts(
+        return TaskInfo(
             task=task,
-            max_steps=self._env.rules.keyframes or self._env.max_steps,
+            max_steps=self._env.limits.max_keyframes or self._env.max_steps,
             variations=chosen,
             trained=chosen,
-            sentences={variation: self._env.sentences(variation) for variation in every},
-            held_out={variation: self._env.sentences(variation, held_out=True) for variation in every},
+            instructions={variation: self._env.instructions(variation) for variation in every},
+            held_out_instructions={variation: self._env.instructions(variation, held_out=True) for variation in every},
             provenance=self._env.provenance(),
         )
 
-    def rivals(self, start: Start) -> tuple[int, ...]:
-        """What else could be asked for in this scene."""
+    def alternative_goals(self, start: EpisodeStart) -> tuple[int, ...]:
+        """Other variations whose goals exist in this scene."""
         self._env.reset(start)
-        return self._env.rivals()
+        return self._env.alternative_goals()
 
-    def expert(self, start: Start) -> tuple[np.ndarray, Outcome]:
-        """The expert's actions [T, 8] and how they ended, without the images."""
+    def expert(self, start: EpisodeStart) -> tuple[np.ndarray, Outcome]:
+        """The expert's actions [T, 8] and their outcome, without the images."""
         demonstration, outcome = self._env.demonstrate(start)
         return demonstration.actions, outcome
 
-    def film(self, start: Start, actions: np.ndarray, size: int) -> np.ndarray:
-        """The episode again, as a video [F, size, size, 3]."""
+    def film(self, start: EpisodeStart, actions: np.ndarray, size: int) -> np.ndarray:
+        """Replay the episode as a video [F, size, size, 3]."""
         return self._env.film(start, actions, size=size)
 
 
-def open_stage(sim: SimConfig, task: str, rules: Rules) -> Stage:
-    """What a worker process makes for itself."""
-    return Stage(make_env(sim, task), rules)
+def make_eval_env(sim: SimConfig, task: str, limits: EpisodeLimits) -> EvalEnv:
+    """Create the environment of a worker process."""
+    return EvalEnv(make_env(sim, task), limits)
 
 
-def stage_workers(
+def start_eval_workers(
     sim: SimConfig,
     task: str,
     *,
     renderer: str,
     count: int | None,
-    rules: Rules = Rules(),  # noqa: B008  (it cannot change)
+    limits: EpisodeLimits = EpisodeLimits(),  # noqa: B008  (immutable)
 ) -> Workers:
-    """Worker processes for one task; `count` None is one per core.
+    """Start worker processes for one task; `count` None means one per core.
 
     Raises:
-        InputError: the renderer does not work here, or the task or a camera does not exist.
+        InputError: the renderer does not work on this machine, or the task or a camera does not exist.
         SimulatorError: a process cannot start.
     """
     sim = replace(sim, renderer=renderer)
-    return Workers(partial(open_stage, sim, task, rules), worker_count(count), timeout=sim.timeout)
+    return Workers(partial(make_eval_env, sim, task, limits), worker_count(count), timeout=sim.timeout)
 
 
-def task_facts(workers: Workers, task: str, variations: Sequence[int] | None) -> TaskFacts:
-    """The facts of the task that the workers hold.
+def task_info(workers: Workers, task: str, variations: Sequence[int] | None) -> TaskInfo:
+    """The properties of the workers' task.
 
     Raises:
-        SimulatorError: the simulator cannot even say that much.
+        SimulatorError: the simulator does not answer.
     """
-    facts = workers.call({0: ("facts", (task, variations))})[0]
-    if isinstance(facts, WorkerFailure):
-        raise SimulatorError(f"the simulator of task {task} gives no answer: {facts.reason}")
-    return facts
+    info = workers.call({0: ("task_info", (task, variations))})[0]
+    if isinstance(info, WorkerFailure):
+        raise SimulatorError(f"the simulator of task {task} does not answer: {info.reason}")
+    return info

@@ -1,4 +1,4 @@
-"""What counted episodes say about the success rate behind them."""
+"""Confidence intervals of success rates and means."""
 
 import math
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ _Z = 1.959963984540054  # two-sided 95 %
 
 
 def wilson_interval(successes: int, episodes: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a success rate; (0, 1) where nothing was tried.
+    """The 95 % Wilson score interval of a success rate; (0, 1) without episodes.
 
     Raises:
-        ValueError: counts that cannot be.
+        ValueError: unless 0 <= successes <= episodes.
     """
     if not 0 <= successes <= episodes:
         raise ValueError(f"found {successes} successes in {episodes} episodes, expected 0 <= successes <= episodes")
@@ -20,7 +20,7 @@ def wilson_interval(successes: int, episodes: int) -> tuple[float, float]:
     rate, z2 = successes / episodes, _Z * _Z
     centre = (rate + z2 / (2 * episodes)) / (1 + z2 / episodes)
     half = _Z * math.sqrt(rate * (1 - rate) / episodes + z2 / (4 * episodes**2)) / (1 + z2 / episodes)
-    # rounding must not push an end past the rate itself, which it touches at 0 and at 1
+    # rounding must not push a bound past the rate itself, which it touches at 0 and at 1
     return min(rate, max(0.0, centre - half)), max(rate, min(1.0, centre + half))
 
 
@@ -29,10 +29,10 @@ def mean_interval(counts: Sequence[tuple[int, int]]) -> tuple[float, float]:
 
     The normal approximation for a mean of binomials with 2/K successes and 2/K failures added to each of the K rates
     (Price and Bonett 2004, "An improved confidence interval for a linear function of binomial proportions"). Without
-    them it has no width where all rates are 0 or 1, and is far too narrow near there.
+    them the interval has zero width if all rates are 0 or 1, and is far too narrow nearby.
 
     Raises:
-        ValueError: no rates, one of no episodes, or counts that cannot be.
+        ValueError: no rates, a rate of no episodes, or impossible counts.
     """
     if not counts or not all(0 <= successes <= episodes > 0 for successes, episodes in counts):
         raise ValueError(f"found {list(counts)}, expected 0 <= successes <= episodes > 0, at least once")
@@ -49,7 +49,7 @@ def mean_interval(counts: Sequence[tuple[int, int]]) -> tuple[float, float]:
 
 
 def student_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """The 95 % interval of the mean behind some values, by Student's t; None for a single one, which says nothing.
+    """The 95 % interval of a mean by Student's t; None for a single value.
 
     Raises:
         ValueError: no values.
@@ -64,10 +64,11 @@ def student_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def seeds_interval(rates: Sequence[float], counts: Sequence[tuple[int, int]]) -> tuple[float, float]:
-    """The 95 % interval of the success rate behind runs that differ in their seeds.
+    """The 95 % interval of the success rate over runs that differ in their seeds.
 
-    Student's t over the runs' rates holds what the seeds change, but says too little where a few runs agree by chance,
-    all with 1.0 for instance; it is therefore never taken narrower than what the number of episodes leaves open.
+    Student's t over the runs' rates captures the variance between seeds, but is too narrow if a few runs agree by
+    coincidence, for instance all at 1.0. The result is therefore never narrower than the interval that follows from the
+    number of episodes.
 
     Args:
         rates: of each run.

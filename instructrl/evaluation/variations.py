@@ -1,4 +1,4 @@
-"""Which of a task's variations are judged, and how that is said."""
+"""Selection of the evaluated task variations, and their description as text."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,23 +6,23 @@ import numpy as np
 
 from instructrl.config import ProtocolConfig
 from instructrl.errors import InputError
-from instructrl.schema import runs, shown
+from instructrl.schema import format_value, number_ranges
 
-_LONG = 24  # characters of a list of numbers that nobody reads
+_LONG = 24  # characters; a longer list of numbers is replaced by its length
 
 
-def judged_variations(protocol: ProtocolConfig, task: str, *, trained: Sequence[int], count: int) -> tuple[int, ...]:
-    """The variations that a protocol judges, in the order in which they come up; the task has `count`.
+def evaluated_variations(protocol: ProtocolConfig, task: str, *, trained: Sequence[int], count: int) -> tuple[int, ...]:
+    """The variations that a protocol evaluates, in evaluation order; the task has `count` variations.
 
     Raises:
-        InputError: the task has no such variation, or none that was not trained.
+        InputError: the task has no such variation, or no variation outside the training data.
     """
-    asked = protocol.variations
-    if asked == "all":
+    requested = protocol.variations
+    if requested == "all":
         chosen = list(range(count))
-    elif asked == "trained":
+    elif requested == "trained":
         chosen = list(trained)
-    elif asked == "held_out":
+    elif requested == "held_out":
         chosen = [variation for variation in range(count) if variation not in set(trained)]
         if not chosen:
             raise InputError(
@@ -30,31 +30,35 @@ def judged_variations(protocol: ProtocolConfig, task: str, *, trained: Sequence[
                 f"since the run was trained on all its {count} variations"
             )
     else:
-        chosen = list(asked)
+        chosen = list(requested)
         if max(chosen) >= count:
-            raise InputError(f"protocol.variations: found {shown(asked)}; allowed for {task}: 0 to {count - 1}")
+            raise InputError(
+                f"protocol.variations: found {format_value(requested)}; allowed for {task}: 0 to {count - 1}"
+            )
     if protocol.order == "shuffled":
         return tuple(int(one) for one in np.random.default_rng(protocol.seed).permutation(chosen))
     return tuple(chosen)
 
 
-def spelled(variations: Iterable[int]) -> str:
-    """Numbers as one writes them: 0, 3, 5-9."""
-    return ", ".join(f"{first}-{last}" if first < last else str(first) for first, last in runs(sorted(variations)))
+def format_ranges(variations: Iterable[int]) -> str:
+    """Numbers with consecutive ones as ranges: 0, 3, 5-9."""
+    return ", ".join(
+        f"{first}-{last}" if first < last else str(first) for first, last in number_ranges(sorted(variations))
+    )
 
 
-def named(variations: Sequence[int]) -> str:
-    """The variations by their numbers, or how many where that would be long."""
-    if len(spelled(variations)) > _LONG:
+def format_variations(variations: Sequence[int]) -> str:
+    """The variations as text: their numbers, or their count if that would be long."""
+    if len(format_ranges(variations)) > _LONG:
         return f"{len(variations)} variations"
-    return f"{'variation' if len(variations) == 1 else 'variations'} {spelled(variations)}"
+    return f"{'variation' if len(variations) == 1 else 'variations'} {format_ranges(variations)}"
 
 
-def coverage(judged: Sequence[int], *, trained: Sequence[int], count: int) -> str:
-    """What must be said beside a rate over some of a task's variations only; empty for one over all of them."""
-    if len(set(judged)) == count:
+def coverage(evaluated: Sequence[int], *, trained: Sequence[int], count: int) -> str:
+    """Caveat for a success rate over a subset of a task's variations; empty if all were evaluated."""
+    if len(set(evaluated)) == count:
         return ""
-    unseen = "" if set(judged) & set(trained) else ", none of them trained"
-    if len(spelled(judged)) > _LONG:
-        return f"on {len(judged)} of {count} variations only{unseen}"
-    return f"on {named(judged)} of {count} only{unseen}"
+    unseen = "" if set(evaluated) & set(trained) else ", none of them trained"
+    if len(format_ranges(evaluated)) > _LONG:
+        return f"on {len(evaluated)} of {count} variations only{unseen}"
+    return f"on {format_variations(evaluated)} of {count} only{unseen}"

@@ -1,6 +1,6 @@
-"""The agent: encoder, policy and head in a row. A batch becomes features, features become an action.
+"""The agent: encoder, policy and head in sequence, from a batch to features to an action.
 
-Letters: B sequences, T steps, K cameras, H W pixels, L tokens.
+Shapes: B sequences, T steps, K cameras, H W pixels, L tokens.
 """
 
 from typing import Any
@@ -11,47 +11,48 @@ from jaxtyping import Array, Float
 
 from instructrl.batch import Batch, Features
 from instructrl.config import EncoderConfig, HeadConfig, PolicyConfig
-from instructrl.models.blocks import PLAIN, Strategy
+from instructrl.models.blocks import DEFAULT_EXECUTION, ExecutionConfig
 from instructrl.models.encoder import make_encoder
-from instructrl.models.heads import Cameras, action_errors, make_head
+from instructrl.models.heads import CameraParams, action_errors, make_head
 from instructrl.models.policy import Policy
 
 
 class Agent(nn.Module):
-    """Answers a batch of histories with one keyframe action per step.
+    """Predicts one keyframe action per step of a batch of histories.
 
-    `encode` and `predict` are apart, so that a rollout encodes each frame once.
+    `encode` and `predict` are separate, so that a rollout encodes each frame once.
     """
 
     encoder_config: EncoderConfig
     policy_config: PolicyConfig
     head_config: HeadConfig
     vocabulary_size: int
-    image_size: int  # pixels of the rendered images, in which the cameras' matrices count
+    image_size: int  # pixels of the rendered images, to which the camera intrinsics refer
     dtype: Any = jnp.float32
-    strategy: Strategy = PLAIN
+    execution: ExecutionConfig = DEFAULT_EXECUTION
 
     def setup(self) -> None:
-        how: Any = {"dtype": self.dtype, "strategy": self.strategy}
-        self.encoder = make_encoder(self.encoder_config, vocabulary_size=self.vocabulary_size, **how)
-        self.policy = Policy(self.policy_config, **how)
+        self.encoder = make_encoder(
+            self.encoder_config, vocabulary_size=self.vocabulary_size, dtype=self.dtype, execution=self.execution
+        )
+        self.policy = Policy(self.policy_config, dtype=self.dtype, execution=self.execution)
         self.head = make_head(self.head_config, dtype=self.dtype)
 
     def encode(self, images: Array, tokens: Array, text_padding_mask: Array) -> Features:
-        """Features of images uint8 [B, T, K, H, W, 3] under instructions [B, L]."""
+        """Encode images uint8 [B, T, K, H, W, 3] and instructions [B, L]."""
         return self.encoder(images, tokens, text_padding_mask)
 
     def predict(self, features: Features, batch: Batch) -> Any:
-        """The head's prediction for every step of a batch, whose images are not looked at."""
+        """The head's prediction for every step of a batch; the batch's images are not used."""
         hidden = self.policy(features, batch.state, batch.actions)
         return self.head(hidden, features.patches, self.cameras(batch))
 
     def decode(self, features: Features, batch: Batch) -> Float[Array, "B T 8"]:
-        """The action to take at every step."""
+        """The action at every step."""
         return self.head.decode(self.predict(features, batch), self.cameras(batch))
 
     def loss(self, batch: Batch) -> tuple[Array, dict[str, Array]]:
-        """Mean loss over existing steps, and the decoded actions' errors in centimetres and degrees."""
+        """Mean loss over unpadded steps, and the same with the decoded actions' errors (cm, degrees)."""
         features, cameras = self.features(batch), self.cameras(batch)
         predicted = self.predict(features, batch)
         loss = self.head.loss(predicted, self.head.targets(batch.actions, cameras))
@@ -65,12 +66,12 @@ class Agent(nn.Module):
         return self.loss(batch)
 
     def features(self, batch: Batch) -> Features:
-        """A batch's features, computed before or now."""
+        """A batch's precomputed features, or those of its images."""
         if batch.features is not None:
             return batch.features
         return self.encode(batch.images, batch.tokens, batch.text_padding_mask)
 
-    def cameras(self, batch: Batch) -> Cameras:
-        """The batch's views, and the grid of patches that the encoder makes of each."""
+    def cameras(self, batch: Batch) -> CameraParams:
+        """Camera matrices of the batch, and the side length of the encoder's patch grid."""
         side = (self.encoder_config.image_size or self.image_size) // self.encoder_config.patch_size
-        return Cameras(batch.intrinsics, batch.extrinsics, self.image_size, side)
+        return CameraParams(batch.intrinsics, batch.extrinsics, self.image_size, side)

@@ -1,6 +1,6 @@
-"""How attention and a row of transformer blocks are computed; never what they compute.
+"""Execution options for attention and block stacks (kernel, remat, scan); results are unchanged.
 
-Letters: M sequences, T queries, S keys, N heads, H head width, D width.
+Shape suffixes: M sequences, T queries, S keys, N heads, H head width, D width.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,19 +14,22 @@ from jaxtyping import Array, Bool, Float
 
 from instructrl.errors import InputError
 
-WIDEST_HEAD, HEAD_STEP = 128, 8  # that cuDNN's fused attention takes on every GPU that has it
+MAX_HEAD_WIDTH, HEAD_WIDTH_MULTIPLE = 128, 8  # supported by cuDNN's fused attention on every GPU that has it
 
 
 @dataclass(frozen=True)
-class Strategy:
-    """The same numbers and parameters in other ways: `hardware.attention`, `hardware.remat` and `hardware.scan`."""
+class ExecutionConfig:
+    """Execution of blocks and attention: `hardware.attention`, `hardware.remat` and `hardware.scan`.
+
+    Neither parameters nor results depend on it.
+    """
 
     attention: str = "xla"
-    remat: bool = False  # blocks are computed again for the gradient, which keeps only what goes into each
-    scan: bool = False  # one block is compiled, for all
+    remat: bool = False  # recompute blocks in the backward pass, which stores only their inputs
+    scan: bool = False  # compile one block for all
 
 
-PLAIN = Strategy()
+DEFAULT_EXECUTION = ExecutionConfig()
 
 
 def attend(
@@ -37,49 +40,49 @@ def attend(
     mask: Bool[Array, "#M 1 #T S"] | None,
     attention: str,
 ) -> Float[Array, "M T N H"]:
-    """Softmax attention, its softmax in float32; `auto` is fused where the device, the type and the head allow it.
+    """Softmax attention with a float32 softmax; `auto` uses cuDNN where device, dtype and head width allow it.
 
     Raises:
-        InputError: `cudnn` is asked for, and does not take such heads.
+        InputError: `attention` is `cudnn`, which does not support this head width.
     """
     width = query.shape[-1]
-    fits = width <= WIDEST_HEAD and width % HEAD_STEP == 0
+    fits = width <= MAX_HEAD_WIDTH and width % HEAD_WIDTH_MULTIPLE == 0
     if attention == "cudnn" and not fits:
         raise InputError(
-            f"hardware.attention: found cudnn for heads {width} wide; allowed: auto or xla, "
-            f"or heads of a multiple of {HEAD_STEP} up to {WIDEST_HEAD}"
+            f"hardware.attention: found cudnn for heads of width {width}; allowed: auto or xla, "
+            f"or head widths that are multiples of {HEAD_WIDTH_MULTIPLE} up to {MAX_HEAD_WIDTH}"
         )
     if attention == "cudnn" or (attention == "auto" and fits and query.dtype == jnp.bfloat16 and has_cudnn()):
-        return fused(query, key, value, mask=mask)
+        return cudnn_attention(query, key, value, mask=mask)
     return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="xla")
 
 
 def has_cudnn() -> bool:
-    """Whether jax computes on an NVIDIA GPU."""
+    """Return True if jax runs on an NVIDIA GPU."""
     return jax.default_backend() == "gpu" and "cuda" in jax.devices()[0].client.platform_version
 
 
-def fused(query: Array, key: Array, value: Array, *, mask: Array | None) -> Array:
-    """Attention of cuDNN, of one more query and key where they are odd: its gradient wants even ones under a mask."""
+def cudnn_attention(query: Array, key: Array, value: Array, *, mask: Array | None) -> Array:
+    """Attention with cuDNN. Masked inputs are padded to even lengths: cuDNN's masked backward pass requires it."""
     count, keys = query.shape[1], key.shape[1]
     if mask is not None:
         mask = jnp.broadcast_to(mask, (*mask.shape[:2], count, keys))
         odd_query, odd_key = count % 2, keys % 2
-        mask = jnp.pad(mask, ((0, 0), (0, 0), (0, 0), (0, odd_key)))  # which nobody looks at
+        mask = jnp.pad(mask, ((0, 0), (0, 0), (0, 0), (0, odd_key)))  # padded keys are masked out
         mask = jnp.pad(mask, ((0, 0), (0, 0), (0, odd_query), (0, 0)), constant_values=True)
         query = jnp.pad(query, ((0, 0), (0, odd_query), (0, 0), (0, 0)))
         key, value = (jnp.pad(part, ((0, 0), (0, odd_key), (0, 0), (0, 0))) for part in (key, value))
     return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")[:, :count]
 
 
-def evened(x_MSD: Array, padding_MS: Array) -> tuple[Array, Array]:
-    """Tokens and their padding, of one padding token more where fused attention would add it in every block."""
+def pad_to_even(x_MSD: Array, padding_MS: Array) -> tuple[Array, Array]:
+    """Append a padding token to an odd number of tokens once, where cuDNN attention would do so in every block."""
     odd = x_MSD.shape[1] % 2 if x_MSD.dtype == jnp.bfloat16 and has_cudnn() else 0
     return jnp.pad(x_MSD, ((0, 0), (0, odd), (0, 0))), jnp.pad(padding_MS, ((0, 0), (0, odd)), constant_values=1)
 
 
-def whole(x: Array) -> Array:
-    """The output of a block as it is."""
+def identity(x: Array) -> Array:
+    """Return the argument: the readout of a block's full output."""
     return x
 
 
@@ -88,41 +91,41 @@ def run_blocks(
     make: Callable[..., nn.Module],
     names: Sequence[str],
     x_MSD: Array,
-    *given: Any,
-    strategy: Strategy,
-    watch: Callable[[Array], Any] = whole,
+    *inputs: Any,
+    execution: ExecutionConfig,
+    readout: Callable[[Array], Any] = identity,
 ) -> tuple[Array, list[Any]]:
-    """Blocks in a row, and what `watch` makes of the output of each.
+    """Apply a stack of blocks; also returns `readout(x)` after each.
 
     Args:
-        owner: whose parameters the blocks are, each under its name, whatever the strategy.
-        make: makes a block, which is called with x and `given`.
-        names: of the blocks; all have parameters of the same shapes if they are scanned.
-        x_MSD: what goes into the first.
-        given: what all of them are given.
-        strategy: how they are computed.
-        watch: a function of arrays alone.
+        owner: the module that holds the blocks' parameters by name, regardless of `execution`.
+        make: constructs a block, which is called with x and `inputs`.
+        names: of the blocks; with scan all blocks must have the same parameter shapes.
+        x_MSD: input of the first block.
+        inputs: further inputs, the same for all blocks.
+        execution: execution options.
+        readout: a pure function of the output of a block.
     """
-    if owner.is_initializing() or not (strategy.remat or strategy.scan):
-        seen = []
+    if owner.is_initializing() or not (execution.remat or execution.scan):
+        readouts = []
         for name in names:
-            x_MSD = make(name=name)(x_MSD, *given)
-            seen.append(watch(x_MSD))
-        return x_MSD, seen
+            x_MSD = make(name=name)(x_MSD, *inputs)
+            readouts.append(readout(x_MSD))
+        return x_MSD, readouts
 
     block, params = make(parent=None), [owner.variables["params"][name] for name in names]
 
     def step(x: Array, params: Any) -> tuple[Array, Any]:
-        answer: Any = block.apply({"params": params}, x, *given)
-        return answer, watch(answer)
+        output: Any = block.apply({"params": params}, x, *inputs)
+        return output, readout(output)
 
-    if strategy.remat:
-        step = jax.checkpoint(step, prevent_cse=not strategy.scan)
-    if strategy.scan and len(names) > 1:
+    if execution.remat:
+        step = jax.checkpoint(step, prevent_cse=not execution.scan)
+    if execution.scan and len(names) > 1:
         x_MSD, stacked = jax.lax.scan(step, x_MSD, jax.tree.map(lambda *leaves: jnp.stack(leaves), *params))
         return x_MSD, [jax.tree.map(lambda leaf, index=index: leaf[index], stacked) for index in range(len(names))]
-    seen = []
-    for each in params:
-        x_MSD, found = step(x_MSD, each)
-        seen.append(found)
-    return x_MSD, seen
+    readouts = []
+    for block_params in params:
+        x_MSD, result = step(x_MSD, block_params)
+        readouts.append(result)
+    return x_MSD, readouts

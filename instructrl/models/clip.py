@@ -1,7 +1,7 @@
-"""CLIP (Radford et al. 2021): one transformer for the image, one for the sentence, and a common space.
+"""CLIP (Radford et al. 2021): an image transformer and a text transformer with a joint embedding space.
 
-Its parameters have the names of Hugging Face's flax model. Letters: B sequences, T steps, K cameras, M images of
-all of them or sentences, S tokens, P patches, L words, D width, V vision and G text feature width.
+Parameters are named as in Hugging Face's flax model. Shape suffixes: B sequences, T steps, K cameras, M images (all
+cameras and steps) or texts, S tokens, P patches, L text tokens, D width, V vision and G text feature width.
 """
 
 import math
@@ -15,18 +15,18 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from instructrl.batch import Features
-from instructrl.config import EncoderConfig, chosen_layers
-from instructrl.models.blocks import PLAIN, Strategy, attend, run_blocks, whole
-from instructrl.models.pixels import normalised, resized
+from instructrl.config import EncoderConfig, pooled_layers
+from instructrl.models.blocks import DEFAULT_EXECUTION, ExecutionConfig, attend, identity, run_blocks
+from instructrl.models.pixels import normalize, resize
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 MLP_RATIO, EPSILON = 4, 1e-5
-FIRST_SCALE = math.log(1 / 0.07)  # of the logits, before training
+INITIAL_LOGIT_SCALE = math.log(1 / 0.07)  # of the logits, before training
 small = nn.initializers.normal(0.02)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention under a mask of who may look at whom."""
+    """Multi-head self-attention with a mask."""
 
     heads: int
     dtype: Any
@@ -71,52 +71,52 @@ class Block(nn.Module):
         return x_MSD + Mlp(self.dtype, name="mlp")(normed)
 
 
-class Blocks(nn.Module):
-    """The blocks of one tower; they are named layers/0, layers/1 and so on."""
+class Encoder(nn.Module):
+    """The block stack of one tower; the blocks are named layers/0, layers/1 and so on."""
 
     depth: int
     heads: int
     dtype: Any
-    strategy: Strategy
+    execution: ExecutionConfig
 
     def setup(self) -> None:
-        self.layers = Layers(self.depth, self.heads, self.dtype, self.strategy)
+        self.layers = EncoderLayers(self.depth, self.heads, self.dtype, self.execution)
 
     def __call__(
-        self, x_MSD: Float[Array, "M S D"], mask: Array | None, watch: Callable[[Any], Any]
+        self, x_MSD: Float[Array, "M S D"], mask: Array | None, readout: Callable[[Any], Any]
     ) -> tuple[Array, list[Array]]:
-        """What comes out of the last block; and what `watch` makes of the embeddings and the output of each."""
-        return self.layers(x_MSD, mask, watch)
+        """The output of the last block, and `readout` of the embeddings and of each block's output."""
+        return self.layers(x_MSD, mask, readout)
 
 
-class Layers(nn.Module):
-    """Blocks in a row."""
+class EncoderLayers(nn.Module):
+    """A stack of blocks."""
 
     depth: int
     heads: int
     dtype: Any
-    strategy: Strategy
+    execution: ExecutionConfig
 
     @nn.compact
     def __call__(
-        self, x_MSD: Float[Array, "M S D"], mask: Array | None, watch: Callable[[Any], Any]
+        self, x_MSD: Float[Array, "M S D"], mask: Array | None, readout: Callable[[Any], Any]
     ) -> tuple[Array, list[Array]]:
-        make = partial(Block, self.heads, self.dtype, self.strategy.attention)
+        make = partial(Block, self.heads, self.dtype, self.execution.attention)
         names = [str(index) for index in range(self.depth)]
-        last, blocks = run_blocks(self, make, names, x_MSD, mask, strategy=self.strategy, watch=watch)
-        return last, [watch(x_MSD), *blocks]
+        last, blocks = run_blocks(self, make, names, x_MSD, mask, execution=self.execution, readout=readout)
+        return last, [readout(x_MSD), *blocks]
 
 
-class Outputs(NamedTuple):
-    """What a tower answers."""
+class TowerOutputs(NamedTuple):
+    """Outputs of a tower."""
 
-    hidden: list[Any]  # the embeddings, then the output of every block, M S D each, or what was made of it
+    hidden: list[Any]  # the embeddings, then the output of every block, M S D each, or their readouts
     final: Any  # M S D, normalised
-    pooled: Any  # M D: the normalised output at the token that stands for all
+    pooled: Any  # M D: the normalised output at the class or end-of-text token
 
 
 class ImageEmbeddings(nn.Module):
-    """A class token and patches, with learnt places."""
+    """Class token and patch embeddings with learnt positions."""
 
     dim: int
     patch_size: int
@@ -130,32 +130,32 @@ class ImageEmbeddings(nn.Module):
         x_MPD = convolve(images).reshape(len(images), -1, self.dim)
         first = self.param("class_embedding", small, (self.dim,)).astype(self.dtype)
         x_MSD = jnp.concatenate([jnp.broadcast_to(first, (len(images), 1, self.dim)), x_MPD], axis=1)
-        place = nn.Embed(x_MSD.shape[1], self.dim, embedding_init=small, dtype=self.dtype, name="position_embedding")
-        return x_MSD + place(jnp.arange(x_MSD.shape[1]))[None]
+        position = nn.Embed(x_MSD.shape[1], self.dim, embedding_init=small, dtype=self.dtype, name="position_embedding")
+        return x_MSD + position(jnp.arange(x_MSD.shape[1]))[None]
 
 
 class VisionTower(nn.Module):
-    """From normalised images to tokens; the class token stands for the image."""
+    """Image transformer: normalised images to tokens; the class token represents the image."""
 
     config: EncoderConfig
     dtype: Any
-    strategy: Strategy
+    execution: ExecutionConfig
 
     def setup(self) -> None:
         config = self.config
         self.embeddings = ImageEmbeddings(config.dim, config.patch_size, self.dtype)
         self.pre_layrnorm = nn.LayerNorm(EPSILON, dtype=self.dtype)  # its published name
-        self.encoder = Blocks(config.depth, config.heads, self.dtype, self.strategy)
+        self.encoder = Encoder(config.depth, config.heads, self.dtype, self.execution)
         self.post_layernorm = nn.LayerNorm(EPSILON, dtype=self.dtype)
 
-    def __call__(self, images: Float[Array, "M H W 3"], watch: Callable[[Any], Any] = whole) -> Outputs:
-        last, hidden = self.encoder(self.pre_layrnorm(self.embeddings(images)), None, watch)
+    def __call__(self, images: Float[Array, "M H W 3"], readout: Callable[[Any], Any] = identity) -> TowerOutputs:
+        last, hidden = self.encoder(self.pre_layrnorm(self.embeddings(images)), None, readout)
         final = self.post_layernorm(last)
-        return Outputs(hidden, final, final[:, 0])
+        return TowerOutputs(hidden, final, final[:, 0])
 
 
 class TextEmbeddings(nn.Module):
-    """Words with learnt places."""
+    """Token embeddings with learnt positions."""
 
     vocabulary_size: int
     length: int
@@ -165,59 +165,59 @@ class TextEmbeddings(nn.Module):
     @nn.compact
     def __call__(self, tokens: Int[Array, "M L"]) -> Float[Array, "M L D"]:
         words = nn.Embed(self.vocabulary_size, self.dim, embedding_init=small, dtype=self.dtype, name="token_embedding")
-        place = nn.Embed(self.length, self.dim, embedding_init=small, dtype=self.dtype, name="position_embedding")
-        return words(tokens) + place(jnp.arange(tokens.shape[1]))[None]
+        position = nn.Embed(self.length, self.dim, embedding_init=small, dtype=self.dtype, name="position_embedding")
+        return words(tokens) + position(jnp.arange(tokens.shape[1]))[None]
 
 
 class TextTower(nn.Module):
-    """From tokens to words in context, each seeing those before it; the end-of-text token stands for the sentence."""
+    """Causal text transformer: token ids to contextual tokens; the end-of-text token represents the text."""
 
     config: EncoderConfig
     vocabulary_size: int
     dtype: Any
-    strategy: Strategy
+    execution: ExecutionConfig
 
     def setup(self) -> None:
         config, width = self.config, self.config.text_dim or 0
         self.embeddings = TextEmbeddings(self.vocabulary_size, config.text_length, width, self.dtype)
-        self.encoder = Blocks(config.text_depth or 0, config.text_heads or 0, self.dtype, self.strategy)
+        self.encoder = Encoder(config.text_depth or 0, config.text_heads or 0, self.dtype, self.execution)
         self.final_layer_norm = nn.LayerNorm(EPSILON, dtype=self.dtype)
 
     def __call__(
         self,
         tokens: Int[Array, "M L"],
         text_padding_mask: Float[Array, "M L"],
-        watch: Callable[[Any], Any] = whole,
-    ) -> Outputs:
+        readout: Callable[[Any], Any] = identity,
+    ) -> TowerOutputs:
         length = tokens.shape[1]
         itself = jnp.eye(length, dtype=bool)[None]
         before = jnp.asarray(np.tri(length, dtype=bool))[None] & (text_padding_mask == 0)[:, None]
-        last, hidden = self.encoder(self.embeddings(tokens), (before | itself)[:, None], watch)
+        last, hidden = self.encoder(self.embeddings(tokens), (before | itself)[:, None], readout)
         final = self.final_layer_norm(last)
-        return Outputs(hidden, final, at_end(final, tokens))
+        return TowerOutputs(hidden, final, take_end_token(final, tokens))
 
 
 class Clip(nn.Module):
-    """Both towers, which do not read each other.
+    """Image and text towers, without interaction between them.
 
-    A layer gives the mean over its image tokens, and its end-of-text token; the last one gives the embeddings in
-    the common space, as CLIP was trained to compare them.
+    A layer's features are the mean over its image tokens and its end-of-text token; those of the last layer are the
+    projections into the joint embedding space.
     """
 
     config: EncoderConfig
     vocabulary_size: int
     dtype: Any = jnp.float32
-    strategy: Strategy = PLAIN
+    execution: ExecutionConfig = DEFAULT_EXECUTION
 
     def setup(self) -> None:
         config = self.config
-        self.vision_model = VisionTower(config, self.dtype, self.strategy)
+        self.vision_model = VisionTower(config, self.dtype, self.execution)
         self.visual_projection = nn.Dense(config.projection or 0, use_bias=False, kernel_init=small, dtype=self.dtype)
         if config.text:
-            self.text_model = TextTower(config, self.vocabulary_size, self.dtype, self.strategy)
+            self.text_model = TextTower(config, self.vocabulary_size, self.dtype, self.execution)
             self.text_projection = nn.Dense(config.projection or 0, use_bias=False, kernel_init=small, dtype=self.dtype)
             # Features do not need the scale of CLIP's logits; it is one of the published parameters.
-            self.logit_scale = self.param("logit_scale", nn.initializers.constant(FIRST_SCALE), ())
+            self.logit_scale = self.param("logit_scale", nn.initializers.constant(INITIAL_LOGIT_SCALE), ())
 
     def __call__(
         self,
@@ -226,7 +226,7 @@ class Clip(nn.Module):
         text_padding_mask: Float[Array, "B L"],
     ) -> Features:
         views = images.shape[:3]
-        vision = self.see(images.reshape(-1, *images.shape[3:]), mean)
+        vision = self.encode_images(images.reshape(-1, *images.shape[3:]), mean)
         patches = vision.final[:, 1:]
         return Features(
             pooled=self.image_features(vision).reshape(*views, -1),
@@ -234,50 +234,51 @@ class Clip(nn.Module):
             patches=patches.reshape(*views, *patches.shape[1:]),
         )
 
-    def image_features(self, vision: Outputs) -> Float[Array, "M V"]:
-        """The chosen layers' features, concatenated."""
+    def image_features(self, vision: TowerOutputs) -> Float[Array, "M V"]:
+        """Concatenated features of the chosen layers."""
         last = self.config.depth - 1
         features = [
             self.visual_projection(vision.pooled) if index == last else vision.hidden[index + 1]
-            for index in chosen_layers(self.config)
+            for index in pooled_layers(self.config)
         ]
         return jnp.concatenate(features, axis=-1)
 
     def text_features(self, tokens: Int[Array, "M L"], text_padding_mask: Float[Array, "M L"]) -> Float[Array, "M G"]:
-        """Those of the text tower's layers at the same relative depth; none without the instruction."""
+        """Concatenated features of the text tower's layers at the same relative depths; width 0 without `text`."""
         if not self.config.text:
             return jnp.zeros((len(tokens), 0), self.dtype)
-        read, last = self.text_model(tokens, text_padding_mask, partial(at_end, tokens=tokens)), self.config.text_depth
+        text = self.text_model(tokens, text_padding_mask, partial(take_end_token, tokens=tokens))
+        last = self.config.text_depth
         features = [
-            self.text_projection(read.pooled) if index + 1 == last else read.hidden[index + 1]
+            self.text_projection(text.pooled) if index + 1 == last else text.hidden[index + 1]
             for index in text_layers(self.config)
         ]
         return jnp.concatenate(features, axis=-1)
 
-    def see(self, images: UInt8[Array, "M H W 3"], watch: Callable[[Any], Any] = whole) -> Outputs:
-        """The vision tower's answer to raw images."""
-        pixels = normalised(resized(images, self.config.image_size), MEAN, STD)
-        return self.vision_model(pixels.astype(self.dtype), watch)
+    def encode_images(self, images: UInt8[Array, "M H W 3"], readout: Callable[[Any], Any] = identity) -> TowerOutputs:
+        """Outputs of the vision tower for raw images."""
+        pixels = normalize(resize(images, self.config.image_size), MEAN, STD)
+        return self.vision_model(pixels.astype(self.dtype), readout)
 
-    def compare(
+    def embed_pairs(
         self, images: UInt8[Array, "M H W 3"], tokens: Int[Array, "M L"], text_padding_mask: Float[Array, "M L"]
     ) -> tuple[Float[Array, "M V"], Float[Array, "M V"]]:
-        """Embeddings of images and of sentences in the common space, not normalised."""
-        read = self.text_model(tokens, text_padding_mask)
-        return self.visual_projection(self.see(images).pooled), self.text_projection(read.pooled)
+        """Embeddings of images and texts in the joint space, not normalised."""
+        text = self.text_model(tokens, text_padding_mask)
+        return self.visual_projection(self.encode_images(images).pooled), self.text_projection(text.pooled)
 
 
 def text_layers(config: EncoderConfig) -> tuple[int, ...]:
-    """The text tower's layers at the relative depths of the vision tower's chosen ones, each once."""
+    """Indices of the text tower's layers at the relative depths of the chosen vision layers, without duplicates."""
     share = (config.text_depth or 0) / config.depth
-    return tuple(dict.fromkeys(math.ceil((index + 1) * share) - 1 for index in chosen_layers(config)))
+    return tuple(dict.fromkeys(math.ceil((index + 1) * share) - 1 for index in pooled_layers(config)))
 
 
 def mean(x_MSD: Float[Array, "M S D"]) -> Float[Array, "M D"]:
-    """The mean over tokens."""
+    """Mean over tokens."""
     return x_MSD.astype(jnp.float32).mean(axis=1).astype(x_MSD.dtype)
 
 
-def at_end(x_MLD: Float[Array, "M L D"], tokens: Int[Array, "M L"]) -> Float[Array, "M D"]:
-    """What stands at each sentence's end-of-text token, the largest id of the vocabulary."""
+def take_end_token(x_MLD: Float[Array, "M L D"], tokens: Int[Array, "M L"]) -> Float[Array, "M D"]:
+    """Select each text's end-of-text token, which has the largest id of the vocabulary."""
     return jnp.take_along_axis(x_MLD, jnp.argmax(tokens, axis=1)[:, None, None], axis=1)[:, 0]

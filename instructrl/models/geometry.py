@@ -1,6 +1,6 @@
-"""Between pixels and points in space, for cameras with known matrices.
+"""Projection and triangulation for cameras with known matrices.
 
-Letters: K cameras; leading dimensions are free. Conventions as in `instructrl.batch`.
+Shapes: K cameras; leading dimensions are arbitrary. Conventions as in `instructrl.batch`.
 """
 
 import jax
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 def project(
     points: Float[Array, "... 3"], intrinsics: Float[Array, "... K 3 3"], extrinsics: Float[Array, "... K 4 4"]
 ) -> tuple[Float[Array, "... K 2"], Float[Array, "... K"]]:
-    """Pixel coordinates of world points in every camera, and their depth along the optical axis (metres)."""
+    """Project world points to pixel coordinates in every camera; also returns the depth along the optical axis (m)."""
     rotation, origin = extrinsics[..., :3, :3], extrinsics[..., :3, 3]
     local = jnp.einsum("...kji,...kj->...ki", rotation, points[..., None, :] - origin, precision="highest")
     depth = local[..., 2]
@@ -23,7 +23,7 @@ def project(
 def rays(
     pixels: Float[Array, "... K 2"], intrinsics: Float[Array, "... K 3 3"], extrinsics: Float[Array, "... K 4 4"]
 ) -> tuple[Float[Array, "... K 3"], Float[Array, "... K 3"]]:
-    """Origin and unit direction in the world of the ray through each camera's pixel."""
+    """World-frame origin and unit direction of the ray through each camera's pixel."""
     focal = jnp.stack([intrinsics[..., 0, 0], intrinsics[..., 1, 1]], axis=-1)
     local = (pixels - intrinsics[..., :2, 2]) / focal
     local = jnp.concatenate([local, jnp.ones_like(local[..., :1])], axis=-1)
@@ -31,29 +31,29 @@ def rays(
     return extrinsics[..., :3, 3], direction / jnp.linalg.norm(direction, axis=-1, keepdims=True)
 
 
-def meeting_point(
+def closest_point_to_rays(
     origins: Float[Array, "... K 3"], directions: Float[Array, "... K 3"], weights: Float[Array, "... K"]
 ) -> Float[Array, "... 3"]:
-    """The point with the least weighted squared distance to all rays; a faint pull keeps it defined for one."""
+    """The point with the least weighted squared distance to all rays; a weak regularizer handles a single ray."""
     across = jnp.eye(3) - directions[..., :, None] * directions[..., None, :]
     total = jnp.sum(weights[..., None, None] * across, axis=-3)
     pull = jnp.sum(weights, axis=-1) * 1e-4 + 1e-8
     matrix = total + pull[..., None, None] * jnp.eye(3)
-    nearest = origins + directions  # one metre into the view: where a lone camera's point is pulled to
+    nearest = origins + directions  # at one metre depth: the regularizer's target
     centre = jnp.mean(nearest, axis=-2)
     moment = jnp.einsum("...k,...kij,...kj->...i", weights, across, origins, precision="highest")
     return solve_symmetric(matrix, moment + pull[..., None] * centre)
 
 
 def solve_symmetric(matrix: Float[Array, "... 3 3"], vector: Float[Array, "... 3"]) -> Float[Array, "... 3"]:
-    """Solve `matrix x = vector` for symmetric 3 x 3 matrices, by Cramer's rule: a few products instead of an LU."""
+    """Solve `matrix x = vector` for symmetric 3 x 3 matrices by Cramer's rule, cheaper than an LU decomposition."""
     rows = [matrix[..., i, :] for i in range(3)]
     cofactors = jnp.stack([jnp.cross(rows[1], rows[2]), jnp.cross(rows[2], rows[0]), jnp.cross(rows[0], rows[1])], -2)
     determinant = jnp.sum(rows[0] * cofactors[..., 0, :], axis=-1, keepdims=True)
     return jnp.einsum("...ij,...j->...i", cofactors, vector, precision="highest") / determinant
 
 
-def robust_meeting_point(
+def robust_closest_point_to_rays(
     origins: Float[Array, "... K 3"],
     directions: Float[Array, "... K 3"],
     weights: Float[Array, "... K"],
@@ -61,7 +61,7 @@ def robust_meeting_point(
     scale: float = 0.02,
     rounds: int = 5,
 ) -> Float[Array, "... 3"]:
-    """`meeting_point`, reweighted so that a ray further than about `scale` metres off loses its say.
+    """`closest_point_to_rays`, robust to outliers: rays farther than about `scale` metres are downweighted.
 
     Iteratively reweighted least squares with Cauchy weights (Holland and Welsch 1977).
     """
@@ -70,6 +70,6 @@ def robust_meeting_point(
         apart = point[..., None, :] - origins
         along = jnp.sum(apart * directions, axis=-1, keepdims=True)
         distance = jnp.linalg.norm(apart - along * directions, axis=-1)
-        return meeting_point(origins, directions, weights / (1 + (distance / scale) ** 2))
+        return closest_point_to_rays(origins, directions, weights / (1 + (distance / scale) ** 2))
 
-    return jax.lax.fori_loop(0, rounds, refine, meeting_point(origins, directions, weights))
+    return jax.lax.fori_loop(0, rounds, refine, closest_point_to_rays(origins, directions, weights))

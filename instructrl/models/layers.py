@@ -1,6 +1,6 @@
-"""Transformer pieces that the encoder, the policy and the heads share.
+"""Transformer layers shared by encoder, policy and heads.
 
-Letters: B batch, S sequence, R tokens of it that are answered, D width, N heads, H head width.
+Shape suffixes: B batch, S sequence, R query tokens (a slice of the sequence), D width, N heads, H head width.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from instructrl.models.blocks import attend
 
-EVERY = slice(None)
+ALL_TOKENS = slice(None)
 
 
 class Mlp(nn.Module):
@@ -28,29 +28,29 @@ class Mlp(nn.Module):
 
 
 class QueryKeyValue(nn.Module):
-    """A linear layer to queries, keys and values: as one, or queries of some tokens only."""
+    """Linear projection to queries, keys and values, fused; queries optionally of a slice of the tokens only."""
 
     heads: int
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x_BSD: Float[Array, "B S D"], asking: slice) -> tuple[Array, Array, Array]:
+    def __call__(self, x_BSD: Float[Array, "B S D"], query_slice: slice) -> tuple[Array, Array, Array]:
         width = x_BSD.shape[-1]
         shape = (width, 3, self.heads, width // self.heads)
         init = nn.initializers.lecun_normal()
         kernel = self.param("kernel", lambda key: init(key, (width, 3 * width)).reshape(shape))
         bias = self.param("bias", nn.initializers.zeros, shape[1:])
         x_BSD, kernel, bias = nn.dtypes.promote_dtype(x_BSD, kernel, bias, dtype=self.dtype)
-        if asking == EVERY:
+        if query_slice == ALL_TOKENS:
             qkv = jnp.einsum("bsd,dcnh->bscnh", x_BSD, kernel) + bias
             return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        query_BRNH = jnp.einsum("brd,dnh->brnh", x_BSD[:, asking], kernel[:, 0]) + bias[0]
+        query_BRNH = jnp.einsum("brd,dnh->brnh", x_BSD[:, query_slice], kernel[:, 0]) + bias[0]
         kv = jnp.einsum("bsd,dcnh->bscnh", x_BSD, kernel[:, 1:]) + bias[1:]
         return query_BRNH, kv[:, :, 0], kv[:, :, 1]
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention under a mask of who may look at whom."""
+    """Multi-head self-attention with a mask."""
 
     heads: int
     dtype: Any = jnp.float32
@@ -58,16 +58,16 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BSD: Float[Array, "B S D"], mask_SS: Bool[Array, "S S"], asking: slice
+        self, x_BSD: Float[Array, "B S D"], mask_SS: Bool[Array, "S S"], query_slice: slice
     ) -> Float[Array, "B R D"]:
         width = x_BSD.shape[-1]
-        query, key, value = QueryKeyValue(self.heads, self.dtype, name="query_key_value")(x_BSD, asking)
-        mixed_BRNH = attend(query, key, value, mask=mask_SS[asking][None, None], attention=self.attention)
+        query, key, value = QueryKeyValue(self.heads, self.dtype, name="query_key_value")(x_BSD, query_slice)
+        mixed_BRNH = attend(query, key, value, mask=mask_SS[query_slice][None, None], attention=self.attention)
         return nn.DenseGeneral(width, axis=(-2, -1), dtype=self.dtype, name="out")(mixed_BRNH)
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block. Only the tokens `asking` are answered, R of the S that they look at."""
+    """Pre-norm transformer block. Outputs are computed only for the R tokens in `query_slice`."""
 
     heads: int
     mlp_ratio: float
@@ -76,11 +76,11 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BSD: Float[Array, "B S D"], mask_SS: Bool[Array, "S S"], asking: slice = EVERY
+        self, x_BSD: Float[Array, "B S D"], mask_SS: Bool[Array, "S S"], query_slice: slice = ALL_TOKENS
     ) -> Float[Array, "B R D"]:
         width = x_BSD.shape[-1]
         normed = nn.LayerNorm(dtype=self.dtype, name="norm_attention")(x_BSD)
-        mixed = Attention(self.heads, self.dtype, self.attention, name="attention")(normed, mask_SS, asking)
-        x_BRD = x_BSD[:, asking] + mixed
+        mixed = Attention(self.heads, self.dtype, self.attention, name="attention")(normed, mask_SS, query_slice)
+        x_BRD = x_BSD[:, query_slice] + mixed
         normed = nn.LayerNorm(dtype=self.dtype, name="norm_mlp")(x_BRD)
         return x_BRD + Mlp(int(width * self.mlp_ratio), width, self.dtype, name="mlp")(normed)

@@ -1,7 +1,7 @@
 """M3AE (Geng et al. 2022): image patches and instruction tokens in one transformer.
 
-Its parameters have the names and shapes of the published weights. Letters: B sequences, T steps, K cameras,
-M images of all of them, P patches, L words, S = 1 + P + L tokens, D width, F pooled width.
+Parameters have the names and shapes of the published weights. Shape suffixes: B sequences, T steps, K cameras,
+M images (all cameras and steps), P patches, L text tokens, S = 1 + P + L tokens, D width, F pooled width.
 """
 
 from collections.abc import Callable
@@ -14,18 +14,18 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from instructrl.batch import Features
-from instructrl.config import EncoderConfig, chosen_layers
-from instructrl.models.blocks import PLAIN, Strategy, attend, evened, run_blocks, whole
-from instructrl.models.pixels import normalised, patches, resized
+from instructrl.config import EncoderConfig, pooled_layers
+from instructrl.models.blocks import DEFAULT_EXECUTION, ExecutionConfig, attend, identity, pad_to_even, run_blocks
+from instructrl.models.pixels import normalize, patchify, resize
 from instructrl.models.positions import sinusoid, sinusoid_2d
 
-MEAN, STD = (0.5762, 0.5503, 0.5213), (0.3207, 0.3169, 0.3307)  # of CC12M, with which it was pretrained
+MEAN, STD = (0.5762, 0.5503, 0.5213), (0.3207, 0.3169, 0.3307)  # of CC12M, the pretraining data
 MLP_RATIO = 4
 xavier, small = nn.initializers.xavier_uniform(), nn.initializers.normal(0.02)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; padding is looked at by nobody."""
+    """Multi-head self-attention with padding masked out."""
 
     heads: int
     dtype: Any
@@ -67,43 +67,45 @@ class Block(nn.Module):
         return x_MSD + Mlp(self.dtype, name="TransformerMLP_0")(normed)
 
 
-class Outputs(NamedTuple):
-    """What a transformer answers."""
+class TransformerOutputs(NamedTuple):
+    """Outputs of a transformer."""
 
-    blocks: list[Any]  # M S D each, or what was made of it
+    blocks: list[Any]  # of every block: M S D, or its readout
     final: Any  # M S D, normalised
 
 
 class Transformer(nn.Module):
-    """Blocks, then a layer norm."""
+    """A stack of blocks and a final layer norm."""
 
     depth: int
     heads: int
     dtype: Any
-    strategy: Strategy = PLAIN
+    execution: ExecutionConfig = DEFAULT_EXECUTION
 
     @nn.compact
     def __call__(
-        self, x_MSD: Float[Array, "M S D"], padding_MS: Float[Array, "M S"], watch: Callable[[Any], Any] = whole
-    ) -> Outputs:
-        make = partial(Block, self.heads, self.dtype, self.strategy.attention)
+        self, x_MSD: Float[Array, "M S D"], padding_MS: Float[Array, "M S"], readout: Callable[[Any], Any] = identity
+    ) -> TransformerOutputs:
+        make = partial(Block, self.heads, self.dtype, self.execution.attention)
         names = [f"Block_{index}" for index in range(self.depth)]
-        given, (x_MSD, padding_MS) = slice(x_MSD.shape[1]), evened(x_MSD, padding_MS)
+        original, (x_MSD, padding_MS) = slice(x_MSD.shape[1]), pad_to_even(x_MSD, padding_MS)
 
-        def watched(x_MSD: Array) -> Any:
-            return watch(x_MSD[:, given])
+        def unpadded_readout(x_MSD: Array) -> Any:
+            return readout(x_MSD[:, original])
 
-        x_MSD, blocks = run_blocks(self, make, names, x_MSD, padding_MS, strategy=self.strategy, watch=watched)
-        return Outputs(blocks, nn.LayerNorm(dtype=self.dtype, name="LayerNorm_0")(x_MSD[:, given]))
+        x_MSD, blocks = run_blocks(
+            self, make, names, x_MSD, padding_MS, execution=self.execution, readout=unpadded_readout
+        )
+        return TransformerOutputs(blocks, nn.LayerNorm(dtype=self.dtype, name="LayerNorm_0")(x_MSD[:, original]))
 
 
 class M3AE(nn.Module):
-    """The encoder; without `config.text` it sees the image alone."""
+    """The M3AE encoder; without `config.text` it encodes images only."""
 
     config: EncoderConfig
     vocabulary_size: int
     dtype: Any = jnp.float32
-    strategy: Strategy = PLAIN
+    execution: ExecutionConfig = DEFAULT_EXECUTION
 
     def setup(self) -> None:
         config, width = self.config, (1, 1, self.config.dim)
@@ -114,7 +116,7 @@ class M3AE(nn.Module):
         self.encoder_image_type_embedding = self.param("encoder_image_type_embedding", small, width)
         if config.text:
             self.encoder_text_type_embedding = self.param("encoder_text_type_embedding", small, width)
-        self.encoder = Transformer(config.depth, config.heads, self.dtype, self.strategy)
+        self.encoder = Transformer(config.depth, config.heads, self.dtype, self.execution)
 
     def __call__(
         self,
@@ -129,8 +131,8 @@ class M3AE(nn.Module):
             text_MLD = jnp.repeat(self.embed_text(tokens), steps * cameras, axis=0)
             padding_ML = jnp.repeat(text_padding_mask, steps * cameras, axis=0)
         outputs, padding_MS = self.outputs(image_MPD, text_MLD, padding_ML, pool=True)
-        layers = [*outputs.blocks[:-1], mean(outputs.final, padding_MS)]
-        pooled_MF = jnp.concatenate([layers[index] for index in chosen_layers(self.config)], axis=-1)
+        layers = [*outputs.blocks[:-1], masked_mean(outputs.final, padding_MS)]
+        pooled_MF = jnp.concatenate([layers[index] for index in pooled_layers(self.config)], axis=-1)
         patches_MPD = outputs.final[:, 1 : 1 + image_MPD.shape[1]]
         views = (batch, steps, cameras)
         return Features(
@@ -140,35 +142,35 @@ class M3AE(nn.Module):
         )
 
     def embed_image(self, images: UInt8[Array, "M H W 3"]) -> Float[Array, "M P D"]:
-        """Patches with their places."""
+        """Patch embeddings with positions and modality embedding."""
         size, side = self.config.image_size, self.config.patch_size
-        x_MPC = patches(normalised(resized(images, size), MEAN, STD), side).astype(self.dtype)
-        place = sinusoid_2d(round(x_MPC.shape[1] ** 0.5), self.config.dim)[None]
-        return (self.image_embedding(x_MPC) + place + self.encoder_image_type_embedding).astype(self.dtype)
+        x_MPC = patchify(normalize(resize(images, size), MEAN, STD), side).astype(self.dtype)
+        position = sinusoid_2d(round(x_MPC.shape[1] ** 0.5), self.config.dim)[None]
+        return (self.image_embedding(x_MPC) + position + self.encoder_image_type_embedding).astype(self.dtype)
 
     def embed_text(self, tokens: Int[Array, "B L"]) -> Float[Array, "B L D"]:
-        """Words with their places."""
-        place = sinusoid(np.arange(tokens.shape[1]), self.config.dim)[None]
-        return (self.text_embedding(tokens) + place + self.encoder_text_type_embedding).astype(self.dtype)
+        """Token embeddings with positions and modality embedding."""
+        position = sinusoid(np.arange(tokens.shape[1]), self.config.dim)[None]
+        return (self.text_embedding(tokens) + position + self.encoder_text_type_embedding).astype(self.dtype)
 
     def outputs(
         self, image_MPD: Array | None, text_MLD: Array | None, text_padding_ML: Array | None, *, pool: bool = False
-    ) -> tuple[Outputs, Float[Array, "M S"]]:
-        """Outputs for [cls, image, text], of which image or text may be None, and the padding of all tokens.
+    ) -> tuple[TransformerOutputs, Float[Array, "M S"]]:
+        """Transformer outputs for [cls, image, text] (image or text may be None), and the padding of all tokens.
 
-        With `pool` those of the blocks are means over tokens.
+        With `pool` the blocks' outputs are means over tokens.
         """
         parts = [part for part in (image_MPD, text_MLD) if part is not None]
         count = parts[0].shape[0]
         cls_M1D = jnp.broadcast_to(self.cls_token.astype(self.dtype), (count, 1, self.config.dim))
-        seen = 1 + (0 if image_MPD is None else image_MPD.shape[1])
-        padding = [jnp.zeros((count, seen)), *([] if text_padding_ML is None else [text_padding_ML])]
+        unpadded = 1 + (0 if image_MPD is None else image_MPD.shape[1])
+        padding = [jnp.zeros((count, unpadded)), *([] if text_padding_ML is None else [text_padding_ML])]
         padding_MS = jnp.concatenate(padding, axis=1)
-        watch = partial(mean, padding_MS=padding_MS) if pool else whole
-        return self.encoder(jnp.concatenate([cls_M1D, *parts], axis=1), padding_MS, watch), padding_MS
+        readout = partial(masked_mean, padding_MS=padding_MS) if pool else identity
+        return self.encoder(jnp.concatenate([cls_M1D, *parts], axis=1), padding_MS, readout), padding_MS
 
 
-def mean(x_MSD: Float[Array, "M S D"], padding_MS: Float[Array, "M S"]) -> Float[Array, "M D"]:
-    """The mean over tokens that are no padding."""
+def masked_mean(x_MSD: Float[Array, "M S D"], padding_MS: Float[Array, "M S"]) -> Float[Array, "M D"]:
+    """Mean over tokens that are not padding."""
     weight_MS = (1 - padding_MS) / (1 - padding_MS).sum(axis=1, keepdims=True)
     return jnp.einsum("msd,ms->md", x_MSD.astype(jnp.float32), weight_MS).astype(x_MSD.dtype)

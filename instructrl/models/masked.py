@@ -1,7 +1,7 @@
-"""M3AE's pretraining: hide most patches and words, tell them from the rest.
+"""M3AE pretraining: mask most patches and tokens, reconstruct them from the rest.
 
-The published weights hold this decoder too. Letters as in `m3ae`; N kept patches, R kept words, V vocabulary,
-C values of a patch, E decoder width.
+The published weights include this decoder. Shape suffixes as in `m3ae`; N visible patches, R visible text tokens,
+V vocabulary, C values of a patch, E decoder width.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from instructrl.models.positions import sinusoid, sinusoid_2d
 
 
 class MaskedM3AE(M3AE):
-    """Encoder and decoder. The kept places are the same for the whole batch, in any order."""
+    """M3AE encoder and decoder. The visible indices are the same for the entire batch, in any order."""
 
     decoder_dim: int = 512
     decoder_depth: int = 8
@@ -31,7 +31,7 @@ class MaskedM3AE(M3AE):
         self.decoder_text_type_embedding = self.param("decoder_text_type_embedding", small, width)
         self.image_mask_embedding = self.param("image_mask_embedding", small, width)
         self.text_mask_embedding = self.param("text_mask_embedding", small, width)
-        self.decoder = Transformer(self.decoder_depth, self.decoder_heads, self.dtype, self.strategy)
+        self.decoder = Transformer(self.decoder_depth, self.decoder_heads, self.dtype, self.execution)
         self.decoder_image_output = Output(3 * self.config.patch_size**2)
         self.decoder_text_output = Output(self.vocabulary_size)
 
@@ -40,29 +40,33 @@ class MaskedM3AE(M3AE):
         images: UInt8[Array, "M H W 3"] | None,
         tokens: Int[Array, "M L"] | None,
         text_padding_mask: Float[Array, "M L"] | None,
-        kept_image: Int[Array, " N"] | None,
-        kept_text: Int[Array, " R"] | None,
+        visible_image: Int[Array, " N"] | None,
+        visible_text: Int[Array, " R"] | None,
     ) -> tuple[Float[Array, "M P C"] | None, Float[Array, "M L V"] | None]:
-        """Normalised patches and logits of words, told from what is kept; without images or words, none of them."""
+        """Reconstruct normalised patches and token logits from the visible ones; None for a missing modality."""
         image_MPD = None if images is None else self.embed_image(images)
         text_MLD = None if tokens is None else self.embed_text(tokens)
-        image_MND = None if image_MPD is None else image_MPD[:, kept_image]
-        text_MRD = None if text_MLD is None else text_MLD[:, kept_text]
-        padding_MR = None if text_padding_mask is None or tokens is None else text_padding_mask[:, kept_text]
+        image_MND = None if image_MPD is None else image_MPD[:, visible_image]
+        text_MRD = None if text_MLD is None else text_MLD[:, visible_text]
+        padding_MR = None if text_padding_mask is None or tokens is None else text_padding_mask[:, visible_text]
         outputs, _ = self.outputs(image_MND, text_MRD, padding_MR)
         x_MSE = self.decoder_input_projection(outputs.final)
         count, split = len(x_MSE), 1 if image_MND is None else 1 + image_MND.shape[1]
         parts: list[Any] = [x_MSE[:, :1]]
         padding: list[Any] = [jnp.zeros((count, 1))]
         if image_MPD is not None:
-            image_MPE = self.restore(x_MSE[:, 1:split], kept_image, self.image_mask_embedding, image_MPD.shape[1])
-            place = sinusoid_2d(round(image_MPD.shape[1] ** 0.5), self.decoder_dim)[None]
-            parts.append(image_MPE + place + self.decoder_image_type_embedding)
+            image_MPE = self.insert_mask_tokens(
+                x_MSE[:, 1:split], visible_image, self.image_mask_embedding, image_MPD.shape[1]
+            )
+            position = sinusoid_2d(round(image_MPD.shape[1] ** 0.5), self.decoder_dim)[None]
+            parts.append(image_MPE + position + self.decoder_image_type_embedding)
             padding.append(jnp.zeros(image_MPD.shape[:2]))
         if text_MLD is not None:
-            text_MLE = self.restore(x_MSE[:, split:], kept_text, self.text_mask_embedding, text_MLD.shape[1])
-            place = sinusoid(np.arange(text_MLD.shape[1]), self.decoder_dim)[None]
-            parts.append(text_MLE + place + self.decoder_text_type_embedding)
+            text_MLE = self.insert_mask_tokens(
+                x_MSE[:, split:], visible_text, self.text_mask_embedding, text_MLD.shape[1]
+            )
+            position = sinusoid(np.arange(text_MLD.shape[1]), self.decoder_dim)[None]
+            parts.append(text_MLE + position + self.decoder_text_type_embedding)
             padding.append(text_padding_mask)
         x_MSE = jnp.concatenate(parts, axis=1).astype(self.dtype)
         x_MSE, split = self.decoder(x_MSE, jnp.concatenate(padding, axis=1)).final, parts[0].shape[1]
@@ -72,14 +76,14 @@ class MaskedM3AE(M3AE):
             None if text_MLD is None else self.decoder_text_output(x_MSE[:, end:]),
         )
 
-    def restore(self, kept: Array, places: Any, blank: Array, length: int) -> Array:
-        """Kept tokens back in their places among `length`, a learnt blank in all others."""
-        full = jnp.broadcast_to(blank.astype(kept.dtype), (kept.shape[0], length, kept.shape[2]))
-        return full.at[:, places].set(kept)
+    def insert_mask_tokens(self, visible: Array, indices: Any, mask_token: Array, length: int) -> Array:
+        """Scatter visible tokens to their indices in a sequence of `length`; all others are the mask token."""
+        full = jnp.broadcast_to(mask_token.astype(visible.dtype), (visible.shape[0], length, visible.shape[2]))
+        return full.at[:, indices].set(visible)
 
 
 class Output(nn.Module):
-    """A linear layer; its name is the published one."""
+    """A linear layer, nested as in the published weights."""
 
     size: int
 
@@ -89,7 +93,7 @@ class Output(nn.Module):
 
 
 def pixel_loss(predicted: Float[Array, "M P C"], patches: Float[Array, "M P C"], masked: Float[Array, "M P"]) -> Array:
-    """Mean squared error over masked patches, averaged per image, then over images."""
+    """Mean squared error over masked patches, averaged per image and then over images."""
     error = jnp.mean((predicted - patches) ** 2, axis=-1)
     return jnp.mean(jnp.sum(error * masked, axis=-1) / jnp.sum(masked, axis=-1))
 
@@ -97,11 +101,12 @@ def pixel_loss(predicted: Float[Array, "M P C"], patches: Float[Array, "M P C"],
 def word_loss(
     logits: Float[Array, "M L V"], tokens: Int[Array, "M L"], valid: Float[Array, "M L"]
 ) -> tuple[Array, Array]:
-    """Cross-entropy and accuracy over valid words (masked, no padding), averaged per sentence, then over sentences.
+    """Cross-entropy and accuracy over valid tokens (masked, not padding), averaged per text and then over texts.
 
-    A sentence without a valid word counts as zero, as in the published objective.
+    A text without valid tokens counts as zero, as in the published objective.
     """
     count = jnp.maximum(valid.sum(axis=-1), 1e-5)
-    chance = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), tokens[..., None], axis=-1)[..., 0]
-    right = jnp.argmax(logits, axis=-1) == tokens
-    return jnp.mean(-jnp.sum(chance * valid, axis=-1) / count), jnp.mean(jnp.sum(right * valid, axis=-1) / count)
+    log_probability = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), tokens[..., None], axis=-1)[..., 0]
+    correct = jnp.argmax(logits, axis=-1) == tokens
+    loss = jnp.mean(-jnp.sum(log_probability * valid, axis=-1) / count)
+    return loss, jnp.mean(jnp.sum(correct * valid, axis=-1) / count)

@@ -1,7 +1,7 @@
-"""What pretraining hides: which places of an image or a sentence are kept.
+"""Random masks for masked pretraining: sampling of the visible patches and tokens.
 
-The published objective keeps as many places in every image of a batch, and the same ones: so do we. Padding counts as a
-place like any other when places are drawn, is looked at by nobody, and is never in the loss.
+As in the published objective, the visible indices are the same for all examples of a batch. Padding tokens are
+sampled like any others, but are masked out of the attention and the loss.
 """
 
 import jax
@@ -9,16 +9,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 
-def kept_count(length: int, hidden_share: float) -> int:
-    """How many of `length` places are kept: the share of them that is not hidden, rounded down."""
-    return int(length * (1 - hidden_share))
+def visible_count(length: int, mask_ratio: float) -> int:
+    """Number of visible positions out of `length`, rounded down."""
+    return int(length * (1 - mask_ratio))
 
 
-def kept_places(key: Array, length: int, *, hidden_share: float) -> Int[Array, " N"]:
-    """The places of `length` that are kept, drawn without repetition, in rising order."""
-    return jnp.sort(jax.random.permutation(key, length)[: kept_count(length, hidden_share)])
+def visible_indices(key: Array, length: int, *, mask_ratio: float) -> Int[Array, " N"]:
+    """Sample the visible positions out of `length` without replacement, in ascending order."""
+    return jnp.sort(jax.random.permutation(key, length)[: visible_count(length, mask_ratio)])
 
 
-def hidden_places(kept: Int[Array, " N"], length: int) -> Float[Array, " length"]:
-    """1 where a place is hidden, 0 where it is kept."""
-    return jnp.ones(length).at[kept].set(0)
+def hidden_mask(visible: Int[Array, " N"], length: int) -> Float[Array, " length"]:
+    """Mask with 1 at hidden positions and 0 at visible ones."""
+    return jnp.ones(length).at[visible].set(0)

@@ -1,6 +1,6 @@
-"""Images as encoders take them: resized, normalised, cut into patches.
+"""Image preprocessing for encoders: resizing, normalization, patches.
 
-Letters: M images, H W pixels, P patches, p pixels along a patch.
+Shapes: M images, H W pixels, P patches.
 """
 
 import jax
@@ -10,11 +10,11 @@ from jaxtyping import Array, Float, Shaped, UInt8
 Triple = tuple[float, float, float]  # red, green, blue
 
 
-def resized(images: Shaped[Array, "M H W 3"], size: int | None) -> Array:
-    """Images of `size` x `size` pixels, with whole values in [0, 255]; None leaves them as they are.
+def resize(images: Shaped[Array, "M H W 3"], size: int | None) -> Array:
+    """Resize images to `size` x `size` pixels with integer values in [0, 255]; None leaves them unchanged.
 
-    Bicubic (Keys, a = -0.5) with antialiasing, first along rows, then along columns, each rounded: PIL's, with
-    which CLIP was trained.
+    Bicubic (Keys, a = -0.5) with antialiasing along rows and then columns, each rounded, as in PIL, with which CLIP
+    was trained.
     """
     count, height, width, _ = images.shape
     if size is None or (height, width) == (size, size):
@@ -25,13 +25,13 @@ def resized(images: Shaped[Array, "M H W 3"], size: int | None) -> Array:
     return x
 
 
-def normalised(images: Shaped[Array, "M H W 3"], mean: Triple, std: Triple) -> Float[Array, "M H W 3"]:
-    """Values from [0, 255] to those with which an encoder was trained, float32."""
+def normalize(images: Shaped[Array, "M H W 3"], mean: Triple, std: Triple) -> Float[Array, "M H W 3"]:
+    """Scale values from [0, 255] to [0, 1] and standardize them per channel, float32."""
     return (images.astype(jnp.float32) / 255 - jnp.asarray(mean)) / jnp.asarray(std)
 
 
-def patches(images: UInt8[Array, "M H W 3"] | Float[Array, "M H W 3"], side: int) -> Array:
-    """[M, P, side * side * 3]: patches row-major, each by row, column and channel."""
+def patchify(images: UInt8[Array, "M H W 3"] | Float[Array, "M H W 3"], side: int) -> Array:
+    """Split images into patches [M, P, side * side * 3], row-major, each by row, column and channel."""
     count, height, width, _ = images.shape
     x = images.reshape(count, height // side, side, width // side, side, 3)
     return x.swapaxes(2, 3).reshape(count, -1, side * side * 3)

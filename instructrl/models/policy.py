@@ -1,6 +1,6 @@
 """The policy: a block-causal transformer over keyframe steps.
 
-Letters: B sequences, T steps, K cameras, F pooled feature width, G text feature width, A state values, E policy
+Shape suffixes: B sequences, T steps, K cameras, F pooled feature width, G text feature width, A state values, E policy
 width, S tokens.
 """
 
@@ -15,18 +15,18 @@ from jaxtyping import Array, Float
 from instructrl.actions import normalize_position, rotation_matrix
 from instructrl.batch import Features
 from instructrl.config import PolicyConfig
-from instructrl.models.blocks import PLAIN, Strategy, run_blocks
+from instructrl.models.blocks import DEFAULT_EXECUTION, ExecutionConfig, run_blocks
 from instructrl.models.layers import Block
 from instructrl.models.positions import sinusoid
 from instructrl.models.sequence import attention_mask
 
 
 class Policy(nn.Module):
-    """Reads cameras, state and past actions; answers with one vector per step from which a head acts."""
+    """Maps camera features, state and past actions to one vector per step, the input of the head."""
 
     config: PolicyConfig
     dtype: Any = jnp.float32
-    strategy: Strategy = PLAIN
+    execution: ExecutionConfig = DEFAULT_EXECUTION
 
     @nn.compact
     def __call__(
@@ -41,15 +41,15 @@ class Policy(nn.Module):
         x_BTSE = x_BTSE + jnp.asarray(sinusoid(np.arange(steps), self.config.dim), self.dtype)[None, :, None]
         x_BSE = x_BTSE.reshape(batch, -1, self.config.dim)
         mask = jnp.asarray(attention_mask(steps, observations, window=self.config.window))
-        make = partial(Block, self.config.heads, self.config.mlp_ratio, self.dtype, self.strategy.attention)
+        make = partial(Block, self.config.heads, self.config.mlp_ratio, self.dtype, self.execution.attention)
         *names, last = (f"block_{index}" for index in range(self.config.depth))
-        x_BSE, _ = run_blocks(self, make, names, x_BSE, mask, strategy=self.strategy)
-        predictions = slice(observations, None, x_BTSE.shape[2])  # nobody looks at what the last block makes of others
-        x_BTE, _ = run_blocks(self, make, [last], x_BSE, mask, predictions, strategy=self.strategy)
+        x_BSE, _ = run_blocks(self, make, names, x_BSE, mask, execution=self.execution)
+        predictions = slice(observations, None, x_BTSE.shape[2])  # other outputs of the last block are unused
+        x_BTE, _ = run_blocks(self, make, [last], x_BSE, mask, predictions, execution=self.execution)
         return nn.LayerNorm(dtype=self.dtype, name="norm")(x_BTE)
 
     def embed(self, features: Features, state: Array, actions: Array) -> Float[Array, "B T S E"]:
-        """One token per camera, per state value, for the prediction and for the action; each kind marked."""
+        """One token per camera and state value, a prediction and an action token, each with a kind embedding."""
         batch, steps, cameras, _ = features.pooled.shape
         width, values = self.config.dim, state.shape[-1]
         init = nn.initializers.normal(0.02)
@@ -59,15 +59,15 @@ class Policy(nn.Module):
         direction = self.param("state_direction", init, (values, width)).astype(self.dtype)
         numbers = state.astype(self.dtype)[..., None] * direction
         predict = jnp.zeros((batch, steps, 1, width), self.dtype)
-        taken = nn.Dense(width, dtype=self.dtype, name="embed_action")(action_features(actions))[:, :, None]
+        action = nn.Dense(width, dtype=self.dtype, name="embed_action")(action_features(actions))[:, :, None]
         kinds = self.param("token_kind", init, (cameras + values + 2, width)).astype(self.dtype)
-        return jnp.concatenate([views, numbers, predict, taken], axis=2) + kinds
+        return jnp.concatenate([views, numbers, predict, action], axis=2) + kinds
 
 
 def action_features(actions: Float[Array, "... 8"]) -> Float[Array, "... 10"]:
-    """Actions as the policy reads them: position, two columns of the rotation matrix, gripper.
+    """Input features of actions: position, two columns of the rotation matrix, gripper.
 
-    A predicted quaternion and the expert's may differ in sign, above all for half turns (w near 0) such as a
+    A predicted quaternion and the expert's may differ in sign, especially for half turns (w near 0) such as a
     gripper that points down; the matrix does not (six numbers as in Zhou et al. 2019).
     """
     columns = rotation_matrix(actions[..., 3:7])[..., :, :2]

@@ -16,7 +16,7 @@ def sinusoid(positions: np.ndarray, width: int, *, longest: float = 10_000.0) ->
 def sinusoid_2d(side: int, width: int) -> np.ndarray:
     """`sinusoid` of the column, then of the row, of each cell of a square grid, row-major: float32 [side^2, width].
 
-    Half of the width each, so that it must be a multiple of 4. Source: He et al. 2022 (MAE), as M3AE has it.
+    Each takes half of the width, which must be a multiple of 4. Source: He et al. 2022 (MAE), as in M3AE.
     """
     rows, columns = np.divmod(np.arange(side * side), side)
     return np.concatenate([sinusoid(columns, width // 2), sinusoid(rows, width // 2)], axis=-1)

@@ -1,7 +1,7 @@
-"""The order of tokens in a policy sequence, and who may look at whom.
+"""Token order of a policy sequence, and its attention mask.
 
-A step is a block of tokens: the cameras, the state values, the token that predicts, the action taken.
-Letters: S tokens of the whole sequence, T steps.
+The tokens of a step are: cameras, state values, the prediction token, the action.
+Shapes: S tokens of the entire sequence, T steps.
 """
 
 from enum import IntEnum
@@ -9,8 +9,8 @@ from enum import IntEnum
 import numpy as np
 
 
-class Kind(IntEnum):
-    """What a token carries."""
+class TokenKind(IntEnum):
+    """Kind of a token."""
 
     OBSERVATION = 0  # a camera or a state value
     PREDICTION = 1
@@ -19,32 +19,36 @@ class Kind(IntEnum):
 
 def step_kinds(observations: int) -> np.ndarray:
     """Kinds of one step's tokens: `observations` times OBSERVATION, then PREDICTION, then ACTION."""
-    return np.array([Kind.OBSERVATION] * observations + [Kind.PREDICTION, Kind.ACTION])
+    return np.array([TokenKind.OBSERVATION] * observations + [TokenKind.PREDICTION, TokenKind.ACTION])
 
 
 def attention_mask(steps: int, observations: int, *, window: int | None = None) -> np.ndarray:
-    """Block-causal mask, bool [S, S]: row may look at column.
+    """Block-causal mask, bool [S, S]: True if the row's token attends to the column's.
 
-    Every token sees the observations of its own step and the observations and actions of all steps before.
-    Prediction and action tokens also see themselves; nobody else sees a prediction, and nobody sees the
-    action of its own step, so that a prediction never sees its target. With a `window`, predictions alone
-    look back, `window - 1` steps: else the past would hand on its own past from layer to layer.
+    Every token attends to the observations of its own step and to the observations and actions of all earlier steps.
+    Prediction and action tokens also attend to themselves. No other token attends to a prediction, nor to the action
+    of its own step, so that a prediction never sees its target. With a `window`, only predictions attend to earlier
+    steps (`window - 1` of them): otherwise older steps would leak through the layers.
     """
     kind = np.tile(step_kinds(observations), steps)
     step = np.repeat(np.arange(steps), observations + 2)
     age = step[:, None] - step[None, :]
-    past = (age > 0) & (kind != Kind.PREDICTION)[None, :]
+    past = (age > 0) & (kind != TokenKind.PREDICTION)[None, :]
     if window is not None:
-        past &= (age < window) & (kind == Kind.PREDICTION)[:, None]
-    present = (age == 0) & (kind == Kind.OBSERVATION)[None, :]
+        past &= (age < window) & (kind == TokenKind.PREDICTION)[:, None]
+    present = (age == 0) & (kind == TokenKind.OBSERVATION)[None, :]
     return past | present | np.eye(len(kind), dtype=bool)
 
 
-def drawn(mask: np.ndarray, observations: int) -> str:
-    """The mask as text, one row a token: o observation, p prediction, a action, # may look, . may not."""
+def format_mask(mask: np.ndarray, observations: int) -> str:
+    """Format the mask as text, a row per token: o observation, p prediction, a action, # attends, . does not."""
     kinds = np.tile(step_kinds(observations), len(mask) // (observations + 2))
-    letters = [{Kind.OBSERVATION: "o", Kind.PREDICTION: "p", Kind.ACTION: "a"}[Kind(kind)] for kind in kinds]
+    letters = [
+        {TokenKind.OBSERVATION: "o", TokenKind.PREDICTION: "p", TokenKind.ACTION: "a"}[TokenKind(kind)]
+        for kind in kinds
+    ]
     rows = [
-        letter + " " + "".join("#" if seen else "." for seen in row) for letter, row in zip(letters, mask, strict=True)
+        letter + " " + "".join("#" if attends else "." for attends in row)
+        for letter, row in zip(letters, mask, strict=True)
     ]
     return "\n".join(["  " + "".join(letters), *rows])

@@ -1,4 +1,4 @@
-"""What the shapes of an encoder's parameters say of its settings. Needs no jax."""
+"""Inference of encoder settings from the shapes of its parameters. Needs no jax."""
 
 import math
 import re
@@ -11,15 +11,15 @@ from instructrl.errors import InputError
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def sizes(kind: str, shapes: Shapes) -> dict[str, int]:
-    """Settings of `EncoderConfig`, and `vocabulary`, as far as the parameters for them are there."""
+def infer_sizes(kind: str, shapes: Shapes) -> dict[str, int]:
+    """Settings of `EncoderConfig`, and `vocabulary`, as far as the parameters determine them."""
 
-    def axis(name: str, place: int) -> int | None:
+    def axis(name: str, index: int) -> int | None:
         shape = shapes.get(name, ())
-        return shape[place] if -len(shape) <= place < len(shape) else None
+        return shape[index] if -len(shape) <= index < len(shape) else None
 
-    def blocks(before: str) -> int:
-        numbers = (name[len(before) :].partition("/")[0] for name in shapes if name.startswith(before))
+    def blocks(prefix: str) -> int:
+        numbers = (name[len(prefix) :].partition("/")[0] for name in shapes if name.startswith(prefix))
         return max((int(number) + 1 for number in numbers if re.fullmatch("[0-9]{1,6}", number)), default=0)
 
     found: dict[str, int | None] = {}
@@ -32,13 +32,14 @@ def sizes(kind: str, shapes: Shapes) -> dict[str, int]:
             "vocabulary": axis("text_embedding/embedding", 0),
         }
     elif kind == "clip":
-        places, side = axis("vision_model/embeddings/position_embedding/embedding", 0), "vision_model/embeddings/"
-        patch = axis(f"{side}patch_embedding/kernel", 0)
+        embeddings = "vision_model/embeddings/"
+        positions = axis(f"{embeddings}position_embedding/embedding", 0)
+        patch = axis(f"{embeddings}patch_embedding/kernel", 0)
         found = {
-            "dim": axis(f"{side}class_embedding", 0),
+            "dim": axis(f"{embeddings}class_embedding", 0),
             "depth": blocks("vision_model/encoder/layers/"),
             "patch_size": patch,
-            "image_size": places and patch and math.isqrt(places - 1) * patch,
+            "image_size": positions and patch and math.isqrt(positions - 1) * patch,
             "text_dim": axis("text_model/embeddings/token_embedding/embedding", 1),
             "text_depth": blocks("text_model/encoder/layers/"),
             "text_length": axis("text_model/embeddings/position_embedding/embedding", 0),
@@ -49,15 +50,15 @@ def sizes(kind: str, shapes: Shapes) -> dict[str, int]:
 
 
 def check_sizes(path: Path, shapes: Shapes, encoder: EncoderConfig) -> None:
-    """Raise InputError if a file's parameters are those of an encoder of another size."""
-    for key, found in sizes(encoder.kind, shapes).items():
+    """Raise InputError if a file's parameters have different sizes than the configured encoder."""
+    for key, found in infer_sizes(encoder.kind, shapes).items():
         expected = getattr(encoder, key, found)
         if expected != found and (encoder.text or not key.startswith("text_")):
             if key == "text_length":
                 raise InputError(
-                    f"encoder.text_length: found {expected}; allowed: {found}, for which {path} has learnt places"
+                    f"encoder.text_length: found {expected}; allowed: {found}, the number of positions in {path}"
                 )
             raise InputError(
-                f"{path}: found weights with {key} {found}, expected {expected}, which encoder={encoder.name} has; "
+                f"{path}: found weights with {key} {found}, expected {expected}, as in encoder={encoder.name}; "
                 "choose the encoder= option or the weights of the right size"
             )

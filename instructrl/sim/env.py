@@ -1,4 +1,4 @@
-"""The door between the suite and any simulator: what an environment takes and gives."""
+"""The environment interface that every simulator implements."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,57 +11,57 @@ from instructrl.batch import Demonstration, Observation
 
 
 class Outcome(StrEnum):
-    """How an episode ended; each is counted apart."""
+    """Outcome of an episode; each kind is counted separately."""
 
     SUCCESS = "success"
-    FAILURE = "failure"  # the task can no longer succeed, for instance the wrong object was touched
-    UNREACHABLE = "unreachable"  # no arm configuration or path leads to the commanded pose
-    PLANNER_FAILURE = "planner_failure"  # the pose can be reached, but the simulator's planner found no way there
-    INVALID_ACTION = "invalid_action"  # not finite, wrong size, or not a rotation
-    TIME_LIMIT = "time_limit"  # the allowed keyframes are used up
-    SIMULATOR_ERROR = "simulator_error"  # the simulator died or hung, also after a restart
-    EXPERT_FAILURE = "expert_failure"  # the simulator's own expert gave no demonstration to replay
+    FAILURE = "failure"  # the task can no longer succeed, for instance because the wrong object was touched
+    UNREACHABLE = "unreachable"  # the commanded pose has no arm configuration or no path
+    PLANNER_FAILURE = "planner_failure"  # the pose is reachable, but the simulator's planner found no path
+    INVALID_ACTION = "invalid_action"  # not finite, of wrong size, or not a rotation
+    TIME_LIMIT = "time_limit"  # the keyframe limit is reached
+    SIMULATOR_ERROR = "simulator_error"  # the simulator crashed or hung, even after a restart
+    EXPERT_FAILURE = "expert_failure"  # the simulator's own expert produced no demonstration to replay
 
 
-PATHLESS = frozenset({Outcome.UNREACHABLE, Outcome.PLANNER_FAILURE})  # ends that the rules may forgive
+NO_PATH = frozenset({Outcome.UNREACHABLE, Outcome.PLANNER_FAILURE})  # outcomes tolerated up to a limit
 
 
 @dataclass(frozen=True)
-class Start:
-    """Names an episode completely: the same start gives the same states and images, bit for bit."""
+class EpisodeStart:
+    """Everything that determines an episode's initial state: equal starts give bit-identical states and images."""
 
     variation: int
     seed: int
-    goal: int | None = None  # judge this variation instead, one of `Env.rivals()` of the same scene
+    goal: int | None = None  # check success of this variation instead, one of `Env.alternative_goals()` of the scene
 
 
 @dataclass(frozen=True)
-class Rules:
-    """When an episode is given up; the protocol of an evaluation says so."""
+class EpisodeLimits:
+    """Limits after which an episode ends, as set by an evaluation protocol."""
 
-    keyframes: int | None = None  # actions that it may take; None: the task's own `max_steps`
-    tries: int = 1  # the so many-th action that no path leads to ends it; those before only cost a keyframe
+    max_keyframes: int | None = None  # maximum number of actions; None: the task's own `max_steps`
+    max_unreachable: int = 1  # number of unreachable actions that ends the episode; earlier ones only cost a keyframe
 
 
-class Tally:
-    """The actions of one episode, counted by the rules; every environment keeps one."""
+class StepCounter:
+    """Counts an episode's actions and applies its limits."""
 
-    def __init__(self, rules: Rules, *, max_steps: int):
+    def __init__(self, limits: EpisodeLimits, *, max_steps: int):
         self.steps = 0
-        self._limit, self._tries = rules.keyframes or max_steps, rules.tries
+        self._limit, self._unreachable_left = limits.max_keyframes or max_steps, limits.max_unreachable
 
     def count(self, outcome: Outcome | None) -> Outcome | None:
-        """How the episode stands after one more action, which by itself would end it so (None: not)."""
+        """Count one action; return the episode's outcome, given that of the action itself (None: not ended)."""
         self.steps += 1
         over = self.steps >= self._limit
-        if outcome in PATHLESS:
-            self._tries -= 1
-            return None if self._tries > 0 and not over else outcome
+        if outcome in NO_PATH:
+            self._unreachable_left -= 1
+            return None if self._unreachable_left > 0 and not over else outcome
         return Outcome.TIME_LIMIT if outcome is None and over else outcome
 
 
 class Step(NamedTuple):
-    """What follows an action; `outcome` is None while the episode goes on."""
+    """Result of an action; `outcome` is None until the episode ends."""
 
     observation: Observation
     outcome: Outcome | None
@@ -76,21 +76,21 @@ def replay(
     variation: int,
     seed: int,
 ) -> tuple[Demonstration, Outcome | None]:
-    """Take actions [T 8] from the episode's first frame until one ends it: a frame at the start and after each."""
+    """Execute actions [T 8] until one ends the episode; records the first frame and one after each action."""
     frames, outcome = [first], None
     for action in actions:
         frame, outcome = step(action)
         frames.append(frame)
         if outcome is not None:
             break
-    taken = len(frames) - 1
+    executed = len(frames) - 1
     demonstration = Demonstration(
         images=np.stack([frame.images for frame in frames]),
         state=np.stack([frame.state for frame in frames]),
         intrinsics=np.stack([frame.intrinsics for frame in frames]),
         extrinsics=np.stack([frame.extrinsics for frame in frames]),
-        keyframes=np.arange(1, taken + 1, dtype=np.int64),
-        actions=np.asarray(actions)[:taken],
+        keyframes=np.arange(1, executed + 1, dtype=np.int64),
+        actions=np.asarray(actions)[:executed],
         instructions=instructions,
         variation=variation,
         seed=seed,
@@ -99,40 +99,40 @@ def replay(
 
 
 class Env(Protocol):
-    """One task in one simulator. Keyframe actions in, observations and typed outcomes out."""
+    """One task in one simulator: executes keyframe actions, returns observations and typed outcomes."""
 
-    variations: int  # how many variations the task has
-    max_steps: int  # keyframes that the task allows in an episode; the time in the state is told in them
-    rules: Rules  # of the episodes to come; Rules() unless set
+    variations: int  # number of task variations
+    max_steps: int  # the task's keyframe limit; the time in the state is relative to it
+    limits: EpisodeLimits  # of subsequent episodes; EpisodeLimits() by default
 
-    def sentences(self, variation: int, *, held_out: bool = False) -> tuple[str, ...]:
-        """The ways to ask for a variation: those for training, or those kept for testing (none in some simulators)."""
+    def instructions(self, variation: int, *, held_out: bool = False) -> tuple[str, ...]:
+        """The instructions of a variation: those for training, or the held-out ones (none in some simulators)."""
         ...
 
-    def reset(self, start: Start) -> Observation:
-        """Begin an episode; its instruction is one of the training sentences, chosen by the seed."""
+    def reset(self, start: EpisodeStart) -> Observation:
+        """Begin an episode; its instruction is one of the training instructions, chosen by the seed."""
         ...
 
-    def rivals(self) -> tuple[int, ...]:
-        """Other variations that could be asked for in the present scene (a distractor is there to meet them)."""
+    def alternative_goals(self) -> tuple[int, ...]:
+        """Other variations whose goal exists in the current scene, as a distractor."""
         ...
 
     def step(self, action: np.ndarray) -> Step:
-        """Execute one keyframe action (8 numbers); a bad action is an outcome, not an exception."""
+        """Execute one keyframe action (8 numbers); an invalid action is an outcome, not an exception."""
         ...
 
-    def demonstrate(self, start: Start) -> tuple[Demonstration, Outcome]:
-        """Run the expert from a fresh start."""
+    def demonstrate(self, start: EpisodeStart) -> tuple[Demonstration, Outcome]:
+        """Run the expert from a new initial state."""
         ...
 
-    def film(self, start: Start, actions: np.ndarray, *, size: int) -> np.ndarray:
-        """Replay actions from a fresh start and return a video, uint8 [F, size, size, 3], 10 frames a second."""
+    def film(self, start: EpisodeStart, actions: np.ndarray, *, size: int) -> np.ndarray:
+        """Replay actions from a new initial state; returns a video, uint8 [F, size, size, 3], 10 frames per second."""
         ...
 
     def provenance(self) -> dict[str, str]:
-        """Simulator, its version, renderer and expert: what must be recorded beside data made here."""
+        """Simulator, version, renderer and expert, to be recorded with generated data."""
         ...
 
     def close(self) -> None:
-        """Free the simulator's resources."""
+        """Release the simulator's resources."""
         ...

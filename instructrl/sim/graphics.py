@@ -1,8 +1,8 @@
-"""Which renderer works on this machine: found out in child processes, once, and handed to workers.
+"""Renderer selection: probes in child processes, once, which OpenGL backend works on this machine.
 
-OpenGL needs a driver or a system package that may be missing or broken, and may then fail by exception or by
-crash; so each backend is tried in a child process, which draws a red ball and looks at it. The answer is kept in
-the environment variable INSTRUCTRL_GL, which worker processes inherit.
+OpenGL needs a driver or a system package that may be missing or broken, and may then raise or crash. So each backend
+is tried in a child process, which renders a red ball and checks its colour. The result is kept in the environment
+variable INSTRUCTRL_GL, which worker processes inherit.
 """
 
 import os
@@ -13,8 +13,8 @@ from instructrl.errors import InputError
 
 RENDERERS = ("auto", "opengl", "raycast")
 RLBENCH_RENDERERS = ("rlbench_opengl", "rlbench_opengl3")  # CoppeliaSim's
-_VARIABLE = "INSTRUCTRL_GL"  # a backend of mujoco, or "none"
-_KNOWN = ("egl", "osmesa", "glfw", "cgl")
+_ENV_VARIABLE = "INSTRUCTRL_GL"  # a backend of mujoco, or "none"
+_BACKENDS = ("egl", "osmesa", "glfw", "cgl")
 _PROBE_SECONDS = 30.0
 _PROBE = """
 import importlib, os, sys
@@ -40,19 +40,19 @@ os._exit(0 if red > max(green, blue) + 80 else 1)
 """
 
 
-def available_renderer(wanted: str) -> str:
-    """The renderer to use: "opengl" or "raycast". "auto" takes OpenGL where it works.
+def available_renderer(requested: str) -> str:
+    """The renderer to use: "opengl" or "raycast"; "auto" selects OpenGL where it works.
 
     Raises:
-        InputError: the name is unknown, or OpenGL is asked for where it does not work.
+        InputError: the name is unknown, or OpenGL is requested but does not work.
     """
-    if wanted not in RENDERERS:
-        raise InputError(f"sim.renderer: found {wanted!r}, expected one of {', '.join(RENDERERS)}")
-    if wanted == "raycast":
+    if requested not in RENDERERS:
+        raise InputError(f"sim.renderer: found {requested!r}, expected one of {', '.join(RENDERERS)}")
+    if requested == "raycast":
         return "raycast"
     if opengl_backend() is not None:
         return "opengl"
-    if wanted == "auto":
+    if requested == "auto":
         return "raycast"
     raise InputError(
         "sim.renderer=opengl: OpenGL does not work on this machine (tried "
@@ -60,28 +60,28 @@ def available_renderer(wanted: str) -> str:
     )
 
 
-def rlbench_renderer(wanted: str) -> str:
-    """CoppeliaSim's renderer to use; "auto" takes RLBench's own default.
+def rlbench_renderer(requested: str) -> str:
+    """CoppeliaSim's renderer to use; "auto" selects RLBench's default.
 
     Raises:
-        InputError: it has no such renderer.
+        InputError: CoppeliaSim has no such renderer.
     """
-    if wanted not in ("auto", *RLBENCH_RENDERERS):
+    if requested not in ("auto", *RLBENCH_RENDERERS):
         allowed = ", ".join(("auto", *RLBENCH_RENDERERS))
-        raise InputError(f"sim.renderer: found {wanted!r}; allowed with sim=rlbench: {allowed}")
-    return "rlbench_opengl3" if wanted == "auto" else wanted
+        raise InputError(f"sim.renderer: found {requested!r}; allowed with sim=rlbench: {allowed}")
+    return "rlbench_opengl3" if requested == "auto" else requested
 
 
 def opengl_backend() -> str | None:
-    """The OpenGL backend that works here ("egl", "osmesa", ...) or None; probed once, inherited by children."""
-    if _VARIABLE not in os.environ:
-        os.environ[_VARIABLE] = next((name for name in _candidates() if _works(name)), "none")
-    found = os.environ[_VARIABLE]
-    return found if found in _KNOWN else None
+    """The working OpenGL backend ("egl", "osmesa", ...) or None; probed once, inherited by child processes."""
+    if _ENV_VARIABLE not in os.environ:
+        os.environ[_ENV_VARIABLE] = next((name for name in _candidates() if _works(name)), "none")
+    found = os.environ[_ENV_VARIABLE]
+    return found if found in _BACKENDS else None
 
 
 def _candidates() -> list[str]:
-    """Backends to try, the user's choice first; windows only where there is a display."""
+    """Backends to try, the user's choice first; windowed ones only with a display."""
     if sys.platform == "darwin":
         names = ["cgl", "glfw"]
     elif os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or sys.platform == "win32":
@@ -92,12 +92,12 @@ def _candidates() -> list[str]:
     if choice in ("disable", "disabled", "off", "false", "0"):
         return []
     return sorted(
-        set(names) | ({choice} & set(_KNOWN)), key=lambda name: (name != choice, (*names, choice).index(name))
+        set(names) | ({choice} & set(_BACKENDS)), key=lambda name: (name != choice, (*names, choice).index(name))
     )
 
 
 def _works(backend: str) -> bool:
-    """Whether a child process can draw with this backend."""
+    """Return True if a child process can render with this backend."""
     try:
         child = subprocess.run(
             [sys.executable, "-c", _PROBE, backend],

@@ -1,50 +1,50 @@
-"""The heartbeat of a worker process: its CPU clock, read from outside.
+"""Hang detection for a worker process through its CPU time, read from outside.
 
-It tells slow work from a hang long before a generous time-out does, and needs no help from the process: a beat sent
-by a thread over there would go on while CoppeliaSim waits for ever with the interpreter free, and would fall silent
-while a long calculation holds it.
+It distinguishes slow work from a hang long before a generous timeout does, and needs no cooperation: a heartbeat thread
+in the process would keep beating while CoppeliaSim blocks forever with the GIL released, and would stop during a long
+computation that holds it.
 
-What it sees: a process that waits for what never comes (a lock, a lost display, a dead network disk), or was stopped.
-What it does not see: a process that runs in circles; there only the time-out of the call helps.
+Detected: a process that waits forever (for a lock, a lost display, a dead network file system) or was stopped.
+Not detected: a busy loop; only the timeout of the call ends that.
 """
 
 import time
 
 import psutil
 
-SILENCE = 60.0  # seconds; a process at work cannot be quiet for so long
-_BEAT = 0.6  # seconds of CPU; what a few idle threads use in that time is less
+SILENCE = 60.0  # seconds without CPU use after which a process counts as hung
+_BEAT = 0.6  # CPU seconds that count as work; a few idle threads use less in that time
 
 
 class Heartbeat:
-    """Listens to one process from now on."""
+    """Monitors the CPU time of one process."""
 
     def __init__(self, pid: int):
         try:
             self._process: psutil.Process | None = psutil.Process(pid)
-        except psutil.Error:  # it is gone already: its closed connection says so
+        except psutil.Error:  # it has exited already, which its closed connection reports
             self._process = None
         self.restart()
 
     def restart(self) -> None:
-        """A new piece of work begins: what was before does not count."""
-        self._heard, self._looked, self._silence = self._spent(), time.monotonic(), 0.0
+        """Restart the measurement for a new call."""
+        self._last_cpu, self._polled_at, self._silence = self._cpu_seconds(), time.monotonic(), 0.0
 
     def silence(self) -> float:
-        """Seconds since the process was last seen to work; 0 if it cannot be heard.
+        """Seconds since the process last used CPU; 0 if it cannot be read.
 
-        Only what passes between two looks that follow each other counts in full: when all of us were stopped for an
-        hour, that was not its fault.
+        Each polling interval counts for at most a fifth of `SILENCE`, so that a pause of all processes (a suspended
+        machine) is not taken for a hang.
         """
-        spent, now = self._spent(), time.monotonic()
-        self._silence += min(now - self._looked, SILENCE / 5)
-        self._looked = now
-        if self._process is None or spent >= self._heard + _BEAT:
-            self._heard, self._silence = spent, 0.0
+        cpu, now = self._cpu_seconds(), time.monotonic()
+        self._silence += min(now - self._polled_at, SILENCE / 5)
+        self._polled_at = now
+        if self._process is None or cpu >= self._last_cpu + _BEAT:
+            self._last_cpu, self._silence = cpu, 0.0
         return self._silence
 
-    def _spent(self) -> float:
-        """Seconds of CPU that all its threads have used."""
+    def _cpu_seconds(self) -> float:
+        """CPU seconds used by all threads of the process."""
         if self._process is None:
             return 0.0
         try:

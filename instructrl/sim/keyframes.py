@@ -1,12 +1,12 @@
-"""Which frames of a dense demonstration are its keyframes, and the actions that lead to them.
+"""Keyframe discovery in dense demonstrations, and the actions that lead to the keyframes.
 
-As the field does it: the frames at which the gripper has opened or closed, at which the arm stops, and the last one.
-Where the usual recipe stumbles, this one does not:
+Keyframes are, as usual, the frames at which the gripper has opened or closed, at which the arm stops, and the last one.
+Differences from the usual heuristic:
 
-- It never looks before the first frame; the arm is taken to have stood there with the gripper as it was.
-- Demonstrations without joint velocities are refused by name; `velocities` makes them from joint positions.
-- An arm stops only if it has moved since the last keyframe. So an arm that stands gives one keyframe, not one every
-  few frames, and none at the start or after the gripper's; and a slide as slow as the threshold gives none on its
+- Nothing is read before the first frame; the arm is assumed to have been at rest there with an unchanged gripper.
+- Demonstrations without joint velocities are refused; `velocities` computes them from joint positions.
+- An arm stops only if it has moved since the last keyframe. So an arm at rest gives one keyframe, not one every few
+  frames, and none at the start or after a gripper change; and a motion as slow as the threshold gives none on its
   way, but one where it comes to rest.
 """
 
@@ -15,24 +15,24 @@ import numpy as np
 from instructrl.actions import canonical_quaternion
 from instructrl.errors import InputError
 
-STILL = 0.1  # rad/s; below this in all joints the arm may be said to stop
-STEP_SECONDS = 0.05  # of RLBench between two frames
-_BETWEEN = 4  # frames after a stop in which there is no other
-_STIRS = 0.02  # rad/s above its lowest speed since it stopped: the arm is on its way again, if slowly
-_RESTS = 0.1  # of a slow motion's highest speed: it has come to rest
+STILL = 0.1  # rad/s; the arm may count as stopped if all joints are slower
+STEP_SECONDS = 0.05  # between two frames of RLBench
+_MIN_GAP = 4  # minimum frames between two stops
+_MOVING_AGAIN = 0.02  # rad/s above the lowest speed since the stop: the arm moves again, if slowly
+_AT_REST = 0.1  # fraction of a slow motion's peak speed below which it has come to rest
 
 
 def find_keyframes(gripper_open: np.ndarray, joint_velocities: np.ndarray | None) -> np.ndarray:
-    """Frame numbers int64 [T], increasing, >= 1, the last frame among them.
+    """Frame indices int64 [T] of the keyframes, increasing, >= 1, the last frame included.
 
-    `gripper_open` [N] is above 0.5 where the gripper is open; `joint_velocities` [N J] are in rad/s.
+    `gripper_open` [N] is above 0.5 for an open gripper; `joint_velocities` [N J] are in rad/s.
 
     A stop is no keyframe if the gripper changes between two frames before and one after it, within four frames of
     another stop, or at the last frame but one. A keyframe right before the last frame is dropped, unless the gripper
     changes between the two.
 
     Raises:
-        InputError: fewer than two frames, or velocities that are missing, not finite or not as many.
+        InputError: fewer than two frames, or velocities that are missing, not finite or of another length.
     """
     opened = np.asarray(gripper_open, np.float64).reshape(-1) > 0.5
     speed = _speeds(joint_velocities, frames=len(opened))
@@ -52,7 +52,7 @@ def keyframe_actions(gripper_poses: np.ndarray, gripper_open: np.ndarray, frames
     """
     poses = np.asarray(gripper_poses, np.float64)[frames]
     if not np.isfinite(poses).all():
-        raise InputError("gripper poses: found numbers that are not finite; leave this demonstration out")
+        raise InputError("gripper poses: found values that are not finite; leave this demonstration out")
     opened = np.asarray(gripper_open, np.float64).reshape(-1)[frames] > 0.5
     return np.concatenate([poses[:, :3], canonical_quaternion(poses[:, 3:]), opened[:, None]], axis=1, dtype=np.float32)
 
@@ -68,14 +68,14 @@ def _speeds(joint_velocities: np.ndarray | None, *, frames: int) -> np.ndarray:
     if frames < 2:
         raise InputError(f"demonstration: found {frames} frames, expected at least 2; leave it out")
     if joint_velocities is None:
-        raise InputError("joint_velocities: found none, expected one row a frame; make them from joint_positions")
-    given = np.asarray(joint_velocities, np.float64)
-    if given.ndim != 2 or len(given) != frames or not given.shape[1]:
-        raise InputError(f"joint_velocities: found shape {given.shape}, expected ({frames}, joints)")
-    if not np.isfinite(given).all():
-        missing = int(np.flatnonzero(~np.isfinite(given).all(axis=1))[0])
-        raise InputError(f"joint_velocities: not finite at frame {missing}; make them from joint_positions")
-    return np.abs(given).max(axis=1)
+        raise InputError("joint_velocities: found none, expected one row per frame; compute them from joint_positions")
+    speeds = np.asarray(joint_velocities, np.float64)
+    if speeds.ndim != 2 or len(speeds) != frames or not speeds.shape[1]:
+        raise InputError(f"joint_velocities: found shape {speeds.shape}, expected ({frames}, joints)")
+    if not np.isfinite(speeds).all():
+        missing = int(np.flatnonzero(~np.isfinite(speeds).all(axis=1))[0])
+        raise InputError(f"joint_velocities: not finite at frame {missing}; compute them from joint_positions")
+    return np.abs(speeds).max(axis=1)
 
 
 def _stops(speed: np.ndarray, opened: np.ndarray) -> list[int]:
@@ -86,16 +86,16 @@ def _stops(speed: np.ndarray, opened: np.ndarray) -> list[int]:
         now = speed[frame]
         if not moving:
             lowest = min(lowest, now)
-            moving, highest = now >= min(STILL, lowest + _STIRS), now
+            moving, highest = now >= min(STILL, lowest + _MOVING_AGAIN), now
         highest = max(highest, now)
-        rests = now < STILL and (highest >= STILL or now <= _RESTS * highest)
-        far = not stops or frame > stops[-1] + _BETWEEN
+        at_rest = now < STILL and (highest >= STILL or now <= _AT_REST * highest)
+        apart = not stops or frame > stops[-1] + _MIN_GAP
         around = opened[max(frame - 2, 0) : frame + 2]
-        if not moving or not rests:
+        if not moving or not at_rest:
             continue
-        if far and (around == opened[frame]).all():
+        if apart and (around == opened[frame]).all():
             stops.append(frame)
         elif opened[frame] == opened[max(frame - 1, 0)]:
-            continue  # it may still be standing there when a stop counts again
+            continue  # it may still be at rest when the minimum gap is over
         moving, lowest = False, now
     return stops

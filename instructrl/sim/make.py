@@ -1,4 +1,4 @@
-"""From a simulator's settings to an environment."""
+"""Creates environments from simulator settings."""
 
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def make_env(cfg: "SimConfig", task: str) -> Env:
-    """An environment for one task; simulators are imported only when asked for, RLBench once in a process.
+    """Create the environment of one task; simulators are imported lazily, RLBench only once per process.
 
     Raises:
-        InputError: an unknown simulator, task or camera, or a renderer that does not work here.
+        InputError: an unknown simulator, task or camera, or a renderer that does not work on this machine.
     """
     cameras, size = tuple(cfg.cameras), cfg.image_size
     if cfg.kind == "tabletop":
@@ -24,6 +24,6 @@ def make_env(cfg: "SimConfig", task: str) -> Env:
     if cfg.kind == "rlbench":
         from instructrl.sim.rlbench.env import RLBench
 
-        drawn = rlbench_renderer(cfg.renderer)
-        return RLBench(task, cameras=cameras, image_size=size, renderer=drawn, tries=cfg.tries)
+        renderer, attempts = rlbench_renderer(cfg.renderer), cfg.planner_attempts
+        return RLBench(task, cameras=cameras, image_size=size, renderer=renderer, planner_attempts=attempts)
     raise InputError(f"sim.kind: found {cfg.kind!r}, expected tabletop or rlbench")

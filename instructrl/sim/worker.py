@@ -1,4 +1,4 @@
-"""The parent's end of one worker process: start it, send it calls, hear from it, and say how it ended."""
+"""Handle of one worker process: start it, send it calls, receive replies, and report how it ended."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from instructrl.errors import RunError, SimulatorError
-from instructrl.interruption import LOOK, stop_if_asked
+from instructrl.interruption import POLL_INTERVAL, raise_if_preempted
 from instructrl.sim import heartbeat
 from instructrl.sim.server import Reply
 
@@ -31,86 +31,86 @@ class WorkerLostError(Exception):
 class Worker:
     """One process with one environment."""
 
-    def __init__(self, recipe: Callable[[], Any], *, start_timeout: float):
-        """Start the process and send it the recipe; `await_ready` says whether that went well."""
-        ours, theirs = socket.socketpair()
+    def __init__(self, factory: Callable[[], Any], *, start_timeout: float):
+        """Start the process and send it the environment factory; `await_ready` reports success."""
+        parent_end, child_end = socket.socketpair()
         main = threading.current_thread() is threading.main_thread()
-        serve = f"from instructrl.sim.server import serve; serve({theirs.fileno()}, {os.getpid()}, at_once={main})"
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process; its last words)
-        with theirs:
-            # not multiprocessing's spawn: that would run the parent's main module, and import jax with it
+        serve = f"from instructrl.sim.server import serve; serve({child_end.fileno()}, {os.getpid()}, use_prctl={main})"
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process; holds its stderr)
+        with child_end:
+            # not multiprocessing's spawn, which would run the parent's main module and thereby import jax
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", serve],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # simulators talk a lot
+                stdout=subprocess.DEVNULL,  # simulators print a lot
                 stderr=self._log,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(child_end.fileno(),),
                 env={
                     **os.environ,
                     **dict.fromkeys(_ONE_THREAD, "1"),
                     "PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path),
                 },
-                start_new_session=True,  # ctrl-C in the terminal is the parent's affair
+                start_new_session=True,  # only the parent handles ctrl-C
             )
-        self.connection = Connection(ours.detach())
+        self.connection = Connection(parent_end.detach())
         self._heartbeat = heartbeat.Heartbeat(self._process.pid)
         self._expect_within(start_timeout)
         self._number = 0
         try:
-            with contextlib.suppress(OSError):  # it died already: `await_ready` tells
-                self.connection.send(recipe)
+            with contextlib.suppress(OSError):  # it has exited already, which `await_ready` reports
+                self.connection.send(factory)
         except BaseException:
             self.kill()
             raise
 
     def await_ready(self) -> None:
-        """Wait until the environment is made.
+        """Wait until the environment is created.
 
         Raises:
-            SimulatorError: it cannot be. InputError: the recipe refuses its settings.
+            SimulatorError: it cannot be created. InputError: the factory rejects its settings.
         """
         try:
-            while not self.connection.poll(min(self.patience(), LOOK)):
+            while not self.connection.poll(min(self.patience(), POLL_INTERVAL)):
                 self.check_alive()
-                stop_if_asked()
+                raise_if_preempted()
             self.receive()
         except WorkerLostError as lost:
             raise SimulatorError(f"a simulator process cannot start: {lost}") from None
 
     def send(self, request: Request, *, timeout: float) -> None:
-        """Ask for a call, to be answered within `timeout` seconds."""
+        """Send a call that must be answered within `timeout` seconds."""
         self._number += 1
         self._expect_within(timeout)
-        with contextlib.suppress(OSError):  # it died: the closed connection says so when we listen
+        with contextlib.suppress(OSError):  # it has exited, which the closed connection reports on the next receive
             self.connection.send((self._number, *request))
 
     def patience(self) -> float:
-        """Seconds to wait for an answer before `check_alive` is asked again."""
+        """Seconds to wait for a reply before the next `check_alive`."""
         return min(max(self.deadline - time.monotonic(), 0.0), heartbeat.SILENCE / 10)
 
     def check_alive(self) -> None:
-        """Raise WorkerLostError if the answer is overdue, or the process has stopped working on it."""
+        """Raise WorkerLostError if the reply is overdue or the process hangs."""
         if time.monotonic() >= self.deadline:
-            what = "gave no answer" if self._number else "was not ready"
+            what = "did not answer" if self._number else "was not ready"
             raise WorkerLostError(f"it {what} within {self._timeout:g} s")
         if self._heartbeat.silence() >= heartbeat.SILENCE:
-            raise WorkerLostError(f"it hangs: it did no work for {heartbeat.SILENCE:g} s")
+            raise WorkerLostError(f"it hangs: it used no CPU for {heartbeat.SILENCE:g} s")
 
     def _expect_within(self, timeout: float) -> None:
         self._timeout, self.deadline = timeout, time.monotonic() + timeout
         self._heartbeat.restart()
 
     def receive(self) -> Reply | None:
-        """The next reply, or None if it answers an earlier call, whose caller has gone away.
+        """The next reply, or None if it belongs to an earlier, abandoned call.
 
         Raises:
-            WorkerLostError: no process, or no state to go on with. InputError: as raised over there.
-            SimulatorError: for a RunError there.
+            WorkerLostError: the process has exited or its state is undefined. InputError: as raised in the worker.
+            SimulatorError: for a RunError in the worker.
         """
         try:
             reply = self.connection.recv()
         except (EOFError, OSError):
-            raise WorkerLostError(self._last_words()) from None
+            raise WorkerLostError(self._exit_reason()) from None
         if reply.number != self._number:
             return None
         if reply.kind == "expected":
@@ -131,19 +131,19 @@ class Worker:
             self._process.wait(max(timeout, 0.01))
 
     def kill(self) -> None:
-        """End the process at once."""
+        """Kill the process."""
         self._process.kill()
         self._process.wait()
         self.connection.close()
         self._log.close()
 
-    def _last_words(self) -> str:
-        """How the process ended, and the last line of what it wrote."""
+    def _exit_reason(self) -> str:
+        """Describe how the process ended, with the last line of its stderr."""
         self.join(5.0)
         code = self._process.poll()
         if code is None:
             return "it closed its connection"
-        how = f"it was ended by {signal.Signals(-code).name}" if code < 0 else f"it exited with code {code}"
+        reason = f"it was killed by {signal.Signals(-code).name}" if code < 0 else f"it exited with code {code}"
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return f"{how} ({lines[-1].strip()})" if lines else how
+        return f"{reason} ({lines[-1].strip()})" if lines else reason

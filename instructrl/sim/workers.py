@@ -1,4 +1,4 @@
-"""Many environments, each in a process of its own: parallel calls with time-outs, restarts and replay."""
+"""Pool of environments in worker processes: parallel calls with timeouts, restarts and replay."""
 
 import os
 import time
@@ -8,55 +8,55 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from instructrl.errors import SimulatorError
-from instructrl.interruption import LOOK, stop_if_asked
+from instructrl.interruption import POLL_INTERVAL, raise_if_preempted
 from instructrl.sim.worker import Request, Worker, WorkerLostError
 
 _ATTEMPTS = 2
 _CLOSE_SECONDS = 3.0
-_EPISODE = ("reset", "step")  # the calls that make an environment's state; the first begins anew
+_STATEFUL_CALLS = ("reset", "step")  # calls that determine an environment's state; the first one starts an episode
 
 
 @dataclass(frozen=True)
 class WorkerFailure:
-    """In place of a result: the call failed, and failed again in a fresh process."""
+    """Result of a call that failed, and failed again in a new process."""
 
     reason: str
 
 
 @dataclass
 class _Slot:
-    """A place for a worker, and the call that it is working on."""
+    """A worker and its current call."""
 
     worker: Worker
-    index: int = -1  # which of the caller's pieces of work this is
+    index: int = -1  # of the current call in the caller's order
     request: Request = ("", ())
     attempt: int = 0
-    replay: list[Request] = field(default_factory=list)  # still to be repeated before the request, after a restart
-    history: list[Request] = field(default_factory=list)  # of the episode under way
+    replay: list[Request] = field(default_factory=list)  # calls to repeat before the request, after a restart
+    history: list[Request] = field(default_factory=list)  # calls of the current episode
 
 
-def worker_count(wanted: int | None) -> int:
-    """How many processes: as asked, or one per core that we may use."""
-    if wanted is not None:
-        return wanted
+def worker_count(requested: int | None) -> int:
+    """The requested number of processes, or one per available core."""
+    if requested is not None:
+        return requested
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Workers:
-    """`count` processes that each hold one environment, made there by `recipe()` (anything picklable).
+    """Context manager for `count` processes, each with one environment created by `factory()` (picklable).
 
-    A worker that dies, hangs or raises is replaced and its call made once more; after that the result is a
-    `WorkerFailure`. A process that does not start is started once more. An InputError in a worker is raised here, a
-    RunError there as a SimulatorError. A context manager.
+    A worker that crashes, hangs or raises is replaced and its call repeated once; after that the result is a
+    `WorkerFailure`. A process that does not start is started once more. An InputError in a worker is raised in the
+    parent, a RunError as a SimulatorError.
     """
 
-    def __init__(self, recipe: Callable[[], Any], count: int, *, timeout: float, start_timeout: float = 120.0):
-        """Start all processes. `timeout`: seconds that one call may take; `start_timeout`: that a start may take.
+    def __init__(self, factory: Callable[[], Any], count: int, *, timeout: float, start_timeout: float = 120.0):
+        """Start all processes. `timeout` and `start_timeout` are the maximum seconds of a call and of a start.
 
         Raises:
-            SimulatorError: a process cannot start. InputError: the recipe refuses its settings.
+            SimulatorError: a process cannot start. InputError: the factory rejects its settings.
         """
-        self._recipe, self._timeout, self._start_timeout = recipe, timeout, start_timeout
+        self._factory, self._timeout, self._start_timeout = factory, timeout, start_timeout
         self._slots: list[_Slot] = []
         try:
             for _ in range(count):
@@ -80,7 +80,7 @@ class Workers:
             self.kill()
 
     def close(self) -> None:
-        """Let every environment close, then end its process."""
+        """Close all environments, then their processes."""
         for slot in self._slots:
             slot.worker.stop()
         end = time.monotonic() + _CLOSE_SECONDS
@@ -89,24 +89,24 @@ class Workers:
         self.kill()
 
     def kill(self) -> None:
-        """End all processes at once."""
+        """Kill all processes."""
         for slot in self._slots:
             slot.worker.kill()
         self._slots = []
 
     def map(self, method: str, arguments: Iterable[tuple]) -> Iterator[tuple[int, Any]]:
-        """Call the method once for each tuple of arguments, on whichever worker is free.
+        """Call the method once per tuple of arguments, on whichever worker is free.
 
-        Yields (index, result or WorkerFailure) as they complete. At most one call per worker is under way, so a slow
-        consumer holds the work back; `arguments` may be endless.
+        Yields (index, result or WorkerFailure) as they complete. Each worker has at most one call in flight, so a slow
+        consumer applies backpressure; `arguments` may be infinite.
         """
-        todo = enumerate(arguments)
+        pending = enumerate(arguments)
         free, busy = list(range(len(self._slots))), list[int]()
         while True:
-            while free and (piece := next(todo, None)) is not None:
-                index, given = piece
-                self._slots[free[-1]].history.clear()  # an episode that was under way there is over
-                self._submit(free[-1], (method, given), index=index)
+            while free and (piece := next(pending, None)) is not None:
+                index, values = piece
+                self._slots[free[-1]].history.clear()  # ends the worker's current episode
+                self._submit(free[-1], (method, values), index=index)
                 busy.append(free.pop())
             if not busy:
                 return
@@ -116,27 +116,27 @@ class Workers:
                 yield self._slots[number].index, result
 
     def call(self, requests: Mapping[int, Request]) -> dict[int, Any]:
-        """Make one call on each of the workers named, all at once: {slot: (method, arguments)} -> {slot: result}.
+        """Make one call on each given worker in parallel: {slot: (method, arguments)} -> {slot: result}.
 
-        An environment lost in the middle of an episode is brought back by repeating its calls since `reset`.
+        An environment lost during an episode is restored by repeating its calls since `reset`.
         """
         for number, request in requests.items():
-            if request[0] == _EPISODE[0]:
+            if request[0] == _STATEFUL_CALLS[0]:
                 self._slots[number].history.clear()
             self._submit(number, request, index=number)
         results: dict[int, Any] = {}
         while len(results) < len(requests):
             for number, result in self._collect([number for number in requests if number not in results]):
                 results[number] = result
-                if requests[number][0] in _EPISODE and not isinstance(result, WorkerFailure):
+                if requests[number][0] in _STATEFUL_CALLS and not isinstance(result, WorkerFailure):
                     self._slots[number].history.append(requests[number])
         return {number: results[number] for number in requests}
 
     def _launch(self) -> Worker:
-        return Worker(self._recipe, start_timeout=self._start_timeout)
+        return Worker(self._factory, start_timeout=self._start_timeout)
 
     def _await_ready(self, slot: _Slot) -> None:
-        """Wait for a process that was launched; one that does not start is launched again."""
+        """Wait for a launched process; relaunch it if it does not start."""
         for _ in range(_ATTEMPTS - 1):
             try:
                 return slot.worker.await_ready()
@@ -151,10 +151,10 @@ class Workers:
         slot.worker.send(request, timeout=self._timeout)
 
     def _collect(self, numbers: list[int]) -> list[tuple[int, Any]]:
-        """Wait until something happens on these workers; the results of the calls that are done."""
+        """Wait for an event on these workers; return the results of completed calls."""
         slots = {number: self._slots[number] for number in numbers}
-        stop_if_asked()
-        patience = min(LOOK, *(slot.worker.patience() for slot in slots.values()))
+        raise_if_preempted()
+        patience = min(POLL_INTERVAL, *(slot.worker.patience() for slot in slots.values()))
         ready = wait([slot.worker.connection for slot in slots.values()], timeout=patience)
         done: list[tuple[int, Any]] = []
         for number, slot in slots.items():
@@ -177,7 +177,7 @@ class Workers:
         return done
 
     def _replace(self, slot: _Slot, reason: str) -> list[WorkerFailure]:
-        """Start a process in place of a lost one and try the call again; or give the call up, and say so."""
+        """Replace a lost process and retry the call, or fail the call after the last attempt."""
         slot.worker.kill()
         slot.worker = self._launch()
         self._await_ready(slot)

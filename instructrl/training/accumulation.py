@@ -1,6 +1,6 @@
-"""Gradients of a batch that does not fit into memory at once: the sum over its parts, exact.
+"""Exact gradient accumulation over microbatches, for batches that do not fit into memory.
 
-Letters: P parts, B sequences.
+Shape suffixes: P microbatches, B batch.
 """
 
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from instructrl.training.mesh import DATA, FSDP
 
-Loss = Callable[[Any, Any], Any]  # (params, batch) -> mean over what counts, metrics that are such means too
+Loss = Callable[[Any, Any], Any]  # (params, batch) -> loss, metrics: all of them means over the same examples
 
 
-def existing_steps(batch: Any) -> Any:
-    """What a mean over a batch of demonstrations is over."""
+def num_valid_steps(batch: Any) -> Any:
+    """Number of unpadded steps in a batch of demonstrations."""
     return batch.step_mask.sum()
 
 
@@ -25,46 +25,46 @@ def mean_gradient(
     params: Any,
     batch: Any,
     *,
-    parts: int,
+    microbatches: int,
     shardings: Any,
-    counted: Callable[[Any], Any] = existing_steps,
+    count: Callable[[Any], Any] = num_valid_steps,
 ) -> tuple[Any, Any]:
-    """Gradients of the loss and the metrics of a batch, computed in parts one after another.
+    """Gradients of the mean loss, and the metrics, of a batch that is processed in sequential microbatches.
 
-    Each part counts by what its means are over, so that the result is that of the whole batch: `counted` says how
-    much that is. `shardings`: where parameters lie, and so their gradients; None on one device.
+    Each microbatch is weighted by `count`, the number of examples its means are over, so that the result equals that
+    of the full batch. `shardings`: of the parameters, and hence of their gradients; None on one device.
     """
 
-    def lying(gradients: Any) -> Any:
+    def constrain(gradients: Any) -> Any:
         return gradients if shardings is None else jax.lax.with_sharding_constraint(gradients, shardings)
 
-    if parts == 1:
+    if microbatches == 1:
         gradients, metrics = jax.grad(loss, has_aux=True)(params, batch)
-        return lying(gradients), metrics
+        return constrain(gradients), metrics
 
-    def add(sums: Any, part: Any) -> tuple[Any, None]:
-        gradients, metrics = jax.grad(loss, has_aux=True)(params, part)
-        weight = counted(part)
-        found = jax.tree.map(lambda one: weight * one, (lying(gradients), metrics))
-        summed, means = jax.tree.map(jnp.add, sums, found)
-        return (lying(summed), means), None
+    def add(sums: Any, microbatch: Any) -> tuple[Any, None]:
+        gradients, metrics = jax.grad(loss, has_aux=True)(params, microbatch)
+        weight = count(microbatch)
+        weighted = jax.tree.map(lambda mean: weight * mean, (constrain(gradients), metrics))
+        gradient_sums, metric_sums = jax.tree.map(jnp.add, sums, weighted)
+        return (constrain(gradient_sums), metric_sums), None
 
     mesh = None if shardings is None else jax.tree.leaves(shardings)[0].mesh
-    microbatches = split_batch(batch, parts, mesh=mesh)
-    nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(jax.grad(loss, has_aux=True), params, batch))
-    sums, _ = jax.lax.scan(add, (lying(nothing[0]), nothing[1]), microbatches)
-    count = jnp.maximum(counted(batch), 1)
-    return jax.tree.map(lambda total: total / count, sums)
+    stacked = split_batch(batch, microbatches, mesh=mesh)
+    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(jax.grad(loss, has_aux=True), params, batch))
+    sums, _ = jax.lax.scan(add, (constrain(zeros[0]), zeros[1]), stacked)
+    total_count = jnp.maximum(count(batch), 1)
+    return jax.tree.map(lambda total: total / total_count, sums)
 
 
-def split_batch(batch: Any, parts: int, *, mesh: Any) -> Any:
-    """Arrays [B, ...] as [P, B/P, ...]; each device takes its part of the rows that it has, so that none are sent."""
+def split_batch(batch: Any, microbatches: int, *, mesh: Any) -> Any:
+    """Reshape arrays [B, ...] to [P, B/P, ...]; every device splits its own rows, so that none are transferred."""
     devices = 1 if mesh is None else mesh.size
 
     def split(leaf: Any) -> Any:
-        rows = leaf.shape[0] // (devices * parts)
-        apart = leaf.reshape(devices, parts, rows, *leaf.shape[1:]).swapaxes(0, 1)
-        together = apart.reshape(parts, devices * rows, *leaf.shape[1:])
+        rows = leaf.shape[0] // (devices * microbatches)
+        apart = leaf.reshape(devices, microbatches, rows, *leaf.shape[1:]).swapaxes(0, 1)
+        together = apart.reshape(microbatches, devices * rows, *leaf.shape[1:])
         if mesh is None:
             return together
         return jax.lax.with_sharding_constraint(together, NamedSharding(mesh, PartitionSpec(None, (DATA, FSDP))))

@@ -1,13 +1,13 @@
-"""Means over batches, and over what is left of them after an interruption."""
+"""Weighted running means of metrics; serializable so that an epoch can resume."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
-class Mean:
-    """The mean of metrics, each batch weighted by its number of keyframe steps, or of what else it counts as `steps`.
+class RunningMean:
+    """Running mean of metrics, each batch weighted by its metric `steps` (keyframe steps, or the number of examples).
 
-    A metric that some batches do not have is the mean over those that have it.
+    A metric that is absent from some batches is the mean over those that have it.
     """
 
     def __init__(
@@ -19,15 +19,15 @@ class Mean:
         self.count = count
 
     def add(self, values: Mapping[str, float]) -> None:
-        """Add one batch's metrics, as they were fetched from the device."""
+        """Add one batch's metrics (host values)."""
         self.last = dict(values)
         steps = self.last.pop("steps")
         self.count += steps
         for key, value in self.last.items():
             self._add(key, value * steps, steps)
 
-    def include(self, other: "Mean") -> None:
-        """Add all that another mean is of."""
+    def merge(self, other: "RunningMean") -> None:
+        """Add everything that another running mean has accumulated."""
         self.count += other.count
         for key, value in other.sums.items():
             self._add(key, value, other.counts[key])
@@ -40,6 +40,6 @@ class Mean:
         """The means so far."""
         return {key: value / self.counts[key] for key, value in self.sums.items()}
 
-    def recorded(self) -> dict[str, Any]:
-        """Its arguments, to go on later with the same numbers."""
+    def state_dict(self) -> dict[str, Any]:
+        """Constructor arguments that restore this state exactly."""
         return {"sums": dict(self.sums), "count": self.count, "counts": dict(self.counts)}

@@ -1,4 +1,4 @@
-"""Where a run's parameters come from before its first step: chance, a file of weights, another run."""
+"""Parameter initialization: random, pretrained weights, or warm start from another run."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -8,199 +8,233 @@ from typing import Any
 import jax
 
 from instructrl.config import TrainConfig, differences
-from instructrl.data.mirror import workshop
-from instructrl.data.storage import place
+from instructrl.data.mirror import working_dir
+from instructrl.data.storage import storage_path
 from instructrl.data.tokenizer import Tokenizer, make_tokenizer
 from instructrl.errors import InputError
-from instructrl.models.encoder import by_name
-from instructrl.schema import shown
-from instructrl.training.encoder import kept_encoder, origin_of, with_weights
-from instructrl.training.parameters import identity, write_parameters
-from instructrl.training.paths import examples, matches, path_of
+from instructrl.models.encoder import flatten_params
+from instructrl.schema import format_value
+from instructrl.training.encoder import load_encoder_weights, store_frozen_encoder, weight_source
+from instructrl.training.parameters import params_checksum, write_parameters
+from instructrl.training.paths import example_paths, matches, path_of
 from instructrl.training.run_directory import check_agent, read_config, read_data
-from instructrl.training.state import abstract_params, make_agent, merged, one_step, split
-from instructrl.training.trained import EXPORTED, FROZEN, Trained, kept_parts, read_frozen, read_trained
+from instructrl.training.state import abstract_params, dummy_batch, make_agent, merge_params, split_params
+from instructrl.training.trained import AGENT_FILE, FROZEN_FILE, LoadedAgent, load_agent, read_frozen, run_frozen_params
 
 Record = dict[str, dict[str, Any]]
-WORDS = ("*/words", "*/word_weight", "*/text_embedding", "*/token_embedding")  # what belongs to one vocabulary
-SHOWN = 4  # parameters, or settings, that an error names
+VOCABULARY_PARAMS = ("*/words", "*/word_weight", "*/text_embedding", "*/token_embedding")  # one row per token
+MAX_LISTED = 4  # parameters or settings named in an error message
 
 
-def begin(config: TrainConfig, params: Any, tokenizer: Tokenizer, *, run: Path, resumes: bool) -> tuple[Any, Record]:
-    """A run's parameters in place of the random ones, and what data.json says of where they are from.
+def init_params(
+    config: TrainConfig, params: Any, tokenizer: Tokenizer, *, run: Path, resuming: bool
+) -> tuple[Any, Record]:
+    """Replace random parameters by those that the settings name; returns them and their entries of data.json.
 
-    With `resumes` the trained ones are of no account, since a checkpoint follows; those that are frozen are the same
-    as at the beginning.
+    If `resuming`, the trainable parameters are placeholders: a checkpoint overwrites them. Frozen parameters are
+    those with which the run started.
 
     Raises:
-        InputError: weights or the run to begin from are missing, damaged, changed, or do not fit.
+        InputError: the weights or the run `init_from` are missing, damaged, changed, or incompatible.
     """
     record: Record = {}
-    if config.init_from is not None and resumes:
+    if config.init_from is not None and resuming:
         record["init_from"] = read_data(run).get("init_from", {})
     elif config.init_from is not None:
-        params, record["init_from"] = inherited(config, params, tokenizer, run=run)
+        params, record["init_from"] = warm_start(config, params, tokenizer, run=run)
     elif config.encoder.weights is not None and not config.encoder.frozen:
-        params = with_weights(config, params, tokenizer)
-        record["encoder"] = origin_of(config, run).described()
+        params = load_encoder_weights(config, params, tokenizer)
+        record["encoder"] = weight_source(config, run).record()
     if config.encoder.frozen:
-        params, origin = kept_encoder(config, params, tokenizer, run=run, resumes=resumes)
-        record["encoder"] = origin.described()
-    if kept_parts(config, split(params, config)[1]):
-        params, record["frozen"] = kept_frozen(config, params, run=run, resumes=resumes)
+        params, origin = store_frozen_encoder(config, params, tokenizer, run=run, resuming=resuming)
+        record["encoder"] = origin.record()
+    if run_frozen_params(config, split_params(params, config)[1]):
+        params, record["frozen"] = store_frozen(config, params, run=run, resuming=resuming)
     return params, record
 
 
-def kept_frozen(config: TrainConfig, params: Any, *, run: Path, resumes: bool) -> tuple[Any, dict[str, Any]]:
-    """The parameters with those that `training.freeze` keeps, from the run's file, and its entry of data.json."""
-    trained, frozen = split(params, config)
-    kept = kept_parts(config, frozen)
-    if resumes:
-        kept = read_frozen(run, like=kept)
-        checksum = identity(kept)
+def store_frozen(config: TrainConfig, params: Any, *, run: Path, resuming: bool) -> tuple[Any, dict[str, Any]]:
+    """Write the parameters that `training.freeze` selects to the run's file, or read them back if `resuming`.
+
+    Returns:
+        All parameters, and the file's entry of data.json.
+    """
+    trained, frozen = split_params(params, config)
+    stored = run_frozen_params(config, frozen)
+    if resuming:
+        stored = read_frozen(run, like=stored)
+        checksum = params_checksum(stored)
     else:
-        checksum = write_parameters(run / FROZEN, kept, about={})
-    others = {name: part for name, part in frozen.items() if name not in kept}
-    return merged(trained, {**kept, **others}), {"path": str(run / FROZEN), "checksum": checksum}
+        checksum = write_parameters(run / FROZEN_FILE, stored, metadata={})
+    others = {name: part for name, part in frozen.items() if name not in stored}
+    return merge_params(trained, {**stored, **others}), {"path": str(run / FROZEN_FILE), "checksum": checksum}
 
 
-def inherited(config: TrainConfig, params: Any, tokenizer: Tokenizer, *, run: Path) -> tuple[Any, dict[str, Any]]:
-    """The parameters with those of `init_from` in place of all that do not begin anew, and its entry of data.json.
+def warm_start(config: TrainConfig, params: Any, tokenizer: Tokenizer, *, run: Path) -> tuple[Any, dict[str, Any]]:
+    """Replace all parameters outside `training.reinit` by those of `init_from`; returns them and the data.json entry.
 
     Raises:
-        InputError: the other run cannot be read, does not fit, or is not what this one began with.
+        InputError: the source run cannot be read, is incompatible, or has changed since this run started.
     """
-    fresh = config.training.fresh or []
-    with workshop(place(str(config.init_from), config.data), alone=False) as shop:
-        source = read_trained(shop.folder, checkpoint=config.init_checkpoint, hardware=config.hardware)
-    check_fit(config, params, tokenizer, source=source.config, other=source.params, theirs=source.tokenizer)
-    checksum = identity(source.params)
+    reinit = config.training.reinit or []
+    with working_dir(storage_path(str(config.init_from), config.data), exclusive=False) as work_dir:
+        source = load_agent(work_dir.folder, checkpoint=config.init_checkpoint, hardware=config.hardware)
+    check_compatible(
+        config,
+        params,
+        tokenizer,
+        source=source.config,
+        source_params=source.params,
+        source_tokenizer=source.tokenizer,
+    )
+    checksum = params_checksum(source.params)
     known = read_data(run).get("init_from", {}) if (run / "data.json").exists() else {}
     if known and known.get("checksum") != checksum:
         raise InputError(
-            f"init_from: {config.init_from} is not what {run} began with (step {known.get('step')} then, {source.step} "
-            "now); restore it, or add name=... for a new run"
+            f"init_from: {config.init_from} has changed since {run} started from it (step {known.get('step')} then, "
+            f"{source.step} now); restore it, or add name=... for a new run"
         )
-    if any(meant(path, fresh) for path in by_name(params["encoder"])):
-        params = with_weights(config, params, tokenizer)
-    leaves = by_name(source.params)
+    if any(matches_any(path, reinit) for path in flatten_params(params["encoder"])):
+        params = load_encoder_weights(config, params, tokenizer)
+    leaves = flatten_params(source.params)
 
-    def taken(keys: Any, leaf: Any) -> Any:
+    def select(keys: Any, leaf: Any) -> Any:
         path = path_of(keys)
-        return leaf if meant(path, fresh) else leaves[path]
+        return leaf if matches_any(path, reinit) else leaves[path]
 
-    print(told(config, params, source), flush=True)
-    entry = {"path": str(config.init_from), "checksum": checksum, "step": source.step, "fresh": fresh}
-    return jax.tree_util.tree_map_with_path(taken, params), entry
-
-
-def told(config: TrainConfig, params: Any, source: Trained) -> str:
-    """Where the parameters come from, in a line, and in which settings that run was another one."""
-    fresh = sum(meant(path, config.training.fresh or []) for path in by_name(params))
-    which = f"{config.init_checkpoint} checkpoint, step {source.step}"
-    lines = settings_that_differ(source.config, config)
-    other = f"; there -> here: {'; '.join(lines)}" if lines else ""
-    return f"begins from {config.init_from} ({which}): {len(by_name(params)) - fresh} arrays, {fresh} anew{other}"
+    print(describe_warm_start(config, params, source), flush=True)
+    entry = {"path": str(config.init_from), "checksum": checksum, "step": source.step, "fresh": reinit}
+    return jax.tree_util.tree_map_with_path(select, params), entry
 
 
-def check_beginning(config: TrainConfig, run: Path) -> None:
-    """Look at `training.freeze` and `init_from` before any work is done; nothing is read but settings.
+def describe_warm_start(config: TrainConfig, params: Any, source: LoadedAgent) -> str:
+    """One line on the source of the parameters, with the settings in which the source run differs."""
+    reinitialized = sum(matches_any(path, config.training.reinit or []) for path in flatten_params(params))
+    checkpoint = f"{config.init_checkpoint} checkpoint, step {source.step}"
+    lines = differing_settings(source.config, config)
+    differing = f"; there -> here: {'; '.join(lines)}" if lines else ""
+    loaded = len(flatten_params(params)) - reinitialized
+    return (
+        f"warm start from {config.init_from} ({checkpoint}): {loaded} arrays loaded, {reinitialized} re-initialized"
+        f"{differing}"
+    )
+
+
+def check_initialization(config: TrainConfig, run: Path) -> None:
+    """Validate `training.freeze` and `init_from` before any work starts, from settings alone.
 
     Raises:
-        InputError: a pattern means no parameter, or the other run is missing or does not fit.
+        InputError: a pattern matches no parameter, or the source run is missing or incompatible.
     """
-    if config.objective == "masked" or (run / "data.json").exists():
-        return  # it has nothing of that, or began; whether it goes on as it did is told when it does
-    tokenizer, params = described_agent(config)
-    split(params, config)
+    if config.objective == "masked_pretraining" or (run / "data.json").exists():
+        return  # pretraining has neither setting; a run that already started is compared when it resumes
+    tokenizer, params = abstract_agent(config)
+    split_params(params, config)
     if config.init_from is None:
         return
-    origin = place(config.init_from, config.data)
+    origin = storage_path(config.init_from, config.data)
     if not isinstance(origin, Path):
         if not (origin / "config.yaml").exists():
-            raise InputError(f"init_from: found no run at {origin}; give the directory of one, or of an exported agent")
+            raise InputError(f"init_from: no run found at {origin}; give the directory of a run or an exported agent")
         return
     if not origin.is_dir():
-        raise InputError(f"init_from: found no directory {origin}; give that of a run, or of an exported agent")
+        raise InputError(f"init_from: found no directory {origin}; give the directory of a run or of an exported agent")
     source = read_config(origin)
     check_agent(source, origin, key="init_from")
     source.hardware = config.hardware
-    if not (origin / EXPORTED).exists() and not (origin / "checkpoints").is_dir():
+    if not (origin / AGENT_FILE).exists() and not (origin / "checkpoints").is_dir():
         raise InputError(f"init_from: {origin} has no checkpoint yet; train it first")
-    theirs, other = described_agent(source)
-    check_fit(config, params, tokenizer, source=source, other=other, theirs=theirs)
+    source_tokenizer, source_params = abstract_agent(source)
+    check_compatible(
+        config, params, tokenizer, source=source, source_params=source_params, source_tokenizer=source_tokenizer
+    )
 
 
-def described_agent(config: TrainConfig) -> tuple[Tokenizer, Any]:
-    """A run's tokenizer, and its agent's parameters as shapes."""
+def abstract_agent(config: TrainConfig) -> tuple[Tokenizer, Any]:
+    """The tokenizer of a run, and the shapes of its agent's parameters."""
     tokenizer = make_tokenizer(config.encoder)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    return tokenizer, abstract_params(agent, one_step(config, tokenizer))
+    return tokenizer, abstract_params(agent, dummy_batch(config, tokenizer))
 
 
-def check_fit(
-    config: TrainConfig, params: Any, tokenizer: Tokenizer, *, source: TrainConfig, other: Any, theirs: Tokenizer
+def check_compatible(
+    config: TrainConfig,
+    params: Any,
+    tokenizer: Tokenizer,
+    *,
+    source: TrainConfig,
+    source_params: Any,
+    source_tokenizer: Tokenizer,
 ) -> None:
-    """Raise InputError unless the two agents have the same parameters but for those that begin anew.
+    """Raise InputError unless both agents' parameter trees match outside `training.reinit`.
 
     Args:
-        config: of the run that begins.
+        config: settings of the new run.
         params: its parameters, or their shapes.
         tokenizer: its tokenizer.
-        source: the settings of the run that it begins from.
-        other: that run's parameters, or their shapes.
-        theirs: its tokenizer.
+        source: settings of the run that it starts from.
+        source_params: that run's parameters, or their shapes.
+        source_tokenizer: that run's tokenizer.
     """
-    fresh = config.training.fresh or []
-    here, there = ({name: tuple(leaf.shape) for name, leaf in by_name(one).items()} for one in (params, other))
+    reinit = config.training.reinit or []
+    here, there = (
+        {name: tuple(leaf.shape) for name, leaf in flatten_params(tree).items()} for tree in (params, source_params)
+    )
     both = sorted(here.keys() | there.keys())
-    for pattern in fresh:
+    for pattern in reinit:
         if not any(matches(path, pattern) for path in both):
             raise InputError(
-                f"training.fresh: found {shown(pattern)}, which no parameter matches here or there; "
-                f"there are {examples(both)}"
+                f"training.reinit: found {format_value(pattern)}, which no parameter matches here or there; "
+                f"there are {example_paths(both)}"
             )
-    if all(meant(path, fresh) for path in here):
-        raise InputError(f"training.fresh: found {shown(fresh)}, which leaves nothing of init_from; leave that out")
-    words = [path for path in here if meant(path, WORDS) and not meant(path, fresh)]
-    if config.encoder.text and words and tokenizer.checksum != theirs.checksum:
+    if all(matches_any(path, reinit) for path in here):
         raise InputError(
-            f"encoder.tokenizer: found {config.encoder.tokenizer} of {tokenizer.vocabulary_size} entries, but "
-            f"{config.init_from} learnt with {source.encoder.tokenizer} of {theirs.vocabulary_size} others; take that, "
-            f"or let the words begin anew with 'training.fresh={listed([*fresh, *smallest(words, both)])}'"
+            f"training.reinit: found {format_value(reinit)}, which leaves nothing of init_from; leave init_from out"
         )
-    wrong = [path for path in both if here.get(path) != there.get(path) and not meant(path, fresh)]
-    if wrong:
-        raise misfit(config, source, wrong, here=here, there=there)
+    words = [path for path in here if matches_any(path, VOCABULARY_PARAMS) and not matches_any(path, reinit)]
+    if config.encoder.text and words and tokenizer.checksum != source_tokenizer.checksum:
+        patterns = format_patterns([*reinit, *minimal_patterns(words, both)])
+        raise InputError(
+            f"encoder.tokenizer: found {config.encoder.tokenizer} with {tokenizer.vocabulary_size} entries, but "
+            f"{config.init_from} was trained with {source.encoder.tokenizer}, which has "
+            f"{source_tokenizer.vocabulary_size} other ones; use that tokenizer, or re-initialize the embeddings with "
+            f"'training.reinit={patterns}'"
+        )
+    mismatched = [path for path in both if here.get(path) != there.get(path) and not matches_any(path, reinit)]
+    if mismatched:
+        raise mismatch_error(config, source, mismatched, here=here, there=there)
 
 
-def misfit(
+def mismatch_error(
     config: TrainConfig,
     source: TrainConfig,
-    wrong: Sequence[str],
+    mismatched: Sequence[str],
     *,
     here: Mapping[str, tuple[int, ...]],
     there: Mapping[str, tuple[int, ...]],
 ) -> InputError:
-    """The line for parameters that two agents do not share: which, why, and what to write."""
+    """InputError for parameters that two agents do not share: their paths, the cause, and the setting to use."""
 
-    def what(path: str) -> str:
+    def describe(path: str) -> str:
         if path not in here or path not in there:
             return f"{path} only {'there' if path not in here else 'here'}"
         return f"{path} {there[path]} there and {here[path]} here"
 
-    parts = listed([*(config.training.fresh or []), *smallest(wrong, sorted(here.keys() | there.keys()))])
-    more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-    settings = settings_that_differ(source, config)
-    because = f" (there -> here: {'; '.join(settings)})" if settings else ""
+    patterns = format_patterns(
+        [*(config.training.reinit or []), *minimal_patterns(mismatched, sorted(here.keys() | there.keys()))]
+    )
+    more = f" and {len(mismatched) - MAX_LISTED} more" if len(mismatched) > MAX_LISTED else ""
+    settings = differing_settings(source, config)
+    cause = f" (there -> here: {'; '.join(settings)})" if settings else ""
+    listed = ", ".join(map(describe, mismatched[:MAX_LISTED]))
     return InputError(
-        f"init_from: {config.init_from} is another agent: {', '.join(map(what, wrong[:SHOWN]))}{more}{because}; "
-        f"take its settings, or let these begin anew with 'training.fresh={parts}'"
+        f"init_from: the parameters of {config.init_from} do not match: {listed}{more}{cause}; "
+        f"use its settings, or re-initialize these parameters with 'training.reinit={patterns}'"
     )
 
 
-def settings_that_differ(source: TrainConfig, config: TrainConfig) -> list[str]:
-    """Lines `key: there -> here` for what the agents are and see; the first few."""
+def differing_settings(source: TrainConfig, config: TrainConfig) -> list[str]:
+    """Lines `key: there -> here` for settings of the agent and its inputs that differ; the first few."""
     groups = ("encoder", "policy", "head", "task", "sim")
     there, here = ({group: asdict(getattr(one, group)) for group in groups} for one in (source, config))
     for one in (there, here):
@@ -209,16 +243,18 @@ def settings_that_differ(source: TrainConfig, config: TrainConfig) -> list[str]:
         for key in ("weights", "frozen"):
             del one["encoder"][key]
     lines = differences(there, here)
-    return lines[: 2 * SHOWN] + ([f"and {len(lines) - 2 * SHOWN} more"] if len(lines) > 2 * SHOWN else [])
+    return lines[: 2 * MAX_LISTED] + (
+        [f"and {len(lines) - 2 * MAX_LISTED} more"] if len(lines) > 2 * MAX_LISTED else []
+    )
 
 
-def meant(path: str, patterns: Iterable[str]) -> bool:
-    """Whether one of several patterns means a parameter."""
+def matches_any(path: str, patterns: Iterable[str]) -> bool:
+    """Return True if one of several patterns matches a parameter's path."""
     return any(matches(path, pattern) for pattern in patterns)
 
 
-def smallest(paths: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The fewest branches that hold these of the known paths and no others."""
+def minimal_patterns(paths: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The fewest patterns that match these of the known paths and no others."""
     wanted, found = set(paths), []
     for path in paths:
         names = path.split("/")
@@ -230,6 +266,6 @@ def smallest(paths: Sequence[str], known: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def listed(patterns: Sequence[str]) -> str:
-    """Patterns as a setting is written."""
+def format_patterns(patterns: Sequence[str]) -> str:
+    """Format patterns as the value of a setting."""
     return f"[{','.join(patterns)}]"

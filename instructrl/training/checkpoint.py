@@ -1,4 +1,4 @@
-"""Checkpoints with Orbax: written in the background, whole or not at all, the last and the best kept."""
+"""Orbax checkpoints: written asynchronously and atomically; the latest and the best ones are retained."""
 
 import logging
 import shutil
@@ -13,55 +13,55 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from instructrl.errors import InputError, RunError
-from instructrl.training.inventory import damage, read_marker, write_inventory
+from instructrl.training.inventory import find_damage, read_marker, write_inventory
 from instructrl.training.state import TrainState
 
-REMOVED = ".removed"  # where old checkpoints go in one step, before their files are removed one by one
-UNFINISHED = ".orbax-checkpoint-tmp"  # ends the name of a checkpoint that is being written
-# What Orbax warns of without need: a reader that reads, a checkpoint within an epoch, and a slow disk.
-UNTOLD = ("Given directory is read only", "Requested `tracked_metric`", "Waiting for previous save")
+REMOVED = ".removed"  # old checkpoints are moved here atomically before their files are deleted
+UNFINISHED = ".orbax-checkpoint-tmp"  # name suffix of a checkpoint that is being written
+# Expected here: read-only access, mid-epoch checkpoints without metrics, and a slow file system.
+IGNORED_WARNINGS = ("Given directory is read only", "Requested `tracked_metric`", "Waiting for previous save")
 
 
-def worth_saying(record: logging.LogRecord) -> bool:
-    """Not a failure's traceback: it is raised, and becomes one line."""
+def is_relevant(record: logging.LogRecord) -> bool:
+    """Return False for expected warnings and for tracebacks of errors that are also raised."""
     if "orbax" in record.pathname and record.levelno >= logging.ERROR:
         return False
-    return not record.getMessage().startswith(UNTOLD)
+    return not record.getMessage().startswith(IGNORED_WARNINGS)
 
 
-logging.getLogger("absl").addFilter(worth_saying)
+logging.getLogger("absl").addFilter(is_relevant)
 
 
-class Keep(NamedTuple):
-    """How many checkpoints are kept; one can be both."""
+class Retention(NamedTuple):
+    """Numbers of checkpoints to retain; one checkpoint can count as both."""
 
     last: int = 1
     best: int = 1  # by validation loss
 
 
-KEEP = Keep()
+DEFAULT_RETENTION = Retention()
 
 
 def validation_loss(metrics: Any) -> float:
-    """What makes a checkpoint the best: the smaller, the better."""
+    """Metric that ranks checkpoints; the smallest is best."""
     return metrics["loss"]
 
 
-def stored(state: TrainState) -> dict[str, Any]:
-    """A state as it is saved: without an average, where none is kept, it looks as if there had never been one."""
+def state_fields(state: TrainState) -> dict[str, Any]:
+    """Fields of a state to save. A state without an EMA omits the field, so its format is that of a run without EMA."""
     return {key: value for key, value in state._asdict().items() if value is not None}
 
 
 class Checkpoints:
-    """The checkpoints of one run directory. One saved within an epoch has no metrics, and is never the best."""
+    """Checkpoints of one run directory. Mid-epoch checkpoints have no metrics and are never the best."""
 
-    def __init__(self, run: Path, *, read_only: bool = False, keep: Keep = KEEP) -> None:
-        """Without `read_only`, what a killed run left half written is removed: only its trainer may do that.
+    def __init__(self, run: Path, *, read_only: bool = False, keep: Retention = DEFAULT_RETENTION) -> None:
+        """Open the checkpoints; unless `read_only`, partial writes of a killed run are deleted (trainer only).
 
         Raises:
             InputError: a checkpoint is damaged, or the directory cannot be written.
         """
-        self.directory, self.reads = run.resolve() / "checkpoints", read_only
+        self.directory, self.read_only = run.resolve() / "checkpoints", read_only
         self._check()
         policy = preservation_policy.AnyPreservationPolicy(
             [
@@ -76,16 +76,16 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             best_fn=validation_loss,
             best_mode="min",
-            preservation_policy=None if self.reads else policy,
-            cleanup_tmp_directories=not self.reads,
-            todelete_subdir=None if self.reads else REMOVED,
-            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._take_stock),
-            read_only=self.reads,
-            create=not self.reads,
-            save_interval_steps=0 if self.reads else 1,
+            preservation_policy=None if self.read_only else policy,
+            cleanup_tmp_directories=not self.read_only,
+            todelete_subdir=None if self.read_only else REMOVED,
+            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_inventories),
+            read_only=self.read_only,
+            create=not self.read_only,
+            save_interval_steps=0 if self.read_only else 1,
         )
         try:
-            self._clear()
+            self._delete_removed()
             self.manager = ocp.CheckpointManager(self.directory, options=options)
         except OSError as error:
             raise InputError(
@@ -100,49 +100,49 @@ class Checkpoints:
         metrics: dict[str, float] | None = None,
         progress: dict[str, Any] | None = None,
     ) -> None:
-        """Begin to save; returns before the files are written. One of the same step, saved before, is replaced.
+        """Start an asynchronous save. An existing checkpoint of the same step is replaced.
 
         Args:
-            state: what is saved.
+            state: the state to save.
             step: its step.
-            metrics: of its validation, at the end of an epoch.
-            progress: what has to be known to go on within an epoch; plain numbers, lists and dicts.
+            metrics: validation metrics, at the end of an epoch.
+            progress: JSON-serializable data needed to resume within an epoch.
 
         Raises:
-            RunError: this checkpoint, or the one before it, cannot be written.
+            RunError: this checkpoint or the previous one cannot be written.
         """
         self.wait()
         with self._writing():
-            if step in self.manager.all_steps():  # of an epoch that was interrupted at its end
+            if step in self.manager.all_steps():  # from an interruption at the end of the epoch
                 self.manager.delete(step)
-            args = ocp.args.StandardSave(stored(state))
+            args = ocp.args.StandardSave(state_fields(state))
             self.manager.save(step, args=args, metrics=metrics, custom_metadata=progress)
 
     def wait(self) -> None:
-        """Wait until what was saved is on the disk.
+        """Block until pending saves are written.
 
         Raises:
-            RunError: it cannot be written.
+            RunError: a checkpoint cannot be written.
         """
         with self._writing():
             self.manager.wait_until_finished()
-            self._clear()
+            self._delete_removed()
 
     def step(self, which: str = "last") -> int | None:
-        """The step of the `last` or `best` checkpoint, None before the first."""
+        """The step of the `last` or `best` checkpoint; None if there is none."""
         return self.manager.latest_step() if which == "last" else self.manager.best_step()
 
     def progress(self, step: int) -> dict[str, Any]:
-        """What was saved with a checkpoint within an epoch; empty at its end."""
+        """The `progress` saved with a mid-epoch checkpoint; empty for one at the end of an epoch."""
         return read_marker(self.directory / str(step)).get("custom_metadata") or {}
 
     def restore(self, state: TrainState, *, step: int) -> TrainState:
-        """The saved state, in the shapes and on the devices of `state` (arrays or their descriptions)."""
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, stored(state))
+        """The saved state, with the shapes and shardings of `state` (arrays or ShapeDtypeStructs)."""
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state_fields(state))
         return TrainState(**self._restore(step, ocp.args.StandardRestore(abstract)))
 
     def params(self, abstract: Any, *, step: int, averaged: bool) -> Any:
-        """The saved parameters alone, or their average, as numpy arrays in the shapes that `abstract` describes."""
+        """The saved parameters, or their average, as numpy arrays with the shapes of `abstract`."""
         part = "average" if averaged else "params"
         item = {part: abstract}
         plain = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype), item)
@@ -155,63 +155,65 @@ class Checkpoints:
         except (OSError, ValueError, KeyError) as error:
             folder = self.directory / str(step)
             if not folder.exists():
-                raise InputError(f"{folder}: replaced by a newer checkpoint just now; give the command again") from None
+                raise InputError(f"{folder}: replaced by a newer checkpoint just now; run the command again") from None
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise self._unusable(step, f"cannot be read as this run's checkpoint ({reason})") from None
 
     def close(self) -> None:
-        """Wait for what is being written.
+        """Finish pending saves and close.
 
         Raises:
-            RunError: it cannot be written.
+            RunError: a checkpoint cannot be written.
         """
         with self._writing():
             self.manager.close()
-            self._clear()
+            self._delete_removed()
 
     def _steps(self) -> list[int]:
-        """The steps of all checkpoints, also of damaged ones."""
+        """Steps of all checkpoints, including damaged ones."""
         folders = self.directory.iterdir() if self.directory.is_dir() else ()
         return sorted(int(folder.name) for folder in folders if folder.name.isdecimal() and folder.is_dir())
 
     def _check(self) -> None:
-        """Raise InputError if a checkpoint is damaged: which is the last and which the best must not depend on it."""
+        """Raise InputError if a checkpoint is damaged, since the latest and the best must not depend on the damage."""
         for step in reversed(self._steps()):
-            wrong = damage(self.directory / str(step))
-            if wrong is not None and (self.directory / str(step)).exists():  # not replaced just now
-                raise self._unusable(step, f"damaged ({wrong})")
+            damage = find_damage(self.directory / str(step))
+            if damage is not None and (self.directory / str(step)).exists():  # else a newer one has just replaced it
+                raise self._unusable(step, f"damaged ({damage})")
 
-    def _unusable(self, step: int, what: str) -> InputError:
+    def _unusable(self, step: int, problem: str) -> InputError:
         others = [other for other in self._steps() if other != step]
-        then = f"go on with that of step {others[-1]}" if others else "begin anew: there is no other checkpoint"
-        return InputError(f"{self.directory / str(step)}: {what}; remove that folder to {then}")
+        effect = f"resume from step {others[-1]}" if others else "start from scratch: there is no other checkpoint"
+        return InputError(f"{self.directory / str(step)}: {problem}; remove that folder to {effect}")
 
-    def _take_stock(self) -> None:
-        """Called when all files of a checkpoint are written, before it counts."""
+    def _write_inventories(self) -> None:
+        """Orbax callback: all files of a checkpoint are written, but it is not committed yet."""
         if jax.process_index() == 0:
             for folder in self.directory.glob(f"*{UNFINISHED}"):
                 write_inventory(folder)
 
-    def _clear(self) -> None:
-        """Remove the files of old checkpoints."""
-        if not self.reads and jax.process_index() == 0:
+    def _delete_removed(self) -> None:
+        """Delete the files of old checkpoints."""
+        if not self.read_only and jax.process_index() == 0:
             shutil.rmtree(self.directory / REMOVED, ignore_errors=True)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError) as error:  # tensorstore says a full disk with the latter
+        except (OSError, ValueError) as error:  # tensorstore raises ValueError when the disk is full
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise RunError(
-                f"{self.directory}: cannot be written ({reason}); earlier checkpoints are whole: "
-                "make room and give the same command again"
+                f"{self.directory}: cannot be written ({reason}); earlier checkpoints are intact: "
+                "make room and run the same command again"
             ) from None
 
 
 @contextmanager
-def open_checkpoints(run: Path, *, read_only: bool = False, keep: Keep = KEEP) -> Iterator[Checkpoints]:
-    """The checkpoints of a run directory, which may be in training if `read_only`; on leaving, all is written."""
+def open_checkpoints(
+    run: Path, *, read_only: bool = False, keep: Retention = DEFAULT_RETENTION
+) -> Iterator[Checkpoints]:
+    """Open a run directory's checkpoints; on exit all saves are complete. A `read_only` run may be in training."""
     checkpoints = Checkpoints(run, read_only=read_only, keep=keep)
     try:
         yield checkpoints

@@ -1,4 +1,4 @@
-"""The weights of a pretrained encoder, taken out of its run in the layout that `encoder.weights` reads."""
+"""Export of a pretrained encoder's weights from its run, in the format that `encoder.weights` reads."""
 
 import json
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ import numpy as np
 from instructrl.config import HardwareConfig, TrainConfig
 from instructrl.data.tokenizer import Tokenizer, make_tokenizer
 from instructrl.errors import InputError
-from instructrl.models.encoder import by_name
+from instructrl.models.encoder import flatten_params
 from instructrl.models.weights import write_weights
 from instructrl.training.checkpoint import open_checkpoints
-from instructrl.training.encoder import KEPT
+from instructrl.training.encoder import ENCODER_FILE
 from instructrl.training.run_directory import read_config, read_data, settings
 
 
@@ -29,57 +29,66 @@ def export_encoder(
     out: Path | None = None,
     decoder: bool = False,
 ) -> Path:
-    """Write the encoder's parameters, and what made them; the place of the file.
+    """Write the encoder's parameters with their provenance; returns the file's path.
 
     Args:
-        run: its directory; the file is there if `out` names no other place.
+        run: the run directory.
         config: its settings.
-        tokenizer: the one it learnt with.
-        params: all parameters, encoder and decoder.
-        step: after which they are these.
-        data: the checksums of what it learnt from.
-        out: another place.
-        decoder: whether the decoder's are written too, to pretrain further with them.
+        tokenizer: the tokenizer it was trained with.
+        params: parameters of encoder and decoder.
+        step: number of training steps.
+        data: checksums of the training data.
+        out: the file; None: `encoder.safetensors` in the run.
+        decoder: also write the decoder, so that pretraining can continue from the file.
 
     Raises:
         InputError: the file cannot be written.
     """
-    path = run / KEPT if out is None else out
+    path = run / ENCODER_FILE if out is None else out
     parts = [params["encoder"], *([params["decoder"]] if decoder else [])]
-    arrays = {name: np.asarray(leaf) for part in parts for name, leaf in by_name(jax.device_get(part)).items()}
-    made = {key: settings(config)[key] for key in ("seed", "encoder", "sim", "optimizer", "training", "pretraining")}
-    about = {"tokenizer": tokenizer.checksum, "step": str(step), "data": json.dumps(data), "settings": json.dumps(made)}
-    write_weights(path, arrays, kind=config.encoder.kind, source=f"pretrained by {run.name}, step {step}", about=about)
+    arrays = {name: np.asarray(leaf) for part in parts for name, leaf in flatten_params(jax.device_get(part)).items()}
+    groups = ("seed", "encoder", "sim", "optimizer", "training", "pretraining")
+    recorded = {key: settings(config)[key] for key in groups}
+    metadata = {
+        "tokenizer": tokenizer.checksum,
+        "step": str(step),
+        "data": json.dumps(data),
+        "settings": json.dumps(recorded),
+    }
+    write_weights(
+        path, arrays, kind=config.encoder.kind, source=f"pretrained by {run.name}, step {step}", metadata=metadata
+    )
     return path
 
 
 def export_run(run: Path, *, checkpoint: str, out: Path, decoder: bool = False) -> int:
-    """The same from a checkpoint of a run, `best` or `last`; its step.
+    """Export the encoder from a run's `best` or `last` checkpoint; returns the checkpoint's step.
 
     Raises:
-        InputError: it is no pretraining, has no such checkpoint, or the file cannot be written.
+        InputError: the run is not a pretraining, has no such checkpoint, or the file cannot be written.
     """
-    from instructrl.training.masked_parameters import initial_masked
-    from instructrl.training.pretraining import make_masked_model, pretraining_size
+    from instructrl.training.masked_parameters import random_masked_params
+    from instructrl.training.pretraining import make_masked_model, pretraining_image_size
 
     config = read_config(run)
-    if config.objective != "masked":
-        raise InputError(f"run: found {run}, which trained an agent; allowed: a run with objective=masked")
+    if config.objective != "masked_pretraining":
+        raise InputError(f"run: found {run}, which trained an agent; allowed: a run with objective=masked_pretraining")
     config.hardware = HardwareConfig(name="cpu")
     tokenizer, known = make_tokenizer(config.encoder), read_data(run)
     if known.get("tokenizer", {}).get("checksum") != tokenizer.checksum:
         raise InputError(
-            f"encoder.tokenizer={config.encoder.tokenizer}: its content is not what {run} was trained with; restore it"
+            f"encoder.tokenizer={config.encoder.tokenizer}: its content differs from what {run} was trained with; "
+            "restore it"
         )
     model = make_masked_model(config, vocabulary_size=tokenizer.vocabulary_size)
-    sizes = {"size": pretraining_size(config), "length": tokenizer.length, "seed": 0}
-    abstract = jax.eval_shape(lambda: initial_masked(model, **sizes))
+    sizes = {"size": pretraining_image_size(config), "length": tokenizer.length, "seed": 0}
+    abstract = jax.eval_shape(lambda: random_masked_params(model, **sizes))
     if not (run / "checkpoints").is_dir():
         raise InputError(f"{run}: no checkpoint yet; train it first")
     with open_checkpoints(run, read_only=True) as checkpoints:
         step = checkpoints.step(checkpoint)
         if step is None:
-            raise InputError(f"{run}: no {checkpoint} checkpoint yet; start its training again to go on")
+            raise InputError(f"{run}: no {checkpoint} checkpoint yet; run its command again to resume")
         params = checkpoints.params(abstract, step=step, averaged=config.optimizer.ema is not None)
     data = {name: entry["checksum"] for name, entry in known.items() if name.startswith(("train", "val"))}
     export_encoder(run, config, tokenizer, params, step=step, data=data, out=out, decoder=decoder)

@@ -1,4 +1,4 @@
-"""A frozen encoder's features, computed once for each file of demonstrations."""
+"""Feature extraction with a frozen encoder, once per demonstration file."""
 
 import dataclasses
 import json
@@ -11,74 +11,85 @@ import numpy as np
 
 from instructrl.batch import Features, FeatureSizes
 from instructrl.config import TrainConfig
-from instructrl.data.episodes import Episodes
+from instructrl.data.episodes import DemonstrationDataset
 from instructrl.data.features import FeatureCache, ensure_features
-from instructrl.data.storage import place
+from instructrl.data.storage import storage_path
 from instructrl.data.tokenizer import Tokenizer, make_tokenizer
 from instructrl.errors import InputError
 from instructrl.models.agent import Agent
 from instructrl.models.encoder import reads_jointly
 from instructrl.models.heads import reads_patches
-from instructrl.training.encoder import origin_of, read_encoder
-from instructrl.training.state import abstract_params, make_agent, one_step
+from instructrl.training.encoder import read_encoder, weight_source
+from instructrl.training.state import abstract_params, dummy_batch, make_agent
 
-FRAMES = 8  # encoded at once
-REVISION = "1"  # of the encoders' code; raised when the same weights give other numbers
-LABELS = ("name", "weights", "frozen", "tokenizer")  # what decides no number, or is keyed by its content
+ENCODE_BATCH = 8  # frames per call
+REVISION = "1"  # of the encoders' code; bump it when the same weights give different features
+IGNORED_FIELDS = (
+    "name",
+    "weights",
+    "frozen",
+    "tokenizer",
+)  # settings that change no feature, or enter the key by content
 Encode = Callable[[Any, Any, Any], Features]
 
 
-def make_encode(agent: Agent, params: Any) -> Encode:
-    """The compiled encoder: images [N,K,H,W,3], tokens [N,L], padding [N,L] -> Features without the axis of steps."""
+def make_encode_fn(agent: Agent, params: Any) -> Encode:
+    """The jitted encoder: images [N,K,H,W,3], tokens [N,L], padding [N,L] -> Features without the time axis."""
     patches = reads_patches(agent.head_config)
 
     def encode(params: Any, images: Any, tokens: Any, padding: Any) -> Features:
-        found: Any = agent.apply({"params": params}, images[:, None], tokens, padding, method=Agent.encode)
-        return Features(found.pooled[:, 0], found.text, found.patches[:, 0] if patches else None)
+        features: Any = agent.apply({"params": params}, images[:, None], tokens, padding, method=Agent.encode)
+        return Features(features.pooled[:, 0], features.text, features.patches[:, 0] if patches else None)
 
     compiled = jax.jit(encode)
     return lambda images, tokens, padding: compiled(params, images, tokens, padding)
 
 
 def feature_sizes(encode: Encode, images: Any, tokens: Any, padding: Any) -> FeatureSizes:
-    """What `encode` answers, told without computing it."""
-    found = jax.eval_shape(encode, images, tokens, padding)
-    patches = None if found.patches is None else found.patches.shape[2:]
-    return FeatureSizes(found.pooled.shape[-1], found.text.shape[-1], patches, str(found.pooled.dtype))
+    """Sizes of the features that `encode` returns, by shape inference only."""
+    features = jax.eval_shape(encode, images, tokens, padding)
+    patches = None if features.patches is None else features.patches.shape[2:]
+    return FeatureSizes(features.pooled.shape[-1], features.text.shape[-1], patches, str(features.pooled.dtype))
 
 
-def compute_features(config: TrainConfig, files: Sequence[Episodes]) -> list[FeatureCache]:
-    """The features of files of demonstrations, for an encoder whose weights are in a file.
+def compute_features(config: TrainConfig, files: Sequence[DemonstrationDataset]) -> list[FeatureCache]:
+    """Compute the features of demonstration files, for an encoder whose weights are in a file.
 
     Raises:
         InputError: the weights cannot be used, or the features cannot be written.
     """
     if config.init_from is not None:
         raise InputError(
-            f"init_from: found {config.init_from}; allowed: null, for train.py computes the features of an encoder "
-            "that comes from another run"
+            f"init_from: found {config.init_from}; allowed: null, because train.py itself computes the features of an "
+            "encoder that comes from another run"
         )
     tokenizer = make_tokenizer(config.encoder)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    like = abstract_params(agent, one_step(config, tokenizer))["encoder"]
-    origin = origin_of(config, Path())
+    like = abstract_params(agent, dummy_batch(config, tokenizer))["encoder"]
+    origin = weight_source(config, Path())
     params = {"encoder": jax.device_put(read_encoder(config, origin.path, tokenizer, like=like))}
     return open_features(config, files, tokenizer, agent=agent, params=params, checksum=origin.checksum)
 
 
 def open_features(
-    config: TrainConfig, files: Sequence[Episodes], tokenizer: Tokenizer, *, agent: Agent, params: Any, checksum: str
+    config: TrainConfig,
+    files: Sequence[DemonstrationDataset],
+    tokenizer: Tokenizer,
+    *,
+    agent: Agent,
+    params: Any,
+    checksum: str,
 ) -> list[FeatureCache]:
-    """The features of files of demonstrations that are alike; what is missing of them is computed.
+    """Open the features of demonstration files with equal specs; missing ones are computed.
 
     Raises:
-        InputError: they cannot be written.
+        InputError: the features cannot be written.
     """
-    encode, size = make_encode(agent, params), files[0].image_size
-    images = np.zeros((FRAMES, len(files[0].cameras), size, size, 3), np.uint8)
-    tokens, padding = tokenizer([""] * FRAMES)
+    encode, size = make_encode_fn(agent, params), files[0].image_size
+    images = np.zeros((ENCODE_BATCH, len(files[0].cameras), size, size, 3), np.uint8)
+    tokens, padding = tokenizer([""] * ENCODE_BATCH)
     sizes = feature_sizes(encode, images, tokens, padding)
-    encoder = {key: value for key, value in dataclasses.asdict(config.encoder).items() if key not in LABELS}
+    encoder = {key: value for key, value in dataclasses.asdict(config.encoder).items() if key not in IGNORED_FIELDS}
     identity = {
         "revision": REVISION,
         "weights": checksum,
@@ -93,9 +104,9 @@ def open_features(
             sizes=sizes,
             identity=identity,
             joint=reads_jointly(config.encoder),
-            sentences=config.training.sentences,
-            folder=None if config.features_dir is None else place(config.features_dir, config.data),
-            batch_size=FRAMES,
+            max_instructions=config.training.max_instructions,
+            folder=None if config.features_dir is None else storage_path(config.features_dir, config.data),
+            batch_size=ENCODE_BATCH,
         )
         for episodes in files
     ]

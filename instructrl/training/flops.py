@@ -1,4 +1,4 @@
-"""How much a step computes: the floating-point operations of its matrix products, and what devices can do."""
+"""FLOP counts of training steps (matrix products and convolutions), and peak rates of devices."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -6,7 +6,7 @@ from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-PEAK_FLOPS = {  # of one jax device: bfloat16, dense, as published; the first name that its kind begins with
+PEAK_FLOPS = {  # of one jax device: bfloat16, dense, as published; the first prefix of its device_kind applies
     "NVIDIA B200": 2250e12,
     "NVIDIA GH200": 989e12,
     "NVIDIA H200": 989e12,
@@ -25,7 +25,7 @@ PEAK_FLOPS = {  # of one jax device: bfloat16, dense, as published; the first na
     "NVIDIA RTX A6000": 155e12,
     "NVIDIA GeForce RTX 4090": 165e12,
     "NVIDIA GeForce RTX 3090": 71e12,
-    "TPU v2": 22.5e12,  # a device is a core, half a chip
+    "TPU v2": 22.5e12,  # a device is one core, half a chip
     "TPU v3": 61.5e12,
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
@@ -37,55 +37,55 @@ PEAK_FLOPS = {  # of one jax device: bfloat16, dense, as published; the first na
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Operations that such a device can do in a second; None for one that is not known, such as a CPU."""
+    """Peak operations per second of a device; None for an unknown one, such as a CPU."""
     return next((rate for kind, rate in PEAK_FLOPS.items() if device_kind.startswith(kind)), None)
 
 
 def step_flops(step: Any, *arguments: Any) -> float:
-    """Operations of the matrix products and convolutions in one call of a jitted step; nothing is compiled.
+    """FLOPs of the matrix products and convolutions in one call of a jitted step, from its trace (not compiled).
 
-    A multiplication and the addition after it are two. All else that a step does is little beside them, and is left
-    out, as it is where utilisations of models are compared.
+    A multiply-add counts as two. All other operations are negligible beside these and are not counted, as is usual
+    for model FLOPs utilisation.
     """
-    return float(count(step.trace(*arguments).jaxpr.jaxpr))
+    return float(count_flops(step.trace(*arguments).jaxpr.jaxpr))
 
 
-def count(jaxpr: Jaxpr) -> int:
-    """The same of a traced function."""
-    return sum(_count(equation) for equation in jaxpr.eqns)
+def count_flops(jaxpr: Jaxpr) -> int:
+    """FLOPs of the matrix products and convolutions in a jaxpr."""
+    return sum(_equation_flops(equation) for equation in jaxpr.eqns)
 
 
-def _count(equation: Any) -> int:
+def _equation_flops(equation: Any) -> int:
     name, params = equation.primitive.name, equation.params
-    if name in _COUNTED:
-        return _COUNTED[name](equation)
-    inner = [count(part) for value in params.values() for part in _parts(value)]
+    if name in _FLOPS_OF:
+        return _FLOPS_OF[name](equation)
+    inner = [count_flops(part) for value in params.values() for part in _sub_jaxprs(value)]
     if name == "cond":
         return max(inner, default=0)
     return sum(inner) * (params["length"] if name == "scan" else 1)
 
 
-def _parts(value: Any) -> Iterator[Jaxpr]:
-    """The traced functions in a parameter of an equation."""
+def _sub_jaxprs(value: Any) -> Iterator[Jaxpr]:
+    """Jaxprs in a parameter of an equation."""
     if isinstance(value, ClosedJaxpr):
         yield value.jaxpr
     elif isinstance(value, Jaxpr):
         yield value
     elif isinstance(value, tuple | list):
         for one in value:
-            yield from _parts(one)
+            yield from _sub_jaxprs(one)
 
 
-def _product(equation: Any) -> int:
+def _dot_flops(equation: Any) -> int:
     (contracted, _), _ = equation.params["dimension_numbers"]
     left = equation.invars[0].aval.shape
     return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
 
 
-def _convolution(equation: Any) -> int:
+def _conv_flops(equation: Any) -> int:
     kernel = equation.invars[1].aval.shape
     outputs = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
     return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // outputs
 
 
-_COUNTED: dict[str, Callable[[Any], int]] = {"dot_general": _product, "conv_general_dilated": _convolution}
+_FLOPS_OF: dict[str, Callable[[Any], int]] = {"dot_general": _dot_flops, "conv_general_dilated": _conv_flops}

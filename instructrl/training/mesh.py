@@ -1,10 +1,10 @@
-"""Devices in a grid of two axes, and where every array lies on it.
+"""The device mesh with two axes, and the sharding of every array on it.
 
-    data    each row of devices has its own part of the batch
-    fsdp    so has each column; the devices of a row also share out the large matrices among them
+    data    data parallelism: the batch is split among all devices of both axes
+    fsdp    fully sharded data parallelism: large matrices are also split along this axis
 
-An array's place follows from its shape alone, so that the optimizer's state and summed gradients lie like their
-parameters. The numbers are those of one device, but for the order in which they are added.
+An array's sharding follows from its shape alone, so that optimizer state and accumulated gradients are sharded like
+their parameters. Results equal those of one device up to the order of summation.
 """
 
 from collections.abc import Callable
@@ -18,14 +18,14 @@ from instructrl.config import HardwareConfig
 from instructrl.errors import InputError
 
 DATA, FSDP = "data", "fsdp"
-ROWS = PartitionSpec((DATA, FSDP))  # of a batch, shared out among all devices
-EVERYWHERE = PartitionSpec()
+BATCH_SPEC = PartitionSpec((DATA, FSDP))  # a batch is split among all devices
+REPLICATED = PartitionSpec()
 T = TypeVar("T")
-LEAST = 2**14  # numbers in an array that is worth being shared out
+MIN_SHARDED_SIZE = 2**14  # elements; smaller arrays are replicated
 
 
 def make_mesh(config: HardwareConfig) -> Mesh:
-    """The devices of all processes, those of a process behind one another.
+    """The mesh of all processes' devices, in the order of the processes.
 
     Raises:
         InputError: there are too few devices, or `fsdp` does not divide their number.
@@ -45,8 +45,8 @@ def make_mesh(config: HardwareConfig) -> Mesh:
     return Mesh(np.array(devices).reshape(-1, config.fsdp), (DATA, FSDP))
 
 
-def check_share(mesh: Mesh, *, batch_size: int, accumulation: int) -> None:
-    """Raise InputError where the sequences of a batch cannot be shared out evenly."""
+def check_divisible(mesh: Mesh, *, batch_size: int, accumulation: int) -> None:
+    """Raise InputError unless a batch can be split evenly among devices and microbatches."""
     if batch_size % (mesh.size * accumulation):
         times = f" x {accumulation} of hardware.accumulation" if accumulation > 1 else ""
         raise InputError(
@@ -56,55 +56,55 @@ def check_share(mesh: Mesh, *, batch_size: int, accumulation: int) -> None:
 
 
 def check_devices(config: HardwareConfig, *, batch_size: int) -> None:
-    """Raise InputError where the devices that there are do not fit the settings."""
-    check_share(make_mesh(config), batch_size=batch_size, accumulation=config.accumulation)
+    """Raise InputError if the available devices do not fit the settings."""
+    check_divisible(make_mesh(config), batch_size=batch_size, accumulation=config.accumulation)
 
 
-def spec_of(shape: tuple[int, ...], *, parts: int) -> PartitionSpec:
-    """Which axis of an array is shared out: the longest that can be; none of a small array or a vector."""
+def partition_spec(shape: tuple[int, ...], *, parts: int) -> PartitionSpec:
+    """Shard an array along its longest divisible axis; small arrays and vectors are replicated."""
     axes = [axis for axis, length in enumerate(shape) if length % parts == 0]
-    if parts == 1 or len(shape) < 2 or np.prod(shape) < LEAST or not axes:
-        return EVERYWHERE
+    if parts == 1 or len(shape) < 2 or np.prod(shape) < MIN_SHARDED_SIZE or not axes:
+        return REPLICATED
     longest = max(axes, key=lambda axis: shape[axis])
     return PartitionSpec(*[None] * longest, FSDP)
 
 
-def placement(tree: Any, mesh: Mesh) -> Any:
-    """Where each array of a tree (or its description) lies."""
-    return jax.tree.map(lambda leaf: NamedSharding(mesh, spec_of(leaf.shape, parts=mesh.shape[FSDP])), tree)
+def shardings_of(tree: Any, mesh: Mesh) -> Any:
+    """Sharding of each array (or ShapeDtypeStruct) of a tree."""
+    return jax.tree.map(lambda leaf: NamedSharding(mesh, partition_spec(leaf.shape, parts=mesh.shape[FSDP])), tree)
 
 
-def made(make: Callable[..., Any], mesh: Mesh, *given: Any) -> Any:
-    """What a function makes of arrays that it gives up, each part of it on its own device from the start."""
-    shardings = placement(jax.eval_shape(make, *given), mesh)
-    return jax.jit(make, out_shardings=shardings, donate_argnums=tuple(range(len(given))))(*given)
+def jit_sharded(function: Callable[..., Any], mesh: Mesh, *inputs: Any) -> Any:
+    """Call `function` jitted with sharded outputs and donated inputs, so that no full copy is materialized."""
+    shardings = shardings_of(jax.eval_shape(function, *inputs), mesh)
+    return jax.jit(function, out_shardings=shardings, donate_argnums=tuple(range(len(inputs))))(*inputs)
 
 
-def placed(tree: Any, mesh: Mesh) -> Any:
-    """A tree of arrays that every process has, or that lie on the mesh already, where it belongs."""
-    return jax.tree.map(_placed, tree, placement(tree, mesh))
+def device_put_tree(tree: Any, mesh: Mesh) -> Any:
+    """Shard a tree of arrays that every process has; arrays that are already on the mesh stay there."""
+    return jax.tree.map(_device_put, tree, shardings_of(tree, mesh))
 
 
-def _placed(leaf: Any, sharding: NamedSharding) -> jax.Array:
+def _device_put(leaf: Any, sharding: NamedSharding) -> jax.Array:
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         return leaf
     if sharding.is_fully_addressable:
         return jax.device_put(leaf, sharding)
-    whole = np.asarray(leaf)
-    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+    array = np.asarray(leaf)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def global_batch(part: T, mesh: Mesh) -> T:
-    """The batch of all processes, of which each brings its part."""
-    sharding = NamedSharding(mesh, ROWS)
+    """The global batch, assembled from each process's part."""
+    sharding = NamedSharding(mesh, BATCH_SPEC)
     if sharding.is_fully_addressable:
         return jax.device_put(part, sharding)
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), part)
 
 
-def whole(tree: Any, mesh: Mesh) -> Any:
-    """A tree on the mesh as each process' own, on its first device; all processes take part."""
+def gather(tree: Any, mesh: Mesh) -> Any:
+    """All-gather a tree on the mesh to each process's first device (collective)."""
     if mesh.size == 1:
         return tree
-    everywhere = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, EVERYWHERE))(tree)
-    return jax.tree.map(lambda leaf: leaf.addressable_data(0), everywhere)
+    replicated = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, REPLICATED))(tree)
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), replicated)

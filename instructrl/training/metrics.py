@@ -1,4 +1,4 @@
-"""Metrics: JSON lines always, Weights & Biases where asked."""
+"""Metrics: JSON lines, and Weights & Biases if configured."""
 
 import hashlib
 import json
@@ -9,30 +9,30 @@ from typing import Any, TextIO
 
 from instructrl.config import TrainConfig
 from instructrl.errors import InputError, RunError
-from instructrl.training.processes import is_first
-from instructrl.training.run_directory import run_place, write_atomically
+from instructrl.training.processes import is_leader
+from instructrl.training.run_directory import run_path, write_atomically
 
-SPEED = "speed.jsonl"  # numbers of the machine; those of metrics.jsonl are the same in every start of a run
+SPEED_FILE = "speed.jsonl"  # depends on the machine; metrics.jsonl is the same however often a run is resumed
 
 
 class Metrics:
-    """Appends {"step", "epoch", "split", ...} to metrics.jsonl, what was measured to speed.jsonl, and both to W&B."""
+    """Append {"step", "epoch", "split", ...} to metrics.jsonl, throughput to speed.jsonl, and both to W&B."""
 
     def __init__(self, run: Path, *, from_step: int, unfinished: bool = False, wandb_run: Any = None) -> None:
-        """Keep the lines up to `from_step`: later ones are of steps that will be taken again.
+        """Open the files; lines after `from_step` are dropped, since those steps will be repeated.
 
-        `unfinished`: so will be what is written at the end of an epoch, although all its steps were taken.
+        `unfinished`: the lines written at the end of the epoch at `from_step` will be repeated as well.
         """
-        names = ("metrics.jsonl", SPEED)
-        self.file, self.speed_file = (continued(run / name, from_step, unfinished=unfinished) for name in names)
+        names = ("metrics.jsonl", SPEED_FILE)
+        self.file, self.speed_file = (open_truncated(run / name, from_step, unfinished=unfinished) for name in names)
         self.wandb_run = wandb_run
 
     def write(self, split: str, values: dict[str, Any], *, step: int, epoch: float) -> None:
-        """One line of metrics.jsonl; numbers become plain floats."""
+        """Write a line to metrics.jsonl; numbers become plain floats."""
         self._write(self.file, split, values, step=step, epoch=epoch)
 
     def write_speed(self, values: dict[str, Any], *, step: int, epoch: float) -> None:
-        """One line of speed.jsonl."""
+        """Write a line to speed.jsonl."""
         self._write(self.speed_file, "speed", values, step=step, epoch=epoch)
 
     def _write(self, file: TextIO, split: str, values: dict[str, Any], *, step: int, epoch: float) -> None:
@@ -41,38 +41,38 @@ class Metrics:
             file.write(json.dumps({"step": step, "epoch": epoch, "split": split, **numbers}) + "\n")
         except OSError as error:
             raise RunError(
-                f"{file.name}: {error.strerror} at step {step}; make room and give the command again"
+                f"{file.name}: {error.strerror} at step {step}; make room and run the command again"
             ) from None
         if self.wandb_run is not None:
             self.wandb_run.log({"global_step": step, "epoch": epoch, **{f"{split}/{k}": v for k, v in numbers.items()}})
 
-    def show(self, pictures: Mapping[str, Path], *, step: int) -> None:
-        """Pictures by their names, to W&B; they are in the run already."""
-        if self.wandb_run is not None and pictures:
+    def log_images(self, images: Mapping[str, Path], *, step: int) -> None:
+        """Log image files by name to W&B; they are already in the run directory."""
+        if self.wandb_run is not None and images:
             import wandb
 
-            self.wandb_run.log({"global_step": step, **{k: wandb.Image(str(path)) for k, path in pictures.items()}})
+            self.wandb_run.log({"global_step": step, **{k: wandb.Image(str(path)) for k, path in images.items()}})
 
     def close(self) -> None:
-        """Flush and close."""
+        """Flush and close the files."""
         self.file.close()
         self.speed_file.close()
 
 
-def continued(path: Path, from_step: int, *, unfinished: bool) -> TextIO:
-    """A file of lines, open behind the last one that is not of a later step, or of an end of this one to come."""
+def open_truncated(path: Path, from_step: int, *, unfinished: bool) -> TextIO:
+    """Open a metrics file for appending, without the lines that will be repeated (see `Metrics`)."""
 
-    def stays(line: dict[str, Any]) -> bool:
-        again = unfinished and line["split"] not in ("step", "speed")
-        return line["step"] < from_step or (line["step"] == from_step and not again)
+    def is_final(line: dict[str, Any]) -> bool:
+        repeated = unfinished and line["split"] not in ("step", "speed")
+        return line["step"] < from_step or (line["step"] == from_step and not repeated)
 
-    kept = [line for line in read_lines(path) if stays(line)]
-    write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
+    remaining = [line for line in read_lines(path) if is_final(line)]
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in remaining))
     return path.open("a", buffering=1)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a metrics file; none if there is no file. A torn last line is left out."""
+    """The complete lines of a metrics file; [] if there is no file. An incomplete last line is skipped."""
     lines = []
     for text in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -83,25 +83,25 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 class NoMetrics(Metrics):
-    """What the processes besides the first one write."""
+    """Metrics of processes other than the leader: nothing is written."""
 
     def __init__(self) -> None:
         pass
 
     def write(self, split: str, values: dict[str, Any], *, step: int, epoch: float) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def write_speed(self, values: dict[str, Any], *, step: int, epoch: float) -> None:
-        """Nothing."""
+        """Do nothing."""
 
-    def show(self, pictures: Mapping[str, Path], *, step: int) -> None:
-        """Nothing."""
+    def log_images(self, images: Mapping[str, Path], *, step: int) -> None:
+        """Do nothing."""
 
 
 @contextmanager
 def open_metrics(config: TrainConfig, run: Path, *, from_step: int, unfinished: bool = False) -> Iterator[Metrics]:
-    """The metrics of a run (see `Metrics`), with a W&B run whose id follows from the run directory."""
-    if not is_first():
+    """Open a run's `Metrics`, with a W&B run whose id is derived from the run directory."""
+    if not is_leader():
         yield NoMetrics()
         return
     wandb_run = start_wandb(config, run) if config.wandb.mode != "off" else None
@@ -117,13 +117,17 @@ def open_metrics(config: TrainConfig, run: Path, *, from_step: int, unfinished: 
 
 
 def start_wandb(config: TrainConfig, run: Path) -> Any:
-    """A W&B run; a failing log-in is an InputError."""
+    """Start or resume the W&B run.
+
+    Raises:
+        InputError: W&B cannot be reached, or the login fails.
+    """
     import dataclasses
 
     import wandb
 
-    kept = run_place(config)
-    name = str(run.resolve() if isinstance(kept, Path) else kept)
+    path = run_path(config)
+    name = str(run.resolve() if isinstance(path, Path) else path)
     identity = hashlib.sha256(name.encode()).hexdigest()[:16]
     try:
         started = wandb.init(

@@ -1,4 +1,4 @@
-"""What the loop must know of what it trains: behaviour cloning (preparation.py) or pretraining (pretraining.py)."""
+"""The training objective's interface: behaviour cloning (preparation.py), masked pretraining (pretraining.py)."""
 
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
@@ -10,22 +10,22 @@ from instructrl.config import TrainConfig
 from instructrl.training.state import TrainState
 
 
-class Batches(Protocol):
-    """A loader, as far as the loop counts with it."""
+class BatchLoader(Protocol):
+    """The part of a loader that the loop uses directly."""
 
     steps_per_epoch: int
 
 
 class Objective(Protocol):
-    """Parameters, batches and steps, put together once, and what is said and looked at on the way."""
+    """Everything the training loop needs from an objective: parameters, loaders, steps, logging hooks."""
 
     @property
     def unit(self) -> str:
-        """What a batch consists of."""
+        """Unit of a batch's examples, as in `unit`/s."""
 
     @property
     def advice(self) -> str:
-        """What to do when a loss is not finite."""
+        """Next action after a non-finite loss, for the error message."""
 
     @property
     def config(self) -> TrainConfig: ...
@@ -35,14 +35,14 @@ class Objective(Protocol):
 
     @property
     def frozen(self) -> Any:
-        """Parameters that are not trained."""
+        """Parameters that are not trained; {} if there are none."""
 
     @property
-    def train(self) -> Batches: ...
+    def train(self) -> BatchLoader: ...
 
     @property
-    def val(self) -> Mapping[str, Batches]:
-        """For each part of the validation."""
+    def val(self) -> Mapping[str, BatchLoader]:
+        """A loader for each part of the validation data."""
 
     @property
     def train_step(self) -> Callable[[TrainState, Any, Any], tuple[TrainState, Any]]:
@@ -56,31 +56,31 @@ class Objective(Protocol):
     def learning_rate(self) -> Callable[[int], Any]: ...
 
     def batches(self, loader: Any, start: int, stop: int) -> Generator[Any]:
-        """The loader's batches on the devices, prepared ahead."""
+        """Prefetch the loader's batches to the devices."""
 
     def params(self, state: TrainState) -> Any:
-        """All parameters, as they validate."""
+        """All parameters as used for validation (averaged, with EMA)."""
 
-    def own_params(self, state: TrainState) -> Any:
-        """The same whole, as this process' own; all processes take part."""
+    def gathered_params(self, state: TrainState) -> Any:
+        """All-gather `params` to host-local arrays (collective)."""
 
     def flops(self, state: TrainState, batch: Any) -> float:
-        """Operations of the matrix products of a step; nothing is computed."""
+        """FLOPs of the matrix products in a train step; nothing is executed."""
 
-    def counted(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
-        """How much was seen in a step, by what it is called."""
+    def step_counts(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
+        """Number of examples consumed in a step, keyed by unit."""
 
-    def told(self) -> str:
-        """What is said of the data before training begins."""
+    def summary(self) -> str:
+        """Human-readable summary of the data, printed before training."""
 
-    def batch_told(self, step: int) -> str:
-        """What a batch holds, for an error."""
+    def describe_batch(self, step: int) -> str:
+        """Contents of a step's batch, for an error message."""
 
     def epoch_line(self, epoch: int, train: Mapping[str, float], val: Mapping[str, float]) -> str:
-        """What a person wants to know of an epoch."""
+        """One-line summary of an epoch."""
 
-    def look(self, state: TrainState, *, step: int) -> Mapping[str, Path]:
-        """Draw what there is to see at a validation: pictures by their names. All processes take part."""
+    def visualize(self, state: TrainState, *, step: int) -> Mapping[str, Path]:
+        """Write validation visualizations; returns {name: path} (collective)."""
 
     def finish(self, state: TrainState, *, step: int) -> None:
-        """What is left to do after the last epoch. All processes take part."""
+        """Finalize the run after the last epoch (collective)."""

@@ -1,4 +1,4 @@
-"""Parameters in a safetensors file: their paths joined with slashes, their values, and a few words about them."""
+"""Parameter trees in safetensors files: slash-separated paths, values, and metadata."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,45 +8,45 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from instructrl.errors import InputError
-from instructrl.models.encoder import by_name
-from instructrl.models.weights import checksum, tree, write_arrays
+from instructrl.models.encoder import flatten_params
+from instructrl.models.weights import checksum, unflatten_params, write_arrays
 
 FORMAT, VERSION = "instructrl parameters", "1"
 
 
-def identity(params: Any) -> str:
-    """A digest of the names, shapes and values of a tree of parameters."""
-    return checksum({name: np.asarray(leaf) for name, leaf in by_name(params).items()})
+def params_checksum(params: Any) -> str:
+    """Checksum of the paths, shapes and values of a parameter tree."""
+    return checksum({name: np.asarray(leaf) for name, leaf in flatten_params(params).items()})
 
 
-def write_parameters(path: Path, params: Any, *, about: Mapping[str, str]) -> str:
-    """Write a tree of parameters so that the file is there whole or not at all; their checksum.
+def write_parameters(path: Path, params: Any, *, metadata: Mapping[str, str]) -> str:
+    """Write a parameter tree atomically; returns its checksum.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: the file cannot be written.
     """
-    arrays = {name: np.asarray(leaf, order="C") for name, leaf in by_name(params).items()}
-    said = {"format": FORMAT, "version": VERSION, "checksum": checksum(arrays), **about}
-    write_arrays(path, arrays, said)
-    return said["checksum"]
+    arrays = {name: np.asarray(leaf, order="C") for name, leaf in flatten_params(params).items()}
+    full = {"format": FORMAT, "version": VERSION, "checksum": checksum(arrays), **metadata}
+    write_arrays(path, arrays, full)
+    return full["checksum"]
 
 
-def read_parameters(path: Path, *, remedy: str) -> tuple[Any, dict[str, str]]:
-    """The tree of parameters (numpy arrays) in a file, and what is said about them; `remedy` ends an error.
+def read_parameters(path: Path, *, hint: str) -> tuple[Any, dict[str, str]]:
+    """Read a parameter tree (numpy arrays) and its metadata; `hint` ends every error message.
 
     Raises:
-        InputError: the file is missing, damaged, or none of ours.
+        InputError: the file is missing, damaged, or was not written by `write_parameters`.
     """
     try:
         with safe_open(path, "numpy") as file:
-            said = file.metadata() or {}
+            metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
-        raise InputError(f"{path}: not there; {remedy}") from None
+        raise InputError(f"{path}: missing; {hint}") from None
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: damaged, or no safetensors file ({error}); {remedy}") from None
-    if said.get("format") != FORMAT or said.get("version") != VERSION:
-        raise InputError(f"{path}: not written by this suite, or by another version of it; {remedy}")
-    if checksum(arrays) != said.get("checksum"):
-        raise InputError(f"{path}: damaged (its checksum is another one); {remedy}")
-    return tree(arrays), said
+        raise InputError(f"{path}: damaged or not a safetensors file ({error}); {hint}") from None
+    if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
+        raise InputError(f"{path}: not written by InstructRL, or by another version of it; {hint}")
+    if checksum(arrays) != metadata.get("checksum"):
+        raise InputError(f"{path}: damaged (checksum mismatch); {hint}")
+    return unflatten_params(arrays), metadata

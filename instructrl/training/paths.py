@@ -1,7 +1,7 @@
-"""Choosing parameters by their paths, such as `encoder/block_0/mix/kernel`.
+"""Selection of parameters by path patterns, such as `encoder/block_0/mix/kernel`.
 
-A pattern is a path in which `*` stands for any characters, slashes too, `?` for one and `[ab]` for one of some. It
-means the parameters of that path and all below it: `policy/block_0` is the whole block, `*/bias` every bias.
+In a pattern `*` matches any characters including slashes, `?` one character and `[ab]` one of several. A pattern
+matches the parameters at and below a path: `policy/block_0` is the entire block, `*/bias` every bias.
 """
 
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from typing import Any
 import jax
 
 from instructrl.errors import InputError
-from instructrl.schema import shown
+from instructrl.schema import format_value
 
-EXAMPLES = 6  # paths that an error shows
+MAX_EXAMPLES = 6  # paths listed in an error message
 
 
 def path_of(keys: Any) -> str:
-    """A leaf's path, its names joined with slashes."""
+    """The slash-separated path of a leaf."""
     return jax.tree_util.keystr(keys, simple=True, separator="/")
 
 
@@ -27,27 +27,29 @@ def paths(tree: Any) -> list[str]:
 
 
 def matches(path: str, pattern: str) -> bool:
-    """Whether a pattern means a leaf: by its path, or as part of a branch that it lies in."""
+    """Return True if a pattern matches a leaf's path or the path of a subtree that contains it."""
     return fnmatchcase(path, pattern) or fnmatchcase(path, f"{pattern}/*")
 
 
-def chosen(tree: Any, patterns: Sequence[str], *, key: str) -> Any:
-    """A tree like `tree`, of parameters or their shapes, with True where a pattern means the leaf and False elsewhere.
+def pattern_mask(tree: Any, patterns: Sequence[str], *, key: str) -> Any:
+    """A tree like `tree` (of parameters or shapes) with True where a pattern matches the leaf, else False.
 
     Raises:
-        InputError: a pattern means no leaf; `key` is the setting that it stands in.
+        InputError: a pattern matches no leaf; `key` is the setting with the patterns.
     """
     known = paths(tree)
     for pattern in patterns:
         if not any(matches(path, pattern) for path in known):
-            raise InputError(f"{key}: found {shown(pattern)}, which no parameter matches; there are {examples(known)}")
+            raise InputError(
+                f"{key}: found {format_value(pattern)}, which no parameter matches; there are {example_paths(known)}"
+            )
     return jax.tree_util.tree_map_with_path(
         lambda keys, _: any(matches(path_of(keys), pattern) for pattern in patterns), tree
     )
 
 
-def examples(known: Sequence[str]) -> str:
-    """Some of the paths, spread over all of them."""
-    step = max(1, -(-len(known) // EXAMPLES))
-    few = known[::step]
-    return ", ".join(few) + (f" and {len(known) - len(few)} more" if len(few) < len(known) else "")
+def example_paths(known: Sequence[str]) -> str:
+    """A few evenly spaced paths, for an error message."""
+    step = max(1, -(-len(known) // MAX_EXAMPLES))
+    listed = known[::step]
+    return ", ".join(listed) + (f" and {len(known) - len(listed)} more" if len(listed) < len(known) else "")

@@ -1,4 +1,4 @@
-"""What a run trains with: demonstrations, features, agent and steps, put together once."""
+"""The behaviour-cloning objective: data loaders, agent, optimizer and jitted steps."""
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,66 +11,85 @@ import jax
 from jax.sharding import Mesh
 
 from instructrl.batch import Batch, BatchSizes, batch_spec, check_batch
-from instructrl.config import TrainConfig, cached_features, task_names, token_dropout
-from instructrl.data.episodes import Episodes, check_alike
+from instructrl.config import TrainConfig, task_names, token_dropout_rate, uses_cached_features
+from instructrl.data.episodes import DemonstrationDataset, check_alike
 from instructrl.data.features import FeatureCache
-from instructrl.data.loader import Loader, prefetched
-from instructrl.data.storage import Place
+from instructrl.data.loader import Loader, prefetch
+from instructrl.data.storage import StoragePath
 from instructrl.data.tokenizer import Tokenizer, make_tokenizer
 from instructrl.errors import InputError
-from instructrl.models.blocks import PLAIN, has_cudnn
-from instructrl.training.beginning import begin
+from instructrl.models.agent import Agent
+from instructrl.models.blocks import DEFAULT_EXECUTION, has_cudnn
+from instructrl.training.beginning import init_params
 from instructrl.training.features import open_features
 from instructrl.training.flops import step_flops
-from instructrl.training.mesh import check_share, global_batch, made, make_mesh, placed, placement, whole
+from instructrl.training.mesh import (
+    check_divisible,
+    device_put_tree,
+    gather,
+    global_batch,
+    jit_sharded,
+    make_mesh,
+    shardings_of,
+)
 from instructrl.training.optimizer import learning_rate, make_optimizer
-from instructrl.training.processes import first_ahead, is_first, shard
+from instructrl.training.processes import is_leader, leader_first, process_shard
 from instructrl.training.run_directory import record_data
-from instructrl.training.state import TrainState, initial_params, initial_state, make_agent, merged, one_step, split
+from instructrl.training.state import (
+    TrainState,
+    dummy_batch,
+    initial_state,
+    make_agent,
+    merge_params,
+    random_params,
+    split_params,
+)
 from instructrl.training.step import make_eval_step, make_train_step
-from instructrl.training.watch import ADVICE, told
+from instructrl.training.watch import ADVICE, describe_episodes
 
 
-class Sets(NamedTuple):
-    """The files of demonstrations of a run, open: for each split one for each task, in the order of `task_names`."""
+class DemonstrationSplits(NamedTuple):
+    """Open demonstration files of a run: per split one file per task, in the order of `task_names`."""
 
-    train: list[Episodes]
-    val: list[Episodes]
+    train: list[DemonstrationDataset]
+    val: list[DemonstrationDataset]
 
 
 @contextmanager
-def open_sets(config: TrainConfig, data: Mapping[str, Sequence[Place]]) -> Iterator[Sets]:
-    """The demonstrations of a run from the files of the splits `train` and `val`, as far as they are in use.
+def open_demonstrations(
+    config: TrainConfig, data: Mapping[str, Sequence[StoragePath]]
+) -> Iterator[DemonstrationSplits]:
+    """Open the demonstration files of the splits `train` and `val`, limited to the configured episode counts.
 
     Raises:
-        InputError: a file is missing, damaged or too short, or the files do not go together.
+        InputError: a file is missing, damaged or too short, or the files are incompatible.
     """
-    with ExitStack() as opened:
+    with ExitStack() as stack:
         limits = {"train": config.task.episodes, "val": config.task.val_episodes}
-        sets = Sets(
+        splits = DemonstrationSplits(
             **{
-                split: [opened.enter_context(Episodes(path, limit=limits[split])) for path in data[split]]
-                for split in Sets._fields
+                split: [stack.enter_context(DemonstrationDataset(path, limit=limits[split])) for path in data[split]]
+                for split in DemonstrationSplits._fields
             }
         )
-        check_alike([*sets.train, *sets.val])
-        for episodes in (*sets.train, *sets.val):
-            check_cameras(config, episodes)
-        yield sets
+        check_alike([*splits.train, *splits.val])
+        for dataset in (*splits.train, *splits.val):
+            check_cameras(config, dataset)
+        yield splits
 
 
-def check_cameras(config: TrainConfig, episodes: Episodes) -> None:
-    """Raise InputError where a head looks through cameras of which a file does not know where they are."""
+def check_cameras(config: TrainConfig, episodes: DemonstrationDataset) -> None:
+    """Raise InputError if the head needs camera matrices that a demonstration file does not have."""
     if config.head.kind == "spatial" and episodes.provenance.get("cameras") == "unknown":
         raise InputError(
             f"head.kind: found spatial, but {episodes.path} was converted without camera matrices; "
-            "allowed for it: regression, discrete"
+            "allowed without them: regression, discrete"
         )
 
 
 @dataclass(frozen=True)
-class Training:
-    """What one run trains with, put together once (see `Objective`)."""
+class BehaviorCloning:
+    """Behaviour cloning on demonstrations (see `Objective`)."""
 
     unit: ClassVar[str] = "episodes"
     advice: ClassVar[str] = ADVICE
@@ -78,150 +97,185 @@ class Training:
     mesh: Mesh
     frozen: Any  # parameters that are not trained
     train: Loader
-    val: Mapping[str, Loader]  # for each task
+    val: Mapping[str, Loader]  # by task
     train_step: Callable[[TrainState, Any, Any], tuple[TrainState, Any]]
-    counted_step: Any  # the same without what is computed twice or out of jax's sight; never called, only counted
+    flops_step: Any  # train_step without remat and custom kernels; used only to count FLOPs, never executed
     eval_step: Callable[[Any, Any], Any]
     learning_rate: Callable[[int], Any]
 
     def batches(self, loader: Loader, start: int, stop: int) -> Generator[Batch]:
-        """The loader's batches on the devices, prepared ahead."""
+        """Prefetch the loader's batches to the devices."""
         put = partial(global_batch, mesh=self.mesh)
-        return prefetched(loader, start, stop, depth=self.config.hardware.prefetch, put=put)
+        return prefetch(loader, start, stop, depth=self.config.hardware.prefetch, put=put)
 
     def params(self, state: TrainState) -> Any:
-        """All parameters of the agent, as it validates and acts with them."""
-        return merged(state.acting(), self.frozen)
+        """All parameters of the agent as used for validation and acting (averaged, with EMA)."""
+        return merge_params(state.eval_params(), self.frozen)
 
-    def own_params(self, state: TrainState) -> Any:
-        """All parameters, whole, as this process' own; all processes take part."""
-        return whole(self.params(state), self.mesh)
+    def gathered_params(self, state: TrainState) -> Any:
+        """All-gather `params` to host-local arrays (collective)."""
+        return gather(self.params(state), self.mesh)
 
     def flops(self, state: TrainState, batch: Any) -> float:
-        """Operations of the matrix products of a step; nothing is computed."""
-        return step_flops(self.counted_step, state, batch, self.frozen)
+        """FLOPs of the matrix products in a train step; nothing is executed."""
+        return step_flops(self.flops_step, state, batch, self.frozen)
 
-    def counted(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
-        """How many episodes and keyframe steps were seen in a step."""
-        return {"episodes": sum(len(numbers) for _, numbers in self.train.shown(step)), "keyframes": values["steps"]}
+    def step_counts(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
+        """Numbers of episodes and keyframe steps consumed in a step."""
+        return {
+            "episodes": sum(len(numbers) for _, numbers in self.train.episodes_in_batch(step)),
+            "keyframes": values["steps"],
+        }
 
-    def told(self) -> str:
-        """The shapes of a batch, and the tasks' shares where there are several."""
+    def summary(self) -> str:
+        """Shapes of a batch and, with several tasks, the number of sequences per epoch and task."""
         spec = batch_spec(self.train.sizes)
         lines = ["batch", *(f"  {key:<18}{dtype}{shape}" for key, (shape, dtype) in spec.items())]
         tasks = task_names(self.config.task)
         if len(tasks) > 1:
-            shares = zip(tasks, self.train.order.shares, strict=True)
+            shares = zip(tasks, self.train.sampler.shares, strict=True)
             lines += ["sequences of an epoch", *(f"  {task:<36}{share:>8,}" for task, share in shares)]
         return "\n".join(lines)
 
-    def batch_told(self, step: int) -> str:
-        """The tasks, files and numbers of a batch's episodes."""
-        return told(self.train.shown(step))
+    def describe_batch(self, step: int) -> str:
+        """Tasks, files and numbers of a batch's episodes."""
+        return describe_episodes(self.train.episodes_in_batch(step))
 
     def epoch_line(self, epoch: int, train: Mapping[str, float], val: Mapping[str, float]) -> str:
-        """The losses, and the errors in units that mean something."""
+        """Losses, and action errors in cm, degrees and percent."""
         return (
             f"epoch {epoch:>4}  loss {train['loss']:.4f}  val loss {val['loss']:.4f}  "
             f"position {val['position_cm']:.2f} cm  rotation {val['rotation_deg']:.2f} degrees  "
             f"gripper {100 * val['gripper_accuracy']:.1f} %"
         )
 
-    def look(self, state: TrainState, *, step: int) -> Mapping[str, Path]:
-        """There is nothing to draw."""
+    def visualize(self, state: TrainState, *, step: int) -> Mapping[str, Path]:
+        """Return {}: there is nothing to visualize."""
         del state, step
         return {}
 
     def finish(self, state: TrainState, *, step: int) -> None:
-        """Nothing is left to do."""
+        """Do nothing."""
 
 
-def prepare(config: TrainConfig, run: Path, sets: Sets, *, resumes: bool = False) -> tuple[Training, TrainState]:
-    """Everything that training needs, and the initial state. Missing features of a frozen encoder are computed.
+def prepare_behavior_cloning(
+    config: TrainConfig, run: Path, splits: DemonstrationSplits, *, resuming: bool = False
+) -> tuple[BehaviorCloning, TrainState]:
+    """Build the objective and the initial state. Missing features of a frozen encoder are computed.
 
-    `resumes`: a checkpoint of the run will take the initial state's place.
+    `resuming`: a checkpoint of the run will replace the initial state.
 
     Raises:
-        InputError: the weights or the features cannot be used, or the run began with others or other demonstrations.
+        InputError: weights or features cannot be used, or differ, like the demonstrations, from those at the start
+            of the run.
     """
     mesh = make_mesh(config.hardware)
-    check_share(mesh, batch_size=config.training.batch_size, accumulation=config.hardware.accumulation)
+    check_divisible(mesh, batch_size=config.training.batch_size, accumulation=config.hardware.accumulation)
     tokenizer = make_tokenizer(config.encoder)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    params = made(partial(initial_params, agent, one_step(config, tokenizer), seed=config.seed), mesh)
+    params = jit_sharded(partial(random_params, agent, dummy_batch(config, tokenizer), seed=config.seed), mesh)
     if config.init_from is not None or config.training.freeze or (config.encoder.frozen and not config.encoder.weights):
-        params = whole(params, mesh)  # parts of them are compared with files, or written down
-    with first_ahead():
-        params, beginning = begin(config, params, tokenizer, run=run, resumes=resumes)
-    record = described(config, sets) | beginning
+        params = gather(params, mesh)  # some are compared with files or written
+    with leader_first():
+        params, initialization = init_params(config, params, tokenizer, run=run, resuming=resuming)
+    record = data_record(config, splits) | initialization
     record["tokenizer"] = {"path": f"encoder.tokenizer={config.encoder.tokenizer}", "checksum": tokenizer.checksum}
-    if is_first():
+    if is_leader():
         record_data(run, record)
-    trained, frozen = split(params, config)
+    trained, frozen = split_params(params, config)
     caches = None
-    if cached_features(config):
-        own = {"encoder": jax.device_put(frozen["encoder"])}
-        source = {"agent": agent, "params": own, "checksum": record["encoder"]["checksum"]}
-        with first_ahead():
-            caches = open_features(config, [*sets.train, *sets.val], tokenizer, **source)
-    train, val = loaders(config, sets, tokenizer, caches)
-    length = {"epochs": config.training.epochs, "steps_per_epoch": train.steps_per_epoch}
-    schedule = learning_rate(config.optimizer, batch_size=config.training.batch_size, **length)
+    if uses_cached_features(config):
+        encoder_params = {"encoder": jax.device_put(frozen["encoder"])}
+        checksum = record["encoder"]["checksum"]
+        with leader_first():
+            caches = open_features(
+                config,
+                [*splits.train, *splits.val],
+                tokenizer,
+                agent=agent,
+                params=encoder_params,
+                checksum=checksum,
+            )
+    train, val = make_loaders(config, splits, tokenizer, caches)
+    schedule = learning_rate(
+        config.optimizer,
+        epochs=config.training.epochs,
+        steps_per_epoch=train.steps_per_epoch,
+        batch_size=config.training.batch_size,
+    )
     optimizer, ema = make_optimizer(config.optimizer, schedule), config.optimizer.ema
-    begins = partial(initial_state, optimizer=optimizer, ema=ema is not None)
-    state = made(begins, mesh, placed(trained, mesh))
-    lies: Any = {"shardings": placement(state, mesh)}
-    how: dict[str, Any] = {
-        "seed": config.seed,
-        "token_dropout": token_dropout(config),
-        "markers": tokenizer.markers,
-        "ema": ema,
-        "accumulation": config.hardware.accumulation,
-    }
-    train_step = counted = make_train_step(agent, optimizer, **how, **lies)
+    init_state = partial(initial_state, optimizer=optimizer, ema=ema is not None)
+    state = jit_sharded(init_state, mesh, device_put_tree(trained, mesh))
+    shardings = shardings_of(state, mesh)
+
+    def train_step_of(agent: Agent) -> Callable[..., Any]:
+        return make_train_step(
+            agent,
+            optimizer,
+            seed=config.seed,
+            token_dropout=token_dropout_rate(config.training, config.encoder),
+            special_token_ids=tokenizer.special_token_ids,
+            accumulation=config.hardware.accumulation,
+            shardings=shardings,
+            ema=ema,
+        )
+
+    train_step = flops_step = train_step_of(agent)
     if config.hardware.remat != "none" or has_cudnn():
-        counted = make_train_step(agent.clone(strategy=PLAIN), optimizer, **how, **lies)
-    eval_step = make_eval_step(agent, **lies)
-    return Training(config, mesh, placed(frozen, mesh), train, val, train_step, counted, eval_step, schedule), state
+        flops_step = train_step_of(agent.clone(execution=DEFAULT_EXECUTION))
+    objective = BehaviorCloning(
+        config,
+        mesh,
+        device_put_tree(frozen, mesh),
+        train,
+        val,
+        train_step,
+        flops_step,
+        make_eval_step(agent, shardings=shardings),
+        schedule,
+    )
+    return objective, state
 
 
-def described(config: TrainConfig, sets: Sets) -> dict[str, dict[str, Any]]:
-    """What `data.json` says of the demonstrations: by split, or by split and task where there are several."""
+def data_record(config: TrainConfig, splits: DemonstrationSplits) -> dict[str, dict[str, Any]]:
+    """Entries of data.json for the demonstrations, keyed by split, or by split and task if there are several."""
     tasks = task_names(config.task)
     return {
         split if len(tasks) == 1 else f"{split}/{task}": {
-            "path": str(episodes.path),
-            "checksum": episodes.digest(),
-            "provenance": episodes.provenance,
+            "path": str(dataset.path),
+            "checksum": dataset.digest(),
+            "provenance": dataset.provenance,
         }
-        for split, files in sets._asdict().items()
-        for task, episodes in zip(tasks, files, strict=True)
+        for split, datasets in splits._asdict().items()
+        for task, dataset in zip(tasks, datasets, strict=True)
     }
 
 
-def loaders(
-    config: TrainConfig, sets: Sets, tokenizer: Tokenizer, caches: Sequence[FeatureCache] | None
+def make_loaders(
+    config: TrainConfig, splits: DemonstrationSplits, tokenizer: Tokenizer, caches: Sequence[FeatureCache] | None
 ) -> tuple[Loader, dict[str, Loader]]:
-    """Batches of the training demonstrations, and for each task those of its validation; all of the same shapes.
+    """The training loader and one validation loader per task; all batches have the same shapes.
 
     Raises:
-        InputError: they are not as the configuration says.
+        InputError: the demonstrations do not match the configuration.
     """
-    size, steps = config.training.batch_size, max(episodes.steps for files in sets for episodes in files)
+    size, steps = config.training.batch_size, max(dataset.steps for datasets in splits for dataset in datasets)
     options: dict[str, Any] = {
         "batch_size": size,
         "seed": config.seed,
         "steps": steps,
-        "sentences": config.training.sentences,
-        "shard": shard(),
+        "max_instructions": config.training.max_instructions,
+        "shard": process_shard(),
     }
-    begin = len(sets.train)
-    learnt = None if caches is None else caches[:begin]
-    train = Loader(sets.train, tokenizer, features=learnt, weights=config.task.weights, **options)
+    count = len(splits.train)
+    train_features = None if caches is None else caches[:count]
+    train = Loader(splits.train, tokenizer, features=train_features, weights=config.task.weights, **options)
     val = {}
-    for place, (task, episodes) in enumerate(zip(task_names(config.task), sets.val, strict=True), begin):
-        features = None if caches is None else [caches[place]]
-        val[task] = Loader([episodes], tokenizer, shuffle=False, features=features, **options)
-    sizes = BatchSizes(size // shard()[1], steps, len(config.sim.cameras), config.sim.image_size, tokenizer.length)
+    for index, (task, dataset) in enumerate(zip(task_names(config.task), splits.val, strict=True), count):
+        features = None if caches is None else [caches[index]]
+        val[task] = Loader([dataset], tokenizer, shuffle=False, features=features, **options)
+    sizes = BatchSizes(
+        size // process_shard()[1], steps, len(config.sim.cameras), config.sim.image_size, tokenizer.length
+    )
     check_batch(train.batch(0), replace(sizes, features=train.sizes.features))
     return train, val

@@ -1,7 +1,8 @@
-"""Several processes that train one model: how they find each other, wait for each other and end together.
+"""Multi-process training: connecting processes, barriers, and common termination.
 
-Process 0 alone prints, writes, collects, computes features and rolls out; the others wait for it or follow. Whichever
-fails tells the others why, and none is left waiting for it. Needs no jax before there are several.
+Only process 0 (the leader) prints, writes, collects, computes features and rolls out; the others wait for it. A
+process that fails reports the reason to the others, which then end too instead of waiting forever. Imports jax only
+with more than one process.
 """
 
 import itertools
@@ -17,173 +18,174 @@ from typing import Any, NoReturn
 
 from instructrl.config import HardwareConfig
 from instructrl.errors import InputError, InterruptedRun, RunError
-from instructrl.interruption import asked, stop_if_asked
+from instructrl.interruption import pending_signal, raise_if_preempted
 
-FOREVER = 1000 * 60 * 60 * 24 * 30  # milliseconds
-LOOK = 0.5  # seconds between two looks at how the others are
-FAREWELL = 10_000  # milliseconds in which the others hear why one ends
-AGAIN = 75  # the exit code of an interruption, which all processes agree on among themselves
+NO_TIMEOUT_MS = 1000 * 60 * 60 * 24 * 30
+POLL_SECONDS = 0.5  # interval at which the failure key is polled
+EXIT_BARRIER_MS = 10_000  # time for the others to read why a process ended
+PREEMPTED_EXIT_CODE = 75  # of InterruptedRun, on which all processes agree without this module
 
 
-class Team:
-    """This process among the others, and their common notes.
+class ProcessGroup:
+    """This process among the others, and JAX's key-value store that they share.
 
-    Notes stay when a run is over, and a process may meet the others for another one: each `meeting` has its own.
+    Keys outlive a run, and the same processes may start another one, so each session has its own prefix.
     """
 
-    def __init__(self, client: Any, index: int, count: int, meeting: int) -> None:
+    def __init__(self, client: Any, index: int, count: int, session: int) -> None:
         self.client, self.index, self.count = client, index, count
-        self.meeting, self.waits = meeting, 0
-        self._quiet = threading.Event()
+        self.session, self.waits = session, 0
+        self._finished = threading.Event()
 
-    def note(self, *words: object) -> str:
-        """Where the processes of this meeting tell each other of a thing."""
-        return "/".join(map(str, ("instructrl", self.meeting, *words)))
+    def kv_key(self, *parts: object) -> str:
+        """A key of this session in the key-value store."""
+        return "/".join(map(str, ("instructrl", self.session, *parts)))
 
-    def stop_if_any_asked(self) -> None:
-        """Of processes that were asked to end while they looked for each other, all end here or none.
+    def raise_if_any_preempted(self) -> None:
+        """Barrier: if any process was preempted during start-up, all exit.
 
         Raises:
-            InterruptedRun: one of them was.
+            InterruptedRun: a process received a signal.
         """
-        keys = [self.note("asked", index) for index in range(self.count)]
-        self.client.key_value_set(keys[self.index], asked() or "no")
-        heard = [self.client.blocking_key_value_get(key, FOREVER) for key in keys]
-        if any(signal != "no" for signal in heard):
-            raise InterruptedRun(f"by {next(signal for signal in heard if signal != 'no')}")
+        keys = [self.kv_key("preempted", index) for index in range(self.count)]
+        self.client.key_value_set(keys[self.index], pending_signal() or "no")
+        answers = [self.client.blocking_key_value_get(key, NO_TIMEOUT_MS) for key in keys]
+        signals = [answer for answer in answers if answer != "no"]
+        if signals:
+            raise InterruptedRun(f"by {signals[0]}")
 
-    def watch(self) -> None:
-        """End this process when another one tells that it failed, whatever it is waiting for."""
+    def start_watchdog(self) -> None:
+        """Start a thread that ends this process as soon as another one reports a failure."""
 
-        def look() -> None:
-            while not self._quiet.wait(LOOK):
+        def poll() -> None:
+            while not self._finished.wait(POLL_SECONDS):
                 try:
-                    code, line = self.client.key_value_try_get(self.note("failed")).split(" ", 1)
-                except Exception:  # nothing is told yet, or the one that keeps the notes is gone: jax ends us then
+                    code, line = self.client.key_value_try_get(self.kv_key("failed")).split(" ", 1)
+                except Exception:  # no failure so far, or the leader with the store is gone: then jax ends this process
                     continue
-                if self._quiet.is_set():
+                if self._finished.is_set():
                     return
                 print(f"error: {line}", file=sys.stderr, flush=True)
-                self.leave(int(code))  # a collective operation cannot be broken off
+                self.exit(int(code))  # a running collective cannot be cancelled
 
-        threading.Thread(target=look, name="watch", daemon=True).start()
+        threading.Thread(target=poll, name="watchdog", daemon=True).start()
 
     def fail(self, error: BaseException) -> NoReturn:
-        """Let the others know that this process ends, and why, and end it."""
-        self._quiet.set()
+        """Report the error to the other processes and end this one."""
+        self._finished.set()
         code = getattr(error, "exit_code", 1)
         reason = " ".join(str(error).split()) or type(error).__name__
-        with suppress(Exception):  # another one was first
-            self.client.key_value_set(self.note("failed"), f"{code} process {self.index} ended: {reason}")
+        with suppress(Exception):  # another process failed first
+            self.client.key_value_set(self.kv_key("failed"), f"{code} process {self.index} ended: {reason}")
         if isinstance(error, InputError | RunError):
             print(f"error: {reason}", file=sys.stderr, flush=True)
         else:
             traceback.print_exception(error)
-        self.leave(code)
+        self.exit(code)
 
-    def leave(self, code: int) -> NoReturn:
-        """End this process once all have heard why. jax's own end would wait for others, or abort."""
-        with suppress(Exception):  # some are gone
-            self.client.wait_at_barrier(self.note("farewell"), FAREWELL)
+    def exit(self, code: int) -> NoReturn:
+        """End this process once all have read the reason. JAX's own shutdown would wait for others, or abort."""
+        with suppress(Exception):  # some processes are already gone
+            self.client.wait_at_barrier(self.kv_key("exit"), EXIT_BARRIER_MS)
         if self.index == 0:
-            time.sleep(LOOK)  # it keeps the notes: without it jax would abort the others
+            time.sleep(POLL_SECONDS)  # the leader hosts the store: once it is gone, jax aborts the others
         sys.stdout.flush()
         os._exit(code)
 
-    def part(self) -> None:
-        """All are through: none fails any more."""
-        self.client.wait_at_barrier(self.note("end"), FOREVER)
-        self._quiet.set()
+    def finish(self) -> None:
+        """Barrier at the end of a session, after which no process can fail."""
+        self.client.wait_at_barrier(self.kv_key("end"), NO_TIMEOUT_MS)
+        self._finished.set()
 
 
-_team: Team | None = None
-_meetings = itertools.count()
+_group: ProcessGroup | None = None
+_sessions = itertools.count()
 
 
-def is_first() -> bool:
-    """Whether this is process 0, or the only one."""
-    return _team is None or _team.index == 0
+def is_leader() -> bool:
+    """Return True if this is process 0 or the only process."""
+    return _group is None or _group.index == 0
 
 
-def shard() -> tuple[int, int]:
-    """This process's number and how many there are."""
-    return (0, 1) if _team is None else (_team.index, _team.count)
+def process_shard() -> tuple[int, int]:
+    """This process's index, and the number of processes."""
+    return (0, 1) if _group is None else (_group.index, _group.count)
 
 
 @contextmanager
-def first_ahead() -> Iterator[None]:
-    """Process 0 goes through a block while the others wait; then they go through it too."""
-    if _team is None:
+def leader_first() -> Iterator[None]:
+    """Run a block on process 0 first; the others wait for it and then run the block too."""
+    if _group is None:
         yield
         return
-    _team.waits += 1
-    key = _team.note("through", _team.waits)
-    if _team.index:
-        _team.client.blocking_key_value_get(key, FOREVER)
+    _group.waits += 1
+    key = _group.kv_key("leader_done", _group.waits)
+    if _group.index:
+        _group.client.blocking_key_value_get(key, NO_TIMEOUT_MS)
     yield
-    if not _team.index:
-        _team.client.key_value_set(key, "yes")
+    if not _group.index:
+        _group.client.key_value_set(key, "yes")
 
 
 @contextmanager
-def together(config: HardwareConfig) -> Iterator[None]:
-    """Join the processes that `hardware` names; only the first one prints.
+def process_group(config: HardwareConfig) -> Iterator[None]:
+    """Connect the processes configured in `hardware`; only the leader prints.
 
     Raises:
-        InputError, RunError: they cannot find each other.
-        InterruptedRun: this one, or one of them, was asked to end.
+        InputError, RunError: the processes cannot connect.
+        InterruptedRun: this process, or another one, received a signal.
     """
-    global _team
+    global _group
     if config.coordinator is None:
-        stop_if_asked()
+        raise_if_preempted()
         yield
         return
-    team = join(config)
-    _team = team if team.count > 1 else None
-    if _team is None:
+    group = connect(config)
+    _group = group if group.count > 1 else None
+    if _group is None:
         yield
         return
-    team.watch()
+    group.start_watchdog()
     try:
-        team.stop_if_any_asked()
-        with redirect_stdout(sys.stdout if team.index == 0 else Path(os.devnull).open("w")):
+        group.raise_if_any_preempted()
+        with redirect_stdout(sys.stdout if group.index == 0 else Path(os.devnull).open("w")):
             yield
-        team.part()
+        group.finish()
     except BaseException as error:
-        if getattr(error, "exit_code", 1) != AGAIN:
-            team.fail(error)
+        if getattr(error, "exit_code", 1) != PREEMPTED_EXIT_CODE:
+            group.fail(error)
         raise
     finally:
-        _team = None
+        _group = None
 
 
-def join(config: HardwareConfig) -> Team:
-    """Connect to the others; a second run of the same command finds the connection there.
+def connect(config: HardwareConfig) -> ProcessGroup:
+    """Connect to the other processes; later runs in the same process reuse the connection.
 
     Raises:
-        InputError: nothing tells the processes of each other.
-        RunError: they do not all come.
+        InputError: the coordinator or this process's index cannot be determined.
+        RunError: not all processes connect in time.
     """
     import jax
-    from jax._src.distributed import global_state  # the notes that jax keeps for all; it has no public name
+    from jax._src.distributed import global_state  # JAX's key-value store has no public API
 
     if not jax.distributed.is_initialized():
-        began = time.monotonic()
+        started = time.monotonic()
         try:
             if config.coordinator == "auto":
                 jax.distributed.initialize()
             else:
                 jax.distributed.initialize(
-                    config.coordinator, config.processes, config.process, cluster_detection_method="deactivate"
+                    config.coordinator, config.num_processes, config.process_id, cluster_detection_method="deactivate"
                 )
         except (ValueError, TypeError) as error:
             raise InputError(
                 f"hardware.coordinator: found {config.coordinator}, but {' '.join(str(error).split())[:200]}; "
-                "auto needs srun or a TPU pod, else give host:port with hardware.processes and hardware.process"
+                "auto needs srun or a TPU pod, else set host:port with hardware.num_processes and hardware.process_id"
             ) from None
         except RuntimeError as error:
             raise RunError(
-                f"hardware.coordinator: {config.coordinator} could not be joined in {time.monotonic() - began:.0f} s "
-                f"({' '.join(str(error).split())[:200]}); see that all processes run and reach process 0"
+                f"hardware.coordinator: {config.coordinator} could not be joined in {time.monotonic() - started:.0f} s "
+                f"({' '.join(str(error).split())[:200]}); check that all processes run and can reach process 0"
             ) from None
-    return Team(global_state.client, global_state.process_id, global_state.num_processes or 1, next(_meetings))
+    return ProcessGroup(global_state.client, global_state.process_id, global_state.num_processes or 1, next(_sessions))

@@ -1,7 +1,7 @@
-"""The run directory: what it was made with, and whether the same is asked again. Needs no jax.
+"""The run directory: its recorded settings and data, compared with those of a resumed run. Needs no jax.
 
-`config.yaml` holds the settings, `data.json` the demonstrations, `metrics.jsonl` the curves,
-`speed.jsonl` how fast it went, `checkpoints/` the state, `eval/` the judgement.
+`config.yaml` holds the settings, `data.json` paths and checksums of the data, `metrics.jsonl` the training curves,
+`speed.jsonl` the throughput, `checkpoints/` the state, `eval/` evaluations.
 """
 
 import copy
@@ -18,15 +18,16 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from instructrl.config import TrainConfig, differences, resolve
-from instructrl.data.storage import Place, place
+from instructrl.data.storage import StoragePath, storage_path
 from instructrl.errors import InputError
+from instructrl.schema import with_current_names
 
-RECORDED_KEYS = ("encoder.weights", "pretraining.train", "pretraining.val")  # a run keeps the sum of what lies there
-FREE_KEYS = (  # may change from one start to the next: they say where, how fast and how watched, not what is computed
+RECORDED_KEYS = ("encoder.weights", "pretraining.train", "pretraining.val")  # data.json records their checksums
+FREE_KEYS = (  # may change when a run resumes: they affect paths, speed and logging, but no result
     *RECORDED_KEYS,
     "output_dir",
     "data.dir",
-    "data.compression",  # of the pixels, which stay the same
+    "data.compression",  # lossless
     "data.cache_dir",
     "data.cache_gb",
     "features_dir",
@@ -37,8 +38,8 @@ FREE_KEYS = (  # may change from one start to the next: they say where, how fast
     "hardware.accumulation",
     "hardware.local_devices",
     "hardware.coordinator",
-    "hardware.processes",
-    "hardware.process",
+    "hardware.num_processes",
+    "hardware.process_id",
     "hardware.compilation_cache",
     "hardware.peak_flops",
     "hardware.profile",
@@ -54,7 +55,7 @@ FREE_KEYS = (  # may change from one start to the next: they say where, how fast
     "training.rollout_every",
     "training.rollout_episodes",
     "training.log_every",
-    "pretraining.pictures",
+    "pretraining.num_visualized",
     "wandb.mode",
     "wandb.project",
     "wandb.entity",
@@ -62,8 +63,8 @@ FREE_KEYS = (  # may change from one start to the next: they say where, how fast
 )
 
 
-def write_atomically(path: Path, text: str, *, elsewhere: str = "choose another output_dir") -> None:
-    """Write a file so that it is there whole or not at all; `elsewhere` says how to name another place.
+def write_atomically(path: Path, text: str, *, hint: str = "choose another output_dir") -> None:
+    """Write a file atomically; `hint` tells the user how to choose another path.
 
     Raises:
         InputError: the directory cannot be written or the disk is full.
@@ -74,13 +75,13 @@ def write_atomically(path: Path, text: str, *, elsewhere: str = "choose another 
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
-        with suppress(OSError):  # it may never have been there
+        with suppress(OSError):  # it may not exist
             temporary.unlink()
-        raise InputError(f"{path}: cannot be written ({error.strerror}); make room or {elsewhere}") from None
+        raise InputError(f"{path}: cannot be written ({error.strerror}); make room or {hint}") from None
 
 
 def settings(config: TrainConfig, *, without: Collection[str] = FREE_KEYS) -> dict[str, Any]:
-    """The settings that decide what is computed, as nested dicts."""
+    """The settings that affect results, as nested dicts."""
     values = copy.deepcopy(dataclasses.asdict(config))
     for key in without:
         *groups, last = key.split(".")
@@ -91,33 +92,33 @@ def settings(config: TrainConfig, *, without: Collection[str] = FREE_KEYS) -> di
     return values
 
 
-def run_place(config: TrainConfig) -> Place:
-    """Where the run is kept."""
-    return place(config.output_dir, config.data) / config.name
+def run_path(config: TrainConfig) -> StoragePath:
+    """Path of the run directory."""
+    return storage_path(config.output_dir, config.data) / config.name
 
 
 def find_run(config: TrainConfig, run: Path | None = None) -> Path:
-    """The run's directory, there or not; nothing is written. `run`: where it is worked on, if not where it is kept.
+    """The run directory, existing or not; nothing is written. `run`: its local working copy, if there is one.
 
     Raises:
-        InputError: it was made with other settings, which are named.
+        InputError: the run was started with different settings, which are listed.
     """
     run = run or Path(config.output_dir) / config.name
     if (run / "config.yaml").exists():
         lines = differences(settings(read_config(run)), settings(config))
         if lines:
             raise InputError(
-                f"{run}: made with other settings ({'; '.join(lines)}); "
-                "take the same ones to resume, add name=... for a run of its own, or remove the directory"
+                f"{run}: was started with different settings ({'; '.join(lines)}); "
+                "use the same ones to resume, add name=... for a separate run, or remove the directory"
             )
     return run
 
 
 def open_run(config: TrainConfig, run: Path | None = None) -> Path:
-    """The run's directory, made by the same settings or new.
+    """Create the run directory, or open one with the same settings.
 
     Raises:
-        InputError: it was made with other settings, or cannot be written.
+        InputError: the run was started with different settings, or cannot be written.
     """
     run = find_run(config, run)
     recorded = run / "config.yaml"
@@ -127,70 +128,70 @@ def open_run(config: TrainConfig, run: Path | None = None) -> Path:
 
 
 def read_config(run: Path) -> TrainConfig:
-    """The settings that a run was made with.
+    """Read the settings of a run.
 
     Raises:
         InputError: there is no run, or its config.yaml cannot be read.
     """
     path = run / "config.yaml"
     if not path.is_file():
-        raise InputError(f"{run}: no config.yaml there; give the directory of a run, such as run=outputs/NAME")
+        raise InputError(f"{run}: no config.yaml found; give the directory of a run, such as run=outputs/NAME")
     try:
         loaded = OmegaConf.load(path)
     except (YAMLError, OSError, UnicodeDecodeError, OmegaConfBaseException) as error:
         raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0]}); train again") from None
     if not isinstance(loaded, DictConfig) or not loaded:
-        raise InputError(f"{path}: found no settings in it; train again")
+        raise InputError(f"{path}: contains no settings; train again")
     try:
-        return resolve(loaded, TrainConfig)
+        return resolve(with_current_names(loaded), TrainConfig)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
 
-def check_agent(config: TrainConfig, run: Place, *, key: str) -> None:
-    """Raise InputError if a run pretrained an encoder; `key` is the setting that names it."""
-    if config.objective == "masked":
+def check_agent(config: TrainConfig, run: StoragePath, *, key: str) -> None:
+    """Raise InputError if a run is a pretraining, which has no agent; `key` is the setting that names the run."""
+    if config.objective == "masked_pretraining":
         raise InputError(
-            f"{key}: found {run}, which pretrained an encoder and holds no agent; "
+            f"{key}: found {run}, which pretrained an encoder and contains no agent; "
             f"train one with encoder={config.encoder.name} encoder.weights={run / 'encoder.safetensors'}"
         )
 
 
 def record_data(run: Path, data: dict[str, dict[str, Any]]) -> None:
-    """Note which demonstrations, which tokenizer, and which encoder weights the run learns from.
+    """Record paths and checksums of a run's demonstrations, tokenizer and encoder weights.
 
     Raises:
-        InputError: the run began with other ones.
+        InputError: they differ from those with which the run started.
     """
     path = run / "data.json"
     known = read_data(run) if path.exists() else data
     for split, entry in data.items():
         if "checksum" not in known.get(split, {}):
-            raise damaged(path)
+            raise damaged_record(path)
         if known[split]["checksum"] != entry["checksum"]:
             raise InputError(
-                f"{entry['path']}: its content is not what {run} began with; "
+                f"{entry['path']}: its content has changed since {run} started; "
                 "restore the file, or add name=... for a new run"
             )
     write_atomically(path, json.dumps(data, indent=2))
 
 
 def read_data(run: Path) -> dict[str, dict[str, Any]]:
-    """Path and checksum of what a run learnt from: each split's demonstrations, tokenizer, and encoder's weights.
+    """Read paths and checksums of a run's demonstrations (by split), tokenizer and encoder weights.
 
     Raises:
-        InputError: there is no such record, or it is damaged.
+        InputError: the record is missing or damaged.
     """
     path = run / "data.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise damaged(path) from None
+        raise damaged_record(path) from None
     if not isinstance(data, dict) or not all(isinstance(entry, dict) for entry in data.values()):
-        raise damaged(path)
+        raise damaged_record(path)
     return data
 
 
-def damaged(path: Path) -> InputError:
-    """The error for a record of the data that is of no use."""
-    return InputError(f"{path}: missing or damaged; remove it and start the training again to write it")
+def damaged_record(path: Path) -> InputError:
+    """InputError for a missing or damaged data.json."""
+    return InputError(f"{path}: missing or damaged; remove it and run the training command again to rewrite it")

@@ -1,4 +1,4 @@
-"""Saving within an epoch: now and then, and when the run is asked to end."""
+"""Mid-epoch checkpointing: every N steps and on preemption."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,86 +7,86 @@ from jax.experimental import multihost_utils
 
 from instructrl import interruption
 from instructrl.errors import InterruptedRun
-from instructrl.training.averages import Mean
+from instructrl.training.averages import RunningMean
 from instructrl.training.checkpoint import Checkpoints
 from instructrl.training.state import TrainState
 
 
-class Saving:
-    """Decides after which steps an epoch is saved with what was measured of it so far, and saves it."""
+class CheckpointSaver:
+    """Decides when to save a checkpoint, and saves it, mid-epoch together with the metrics so far."""
 
     def __init__(
         self,
         checkpoints: Checkpoints,
         *,
         every: int | None,
-        saved: Callable[[], None] | None,
+        on_saved: Callable[[], None] | None,
         check: Callable[[], None] | None = None,
     ) -> None:
-        """Where to save, and when.
+        """Set up saving.
 
         Args:
             checkpoints: of the run.
-            every: steps from one checkpoint to the next; None: only when the run is asked to end.
-            saved: called when a checkpoint is whole on the disk; training waits for both.
-            check: raises if this process may not write there any more; for the one that owns the run.
+            every: steps between checkpoints; None: only on preemption.
+            on_saved: called after a checkpoint is completely written; training waits for both.
+            check: raises if this process no longer holds the run's lease; only on the leader.
         """
-        self._checkpoints, self._every, self._saved, self._check = checkpoints, every, saved, check
-        self._asked = False
-        self._steps = 0  # since this start: asked to end before its first, the processes agree on the number 1
+        self._checkpoints, self._every, self._on_saved, self._check = checkpoints, every, on_saved, check
+        self._preempted = False
+        self._steps = 0  # since this start. Preemption before the first step: all processes then agree on step 1
 
-    def due(self, step: int) -> bool:
-        """Whether to save after so many steps. Several processes answer alike, if each asks after every step.
+    def should_save(self, step: int) -> bool:
+        """Return True if a checkpoint is due after `step` steps. Collective: call after every step.
 
         Raises:
-            RunError: the run is not this process's any more.
+            RunError: this process no longer holds the run's lease.
         """
-        self._check_owner()
+        self._check_lease()
         self._steps += 1
-        if interruption.agrees():
-            interruption.pass_on()
-            self._asked = multihost_utils.reached_preemption_sync_point(self._steps)
+        if interruption.jax_syncs_preemption():
+            interruption.forward_to_jax()
+            self._preempted = multihost_utils.reached_preemption_sync_point(self._steps)
         else:
-            self._asked = interruption.asked() is not None
-        return self._asked or (self._every is not None and step % self._every == 0)
+            self._preempted = interruption.pending_signal() is not None
+        return self._preempted or (self._every is not None and step % self._every == 0)
 
-    def save(self, state: TrainState, total: Mean, *, step: int) -> None:
-        """Save an unfinished epoch.
+    def save(self, state: TrainState, total: RunningMean, *, step: int) -> None:
+        """Save within an epoch.
 
         Raises:
-            InterruptedRun: it is saved, and the run was asked to end.
-            RunError: it cannot be written.
+            InterruptedRun: the run was preempted, and the checkpoint is written.
+            RunError: the checkpoint cannot be written.
         """
-        self._checkpoints.save(state, step=step, progress=total.recorded())
-        self._wait(always=self._asked)
-        if self._asked:
-            raise InterruptedRun(f"by {interruption.asked() or 'SIGTERM'}, step {step} is saved")
+        self._checkpoints.save(state, step=step, progress=total.state_dict())
+        self._wait(always=self._preempted)
+        if self._preempted:
+            raise InterruptedRun(f"by {interruption.pending_signal() or 'SIGTERM'}, step {step} is saved")
 
     def save_validated(self, state: TrainState, *, step: int, metrics: dict[str, float]) -> None:
-        """Save the end of an epoch.
+        """Save at the end of an epoch, with validation metrics.
 
         Raises:
-            RunError: it cannot be written.
+            RunError: the checkpoint cannot be written.
         """
-        self._check_owner()
+        self._check_lease()
         self._checkpoints.save(state, step=step, metrics=metrics)
         self._wait()
 
-    def _check_owner(self) -> None:
+    def _check_lease(self) -> None:
         if self._check is not None:
             self._check()
 
     def _wait(self, *, always: bool = False) -> None:
-        if always or self._saved is not None:
+        if always or self._on_saved is not None:
             self._checkpoints.wait()
-        if self._saved is not None:
-            self._saved()
+        if self._on_saved is not None:
+            self._on_saved()
 
     @contextmanager
-    def looking_up(self, state: TrainState, total: Mean, *, step: int) -> Iterator[None]:
-        """At the end of an epoch: if what is done here is interrupted, the epoch is saved, and this is done again."""
+    def epoch_end(self, state: TrainState, total: RunningMean, *, step: int) -> Iterator[None]:
+        """Context for the work at the end of an epoch: if preempted, save, so that this work is repeated on resume."""
         try:
             yield
         except InterruptedRun:
-            self._asked = True
+            self._preempted = True
             self.save(state, total, step=step)

@@ -1,4 +1,4 @@
-"""What is looked at while a run trains: its numbers, its speed, and whether something has gone wrong."""
+"""Training monitor: metrics, throughput, profiler and guard against non-finite values."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,71 +10,71 @@ import jax
 from instructrl.training.flops import peak_flops
 from instructrl.training.metrics import Metrics
 from instructrl.training.objective import Objective
-from instructrl.training.profile import Profile
-from instructrl.training.speed import Speed
+from instructrl.training.profile import ProfilerWindow
+from instructrl.training.speed import ThroughputMeter
 from instructrl.training.state import TrainState
-from instructrl.training.watch import Watch
+from instructrl.training.watch import NonFiniteGuard
 
 
-class Seeing:
-    """Looks at every step without making it wait: a step's numbers are fetched when the next one is on its way."""
+class TrainMonitor:
+    """Monitors every step without blocking it: a step's metrics are fetched after the next step is dispatched."""
 
-    def __init__(self, training: Objective, run: Path, metrics: Metrics) -> None:
-        self._training, self._metrics = training, metrics
-        self._watch = Watch(training.batch_told, advice=training.advice)
-        self._profile = Profile(training.config.hardware.profile, run)
-        self._speed = Speed()
-        self.spent = self._speed.spent
+    def __init__(self, objective: Objective, run: Path, metrics: Metrics) -> None:
+        self._objective, self._metrics = objective, metrics
+        self._guard = NonFiniteGuard(objective.describe_batch, advice=objective.advice)
+        self._profiler = ProfilerWindow(objective.config.hardware.profile, run)
+        self._throughput = ThroughputMeter()
+        self.timed = self._throughput.timed
 
     @contextmanager
-    def taking(self, step: int, state: TrainState, batch: Any) -> Iterator[None]:
-        """Around the call that takes a step; the first one of a start traces and compiles."""
-        with self.spent("profiling"):
-            self._profile.before(step)
-        if self._speed.flops is not None:
+    def step_context(self, step: int, state: TrainState, batch: Any) -> Iterator[None]:
+        """Context manager around a train step; the first call in a process includes compilation."""
+        with self.timed("profiling"):
+            self._profiler.before_step(step)
+        if self._throughput.flops is not None:
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
                 yield
             return
-        with self._speed.spent("compiling"):
+        with self._throughput.timed("compiling"):
             self._measure(state, batch)
             yield
 
     def _measure(self, state: TrainState, batch: Any) -> None:
-        """How much a step computes, and what the devices can do."""
-        self._speed.flops = self._training.flops(state, batch)
+        """Measure the FLOPs of a step and the peak rate of the devices."""
+        self._throughput.flops = self._objective.flops(state, batch)
         devices = sorted(jax.tree.leaves(state.params)[0].sharding.device_set, key=lambda device: device.id)
-        peak = self._training.config.hardware.peak_flops or peak_flops(devices[0].device_kind)
-        self._speed.devices = devices
-        self._speed.peak = None if peak is None else peak * len(devices)
+        peak = self._objective.config.hardware.peak_flops or peak_flops(devices[0].device_kind)
+        self._throughput.devices = devices
+        self._throughput.peak = None if peak is None else peak * len(devices)
 
-    def fetched(self, values: Any, *, step: int) -> dict[str, float]:
-        """A step's numbers, from the device; some are written when `training.log_every` asks for it.
+    def on_step_end(self, values: Any, *, step: int) -> dict[str, float]:
+        """Fetch a step's metrics from the device, and log them every `training.log_every` steps.
 
         Raises:
             RunError: the loss or the gradient is not finite.
         """
-        found = {key: float(value) for key, value in jax.device_get(values).items()}
-        self._watch.look(found, step=step)
-        self._speed.add(**self._training.counted(step, found))
-        with self.spent("profiling"):
-            said = self._profile.after(step)
-        if said is not None:
-            print(said, flush=True)
-        every, taken = self._training.config.training.log_every, step + 1
-        if every and taken % every == 0:
-            epoch = taken / self._training.train.steps_per_epoch
-            numbers = found | {"learning_rate": float(self._training.learning_rate(step))}
+        fetched = {key: float(value) for key, value in jax.device_get(values).items()}
+        self._guard.check(fetched, step=step)
+        self._throughput.add(**self._objective.step_counts(step, fetched))
+        with self.timed("profiling"):
+            message = self._profiler.after_step(step)
+        if message is not None:
+            print(message, flush=True)
+        every, done = self._objective.config.training.log_every, step + 1
+        if every and done % every == 0:
+            epoch = done / self._objective.train.steps_per_epoch
+            numbers = fetched | {"learning_rate": float(self._objective.learning_rate(step))}
             del numbers["steps"]
-            self._metrics.write("step", numbers, step=taken, epoch=epoch)
-            self.write_speed(step=taken, epoch=epoch)
-        return found
+            self._metrics.write("step", numbers, step=done, epoch=epoch)
+            self.write_speed(step=done, epoch=epoch)
+        return fetched
 
     def write_speed(self, *, step: int, epoch: float) -> None:
-        """Write what was measured since the last time."""
-        found = self._speed.read()
-        if found:
-            self._metrics.write_speed(found, step=step, epoch=epoch)
+        """Write the throughput since the last call."""
+        measured = self._throughput.read()
+        if measured:
+            self._metrics.write_speed(measured, step=step, epoch=epoch)
 
     def close(self) -> None:
-        """End a trace that was not completed."""
-        self._profile.close()
+        """Stop an incomplete profiler trace."""
+        self._profiler.close()

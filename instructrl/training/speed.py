@@ -1,4 +1,4 @@
-"""How fast a run goes, where its time goes, and how much memory it takes: of the machine, not of the training."""
+"""Throughput, time shares and memory of a training on its machine."""
 
 import resource
 import sys
@@ -10,67 +10,67 @@ from typing import Any
 
 import jax
 
-ASIDE = ("compiling", "validation", "rollout", "saving", "profiling")  # what throughput is not about
-PARTS = ("data", *ASIDE)  # the rest of the time is the steps'
+EXCLUDED = ("compiling", "validation", "rollout", "saving", "profiling")  # not part of the throughput
+PARTS = ("data", *EXCLUDED)  # the remaining time is spent in train steps
 
 
-class Speed:
-    """A clock that is read where the loop waits anyway, so that no step waits for it."""
+class ThroughputMeter:
+    """Measures time where the loop blocks anyway, so that no step is delayed."""
 
     def __init__(self) -> None:
         self.flops: float | None = None  # of a step
-        self.peak: float | None = None  # of all devices together, a second
+        self.peak: float | None = None  # FLOP/s of all devices together
         self.devices: Sequence[Any] = ()
         self._clear()
 
     def _clear(self) -> None:
-        self._begun = time.perf_counter()
-        self._spent = dict.fromkeys(PARTS, 0.0)
+        self._start = time.perf_counter()
+        self._seconds = dict.fromkeys(PARTS, 0.0)
         self._steps = 0
-        self._seen: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
 
     @contextmanager
-    def spent(self, part: str) -> Iterator[None]:
-        """Count the time until the block ends to one of PARTS."""
-        begun = time.perf_counter()
+    def timed(self, part: str) -> Iterator[None]:
+        """Attribute the time spent in a block to one of PARTS."""
+        start = time.perf_counter()
         try:
             yield
         finally:
-            self._spent[part] += time.perf_counter() - begun
+            self._seconds[part] += time.perf_counter() - start
 
-    def add(self, **seen: float) -> None:
-        """Count a step that was taken, and what was seen in it: so many episodes, keyframes or the like."""
+    def add(self, **counts: float) -> None:
+        """Count a step and the examples consumed in it, by unit."""
         self._steps += 1
-        self._seen.update(seen)
+        self._counts.update(counts)
 
     def read(self) -> dict[str, float]:
-        """What was measured since the last call; nothing without a step."""
-        seconds = time.perf_counter() - self._begun
-        training = seconds - sum(self._spent[part] for part in ASIDE)
+        """Measurements since the last call; {} without a step."""
+        seconds = time.perf_counter() - self._start
+        training = seconds - sum(self._seconds[part] for part in EXCLUDED)
         if not self._steps or training <= 0:
             return {}
-        shares = {part: value / seconds for part, value in self._spent.items()}
+        shares = {part: value / seconds for part, value in self._seconds.items()}
         shares["step"] = 1 - sum(shares.values())
-        found = {
+        measured = {
             "seconds": seconds,
             "steps": self._steps,
             "steps_per_second": self._steps / training,
-            **{f"{what}_per_second": count / training for what, count in self._seen.items()},
+            **{f"{unit}_per_second": count / training for unit, count in self._counts.items()},
             **{f"share_{part}": share for part, share in shares.items()},
             **memory(self.devices),
         }
         if self.flops is not None:
-            found["flops_per_step"] = self.flops
+            measured["flops_per_step"] = self.flops
             if self.peak is not None:
-                found["utilisation"] = self.flops * self._steps / training / self.peak
+                measured["utilisation"] = self.flops * self._steps / training / self.peak
         self._clear()
-        return found
+        return measured
 
 
 def memory(devices: Sequence[Any]) -> dict[str, float]:
-    """The most bytes in use so far: on the fullest of these devices, or else of this process."""
-    seen = [device.memory_stats() or {} for device in devices if device.process_index == jax.process_index()]
-    peaks = [stats["peak_bytes_in_use"] for stats in seen if "peak_bytes_in_use" in stats]
+    """Peak memory in bytes: of the fullest of these devices, or else of this process."""
+    own = [device.memory_stats() or {} for device in devices if device.process_index == jax.process_index()]
+    peaks = [stats["peak_bytes_in_use"] for stats in own if "peak_bytes_in_use" in stats]
     if peaks:
         return {"device_memory_bytes": max(peaks)}
     unit = 1 if sys.platform == "darwin" else 1024

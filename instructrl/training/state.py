@@ -1,4 +1,4 @@
-"""What training carries from one step to the next, and how it begins."""
+"""The training state, and the agent's construction and initialization."""
 
 from typing import Any, NamedTuple
 
@@ -11,99 +11,107 @@ from instructrl.config import TrainConfig
 from instructrl.data.tokenizer import Tokenizer
 from instructrl.errors import InputError
 from instructrl.models.agent import Agent
-from instructrl.schema import shown
-from instructrl.training.hardware import compute_dtype, strategy
-from instructrl.training.paths import chosen
+from instructrl.schema import format_value
+from instructrl.training.hardware import compute_dtype, execution_config
+from instructrl.training.paths import pattern_mask
 
 
 class TrainState(NamedTuple):
-    """Everything that must survive an interruption; data order and randomness follow from `step`."""
+    """Everything that a checkpoint must hold; data order and randomness are determined by `step`."""
 
     step: Any  # int32 scalar: optimizer steps taken
-    params: Any  # those that are trained
+    params: Any  # trainable parameters
     opt_state: Any
-    average: Any = None  # of the parameters over the steps; None unless optimizer.ema
+    average: Any = None  # EMA of the parameters; None unless optimizer.ema
 
-    def acting(self) -> Any:
-        """The trained parameters that validate and act: their average where there is one."""
+    def eval_params(self) -> Any:
+        """Trainable parameters for validation and acting: their EMA if there is one."""
         return self.params if self.average is None else self.average
 
 
 def make_agent(config: TrainConfig, *, vocabulary_size: int) -> Agent:
-    """The agent that a run's configuration describes."""
-    how: Any = {"dtype": compute_dtype(config.hardware), "strategy": strategy(config.hardware)}
-    return Agent(config.encoder, config.policy, config.head, vocabulary_size, config.sim.image_size, **how)
+    """Build the configured agent."""
+    return Agent(
+        config.encoder,
+        config.policy,
+        config.head,
+        vocabulary_size,
+        config.sim.image_size,
+        dtype=compute_dtype(config.hardware),
+        execution=execution_config(config.hardware),
+    )
 
 
-def one_step(config: TrainConfig, tokenizer: Tokenizer) -> Batch:
-    """The smallest batch from which every parameter's shape follows."""
+def dummy_batch(config: TrainConfig, tokenizer: Tokenizer) -> Batch:
+    """A minimal dummy batch for shape inference."""
     return fake_batch(BatchSizes(1, 1, len(config.sim.cameras), config.sim.image_size, tokenizer.length))
 
 
-def initial_params(agent: Agent, batch: Batch, *, seed: int) -> Any:
-    """Random parameters, a function of the seed; `batch` gives the shapes only."""
+def random_params(agent: Agent, batch: Batch, *, seed: int) -> Any:
+    """Random parameters, determined by the seed; `batch` only gives shapes."""
     return jax.jit(agent.init)(jax.random.key(seed), batch)["params"]
 
 
 def abstract_params(agent: Agent, batch: Batch) -> Any:
-    """Shapes and types of the agent's parameters; nothing is computed."""
+    """Shapes and types of the agent's parameters, by shape inference only."""
     return jax.eval_shape(agent.init, jax.random.key(0), batch)["params"]
 
 
-def split(params: Any, config: TrainConfig) -> tuple[Any, Any]:
-    """The parameters that are trained, and the frozen ones: those of a frozen encoder and of `training.freeze`.
+def split_params(params: Any, config: TrainConfig) -> tuple[Any, Any]:
+    """Split parameters into trainable and frozen ones (a frozen encoder, and those that `training.freeze` matches).
 
-    Both are trees of dicts without empty branches; `merged` puts them together again.
+    Both are trees of dicts without empty branches; `merge_params` is the inverse.
 
     Raises:
-        InputError: a pattern means no parameter, or nothing is left to train.
+        InputError: a pattern matches no parameter, or no parameter is trainable.
     """
-    marked = chosen(params, config.training.freeze or [], key="training.freeze")
+    marked = pattern_mask(params, config.training.freeze or [], key="training.freeze")
     if config.encoder.frozen:
         marked |= {"encoder": jax.tree.map(lambda _: True, params["encoder"])}
-    trained, frozen = (_part(params, marked, wanted) for wanted in (False, True))
+    trained, frozen = (_select(params, marked, wanted) for wanted in (False, True))
     if not trained:
         raise InputError(
-            f"training.freeze: found {shown(config.training.freeze)}, which leaves no parameter to train; "
+            f"training.freeze: found {format_value(config.training.freeze)}, which leaves no parameter to train; "
             f"the parts are {', '.join(params)}"
         )
     return trained, frozen
 
 
-def _part(tree: Any, marked: Any, wanted: bool) -> Any:
-    """The leaves of a tree of dicts that are marked as wanted."""
-    kept: dict[str, Any] = {}
+def _select(tree: Any, marked: Any, wanted: bool) -> Any:
+    """The leaves of a tree of dicts whose mark is `wanted`."""
+    selected: dict[str, Any] = {}
     for name, branch in tree.items():
         if isinstance(branch, dict):
-            below = _part(branch, marked[name], wanted)
-            kept |= {name: below} if below else {}
+            below = _select(branch, marked[name], wanted)
+            selected |= {name: below} if below else {}
         elif marked[name] is wanted:
-            kept[name] = branch
-    return kept
+            selected[name] = branch
+    return selected
 
 
-def merged(first: Any, second: Any) -> Any:
-    """One tree of dicts from two that have no leaf in common."""
-    both = {name: merged(first[name], second[name]) for name in first if name in second}
+def merge_params(first: Any, second: Any) -> Any:
+    """Merge two trees of dicts that have no leaf in common."""
+    both = {name: merge_params(first[name], second[name]) for name in first if name in second}
     return {**first, **second, **both}
 
 
 def initial_state(params: Any, optimizer: optax.GradientTransformation, *, ema: bool = False) -> TrainState:
-    """The state before the first step; with `ema` it keeps an average of the parameters.
+    """The state before the first step; with `ema` it has an average of the parameters.
 
     Raises:
-        InputError: a pattern of the optimizer's settings means no parameter.
+        InputError: a pattern of the optimizer's settings matches no parameter.
     """
-    average = jax.tree.map(jnp.copy, params) if ema else None  # a step gives both up, so they share no memory
+    average = jax.tree.map(jnp.copy, params) if ema else None  # a step donates both, so they must not share buffers
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
 
 
 def parameter_table(params: Any, frozen: Any) -> str:
-    """One line per part of the agent with its number of parameters."""
-    still, counts = _counts(frozen), _counts(merged(params, frozen))
+    """Table of the number of parameters per part of the agent."""
+    frozen_counts, counts = _counts(frozen), _counts(merge_params(params, frozen))
     lines = ["parameters"]
     for name, count in sorted(counts.items()):
-        note = "" if name not in still else "  frozen" if still[name] == count else f"  {still[name]:,} frozen"
+        fixed = frozen_counts.get(name)
+        note = "" if fixed is None else "  frozen" if fixed == count else f"  {fixed:,} frozen"
         lines.append(f"  {name:<10}{count:>14,}{note}")
     return "\n".join([*lines, f"  {'total':<10}{sum(counts.values()):>14,}"])
 

@@ -1,4 +1,4 @@
-"""What stops a training that has gone wrong: a loss or a gradient that is no number."""
+"""Guard that stops training on a non-finite loss or gradient."""
 
 import math
 from collections import deque
@@ -6,57 +6,56 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from instructrl.data.episodes import Episodes
+from instructrl.data.episodes import DemonstrationDataset
 from instructrl.errors import RunError
-from instructrl.schema import runs
+from instructrl.schema import number_ranges
 
-REMEMBERED = 3  # steps that are told before the one that went wrong
+HISTORY = 3  # earlier steps reported with a non-finite one
 NORMS = ("gradient_norm", "parameter_norm", "update_norm")
 ADVICE = (
-    "nothing of it was saved, and the last checkpoint is from before; look at the episodes with python -m "
-    "data_tools.inspect, or lower optimizer.learning_rate or optimizer.clip_norm, and start under another name=..."
+    "the last checkpoint is from before this step; inspect the episodes with python -m data_tools.inspect, or lower "
+    "optimizer.learning_rate or optimizer.clip_norm, and train under another name=..."
 )
 
 
-class Watch:
-    """Looks at the numbers of every step, in order."""
+class NonFiniteGuard:
+    """Checks the metrics of every step, in order."""
 
-    def __init__(self, batch_told: Callable[[int], str], *, advice: str) -> None:
-        """`batch_told` says what the batch of a step holds, `advice` what to do."""
-        self._batch_told, self._advice = batch_told, advice
-        self._before: deque[tuple[int, Mapping[str, float]]] = deque(maxlen=REMEMBERED)
+    def __init__(self, describe_batch: Callable[[int], str], *, advice: str) -> None:
+        """Set up the guard; `describe_batch` and `advice` enter the error message (see `Objective`)."""
+        self._describe_batch, self._advice = describe_batch, advice
+        self._history: deque[tuple[int, Mapping[str, float]]] = deque(maxlen=HISTORY)
 
-    def look(self, values: Mapping[str, float], *, step: int) -> None:
-        """Remember a step's numbers.
+    def check(self, values: Mapping[str, float], *, step: int) -> None:
+        """Check a step's metrics and remember them.
 
         Raises:
-            RunError: its loss or its gradient is not finite.
+            RunError: the loss or the gradient norm is not finite.
         """
-        wrong = [name for name in ("loss", "gradient_norm") if not math.isfinite(values.get(name, 0.0))]
-        if wrong:
-            what = wrong[0].replace("_", " ")
-            before = (
-                "; ".join(numbers(number, earlier) for number, earlier in self._before) or "no other step of this start"
-            )
+        invalid = [name for name in ("loss", "gradient_norm") if not math.isfinite(values.get(name, 0.0))]
+        if invalid:
+            quantity = invalid[0].replace("_", " ")
+            earlier = "; ".join(format_norms(*entry) for entry in self._history) or "no other step since the start"
             raise RunError(
-                f"{what} is {values[wrong[0]]} at step {step} ({numbers(step, values)}); before it: {before}; "
-                f"its batch: {self._batch_told(step)}; {self._advice}"
+                f"{quantity} is {values[invalid[0]]} at step {step} ({format_norms(step, values)}); "
+                f"steps before: {earlier}; batch: {self._describe_batch(step)}; {self._advice}"
             )
-        self._before.append((step, values))
+        self._history.append((step, values))
 
 
-def numbers(step: int, values: Mapping[str, float]) -> str:
-    """A step's loss and norms, in words."""
+def format_norms(step: int, values: Mapping[str, float]) -> str:
+    """Format a step's loss and norms as text."""
     norms = ", ".join(f"{name.replace('_', ' ')} {values[name]:.4g}" for name in NORMS if name in values)
     return f"step {step}: loss {values['loss']:.4g}, {norms}"
 
 
-def told(shown: Sequence[tuple[Episodes, np.ndarray]]) -> str:
-    """The tasks, files and numbers of a batch's episodes."""
+def describe_episodes(batch: Sequence[tuple[DemonstrationDataset, np.ndarray]]) -> str:
+    """Tasks, files and numbers of a batch's episodes."""
     parts = []
-    for episodes, chosen in shown:
+    for dataset, indices in batch:
         ranges = (
-            f"{first}" if first == last else f"{first}-{last}" for first, last in runs(sorted({*map(int, chosen)}))
+            f"{first}" if first == last else f"{first}-{last}"
+            for first, last in number_ranges(sorted({*map(int, indices)}))
         )
-        parts.append(f"{episodes.task} in {episodes.path}, episodes {' '.join(ranges)}")
+        parts.append(f"{dataset.task} in {dataset.path}, episodes {' '.join(ranges)}")
     return " and ".join(parts)

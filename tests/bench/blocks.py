@@ -1,9 +1,8 @@
-"""What scanned blocks and blocks computed again cost and save: time to the first step, and temporary memory.
+"""Effect of scanned and rematerialized blocks on compilation time and temporary memory.
 
 python tests/bench/blocks.py [OVERRIDES]     vit_base on computed features, batch 64, 8 steps: two minutes
 
-Nothing is trained: loss and gradients are traced and compiled. Seconds are of the processor, since
-machines are shared.
+Nothing is trained: loss and gradients are traced and compiled. Times are CPU seconds, since machines are shared.
 """
 
 import sys
@@ -17,9 +16,9 @@ import jax
 
 from instructrl.batch import BatchSizes, FeatureSizes, fake_batch
 from instructrl.command import compose
-from instructrl.config import TrainConfig, chosen_layers
+from instructrl.config import TrainConfig, pooled_layers
 from instructrl.data.tokenizer import make_tokenizer
-from instructrl.training.state import abstract_params, make_agent, one_step, split
+from instructrl.training.state import abstract_params, dummy_batch, make_agent, split_params
 
 STEPS = 8
 SETTINGS = (
@@ -29,7 +28,7 @@ SETTINGS = (
     "training.batch_size=64",
     "encoder.tokenizer=small",
 )
-STRATEGIES: tuple[tuple[str, ...], ...] = (
+OPTIONS: tuple[tuple[str, ...], ...] = (
     (),
     ("hardware.remat=blocks",),
     ("hardware.scan=true",),
@@ -38,29 +37,29 @@ STRATEGIES: tuple[tuple[str, ...], ...] = (
 
 
 def measured(config: TrainConfig) -> tuple[float, float, float]:
-    """Seconds to trace and to compile loss and gradients, and MB of memory beside parameters and gradients."""
+    """Seconds to trace and to compile loss and gradients, and MB of memory besides parameters and gradients."""
     tokenizer = make_tokenizer(config.encoder)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    params, _ = split(abstract_params(agent, one_step(config, tokenizer)), config)
-    features = FeatureSizes(len(chosen_layers(config.encoder)) * config.encoder.dim, 0, None, config.hardware.precision)
+    params, _ = split_params(abstract_params(agent, dummy_batch(config, tokenizer)), config)
+    features = FeatureSizes(len(pooled_layers(config.encoder)) * config.encoder.dim, 0, None, config.hardware.precision)
     sizes = BatchSizes(config.training.batch_size, STEPS, len(config.sim.cameras), 256, tokenizer.length, features)
     batch: Any = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), fake_batch(sizes))
-    began = time.process_time()
+    start = time.process_time()
     lowered = jax.jit(jax.grad(lambda params, batch: agent.apply({"params": params}, batch)[0])).lower(params, batch)
     traced = time.process_time()
     compiled = lowered.compile()
     done = time.process_time()
     memory: Any = compiled.memory_analysis()
-    return traced - began, done - traced, memory.temp_size_in_bytes / 1e6
+    return traced - start, done - traced, memory.temp_size_in_bytes / 1e6
 
 
 def main() -> None:
-    for number, strategy in enumerate((STRATEGIES[0], *STRATEGIES)):  # the first one pays for what all need
-        config = compose("train", TrainConfig, [*SETTINGS, *sys.argv[1:], *strategy])
+    for number, options in enumerate((OPTIONS[0], *OPTIONS)):  # the first one warms up and is not reported
+        config = compose("train", TrainConfig, [*SETTINGS, *sys.argv[1:], *options])
         trace, compiling, memory = measured(config)
         if not number:
             continue
-        print(f"{' '.join(strategy) or 'plain':<45}{trace:>8.1f} s to trace{compiling:>8.1f} s to compile"
+        print(f"{' '.join(options) or 'plain':<45}{trace:>8.1f} s to trace{compiling:>8.1f} s to compile"
               f"{memory:>9.0f} MB", flush=True)  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from instructrl.sim import Start, graphics
+from instructrl.sim import EpisodeStart, graphics
 from instructrl.sim.tabletop.env import Tabletop
 from instructrl.sim.tabletop.scene import CAMERAS
 from instructrl.sim.tabletop.task import task_names
@@ -28,14 +28,14 @@ def seconds(env: Tabletop) -> float:
     for number in range(ROUNDS):
         began = time.perf_counter()
         for seed in range(EPISODES):
-            env.demonstrate(Start(seed % env.variations, 1000 * number + seed))
+            env.demonstrate(EpisodeStart(seed % env.variations, 1000 * number + seed))
         rounds.append((time.perf_counter() - began) / EPISODES)
     return min(rounds)
 
 
 def milliseconds_per_image(env: Tabletop) -> float:
     """Of drawing one image, averaged over the cameras."""
-    env.reset(Start(0, 0))
+    env.reset(EpisodeStart(0, 0))
     rounds = []
     for _ in range(ROUNDS):
         began = time.perf_counter()
@@ -54,7 +54,7 @@ def main() -> None:
             for size in (128, 256):
                 env = Tabletop(task, cameras=CAMERAS, image_size=size, renderer=renderer)
                 image, whole = milliseconds_per_image(env), seconds(env)
-                frames = len(env.demonstrate(Start(0, 0))[0].images)
+                frames = len(env.demonstrate(EpisodeStart(0, 0))[0].images)
                 env.close()
                 rates[task, renderer, size] = 60 / whole
                 share = image * 1e-3 * len(CAMERAS) * frames / whole

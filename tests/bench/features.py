@@ -1,11 +1,11 @@
-"""Features computed once, against features computed in every step, against the release's step. Prints ratios.
+"""Benchmark: cached features, live features, and the training step of the first release. Prints ratios.
 
 python tests/bench/features.py [OVERRIDES]     m3ae_b16, vit_base, 4 cameras of 256x256, 4 steps, batch 8: 5 minutes
-python tests/bench/features.py encoder=m3ae_tiny policy=vit_small      a quick look
+python tests/bench/features.py encoder=m3ae_tiny policy=vit_small      a quick run
 
 A sample is one window of 4 keyframe steps (16 images) with its 4 targets. The weights are random, in the published
-layout. The baseline is the release's training step as it ought to have been: every frame of every window goes
-through the encoder, whose weights are constants of the compiled program, under pmap.
+layout. The baseline is the release's training step, repaired: every frame of every window is encoded, with the
+encoder's weights as constants of the compiled program, under pmap.
 """
 
 import sys
@@ -22,15 +22,15 @@ import optax
 
 from instructrl.command import compose
 from instructrl.config import SimConfig, TrainConfig
-from instructrl.data.episodes import Episodes
+from instructrl.data.episodes import DemonstrationDataset
 from instructrl.data.format import Header
 from instructrl.data.tokenizer import make_tokenizer
 from instructrl.data.writer import Writer
 from instructrl.models.agent import Agent
-from instructrl.sim import Start, make_env
+from instructrl.sim import EpisodeStart, make_env
 from instructrl.training import features
 from instructrl.training.optimizer import learning_rate, make_optimizer
-from instructrl.training.preparation import Sets, prepare
+from instructrl.training.preparation import DemonstrationSplits, prepare_behavior_cloning
 from instructrl.training.run_directory import read_data
 from instructrl.training.state import make_agent
 
@@ -38,32 +38,33 @@ BATCH, CACHED_STEPS, BARE_CALLS = 8, 6, 4
 CAMERAS = ["front", "left_shoulder", "right_shoulder", "wrist"]
 SETTINGS = (
     "encoder=m3ae_b16", "policy=vit_base", "head=regression", "task=pick_and_lift", "hardware=cpu",
-    f"sim.cameras=[{','.join(CAMERAS)}]", "sim.image_size=256", f"training.batch_size={BATCH}", "training.sentences=1",
+    f"sim.cameras=[{','.join(CAMERAS)}]", "sim.image_size=256", f"training.batch_size={BATCH}",
+    "training.max_instructions=1",
     "encoder.weights=null", "encoder.tokenizer=small",
 )  # fmt: skip
 
 
 def demonstrations(folder: Path) -> Path:
-    """One file with a batch of demonstrations of 4 keyframes each."""
+    """Write a file with a batch of demonstrations of 4 keyframes each."""
     sim = SimConfig(cameras=CAMERAS, image_size=256, renderer="raycast")
     env, path = make_env(sim, "pick_and_lift"), folder / "train.hdf5"
     header = Header("pick_and_lift", "train", tuple(CAMERAS), 256, env.provenance())
     with Writer(path, header) as writer:
         for seed in range(BATCH):
-            writer.add(env.demonstrate(Start(seed % env.variations, seed))[0])
+            writer.add(env.demonstrate(EpisodeStart(seed % env.variations, seed))[0])
     env.close()
     return path
 
 
 def seconds(work: Any) -> float:
-    """Wall time of a call, until the device is done."""
+    """Return the wall time of a call, including device computation."""
     began = time.perf_counter()
     jax.block_until_ready(work())
     return time.perf_counter() - began
 
 
 def release_step(config: TrainConfig, agent: Agent, encoder: Any) -> Any:
-    """The baseline: (policy parameters, optimizer state, batch) -> the next ones, all with an axis of one device."""
+    """Return the baseline step: (policy parameters, optimizer state, batch) -> updated ones, with a device axis."""
     optimizer = make_optimizer(
         config.optimizer, learning_rate(config.optimizer, epochs=200, steps_per_epoch=1, batch_size=BATCH)
     )
@@ -83,7 +84,7 @@ def release_step(config: TrainConfig, agent: Agent, encoder: Any) -> Any:
 
 
 def baseline(config: TrainConfig, agent: Agent, encoder: Any, params: Any, batch: Any) -> float:
-    """Seconds of one step of the release, compiled before."""
+    """Return the seconds of one step of the release, without compilation."""
     step, optimizer = release_step(config, agent, encoder)
     given = jax.tree.map(lambda leaf: np.asarray(leaf)[None], (params, optimizer.init(params), batch))
     began = time.perf_counter()
@@ -93,7 +94,7 @@ def baseline(config: TrainConfig, agent: Agent, encoder: Any, params: Any, batch
 
 
 def step_seconds(training: Any, state: Any, *, steps: int) -> float:
-    """Seconds of one of our steps, batches from our loader; the first one, which compiles, is not counted."""
+    """Return the seconds of one of our steps with our loader, without compilation."""
     per_epoch = training.train.steps_per_epoch
     batches = training.batches(training.train, 0, (steps + 1) * per_epoch)
     compiled = training.train_step.lower(state, next(batches), training.frozen).compile()
@@ -109,15 +110,17 @@ def step_seconds(training: Any, state: Any, *, steps: int) -> float:
     return took
 
 
-def write_features(config: TrainConfig, episodes: Episodes, agent: Agent, frozen: Any, checksum: str) -> float:
-    """Print how fast the cache is written against the encoder alone, measured before and after it."""
+def write_features(
+    config: TrainConfig, episodes: DemonstrationDataset, agent: Agent, frozen: Any, checksum: str
+) -> float:
+    """Print the speed of writing the cache relative to the encoder alone, measured before and after."""
     tokenizer = make_tokenizer(config.encoder)
-    encode = features.make_encode(agent, frozen)
-    size = features.FRAMES
+    encode = features.make_encode_fn(agent, frozen)
+    size = features.ENCODE_BATCH
     images = np.random.default_rng(0).integers(0, 256, (size, len(CAMERAS), 256, 256, 3), np.uint8)
-    inputs = (images, *tokenizer([episodes.sentences(0)[0]] * size))
+    inputs = (images, *tokenizer([episodes.instructions(0)[0]] * size))
     jax.block_until_ready(encode(*inputs))
-    features.make_encode = lambda *_: encode  # compiled already, as in the bare loop
+    features.make_encode_fn = lambda *_: encode  # already compiled, as in the bare loop
     half = BARE_CALLS // 2
     bare = seconds(lambda: [encode(*inputs) for _ in range(half)])
     source = {"agent": agent, "params": frozen, "checksum": checksum}
@@ -125,7 +128,7 @@ def write_features(config: TrainConfig, episodes: Episodes, agent: Agent, frozen
     bare += seconds(lambda: [encode(*inputs) for _ in range(half)])
     rows = int(episodes.lengths.sum())
     rates = rows / written, BARE_CALLS * size / bare
-    print(f"cache written at {rates[0]:.2f} moments/s, the encoder alone {rates[1]:.2f}: {rates[0] / rates[1]:.2f}")
+    print(f"cache written at {rates[0]:.2f} steps/s, the encoder alone {rates[1]:.2f}: {rates[0] / rates[1]:.2f}")
     return rates[0] / rates[1]
 
 
@@ -137,15 +140,15 @@ def main() -> None:
             compose("train", TrainConfig, [*common, f"features={kind}", f"name={kind}"]) for kind in ("live", "cached")
         )
         path = demonstrations(folder)
-        with Episodes(path) as episodes:
-            sets = Sets([episodes], [episodes])
-            training, state = prepare(live, folder / "live", sets)
+        with DemonstrationDataset(path) as episodes:
+            sets = DemonstrationSplits([episodes], [episodes])
+            training, state = prepare_behavior_cloning(live, folder / "live", sets)
             encoder = training.frozen["encoder"]
             agent = make_agent(live, vocabulary_size=make_tokenizer(live.encoder).vocabulary_size)
             write_features(cached, episodes, agent, training.frozen, read_data(folder / "live")["encoder"]["checksum"])
             release = baseline(live, agent, encoder, state.params, training.train.batch(0))
             took = {"release, repaired": release, "live features": step_seconds(training, state, steps=1)}
-            training, state = prepare(cached, folder / "cached", sets)
+            training, state = prepare_behavior_cloning(cached, folder / "cached", sets)
             took["cached features"] = step_seconds(training, state, steps=CACHED_STEPS)
         print(f"{live.encoder.name}, {live.policy.name}, {len(CAMERAS)} cameras, 4 steps, batch {BATCH}")
         for kind, each in took.items():

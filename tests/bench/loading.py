@@ -1,11 +1,11 @@
-"""The data path against the method's first release: the same demonstrations, the same targets, one process.
+"""Benchmark of data loading against the method's first release: same demonstrations and targets, one process.
 
-The release keeps for every keyframe step a window of the last four frames, each camera in chunks of 16 windows, and
-reads single windows in random order with torch's DataLoader. Ours keeps every frame once and reads whole episodes,
-every step of which is a target. Printed are, against the release's: bytes on disk, bytes asked of the operating
-system for one target of an epoch, and targets per second (warm, best of a few epochs).
+The release stores for every keyframe step a window of the last four frames, each camera in chunks of 16 windows, and
+reads single windows in random order with torch's DataLoader. Ours stores every frame once and reads whole episodes,
+every step of which is a target. Printed, relative to the release: bytes on disk, bytes requested from the operating
+system per target of an epoch, and targets per second (warm, best of a few epochs).
 
-torch is not among the suite's requirements: `pip install --group bench` (or a build for the CPU of that version).
+torch is not among InstructRL's requirements: `pip install --group bench` (or a build for the CPU of that version).
 """
 
 import sys
@@ -23,12 +23,12 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from instructrl.command import compose
 from instructrl.config import TrainConfig
-from instructrl.data.episodes import Episodes
+from instructrl.data.episodes import DemonstrationDataset
 from instructrl.data.format import Header
 from instructrl.data.loader import Loader
 from instructrl.data.tokenizer import make_tokenizer
 from instructrl.data.writer import Writer
-from instructrl.sim import Start, make_env
+from instructrl.sim import EpisodeStart, make_env
 
 TASKS = ("pick_and_lift", "stack_blocks")
 CAMERAS = ("front", "left_shoulder", "right_shoulder", "wrist")
@@ -38,12 +38,12 @@ GOALS = {"disk": 1 / 4, "read": 1 / 3, "speed": 4.0}
 
 
 def collect(task: str, folder: Path) -> dict[str, Path]:
-    """Files of the same demonstrations, one for each compression."""
+    """Write files of the same demonstrations, one for each compression."""
     words = [f"task={task}", f"sim.image_size={SIZE}", f"sim.cameras=[{','.join(CAMERAS)}]"]
     config = compose("train", TrainConfig, ["experiment=quickstart", *words])
     env = make_env(config.sim, task)
     header = Header(task, "train", CAMERAS, SIZE, env.provenance())
-    shown = [env.demonstrate(Start(seed % env.variations, seed))[0] for seed in range(EPISODES)]
+    shown = [env.demonstrate(EpisodeStart(seed % env.variations, seed))[0] for seed in range(EPISODES)]
     env.close()
     files = {}
     for compression in ("none", "lz4", "zstd"):
@@ -54,8 +54,8 @@ def collect(task: str, folder: Path) -> dict[str, Path]:
     return files
 
 
-def write_windows(episodes: Episodes, path: Path) -> int:
-    """The release's layout; returns how many windows there are."""
+def write_windows(episodes: DemonstrationDataset, path: Path) -> int:
+    """Write the release's layout; return the number of windows."""
     count = int(episodes.lengths.sum())
     with h5py.File(path, "w") as file:
         pixels = [
@@ -83,7 +83,7 @@ def write_windows(episodes: Episodes, path: Path) -> int:
 
 
 def windows_epoch(path: Path, batch: int, seed: int) -> Iterator[Any]:
-    """An epoch of the release's windows, in batches of tensors."""
+    """Yield an epoch of the release's windows, in batches of tensors."""
     import torch
     from torch.utils.data import DataLoader, Dataset
 
@@ -103,14 +103,14 @@ def windows_epoch(path: Path, batch: int, seed: int) -> Iterator[Any]:
 
 
 def bytes_read() -> int:
-    """What this process has asked the operating system for so far."""
+    """Return the bytes that this process has read from the operating system."""
     return int(next(line for line in Path("/proc/self/io").read_text().splitlines() if "rchar" in line).split()[1])
 
 
 def measure(epoch: Callable[[int], Iterator[Any]], targets: int) -> tuple[float, float]:
-    """Bytes read and targets per second of an epoch."""
+    """Return bytes read per target, and targets per second, of an epoch."""
     seconds, begin, read = [], bytes_read(), 0
-    for number in range(ROUNDS + 1):  # the first one fills the operating system's cache
+    for number in range(ROUNDS + 1):  # the first one fills the page cache
         began = time.perf_counter()
         for _ in epoch(number):
             pass
@@ -120,9 +120,9 @@ def measure(epoch: Callable[[int], Iterator[Any]], targets: int) -> tuple[float,
 
 
 def ours(path: Path) -> Callable[[int], Iterator[Any]]:
-    """Epochs of the suite's loader."""
+    """Return epochs of InstructRL's loader."""
     tokenizer = make_tokenizer(compose("train", TrainConfig, ["experiment=quickstart"]).encoder)
-    loader = Loader([Episodes(path)], tokenizer, batch_size=BATCH, seed=0)
+    loader = Loader([DemonstrationDataset(path)], tokenizer, batch_size=BATCH, seed=0)
 
     def epoch(number: int) -> Iterator[Any]:
         begin = number * loader.steps_per_epoch
@@ -135,7 +135,7 @@ def main() -> None:
     try:
         import torch  # noqa: F401
     except ImportError:
-        print("left out: torch is not installed; pip install --group bench")
+        print("skipped: torch is not installed; pip install --group bench")
         return
     print(f"{'task':<15}{'layout':<9}{'targets':>8}{'MB':>8}{'disk':>7}{'MB/target':>11}{'read':>7}"
           f"{'targets/s':>11}{'speed':>7}")  # fmt: skip
@@ -143,7 +143,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             files = collect(task, Path(name))
             windows = Path(name) / "windows.hdf5"
-            with Episodes(files["none"]) as episodes:
+            with DemonstrationDataset(files["none"]) as episodes:
                 targets = write_windows(episodes, windows)
                 batch = round(BATCH * targets / EPISODES)
             rows: dict[str, tuple[Path, Callable[[int], Iterator[Any]]]] = {

@@ -1,11 +1,11 @@
-"""The optimizer's update against its memory floor, and its share of a training step on computed features.
+"""The optimizer's update compared with its memory-bandwidth bound, and its share of a step on cached features.
 
 python tests/bench/optimizer.py [OVERRIDES]     m3ae_b16's features, vit_base, batch 8: half a minute
 
-- `update`: clipped AdamW and the gradients' norm, compiled alone: gradients, both moments and parameters.
-- `optax`: the same with the library's own clipping.
-- `floor`: eight passes over memory as fast as scaling a tree of the same arrays in place, which is two. Each array has
-  to be read once (gradients twice, for their norm), and all but the gradients written.
+- `update`: clipped AdamW and the gradients' norm, compiled separately: gradients, both moments and parameters.
+- `optax`: the same with optax's own clipping.
+- `floor`: eight passes over memory, at the rate of scaling a tree of the same arrays in place, which takes two. Each
+  array must be read once (gradients twice, for their norm), and all except the gradients are written.
 - `step`: forward, backward and update.
 """
 
@@ -23,10 +23,10 @@ import optax
 
 from instructrl.batch import BatchSizes, FeatureSizes, fake_batch
 from instructrl.command import compose
-from instructrl.config import TrainConfig, chosen_layers
+from instructrl.config import TrainConfig, pooled_layers
 from instructrl.data.tokenizer import make_tokenizer
 from instructrl.training.optimizer import learning_rate, make_optimizer
-from instructrl.training.state import abstract_params, initial_state, make_agent, one_step, split
+from instructrl.training.state import abstract_params, dummy_batch, initial_state, make_agent, split_params
 from instructrl.training.step import make_train_step
 
 ROUNDS, STEPS, PASSES = 7, 4, 8
@@ -40,29 +40,29 @@ SETTINGS = (
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """Of one call, the best of a few; the first one compiles."""
+    """Seconds per call, the best of a few; the first call compiles."""
     jax.block_until_ready(work())
     rounds = []
     for _ in range(ROUNDS):
-        began = time.perf_counter()
+        start = time.perf_counter()
         jax.block_until_ready(work())
-        rounds.append(time.perf_counter() - began)
+        rounds.append(time.perf_counter() - start)
     return min(rounds)
 
 
-def repeated(compiled: Callable[..., Any], carried: Any, *given: Any) -> Callable[[], Any]:
-    """A call after the other, each of which gives up what it carried."""
-    held = [carried]
+def repeated(compiled: Callable[..., Any], carry: Any, *inputs: Any) -> Callable[[], Any]:
+    """A function that calls `compiled` with its previous result as first argument (donated)."""
+    held = [carry]
 
     def work() -> Any:
-        held[0] = compiled(held[0], *given)
+        held[0] = compiled(held[0], *inputs)
         return held[0]
 
     return work
 
 
 def update_seconds(optimizer: optax.GradientTransformation, params: Any, gradients: Any) -> float:
-    """Of the update alone, with the norm of the gradients that the metrics hold."""
+    """Seconds of the update alone, including the gradient norm for the metrics."""
 
     def update(carried: Any, gradients: Any) -> Any:
         params, state, _ = carried
@@ -74,8 +74,8 @@ def update_seconds(optimizer: optax.GradientTransformation, params: Any, gradien
 
 
 def step_seconds(config: TrainConfig, agent: Any, optimizer: optax.GradientTransformation, params: Any) -> float:
-    """Of a whole step on features that were computed before."""
-    tokens, pooled = config.encoder.text_length, len(chosen_layers(config.encoder)) * config.encoder.dim
+    """Seconds of an entire step on precomputed features."""
+    tokens, pooled = config.encoder.text_length, len(pooled_layers(config.encoder)) * config.encoder.dim
     features = FeatureSizes(pooled, 0, None, config.hardware.precision)
     batch = BatchSizes(config.training.batch_size, STEPS, len(config.sim.cameras), 256, tokens, features)
     step = make_train_step(agent, optimizer, seed=0, token_dropout=0.0)
@@ -92,7 +92,7 @@ def main() -> None:
     config = compose("train", TrainConfig, [*SETTINGS, *sys.argv[1:]])
     tokenizer = make_tokenizer(config.encoder)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    shapes, _ = split(abstract_params(agent, one_step(config, tokenizer)), config)
+    shapes, _ = split_params(abstract_params(agent, dummy_batch(config, tokenizer)), config)
     params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.02), shapes)
     gradients = jax.tree.map(jnp.ones_like, params)
     schedule = learning_rate(config.optimizer, epochs=100, steps_per_epoch=9, batch_size=config.training.batch_size)

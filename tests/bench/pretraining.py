@@ -1,12 +1,12 @@
-"""Pretraining by the engine against the same compiled step in a bare loop. Prints rates and their ratio.
+"""Throughput of the pretraining loop, compared with the same jitted step in a bare loop. Prints rates and their ratio.
 
 python tests/bench/pretraining.py [OVERRIDES]      pretrain_tiny, batch 64, on the CPU: about three minutes
 
-- `bare`: forward, backward and update, again and again on batches that lie on the device already.
-- `engine`: the loop of `train.py`: pictures read and decoded, batches sent, numbers fetched and written.
-- The rounds of both take turns, since machines are shared; the best of each counts. Goal: 0.85.
+- `bare`: forward, backward and update, repeated on batches that are already on the device.
+- `engine`: the loop of `train.py`: images read and decoded, batches transferred, metrics fetched and written.
+- The rounds of both alternate, since machines are shared; the best round of each counts. Goal: 0.85.
 
-The pictures are JPEGs of noise as smooth as a photograph's, of the size that is asked for.
+The images are JPEGs of noise as smooth as a photograph's, of the configured size.
 """
 
 import sys
@@ -25,44 +25,44 @@ from PIL import Image
 from tqdm import tqdm
 
 from instructrl.command import compose
-from instructrl.config import TrainConfig, canvas_size
+from instructrl.config import TrainConfig, loaded_image_size
 from instructrl.data.pairs_file import write_pairs
-from instructrl.data.pictures import encoded
-from instructrl.training.averages import Mean
+from instructrl.data.pictures import encode_jpeg
+from instructrl.training.averages import RunningMean
 from instructrl.training.checkpoint import open_checkpoints
 from instructrl.training.loop import run_epoch
 from instructrl.training.metrics import open_metrics
-from instructrl.training.pretraining import Pretraining, open_pair_sets, prepare_pretraining
-from instructrl.training.saving import Saving
-from instructrl.training.seeing import Seeing
+from instructrl.training.pretraining import MaskedPretraining, open_image_text, prepare_masked_pretraining
+from instructrl.training.saving import CheckpointSaver
+from instructrl.training.seeing import TrainMonitor
 from instructrl.training.state import TrainState
 
-ROUNDS, STEPS, PICTURES = 4, 10, 1024
+ROUNDS, STEPS, IMAGES = 4, 10, 1024
 WORDS = ("red", "blue", "green", "button", "block", "cup", "left", "right", "table", "lid")
 
 
 def pairs(side: int) -> Iterator[tuple[bytes, str]]:
-    """Pictures with a few words each."""
-    numbers = np.random.default_rng(0)
-    for _ in range(PICTURES):
-        coarse = Image.fromarray(numbers.integers(0, 256, (12, 12, 3), np.uint8))
-        picture = np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC))
-        yield encoded(picture, 95), " ".join(numbers.choice(WORDS, 8))
+    """Images with a few words each."""
+    rng = np.random.default_rng(0)
+    for _ in range(IMAGES):
+        coarse = Image.fromarray(rng.integers(0, 256, (12, 12, 3), np.uint8))
+        image = np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC))
+        yield encode_jpeg(image, 95), " ".join(rng.choice(WORDS, 8))
 
 
-def bare(training: Pretraining, state: TrainState, batches: list[Any]) -> tuple[TrainState, float]:
-    """The state after some steps, and the seconds that they took."""
-    began = time.perf_counter()
+def bare(objective: MaskedPretraining, state: TrainState, batches: list[Any]) -> tuple[TrainState, float]:
+    """Run some steps; returns the state and the duration in seconds."""
+    start = time.perf_counter()
     for step in range(STEPS):
-        state, values = training.train_step(state, batches[step % len(batches)], training.frozen)
+        state, values = objective.train_step(state, batches[step % len(batches)], objective.frozen)
     jax.block_until_ready(values)
-    return state, time.perf_counter() - began
+    return state, time.perf_counter() - start
 
 
 def main() -> None:
-    """Print a line for each."""
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    """Print one line per loop."""
+    with tempfile.TemporaryDirectory() as directory:
+        folder = Path(directory)
         words = [
             *("experiment=pretrain_tiny", f"data.dir={folder}", f"output_dir={folder}", "optimizer.warmup_epochs=0"),
             *sys.argv[1:],
@@ -70,35 +70,44 @@ def main() -> None:
         config = compose("train", TrainConfig, words)
         (folder / "frames").mkdir()
         for split in ("train", "val"):
-            write_pairs(folder / "frames" / f"{split}.hdf5", pairs(canvas_size(config)), {})
+            write_pairs(folder / "frames" / f"{split}.hdf5", pairs(loaded_image_size(config)), {})
         run = folder / "run"
         run.mkdir()
         with (
-            open_pair_sets(config) as sets,
+            open_image_text(config) as splits,
             open_checkpoints(run) as checkpoints,
             open_metrics(config, run, from_step=0) as metrics,
         ):
-            training, state = prepare_pretraining(config, run, sets)
-            looks: Any = {
-                "saving": Saving(checkpoints, every=None, saved=None, check=None),
-                "progress": tqdm(disable=True),
-            }
-            with closing(training.batches(training.train, 0, 3)) as few:
-                ready = list(few)
+            objective, state = prepare_masked_pretraining(config, run, splits)
+            saver = CheckpointSaver(checkpoints, every=None, on_saved=None, check=None)
+            progress = tqdm(disable=True)
+            with closing(objective.batches(objective.train, 0, 3)) as first:
+                ready = list(first)
             best = {"bare": float("inf"), "engine": float("inf")}
-            batches = training.batches(training.train, 0, (ROUNDS + 1) * STEPS)
-            with closing(Seeing(training, run, metrics)) as seeing, closing(batches):
-                for round_ in range(ROUNDS + 1):  # the first compiles
-                    state, seconds = bare(training, state, ready)
+            batches = objective.batches(objective.train, 0, (ROUNDS + 1) * STEPS)
+            with closing(TrainMonitor(objective, run, metrics)) as monitor, closing(batches):
+                for round_ in range(ROUNDS + 1):  # the first one compiles
+                    state, seconds = bare(objective, state, ready)
                     steps = range(round_ * STEPS, (round_ + 1) * STEPS)
-                    began = time.perf_counter()
-                    state, values = run_epoch(training, state, Mean(), batches, steps=steps, seeing=seeing, **looks)
+                    start = time.perf_counter()
+                    state, values = run_epoch(
+                        objective,
+                        state,
+                        RunningMean(),
+                        batches,
+                        steps=steps,
+                        progress=progress,
+                        monitor=monitor,
+                        saver=saver,
+                    )
                     metrics.write("train", values, step=steps.stop, epoch=round_)
-                    taken = {"bare": seconds, "engine": time.perf_counter() - began}
+                    durations = {"bare": seconds, "engine": time.perf_counter() - start}
                     if round_:
-                        best = {name: min(best[name], taken[name]) for name in best}
+                        best = {name: min(best[name], durations[name]) for name in best}
         rates = {name: STEPS * config.training.batch_size / seconds for name, seconds in best.items()}
-        print(f"{config.encoder.name}, batch {config.training.batch_size}, pictures of {canvas_size(config)} pixels")
+        print(
+            f"{config.encoder.name}, batch {config.training.batch_size}, images of {loaded_image_size(config)} pixels"
+        )
         for name, rate in rates.items():
             print(f"  {name:<8}{rate:>9.1f} pairs/s   {rate / rates['bare']:.2f}")
 

@@ -1,12 +1,12 @@
-"""How long a command takes until it does something. Prints seconds, and the second start as a share of the first.
+"""Start-up time of `train.py`. Prints seconds, and the second start relative to the first.
 
 python tests/bench/startup.py [OVERRIDES]      vit_small: about two minutes
 
-- `help`, `error`: `train.py --help`, and a setting that is wrong; goals 1.5 and 2 seconds.
-- `first`, `second`: from the command to the end of a one-step training, with an empty compilation cache and with the
-  one that the first start left; the time of `error` is in both. Goal: at most half.
+- `help`, `error`: `train.py --help`, and an invalid setting; goals 1.5 and 2 seconds.
+- `first`, `second`: duration of a one-step training with an empty compilation cache, and with the cache that the
+  first start has filled; both include the time of `error`. Goal: at most half.
 
-Best of a few for the first two, since machines are shared.
+The first two are the best of a few repetitions, since machines are shared.
 """
 
 import os
@@ -25,21 +25,21 @@ SETTINGS = (
 
 
 def seconds(folder: Path, *words: str, code: int = 0) -> float:
-    """How long `train.py` takes; it must end with that code."""
-    surroundings = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
-    began = time.perf_counter()
+    """Duration of `train.py` in seconds; it must end with exit code `code`."""
+    environment = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
+    start = time.perf_counter()
     command = [sys.executable, str(ROOT / "train.py"), *words]
-    done = subprocess.run(command, cwd=folder, env=surroundings, capture_output=True, text=True, check=False)
-    taken = time.perf_counter() - began
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    taken = time.perf_counter() - start
     if done.returncode != code:
         raise SystemExit(f"{' '.join(command)}: exit code {done.returncode}\n{done.stderr}")
     return taken
 
 
 def main() -> None:
-    """Print a line for each."""
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    """Print one line per measurement."""
+    with tempfile.TemporaryDirectory() as directory:
+        folder = Path(directory)
         words = [*SETTINGS, f"data.dir={folder}/data", f"hardware.compilation_cache={folder}/compiled", *sys.argv[1:]]
         subprocess.run(
             [sys.executable, "-m", "data_tools.collect", *words[:5], words[len(SETTINGS)]],

@@ -1,13 +1,13 @@
-"""A training step, and the encoder, against the rate at which this machine multiplies matrices. Prints shares.
+"""Training step and encoder, compared with the machine's rate of matrix products. Prints utilisations.
 
 python tests/bench/step.py [OVERRIDES]         m3ae_b16's features, vit_base, batch 64, float32 on the CPU: two minutes
 python tests/bench/step.py hardware=gpu policy=vit_large encoder=m3ae_l16 encoder.weights=null training.batch_size=256
 
 - `products`: the best rate of a few sizes of square matrix products in the precision of `hardware`.
 - `step`: forward, backward and update on computed features, sequences of 4 keyframes and 4 cameras.
-- `encoder`: features of images, as they are computed once.
-- FLOPs are those of the matrix products in the traced program: what the model asks for, before a compiler rewrites it.
-- `host`: the time that Python needs to start a step, as a share of the step.
+- `encoder`: features of images, as in feature extraction.
+- FLOPs are those of the matrix products in the traced program, before compiler optimizations.
+- `host`: the time that Python needs to dispatch a step, as a share of the step.
 """
 
 import os
@@ -28,16 +28,16 @@ from instructrl.command import compose
 from instructrl.config import TrainConfig
 from instructrl.data.tokenizer import Tokenizer, make_tokenizer
 from instructrl.models.agent import Agent
-from instructrl.training.features import feature_sizes, make_encode
-from instructrl.training.flops import count
+from instructrl.training.features import feature_sizes, make_encode_fn
+from instructrl.training.flops import count_flops
 from instructrl.training.hardware import compute_dtype, select_platform
 from instructrl.training.optimizer import learning_rate, make_optimizer
-from instructrl.training.state import initial_params, initial_state, make_agent, one_step
+from instructrl.training.state import dummy_batch, initial_state, make_agent, random_params
 from instructrl.training.step import make_train_step
 
 ROUNDS, STEPS, KEYFRAMES = 5, 4, 4
 SIZES = {"cpu": (1024, 2048, 3072), "gpu": (4096, 8192, 12288), "tpu": (4096, 8192)}
-FRAMES = {"cpu": 2, "gpu": 32, "tpu": 32}  # moments of 4 cameras that are encoded at once
+FRAMES = {"cpu": 2, "gpu": 32, "tpu": 32}  # observations of 4 cameras per encoder call
 SETTINGS = (
     "encoder=m3ae_b16", "policy=vit_base", "head=regression", "hardware=cpu", "training.batch_size=64",
     "sim.cameras=[front,left_shoulder,right_shoulder,wrist]", "sim.image_size=256",
@@ -46,14 +46,14 @@ SETTINGS = (
 
 
 def seconds(work: Callable[[], Any], *, calls: int) -> float:
-    """Of one of some calls that are started one after the other, the best of a few rounds; the first compiles."""
+    """Seconds per call, for `calls` calls dispatched in sequence; the best of a few rounds. The first one compiles."""
     jax.block_until_ready(work())
     rounds = []
     for _ in range(ROUNDS):
-        began = time.perf_counter()
+        start = time.perf_counter()
         results = [work() for _ in range(calls)]
         jax.block_until_ready(results)
-        rounds.append((time.perf_counter() - began) / calls)
+        rounds.append((time.perf_counter() - start) / calls)
     return min(rounds)
 
 
@@ -67,19 +67,19 @@ def product_rate(size: int, dtype: Any) -> float:
 
 def traced(function: Callable[..., Any], *given: Any) -> int:
     """FLOPs of a call."""
-    return count(jax.make_jaxpr(function)(*given).jaxpr)
+    return count_flops(jax.make_jaxpr(function)(*given).jaxpr)
 
 
 def encoding(agent: Agent, params: Any, tokenizer: Tokenizer, size: int, frames: int) -> tuple[float, int]:
-    """Seconds and FLOPs of the features of some moments."""
+    """Seconds and FLOPs of encoding some observations."""
     images = np.random.default_rng(0).integers(0, 256, (frames, 4, size, size, 3), np.uint8)
     given = jax.device_put((images, *tokenizer(["pick up the red cup"] * frames)))
-    encode = make_encode(agent, params)
+    encode = make_encode_fn(agent, params)
     return seconds(lambda: encode(*given), calls=STEPS), traced(encode, *given)
 
 
 def training(config: TrainConfig, agent: Agent, params: Any, sizes: FeatureSizes, length: int) -> dict[str, float]:
-    """Seconds and FLOPs of a step, and the seconds in which it is started."""
+    """Seconds and FLOPs of a step, and the seconds to dispatch it."""
     batch_size = config.training.batch_size
     shapes = BatchSizes(batch_size, KEYFRAMES, len(config.sim.cameras), config.sim.image_size, length, features=sizes)
     batch = jax.device_put(fake_batch(shapes))
@@ -107,7 +107,7 @@ def main() -> None:
     device, dtype = jax.devices()[0], compute_dtype(config.hardware)
     tokenizer = make_tokenizer(config.encoder)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    params = initial_params(agent, one_step(config, tokenizer), seed=0)
+    params = random_params(agent, dummy_batch(config, tokenizer), seed=0)
     print(f"{device.device_kind}, {jax.device_count()} of them, {os.cpu_count()} cores, jax {jax.__version__}")
     rate = max(product_rate(size, dtype) for size in SIZES[device.platform])
     print(f"products in {config.hardware.precision}: {rate / 1e12:.3g} TFLOP/s", flush=True)
@@ -121,7 +121,7 @@ def main() -> None:
         flush=True,
     )
     sample = (np.zeros((1, 4, size, size, 3), np.uint8), *tokenizer([""]))
-    sizes = feature_sizes(make_encode(agent, {"encoder": params["encoder"]}), *sample)
+    sizes = feature_sizes(make_encode_fn(agent, {"encoder": params["encoder"]}), *sample)
     found = training(config, agent, params, sizes, tokenizer.length)
     print(
         f"step {config.policy.name}, batch {config.training.batch_size}: {1e3 * found['seconds']:.1f} ms, "

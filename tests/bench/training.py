@@ -1,11 +1,10 @@
-"""Training sequences per second of the quickstart agent, by what is left out and against windows.
+"""Training sequences per second of the quickstart agent, with and without the loader, and compared with windows.
 
-- `step`: the compiled step on a batch that lies on the device.
-- `training`: the same with the loader in front, as the training loop runs it. Its share of `step` says what
-  reading costs.
-- `loader`: the loader alone. Its multiple of `training` is the headroom.
-- `windows`: the usual alternative to whole episodes. Every step is a sample of its own with its history behind it,
-  so that each frame is encoded once per window that holds it. The same number of targets per second is compared.
+- `step`: the jitted step on a batch that is already on the device.
+- `training`: the step with the loader, as in the training loop. Its ratio to `step` shows the cost of loading.
+- `loader`: the loader alone. Its ratio to `training` is the headroom.
+- `windows`: the usual alternative to entire episodes. Every step is a separate sample with its history, so that each
+  frame is encoded once per window that contains it. The same number of targets per second is compared.
 
 Best of a few rounds, since machines are shared.
 """
@@ -24,15 +23,15 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from instructrl.batch import Batch
 from instructrl.command import compose
-from instructrl.config import TrainConfig, token_dropout
-from instructrl.data.episodes import Episodes
+from instructrl.config import TrainConfig, token_dropout_rate
+from instructrl.data.episodes import DemonstrationDataset
 from instructrl.data.format import Header
-from instructrl.data.loader import Loader, prefetched
+from instructrl.data.loader import Loader, prefetch
 from instructrl.data.tokenizer import make_tokenizer
 from instructrl.data.writer import Writer
-from instructrl.sim import Start, make_env
+from instructrl.sim import EpisodeStart, make_env
 from instructrl.training.optimizer import learning_rate, make_optimizer
-from instructrl.training.state import initial_params, initial_state, make_agent, one_step
+from instructrl.training.state import dummy_batch, initial_state, make_agent, random_params
 from instructrl.training.step import make_train_step
 
 ROUNDS, STEPS, EPISODES = 3, 8, 128
@@ -40,19 +39,19 @@ TASKS = ("reach_target", "push_button", "pick_and_lift")
 
 
 def collected(config: TrainConfig, folder: Path) -> Path:
-    """A file with a few real demonstrations."""
+    """Collect a few real demonstrations; returns their file."""
     env = make_env(config.sim, config.task.name)
     header = Header(config.task.name, "train", tuple(config.sim.cameras), config.sim.image_size, env.provenance())
     path = folder / f"{config.task.name}.hdf5"
     with Writer(path, header) as writer:
         for seed in range(EPISODES):
-            writer.add(env.demonstrate(Start(seed % env.variations, seed))[0])
+            writer.add(env.demonstrate(EpisodeStart(seed % env.variations, seed))[0])
     env.close()
     return path
 
 
 def windowed(batch: Batch) -> Batch:
-    """Every step as a sequence of its own: the frames up to it, and only the last one is a target."""
+    """Convert every step to a separate sequence: the frames up to it, of which only the last one is a target."""
     sequences, steps = batch.step_mask.shape
     index = np.array([[max(0, last - steps + 1 + place) for place in range(steps)] for last in range(steps)])
 
@@ -69,26 +68,26 @@ def windowed(batch: Batch) -> Batch:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Of one call, the best of a few; the first one compiles."""
+    """Seconds per call, the best of a few; the first call compiles."""
     work()
     rounds = []
     for _ in range(ROUNDS):
-        began = time.perf_counter()
+        start = time.perf_counter()
         work()
-        rounds.append(time.perf_counter() - began)
+        rounds.append(time.perf_counter() - start)
     return min(rounds)
 
 
-def measure(config: TrainConfig, episodes: Episodes) -> dict[str, float]:
-    """Sequences per second of every variant."""
+def measure(config: TrainConfig, episodes: DemonstrationDataset) -> dict[str, float]:
+    """Measure the sequences per second of every variant."""
     tokenizer = make_tokenizer(config.encoder)
     loader = Loader([episodes], tokenizer, batch_size=config.training.batch_size, seed=0)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
     optimizer = make_optimizer(
         config.optimizer, learning_rate(config.optimizer, epochs=9, steps_per_epoch=9, batch_size=1)
     )
-    step = make_train_step(agent, optimizer, seed=0, token_dropout=token_dropout(config))
-    state = initial_state(initial_params(agent, one_step(config, tokenizer), seed=0), optimizer)
+    step = make_train_step(agent, optimizer, seed=0, token_dropout=token_dropout_rate(config.training, config.encoder))
+    state = initial_state(random_params(agent, dummy_batch(config, tokenizer), seed=0), optimizer)
 
     def steps_on(batches: Callable[[], Iterable[Batch]]) -> Callable[[], None]:
         def work() -> None:
@@ -100,16 +99,16 @@ def measure(config: TrainConfig, episodes: Episodes) -> dict[str, float]:
         return work
 
     def loaded() -> Iterable[Batch]:
-        return prefetched(loader, 0, STEPS, depth=config.hardware.prefetch, put=jax.device_put)
+        return prefetch(loader, 0, STEPS, depth=config.hardware.prefetch, put=jax.device_put)
 
-    whole, windows = jax.device_put(loader.batch(0)), jax.device_put(windowed(loader.batch(0)))
-    taken = {
+    batch, windows = jax.device_put(loader.batch(0)), jax.device_put(windowed(loader.batch(0)))
+    durations = {
         "loader": seconds(lambda: [loader.batch(number) for number in range(STEPS)]),
-        "step": seconds(steps_on(lambda: [whole] * STEPS)),
+        "step": seconds(steps_on(lambda: [batch] * STEPS)),
         "training": seconds(steps_on(loaded)),
         "windows": seconds(steps_on(lambda: [windows] * STEPS)),
     }
-    return {name: STEPS * config.training.batch_size / duration for name, duration in taken.items()}
+    return {name: STEPS * config.training.batch_size / duration for name, duration in durations.items()}
 
 
 def main() -> None:
@@ -118,7 +117,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for task in TASKS:
             config = compose("train", TrainConfig, ["experiment=quickstart", f"task={task}"])
-            with Episodes(collected(config, Path(folder))) as episodes:
+            with DemonstrationDataset(collected(config, Path(folder))) as episodes:
                 rate = measure(config, episodes)
                 print(f"{task:<15}{episodes.steps:>6}{rate['loader']:>10.0f}{rate['step']:>9.0f}{rate['training']:>12.0f}"
                       f"{rate['windows']:>11.0f}{rate['training'] / rate['step']:>15.2f}"

@@ -1,4 +1,4 @@
-"""Misbehaviour on request: the file FAKE_RLBENCH_FAULTS holds lines `call@variation=kind*times`.
+"""Injected faults: the file FAKE_RLBENCH_FAULTS holds lines `call@variation=kind*times`.
 
 `call` is launch, reset, step, demo, observe or shutdown; variation `any` means each; without `*times` it is every
 time. FAKE_RLBENCH_LOG names a file to which every call is appended, which also counts over processes.
@@ -14,14 +14,14 @@ from rlbench.backend.exceptions import DemoError, InvalidActionError, NoWaypoint
 
 
 class Named:
-    """What RLBench's errors ask a task for."""
+    """Task attributes that RLBench's errors read."""
 
     def get_name(self) -> str:
         return "fake"
 
 
 def strike(call: str, variation: int) -> None:
-    """Note the call, and misbehave if that was asked for."""
+    """Record the call and inject its fault, if any."""
     log(f"{call} {variation}")
     for fault in Path(os.environ["FAKE_RLBENCH_FAULTS"]).read_text().split():
         where, _, what = fault.partition("=")

@@ -1,4 +1,4 @@
-"""RLBench: the benchmark of the field, installed by the user (`make rlbench`) and never part of this suite.
+"""RLBench, the usual benchmark of the field, installed by the user (`make rlbench`) and not part of InstructRL.
 
-`library.py` is the only file that imports rlbench and pyrep; the others know what these take, give and raise.
+`library.py` is the only file that imports rlbench and pyrep; the others depend only on their interface.
 """

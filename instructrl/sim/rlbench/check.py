@@ -1,7 +1,7 @@
-"""Whether RLBench can run here: every part that it needs, what was found, and the command that mends it.
+"""Checks the RLBench installation: every required part, what was found, and the command that fixes it.
 
-Nothing of it is imported or started: a wrong installation may crash or hang. What is right here can still fail later,
-for instance for want of GLX on the display; `python -m data_tools.rlbench smoke` plays an episode to see.
+Nothing is imported or started, since a broken installation may crash or hang. An installation that passes can still
+fail later, for instance because the display lacks GLX; `python -m data_tools.rlbench smoke` runs an episode to test it.
 """
 
 import ctypes.util
@@ -23,54 +23,54 @@ _X_PORT = 6000
 
 
 class Finding(NamedTuple):
-    """One part of an installation. `remedy` is empty where all is well."""
+    """One part of an installation; `fix` is empty if it is valid."""
 
     part: str
     found: str
-    remedy: str = ""
+    fix: str = ""
 
 
 def check_installation() -> None:
-    """Raise InputError with the first thing that is missing, the command that mends it and how to see the rest."""
-    wrong = [finding for finding in findings() if finding.remedy]
-    if wrong:
-        part, found, remedy = wrong[0]
-        others = f" ({len(wrong) - 1} more: python -m data_tools.rlbench check)" if len(wrong) > 1 else ""
-        raise InputError(f"sim=rlbench: {part}: {found}; {remedy}{others}")
+    """Raise InputError with the first missing part, the command that fixes it and how to list the others."""
+    failed = [finding for finding in findings() if finding.fix]
+    if failed:
+        part, found, fix = failed[0]
+        more_failures = f" ({len(failed) - 1} more: python -m data_tools.rlbench check)" if len(failed) > 1 else ""
+        raise InputError(f"sim=rlbench: {part}: {found}; {fix}{more_failures}")
 
 
 def findings() -> list[Finding]:
-    """Every part, in the order in which one would mend them."""
+    """All parts, in the order in which to fix them."""
     return [_machine(), *_coppeliasim(), _display(), _pyrep(), _rlbench(), _gymnasium()]
 
 
 def _machine() -> Finding:
     found = f"{platform.system()} {platform.machine()}"
-    right = sys.platform == "linux" and platform.machine() in ("x86_64", "AMD64")
-    return Finding("machine", found, "" if right else "CoppeliaSim 4.1.0 needs Linux on x86_64; use another machine")
+    valid = sys.platform == "linux" and platform.machine() in ("x86_64", "AMD64")
+    return Finding("machine", found, "" if valid else "CoppeliaSim 4.1.0 needs Linux on x86_64; use another machine")
 
 
 def _coppeliasim() -> list[Finding]:
-    """CoppeliaSim itself, and the variables through which its libraries are found."""
-    given = os.environ.get("COPPELIASIM_ROOT", "")
-    root = Path(given)
-    mend = f"{INSTALL}, then export COPPELIASIM_ROOT=FOLDER"
-    if not given:
-        return [Finding("COPPELIASIM_ROOT", "not set", mend)]
+    """CoppeliaSim itself, and the environment variables that locate its libraries."""
+    root_variable = os.environ.get("COPPELIASIM_ROOT", "")
+    root = Path(root_variable)
+    fix = f"{INSTALL}, then export COPPELIASIM_ROOT=FOLDER"
+    if not root_variable:
+        return [Finding("COPPELIASIM_ROOT", "not set", fix)]
     if not (root / _LIBRARY).exists():
-        return [Finding("COPPELIASIM_ROOT", f"no {_LIBRARY} in {given}", mend)]
+        return [Finding("COPPELIASIM_ROOT", f"no {_LIBRARY} in {root_variable}", fix)]
     version = coppeliasim_version(root)
-    right = version in (COPPELIASIM, "unknown")
+    valid = version in (COPPELIASIM, "unknown")
     return [
-        Finding("COPPELIASIM_ROOT", given),
-        Finding("CoppeliaSim", version, "" if right else f"exactly {COPPELIASIM} is needed: {mend}"),
+        Finding("COPPELIASIM_ROOT", root_variable),
+        Finding("CoppeliaSim", version, "" if valid else f"exactly {COPPELIASIM} is needed: {fix}"),
         _variable("LD_LIBRARY_PATH", root, fallback=ctypes.util.find_library("coppeliaSim")),
         _variable("QT_QPA_PLATFORM_PLUGIN_PATH", root, fallback=None),
     ]
 
 
 def coppeliasim_version(root: Path) -> str:
-    """The version of a CoppeliaSim as its header says it, else as its folder is called, else "unknown"."""
+    """The version of a CoppeliaSim according to its header, else to its folder name, else "unknown"."""
     try:
         header = (root / "programming" / "include" / "simConst.h").read_text(errors="replace")
     except OSError:
@@ -78,52 +78,54 @@ def coppeliasim_version(root: Path) -> str:
     number = re.search(r"#\s*define\s+SIM_PROGRAM_VERSION_NB\s+(\d+)", header)
     if number:
         return version_of(int(number[1]))
-    named = re.search(r"V(\d+)_(\d+)_(\d+)", root.resolve().name)
-    return ".".join(named.groups()) if named else "unknown"
+    match = re.search(r"V(\d+)_(\d+)_(\d+)", root.resolve().name)
+    return ".".join(match.groups()) if match else "unknown"
 
 
 def version_of(number: int) -> str:
-    """CoppeliaSim writes version 4.1.0 as 40100."""
+    """Format a version number of CoppeliaSim, which encodes 4.1.0 as 40100."""
     return f"{number // 10_000}.{number // 100 % 100}.{number % 100}"
 
 
 def _variable(name: str, root: Path, *, fallback: str | None) -> Finding:
-    """A variable that must list CoppeliaSim's folder, unless the system finds the libraries in another way."""
+    """A variable that must list CoppeliaSim's folder, unless the system finds the libraries otherwise."""
     value = os.environ.get(name, "")
-    there = any(entry and Path(entry).resolve() == root.resolve() for entry in value.split(os.pathsep))
+    listed = any(entry and Path(entry).resolve() == root.resolve() for entry in value.split(os.pathsep))
     more = f"${name}:" if name == "LD_LIBRARY_PATH" else ""
-    remedy = "" if there or fallback else f"export {name}={more}$COPPELIASIM_ROOT, before Python starts"
-    return Finding(name, value or "not set", remedy)
+    fix = "" if listed or fallback else f"export {name}={more}$COPPELIASIM_ROOT, before Python starts"
+    return Finding(name, value or "not set", fix)
 
 
 def _display() -> Finding:
-    """An X display that somebody serves. Whether it has GLX is seen only by using it."""
+    """An X display with a running server; GLX support shows only in use."""
     display = os.environ.get("DISPLAY", "")
-    mend = "put xvfb-run -a -s '-screen 0 1280x1024x24' before the command, or start an X server and export DISPLAY=:0"
+    fix = "put xvfb-run -a -s '-screen 0 1280x1024x24' before the command, or start an X server and export DISPLAY=:0"
     if not display:
-        return Finding("X display", "DISPLAY is not set", mend)
-    return Finding("X display", display) if answers(display) else Finding("X display", f"{display} is dead", mend)
+        return Finding("X display", "DISPLAY is not set", fix)
+    return (
+        Finding("X display", display) if is_served(display) else Finding("X display", f"{display} has no server", fix)
+    )
 
 
-def answers(display: str) -> bool:
-    """Whether somebody listens where an X server of this name would."""
-    named = re.fullmatch(r"(?:unix)?([^:]*):(\d+)(?:\.\d+)?", display)
-    if not named:
+def is_served(display: str) -> bool:
+    """Return True if an X server accepts connections for this display name."""
+    match = re.fullmatch(r"(?:unix)?([^:]*):(\d+)(?:\.\d+)?", display)
+    if not match:
         return False
-    host, number = named[1], int(named[2])
+    host, number = match[1], int(match[2])
     if host:
-        places: list[tuple[socket.AddressFamily, Any]] = [(socket.AF_INET, (host, _X_PORT + number))]
+        addresses: list[tuple[socket.AddressFamily, Any]] = [(socket.AF_INET, (host, _X_PORT + number))]
     else:
         path = f"/tmp/.X11-unix/X{number}"
-        places = [(socket.AF_UNIX, f"\0{path}"), (socket.AF_UNIX, path), (socket.AF_INET, ("", _X_PORT + number))]
-    return any(_listens(family, address) for family, address in places)
+        addresses = [(socket.AF_UNIX, f"\0{path}"), (socket.AF_UNIX, path), (socket.AF_INET, ("", _X_PORT + number))]
+    return any(_accepts(family, address) for family, address in addresses)
 
 
-def _listens(family: socket.AddressFamily, address: Any) -> bool:
-    with socket.socket(family, socket.SOCK_STREAM) as end:
-        end.settimeout(5.0)
+def _accepts(family: socket.AddressFamily, address: Any) -> bool:
+    with socket.socket(family, socket.SOCK_STREAM) as connection:
+        connection.settimeout(5.0)
         try:
-            end.connect(address)
+            connection.connect(address)
         except (OSError, OverflowError):
             return False
     return True
@@ -155,7 +157,7 @@ def _gymnasium() -> Finding:
 
 
 def package_folder(name: str) -> Path | None:
-    """Where a package lies, without importing it; the file if it is a single module; None if there is none."""
+    """The folder of a package (the file of a single module), without importing it; None if there is none."""
     spec = find_spec(name)
     if spec is None:
         return None

@@ -1,7 +1,7 @@
-"""What we use of rlbench and pyrep; the only file that imports them, and only when asked.
+"""The used parts of rlbench and pyrep; the only file that imports them, lazily.
 
-It tells the original from PerAct's fork, whose planner takes one number more (whether it may ignore collisions), and
-says which versions there are.
+It distinguishes the original from PerAct's fork, whose planner takes one more number (whether to ignore collisions),
+and reports the installed versions.
 """
 
 import importlib
@@ -23,12 +23,12 @@ from instructrl.errors import InputError
 from instructrl.sim.graphics import RLBENCH_RENDERERS
 from instructrl.sim.rlbench.check import COPPELIASIM, INSTALL, coppeliasim_version, version_of
 
-_FIELDS = ("gripper_open", "gripper_pose", "gripper_joint_positions", "joint_velocities")  # that we read
+_OBSERVATION_FIELDS = ("gripper_open", "gripper_pose", "gripper_joint_positions", "joint_velocities")  # that we read
 _launched = False
 
 
 class Library:
-    """The parts of rlbench and pyrep that we use."""
+    """The used parts of rlbench and pyrep."""
 
     def __init__(self) -> None:
         """Import them.
@@ -38,14 +38,16 @@ class Library:
         """
         try:
             self._parts = _imported()
-        except Exception as error:  # of a library that is missing, or of one that is too new for RLBench
+        except Exception as error:  # a missing library, or one that is too new for RLBench
             found = f"{type(error).__name__}: {error}"
-            raise InputError(f"sim=rlbench: it cannot be imported ({found}); {INSTALL} installs what fits") from None
+            raise InputError(
+                f"sim=rlbench: it cannot be imported ({found}); {INSTALL} installs compatible versions"
+            ) from None
         planning = inspect.signature(self._parts.EndEffectorPoseViaPlanning.action)
         self.takes_collisions = "ignore_collisions" in planning.parameters
 
     def observation_config(self, cameras: Sequence[str], *, image_size: int, renderer: str) -> Any:
-        """Settings of our own (RLBench's default is shared by all): colours of these cameras, and nothing else.
+        """A new observation config (RLBench's default object is shared): RGB of these cameras, and the fields we read.
 
         Raises:
             InputError: an unknown camera or renderer.
@@ -64,66 +66,71 @@ class Library:
             views[f"{name}_camera"] = view
         config = self._parts.ObservationConfig(**views)
         config.set_all_low_dim(False)
-        for field in _FIELDS:
+        for field in _OBSERVATION_FIELDS:
             setattr(config, field, True)
         return config
 
     def launch(self, task: str, config: Any) -> tuple[Any, Any]:
-        """Start CoppeliaSim with one task: RLBench's environment, and its environment of the task.
+        """Start CoppeliaSim with one task; returns RLBench's environment and task environment.
 
         Raises:
-            InputError: there is no such task, or CoppeliaSim is of another version.
+            InputError: the task does not exist, or CoppeliaSim has another version.
         """
         global _launched
-        kind = self.task_class(task)
+        task_type = self.task_class(task)
         if _launched:
-            raise RuntimeError("CoppeliaSim runs once in a process: make another one for another environment")
+            raise RuntimeError("CoppeliaSim runs once per process: start another process for another environment")
         _launched = True
         parts = self._parts
         arm = parts.EndEffectorPoseViaPlanning(absolute_mode=True, frame="world")
         environment = parts.Environment(
             parts.MoveArmThenGripper(arm, parts.Discrete()), obs_config=config, headless=True
         )
-        here = Path.cwd()
+        cwd = Path.cwd()
         try:
             environment.launch()
         finally:
-            os.chdir(here)  # it goes elsewhere, and paths may be relative
+            os.chdir(cwd)  # launch changes the working directory, and paths may be relative
         running = self.coppeliasim()
         if running not in (COPPELIASIM, "unknown"):
             raise InputError(
                 f"sim=rlbench: CoppeliaSim {running} is running, exactly {COPPELIASIM} is needed; {INSTALL}"
             )
-        return environment, environment.get_task(kind)
+        return environment, environment.get_task(task_type)
 
     def task_class(self, name: str) -> Any:
         """RLBench's class of a task.
 
         Raises:
-            InputError: there is none of this name; the message names similar ones.
+            InputError: there is no such task; the message lists similar names.
         """
-        known = sorted(module.name for module in pkgutil.iter_modules(self._parts.rlbench.tasks.__path__))
-        if name not in known:
-            near = get_close_matches(name, known, n=3, cutoff=0.5) or known[:3]
-            raise InputError(f"task.name: found {name}; not one of RLBench's {len(known)}; similar: {', '.join(near)}")
+        tasks = sorted(module.name for module in pkgutil.iter_modules(self._parts.rlbench.tasks.__path__))
+        if name not in tasks:
+            similar = get_close_matches(name, tasks, n=3, cutoff=0.5) or tasks[:3]
+            raise InputError(
+                f"task.name: found {name}; not one of RLBench's {len(tasks)}; similar: {', '.join(similar)}"
+            )
         module = importlib.import_module(f"rlbench.tasks.{name}")
         return getattr(module, "".join(word[:1].upper() + word[1:] for word in name.split("_")))
 
     def live_demos(self, task: Any) -> list[Any]:
-        """One demonstration by RLBench's expert, from the next scene that it draws and from no other."""
-        once = {"max_attempts": 1} if "max_attempts" in inspect.signature(task.get_demos).parameters else {}
-        return task.get_demos(1, live_demos=True, **once)
+        """One demonstration by RLBench's expert in the next scene that it draws, without retries."""
+        options = {"max_attempts": 1} if "max_attempts" in inspect.signature(task.get_demos).parameters else {}
+        return task.get_demos(1, live_demos=True, **options)
 
     def coppeliasim(self) -> str:
         """The version of the running CoppeliaSim, else of the installed one."""
         sim = self._parts.sim
-        ask, key = getattr(sim, "simGetInt32Parameter", None), getattr(sim, "sim_intparam_program_version", None)
-        if ask is not None and key is not None:
-            return version_of(int(ask(key)))
+        get_parameter, key = (
+            getattr(sim, "simGetInt32Parameter", None),
+            getattr(sim, "sim_intparam_program_version", None),
+        )
+        if get_parameter is not None and key is not None:
+            return version_of(int(get_parameter(key)))
         return coppeliasim_version(Path(os.environ["COPPELIASIM_ROOT"]))
 
     def versions(self) -> dict[str, str]:
-        """Which RLBench this is, and what it stands on."""
+        """Versions of RLBench and its dependencies."""
         return {
             "version": version(self._parts.rlbench),
             "variant": "peract" if self.takes_collisions else "original",
@@ -133,11 +140,11 @@ class Library:
         }
 
     def opengl(self) -> str:
-        """What draws on the display, as far as glxinfo (of mesa-utils) tells."""
+        """OpenGL renderer of the display according to glxinfo (mesa-utils), else "unknown"."""
         program = shutil.which("glxinfo")
-        said = run([program, "-B"]) if program else ""
-        named = [line.partition(":")[2].strip() for line in said.splitlines() if "OpenGL renderer" in line]
-        return named[0] if named else "unknown"
+        output = run([program, "-B"]) if program else ""
+        renderers = [line.partition(":")[2].strip() for line in output.splitlines() if "OpenGL renderer" in line]
+        return renderers[0] if renderers else "unknown"
 
 
 def _imported() -> SimpleNamespace:
@@ -167,7 +174,7 @@ def _imported() -> SimpleNamespace:
 
 
 def version(module: Any) -> str:
-    """A library's version, as it says itself, else as it was installed."""
+    """A library's version by its `__version__`, else by its installed metadata."""
     try:
         return str(getattr(module, "__version__", None) or importlib.metadata.version(module.__name__))
     except importlib.metadata.PackageNotFoundError:
@@ -175,7 +182,7 @@ def version(module: Any) -> str:
 
 
 def commit(name: str) -> str:
-    """The commit from which pip installed a package, or of the checkout that is used in place; else "unknown"."""
+    """The commit from which pip installed a package, or that of an editable checkout; else "unknown"."""
     try:
         record = json.loads(importlib.metadata.distribution(name).read_text("direct_url.json") or "{}")
     except (importlib.metadata.PackageNotFoundError, ValueError):
@@ -188,9 +195,11 @@ def commit(name: str) -> str:
 
 
 def run(command: list[str]) -> str:
-    """What a command prints, or nothing if it fails or takes long."""
+    """The output of a command; empty if it fails or times out."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True, stdin=subprocess.DEVNULL)
+        result = subprocess.run(
+            command, capture_output=True, text=True, timeout=20, check=True, stdin=subprocess.DEVNULL
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
-    return done.stdout
+    return result.stdout

@@ -1,8 +1,8 @@
-"""What RLBench's exceptions mean.
+"""Maps RLBench's exceptions to outcomes.
 
-They are told by the names of their classes, which are the same in the original and in PerAct's fork, wherever each
-keeps them. What is not understood here is raised on: after it ("call failed on the V-REP side", for instance) nobody
-knows the simulator's state, so its process is replaced.
+They are identified by class name, which is the same in the original and in PerAct's fork, unlike the module. Unknown
+exceptions are re-raised: after one ("call failed on the V-REP side", for instance) the simulator's state is undefined,
+so its process is replaced.
 """
 
 from typing import NamedTuple
@@ -14,45 +14,45 @@ _NO_PATH = {"ConfigurationPathError"}
 _NO_DEMONSTRATION = {"DemoError", "NoWaypointsError", "WaypointError", "BoundaryError"} | _NO_POSE | _NO_PATH
 
 
-class Refusal(NamedTuple):
-    """Why an action was not executed, and whether another try may go better: the planner is random."""
+class ActionFailure(NamedTuple):
+    """Outcome of an action that was not executed; `retry` if a repetition may succeed, since the planner is random."""
 
     outcome: Outcome
-    again: bool
+    retry: bool
 
 
-def refusal(error: Exception) -> Refusal:
-    """What an exception of `step` means.
+def action_failure(error: Exception) -> ActionFailure:
+    """Interpret an exception of `step`.
 
     Raises:
-        Exception: the same, if it says nothing about the action.
+        Exception: the same one, if it is not about the action.
     """
-    names, text = kinds(error), str(error).lower()
+    names, text = class_names(error), str(error).lower()
     if names & _NO_POSE:
-        return Refusal(Outcome.UNREACHABLE, again=True)
+        return ActionFailure(Outcome.UNREACHABLE, retry=True)
     if names & _NO_PATH:
-        return Refusal(Outcome.PLANNER_FAILURE, again=True)
+        return ActionFailure(Outcome.PLANNER_FAILURE, retry=True)
     if "InvalidActionError" not in names:
         raise error
     if "workspace" in text:
-        return Refusal(Outcome.UNREACHABLE, again=False)
+        return ActionFailure(Outcome.UNREACHABLE, retry=False)
     if "path" in text:
-        return Refusal(Outcome.PLANNER_FAILURE, again=True)
-    return Refusal(Outcome.INVALID_ACTION, again=False)
+        return ActionFailure(Outcome.PLANNER_FAILURE, retry=True)
+    return ActionFailure(Outcome.INVALID_ACTION, retry=False)
 
 
-def not_placed(error: Exception) -> bool:
-    """Whether the scene that was drawn could not be placed."""
-    return "TaskEnvironmentError" in kinds(error)
+def is_placement_failure(error: Exception) -> bool:
+    """Return True if the scene could not be placed."""
+    return "TaskEnvironmentError" in class_names(error)
 
 
-def gave_up(error: Exception) -> bool:
-    """Whether an exception of `get_demos` means that the expert failed, not the simulator."""
-    return bool(kinds(error) & _NO_DEMONSTRATION) or "could not collect demos" in str(error).lower()
+def is_expert_failure(error: Exception) -> bool:
+    """Return True if an exception of `get_demos` is a failure of the expert, not of the simulator."""
+    return bool(class_names(error) & _NO_DEMONSTRATION) or "could not collect demos" in str(error).lower()
 
 
-def kinds(error: BaseException | None) -> set[str]:
-    """The class names of an exception, of what it is derived from and of what caused it."""
+def class_names(error: BaseException | None) -> set[str]:
+    """Class names of an exception, its base classes and its causes."""
     names: set[str] = set()
     while error is not None:
         names |= {kind.__name__ for kind in type(error).__mro__}

@@ -1,7 +1,7 @@
-"""The embedded simulator: a Panda at a table, on MuJoCo.
+"""The embedded simulator: a Panda arm at a table, on MuJoCo.
 
-OpenGL contexts are made by `opengl.py`, never by mujoco's own choice: with MUJOCO_GL naming a backend that does
-not work, even `import mujoco` would fail. So it is imported here first, with that choice hidden from it.
+`opengl.py` creates the OpenGL contexts instead of mujoco: if MUJOCO_GL names a backend that does not work, even
+`import mujoco` fails. So mujoco is imported here first, with that variable hidden.
 """
 
 import os

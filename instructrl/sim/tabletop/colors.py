@@ -1,6 +1,6 @@
-"""The twenty colours of RLBench's variations, by its names, with RGB values of our own.
+"""The twenty colours of RLBench's variations, under its names, with different RGB values.
 
-Chosen so that any two stay apart under the scene's light, on both renderers (`tests/test_render.py` measures it).
+Chosen so that any two are distinguishable under the scene's lighting with both renderers (`tests/test_render.py`).
 """
 
 from types import MappingProxyType

@@ -1,4 +1,4 @@
-"""From the pose of the tip to joint angles: damped least squares with an active set on the joint limits."""
+"""Inverse kinematics: damped least squares with an active set on the joint limits."""
 
 import mujoco
 import numpy as np
@@ -11,7 +11,7 @@ _STEP = 0.6  # largest change of a joint in one iteration, radians
 _ITERATIONS = 60
 POSITION_TOLERANCE = 2e-4  # metres
 ROTATION_TOLERANCE = 2e-3  # radians
-_RESTARTS = (  # tried in this order when the present arm pose leads nowhere
+_RESTARTS = (  # start configurations tried in this order if the current one does not converge
     START_JOINTS,
     np.array([0.0, 0.3, 0.0, -2.0, 0.0, 2.3, 0.7854]),
     np.array([0.9, 0.4, 0.0, -1.9, 0.0, 2.3, 1.6]),
@@ -20,7 +20,7 @@ _RESTARTS = (  # tried in this order when the present arm pose leads nowhere
 
 
 class Kinematics:
-    """Forward and inverse kinematics of the arm, on a state of its own so that the simulation is left alone."""
+    """Forward and inverse kinematics of the arm, on a separate state so that the simulation is not changed."""
 
     def __init__(self, model: mujoco.MjModel):
         self._model = model
@@ -39,7 +39,7 @@ class Kinematics:
         return self._data.site_xpos[self._tip].copy(), quaternion[[1, 2, 3, 0]]
 
     def inverse(self, position: np.ndarray, quaternion: np.ndarray, start: np.ndarray) -> np.ndarray | None:
-        """Joint angles [7] that bring the tip to a pose (quaternion xyzw), near `start`; None if none are found."""
+        """Joint angles [7] for a tip pose (quaternion xyzw), near `start`; None if no solution is found."""
         for seed in (start, *_RESTARTS):
             joints = self.near(position, quaternion, seed)
             if joints is not None:
@@ -47,7 +47,7 @@ class Kinematics:
         return None
 
     def near(self, position: np.ndarray, quaternion: np.ndarray, start: np.ndarray) -> np.ndarray | None:
-        """As `inverse`, from this start only."""
+        """The same as `inverse`, from this start only."""
         target = np.empty(9)
         mujoco.mju_quat2Mat(target, np.asarray(quaternion)[[3, 0, 1, 2]])
         joints = np.clip(start, self._low, self._high)
@@ -66,7 +66,7 @@ class Kinematics:
         return None
 
     def _improve(self, joints: np.ndarray, error: np.ndarray) -> np.ndarray:
-        """One damped step; joints that it would push past a limit stay there while the others make up for it."""
+        """One damped step; joints that would pass a limit are fixed there while the others compensate."""
         mujoco.mj_comPos(self._model, self._data)
         mujoco.mj_jacSite(self._model, self._data, self._jacobian[:3], self._jacobian[3:], self._tip)
         jacobian = self._jacobian[:, self._columns]
@@ -85,7 +85,7 @@ class Kinematics:
         return np.clip(joints + change * free, self._low, self._high)
 
     def _error(self, joints: np.ndarray, position: np.ndarray, target: np.ndarray) -> np.ndarray:
-        """What is left to go: metres along x y z, then radians about x y z."""
+        """Remaining pose error [6]: metres along x y z, then radians about x y z."""
         self._move(joints)
         found = self._data.site_xmat[self._tip].reshape(3, 3)
         relative = target.reshape(3, 3) @ found.T
@@ -93,7 +93,7 @@ class Kinematics:
             [relative[2, 1] - relative[1, 2], relative[0, 2] - relative[2, 0], relative[1, 0] - relative[0, 1]]
         )
         sine, cosine = np.sqrt(axis @ axis) / 2, (np.trace(relative) - 1) / 2
-        if sine < 1e-6 and cosine < 0:  # half a turn: any axis is as good
+        if sine < 1e-6 and cosine < 0:  # 180 degrees: any axis works
             rotation = np.array([np.pi, 0.0, 0.0])
         else:
             rotation = axis * (0.5 if sine < 1e-6 else np.arctan2(sine, cosine) / (2 * sine))

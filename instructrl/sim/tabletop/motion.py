@@ -1,4 +1,4 @@
-"""Keyframe actions carried out: a straight path or one through joint space, then settle, then the gripper."""
+"""Execution of keyframe actions: a straight or joint-space path, then settling, then the gripper."""
 
 from collections.abc import Callable, Iterable
 from enum import Enum
@@ -11,84 +11,84 @@ from instructrl.sim.tabletop.robot import BASE, FINGER_OPEN
 from instructrl.sim.tabletop.scene import ROBOT, TIMESTEP
 from instructrl.sim.tabletop.world import World
 
-_REACH = 1.2  # metres along any axis from the base; nothing further off can be reached
-_JOINT_SPEED = 2.2  # rad/s at the fastest moment
+_REACH = 1.2  # metres along any axis from the base; nothing farther is reachable
+_JOINT_SPEED = 2.2  # rad/s at the peak
 _STRAIGHT_WITHIN = 0.30  # metres; longer moves go through joint space
-_LOOKS = 12  # at a long path, for what might be in its way
+_COLLISION_CHECKS = 12  # configurations along a long path that are checked for collisions
 _SPACING = 0.03  # metres between the points of a straight path
-_JUMP = 0.5  # radians; a straight path whose joints jump further between two points is no path
+_JUMP = 0.5  # radians; a straight path with a larger joint change between two points is rejected
 _SHORTEST = 0.12  # seconds
 _SETTLE = 0.20  # seconds at most
 _SETTLED_ERROR, _SETTLED_SPEED = 2e-4, 5e-3  # radians, rad/s
 _FINGER_SPEED = 0.2  # m/s
 _GRIPPER_SETTLE = 0.20  # seconds at most
-_BLOCKED = 0.03  # metres off the commanded point: something solid is in the way
+_BLOCKED = 0.03  # metres from the commanded position beyond which the arm counts as blocked
 
-Watcher = Callable[[], None]
+StepCallback = Callable[[], None]
 
 
-class Arrival(Enum):
-    """How a keyframe ended."""
+class MotionResult(Enum):
+    """Result of executing a keyframe action."""
 
     REACHED = "reached"
     BLOCKED = "blocked"  # something solid was in the way
-    UNREACHABLE = "unreachable"  # there is no way; nothing moved
+    UNREACHABLE = "unreachable"  # there is no path; nothing moved
 
 
 class Motion:
-    """Moves the robot of one world. `watcher`, if set, is called after every time step."""
+    """Moves the robot of one world; `on_step`, if set, is called after every time step."""
 
     def __init__(self, world: World):
         self._world = world
         self._kinematics = Kinematics(world.model)
-        self._imagined = mujoco.MjData(world.model)
-        self.watcher: Watcher | None = None
+        self._planning_data = mujoco.MjData(world.model)
+        self.on_step: StepCallback | None = None
 
     def reachable(self, actions: Iterable[np.ndarray]) -> bool:
-        """Whether the arm can go through these keyframes, each [8], in turn, from where it is.
+        """Return True if the arm can execute these keyframe actions, each [8], in turn from its current pose.
 
-        Near ones must be reached in a straight line, and on the way to far ones nothing may stand as things are now.
+        Short moves must be straight; long ones must be free of collisions with the current scene.
         """
         joints = self._world.data.qpos[self._world.arm]
-        self._world.copy_pose(self._imagined)
+        self._world.copy_pose(self._planning_data)
         for action in actions:
-            far = self._far(joints, action)
-            path = self._bent(joints, action) if far else self._straight(joints, action)
-            if path is None or (far and not self._free(path)):
+            is_long = self._is_long(joints, action)
+            path = self._joint_space_path(joints, action) if is_long else self._straight_path(joints, action)
+            if path is None or (is_long and not self._is_collision_free(path)):
                 return False
             joints = path[-1]
         return True
 
-    def execute(self, action: np.ndarray) -> Arrival:
-        """Carry out one checked action [8]: go there, then open or close the gripper."""
+    def execute(self, action: np.ndarray) -> MotionResult:
+        """Execute one validated action [8]: move to its pose, then open or close the gripper."""
         world = self._world
         path = self._path(world.data.qpos[world.arm], action)
         if path is None:
-            return Arrival.UNREACHABLE
+            return MotionResult.UNREACHABLE
         self._follow(path)
         blocked = np.linalg.norm(world.tip() - action[:3]) > _BLOCKED
         self._grip(opened=bool(action[7]))
         world.refresh()
-        return Arrival.BLOCKED if blocked else Arrival.REACHED
+        return MotionResult.BLOCKED if blocked else MotionResult.REACHED
 
     def _path(self, start: np.ndarray, action: np.ndarray) -> np.ndarray | None:
-        """Joint angles [P 7] from `start` to the pose: a straight line where short and possible."""
+        """Joint angles [P 7] from `start` to the pose: a straight line if short and possible."""
         if np.abs(action[:3] - BASE).max() > _REACH:
             return None
-        path = None if self._far(start, action) else self._straight(start, action)
-        return self._bent(start, action) if path is None else path
+        path = None if self._is_long(start, action) else self._straight_path(start, action)
+        return self._joint_space_path(start, action) if path is None else path
 
-    def _far(self, start: np.ndarray, action: np.ndarray) -> bool:
+    def _is_long(self, start: np.ndarray, action: np.ndarray) -> bool:
         return bool(np.linalg.norm(action[:3] - self._kinematics.forward(start)[0]) >= _STRAIGHT_WITHIN)
 
-    def _bent(self, start: np.ndarray, action: np.ndarray) -> np.ndarray | None:
+    def _joint_space_path(self, start: np.ndarray, action: np.ndarray) -> np.ndarray | None:
         goal = self._kinematics.inverse(action[:3], action[3:7], start)
         return None if goal is None else np.stack([start, goal])
 
-    def _free(self, path: np.ndarray) -> bool:
-        """Whether the arm touches nothing between the ends of a path [2 7] through joint space."""
-        model, data = self._world.model, self._imagined
-        for share in np.linspace(0.0, 1.0, _LOOKS + 2)[1:-1]:
+    def _is_collision_free(self, path: np.ndarray) -> bool:
+        """Return True if a joint-space path [2 7] has no collisions between its ends."""
+        model, data = self._world.model, self._planning_data
+        for share in np.linspace(0.0, 1.0, _COLLISION_CHECKS + 2)[1:-1]:
             data.qpos[self._world.arm] = path[0] + share * (path[1] - path[0])
             mujoco.mj_kinematics(model, data)
             mujoco.mj_collision(model, data)
@@ -96,16 +96,16 @@ class Motion:
                 return False
         return True
 
-    def _straight(self, start: np.ndarray, action: np.ndarray) -> np.ndarray | None:
+    def _straight_path(self, start: np.ndarray, action: np.ndarray) -> np.ndarray | None:
         position, quaternion = self._kinematics.forward(start)
         goal = action[3:7] if quaternion @ action[3:7] >= 0 else -action[3:7]
         turn = 2 * np.arccos(np.clip(quaternion @ goal, -1.0, 1.0))
         count = max(int(np.ceil(max(np.linalg.norm(action[:3] - position) / _SPACING, turn / 0.3))), 1)
         path = [start]
         for share in np.arange(1, count + 1) / count:
-            between = quaternion * (1 - share) + goal * share  # steps are small: as good as slerp
+            blended = quaternion * (1 - share) + goal * share  # steps are small, so this approximates slerp
             joints = self._kinematics.near(
-                position + share * (action[:3] - position), between / np.linalg.norm(between), path[-1]
+                position + share * (action[:3] - position), blended / np.linalg.norm(blended), path[-1]
             )
             if joints is None or np.abs(joints - path[-1]).max() > _JUMP:
                 return None
@@ -113,7 +113,7 @@ class Motion:
         return np.stack(path)
 
     def _follow(self, path: np.ndarray) -> None:
-        """Drive along the path [P 7], slow at both ends, and wait until the arm stands still."""
+        """Follow the path [P 7], slowly at both ends, and wait until the arm is at rest."""
         world, data = self._world, self._world.data
         lengths = np.abs(np.diff(path, axis=0)).max(axis=1)
         at = np.concatenate([[0.0], np.cumsum(lengths)])
@@ -135,7 +135,7 @@ class Motion:
         world.refresh()
 
     def _grip(self, *, opened: bool) -> None:
-        """Open or close the fingers; an object between both is held from then on."""
+        """Open or close the fingers; an object between them is then attached to the hand."""
         world, data = self._world, self._world.data
         if world.opened() == opened:
             return
@@ -143,7 +143,7 @@ class Motion:
             world.release()
         begin, end = data.ctrl[7], FINGER_OPEN if opened else 0.0
         for command in np.linspace(begin, end, int(abs(end - begin) / _FINGER_SPEED / TIMESTEP) + 1):
-            data.ctrl[7:] = command  # gently: fingers at full force throw a block out
+            data.ctrl[7:] = command  # slowly, since fingers at full force would eject a block
             self._tick()
         for _ in range(int(_GRIPPER_SETTLE / TIMESTEP)):
             if np.abs(data.qvel[world.finger_speeds]).max() < 2e-3:
@@ -157,5 +157,5 @@ class Motion:
 
     def _tick(self) -> None:
         self._world.advance()
-        if self.watcher is not None:
-            self.watcher()
+        if self.on_step is not None:
+            self.on_step()

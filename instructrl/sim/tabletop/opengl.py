@@ -1,4 +1,4 @@
-"""Pictures by OpenGL, offscreen, without shadows or antialiasing (software drivers are common)."""
+"""Offscreen rendering with OpenGL, without shadows or antialiasing (software drivers are common)."""
 
 import importlib
 import weakref
@@ -15,7 +15,7 @@ _OFF = ("mjRND_SHADOW", "mjRND_REFLECTION", "mjRND_HAZE", "mjRND_FOG")
 
 
 class OpenGL:
-    """Draws square images of one model. Holds a context that must be closed."""
+    """Renders square images of one model; holds a context that must be closed."""
 
     name = "opengl"
 
@@ -37,19 +37,21 @@ class OpenGL:
         self._option.geomgroup[HIDDEN_GROUP] = self._option.sitegroup[HIDDEN_GROUP] = 0
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._rectangle = mujoco.MjrRect(0, 0, size, size)
-        self.close = weakref.finalize(self, _free, self._window, self._context)  # also at exit, while drivers live
+        self.close = weakref.finalize(
+            self, _free, self._window, self._context
+        )  # also at exit, while the driver is still loaded
 
     def draw(self, data: mujoco.MjData, camera: int) -> np.ndarray:
-        """Image, uint8 [H, W, 3]."""
+        """Render an image, uint8 [H, W, 3]."""
         image = np.empty((self._size, self._size, 3), np.uint8)
         self._render(data, camera)
         mujoco.mjr_readPixels(image, None, self._rectangle, self._context)
         return image[::-1]
 
     def depth(self, data: mujoco.MjData, camera: int) -> np.ndarray:
-        """Metres along the optical axis, float32 [H, W]; what is translucent is not seen."""
+        """Render depths in metres along the optical axis, float32 [H, W], ignoring translucent geoms."""
         depth = np.empty((self._size, self._size), np.float32)
-        self._show(sky=False, glass=False)  # both would be measured
+        self._show(sky=False, glass=False)  # both would count as surfaces
         self._render(data, camera)
         self._show(sky=True, glass=True)
         mujoco.mjr_readPixels(None, depth, self._rectangle, self._context)

@@ -1,7 +1,7 @@
-"""Pictures without OpenGL: MuJoCo casts the rays, numpy shades what they hit.
+"""Rendering without OpenGL: MuJoCo casts the rays, numpy shades the hits.
 
-Only what moves is cast anew: for a camera that stands still, the table and floor are drawn once and kept, and rays
-go only through pixels near a moving geom. Light is as in `scene.py`, so that the pictures look like OpenGL's.
+Only moving geoms are cast again: for a fixed camera, table and floor are rendered once and cached, and rays go only
+through pixels near a moving geom. Lighting is that of `scene.py`, so that images look like those of OpenGL.
 """
 
 import copy
@@ -19,32 +19,32 @@ _LIGHTS = tuple((tuple(-np.array(way) / np.linalg.norm(way)), strength) for way,
 
 
 class Raycaster:
-    """Draws square images of one model."""
+    """Renders square images of one model."""
 
     name = "raycast"
 
     def __init__(self, model: mujoco.MjModel, size: int):
-        self._model, self._shape = model, _bounded(model)
+        self._model, self._shape = model, _with_bounding_spheres(model)
         self._size = size
         grid = (np.arange(size) + 0.5) / size * 2 - 1
         self._x, self._y = np.tile(grid, size), np.repeat(-grid, size)  # of pixel centres, y up
         self._corners = model.geom_aabb[:, None, :3] + _SIGNS * model.geom_aabb[:, None, 3:]  # in each geom's frame
         self._moving = np.flatnonzero(model.geom_group == MOVING_GROUP)
         self._glass = np.flatnonzero(model.geom_group == GLASS_GROUP)
-        self._groups = {group: _only(group) for group in (FIXED_GROUP, MOVING_GROUP, GLASS_GROUP)}
-        self._still: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # camera -> picture and depth of what is fixed
+        self._groups = {group: _group_mask(group) for group in (FIXED_GROUP, MOVING_GROUP, GLASS_GROUP)}
+        self._backgrounds: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # camera -> image and depth of the fixed geoms
 
     def draw(self, data: mujoco.MjData, camera: int) -> np.ndarray:
-        """Image, uint8 [H, W, 3]."""
+        """Render an image, uint8 [H, W, 3]."""
         image, _ = self._trace(data, camera)
         return (image * np.float32(255.0) + np.float32(0.5)).astype(np.uint8).reshape(self._size, self._size, 3)
 
     def depth(self, data: mujoco.MjData, camera: int) -> np.ndarray:
-        """Metres along the optical axis, float32 [H, W]; what is translucent is not seen."""
+        """Render depths in metres along the optical axis, float32 [H, W], ignoring translucent geoms."""
         return self._trace(data, camera)[1].reshape(self._size, self._size)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing; no resources are held."""
 
     def _trace(self, data: mujoco.MjData, camera: int) -> tuple[np.ndarray, np.ndarray]:
         """Colours float32 [P 3] in 0..1 and depths float32 [P] of all pixels."""
@@ -52,7 +52,7 @@ class Raycaster:
         slope = np.tan(np.radians(self._model.cam_fovy[camera]) / 2)
         image, depth = self._background(data, camera, rotation, slope)
         for geoms, group in ((self._moving, MOVING_GROUP), (self._glass, GLASS_GROUP)):
-            pixels = self._near(data, camera, rotation, slope, geoms)
+            pixels = self._pixels_near(data, camera, rotation, slope, geoms)
             if pixels.size:
                 color, alpha, distance = self._cast(data, camera, self._rays(rotation, slope, pixels), group)
                 seen = distance < depth[pixels]
@@ -67,39 +67,39 @@ class Raycaster:
     def _background(
         self, data: mujoco.MjData, camera: int, rotation: np.ndarray, slope: float
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Colours float32 [P 3] and depths float32 [P] of what is fixed in the world."""
-        still = int(self._model.cam_bodyid[camera]) == 0
-        if still and camera in self._still:
-            image, depth = self._still[camera]
+        """Colours float32 [P 3] and depths float32 [P] of the fixed geoms."""
+        is_fixed = int(self._model.cam_bodyid[camera]) == 0
+        if is_fixed and camera in self._backgrounds:
+            image, depth = self._backgrounds[camera]
             return image.copy(), depth.copy()
         color, _, depth = self._cast(data, camera, self._rays(rotation, slope, slice(None)), FIXED_GROUP)
-        if still:
-            self._still[camera] = color.copy(), depth.copy()
+        if is_fixed:
+            self._backgrounds[camera] = color.copy(), depth.copy()
         return color, depth
 
     def _rays(self, rotation: np.ndarray, slope: float, pixels: np.ndarray | slice) -> np.ndarray:
-        """Directions [P 3] in the world, one metre deep along the optical axis."""
+        """Ray directions [P 3] in the world, of length one along the optical axis."""
         x, y = self._x[pixels] * slope, self._y[pixels] * slope
         rays = np.empty((x.size, 3))
         for axis in range(3):
             rays[:, axis] = x * rotation[axis, 0] + y * rotation[axis, 1] - rotation[axis, 2]
         return rays
 
-    def _near(
+    def _pixels_near(
         self, data: mujoco.MjData, camera: int, rotation: np.ndarray, slope: float, geoms: np.ndarray
     ) -> np.ndarray:
-        """Pixels [P] whose rays may meet one of the geoms: the rectangles around their bounding boxes."""
+        """Pixels [P] whose rays may hit one of the geoms: rectangles around their projected bounding boxes."""
         if not geoms.size:
             return np.zeros(0, np.int64)
         corners = self._corners[geoms] @ data.geom_xmat[geoms].reshape(-1, 3, 3).transpose(0, 2, 1)
-        place = (corners + (data.geom_xpos[geoms] - data.cam_xpos[camera])[:, None]) @ rotation
-        first, second = place[:, _EDGES[:, 0]], place[:, _EDGES[:, 1]]
+        corners_in_view = (corners + (data.geom_xpos[geoms] - data.cam_xpos[camera])[:, None]) @ rotation
+        first, second = corners_in_view[:, _EDGES[:, 0]], corners_in_view[:, _EDGES[:, 1]]
         rise = first[..., 2] - second[..., 2]
-        # where edges pass through the plane just before the camera; elsewhere a share outside [0, 1]
+        # intersections of the edges with the near plane; for other edges a fraction outside [0, 1]
         share = (first[..., 2] + _NEAR) / np.where(np.abs(rise) < 1e-12, 1e-12, rise)
         cut = first + np.clip(share, 0.0, 1.0)[..., None] * (second - first)
-        points = np.concatenate([place, cut], axis=1)
-        before = np.concatenate([place[..., 2] <= -_NEAR, (share >= 0) & (share <= 1)], axis=1)
+        points = np.concatenate([corners_in_view, cut], axis=1)
+        before = np.concatenate([corners_in_view[..., 2] <= -_NEAR, (share >= 0) & (share <= 1)], axis=1)
         across = points[..., :2] * (1.0, -1.0) / np.maximum(-points[..., 2:], _NEAR) / slope
         low = np.where(before[..., None], across, np.inf).min(axis=1)
         high = np.where(before[..., None], across, -np.inf).max(axis=1)
@@ -114,7 +114,7 @@ class Raycaster:
     def _cast(
         self, data: mujoco.MjData, camera: int, rays: np.ndarray, group: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Colour float32 [P 3], alpha float32 [P] and depth float32 [P] where the rays first meet the group."""
+        """Colour float32 [P 3], alpha float32 [P] and depth float32 [P] where the rays first hit the group."""
         count = len(rays)
         geom = np.empty(count, np.int32)
         depth, normal = np.empty(count), np.empty((count, 3))
@@ -132,7 +132,7 @@ class Raycaster:
             count,
             _FAR,
         )
-        paint = np.concatenate([self._model.geom_rgba, [(*SKY, 1.0)]]).astype(np.float32)  # geom -1: the sky
+        paint = np.concatenate([self._model.geom_rgba, [(*SKY, 1.0)]]).astype(np.float32)  # geom -1 is the sky
         light = np.full(count, AMBIENT, np.float32)
         normal = normal.astype(np.float32)
         for (x, y, z), strength in _LIGHTS:
@@ -145,11 +145,11 @@ class Raycaster:
         return shown, color[:, 3], np.where(missed, _FAR, depth).astype(np.float32)
 
 
-def _bounded(model: mujoco.MjModel) -> mujoco.MjModel:
-    """A copy for casting rays in which the sphere that stands for each body holds all of its geoms.
+def _with_bounding_spheres(model: mujoco.MjModel) -> mujoco.MjModel:
+    """A copy for ray casting in which each body's bounding sphere contains all of its geoms.
 
-    MuJoCo's own leaves out geoms that do not collide, and lies aside where the body's inertia is turned: rays would
-    miss what is outside of it.
+    MuJoCo's own excludes geoms that do not collide, and is displaced if the body's inertia frame is rotated, so that
+    rays would miss geoms outside of it.
     """
     shape = copy.copy(model)
     owner = model.geom_bodyid
@@ -159,7 +159,7 @@ def _bounded(model: mujoco.MjModel) -> mujoco.MjModel:
     return shape
 
 
-def _only(group: int) -> np.ndarray:
+def _group_mask(group: int) -> np.ndarray:
     groups = np.zeros(6, np.uint8)
     groups[group] = 1
     return groups

@@ -1,4 +1,4 @@
-"""One door to the two renderers."""
+"""Common interface of the two renderers."""
 
 from typing import Protocol
 
@@ -7,23 +7,23 @@ import numpy as np
 
 
 class Renderer(Protocol):
-    """Draws square images of one model."""
+    """Renders square images of one model."""
 
     def draw(self, data: mujoco.MjData, camera: int) -> np.ndarray:
-        """Image, uint8 [H, W, 3]."""
+        """Render an image, uint8 [H, W, 3]."""
         ...
 
     def depth(self, data: mujoco.MjData, camera: int) -> np.ndarray:
-        """Metres along the optical axis, float32 [H, W]; what is translucent is not seen."""
+        """Render depths in metres along the optical axis, float32 [H, W], ignoring translucent geoms."""
         ...
 
     def close(self) -> None:
-        """Free what is held."""
+        """Release the renderer's resources."""
         ...
 
 
 def make_renderer(name: str, model: mujoco.MjModel, size: int) -> Renderer:
-    """The renderer called "opengl" or "raycast" for images of `size` x `size` pixels."""
+    """Create the renderer "opengl" or "raycast" for images of `size` x `size` pixels."""
     if name == "opengl":
         from instructrl.sim.tabletop.opengl import OpenGL
 

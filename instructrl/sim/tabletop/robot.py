@@ -1,4 +1,4 @@
-"""A Panda of our own primitives: public kinematics, capsules and boxes, strong position servos.
+"""A Panda arm built from primitives: published kinematics, capsules and boxes, strong position servos.
 
 Joint frames follow the published modified Denavit-Hartenberg table (d1 .333, d3 .316, a4 .0825, a5 -.0825,
 d5 .384, a7 .088, flange .107). The tip lies .1034 m past the flange, between the finger pads; its frame has z
@@ -30,7 +30,7 @@ _LINKS = (  # parent to child: position, rotation (quaternion wxyz), then capsul
     ("0 0 0", _X90, (("0 0 -.05 0 0 .05", 0.050, _GREY), (".02 0 0 .075 0 0", 0.045, _WHITE))),
     (".088 0 0", _X90, (("0 0 -.05 0 0 .045", 0.047, _WHITE),)),
 )
-_SOLID_FROM = 4  # links from this one on collide with the scene; nearer ones cannot reach it
+_SOLID_FROM = 4  # links from this one on collide with the scene; those before cannot reach it
 
 
 def robot_xml() -> str:
@@ -74,7 +74,7 @@ def _hand_xml() -> str:
         f'<geom class="arm" type="box" pos="0 0 .0565" size=".022 .085 .003" rgba="{_DARK}"/>'
         f'<geom class="arm" type="box" pos=".060 0 -.004" size=".030 .022 .008" rgba="{_DARK}"/>'
         f'<camera name="wrist" pos=".075 0 .008" fovy="{WRIST_FOV}" xyaxes="0 1 0 .966 0 .259"/>'
-        # turned half a circle about the approach: RLBench's tip frame
+        # rotated by 180 degrees about the approach axis: RLBench's tip frame
         '<site name="tip" pos="0 0 .1034" quat="0 0 0 1" group="4"/>'
         f"{fingers}</body>"
     )

@@ -1,7 +1,7 @@
-"""Table, floor, light and cameras: the world that every task shares, as MJCF.
+"""Table, floor, lights and cameras shared by all tasks, as MJCF.
 
-Axes: x away from the robot, y to its left, z up, metres. Geom groups tell the ray caster what to do with a geom:
-0 never moves, 1 moves, 2 is translucent; 4 is never drawn.
+Axes: x away from the robot, y to its left, z up, metres. Geom groups control rendering: 0 never moves, 1 moves, 2 is
+translucent, 4 is never rendered.
 """
 
 import numpy as np
@@ -9,15 +9,15 @@ import numpy as np
 from instructrl.sim.tabletop.robot import actuators_xml, robot_xml
 
 TABLE_Z = 0.752
-WORKSPACE_LOW = np.array([-0.05, -0.42, TABLE_Z])  # where tasks put things
+WORKSPACE_LOW = np.array([-0.05, -0.42, TABLE_Z])  # volume in which tasks place objects
 WORKSPACE_HIGH = np.array([0.55, 0.42, 1.35])
 TIMESTEP = 0.004  # seconds
-ROBOT = 2  # the contact type of what is solid about the robot
+ROBOT = 2  # contact type of the robot's solid geoms
 CAMERAS = ("front", "left_shoulder", "right_shoulder", "wrist")
 FILM_CAMERA = "film"
 FIXED_GROUP, MOVING_GROUP, GLASS_GROUP, HIDDEN_GROUP = 0, 1, 2, 4
 SKY = (0.80, 0.84, 0.88)
-AMBIENT = 0.50  # share of a colour that shows where no lamp shines
+AMBIENT = 0.50  # fraction of a colour visible without lamps
 LAMPS = (  # direction of travel, strength
     ((-0.45, 0.35, -0.82), 0.40),
     ((0.60, -0.45, -0.66), 0.24),
@@ -32,7 +32,7 @@ _VIEWS = {  # position, point looked at, vertical field of view in degrees
 
 
 def scene_xml(bodies: str, *, extras: str = "") -> str:
-    """The whole model: the shared world with a task's bodies (MJCF) and its extra sections."""
+    """MJCF of the complete model: the shared scene with a task's bodies and extra sections."""
     return f"""
 <mujoco model="tabletop">
   <compiler angle="radian" autolimits="true"/>

@@ -1,6 +1,6 @@
-"""What a task of the embedded simulator is: bodies, placement, sentences, waypoints and a judgement.
+"""Base class of the embedded tasks: bodies, placement, instructions, waypoints and success check.
 
-A task is one file in `tasks/`; its class is the file's name in camel case, and the file's name is the task's.
+A task is one file in `tasks/`, named as the task; its class has the same name in camel case.
 """
 
 import importlib
@@ -21,14 +21,16 @@ OPEN, CLOSED = 1.0, 0.0
 
 
 class Task(ABC):
-    """One task. It holds no state: all that an episode is lies in the world and in what `place` returned."""
+    """One task, without state: an episode is determined by the world and the return value of `place`."""
 
     variations: int
-    max_steps: int  # keyframes allowed
-    graspable: tuple[str, ...] = ()  # bodies that can be held: free ones, or parts that move on a joint
-    watched: Mapping[str, float] = MappingProxyType({})  # joints, and beyond which position `World.passed` names them
-    templates: tuple[str, ...]  # sentences with {color}, for training
-    held_out_templates: tuple[str, ...]  # and those kept for testing
+    max_steps: int  # keyframe limit
+    graspable: tuple[str, ...] = ()  # bodies that can be grasped: free ones, or parts on a joint
+    joint_thresholds: Mapping[str, float] = MappingProxyType(
+        {}
+    )  # joint -> position; `World.crossed` lists joints beyond it
+    templates: tuple[str, ...]  # training instructions with placeholders such as {color}
+    held_out_templates: tuple[str, ...]  # held-out instructions
 
     @abstractmethod
     def bodies(self) -> str:
@@ -36,39 +38,39 @@ class Task(ABC):
 
     @abstractmethod
     def place(self, world: World, variation: int, rng: np.random.Generator) -> Mapping[int, str] | None:
-        """Colour and place everything; answer the thing that each askable variation means here, or None to draw again.
+        """Colour and place all objects; return the goal object of each possible variation, or None to sample again.
 
-        A thing is a word that the task itself reads: mostly a body's name.
+        A goal object is a text that only the task interprets: mostly a body's name.
         """
 
     @abstractmethod
-    def waypoints(self, world: World, thing: str) -> list[np.ndarray]:
-        """The expert's keyframe actions [8] for a freshly placed world, if `thing` is asked for."""
+    def waypoints(self, world: World, goal_object: str) -> list[np.ndarray]:
+        """The expert's keyframe actions [8] for `goal_object` in a newly placed world."""
 
     @abstractmethod
-    def judge(self, world: World, thing: str, others: tuple[str, ...]) -> Outcome | None:
-        """How the episode stands after a keyframe, if `thing` is asked for and `others` are the distractors."""
+    def outcome(self, world: World, goal_object: str, distractors: tuple[str, ...]) -> Outcome | None:
+        """The outcome after a keyframe, given the goal object and the distractors; None while undecided."""
 
     @abstractmethod
     def describe(self, variation: int) -> dict[str, str]:
-        """The words to put into the templates."""
+        """Values of the placeholders in the templates."""
 
-    def sentences(self, variation: int, *, held_out: bool = False) -> tuple[str, ...]:
-        """All the sentences that ask for a variation."""
+    def instructions(self, variation: int, *, held_out: bool = False) -> tuple[str, ...]:
+        """All training or held-out instructions of a variation."""
         words = self.describe(variation)
         return tuple(text.format(**words) for text in (self.held_out_templates if held_out else self.templates))
 
 
 def task_names() -> tuple[str, ...]:
-    """Names of all tasks, without importing them."""
+    """Names of all tasks, without importing their modules."""
     return tuple(sorted(module.name for module in pkgutil.iter_modules(tasks.__path__)))
 
 
 def load_task(name: str) -> Task:
-    """The task of this name.
+    """Load a task by name.
 
     Raises:
-        InputError: there is none; the message lists the choices.
+        InputError: there is no such task; the message lists the names.
     """
     if name not in task_names():
         raise InputError(f"task: found {name!r}, expected one of {', '.join(task_names())}")
@@ -79,42 +81,42 @@ def load_task(name: str) -> Task:
 def downward(position: np.ndarray, *, yaw: float = 0.0, tilt: float = 0.0, gripper: float) -> np.ndarray:
     """The action [8] with the gripper pointing down at a position, fingers closing along y turned by `yaw`.
 
-    With a `tilt` (radians) it points as much outward, along x turned by `yaw`; a quarter turn is level.
+    A `tilt` (radians) turns it outward, towards x rotated by `yaw`; at 90 degrees it is horizontal.
     """
     turn, side, lean, rest = np.cos(yaw / 2), np.sin(yaw / 2), np.sin(tilt / 2), np.cos(tilt / 2)
     return np.array([*position, -side * rest, turn * rest, side * lean, turn * lean, gripper])
 
 
 def pick(position: np.ndarray, *, above: float, lift: float, yaw: float = 0.0, tilt: float = 0.0) -> list[np.ndarray]:
-    """The three keyframes that pick something up at a position: `above` it, closed around it, and raised by `lift`.
+    """The three keyframes of a pick at a position: `above` it, closed around it, and raised by `lift`.
 
     Metres, straight up; `yaw` and `tilt` as of `downward`.
     """
-    held = {"yaw": yaw, "tilt": tilt, "gripper": CLOSED}
+    grasp = {"yaw": yaw, "tilt": tilt, "gripper": CLOSED}
     return [
         downward(position + (0.0, 0.0, above), yaw=yaw, tilt=tilt, gripper=OPEN),
-        downward(position, **held),
-        downward(position + (0.0, 0.0, lift), **held),
+        downward(position, **grasp),
+        downward(position + (0.0, 0.0, lift), **grasp),
     ]
 
 
-def folded(yaw: float, period: float) -> float:
-    """The smallest turn, in [-period/2, period/2), that looks the same for a thing that repeats after `period`."""
+def wrap_angle(yaw: float, period: float) -> float:
+    """Equivalent angle in [-period/2, period/2) for an object with rotational symmetry of `period`."""
     return (yaw + period / 2) % period - period / 2
 
 
 def scatter(
     rng: np.random.Generator, count: int, *, low: np.ndarray, high: np.ndarray, apart: float
 ) -> np.ndarray | None:
-    """Random points [count, 2 or 3] in a box, at least `apart` metres from each other; None if this draw is not."""
+    """Random points [count, 2 or 3] in a box, at least `apart` metres from each other; None if this sample is not."""
     points = rng.uniform(low, high, size=(count, len(low)))
     gaps = np.linalg.norm(points[:, None] - points[None], axis=-1)[np.triu_indices(count, 1)]
     return points if count < 2 or gaps.min() >= apart else None
 
 
-def hidden(points: np.ndarray, radius: float) -> bool:
-    """Whether, for the front camera, something of this radius at one point covers half of another or more."""
-    sight = points - np.asarray(FRONT)
-    away = np.linalg.norm(sight, axis=1)
-    cosines = np.clip((sight @ sight.T) / np.outer(away, away), -1.0, 1.0)
+def is_occluded(points: np.ndarray, radius: float) -> bool:
+    """Return True if, for the front camera, an object of this radius at one point covers half of another or more."""
+    directions = points - np.asarray(FRONT)
+    away = np.linalg.norm(directions, axis=1)
+    cosines = np.clip((directions @ directions.T) / np.outer(away, away), -1.0, 1.0)
     return bool(np.arccos(cosines[np.triu_indices(len(points), 1)]).min(initial=np.pi) < radius / away.min())

@@ -1,4 +1,4 @@
-"""The simulated world of one task: compiled once, then recoloured and moved for every episode."""
+"""The simulated world of one task: compiled once, then recoloured and rearranged for every episode."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -11,7 +11,7 @@ from instructrl.sim.tabletop.scene import scene_xml
 
 
 class World:
-    """Model and state, with the names that tasks use. Positions in metres, world frame."""
+    """MuJoCo model and state, accessed by the names that tasks use; positions in metres, world frame."""
 
     def __init__(
         self,
@@ -19,11 +19,11 @@ class World:
         *,
         extras: str = "",
         graspable: tuple[str, ...] = (),
-        watched: Mapping[str, float] = MappingProxyType({}),
+        joint_thresholds: Mapping[str, float] = MappingProxyType({}),
     ):
-        """Compile the scene with a task's bodies; those in `graspable` can be held.
+        """Compile the scene with a task's bodies; those in `graspable` can be grasped.
 
-        `watched` names joints and a position of each: the first time that a joint goes beyond it is kept in `passed`.
+        `joint_thresholds` maps joint names to positions; joints that have exceeded theirs are listed in `crossed`.
         """
         welds = "".join(
             f'<weld name="hold_{name}" body1="hand" body2="{name}" active="false" solref="0.01 1"/>'
@@ -32,8 +32,10 @@ class World:
         self.model = mujoco.MjModel.from_xml_string(scene_xml(bodies, extras=f"<equality>{welds}</equality>{extras}"))
         self.data = mujoco.MjData(self.model)
         self.graspable = graspable
-        self.passed: list[str] = []  # watched joints, in the order in which they went beyond their positions
-        self._watched = [(name, int(self.model.joint(name).qposadr[0]), limit) for name, limit in watched.items()]
+        self.crossed: list[str] = []  # joints in the order in which they first exceeded their thresholds
+        self._thresholds = [
+            (name, int(self.model.joint(name).qposadr[0]), limit) for name, limit in joint_thresholds.items()
+        ]
         self._pads = tuple(self.model.geom(f"{name}_pad").id for name in FINGERS)
         self._bodies = {self.model.body(name).id: name for name in graspable}
         self._tip = self.model.site("tip").id
@@ -44,31 +46,31 @@ class World:
         self.finger_speeds = np.array([self.model.joint(name).dofadr[0] for name in FINGERS])
 
     def reset(self) -> None:
-        """The arm at its start pose with the gripper open, everything else as compiled."""
+        """Reset to the compiled state, with the arm at its start pose and the gripper open."""
         mujoco.mj_resetData(self.model, self.data)
         self.data.qpos[self.arm] = START_JOINTS
         self.data.qpos[self.fingers] = FINGER_OPEN
         self.data.ctrl[:7] = START_JOINTS
         self.data.ctrl[7:] = FINGER_OPEN
-        self.passed.clear()
+        self.crossed.clear()
 
     def advance(self) -> None:
-        """One time step."""
+        """Simulate one time step."""
         mujoco.mj_step(self.model, self.data)
-        for name, place, limit in self._watched:
-            if self.data.qpos[place] > limit and name not in self.passed:
-                self.passed.append(name)
+        for name, address, limit in self._thresholds:
+            if self.data.qpos[address] > limit and name not in self.crossed:
+                self.crossed.append(name)
 
     def refresh(self) -> None:
-        """Bring everything that follows from positions and velocities up to date."""
+        """Recompute all quantities derived from positions and velocities."""
         mujoco.mj_forward(self.model, self.data)
 
     def color(self, name: str, rgb: tuple[float, float, float]) -> None:
-        """Paint the geom `name`."""
+        """Set the colour of the geom `name`."""
         self.model.geom(name).rgba[:3] = rgb
 
     def place(self, name: str, position: np.ndarray, *, yaw: float = 0.0) -> None:
-        """Put the body `name` (mocap or free) at a position, turned about the vertical by `yaw` radians."""
+        """Place the body `name` (mocap or free) at a position, rotated about the vertical by `yaw` radians."""
         body = self.model.body(name)
         quaternion = np.array([np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)])
         mocap = int(body.mocapid[0])
@@ -80,39 +82,39 @@ class World:
         self.data.qpos[start + 3 : start + 7] = quaternion
 
     def position(self, name: str) -> np.ndarray:
-        """Where the body `name` is."""
+        """Position [3] of the body `name`."""
         return self.data.body(name).xpos.copy()
 
     def rotation(self, name: str) -> np.ndarray:
-        """How the body `name` is turned: its axes in the world, as columns [3 3]."""
+        """Rotation matrix [3 3] of the body `name`: its axes in the world, as columns."""
         return self.data.body(name).xmat.reshape(3, 3).copy()
 
     def yaw(self, name: str) -> float:
-        """How far the body `name` is turned about the vertical, radians in (-pi, pi]."""
+        """Rotation of the body `name` about the vertical, radians in (-pi, pi]."""
         matrix = self.data.body(name).xmat
         return float(np.arctan2(matrix[3], matrix[0]))
 
     def joint(self, name: str) -> float:
-        """The position of a sliding (metres) or turning (radians) joint."""
+        """Position of a slide (metres) or hinge (radians) joint."""
         return float(self.data.joint(name).qpos[0])
 
     def tip(self) -> np.ndarray:
-        """Where the point between the finger pads is."""
+        """Position [3] of the point between the finger pads."""
         return self.data.site_xpos[self._tip].copy()
 
     def opened(self) -> bool:
-        """Whether the gripper was last told to open."""
+        """Return True if the last command of the gripper was to open."""
         return bool(self.data.ctrl[7] == FINGER_OPEN)
 
     def copy_pose(self, other: mujoco.MjData) -> None:
-        """Give another state of this model the present pose, ready to be drawn, without touching this one."""
+        """Copy the current pose to another state of this model and prepare that for rendering."""
         other.qpos[:] = self.data.qpos
         other.mocap_pos[:], other.mocap_quat[:] = self.data.mocap_pos, self.data.mocap_quat
         mujoco.mj_kinematics(self.model, other)
         mujoco.mj_camlight(self.model, other)
 
     def held(self) -> str | None:
-        """The object in the gripper, if any."""
+        """The grasped object, if any."""
         active = self.data.eq_active
         return next((name for name in self.graspable if active[self.model.equality(f"hold_{name}").id]), None)
 
@@ -130,7 +132,7 @@ class World:
         )
 
     def hold(self, name: str) -> None:
-        """Fix the object to the hand as it lies there now."""
+        """Attach the object to the hand at its current relative pose."""
         equality = self.model.equality(f"hold_{name}").id
         hand, thing = self.data.body(self._hand), self.data.body(name)
         inverse, relative, rotation = np.empty(4), np.empty(3), np.empty(4)
@@ -144,9 +146,9 @@ class World:
         self.data.eq_active[equality] = 1
         self.data.ctrl[7:] = self.data.qpos[
             self.fingers
-        ]  # the weld carries it: fingers that squeeze on would pull at it
+        ]  # the weld carries it; fingers that keep closing would pull at it
 
     def release(self) -> None:
-        """Let go of whatever is held."""
+        """Release the grasped object."""
         for name in self.graspable:
             self.data.eq_active[self.model.equality(f"hold_{name}").id] = 0

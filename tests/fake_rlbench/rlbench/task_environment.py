@@ -75,7 +75,7 @@ class TaskEnvironment:
         raise RuntimeError("Could not collect demos. Maybe a problem with the task?")
 
     def _play(self) -> list:
-        """Quick moves to above each place and down to it, and the gripper where it has to change."""
+        """Fast moves to above each point and down to it, with gripper changes where needed."""
         scene, seen = self._scene, [self._scene.get_observation()]
         ways = [
             (place + [0, 0, height], opened if not height else None)

@@ -1,4 +1,4 @@
-"""Take the meat that is named, the chicken or the steak, off the grill and lay it on the plate beside it."""
+"""Take the named meat, chicken or steak, off the grill and put it on the plate beside it."""
 
 from collections.abc import Mapping
 
@@ -6,20 +6,20 @@ import numpy as np
 
 from instructrl.sim.env import Outcome
 from instructrl.sim.tabletop.scene import HIDDEN_GROUP, TABLE_Z
-from instructrl.sim.tabletop.task import CLOSED, OPEN, Task, downward, folded, pick
+from instructrl.sim.tabletop.task import CLOSED, OPEN, Task, downward, pick, wrap_angle
 from instructrl.sim.tabletop.world import World
 
-_MEAT = {"chicken": 0.019, "steak": 0.0115}  # half its thickness, metres
+_MEAT = {"chicken": 0.019, "steak": 0.0115}  # half the thickness, metres
 _WIDTH, _DEPTH, _GRATE = 0.105, 0.085, 0.078  # half sizes of the grill, and the height of its bars
 _SPOTS = np.array([[-0.052, 0.0], [0.052, 0.0]])  # on the grate
 _PLATE = np.array([0.205, 0.0, 0.014])  # middle of the plate's top, in the grill's frame
-_ON_PLATE = 0.055  # metres from there
-_LOW, _HIGH = np.array([0.10, -0.20]), np.array([0.30, 0.20])  # for the middle of grill and plate
+_ON_PLATE = 0.055  # metres from there, within which it counts as on the plate
+_LOW, _HIGH = np.array([0.10, -0.20]), np.array([0.30, 0.20])  # of the centre of grill and plate
 _ABOVE = 0.14
 
 
 class MeatOffGrill(Task):
-    """A grill turned any way with a plate at its side; chicken and steak lie on it, either at either place."""
+    """A grill at a random yaw with a plate beside it; chicken and steak are on it in random order."""
 
     variations = len(_MEAT)
     max_steps = 7
@@ -50,23 +50,23 @@ class MeatOffGrill(Task):
             world.place(name, np.array([x, y, TABLE_Z + _GRATE + half]), yaw=across)
         return dict(enumerate(_MEAT))
 
-    def waypoints(self, world: World, thing: str) -> list[np.ndarray]:
+    def waypoints(self, world: World, goal_object: str) -> list[np.ndarray]:
         grill, plate = world.rotation("grill"), world.position("grill")
-        meat, rests = world.position(thing) + (0.0, 0.0, 0.002), plate + grill @ _PLATE
-        rests[2] += _MEAT[thing] + 0.004
-        turned = folded(world.yaw(thing), np.pi)
-        turn = folded(world.yaw("grill"), np.pi)
+        meat, rests = world.position(goal_object) + (0.0, 0.0, 0.002), plate + grill @ _PLATE
+        rests[2] += _MEAT[goal_object] + 0.004
+        turned = wrap_angle(world.yaw(goal_object), np.pi)
+        turn = wrap_angle(world.yaw("grill"), np.pi)
         return [
             *pick(meat, above=_ABOVE, lift=_ABOVE, yaw=turned),
             downward(rests + (0.0, 0.0, _ABOVE), yaw=turn, gripper=CLOSED),
             downward(rests, yaw=turn, gripper=OPEN),
         ]
 
-    def judge(self, world: World, thing: str, others: tuple[str, ...]) -> Outcome | None:
-        served = [name for name in (thing, *others) if world.held() is None and _on_plate(world, name)]
+    def outcome(self, world: World, goal_object: str, distractors: tuple[str, ...]) -> Outcome | None:
+        served = [name for name in (goal_object, *distractors) if world.held() is None and _on_plate(world, name)]
         if not served:
             return None
-        return Outcome.SUCCESS if served == [thing] else Outcome.FAILURE
+        return Outcome.SUCCESS if served == [goal_object] else Outcome.FAILURE
 
     def describe(self, variation: int) -> dict[str, str]:
         return {"meat": tuple(_MEAT)[variation]}
@@ -78,7 +78,7 @@ def _on_plate(world: World, name: str) -> bool:
 
 
 def _grill_xml() -> str:
-    """An iron box on legs with coals under its bars, and a plate on a shelf at its side."""
+    """An iron box on legs with coals under a grate, and a plate on a side shelf."""
     iron, bars = ".15 .15 .17 1", ".52 .52 .55 1"
     low = 0.022
     middle, half = (_GRATE - 0.004 + low) / 2, (_GRATE - 0.004 - low) / 2
@@ -108,7 +108,7 @@ def _grill_xml() -> str:
 
 
 def _steak_xml() -> str:
-    """A flat piece with a rim of fat and a bone; a box to the touch."""
+    """A flat piece with a rim of fat and a bone; its collision shape is a box."""
     return f"""
     <body name="steak"><freejoint/>
       <geom class="object" type="box" size=".036 .024 {_MEAT["steak"]}" group="{HIDDEN_GROUP}"/>
@@ -120,7 +120,7 @@ def _steak_xml() -> str:
 
 
 def _chicken_xml() -> str:
-    """A drumstick with its bone; a box to the touch, so that it does not roll."""
+    """A drumstick with a bone; its collision shape is a box, so that it does not roll."""
     brown, bone = ".90 .60 .24 1", ".97 .94 .86 1"
     half = _MEAT["chicken"]
     return f"""

@@ -19,7 +19,7 @@ _KNOB = 0.030  # from the front to the middle of the knob
 _TRAVEL, _OPENED, _PULL = 0.19, 0.15, 0.172
 _TILT = np.radians(55.0)  # of the gripper, outward
 _BEFORE = 0.10
-_LOW, _HIGH = np.array([0.12, -0.02]), np.array([0.34, 0.14])  # of the middle of the cabinet's front
+_LOW, _HIGH = np.array([0.12, -0.02]), np.array([0.34, 0.14])  # of the centre of the cabinet's front
 
 
 class OpenDrawer(Task):
@@ -48,9 +48,9 @@ class OpenDrawer(Task):
         world.place("cabinet", np.array([*rng.uniform(_LOW, _HIGH), TABLE_Z]), yaw=yaw)
         return dict(enumerate(_DRAWERS))
 
-    def waypoints(self, world: World, thing: str) -> list[np.ndarray]:
+    def waypoints(self, world: World, goal_object: str) -> list[np.ndarray]:
         yaw, (inward, _, upward) = world.yaw("cabinet"), world.rotation("cabinet").T
-        knob = world.position(thing) - _KNOB * inward
+        knob = world.position(goal_object) - _KNOB * inward
         before = knob - _BEFORE * (np.sin(_TILT) * inward - np.cos(_TILT) * upward)
         return [
             downward(before, yaw=yaw, tilt=_TILT, gripper=OPEN),
@@ -58,17 +58,17 @@ class OpenDrawer(Task):
             downward(knob - _PULL * inward, yaw=yaw, tilt=_TILT, gripper=CLOSED),
         ]
 
-    def judge(self, world: World, thing: str, others: tuple[str, ...]) -> Outcome | None:
-        if any(world.joint(name) > _OPENED for name in others):
+    def outcome(self, world: World, goal_object: str, distractors: tuple[str, ...]) -> Outcome | None:
+        if any(world.joint(name) > _OPENED for name in distractors):
             return Outcome.FAILURE
-        return Outcome.SUCCESS if world.joint(thing) > _OPENED else None
+        return Outcome.SUCCESS if world.joint(goal_object) > _OPENED else None
 
     def describe(self, variation: int) -> dict[str, str]:
         return {"drawer": _DRAWERS[variation]}
 
 
 def _cabinet_xml() -> str:
-    """Origin at the bottom of the front's middle, x into the cabinet."""
+    """The cabinet; its origin is the bottom centre of its front, x points into it."""
     wood, middle, half, thin = ".52 .33 .18", _DEPTH / 2, _HEIGHT / 2, _WALL / 2
     panels = (
         box((middle, _WIDTH - thin, half), (middle, thin, half), wood),
@@ -81,7 +81,7 @@ def _cabinet_xml() -> str:
 
 
 def _drawer_xml(name: str) -> str:
-    """A front with its knob, and behind it a tray. Origin in the middle of the front's outer side."""
+    """A front with a knob and a tray behind it; the origin is the centre of the front's outer side."""
     pale, inside, metal = ".87 .72 .50", ".74 .58 .38", ".12 .12 .13"
     wide, deep, low = _WIDTH - 2 * _WALL, (_DEPTH - 3 * _WALL) / 2, 0.024
     back, foot = deep + _THICK, low - _FRONT

@@ -1,4 +1,4 @@
-"""Hang up: lay the telephone's handset across the cradle of its base."""
+"""Hang up the phone: put the handset across the cradle of its base."""
 
 from collections.abc import Mapping
 
@@ -6,21 +6,21 @@ import numpy as np
 
 from instructrl.sim.env import Outcome
 from instructrl.sim.tabletop.scene import TABLE_Z
-from instructrl.sim.tabletop.task import CLOSED, OPEN, Task, downward, folded, pick, scatter
+from instructrl.sim.tabletop.task import CLOSED, OPEN, Task, downward, pick, scatter, wrap_angle
 from instructrl.sim.tabletop.world import World
 
-_BAR = np.array([0.064, 0.012, 0.009])  # metres, half sizes of the handset's bar, whose middle is its origin
-_EAR, _BELOW = 0.021, 0.026  # radius of its two ends, and how far they reach below that
-_CRADLE = 0.061  # height of the cradle on which the bar lies, in the middle of the base's frame
+_BAR = np.array([0.064, 0.012, 0.009])  # metres, half sizes of the handset's bar, whose centre is its origin
+_EAR, _BELOW = 0.021, 0.026  # radius of its two ends, and how far they extend below it
+_CRADLE = 0.061  # height of the cradle that supports the bar, at the centre of the base's frame
 _RESTS = _CRADLE + _BAR[2]
 _LOW, _HIGH = np.array([0.04, -0.30]), np.array([0.38, 0.30])
 _APART = 0.23
 _ABOVE, _GRASP = 0.13, 0.003
-_SLACK = np.array([0.020, 0.018, 0.008])  # along, across and above the handset's place
+_SLACK = np.array([0.020, 0.018, 0.008])  # tolerances along, across and above the handset's position
 
 
 class PhoneOnBase(Task):
-    """The base and the handset on the table, each turned any way."""
+    """The base and the handset on the table, each at a random yaw."""
 
     variations = 1
     max_steps = 7
@@ -58,19 +58,21 @@ class PhoneOnBase(Task):
             world.place(name, np.array([*point, TABLE_Z + height]), yaw=rng.uniform(-np.pi, np.pi))
         return {variation: "phone"}
 
-    def waypoints(self, world: World, thing: str) -> list[np.ndarray]:
-        taken = world.position(thing) + (0.0, 0.0, _GRASP)
+    def waypoints(self, world: World, goal_object: str) -> list[np.ndarray]:
+        taken = world.position(goal_object) + (0.0, 0.0, _GRASP)
         laid = world.position("cradle") + (0.0, 0.0, _RESTS + _GRASP + 0.003)
-        turned, turn = (folded(world.yaw(name), np.pi) for name in (thing, "cradle"))  # its ends are alike
+        turned, turn = (
+            wrap_angle(world.yaw(name), np.pi) for name in (goal_object, "cradle")
+        )  # its ends are identical
         return [
             *pick(taken, above=_ABOVE, lift=_ABOVE, yaw=turned),
             downward(laid + (0.0, 0.0, _ABOVE), yaw=turn, gripper=CLOSED),
             downward(laid, yaw=turn, gripper=OPEN),
         ]
 
-    def judge(self, world: World, thing: str, others: tuple[str, ...]) -> Outcome | None:
-        base, phone = world.rotation("cradle"), world.rotation(thing)
-        off = (world.position(thing) - world.position("cradle")) @ base - (0.0, 0.0, _RESTS)
+    def outcome(self, world: World, goal_object: str, distractors: tuple[str, ...]) -> Outcome | None:
+        base, phone = world.rotation("cradle"), world.rotation(goal_object)
+        off = (world.position(goal_object) - world.position("cradle")) @ base - (0.0, 0.0, _RESTS)
         along = abs(phone[:, 0] @ base[:, 0]) > np.cos(np.radians(15))
         return Outcome.SUCCESS if world.held() is None and along and (np.abs(off) < _SLACK).all() else None
 
@@ -79,7 +81,7 @@ class PhoneOnBase(Task):
 
 
 def _base_xml() -> str:
-    """A low box with twelve keys in front, and behind them the cradle with four prongs."""
+    """A low box with twelve keys in front and a cradle with four prongs behind them."""
     red, dark = ".78 .10 .09 1", ".60 .06 .06 1"
     keys = "".join(
         f'<geom class="marker" type="box" pos="{x} {y} .008" size=".0075 .0055 .003" rgba=".97 .96 .92 1"/>'

@@ -1,4 +1,4 @@
-"""Grasp the block of the named colour and lift it to the glass ball; two blocks of other colours lie beside it."""
+"""Grasp the block of the named colour and lift it to the glass ball; two blocks of other colours are distractors."""
 
 from collections.abc import Mapping
 
@@ -21,7 +21,7 @@ _ABOVE = 0.12
 
 
 class PickAndLift(Task):
-    """Three blocks on the table, turned any way, and a place in the air to lift one of them to."""
+    """Three blocks on the table at random yaws, and a target position in the air."""
 
     variations = len(COLOR_NAMES)
     max_steps = 6
@@ -49,16 +49,16 @@ class PickAndLift(Task):
         others = rng.permutation([color for color in range(self.variations) if color != variation])[: len(_BLOCKS) - 1]
         if points is None:
             return None
-        meaning = dict(zip((variation, *others.tolist()), _BLOCKS, strict=True))
-        for (color, name), point in zip(meaning.items(), points, strict=True):
+        goal_objects = dict(zip((variation, *others.tolist()), _BLOCKS, strict=True))
+        for (color, name), point in zip(goal_objects.items(), points, strict=True):
             world.color(name, COLORS[COLOR_NAMES[color]])
-            # a cube looks the same after a quarter turn, so this is any yaw
+            # a cube is symmetric under 90 degree rotations, so this covers all yaws
             world.place(name, np.array([*point, TABLE_Z + _HALF]), yaw=rng.uniform(-np.pi / 4, np.pi / 4))
         world.place("target", rng.uniform(_TARGET_LOW, _TARGET_HIGH))
-        return meaning
+        return goal_objects
 
-    def waypoints(self, world: World, thing: str) -> list[np.ndarray]:
-        block, target, yaw = world.position(thing), world.position("target"), world.yaw(thing)
+    def waypoints(self, world: World, goal_object: str) -> list[np.ndarray]:
+        block, target, yaw = world.position(goal_object), world.position("target"), world.yaw(goal_object)
         return [
             downward(block + (0.0, 0.0, _ABOVE), yaw=yaw, gripper=OPEN),
             downward(block, yaw=yaw, gripper=OPEN),
@@ -66,11 +66,11 @@ class PickAndLift(Task):
             downward(target, yaw=yaw, gripper=CLOSED),
         ]
 
-    def judge(self, world: World, thing: str, others: tuple[str, ...]) -> Outcome | None:
+    def outcome(self, world: World, goal_object: str, distractors: tuple[str, ...]) -> Outcome | None:
         held = world.held()
         if held is None or np.linalg.norm(world.position(held) - world.position("target")) > _TARGET_RADIUS:
             return None
-        return Outcome.SUCCESS if held == thing else Outcome.FAILURE
+        return Outcome.SUCCESS if held == goal_object else Outcome.FAILURE
 
     def describe(self, variation: int) -> dict[str, str]:
         return {"color": COLOR_NAMES[variation]}

@@ -1,4 +1,4 @@
-"""Grasp the cup of the named colour and lift it off the table; a cup of another colour stands beside it."""
+"""Grasp the cup of the named colour and lift it off the table; a cup of another colour is a distractor."""
 
 from collections.abc import Mapping
 
@@ -7,21 +7,21 @@ import numpy as np
 from instructrl.sim.env import Outcome
 from instructrl.sim.tabletop.colors import COLOR_NAMES, COLORS
 from instructrl.sim.tabletop.scene import TABLE_Z
-from instructrl.sim.tabletop.task import Task, folded, pick, scatter
+from instructrl.sim.tabletop.task import Task, pick, scatter, wrap_angle
 from instructrl.sim.tabletop.world import World
 
 _CUPS = ("cup0", "cup1")
-_PARTS = ("wall", "handle", "upper", "lower")  # what is painted
+_PARTS = ("wall", "handle", "upper", "lower")  # coloured parts
 _RADIUS, _HALF = 0.030, 0.0425  # metres; half the height
 _GRASP = 0.014  # metres above the middle
 _LOW, _HIGH = np.array([0.02, -0.32]), np.array([0.40, 0.32])
 _APART = 0.15
 _ABOVE, _LIFT = 0.14, 0.20
-_LIFTED = 2 * _HALF  # metres that the cup must rise: out of the place that it filled
+_LIFTED = 2 * _HALF  # metres that the cup must rise, clear of its initial volume
 
 
 class PickUpCup(Task):
-    """Two cups on the table, their handles turned any way."""
+    """Two cups on the table at random yaws."""
 
     variations = len(COLOR_NAMES)
     max_steps = 5
@@ -46,30 +46,30 @@ class PickUpCup(Task):
         other = (variation + int(rng.integers(1, self.variations))) % self.variations
         if points is None:
             return None
-        meaning = {variation: _CUPS[0], other: _CUPS[1]}
-        for (color, name), point in zip(meaning.items(), points, strict=True):
+        goal_objects = {variation: _CUPS[0], other: _CUPS[1]}
+        for (color, name), point in zip(goal_objects.items(), points, strict=True):
             for part in _PARTS:
                 world.color(f"{name}_{part}", COLORS[COLOR_NAMES[color]])
             world.place(name, np.array([*point, TABLE_Z + _HALF]), yaw=rng.uniform(-np.pi, np.pi))
-        return meaning
+        return goal_objects
 
-    def waypoints(self, world: World, thing: str) -> list[np.ndarray]:
-        yaw = folded(world.yaw(thing), np.pi)  # the fingers close beside the handle, whichever way it points
-        grasp = world.position(thing) + (0.0, 0.0, _GRASP)
+    def waypoints(self, world: World, goal_object: str) -> list[np.ndarray]:
+        yaw = wrap_angle(world.yaw(goal_object), np.pi)  # the fingers close beside the handle, in either direction
+        grasp = world.position(goal_object) + (0.0, 0.0, _GRASP)
         return pick(grasp, above=_ABOVE, lift=_LIFT, yaw=yaw)
 
-    def judge(self, world: World, thing: str, others: tuple[str, ...]) -> Outcome | None:
+    def outcome(self, world: World, goal_object: str, distractors: tuple[str, ...]) -> Outcome | None:
         held = world.held()
         if held is None or world.position(held)[2] < TABLE_Z + _HALF + _LIFTED:
             return None
-        return Outcome.SUCCESS if held == thing else Outcome.FAILURE
+        return Outcome.SUCCESS if held == goal_object else Outcome.FAILURE
 
     def describe(self, variation: int) -> dict[str, str]:
         return {"color": COLOR_NAMES[variation]}
 
 
 def _cup_xml(name: str) -> str:
-    """A solid cylinder that is dark where the hollow would be; only the outer bar of its handle can be touched."""
+    """A solid cylinder with a dark top instead of a hollow; only the outer bar of its handle is solid."""
     out, reach = _RADIUS - 0.002, _RADIUS + 0.020
     return f"""
     <body name="{name}"><freejoint/>

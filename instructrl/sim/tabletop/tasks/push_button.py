@@ -19,9 +19,9 @@ _ABOVE = 0.10
 
 
 class PushButton(Task):
-    """One button on the table, turned any way; its base tells the variation."""
+    """One button on the table at a random yaw; the colour of its base identifies the variation."""
 
-    variations = 18  # all colours but black and white
+    variations = 18  # all colours except black and white
     max_steps = 4
     templates = (
         "push the {color} button",
@@ -53,12 +53,12 @@ class PushButton(Task):
         world.place("button", np.array([*rng.uniform(_LOW, _HIGH), TABLE_Z]), yaw=rng.uniform(-np.pi, np.pi))
         return {variation: "button"}
 
-    def waypoints(self, world: World, thing: str) -> list[np.ndarray]:
-        top = world.position(thing) + (0.0, 0.0, _BASE_HEIGHT + _CAP_HEIGHT + FINGER_BEYOND_TIP)
+    def waypoints(self, world: World, goal_object: str) -> list[np.ndarray]:
+        top = world.position(goal_object) + (0.0, 0.0, _BASE_HEIGHT + _CAP_HEIGHT + FINGER_BEYOND_TIP)
         above, below = top + (0.0, 0.0, _ABOVE), top - (0.0, 0.0, 0.75 * _TRAVEL)
         return [downward(above, gripper=CLOSED), downward(below, gripper=CLOSED)]
 
-    def judge(self, world: World, thing: str, others: tuple[str, ...]) -> Outcome | None:
+    def outcome(self, world: World, goal_object: str, distractors: tuple[str, ...]) -> Outcome | None:
         return Outcome.SUCCESS if world.joint("button") > _PRESSED else None
 
     def describe(self, variation: int) -> dict[str, str]:

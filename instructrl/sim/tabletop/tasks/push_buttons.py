@@ -1,4 +1,4 @@
-"""Press one, two or three of three buttons, in the order in which the sentence names their colours."""
+"""Press one, two or three of three buttons, in the order in which the instruction names their colours."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -14,8 +14,8 @@ from instructrl.sim.tabletop.task import CLOSED, Task, downward, scatter
 from instructrl.sim.tabletop.world import World
 
 _BUTTONS = ("button0", "button1", "button2")
-_COLORS = 18  # all but black and white
-# 18 single colours, 10 pairs in both orders, 6 triples in two orders, so that a scene can be asked in several ways
+_COLORS = 18  # all except black and white
+# 18 single colours, 10 pairs in both orders, 6 triples in two orders, so that a scene has several possible goals
 _PAIRS = tuple((color, color + 9) for color in range(9)) + ((4, 10),)
 _TRIPLES = tuple((color, color + 9, (color + 4) % 18) for color in range(6))
 SEQUENCES = (
@@ -29,15 +29,15 @@ _PRESSED = 0.003
 _LOW, _HIGH = np.array([0.02, -0.32]), np.array([0.42, 0.32])
 _APART = 0.135
 _ABOVE = 0.12
-_RIVALS = 3  # at most
+_MAX_ALTERNATIVES = 3
 
 
 class PushButtons(Task):
-    """Three buttons on the table, turned any way; their bases tell them apart."""
+    """Three buttons on the table at random yaws, with bases of different colours."""
 
     variations = len(SEQUENCES)
     max_steps = 9
-    watched = MappingProxyType(dict.fromkeys(_BUTTONS, _PRESSED))
+    joint_thresholds = MappingProxyType(dict.fromkeys(_BUTTONS, _PRESSED))
     templates = (
         "push the {first} button",
         "press the {first} button down",
@@ -77,47 +77,47 @@ class PushButtons(Task):
         for (color, name), point in zip(button.items(), points, strict=True):
             world.color(f"{name}_base", COLORS[COLOR_NAMES[color]])
             world.place(f"{name}_base", np.array([*point, TABLE_Z]), yaw=rng.uniform(-np.pi, np.pi))
-        rivals = rng.permutation(_rivals(variation, colors))[:_RIVALS].tolist()
-        return {one: " ".join(button[color] for color in SEQUENCES[one]) for one in (variation, *rivals)}
+        alternative_goals = rng.permutation(_alternatives(variation, colors))[:_MAX_ALTERNATIVES].tolist()
+        return {one: " ".join(button[color] for color in SEQUENCES[one]) for one in (variation, *alternative_goals)}
 
-    def waypoints(self, world: World, thing: str) -> list[np.ndarray]:
+    def waypoints(self, world: World, goal_object: str) -> list[np.ndarray]:
         actions = []
-        for name in thing.split():
+        for name in goal_object.split():
             top = world.position(name) + (0.0, 0.0, _CAP_HEIGHT + FINGER_BEYOND_TIP)
             above, below = top + (0.0, 0.0, _ABOVE), top - (0.0, 0.0, 0.75 * _TRAVEL)
             actions += [downward(above, gripper=CLOSED), downward(below, gripper=CLOSED)]
         return actions
 
-    def judge(self, world: World, thing: str, others: tuple[str, ...]) -> Outcome | None:
-        wanted = thing.split()
-        if world.passed != wanted[: len(world.passed)]:
+    def outcome(self, world: World, goal_object: str, distractors: tuple[str, ...]) -> Outcome | None:
+        requested = goal_object.split()
+        if world.crossed != requested[: len(world.crossed)]:
             return Outcome.FAILURE
-        return Outcome.SUCCESS if world.passed == wanted else None
+        return Outcome.SUCCESS if world.crossed == requested else None
 
     def describe(self, variation: int) -> dict[str, str]:
         names = (COLOR_NAMES[color] for color in SEQUENCES[variation])
         return dict(zip(("first", "second", "third"), names, strict=False))
 
-    def sentences(self, variation: int, *, held_out: bool = False) -> tuple[str, ...]:
+    def instructions(self, variation: int, *, held_out: bool = False) -> tuple[str, ...]:
         words = self.describe(variation)
         texts = self.held_out_templates if held_out else self.templates
-        named = ["{" + word + "}" for word in ("first", "second", "third")]
-        fitting = [text for text in texts if sum(name in text for name in named) == len(words)]
-        return tuple(text.format(**words) for text in fitting)
+        placeholders = ["{" + word + "}" for word in ("first", "second", "third")]
+        matching = [text for text in texts if sum(name in text for name in placeholders) == len(words)]
+        return tuple(text.format(**words) for text in matching)
 
 
-def _rivals(variation: int, colors: tuple[int, ...]) -> list[int]:
-    """Other sequences of these colours; none is the beginning of the one asked for, nor begins with it."""
-    asked = SEQUENCES[variation]
+def _alternatives(variation: int, colors: tuple[int, ...]) -> list[int]:
+    """Other sequences of these colours; none is a prefix of the requested one or the reverse."""
+    requested = SEQUENCES[variation]
     return [
         other
         for other, sequence in enumerate(SEQUENCES)
-        if set(sequence) <= set(colors) and any(one != two for one, two in zip(asked, sequence, strict=False))
+        if set(sequence) <= set(colors) and any(one != two for one, two in zip(requested, sequence, strict=False))
     ]
 
 
 def _button_xml(name: str) -> str:
-    """A base with the button on it; the button's origin is the middle of the base's upper side."""
+    """A base with a button on it; the button's origin is the centre of the base's top."""
     cap = rod((0, 0, 0), (0, 0, _CAP_HEIGHT), 0.025, ".10 .10 .11", more='mass=".05"')
     ring = rod((0, 0, _BASE_HEIGHT - 0.002), (0, 0, _BASE_HEIGHT + 0.002), 0.032, ".80 .80 .82", kind="marker")
     base = box((0, 0, _BASE_HEIGHT / 2), (_BASE, _BASE, _BASE_HEIGHT / 2), "1 1 1", more=f'name="{name}_base"')

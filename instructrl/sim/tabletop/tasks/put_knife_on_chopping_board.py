@@ -1,4 +1,4 @@
-"""Draw the knife out of its slanted block and lay it flat on the chopping board."""
+"""Pull the knife out of its slanted block and put it flat on the chopping board."""
 
 from collections.abc import Mapping
 
@@ -6,29 +6,29 @@ import numpy as np
 
 from instructrl.sim.env import Outcome
 from instructrl.sim.tabletop.scene import TABLE_Z
-from instructrl.sim.tabletop.task import CLOSED, OPEN, Task, downward, folded
+from instructrl.sim.tabletop.task import CLOSED, OPEN, Task, downward, wrap_angle
 from instructrl.sim.tabletop.world import World
 
-_SLOPE = np.radians(22.0)  # of the knife in the block, its handle up; the frames of knife and block lie level
-_ALONG = np.array([np.cos(_SLOPE), 0.0, np.sin(_SLOPE)])  # in the knife's frame, from its blade to its handle
-_OVER = np.array([-np.sin(_SLOPE), 0.0, np.cos(_SLOPE)])  # and out of its broad side
+_SLOPE = np.radians(22.0)  # of the knife in the block, handle up; the frames of knife and block are horizontal
+_ALONG = np.array([np.cos(_SLOPE), 0.0, np.sin(_SLOPE)])  # in the knife's frame, from blade to handle
+_OVER = np.array([-np.sin(_SLOPE), 0.0, np.cos(_SLOPE)])  # and normal to its flat side
 _HANDLE, _BLADE = 0.100, 0.125  # metres, lengths
-_MIDDLE = (_HANDLE - _BLADE) / 2 - _HANDLE / 2  # of the whole knife, along it from the middle of its handle
+_MIDDLE = (_HANDLE - _BLADE) / 2 - _HANDLE / 2  # centre of the knife, along it from the centre of its handle
 _STEEL = ".86 .88 .90 1"
 _THICK = 0.008  # half of the handle's thickness
 _LENGTH = 0.17  # of the block along the knife
-_FACE = _LENGTH * np.sin(_SLOPE) + 0.037 * np.cos(_SLOPE) + 0.0005  # height at which the knife leaves the block
-_BEHIND = 0.030  # from there back to the middle of block and knife
+_FACE = _LENGTH * np.sin(_SLOPE) + 0.037 * np.cos(_SLOPE) + 0.0005  # height at which the knife enters the block
+_BEHIND = 0.030  # from there back to the centre of block and knife
 _BOARD = np.array([0.13, 0.085, 0.011])  # half sizes
 _BLOCK_LOW, _BLOCK_HIGH = np.array([0.12, -0.26]), np.array([0.30, 0.26])
 _BOARD_LOW, _BOARD_HIGH = np.array([0.08, -0.26]), np.array([0.36, 0.26])
 _APART = 0.28
 _ABOVE, _OUT = 0.09, 0.17
-_LYING = 0.03  # how far above the board's top the ends of a knife that lies there may be
+_LYING = 0.03  # maximum height of the ends of a knife lying on the board above its top
 
 
 class PutKnifeOnChoppingBoard(Task):
-    """A knife in a wooden block whose slanted face looks away from the robot, and a board beside it."""
+    """A knife in a wooden block whose slanted face points away from the robot, and a board beside it."""
 
     variations = 1
     max_steps = 6
@@ -79,11 +79,11 @@ class PutKnifeOnChoppingBoard(Task):
         world.place("board", np.array([*board, TABLE_Z]), yaw=rng.uniform(-np.pi, np.pi))
         return {variation: "knife"}
 
-    def waypoints(self, world: World, thing: str) -> list[np.ndarray]:
-        handle, rotation = world.position(thing), world.rotation(thing)
+    def waypoints(self, world: World, goal_object: str) -> list[np.ndarray]:
+        handle, rotation = world.position(goal_object), world.rotation(goal_object)
         along, over = rotation @ _ALONG, rotation @ _OVER
-        drawing = {"yaw": world.yaw(thing), "tilt": _SLOPE}  # at right angles to the knife
-        yaw = folded(world.yaw("board"), np.pi)
+        drawing = {"yaw": world.yaw(goal_object), "tilt": _SLOPE}  # perpendicular to the knife
+        yaw = wrap_angle(world.yaw("board"), np.pi)
         direction = np.array([np.cos(yaw), np.sin(yaw), 0.0])
         resting = world.position("board") + (0.0, 0.0, 2 * _BOARD[2] + _THICK + 0.004) - _MIDDLE * direction
         return [
@@ -93,9 +93,9 @@ class PutKnifeOnChoppingBoard(Task):
             downward(resting, yaw=yaw, gripper=OPEN),
         ]
 
-    def judge(self, world: World, thing: str, others: tuple[str, ...]) -> Outcome | None:
-        along = world.rotation(thing) @ _ALONG
-        spots = world.position(thing) + np.outer([_HANDLE / 2, _MIDDLE, -_HANDLE / 2 - _BLADE], along)
+    def outcome(self, world: World, goal_object: str, distractors: tuple[str, ...]) -> Outcome | None:
+        along = world.rotation(goal_object) @ _ALONG
+        spots = world.position(goal_object) + np.outer([_HANDLE / 2, _MIDDLE, -_HANDLE / 2 - _BLADE], along)
         local = (spots - world.position("board")) @ world.rotation("board")
         over = (np.abs(local[1, :2]) < _BOARD[:2]).all()
         lying = (np.abs(local[:, 2] - 2 * _BOARD[2]) < _LYING).all()
@@ -106,7 +106,7 @@ class PutKnifeOnChoppingBoard(Task):
 
 
 def _block_xml() -> str:
-    """Two slanted plates with the slot between them, cheeks, and a foot; the origin is where the knife leaves it."""
+    """Two slanted plates with a slot between them, side plates and a base; the origin is where the knife enters."""
     wood, dark, length = ".50 .31 .16 1", ".30 .18 .09 1", _LENGTH / 2
     reach = length * np.cos(_SLOPE)
     return f"""

@@ -1,4 +1,4 @@
-"""Drop the crumpled paper into the bin, and neither of the two tomatoes that lie about with it."""
+"""Drop the crumpled paper into the bin, but neither of the two tomatoes."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from instructrl.sim.tabletop.world import World
 
 _THINGS = ("rubbish", "tomato0", "tomato1")
 _PAPER, _TOMATO = 0.026, (0.026, 0.022)  # metres: radius; radius and half height
-_INSIDE, _HEIGHT = 0.064, 0.125  # radius of the bin's bottom, height of its rim
+_INSIDE, _HEIGHT = 0.064, 0.125  # inner radius of the bin, height of its rim
 _SIDES, _FLARE = 8, np.radians(4.0)
 _LOW, _HIGH = np.array([0.02, -0.32]), np.array([0.40, 0.32])
 _APART, _FROM_BIN = 0.10, 0.20
@@ -19,7 +19,7 @@ _ABOVE, _LIFT = 0.12, 0.22
 
 
 class PutRubbishInBin(Task):
-    """A bin, and on the table beside it rubbish and two tomatoes, each where another might be."""
+    """A bin, and on the table rubbish and two tomatoes at interchangeable positions."""
 
     variations = 1
     max_steps = 6
@@ -50,18 +50,18 @@ class PutRubbishInBin(Task):
         world.place("bin", np.array([*middle, TABLE_Z]), yaw=rng.uniform(-np.pi / _SIDES, np.pi / _SIDES))
         return {variation: _THINGS[0]}
 
-    def waypoints(self, world: World, thing: str) -> list[np.ndarray]:
-        lying, over = world.position(thing), world.position("bin") + (0.0, 0.0, _HEIGHT + 0.06)
+    def waypoints(self, world: World, goal_object: str) -> list[np.ndarray]:
+        lying, over = world.position(goal_object), world.position("bin") + (0.0, 0.0, _HEIGHT + 0.06)
         return [
             *pick(lying, above=_ABOVE, lift=_LIFT),
             downward(over, gripper=OPEN),
         ]
 
-    def judge(self, world: World, thing: str, others: tuple[str, ...]) -> Outcome | None:
+    def outcome(self, world: World, goal_object: str, distractors: tuple[str, ...]) -> Outcome | None:
         inside = [name for name in _THINGS if _in_bin(world, name)]
         if not inside:
             return None
-        return Outcome.SUCCESS if inside == [thing] else Outcome.FAILURE
+        return Outcome.SUCCESS if inside == [goal_object] else Outcome.FAILURE
 
     def describe(self, variation: int) -> dict[str, str]:
         return {}
@@ -73,7 +73,7 @@ def _in_bin(world: World, name: str) -> bool:
 
 
 def _paper_xml() -> str:
-    """A ball to the touch; to the eye crooked cubes in one another, whose edges are the creases."""
+    """Crumpled paper: collides as a ball, rendered as intersecting rotated cubes whose edges are the creases."""
     creases = "".join(
         f'<geom class="marker" type="box" size=".0158 .0158 .0158" euler="{turn}" rgba="{shade}"/>'
         for turn, shade in (
@@ -104,7 +104,7 @@ def _tomato_xml(name: str) -> str:
 
 
 def _bin_xml() -> str:
-    """Flaring walls around a bottom, with a lighter rim and foot."""
+    """Flaring walls around a bottom, with a lighter rim and base."""
     gray, rim = ".24 .30 .38 1", ".44 .50 .58 1"
     slant, side = _HEIGHT / 2 / np.cos(_FLARE), np.tan(np.pi / _SIDES)
     width, foot = (_INSIDE + _HEIGHT * np.tan(_FLARE) + 0.003) * side, _INSIDE / np.cos(np.pi / _SIDES) + 0.006

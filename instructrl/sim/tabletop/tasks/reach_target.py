@@ -1,4 +1,4 @@
-"""Touch the ball of the named colour with the gripper's tip; two balls of other colours hang beside it."""
+"""Touch the ball of the named colour with the gripper's tip; two balls of other colours are distractors."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from instructrl.sim.env import Outcome
 from instructrl.sim.tabletop.colors import COLOR_NAMES, COLORS
-from instructrl.sim.tabletop.task import OPEN, Task, downward, hidden, scatter
+from instructrl.sim.tabletop.task import OPEN, Task, downward, is_occluded, scatter
 from instructrl.sim.tabletop.world import World
 
 _BALLS = ("ball0", "ball1", "ball2")
@@ -16,7 +16,7 @@ _APART = 0.20  # metres
 
 
 class ReachTarget(Task):
-    """Three balls in the air, one of them asked for."""
+    """Three balls in the air, one of them the goal."""
 
     variations = len(COLOR_NAMES)
     max_steps = 3
@@ -43,23 +43,23 @@ class ReachTarget(Task):
     def place(self, world: World, variation: int, rng: np.random.Generator) -> Mapping[int, str] | None:
         points = scatter(rng, len(_BALLS), low=_LOW, high=_HIGH, apart=_APART)
         others = rng.permutation([color for color in range(self.variations) if color != variation])[: len(_BALLS) - 1]
-        if points is None or hidden(points, _RADIUS):
+        if points is None or is_occluded(points, _RADIUS):
             return None
-        meaning = dict(zip((variation, *others.tolist()), _BALLS, strict=True))
-        for (color, name), point in zip(meaning.items(), points, strict=True):
+        goal_objects = dict(zip((variation, *others.tolist()), _BALLS, strict=True))
+        for (color, name), point in zip(goal_objects.items(), points, strict=True):
             world.color(name, COLORS[COLOR_NAMES[color]])
             world.place(name, point)
-        return meaning
+        return goal_objects
 
-    def waypoints(self, world: World, thing: str) -> list[np.ndarray]:
-        return [downward(world.position(thing), gripper=OPEN)]
+    def waypoints(self, world: World, goal_object: str) -> list[np.ndarray]:
+        return [downward(world.position(goal_object), gripper=OPEN)]
 
-    def judge(self, world: World, thing: str, others: tuple[str, ...]) -> Outcome | None:
+    def outcome(self, world: World, goal_object: str, distractors: tuple[str, ...]) -> Outcome | None:
         tip = world.tip()
-        inside = [name for name in (thing, *others) if np.linalg.norm(world.position(name) - tip) < _RADIUS]
+        inside = [name for name in (goal_object, *distractors) if np.linalg.norm(world.position(name) - tip) < _RADIUS]
         if not inside:
             return None
-        return Outcome.SUCCESS if inside == [thing] else Outcome.FAILURE
+        return Outcome.SUCCESS if inside == [goal_object] else Outcome.FAILURE
 
     def describe(self, variation: int) -> dict[str, str]:
         return {"color": COLOR_NAMES[variation]}

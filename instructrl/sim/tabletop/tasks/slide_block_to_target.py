@@ -1,4 +1,4 @@
-"""Push the block over the table until it lies on the target."""
+"""Push the block over the table onto the target."""
 
 from collections.abc import Mapping
 
@@ -7,23 +7,23 @@ import numpy as np
 from instructrl.sim.env import Outcome
 from instructrl.sim.tabletop.scene import TABLE_Z
 from instructrl.sim.tabletop.shapes import box
-from instructrl.sim.tabletop.task import CLOSED, Task, downward, folded
+from instructrl.sim.tabletop.task import CLOSED, Task, downward, wrap_angle
 from instructrl.sim.tabletop.world import World
 
 _HALF = 0.03  # metres, half an edge of the block
 _TARGET = 0.045  # half the width of the target
 _AWAY = 0.19  # from the block to the target
-_ON = 0.03  # how far the block's middle may lie from the target's, along and across
+_ON = 0.03  # maximum distance of the block's centre from the target's, along and across
 _FINGER = 0.0095  # half the thickness of the closed fingers where they push
 _BEHIND = 0.035  # metres between the fingers and the block at first
 _LOW, _HIGH = np.array([0.02, -0.34]), np.array([0.42, 0.34])
-# Dry friction would let the block shoot ahead of fingers that stop within a tenth of a second: it slides in honey.
+# Viscous drag instead of dry friction, with which the block would slide on after the fingers stop.
 _DRAG, _TWIST = 6.0, 0.004  # N s / m, N m s / rad
-_ABOVE, _HEIGHT = 0.12, 0.022  # of the tip over the table, before and while it pushes
+_ABOVE, _HEIGHT = 0.12, 0.022  # height of the tip over the table, before and during the push
 
 
 class SlideBlockToTarget(Task):
-    """A block that faces a target some way off, both turned any way."""
+    """A block that faces a target at some distance, both at a random yaw."""
 
     variations = 1
     max_steps = 5
@@ -60,24 +60,24 @@ class SlideBlockToTarget(Task):
 
     def place(self, world: World, variation: int, rng: np.random.Generator) -> Mapping[int, str] | None:
         block, yaw = rng.uniform(_LOW, _HIGH), rng.uniform(-np.pi, np.pi)
-        way = np.array([np.cos(yaw), np.sin(yaw)])
-        ends = np.stack([block - (_HALF + _BEHIND) * way, block + _AWAY * way])
+        direction = np.array([np.cos(yaw), np.sin(yaw)])
+        ends = np.stack([block - (_HALF + _BEHIND) * direction, block + _AWAY * direction])
         if (ends < _LOW).any() or (ends > _HIGH).any():
             return None
         world.place("start", np.array([*block, TABLE_Z + _HALF]), yaw=yaw)
         world.place("target", np.array([*ends[1], TABLE_Z]), yaw=yaw)
         return {variation: "block"}
 
-    def waypoints(self, world: World, thing: str) -> list[np.ndarray]:
-        block, target = world.position(thing)[:2], world.position("target")[:2]
-        way = (target - block) / np.linalg.norm(target - block)
-        yaw = folded(np.arctan2(way[1], way[0]), np.pi)  # the fingers look the same from both sides
-        behind, beside = block - (_HALF + _FINGER + _BEHIND) * way, target - (_HALF + _FINGER) * way
+    def waypoints(self, world: World, goal_object: str) -> list[np.ndarray]:
+        block, target = world.position(goal_object)[:2], world.position("target")[:2]
+        direction = (target - block) / np.linalg.norm(target - block)
+        yaw = wrap_angle(np.arctan2(direction[1], direction[0]), np.pi)  # the fingers are symmetric
+        behind, beside = block - (_HALF + _FINGER + _BEHIND) * direction, target - (_HALF + _FINGER) * direction
         stops = (*behind, _ABOVE), (*behind, _HEIGHT), (*beside, _HEIGHT)
         return [downward(np.array(stop) + (0.0, 0.0, TABLE_Z), yaw=yaw, gripper=CLOSED) for stop in stops]
 
-    def judge(self, world: World, thing: str, others: tuple[str, ...]) -> Outcome | None:
-        off = (world.position(thing) - world.position("target")) @ world.rotation("target")
+    def outcome(self, world: World, goal_object: str, distractors: tuple[str, ...]) -> Outcome | None:
+        off = (world.position(goal_object) - world.position("target")) @ world.rotation("target")
         return Outcome.SUCCESS if np.abs(off[:2]).max() < _ON else None
 
     def describe(self, variation: int) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Stack two, three or four blocks of the named colour on the mat; four blocks of another colour lie about."""
+"""Stack two, three or four blocks of the named colour on the mat; four blocks of another colour are distractors."""
 
 from collections.abc import Mapping
 
@@ -8,19 +8,19 @@ from instructrl.sim.env import Outcome
 from instructrl.sim.tabletop.colors import COLOR_NAMES, COLORS
 from instructrl.sim.tabletop.scene import TABLE_Z
 from instructrl.sim.tabletop.shapes import box, cubes
-from instructrl.sim.tabletop.task import CLOSED, OPEN, Task, downward, folded
+from instructrl.sim.tabletop.task import CLOSED, OPEN, Task, downward, wrap_angle
 from instructrl.sim.tabletop.world import World
 
 _COUNTS = {2: "two", 3: "three", 4: "four"}
 _EACH = 4  # blocks of each of the two colours
-_GROUPS = {"asked": 0, "other": _EACH}  # the first of their blocks
+_GROUPS = {"requested": 0, "other": _EACH}  # index of their first blocks
 _BLOCKS = tuple(f"block{number}" for number in range(2 * _EACH))
-_HALF, _MAT = 0.025, 0.045  # metres, half an edge of a block and of the mat
+_HALF, _MAT = 0.025, 0.045  # metres, half the edge lengths of a block and of the mat
 _MAT_TOP = 0.003
 _LOW, _HIGH = np.array([0.02, -0.32]), np.array([0.42, 0.32])
 _APART, _ROOM, _MARGIN = 0.105, 0.16, 0.08
-_CLEAR = 0.11  # over whatever lies below, on the way
-_STRAIGHT, _LEVEL = 0.022, 0.010  # how far a block in the tower may be off, sideways and in height
+_CLEAR = 0.11  # height over other blocks during transport
+_STRAIGHT, _LEVEL = 0.022, 0.010  # maximum offset of a block in the tower, horizontally and vertically
 
 
 class StackBlocks(Task):
@@ -60,14 +60,14 @@ class StackBlocks(Task):
             world.color(name, COLORS[COLOR_NAMES[color if number < _EACH else other]])
             world.place(name, np.array([*point, TABLE_Z + _HALF]), yaw=rng.uniform(-np.pi / 4, np.pi / 4))
         world.place("mat", np.array([*points[0], TABLE_Z]))
-        things = {variation: "asked", other * len(_COUNTS) + count: "other"}
-        return {one: f"{list(_COUNTS)[count]} {group}" for one, group in things.items()}
+        goals = {variation: "requested", other * len(_COUNTS) + count: "other"}
+        return {one: f"{list(_COUNTS)[count]} {group}" for one, group in goals.items()}
 
-    def waypoints(self, world: World, thing: str) -> list[np.ndarray]:
-        count, blocks = _read(thing)
+    def waypoints(self, world: World, goal_object: str) -> list[np.ndarray]:
+        count, blocks = _read(goal_object)
         base, actions = world.position("mat") + (0.0, 0.0, _MAT_TOP + _HALF), list[np.ndarray]()
         for level, name in enumerate(blocks[:count]):
-            block, yaw = world.position(name), folded(world.yaw(name), np.pi / 2)
+            block, yaw = world.position(name), wrap_angle(world.yaw(name), np.pi / 2)
             place = base + (0.0, 0.0, 2 * _HALF * level + 0.001)
             above, over = block + (0.0, 0.0, _CLEAR), place + (0.0, 0.0, _CLEAR)
             actions += [
@@ -80,27 +80,27 @@ class StackBlocks(Task):
             ]
         return actions[:-1]
 
-    def judge(self, world: World, thing: str, others: tuple[str, ...]) -> Outcome | None:
+    def outcome(self, world: World, goal_object: str, distractors: tuple[str, ...]) -> Outcome | None:
         if world.held() is not None:
             return None
-        if any(_stands(world, other) for other in others):
+        if any(_stands(world, other) for other in distractors):
             return Outcome.FAILURE
-        return Outcome.SUCCESS if _stands(world, thing) else None
+        return Outcome.SUCCESS if _stands(world, goal_object) else None
 
     def describe(self, variation: int) -> dict[str, str]:
         color, count = divmod(variation, len(_COUNTS))
         return {"color": COLOR_NAMES[color], "count": tuple(_COUNTS.values())[count]}
 
 
-def _read(thing: str) -> tuple[int, tuple[str, ...]]:
-    """How many blocks to stack, and those of the colour."""
-    count, group = thing.split()
+def _read(goal_object: str) -> tuple[int, tuple[str, ...]]:
+    """The number of blocks to stack, and the blocks of the colour."""
+    count, group = goal_object.split()
     return int(count), _BLOCKS[_GROUPS[group] :][:_EACH]
 
 
-def _stands(world: World, thing: str) -> bool:
-    """Whether so many blocks of the colour lie on the mat, each on the one before."""
-    count, blocks = _read(thing)
+def _stands(world: World, goal_object: str) -> bool:
+    """Return True if that number of blocks of the colour is stacked on the mat."""
+    count, blocks = _read(goal_object)
     for level in range(count):
         spot = world.position("mat") + (0.0, 0.0, _MAT_TOP + _HALF * (2 * level + 1))
         off = np.abs([world.position(name) - spot for name in blocks])
@@ -110,9 +110,9 @@ def _stands(world: World, thing: str) -> bool:
 
 
 def _spread(rng: np.random.Generator, count: int) -> np.ndarray | None:
-    """Points [count 2] on the table, set one after the other where there is room; None if it runs out.
+    """Points [count 2] on the table, placed one by one with minimum distances; None if there is no room left.
 
-    The first, the mat's, is not at the edge, and further from the others, which a hand must reach beside the tower.
+    The first one, the mat's, is away from the edge and farther from the others, so that the hand fits beside the tower.
     """
     points = rng.uniform(_LOW + _MARGIN, _HIGH - _MARGIN, size=(1, 2))
     for candidate in rng.uniform(_LOW, _HIGH, size=(20 * count, 2)):

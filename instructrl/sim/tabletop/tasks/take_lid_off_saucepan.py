@@ -11,14 +11,14 @@ from instructrl.sim.tabletop.task import Task, pick
 from instructrl.sim.tabletop.world import World
 
 _RADIUS, _HEIGHT = 0.085, 0.085  # metres, of the pan
-_LID, _KNOB = 0.008, 0.030  # half the lid's thickness; its middle to the middle of the knob
+_LID, _KNOB = 0.008, 0.030  # half the lid's thickness; from its centre to that of the knob
 _LOW, _HIGH = np.array([0.06, -0.28]), np.array([0.38, 0.28])
 _ABOVE, _LIFT = 0.10, 0.20
-_OFF = 0.10  # metres that the lid must be above its place
+_OFF = 0.10  # metres that the lid must rise
 
 
 class TakeLidOffSaucepan(Task):
-    """A covered saucepan, its handle turned any way."""
+    """A covered saucepan at a random yaw."""
 
     variations = 1
     max_steps = 5
@@ -59,13 +59,13 @@ class TakeLidOffSaucepan(Task):
         world.place("lid", np.array([*point, TABLE_Z + _HEIGHT + _LID]), yaw=yaw)
         return {variation: "lid"}
 
-    def waypoints(self, world: World, thing: str) -> list[np.ndarray]:
-        knob = world.position(thing) + (0.0, 0.0, _KNOB)
+    def waypoints(self, world: World, goal_object: str) -> list[np.ndarray]:
+        knob = world.position(goal_object) + (0.0, 0.0, _KNOB)
         return pick(knob, above=_ABOVE, lift=_LIFT)
 
-    def judge(self, world: World, thing: str, others: tuple[str, ...]) -> Outcome | None:
-        rise = world.position(thing)[2] - world.position("saucepan")[2] - _HEIGHT - _LID
-        return Outcome.SUCCESS if world.held() == thing and rise > _OFF else None
+    def outcome(self, world: World, goal_object: str, distractors: tuple[str, ...]) -> Outcome | None:
+        rise = world.position(goal_object)[2] - world.position("saucepan")[2] - _HEIGHT - _LID
+        return Outcome.SUCCESS if world.held() == goal_object and rise > _OFF else None
 
     def describe(self, variation: int) -> dict[str, str]:
         return {}

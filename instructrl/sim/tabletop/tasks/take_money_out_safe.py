@@ -11,19 +11,19 @@ from instructrl.sim.tabletop.safe import (
     REAR,
     SHELVES,
     TILT,
-    inside,
-    lying,
+    bundle_height,
+    from_safe_frame,
     money_xml,
-    outside,
     place_safe,
     safe_xml,
+    to_safe_frame,
 )
 from instructrl.sim.tabletop.task import CLOSED, OPEN, Task, downward
 from instructrl.sim.tabletop.world import World
 
-_DEPTH, _ASIDE, _SKEW = (0.046, 0.050), 0.015, 0.10  # where in the safe the bundles lie: metres, radians
-_OUT = 0.10  # metres before the safe from which something counts as taken out
-_BEFORE, _AWAY = 0.12, 0.20
+_DEPTH, _ASIDE, _SKEW = (0.046, 0.050), 0.015, 0.10  # positions of the bundles in the safe: metres, radians
+_OUT = 0.10  # metres in front of the safe beyond which a bundle counts as taken out
+_CLEARANCE, _AWAY = 0.12, 0.20
 _LOW, _HIGH = np.array([0.14, -0.26]), np.array([0.42, 0.26])
 
 
@@ -54,30 +54,32 @@ class TakeMoneyOutSafe(Task):
             return None
         world.refresh()
         for shelf in SHELVES:
-            where = outside(world, depth=rng.uniform(*_DEPTH), height=lying(shelf), aside=rng.uniform(-_ASIDE, _ASIDE))
-            world.place(shelf, where, yaw=yaw + rng.uniform(-_SKEW, _SKEW))
+            position = from_safe_frame(
+                world, depth=rng.uniform(*_DEPTH), height=bundle_height(shelf), aside=rng.uniform(-_ASIDE, _ASIDE)
+            )
+            world.place(shelf, position, yaw=yaw + rng.uniform(-_SKEW, _SKEW))
         return dict(enumerate(SHELVES))
 
-    def waypoints(self, world: World, thing: str) -> list[np.ndarray]:
-        yaw = world.yaw(thing)
+    def waypoints(self, world: World, goal_object: str) -> list[np.ndarray]:
+        yaw = world.yaw(goal_object)
         forward = np.array([np.cos(yaw), np.sin(yaw), 0.0])
-        grasp = world.position(thing) - REAR * forward + (0.0, 0.0, HIGHER)
+        grasp = world.position(goal_object) - REAR * forward + (0.0, 0.0, HIGHER)
         table = grasp - _AWAY * forward
         table[2] = world.position("safe")[2] + MONEY[2] + HIGHER + 0.002
         return [
-            downward(grasp - _BEFORE * forward + (0.0, 0.0, 0.03), yaw=yaw, tilt=TILT, gripper=OPEN),
+            downward(grasp - _CLEARANCE * forward + (0.0, 0.0, 0.03), yaw=yaw, tilt=TILT, gripper=OPEN),
             downward(grasp, yaw=yaw, tilt=TILT, gripper=CLOSED),
-            downward(grasp - _BEFORE * forward + (0.0, 0.0, 0.03), yaw=yaw, tilt=TILT, gripper=CLOSED),
+            downward(grasp - _CLEARANCE * forward + (0.0, 0.0, 0.03), yaw=yaw, tilt=TILT, gripper=CLOSED),
             downward(table, yaw=yaw, tilt=TILT, gripper=OPEN),
         ]
 
-    def judge(self, world: World, thing: str, others: tuple[str, ...]) -> Outcome | None:
+    def outcome(self, world: World, goal_object: str, distractors: tuple[str, ...]) -> Outcome | None:
         if world.held() is not None:
             return None
-        taken = [name for name in SHELVES if inside(world, world.position(name))[0] < -_OUT]
+        taken = [name for name in SHELVES if to_safe_frame(world, world.position(name))[0] < -_OUT]
         if not taken:
             return None
-        return Outcome.SUCCESS if taken == [thing] else Outcome.FAILURE
+        return Outcome.SUCCESS if taken == [goal_object] else Outcome.FAILURE
 
     def describe(self, variation: int) -> dict[str, str]:
         return {"shelf": SHELVES[variation]}

@@ -7,12 +7,12 @@ import numpy as np
 
 from instructrl.sim.env import Outcome
 from instructrl.sim.tabletop.scene import TABLE_Z
-from instructrl.sim.tabletop.task import Task, folded, pick
+from instructrl.sim.tabletop.task import Task, pick, wrap_angle
 from instructrl.sim.tabletop.world import World
 
-_WIDTH, _HEIGHT, _FLOOR = 0.050, 0.150, 0.006  # metres: the stand's half width, its height, its bottom's thickness
+_WIDTH, _HEIGHT, _FLOOR = 0.050, 0.150, 0.006  # metres: half the stand's width, its height, the thickness of its bottom
 _HOLE = 0.026  # half the width of the opening
-_HOOK = (  # the handle's curve, to one side of the shaft and above the umbrella's point
+_HOOK = (  # curve of the handle: offset from the shaft, height above the umbrella's tip
     (0.000, 0.285),
     (0.000, 0.325),
     (0.011, 0.341),
@@ -20,13 +20,13 @@ _HOOK = (  # the handle's curve, to one side of the shaft and above the umbrella
     (0.046, 0.325),
     (0.046, 0.303),
 )
-_GRASP = np.array([0.023, 0.0, 0.338])  # in the umbrella's frame, whose origin is its point
+_GRASP = np.array([0.023, 0.0, 0.338])  # in the umbrella's frame, whose origin is its tip
 _LOW, _HIGH = np.array([0.02, -0.32]), np.array([0.36, 0.32])
 _ABOVE, _LIFT = 0.11, 0.19
 
 
 class TakeUmbrellaOutOfUmbrellaStand(Task):
-    """A closed umbrella upright in a stand, its handle turned any way."""
+    """A closed umbrella upright in a stand, at a random yaw."""
 
     variations = 1
     max_steps = 5
@@ -46,7 +46,7 @@ class TakeUmbrellaOutOfUmbrellaStand(Task):
     def bodies(self) -> str:
         hook = "".join(
             f'<geom class="object" type="capsule" fromto="{x} 0 {z} {right} 0 {up}" size=".009" '
-            'rgba=".33 .16 .07 1" mass="0"/>'  # weightless: on its point the umbrella is in balance
+            'rgba=".33 .16 .07 1" mass="0"/>'  # massless, so that the umbrella is balanced on its tip
             for (x, z), (right, up) in pairwise(_HOOK)
         )
         cloth, fold = ".80 .08 .16 1", ".58 .04 .11 1"
@@ -67,13 +67,13 @@ class TakeUmbrellaOutOfUmbrellaStand(Task):
         world.place("umbrella", np.array([x, y, TABLE_Z + _FLOOR]), yaw=rng.uniform(-np.pi, np.pi))
         return {variation: "umbrella"}
 
-    def waypoints(self, world: World, thing: str) -> list[np.ndarray]:
-        yaw = folded(world.yaw(thing), np.pi)  # the fingers close across the handle, whichever way it points
-        grasp = world.position(thing) + world.rotation(thing) @ _GRASP
+    def waypoints(self, world: World, goal_object: str) -> list[np.ndarray]:
+        yaw = wrap_angle(world.yaw(goal_object), np.pi)  # the fingers close across the handle, in either direction
+        grasp = world.position(goal_object) + world.rotation(goal_object) @ _GRASP
         return pick(grasp, above=_ABOVE, lift=_LIFT, yaw=yaw)
 
-    def judge(self, world: World, thing: str, others: tuple[str, ...]) -> Outcome | None:
-        point = (world.position(thing) - world.position("stand")) @ world.rotation("stand")
+    def outcome(self, world: World, goal_object: str, distractors: tuple[str, ...]) -> Outcome | None:
+        point = (world.position(goal_object) - world.position("stand")) @ world.rotation("stand")
         inside = np.abs(point[:2]).max() < _WIDTH and point[2] < _HEIGHT
         return None if inside else Outcome.SUCCESS
 
@@ -82,7 +82,7 @@ class TakeUmbrellaOutOfUmbrellaStand(Task):
 
 
 def _stand_xml() -> str:
-    """A box without a top but for a broad rim, which keeps the umbrella upright."""
+    """An open box with a broad rim that keeps the umbrella upright."""
     steel, rim, middle = ".20 .30 .36 1", ".55 .64 .68 1", _HEIGHT / 2
     out, bar = _WIDTH - 0.003, (_WIDTH + _HOLE) / 2 + 0.001
     walls = "".join(

@@ -1,4 +1,4 @@
-"""Turn the left or the right handle of a tap, as they are named by someone who looks at its spout."""
+"""Turn the left or the right handle of a tap, as seen from the front of its spout."""
 
 from collections.abc import Mapping
 
@@ -7,22 +7,22 @@ import numpy as np
 from instructrl.sim.env import Outcome
 from instructrl.sim.tabletop.scene import TABLE_Z
 from instructrl.sim.tabletop.shapes import box, rod
-from instructrl.sim.tabletop.task import CLOSED, OPEN, Task, downward, folded
+from instructrl.sim.tabletop.task import CLOSED, OPEN, Task, downward, wrap_angle
 from instructrl.sim.tabletop.world import World
 
 _HANDLES = ("left", "right")
 _ASIDE, _TOP = 0.105, 0.110  # metres from the spout to a handle, and from the table to a handle's bar
-_SPOUT = 0.15  # how far the spout reaches out
+_SPOUT = 0.15  # length of the spout
 _TURNED = np.pi / 2
 _LIMIT, _TURN = np.radians(125.0), np.radians(105.0)
-_BASE = np.array([-0.2721, -0.0082])  # what the arm turns about
-_EASY = np.pi / 4  # yaw against the arm's at which the last joint is in the middle of its range
+_BASE = np.array([-0.2721, -0.0082])  # the arm's vertical axis
+_EASY = np.pi / 4  # yaw relative to the arm at which the last joint is in mid range
 _LOW, _HIGH = np.array([0.08, -0.22]), np.array([0.36, 0.22])
 _ABOVE = 0.10
 
 
 class TurnTap(Task):
-    """A tap with two handles, turned any way; both open counterclockwise."""
+    """A tap with two handles at a random yaw; both open counterclockwise."""
 
     variations = len(_HANDLES)
     max_steps = 5
@@ -46,28 +46,28 @@ class TurnTap(Task):
         world.place("tap", np.array([*rng.uniform(_LOW, _HIGH), TABLE_Z]), yaw=rng.uniform(-np.pi, np.pi))
         return dict(enumerate(_HANDLES))
 
-    def waypoints(self, world: World, thing: str) -> list[np.ndarray]:
-        handle = world.position(thing)
+    def waypoints(self, world: World, goal_object: str) -> list[np.ndarray]:
+        handle = world.position(goal_object)
         arm = np.arctan2(*(handle[:2] - _BASE)[::-1])
-        middle = arm + _EASY - _TURN / 2  # of the yaws from which a turn is easy; a bar looks the same turned half
-        yaw = middle + folded(world.yaw(thing) + np.pi / 2 - middle, np.pi)
+        middle = arm + _EASY - _TURN / 2  # of the yaws with an easy turn; a bar is symmetric under 180 degree rotations
+        yaw = middle + wrap_angle(world.yaw(goal_object) + np.pi / 2 - middle, np.pi)
         return [
             downward(handle + (0.0, 0.0, _ABOVE), yaw=yaw, gripper=OPEN),
             downward(handle, yaw=yaw, gripper=CLOSED),
             downward(handle, yaw=yaw + _TURN, gripper=CLOSED),
         ]
 
-    def judge(self, world: World, thing: str, others: tuple[str, ...]) -> Outcome | None:
-        if any(world.joint(name) > _TURNED for name in others):
+    def outcome(self, world: World, goal_object: str, distractors: tuple[str, ...]) -> Outcome | None:
+        if any(world.joint(name) > _TURNED for name in distractors):
             return Outcome.FAILURE
-        return Outcome.SUCCESS if world.joint(thing) > _TURNED else None
+        return Outcome.SUCCESS if world.joint(goal_object) > _TURNED else None
 
     def describe(self, variation: int) -> dict[str, str]:
         return {"side": _HANDLES[variation]}
 
 
 def _tap_xml() -> str:
-    """Origin between the handles, the spout along x."""
+    """The tap; its origin is between the handles, the spout along x."""
     steel, dark, high = ".80 .81 .84", ".30 .31 .34", _TOP + 0.012
     parts = (
         box((0, 0, 0.010), (0.040, _ASIDE + 0.042, 0.010), dark),
@@ -81,7 +81,7 @@ def _tap_xml() -> str:
 
 
 def _handle_xml(name: str, side: float) -> str:
-    """A stem and a bar on it; the origin is the middle of the bar."""
+    """A stem with a bar on it; the origin is the centre of the bar."""
     steel, grip = ".60 .62 .66", ".93 .94 .96"
     parts = (
         rod((0, 0, 0.02 - _TOP), (0, 0, -0.010), 0.016, steel, kind="marker"),

@@ -1,1 +1,1 @@
-"""RLBench imports it and nothing more."""
+"""Empty stand-in: RLBench only imports it."""

@@ -1,4 +1,4 @@
-"""What a task environment shows; a field that is switched off is None."""
+"""Observation of a task environment; disabled fields are None."""
 
 CAMERAS = ("left_shoulder", "right_shoulder", "overhead", "wrist", "front")
 

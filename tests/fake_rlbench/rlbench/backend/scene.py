@@ -1,4 +1,4 @@
-"""A world of points: the tip, one place of interest after the other, and cameras that see them as discs.
+"""A world of points: the tip, the points to visit, and cameras that show them as discs.
 
 Cameras are CoppeliaSim's: x to the left, y up, z into the scene; matrices are as PyRep gives them.
 """
@@ -13,7 +13,7 @@ START = np.array([0.2785, -0.0082, 1.472, 0.0, 0.9927, 0.0, 0.1209])
 DOWN = np.array([0.0, 1.0, 0.0, 0.0])
 LOW, HIGH = np.array([-0.1, -0.5, 0.75]), np.array([0.6, 0.5, 1.75])  # workspace
 NEAR, FAR = 0.01, 4.5
-EYES = {  # place, and what is looked at
+EYES = {  # position, and target point
     "front": ((1.35, 0.0, 1.58), (0.2, 0.0, 1.0)),
     "left_shoulder": ((-0.175, 0.2, 1.98), (0.3, 0.0, 0.9)),
     "right_shoulder": ((-0.175, -0.2, 1.98), (0.3, 0.0, 0.9)),
@@ -43,7 +43,7 @@ class Scene:
         self.tip, self.opened, self.velocities = START.copy(), 1.0, np.zeros(7)
 
     def draw_places(self, count: int) -> np.ndarray:
-        """Random places side by side, from both of the global generators."""
+        """Random points, from both global random number generators."""
         places = np.random.uniform([0.15, -0.05, 0.85], [0.4, 0.05, 1.0], size=(count, 3))
         places[:, 1] += np.arange(count) * 0.3 - 0.15
         places[:, 2] += random.uniform(0.0, 0.1)
@@ -57,7 +57,7 @@ class Scene:
         return look(*EYES[name]), focal
 
     def draw(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Colours, and depths between 0 and 1; the first row is the top."""
+        """Colours and normalized depths in [0, 1]; the first row is the top."""
         size = getattr(self.config, f"{name}_camera").image_size[0]
         pose, focal = self.camera(name)
         image, depth = np.full((size, size, 3), 90, np.uint8), np.ones((size, size))

@@ -1,4 +1,4 @@
-"""What the tasks share: places that have to be visited in turn, with the gripper as it should be."""
+"""Base class of the tasks: points to visit in order, each with a gripper state."""
 
 import numpy as np
 
@@ -7,8 +7,8 @@ NEAR_ENOUGH = 0.02  # metres
 
 class Task:
     variations = 1
-    gripper = (1.0,)  # at each place
-    stops_wrong = False  # whether the episode ends when a later place is visited first
+    gripper = (1.0,)  # at each point
+    stops_wrong = False  # True if visiting a later point first ends the episode
 
     def __init__(self):
         self.places = np.zeros((0, 3))
@@ -26,7 +26,7 @@ class Task:
         return [f"{verb} point {index}" for verb in ("touch", "visit", "go to")]
 
     def look(self, tip: np.ndarray, opened: float) -> None:
-        """Note which place has been reached."""
+        """Record which point has been reached."""
         near = np.linalg.norm(self.places - tip[:3], axis=1) < NEAR_ENOUGH
         if self.visited < len(near) and near[self.visited] and opened == self.gripper[self.visited]:
             self.visited += 1

@@ -2,7 +2,7 @@ from rlbench.backend.task import Task
 
 
 class PlaceCups(Task):
-    """The expert believes that it succeeds; nobody ever does."""
+    """A task whose expert reports success but which never succeeds."""
 
     variations = 2
     gripper = (1.0, 0.0)
