@@ -30,7 +30,7 @@ demo: $(VENV)/installed  ## collect, train, evaluate and report from scratch, in
 	$(BIN)/python eval.py run=$(RUN) episodes=$(EPISODES)
 
 rlbench: $(VENV)/installed  ## install RLBench and CoppeliaSim (for non-commercial use) and play one episode
-	launchers/setup_rlbench.sh $(BIN)/python
+	launchers/setup/setup_rlbench.sh $(BIN)/python
 
 test: $(VENV)/installed-dev  ## run all tests, JOBS files in parallel
 	$(BIN)/python -m pytest -n $(JOBS)
@@ -40,12 +40,13 @@ test-fast: $(VENV)/installed-dev  ## run the tests that take seconds
 
 test-rlbench: $(VENV)/installed-dev  ## run the tests that need RLBench (make rlbench installs it)
 	$(BIN)/python -m data_tools.rlbench check
-	$(BIN)/python -m pytest -m rlbench tests/test_rlbench_installed.py
+	$(BIN)/python -m pytest -m rlbench tests/integration/test_rlbench_installed.py
 
 lint: $(VENV)/installed-dev  ## check style, imports and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: $(VENV)/installed-dev  ## print every measured speed as a ratio to its baseline
 	@for file in tests/bench/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

@@ -5,22 +5,22 @@ python eval.py run=outputs/NAME episodes=1000 'conditions=[trained,held_out_inst
 python eval.py run=outputs/NAME protocol=peract protocol.max_keyframes=10
 """
 
-from instructrl.command import entry_point
-from instructrl.config import EvalConfig
+from instructrl.cli.entry import entry_point
+from instructrl.config.evaluation import EvalConfig
 from instructrl.errors import RunError
 
 
 @entry_point("eval", EvalConfig)
 def main(config: EvalConfig) -> None:
     """Evaluate the conditions, render some videos, write the results and the report."""
-    from instructrl.data.mirror import working_dir
-    from instructrl.data.storage import storage_path
-    from instructrl.evaluation.run import check_run
+    from instructrl.evaluation.run_checks import check_run
+    from instructrl.storage.paths import storage_path
+    from instructrl.storage.synced_dir import working_dir
 
     with working_dir(storage_path(config.run), exclusive=False) as work_dir:
         check_run(work_dir.folder, tasks=config.tasks)  # before jax is imported
-        from instructrl.evaluation.judge import evaluate
-        from instructrl.evaluation.results import headline, table
+        from instructrl.evaluation.evaluate import evaluate
+        from instructrl.evaluation.results.summary import headline, table
 
         results, report = evaluate(config, work_dir.folder)
     print(table(results))

@@ -4,8 +4,8 @@ python -m data_tools.features task=reach_target encoder=m3ae_b16
 python -m data_tools.features task=multi_10 encoder=m3ae_b16
 """
 
-from instructrl.command import entry_point
-from instructrl.config import TrainConfig, uses_cached_features
+from instructrl.cli.entry import entry_point
+from instructrl.config.training import TrainConfig, uses_cached_features
 from instructrl.errors import InputError
 
 
@@ -17,16 +17,16 @@ def main(config: TrainConfig) -> None:
             f"encoder: found {config.encoder.name}; allowed: one that is frozen, has weights in a file, "
             "and features=auto or cached, such as encoder=m3ae_b16"
         )
-    from instructrl.training.inputs import check_inputs
+    from instructrl.training.preflight import check_inputs
 
     check_inputs(config)
-    from data_tools.collect import ensure_demonstrations
-    from instructrl.training.hardware import select_platform
+    from instructrl.collection.collect import ensure_demonstrations
+    from instructrl.training.distributed.platform import select_platform
 
     select_platform(config.hardware)
     data = ensure_demonstrations(config.task, config.sim, config.data)
-    from instructrl.training.features import compute_features
-    from instructrl.training.preparation import open_demonstrations
+    from instructrl.training.feature_extraction import compute_features
+    from instructrl.training.objectives.behavior_cloning import open_demonstrations
 
     with open_demonstrations(config, data) as sets:
         compute_features(config, [*sets.train, *sets.val])

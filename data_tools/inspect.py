@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools.duplicates import (
+from data_tools.contact_sheet import contact_sheet
+from data_tools.stats.duplicates import (
     Duplicate,
     duplicate_lines,
     duplicates,
@@ -17,13 +18,12 @@ from data_tools.duplicates import (
     other_split_files,
     raise_if_duplicates,
 )
-from data_tools.parser import Parser
-from data_tools.sheet import contact_sheet
-from instructrl.data.episodes import DemonstrationDataset
-from instructrl.data.format import VERSION, checksum
-from instructrl.data.storage import file_size
-from instructrl.data.writer import write_error
+from instructrl.cli.args import Parser
+from instructrl.data.demonstrations.dataset import DemonstrationDataset
+from instructrl.data.demonstrations.schema import VERSION, checksum
+from instructrl.data.demonstrations.writer import write_error
 from instructrl.errors import InputError, report_user_errors
+from instructrl.storage.paths import file_size
 
 SHOWN_EPISODES, SHOWN_SENTENCES = 6, 24
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from data_tools.parser import Parser
-from instructrl.config import SimConfig
+from instructrl.cli.args import Parser
+from instructrl.config.environment import SimConfig
 from instructrl.errors import RunError, report_user_errors
 from instructrl.sim import EpisodeStart, Outcome, make_env
 from instructrl.sim.rlbench.check import findings
-from instructrl.sim.workers import WorkerFailure, Workers
+from instructrl.sim.vector.pool import WorkerFailure, Workers
 
 SMOKE_TASK, SMOKE_SECONDS = "reach_target", 600.0
 

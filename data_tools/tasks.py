@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from data_tools.parser import Parser
-from instructrl.data.writer import write_error
+from instructrl.cli.args import Parser
+from instructrl.data.demonstrations.writer import write_error
 from instructrl.errors import InputError, report_user_errors
 from instructrl.sim import EpisodeStart
-from instructrl.sim.graphics import opengl_backend
+from instructrl.sim.rendering import opengl_backend
 from instructrl.sim.tabletop.env import Tabletop
 from instructrl.sim.tabletop.task import task_names
 

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from instructrl.config import EMBEDDED_TASKS, SimConfig
-from instructrl.data.tokenizer import PADDING, UNKNOWN, VOCABULARY
+from instructrl.config.environment import EMBEDDED_TASKS, SimConfig
+from instructrl.data.text.tokenizer import PADDING, UNKNOWN, VOCABULARY
 from instructrl.errors import InputError, report_user_errors
 
 WORDS = Path(__file__).with_name("words.txt")
@@ -27,7 +27,7 @@ def words_of(lines: Iterable[str]) -> set[str]:
 
 def task_instructions() -> list[str]:
     """All instructions, for training and held out, of all variations of the embedded tasks."""
-    from instructrl.sim.make import make_env
+    from instructrl.sim.factory import make_env
 
     instructions = []
     for task in EMBEDDED_TASKS:

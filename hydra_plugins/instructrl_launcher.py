@@ -28,8 +28,8 @@ class SweepLauncher(Launcher):
             InputError: another sweeper generated other jobs.
         """
         from instructrl.errors import InputError
-        from launchers.study import job_specs
-        from launchers.sweep import run_sweep
+        from launchers.sweep.plan import job_specs
+        from launchers.sweep.runner import run_sweep
 
         # Hydra's record is shared by all sweeps; each of ours has its own jobs.json.
         self._record.unlink(missing_ok=True)

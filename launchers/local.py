@@ -11,10 +11,10 @@ from pathlib import Path
 
 import psutil
 
-from instructrl.profiles import LauncherConfig
-from launchers.description import ROOT, JobSpec
-from launchers.ending import read_exit_code
-from launchers.table import Job
+from instructrl.config.launcher import LauncherConfig
+from launchers.exit_status import read_exit_code
+from launchers.job import ROOT, JobSpec
+from launchers.job_table import Job
 
 
 class Local:
@@ -60,7 +60,7 @@ class Local:
         outcome, log = self._outcome(job), Path(job.log)
         outcome.unlink(missing_ok=True)
         log.parent.mkdir(parents=True, exist_ok=True)
-        words = [sys.executable, "-m", "launchers.ending", "run", str(outcome), *spec.command_line()]
+        words = [sys.executable, "-m", "launchers.exit_status", "run", str(outcome), *spec.command_line()]
         paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", **spec.environment, "PYTHONPATH": paths}
         with log.open("ab") as file:

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from instructrl.config.launcher import LauncherConfig, SlurmConfig
 from instructrl.errors import RunError
-from instructrl.profiles import LauncherConfig, SlurmConfig
-from launchers.description import ROOT, JobSpec
-from launchers.ending import read_exit_code
-from launchers.table import Job
+from launchers.exit_status import read_exit_code
+from launchers.job import ROOT, JobSpec
+from launchers.job_table import Job
 
 STATES = {"PENDING": "waiting", "CONFIGURING": "waiting", "REQUEUED": "waiting", "REQUEUE_HOLD": "waiting"}
 STATES |= dict.fromkeys(
@@ -206,7 +206,7 @@ class Slurm:
             ],
             "teardown": [
                 "code=$?",
-                f"{shlex.quote(sys.executable)} -m launchers.ending slurm {outcome} $code {settings.requeues}",
+                f"{shlex.quote(sys.executable)} -m launchers.exit_status slurm {outcome} $code {settings.requeues}",
             ],
             "additional_parameters": {
                 "requeue": True,

@@ -8,10 +8,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from instructrl.actions import check_action
-from instructrl.batch import ACTION_SIZE, Observation
 from instructrl.errors import InputError
 from instructrl.sim import EpisodeStart, Outcome
-from instructrl.sim.workers import Request, WorkerFailure, Workers
+from instructrl.sim.vector.pool import Request, WorkerFailure, Workers
+from instructrl.types import ACTION_SIZE, Observation
 
 
 class Policy(Protocol):

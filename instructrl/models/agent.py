@@ -9,12 +9,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from instructrl.batch import Batch, Features
-from instructrl.config import EncoderConfig, HeadConfig, PolicyConfig
-from instructrl.models.blocks import DEFAULT_EXECUTION, ExecutionConfig
-from instructrl.models.encoder import make_encoder
-from instructrl.models.heads import CameraParams, action_errors, make_head
+from instructrl.config.model import EncoderConfig, HeadConfig, PolicyConfig
+from instructrl.models.encoders.registry import make_encoder
+from instructrl.models.heads.base import CameraParams, action_errors
+from instructrl.models.heads.registry import make_head
+from instructrl.models.layers.block_stack import DEFAULT_EXECUTION, ExecutionConfig
 from instructrl.models.policy import Policy
+from instructrl.types import Batch, Features
 
 
 class Agent(nn.Module):

@@ -1,6 +1,6 @@
 """Projection and triangulation for cameras with known matrices.
 
-Shapes: K cameras; leading dimensions are arbitrary. Conventions as in `instructrl.batch`.
+Shapes: K cameras; leading dimensions are arbitrary. Conventions as in `instructrl.types`.
 """
 
 import jax

@@ -4,6 +4,7 @@ Shape suffixes: B sequences, T steps, K cameras, F pooled feature width, G text 
 width, S tokens.
 """
 
+from enum import IntEnum
 from functools import partial
 from typing import Any
 
@@ -13,12 +14,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from instructrl.actions import normalize_position, rotation_matrix
-from instructrl.batch import Features
-from instructrl.config import PolicyConfig
-from instructrl.models.blocks import DEFAULT_EXECUTION, ExecutionConfig, run_blocks
-from instructrl.models.layers import Block
-from instructrl.models.positions import sinusoid
-from instructrl.models.sequence import attention_mask
+from instructrl.config.model import PolicyConfig
+from instructrl.models.layers.block_stack import DEFAULT_EXECUTION, ExecutionConfig, run_blocks
+from instructrl.models.layers.positional import sinusoid
+from instructrl.models.layers.transformer import Block
+from instructrl.types import Features
 
 
 class Policy(nn.Module):
@@ -73,3 +73,48 @@ def action_features(actions: Float[Array, "... 8"]) -> Float[Array, "... 10"]:
     columns = rotation_matrix(actions[..., 3:7])[..., :, :2]
     flat = columns.reshape(*columns.shape[:-2], 6)
     return jnp.concatenate([normalize_position(actions[..., :3]), flat, actions[..., 7:]], axis=-1)
+
+
+class TokenKind(IntEnum):
+    """Kind of a token."""
+
+    OBSERVATION = 0  # a camera or a state value
+    PREDICTION = 1
+    ACTION = 2
+
+
+def step_kinds(observations: int) -> np.ndarray:
+    """Kinds of one step's tokens: `observations` times OBSERVATION, then PREDICTION, then ACTION."""
+    return np.array([TokenKind.OBSERVATION] * observations + [TokenKind.PREDICTION, TokenKind.ACTION])
+
+
+def attention_mask(steps: int, observations: int, *, window: int | None = None) -> np.ndarray:
+    """Block-causal mask, bool [S, S]: True if the row's token attends to the column's.
+
+    Every token attends to the observations of its own step and to the observations and actions of all earlier steps.
+    Prediction and action tokens also attend to themselves. No other token attends to a prediction, nor to the action
+    of its own step, so that a prediction never sees its target. With a `window`, only predictions attend to earlier
+    steps (`window - 1` of them): otherwise older steps would leak through the layers.
+    """
+    kind = np.tile(step_kinds(observations), steps)
+    step = np.repeat(np.arange(steps), observations + 2)
+    age = step[:, None] - step[None, :]
+    past = (age > 0) & (kind != TokenKind.PREDICTION)[None, :]
+    if window is not None:
+        past &= (age < window) & (kind == TokenKind.PREDICTION)[:, None]
+    present = (age == 0) & (kind == TokenKind.OBSERVATION)[None, :]
+    return past | present | np.eye(len(kind), dtype=bool)
+
+
+def format_mask(mask: np.ndarray, observations: int) -> str:
+    """Format the mask as text, a row per token: o observation, p prediction, a action, # attends, . does not."""
+    kinds = np.tile(step_kinds(observations), len(mask) // (observations + 2))
+    letters = [
+        {TokenKind.OBSERVATION: "o", TokenKind.PREDICTION: "p", TokenKind.ACTION: "a"}[TokenKind(kind)]
+        for kind in kinds
+    ]
+    rows = [
+        letter + " " + "".join("#" if attends else "." for attends in row)
+        for letter, row in zip(letters, mask, strict=True)
+    ]
+    return "\n".join(["  " + "".join(letters), *rows])

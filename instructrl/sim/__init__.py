@@ -1,7 +1,7 @@
 """Simulators behind one interface, run in worker processes."""
 
 from instructrl.sim.env import Env, EpisodeLimits, EpisodeStart, Outcome, Step, StepCounter
-from instructrl.sim.graphics import available_renderer
-from instructrl.sim.make import make_env
+from instructrl.sim.factory import make_env
+from instructrl.sim.rendering import available_renderer
 
 __all__ = ["Env", "EpisodeLimits", "EpisodeStart", "Outcome", "Step", "StepCounter", "available_renderer", "make_env"]

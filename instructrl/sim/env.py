@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from instructrl.batch import Demonstration, Observation
+from instructrl.types import Demonstration, Observation
 
 
 class Outcome(StrEnum):

@@ -22,10 +22,10 @@ from gymnasium import spaces
 from gymnasium.vector.utils import read_from_shared_memory
 
 from instructrl.actions import WORKSPACE_HIGH, WORKSPACE_LOW
-from instructrl.batch import Observation
 from instructrl.errors import InputError
 from instructrl.sim.env import EpisodeLimits, EpisodeStart, Outcome, Step
-from instructrl.sim.graphics import available_renderer
+from instructrl.sim.rendering import available_renderer
+from instructrl.types import Observation
 
 NAMESPACE, VERSION = "instructrl", "v0"
 CAMERAS = ("front", "left_shoulder", "right_shoulder")

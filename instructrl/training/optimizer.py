@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from instructrl.config import OptimizerConfig
+from instructrl.config.training import OptimizerConfig
 from instructrl.errors import InputError
-from instructrl.models.encoder import flatten_params, layer_depths_from_top
-from instructrl.training.paths import path_of, pattern_mask
+from instructrl.models.encoders.registry import flatten_params, layer_depths_from_top
+from instructrl.training.param_paths import path_of, pattern_mask
 
 ENCODER_PREFIX = "encoder/"  # path prefix of the encoder's parameters in an agent
 

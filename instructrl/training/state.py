@@ -1,4 +1,4 @@
-"""The training state, and the agent's construction and initialization."""
+"""The training state, and the split of parameters into trained and frozen ones."""
 
 from typing import Any, NamedTuple
 
@@ -6,14 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from instructrl.batch import Batch, BatchSizes, fake_batch
-from instructrl.config import TrainConfig
-from instructrl.data.tokenizer import Tokenizer
+from instructrl.config.fields import format_value
+from instructrl.config.training import TrainConfig
 from instructrl.errors import InputError
-from instructrl.models.agent import Agent
-from instructrl.schema import format_value
-from instructrl.training.hardware import compute_dtype, execution_config
-from instructrl.training.paths import pattern_mask
+from instructrl.training.param_paths import pattern_mask
 
 
 class TrainState(NamedTuple):
@@ -27,34 +23,6 @@ class TrainState(NamedTuple):
     def eval_params(self) -> Any:
         """Trainable parameters for validation and acting: their EMA if there is one."""
         return self.params if self.average is None else self.average
-
-
-def make_agent(config: TrainConfig, *, vocabulary_size: int) -> Agent:
-    """Build the configured agent."""
-    return Agent(
-        config.encoder,
-        config.policy,
-        config.head,
-        vocabulary_size,
-        config.sim.image_size,
-        dtype=compute_dtype(config.hardware),
-        execution=execution_config(config.hardware),
-    )
-
-
-def dummy_batch(config: TrainConfig, tokenizer: Tokenizer) -> Batch:
-    """A minimal dummy batch for shape inference."""
-    return fake_batch(BatchSizes(1, 1, len(config.sim.cameras), config.sim.image_size, tokenizer.length))
-
-
-def random_params(agent: Agent, batch: Batch, *, seed: int) -> Any:
-    """Random parameters, determined by the seed; `batch` only gives shapes."""
-    return jax.jit(agent.init)(jax.random.key(seed), batch)["params"]
-
-
-def abstract_params(agent: Agent, batch: Batch) -> Any:
-    """Shapes and types of the agent's parameters, by shape inference only."""
-    return jax.eval_shape(agent.init, jax.random.key(0), batch)["params"]
 
 
 def split_params(params: Any, config: TrainConfig) -> tuple[Any, Any]:

@@ -14,11 +14,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import jax
 
-from instructrl.batch import BatchSizes, FeatureSizes, fake_batch
-from instructrl.command import compose
-from instructrl.config import TrainConfig, pooled_layers
-from instructrl.data.tokenizer import make_tokenizer
-from instructrl.training.state import abstract_params, dummy_batch, make_agent, split_params
+from instructrl.cli.entry import compose
+from instructrl.config.model import pooled_layers
+from instructrl.config.training import TrainConfig
+from instructrl.data.text.tokenizer import make_tokenizer
+from instructrl.training.model_factory import abstract_params, dummy_batch, make_agent
+from instructrl.training.state import split_params
+from instructrl.types import BatchSizes, FeatureSizes, fake_batch
 
 STEPS = 8
 SETTINGS = (

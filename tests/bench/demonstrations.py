@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from instructrl.sim import EpisodeStart, graphics
+from instructrl.sim import EpisodeStart, rendering
 from instructrl.sim.tabletop.env import Tabletop
 from instructrl.sim.tabletop.scene import CAMERAS
 from instructrl.sim.tabletop.task import task_names
@@ -48,7 +48,7 @@ def milliseconds_per_image(env: Tabletop) -> float:
 def main() -> None:
     print(f"{'task':<14}{'renderer':<10}{'pixels':>7}{'ms/image':>10}{'demos/min':>11}{'drawing':>9}")
     rates: dict[tuple[str, str, int], float] = {}
-    renderers = ["raycast"] + ["opengl"] * (graphics.opengl_backend() is not None)
+    renderers = ["raycast"] + ["opengl"] * (rendering.opengl_backend() is not None)
     for task in task_names():
         for renderer in renderers:
             for size in (128, 256):

@@ -20,19 +20,20 @@ import jax
 import numpy as np
 import optax
 
-from instructrl.command import compose
-from instructrl.config import SimConfig, TrainConfig
-from instructrl.data.episodes import DemonstrationDataset
-from instructrl.data.format import Header
-from instructrl.data.tokenizer import make_tokenizer
-from instructrl.data.writer import Writer
+from instructrl.cli.entry import compose
+from instructrl.config.environment import SimConfig
+from instructrl.config.training import TrainConfig
+from instructrl.data.demonstrations.dataset import DemonstrationDataset
+from instructrl.data.demonstrations.schema import Header
+from instructrl.data.demonstrations.writer import Writer
+from instructrl.data.text.tokenizer import make_tokenizer
 from instructrl.models.agent import Agent
 from instructrl.sim import EpisodeStart, make_env
-from instructrl.training import features
+from instructrl.training import feature_extraction
+from instructrl.training.model_factory import make_agent
+from instructrl.training.objectives.behavior_cloning import DemonstrationSplits, prepare_behavior_cloning
 from instructrl.training.optimizer import learning_rate, make_optimizer
-from instructrl.training.preparation import DemonstrationSplits, prepare_behavior_cloning
-from instructrl.training.run_directory import read_data
-from instructrl.training.state import make_agent
+from instructrl.training.run_dir import read_data
 
 BATCH, CACHED_STEPS, BARE_CALLS = 8, 6, 4
 CAMERAS = ["front", "left_shoulder", "right_shoulder", "wrist"]
@@ -115,16 +116,16 @@ def write_features(
 ) -> float:
     """Print the speed of writing the cache relative to the encoder alone, measured before and after."""
     tokenizer = make_tokenizer(config.encoder)
-    encode = features.make_encode_fn(agent, frozen)
-    size = features.ENCODE_BATCH
+    encode = feature_extraction.make_encode_fn(agent, frozen)
+    size = feature_extraction.ENCODE_BATCH
     images = np.random.default_rng(0).integers(0, 256, (size, len(CAMERAS), 256, 256, 3), np.uint8)
     inputs = (images, *tokenizer([episodes.instructions(0)[0]] * size))
     jax.block_until_ready(encode(*inputs))
-    features.make_encode_fn = lambda *_: encode  # already compiled, as in the bare loop
+    feature_extraction.make_encode_fn = lambda *_: encode  # already compiled, as in the bare loop
     half = BARE_CALLS // 2
     bare = seconds(lambda: [encode(*inputs) for _ in range(half)])
     source = {"agent": agent, "params": frozen, "checksum": checksum}
-    written = seconds(lambda: features.open_features(config, [episodes], tokenizer, **source) and None)
+    written = seconds(lambda: feature_extraction.open_features(config, [episodes], tokenizer, **source) and None)
     bare += seconds(lambda: [encode(*inputs) for _ in range(half)])
     rows = int(episodes.lengths.sum())
     rates = rows / written, BARE_CALLS * size / bare

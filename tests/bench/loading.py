@@ -21,13 +21,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from instructrl.command import compose
-from instructrl.config import TrainConfig
-from instructrl.data.episodes import DemonstrationDataset
-from instructrl.data.format import Header
-from instructrl.data.loader import Loader
-from instructrl.data.tokenizer import make_tokenizer
-from instructrl.data.writer import Writer
+from instructrl.cli.entry import compose
+from instructrl.config.training import TrainConfig
+from instructrl.data.demonstrations.dataset import DemonstrationDataset
+from instructrl.data.demonstrations.schema import Header
+from instructrl.data.demonstrations.writer import Writer
+from instructrl.data.loading.loader import Loader
+from instructrl.data.text.tokenizer import make_tokenizer
 from instructrl.sim import EpisodeStart, make_env
 
 TASKS = ("pick_and_lift", "stack_blocks")

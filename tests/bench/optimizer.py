@@ -21,13 +21,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from instructrl.batch import BatchSizes, FeatureSizes, fake_batch
-from instructrl.command import compose
-from instructrl.config import TrainConfig, pooled_layers
-from instructrl.data.tokenizer import make_tokenizer
+from instructrl.cli.entry import compose
+from instructrl.config.model import pooled_layers
+from instructrl.config.training import TrainConfig
+from instructrl.data.text.tokenizer import make_tokenizer
+from instructrl.training.model_factory import abstract_params, dummy_batch, make_agent
+from instructrl.training.objectives.bc_step import make_train_step
 from instructrl.training.optimizer import learning_rate, make_optimizer
-from instructrl.training.state import abstract_params, dummy_batch, initial_state, make_agent, split_params
-from instructrl.training.step import make_train_step
+from instructrl.training.state import initial_state, split_params
+from instructrl.types import BatchSizes, FeatureSizes, fake_batch
 
 ROUNDS, STEPS, PASSES = 7, 4, 8
 SETTINGS = (

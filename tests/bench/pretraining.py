@@ -24,18 +24,22 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from instructrl.command import compose
-from instructrl.config import TrainConfig, loaded_image_size
-from instructrl.data.pairs_file import write_pairs
-from instructrl.data.pictures import encode_jpeg
-from instructrl.training.averages import RunningMean
-from instructrl.training.checkpoint import open_checkpoints
-from instructrl.training.loop import run_epoch
-from instructrl.training.metrics import open_metrics
-from instructrl.training.pretraining import MaskedPretraining, open_image_text, prepare_masked_pretraining
-from instructrl.training.saving import CheckpointSaver
-from instructrl.training.seeing import TrainMonitor
+from instructrl.cli.entry import compose
+from instructrl.config.training import TrainConfig, loaded_image_size
+from instructrl.data.image_text.hdf5_source import write_pairs
+from instructrl.data.image_text.images import encode_jpeg
+from instructrl.training.checkpointing.manager import open_checkpoints
+from instructrl.training.checkpointing.saver import CheckpointSaver
+from instructrl.training.monitoring.metric_writer import open_metrics
+from instructrl.training.monitoring.monitor import TrainMonitor
+from instructrl.training.objectives.masked_pretraining import (
+    MaskedPretraining,
+    open_image_text,
+    prepare_masked_pretraining,
+)
+from instructrl.training.running_mean import RunningMean
 from instructrl.training.state import TrainState
+from instructrl.training.train_loop import run_epoch
 
 ROUNDS, STEPS, IMAGES = 4, 10, 1024
 WORDS = ("red", "blue", "green", "button", "block", "cup", "left", "right", "table", "lid")

@@ -13,17 +13,17 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from instructrl.batch import Observation
-from instructrl.command import compose
-from instructrl.config import TrainConfig
-from instructrl.data.tokenizer import make_tokenizer
-from instructrl.evaluation.actor import BatchedAgent
-from instructrl.evaluation.protocol import EVALUATION_SEEDS, fixed_starts
+from instructrl.cli.entry import compose
+from instructrl.config.training import TrainConfig
+from instructrl.data.text.tokenizer import make_tokenizer
+from instructrl.evaluation.evaluator import EVALUATION_SEEDS, fixed_starts
 from instructrl.evaluation.rollout import EpisodeSpec, Policy, run_rollouts
-from instructrl.evaluation.stage import TaskInfo, start_eval_workers, task_info
-from instructrl.sim import EpisodeStart, graphics
-from instructrl.sim.workers import Workers
-from instructrl.training.state import dummy_batch, make_agent, random_params
+from instructrl.evaluation.worker_env import TaskInfo, start_eval_workers, task_info
+from instructrl.inference.batched_agent import BatchedAgent
+from instructrl.sim import EpisodeStart, rendering
+from instructrl.sim.vector.pool import Workers
+from instructrl.training.model_factory import dummy_batch, make_agent, random_params
+from instructrl.types import Observation
 
 ROUNDS, EPISODES = 3, 40
 TASKS = ("reach_target", "push_button", "pick_and_lift")
@@ -71,7 +71,7 @@ def episodes_per_minute(
 
 
 def main() -> None:
-    renderers = ["raycast"] + ["opengl"] * (graphics.opengl_backend() is not None)
+    renderers = ["raycast"] + ["opengl"] * (rendering.opengl_backend() is not None)
     print(f"{'task':<14}{'renderer':<10}{'workers':>8}{'steps':>7}{'no policy/min':>15}{'policy/min':>12}{'ratio':>7}")
     for task in TASKS:
         config = compose("train", TrainConfig, ["experiment=quickstart", f"task={task}"])

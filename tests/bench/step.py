@@ -23,17 +23,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from instructrl.batch import BatchSizes, FeatureSizes, fake_batch
-from instructrl.command import compose
-from instructrl.config import TrainConfig
-from instructrl.data.tokenizer import Tokenizer, make_tokenizer
+from instructrl.cli.entry import compose
+from instructrl.config.training import TrainConfig
+from instructrl.data.text.tokenizer import Tokenizer, make_tokenizer
 from instructrl.models.agent import Agent
-from instructrl.training.features import feature_sizes, make_encode_fn
+from instructrl.training.distributed.platform import compute_dtype, select_platform
+from instructrl.training.feature_extraction import feature_sizes, make_encode_fn
 from instructrl.training.flops import count_flops
-from instructrl.training.hardware import compute_dtype, select_platform
+from instructrl.training.model_factory import dummy_batch, make_agent, random_params
+from instructrl.training.objectives.bc_step import make_train_step
 from instructrl.training.optimizer import learning_rate, make_optimizer
-from instructrl.training.state import dummy_batch, initial_state, make_agent, random_params
-from instructrl.training.step import make_train_step
+from instructrl.training.state import initial_state
+from instructrl.types import BatchSizes, FeatureSizes, fake_batch
 
 ROUNDS, STEPS, KEYFRAMES = 5, 4, 4
 SIZES = {"cpu": (1024, 2048, 3072), "gpu": (4096, 8192, 12288), "tpu": (4096, 8192)}

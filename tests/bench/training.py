@@ -21,18 +21,19 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from instructrl.batch import Batch
-from instructrl.command import compose
-from instructrl.config import TrainConfig, token_dropout_rate
-from instructrl.data.episodes import DemonstrationDataset
-from instructrl.data.format import Header
-from instructrl.data.loader import Loader, prefetch
-from instructrl.data.tokenizer import make_tokenizer
-from instructrl.data.writer import Writer
+from instructrl.cli.entry import compose
+from instructrl.config.training import TrainConfig, token_dropout_rate
+from instructrl.data.demonstrations.dataset import DemonstrationDataset
+from instructrl.data.demonstrations.schema import Header
+from instructrl.data.demonstrations.writer import Writer
+from instructrl.data.loading.loader import Loader, prefetch
+from instructrl.data.text.tokenizer import make_tokenizer
 from instructrl.sim import EpisodeStart, make_env
+from instructrl.training.model_factory import dummy_batch, make_agent, random_params
+from instructrl.training.objectives.bc_step import make_train_step
 from instructrl.training.optimizer import learning_rate, make_optimizer
-from instructrl.training.state import dummy_batch, initial_state, make_agent, random_params
-from instructrl.training.step import make_train_step
+from instructrl.training.state import initial_state
+from instructrl.types import Batch
 
 ROUNDS, STEPS, EPISODES = 3, 8, 128
 TASKS = ("reach_target", "push_button", "pick_and_lift")

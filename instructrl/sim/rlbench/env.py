@@ -1,8 +1,8 @@
 """RLBench as an environment of `instructrl.sim.env`.
 
 CoppeliaSim runs inside the process that creates an `RLBench`, once per process, and may hang, crash or change global
-state: use it through `instructrl.sim.workers`. An episode's scene and instruction follow from (task, variation, seed),
-because RLBench draws them from numpy's global state, which is seeded for each episode. The planner's random numbers
+state: use it through `instructrl.sim.vector.pool`. An episode's scene and instruction follow from (task, variation,
+seed), since RLBench draws them from numpy's global state, seeded for each episode. The planner's random numbers
 are CoppeliaSim's own and cannot be seeded, so motions may differ slightly between runs.
 """
 
@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image
 
 from instructrl.actions import check_action
-from instructrl.batch import ACTION_SIZE, Demonstration, Observation
 from instructrl.errors import InputError
 from instructrl.sim.env import EpisodeLimits, EpisodeStart, Outcome, Step, StepCounter, replay
 from instructrl.sim.keyframes import find_keyframes, keyframe_actions
@@ -24,6 +23,7 @@ from instructrl.sim.rlbench.check import check_installation
 from instructrl.sim.rlbench.library import Library
 from instructrl.sim.rlbench.outcomes import action_failure, is_expert_failure, is_placement_failure
 from instructrl.sim.rlbench.views import depths, images, matrices, observed, state
+from instructrl.types import ACTION_SIZE, Demonstration, Observation
 
 MAX_STEPS = 25  # keyframes, as in PerAct
 _PLACEMENTS = 5  # attempts to draw a scene, each with RLBench's own 40 attempts

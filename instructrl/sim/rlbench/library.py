@@ -18,9 +18,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from instructrl.config import CAMERAS
+from instructrl.config.environment import CAMERAS
 from instructrl.errors import InputError
-from instructrl.sim.graphics import RLBENCH_RENDERERS
+from instructrl.sim.rendering import RLBENCH_RENDERERS
 from instructrl.sim.rlbench.check import COPPELIASIM, INSTALL, coppeliasim_version, version_of
 
 _OBSERVATION_FIELDS = ("gripper_open", "gripper_pose", "gripper_joint_positions", "joint_velocities")  # that we read

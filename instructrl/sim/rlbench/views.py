@@ -1,7 +1,7 @@
-"""Converts RLBench observations, live or stored, to the conventions of `instructrl.batch`.
+"""Converts RLBench observations, live or stored, to the conventions of `instructrl.types`.
 
 CoppeliaSim's cameras have x to the left, y up and z into the scene; PyRep compensates with negative focal lengths. In
-`instructrl.batch` x points right and y down, so both matrices are rotated by 180 degrees about the optical axis: focal
+`instructrl.types` x points right and y down, so both matrices are rotated by 180 degrees about the optical axis: focal
 lengths become positive, and pixels do not change.
 """
 

@@ -1,4 +1,4 @@
-"""Camera matrices in the computer-vision convention of `instructrl.batch`."""
+"""Camera matrices in the computer-vision convention of `instructrl.types`."""
 
 import mujoco
 import numpy as np

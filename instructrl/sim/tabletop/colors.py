@@ -1,6 +1,6 @@
 """The twenty colours of RLBench's variations, under its names, with different RGB values.
 
-Chosen so that any two are distinguishable under the scene's lighting with both renderers (`tests/test_render.py`).
+Chosen so that any two are distinguishable under the scene's lighting with both renderers (test_rendering.py).
 """
 
 from types import MappingProxyType

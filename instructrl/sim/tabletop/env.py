@@ -7,10 +7,9 @@ import mujoco
 import numpy as np
 
 from instructrl.actions import check_action
-from instructrl.batch import Demonstration, Observation
 from instructrl.errors import InputError
 from instructrl.sim.env import EpisodeLimits, EpisodeStart, Outcome, Step, StepCounter, replay
-from instructrl.sim.graphics import opengl_backend
+from instructrl.sim.rendering import opengl_backend
 from instructrl.sim.tabletop.cameras import extrinsics, intrinsics
 from instructrl.sim.tabletop.motion import Motion, MotionResult
 from instructrl.sim.tabletop.render import Renderer, make_renderer
@@ -18,6 +17,7 @@ from instructrl.sim.tabletop.scene import CAMERAS, FILM_CAMERA
 from instructrl.sim.tabletop.task import load_task
 from instructrl.sim.tabletop.things import GripperState, SceneObject, find_scene_objects
 from instructrl.sim.tabletop.world import World
+from instructrl.types import Demonstration, Observation
 
 _DRAWS = 2000  # placement attempts before the task counts as impossible
 _FRAME_SECONDS = 0.1

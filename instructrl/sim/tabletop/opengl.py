@@ -8,7 +8,7 @@ import mujoco
 import numpy as np
 
 from instructrl.errors import RunError
-from instructrl.sim.graphics import opengl_backend
+from instructrl.sim.rendering import opengl_backend
 from instructrl.sim.tabletop.scene import GLASS_GROUP, HIDDEN_GROUP
 
 _OFF = ("mjRND_SHADOW", "mjRND_REFLECTION", "mjRND_HAZE", "mjRND_FOG")

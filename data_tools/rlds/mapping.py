@@ -1,0 +1,268 @@
+"""Mapping file of an RLDS import: assigns features of third-party episodes to those of a demonstration.
+
+    cameras:
+      front: {image: steps/observation/image, intrinsics: ..., extrinsics: ...}   # the matrices are optional
+    action:
+      position: steps/action[0:3]            # metres, in the world frame; a target, not a step towards it
+      rotation: steps/action[3:7]
+      rotation_is: quaternion_xyzw
+      gripper: steps/action[7] > 0.5         # true if it is open
+      leads_to: next
+    state: {gripper: "steps/observation/state[7] > 0.04", finger_opening: 0.04}
+    keyframes: {kind: stops, joint_positions: "steps/observation/joints[0:7]", seconds: 0.1}
+    instruction: {key: steps/language_instruction}
+
+A key is the path of a feature in tensorflow-datasets. [2] or [0:3] selects some of its numbers, flattened;
+> and < compare one of them.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, make_dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from data_tools.rlds.source import Episode, Source
+from instructrl.config.environment import CAMERAS
+from instructrl.config.fields import format_value, number, one_of, setting
+from instructrl.config.resolve import resolve
+from instructrl.data.image_text.tfrecord import short_message
+from instructrl.errors import InputError
+
+ROTATIONS = {"quaternion_xyzw": 4, "quaternion_wxyz": 4, "euler_xyz": 3, "rotation_vector": 3, "matrix": 9}
+KEY = re.compile(r"([^\[\]<>\s]+)(?:\[(-?\d+)(?:(:)(-?\d+))?\])?(?:\s*([<>])\s*(\S+))?")
+
+
+@dataclass
+class View:
+    """Keys of a camera: its image, and its matrices as in `instructrl.types`, if the data has any."""
+
+    image: str | None = setting(None, help="image, uint8 [H W 3]")
+    intrinsics: str | None = setting(None, help="9 numbers: camera coordinates to pixels")
+    extrinsics: str | None = setting(None, help="16 numbers: camera to world, metres")
+
+
+@dataclass
+class Action:
+    """Keys of the action: the gripper's next pose and opening."""
+
+    position: str = setting(help="position, 3 numbers, metres")
+    rotation: str = setting(help="rotation, in the form of rotation_is")
+    rotation_is: str = one_of(
+        *ROTATIONS, help="form of the rotation: angles in radians; euler_xyz about fixed axes; a matrix row by row"
+    )
+    gripper: str = setting(help="gripper opening, with a comparison that is true for open")
+    leads_to: str = one_of(
+        "next", "same", help="next: a step's action leads to the next step; same: it is the pose at that step"
+    )
+
+
+@dataclass
+class State:
+    """Keys of the robot's state: `values`, or `gripper` with its fingers."""
+
+    values: str | None = setting(None, help="4 numbers: gripper open, both fingers (m), time in [-1, 1]")
+    gripper: str | None = setting(None, help="gripper opening, with a comparison that is true for open")
+    fingers: str | None = setting(None, help="finger positions: 1 number for both, or 2, metres")
+    finger_opening: float | None = number(
+        None, low=0, high=1, help="metres per finger when open, if there is no key for it"
+    )
+
+
+@dataclass
+class Keyframes:
+    """Selection of the steps that are kept in addition to the first."""
+
+    kind: str = one_of(
+        "every", "marked", "stops", help="every step, marked steps, or stops of the arm and gripper changes"
+    )
+    marked: str | None = setting(None, help="mark, true (not 0) at keyframes; for kind=marked")
+    joint_velocities: str | None = setting(
+        None, help="joint velocities, rad/s; kind=stops: the arm rests or the gripper changes, and the last step"
+    )
+    joint_positions: str | None = setting(None, help="joint positions, rad, instead of velocities")
+    seconds: float | None = number(None, above=0, high=10, help="time step, with joint_positions")
+
+
+@dataclass
+class Instruction:
+    """Key of the instruction, or one text for all episodes."""
+
+    key: str | None = setting(None, help="instruction of an episode")
+    text: str | None = setting(None, help="one instruction for all episodes")
+
+
+Cameras = make_dataclass("Cameras", [(name, View, field(default_factory=View)) for name in CAMERAS])
+
+
+@dataclass
+class Mapping:
+    """Content of a mapping file."""
+
+    cameras: Cameras = field(default_factory=Cameras)  # type: ignore[valid-type]
+    action: Action = field(default_factory=Action)
+    state: State = field(default_factory=State)
+    keyframes: Keyframes = field(default_factory=Keyframes)
+    instruction: Instruction = field(default_factory=Instruction)
+    variation: str | None = setting(None, help="key of the variation, an integer; null: variation 0 for all")
+    crop: bool = setting(False, help="crop images to a centred square")
+
+
+class Key(NamedTuple):
+    """A selection of a feature's numbers, or a comparison of one of them with a limit."""
+
+    name: str
+    part: slice
+    above: bool = True
+    limit: float | None = None
+
+    def of(self, value: Any) -> np.ndarray:
+        """Select numbers [M] of a feature's value, or compare one of them: bool [1].
+
+        Raises:
+            InputError: there are too few, or they are not numbers.
+        """
+        try:
+            numbers = np.asarray(value, np.float64).reshape(-1)
+        except (ValueError, TypeError):
+            raise InputError(f"{self.name}: found no numbers; choose another key") from None
+        found = numbers[self.part]
+        wanted = None if self.part.stop is None else abs(self.part.stop - (self.part.start or 0))
+        if not len(found) or (wanted is not None and len(found) != wanted):
+            raise InputError(f"{self.name}: found {len(numbers)} numbers, too few for the selection")
+        if self.limit is None:
+            return found
+        if len(found) != 1:
+            raise InputError(f"{self.name}: found {len(found)} numbers to compare; select one, such as {self.name}[0]")
+        if not np.isfinite(found).all():
+            raise InputError(f"{self.name}: found {found[0]} to compare, expected a finite number")
+        return found > self.limit if self.above else found < self.limit
+
+    def all(self, episode: Episode) -> np.ndarray:
+        """Apply `of` to each step [N M]."""
+        if not self.name.startswith("steps/"):
+            return np.tile(self.of(episode.episode_value(self.name)), (episode.steps, 1))
+        return np.stack([self.of(episode.at(self.name, step)) for step in range(episode.steps)])
+
+    def at(self, episode: Episode, step: int) -> np.ndarray:
+        """Apply `of` to one step [M]."""
+        return self.of(
+            episode.at(self.name, step) if self.name.startswith("steps/") else episode.episode_value(self.name)
+        )
+
+
+def parse_key(where: str, text: str, *, compares: bool = False) -> Key:
+    """Parse a key of the mapping file.
+
+    Raises:
+        InputError: it is malformed, or its comparison is missing or not allowed.
+    """
+    found = KEY.fullmatch(text)
+    example = "steps/action[7] > 0.5" if compares else "steps/action[0:3]"
+    try:
+        if found is None or bool(found[5]) != compares:
+            raise ValueError
+        start = int(found[2]) if found[2] else None
+        stop = int(found[4]) if found[3] else None if start in (None, -1) else start + 1  # type: ignore[operator]
+        if start is not None and stop is not None and not (stop > start and (stop < 0 or start >= 0)):
+            raise ValueError
+        limit = float(found[6]) if compares else None
+        if limit is not None and not math.isfinite(limit):
+            raise ValueError
+        return Key(found[1], slice(start, stop), found[5] != "<", limit)
+    except ValueError:
+        raise InputError(f"{where}: found {format_value(text)}; allowed: like {example}") from None
+
+
+def read_mapping(path: Path, source: Source) -> Mapping:
+    """Read a mapping file and check that every key exists in the source.
+
+    Raises:
+        InputError: the file cannot be read, or is incomplete or inconsistent.
+    """
+    try:
+        config = OmegaConf.load(path)
+        if not OmegaConf.is_dict(config):
+            raise InputError(f"mapping: {path}: contains no mapping; see python -m data_tools.rlds --help")
+    except OSError as error:
+        raise InputError(f"mapping: {path}: cannot be read ({error.strerror}); name a YAML file") from None
+    except InputError:
+        raise
+    except Exception as error:  # errors of YAML and OmegaConf
+        raise InputError(f"mapping: {path}: not readable as YAML ({short_message(error)})") from None
+    try:
+        mapping = resolve(config, Mapping)  # type: ignore[arg-type]
+        check_mapping(mapping)
+        for where, key in referenced_keys(mapping):
+            feature = source.leaf(key)
+            if where.endswith((".image", "marked")) and not key.startswith("steps/"):
+                raise InputError(f"{where}: found {key}; allowed: a key in steps/")
+            if where.endswith(".image") and (len(feature.shape) != 3 or feature.shape[2] != 3):
+                raise InputError(f"{where}: found {key} of shape {feature.shape}, expected an image (H, W, 3)")
+    except InputError as error:
+        raise InputError(f"mapping: {path}: {error}") from None
+    return mapping
+
+
+def check_mapping(mapping: Mapping) -> None:
+    """Raise InputError if the parts of a mapping are inconsistent."""
+    state, frames, instruction = mapping.state, mapping.keyframes, mapping.instruction
+    views = selected_cameras(mapping)
+    if not views:
+        raise InputError(f"cameras: found none with an image; allowed: {', '.join(CAMERAS)}")
+    matrices = {value is not None for view in views.values() for value in (view.intrinsics, view.extrinsics)}
+    if len(matrices) > 1:
+        raise InputError("cameras: intrinsics and extrinsics: give both for every camera, or none")
+    for name, view in vars(mapping.cameras).items():
+        if name not in views and (view.intrinsics or view.extrinsics):
+            raise InputError(f"cameras.{name}.image: found null; allowed: a key, since matrices are given")
+    if (state.values is None) == (state.gripper is None):
+        raise InputError("state: give values, or gripper with fingers or finger_opening")
+    fingers = (state.fingers is not None) + (state.finger_opening is not None)
+    if fingers != (state.gripper is not None):
+        raise InputError("state: with gripper give fingers or finger_opening; without it neither")
+    if (instruction.key is None) == (instruction.text is None):
+        raise InputError("instruction: give key or text")
+    speeds = (frames.joint_velocities is not None) + (frames.joint_positions is not None)
+    if (frames.kind == "marked") != (frames.marked is not None):
+        raise InputError("keyframes: marked goes with kind=marked, and kind=marked with it")
+    if speeds != (frames.kind == "stops") or (frames.joint_positions is None) != (frames.seconds is None):
+        raise InputError("keyframes: kind=stops takes joint_velocities, or joint_positions with seconds")
+
+
+def selected_cameras(mapping: Mapping) -> dict[str, View]:
+    """Cameras with an image key, by name and in the order of `CAMERAS`."""
+    return {name: view for name, view in vars(mapping.cameras).items() if view.image is not None}
+
+
+def referenced_keys(mapping: Mapping) -> Iterator[tuple[str, str]]:
+    """Yield every setting of a mapping that contains a key, and the feature's path.
+
+    Raises:
+        InputError: a key is malformed.
+    """
+    action, state, frames = mapping.action, mapping.state, mapping.keyframes
+    for name, view in selected_cameras(mapping).items():
+        for what in ("image", "intrinsics", "extrinsics"):
+            if getattr(view, what) is not None:
+                yield f"cameras.{name}.{what}", parse_key(f"cameras.{name}.{what}", getattr(view, what)).name
+    plain = {
+        "action.position": action.position,
+        "action.rotation": action.rotation,
+        "state.values": state.values,
+        "state.fingers": state.fingers,
+        "keyframes.marked": frames.marked,
+        "keyframes.joint_velocities": frames.joint_velocities,
+        "keyframes.joint_positions": frames.joint_positions,
+        "instruction.key": mapping.instruction.key,
+        "variation": mapping.variation,
+    }
+    compared = {"action.gripper": action.gripper, "state.gripper": state.gripper}
+    for table in (plain, compared):
+        for where, text in table.items():
+            if text is not None:
+                yield where, parse_key(where, text, compares=table is compared).name

@@ -1,0 +1,270 @@
+"""Conversion of third-party encoder weights to files that train.py reads.
+
+python -m data_tools.weights fetch kind=clip name=b16
+python -m data_tools.weights convert kind=m3ae src=FILE out=weights/m3ae_b16.safetensors
+
+fetch downloads the weights and the tokenizer of an encoder option to the option's path, or those at url= (with the
+checksum sha256=) to out=. convert reads a published file: M3AE's pickle, without executing any of it, or CLIP's
+model.safetensors or flax_model.msgpack. Other weights at the same path are kept unless overwrite=true.
+"""
+
+import re
+import shlex
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from data_tools.weights.clip import CLIP_FILES
+from data_tools.weights.download import (
+    Remote,
+    RemoteFileMissingError,
+    UnreachableError,
+    download,
+    hub_address,
+    hub_file,
+    hub_headers,
+    sha256,
+)
+from data_tools.weights.published import read_published
+from instructrl.cli.entry import compose, format_settings
+from instructrl.cli.overrides import options
+from instructrl.config.fields import format_value, one_of, setting
+from instructrl.config.model import EncoderConfig
+from instructrl.config.resolve import resolve
+from instructrl.config.training import TrainConfig
+from instructrl.errors import InputError, report_user_errors
+from instructrl.models.encoders.infer_config import check_sizes
+from instructrl.models.weight_files import checksum, read_weights, write_weights
+from instructrl.storage.file_lock import exclusive_lock
+
+M3AE_PAGE = "https://github.com/young-geng/m3ae_public"
+M3AE_SIZES = {"s": "small", "b": "base", "l": "large", "h": "huge"}
+
+
+@dataclass
+class ConvertConfig:
+    """Settings of the command convert."""
+
+    kind: str = one_of("m3ae", "clip", help="model family")
+    src: str = setting(help="published file; for CLIP also its folder")
+    out: str = setting(help="file to write")
+    overwrite: bool = setting(False, help="replace other weights at out")
+
+
+@dataclass
+class FetchConfig:
+    """Settings of the command fetch."""
+
+    kind: str = one_of("m3ae", "clip", help="model family")
+    name: str | None = setting(None, help="encoder option without its kind, like b16")
+    out: str | None = setting(None, help="file to write; null: where the encoder option reads it")
+    url: str | None = setting(None, help="direct link; null: Hugging Face (M3AE has no fixed address)")
+    sha256: str | None = setting(None, help="checksum of the file at url")
+    overwrite: bool = setting(False, help="replace other weights at out")
+
+
+SCHEMAS: dict[str, type] = {"convert": ConvertConfig, "fetch": FetchConfig}
+
+
+def parse(words: list[str]) -> ConvertConfig | FetchConfig:
+    """Parse a command line.
+
+    Raises:
+        InputError: the command or a setting is unknown, or a value is not allowed.
+    """
+    if not words or words[0] not in SCHEMAS:
+        found = format_value(words[0]) if words else "nothing"
+        raise InputError(
+            f"command: found {found}; allowed: {', '.join(SCHEMAS)}; see python -m data_tools.weights --help"
+        )
+    given = {}
+    for word in words[1:]:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise InputError(
+                f"{format_value(word)}: cannot be read as key=value; see python -m data_tools.weights --help"
+            )
+        given[key] = None if value == "null" else value
+    return resolve(OmegaConf.create(given), SCHEMAS[words[0]])
+
+
+def usage() -> str:
+    """Help text of the command."""
+    lines = [(__doc__ or "").strip()]
+    for name, schema in SCHEMAS.items():
+        lines += ["", f"{name}: key=value: meaning [allowed values]"]
+        lines += format_settings(schema)
+    names = (f"{kind}: {', '.join(downloadable_options(kind))}" for kind in ("m3ae", "clip"))
+    return "\n".join([*lines, "", f"names of {'; of '.join(names)}"])
+
+
+def convert(config: ConvertConfig) -> None:
+    """Run the command convert."""
+    src, out = Path(config.src), Path(config.out)
+    if out.exists() and src.exists() and out.samefile(src):
+        raise InputError(f"out: found the source file, {out}; choose another path")
+    write(src, out, kind=config.kind, source=src.name, overwrite=config.overwrite)
+
+
+def write(
+    src: Path, out: Path, *, kind: str, source: str, overwrite: bool, encoder: EncoderConfig | None = None
+) -> None:
+    """Convert a published file, which must have the size of `encoder`, and print a description.
+
+    Raises:
+        InputError: it cannot be used, or another file is at `out`.
+    """
+    published = read_published(src, kind)
+    arrays = published.arrays
+    if encoder is not None:
+        check_sizes(src, shapes(arrays), encoder)
+    if existing_checksum(out, kind) != checksum(arrays):
+        if out.exists() and not overwrite:
+            raise InputError(f"{out}: found another file; choose another out=, or add overwrite=true to replace it")
+        write_weights(out, arrays, kind=kind, source=source, source_sha256=sha256(published.path))
+    print(f"{out}: {describe(published.config, published.vocabulary)}, checksum {checksum(arrays)[:12]}, from {source}")
+
+
+def shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    """Shapes of arrays by name."""
+    return {name: value.shape for name, value in arrays.items()}
+
+
+def existing_checksum(out: Path, kind: str) -> str:
+    """Checksum of the weights at a path; empty if there are none or they cannot be read."""
+    try:
+        return read_weights(out, kind=kind).checksum
+    except InputError:
+        return ""
+
+
+def describe(config: EncoderConfig, vocabulary: int) -> str:
+    """Describe weights: the matching option of conf/encoder, and their sizes."""
+    fitting = [name for name in options_of(config.kind) if same_sizes(encoder_option(name), config)]
+    width = f"{config.dim} wide, patches of {config.patch_size}"
+    name = fitting[0].replace("_", " ") if fitting else f"{config.kind} of a size without an option"
+    return f"{name}, vocabulary {vocabulary}, {config.depth} blocks, {width}"
+
+
+def same_sizes(one: EncoderConfig, other: EncoderConfig) -> bool:
+    """Return True if two encoders have the same parameter shapes, ignoring the vocabulary."""
+    keys: tuple[str, ...] = ("dim", "depth", "patch_size")
+    keys += ("image_size", "text_dim", "text_depth", "text_length", "projection") if one.kind == "clip" else ()
+    return all(getattr(one, key) == getattr(other, key) for key in keys)
+
+
+def options_of(kind: str) -> list[str]:
+    """Options of conf/encoder of a kind, by their prefix."""
+    return [option for option in options("encoder") if option.startswith(f"{kind}_")]
+
+
+@cache
+def encoder_option(option: str) -> EncoderConfig:
+    """Config of an option of conf/encoder."""
+    return compose("train", TrainConfig, [f"encoder={option}"]).encoder
+
+
+def downloadable_options(kind: str) -> list[str]:
+    """Names of a kind's options that may have published weights: those with a third-party tokenizer."""
+    return [name.removeprefix(f"{kind}_") for name in options_of(kind) if encoder_option(name).tokenizer != "small"]
+
+
+def fetch(config: FetchConfig) -> None:
+    """Run the command fetch: download the tokenizer and the weights, each unless present."""
+    names = downloadable_options(config.kind)
+    if config.name not in names:
+        raise InputError(f"name: found {format_value(config.name)}; allowed for {config.kind}: {', '.join(names)}")
+    if config.sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", config.sha256):
+        raise InputError(f"sha256: found {format_value(config.sha256)}; allowed: 64 hexadecimal digits, or null")
+    encoder = encoder_option(f"{config.kind}_{config.name}")
+    out = Path(config.out or str(encoder.weights))
+    tokenizer = out.parent / "tokenizers" / encoder.tokenizer.replace("/", "--") / "tokenizer.json"
+    failures = []
+    with exclusive_lock(
+        out.parent / "downloads", activity="downloads", busy_hint="choose another out=", write_hint="choose out="
+    ):
+        for step in (partial(fetch_tokenizer, encoder, tokenizer), partial(fetch_weights, config, encoder, out)):
+            try:
+                step()
+            except UnreachableError as error:
+                failures.append(str(error))
+    if failures:
+        raise InputError(f"{failures[-1]}; {manual_steps(encoder, out, tokenizer)}")
+
+
+def fetch_tokenizer(encoder: EncoderConfig, path: Path) -> None:
+    """Download a tokenizer, unless present."""
+    if not path.exists():
+        try:
+            download(hub_file(encoder.tokenizer, path.name), path, headers=hub_headers())
+        except RemoteFileMissingError:
+            raise UnreachableError(f"{encoder.tokenizer}: the repository has no {path.name}") from None
+    print(f"{path}: the tokenizer of {encoder.tokenizer}", flush=True)
+
+
+def fetch_weights(config: FetchConfig, encoder: EncoderConfig, out: Path) -> None:
+    """Download and convert weights, unless present."""
+    if out.exists() and not config.overwrite:
+        found = read_weights(out, kind=encoder.kind)
+        check_sizes(out, shapes(found.arrays), encoder)
+        print(f"{out}: exists already, checksum {found.checksum[:12]}; overwrite=true fetches it again")
+        return
+    file = out.parent / "downloads" / f"{encoder.name}.download"
+    remote = Remote(config.url, (config.sha256 or "").lower(), config.url) if config.url else published_file(encoder)
+    try:
+        download(remote, file, headers={} if config.url else hub_headers())
+    except RemoteFileMissingError:
+        raise InputError(f"{remote.url}: the server has no such file; check the address") from None
+    write(file, out, kind=encoder.kind, source=remote.version, overwrite=config.overwrite, encoder=encoder)
+    file.unlink()
+
+
+def published_file(encoder: EncoderConfig) -> Remote:
+    """Address of an encoder's published weights."""
+    if encoder.kind == "m3ae":
+        raise UnreachableError("url: found null; the weights of M3AE have no fixed address")
+    for name in CLIP_FILES:
+        with suppress(RemoteFileMissingError):
+            return hub_file(encoder.tokenizer, name)
+    raise UnreachableError(f"{encoder.tokenizer}: the repository has neither {' nor '.join(CLIP_FILES)}")
+
+
+def manual_steps(encoder: EncoderConfig, out: Path, tokenizer: Path) -> str:
+    """Instructions for obtaining missing files manually, without a network or a fixed address."""
+    steps = []
+    if not out.exists():
+        command = f"python -m data_tools.weights convert kind={encoder.kind} src=FILE out={shlex.quote(str(out))}"
+        if encoder.kind == "m3ae":
+            size = M3AE_SIZES[encoder.name.removeprefix("m3ae_")[0]]
+            where = f"the pickle of M3AE {size} (not of MAE) in the folder that {M3AE_PAGE} links as its weights"
+            command += ", or give its direct link as url=..."
+        else:
+            where = hub_address(encoder.tokenizer, CLIP_FILES[0])
+        steps.append(f"download {where}, and run {command}")
+    if not tokenizer.exists():
+        steps.append(f"put {hub_address(encoder.tokenizer, tokenizer.name)} at {tokenizer}")
+    return "; and ".join(steps)
+
+
+def main() -> None:
+    """Run the command."""
+    with report_user_errors():
+        words = sys.argv[1:]
+        if "--help" in words or "-h" in words:
+            print(usage())
+            return
+        config = parse(words)
+        if isinstance(config, ConvertConfig):
+            convert(config)
+        else:
+            fetch(config)
+
+
+if __name__ == "__main__":
+    main()

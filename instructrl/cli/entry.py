@@ -1,0 +1,291 @@
+"""Entry points: parse the command line, compose with Hydra, validate with `resolve`, run the function.
+
+Every error is one line with exit code 2, before jax is imported and before anything is written.
+"""
+
+import functools
+import inspect
+import os
+import re
+import shlex
+import sys
+import textwrap
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from instructrl.cli.overrides import CONFIG_DIR, check_override, expand_sweep, groups, options, read_override
+from instructrl.config.fields import (
+    explain,
+    format_value,
+    invalid_value,
+    known_keys,
+    leaves,
+    summarize_allowed,
+    unknown_key,
+)
+from instructrl.config.launcher import LaunchConfig, LauncherConfig, user_config_file, user_overrides
+from instructrl.config.resolve import check_distinct_outputs, resolve
+from instructrl.errors import InputError, report_user_errors
+from instructrl.preemption import handle_signals
+
+FLAGS = {
+    "--help": "print this help, with the values that the other arguments choose",
+    "--cfg": "with `job`: print the composed settings and exit",
+    "--multirun": "one run per combination of several values, like seed=0,1,2 or seed=range(0,4)",
+    "--dry-run": "print the commands and the scripts for a cluster, and exit",
+}
+HELP_WIDTH, MAX_HELP_COLUMN = 116, 44  # characters of a line of the help, and before the meaning of a setting
+SHORT_FLAGS = {"-h": "--help", "-c": "--cfg", "-m": "--multirun"}
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class SweepRequest:
+    """Everything a launcher needs to run the jobs of a command."""
+
+    config_name: str
+    entry: tuple[str, ...]  # what follows the interpreter: ("train.py",) or ("-m", "data_tools.collect")
+    launcher: LauncherConfig
+    jobs: Sequence[Sequence[str]]  # the overrides of each job
+    configs: Sequence[Any]  # the composed configuration of each job
+    command: str  # as typed
+
+
+def entry_point(config_name: str, schema: type[T]) -> Callable[[Callable[[T], None]], Callable[[], None]]:
+    """Decorator that turns a function of a typed configuration into a command composed from conf/{config_name}.yaml.
+
+    All jobs are composed and validated first; only then does Hydra start them, through its launcher.
+    """
+
+    def decorate(function: Callable[[T], None]) -> Callable[[], None]:
+        @functools.wraps(function)
+        def job(config: DictConfig) -> None:
+            with report_user_errors(), handle_signals():  # inside: Hydra formats errors otherwise
+                announce_job()
+                function(resolve(config, schema))
+
+        start = hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(job)
+
+        def run() -> None:
+            with report_user_errors(), handle_signals():
+                flags, words = split_flags(sys.argv[1:])
+                if "--help" in flags:
+                    print(help_text(config_name, schema, words, about=inspect.getmodule(function).__doc__ or ""))
+                    return
+                words, launcher = compose_launcher(words, dry_run="--dry-run" in flags)
+                jobs = job_overrides(flags, words)
+                configs = [compose(config_name, schema, overrides) for overrides in jobs]
+                check_distinct_outputs(configs)
+                flags -= {"--dry-run"}
+                if uses_launcher(flags, words, launcher):
+                    request = SweepRequest(config_name, entry_words(function), launcher, jobs, configs, command_line())
+                    job.sweep_request = request  # type: ignore[attr-defined]
+                    flags, words = flags | {"--multirun"}, ["hydra/launcher=instructrl", *words]
+                os.environ["HYDRA_FULL_ERROR"] = "1"  # full traceback of a bug
+                front = [word for flag in sorted(flags) for word in ([flag, "job"] if flag == "--cfg" else [flag])]
+                sys.argv[1:] = [*front, *words]  # Hydra reads no flag between other words
+                start()
+
+        return run
+
+    return decorate
+
+
+def job_overrides(flags: set[str], words: list[str]) -> list[list[str]]:
+    """The overrides of every job."""
+    return expand_sweep(words) if "--multirun" in flags else [words]
+
+
+def compose_launcher(words: Sequence[str], *, dry_run: bool = False) -> tuple[list[str], LauncherConfig]:
+    """The words that are not the launcher's, and the launcher's settings: profile, the user's file, words.
+
+    Raises:
+        InputError: one of them, or a setting of that file, is invalid.
+    """
+    rest, launcher_words = split_launcher(words)
+    config = compose("launch", LaunchConfig, launcher_words)
+    return rest, replace(config.launcher, dry_run=config.launcher.dry_run or dry_run)
+
+
+def split_launcher(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words that are not the launcher's, and the launcher's with those of the user's file, the last one winning.
+
+    Raises:
+        InputError: a setting of that file is invalid.
+    """
+    own = [word for word in words if re.match(r"\+*~?launcher[=.@]", word)]
+    from_file = user_overrides()
+    profile = [word for word in own if word.startswith("launcher=")]
+    try:
+        compose("launch", LaunchConfig, from_file)
+    except InputError as error:
+        raise InputError(f"{user_config_file()}: {error}") from None
+    others = [word for word in own if word not in profile]
+    return [word for word in words if word not in own], [*profile, *from_file, *others]
+
+
+def uses_launcher(flags: set[str], words: Sequence[str], launcher: LauncherConfig) -> bool:
+    """Return True if our launcher runs the jobs, not Hydra (a single local job) or another launcher plugin."""
+    other = any(word.startswith("hydra/launcher") for word in words)
+    return (
+        "--cfg" not in flags and not other and ("--multirun" in flags or launcher.kind != "local" or launcher.dry_run)
+    )
+
+
+def entry_words(function: Callable) -> tuple[str, ...]:
+    """The command line of a function's file, after the interpreter."""
+    path = Path(inspect.getfile(function)).resolve()
+    parts = path.relative_to(CONFIG_DIR.parent).with_suffix("").parts if CONFIG_DIR.parent in path.parents else ()
+    module = ".".join(parts).removesuffix(".__main__")
+    return ("-m", module) if len(parts) > 1 else (path.name,)
+
+
+def announce_job() -> None:
+    """Print the overrides of a sweep's job that starts."""
+    started = HydraConfig.get()
+    if started.mode == RunMode.MULTIRUN:
+        print(f"job {started.job.num + 1}: {' '.join(started.overrides.task)}", flush=True)
+
+
+def split_flags(words: Sequence[str]) -> tuple[set[str], list[str]]:
+    """The flags, by their long names, and the other words.
+
+    Raises:
+        InputError: an unknown flag.
+    """
+    flags = {SHORT_FLAGS.get(word, word) for word in words if word.startswith("-")}
+    for flag in sorted(flags - set(FLAGS)):
+        allowed = f"{', '.join([*FLAGS, *SHORT_FLAGS])} and key=value"
+        raise InputError(f"{format_value(flag)}: no such flag; allowed: {allowed}")
+    others = [word for word in words if not word.startswith("-")]
+    if "--cfg" in flags:
+        if "job" not in others:
+            raise InputError("--cfg: found nothing to print; write --cfg job")
+        others.remove("job")
+    return flags, others
+
+
+def compose(config_name: str, schema: type[T], overrides: Sequence[str]) -> T:
+    """The configuration that a command gets with these overrides, as plain dataclasses.
+
+    Raises:
+        InputError: an override is invalid; the command prints the same line.
+    """
+    composed = merge(config_name, schema, overrides)
+    keys = [read_override(text).key_or_group for text in overrides]
+    try:
+        for key in keys:  # first, so that an error names an override rather than a setting that refers to it
+            OmegaConf.select(composed, key, throw_on_missing=True)
+        return resolve(composed, schema)
+    except OmegaConfBaseException as error:
+        raise InputError(explain(error, schema)) from None
+    except (RecursionError, ValueError, TypeError) as error:  # of resolvers in ${...}
+        raise InputError(one_line_message(error)) from None
+
+
+def merge(config_name: str, schema: type, overrides: Sequence[str]) -> DictConfig:
+    """Compose the YAML files and the overrides with Hydra: typed, interpolations unresolved.
+
+    Raises:
+        InputError: an override is invalid.
+    """
+    for text in overrides:
+        check_override(text, config_name, schema)
+    ConfigStore.instance().store(name=f"{config_name}_schema", node=schema)
+    try:
+        with warnings.catch_warnings(), hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
+            warnings.simplefilter("ignore")
+            return hydra.compose(config_name, overrides=list(overrides))
+    except Exception as error:  # Hydra raises what its plugins, grammar and OmegaConf raise
+        cause = error.__cause__ or error
+        inputs = {override.key_or_group: override.value() for override in map(read_override, overrides)}
+        if not isinstance(cause, OmegaConfBaseException):
+            key = (re.findall(r"full_key: (\S+)", str(error)) or [""])[0]  # OmegaConf's form of Python's own errors
+            if key in inputs and key in leaves(schema):
+                raise invalid_value(key, inputs[key], leaves(schema)[key]) from None
+            if key and not key.startswith("hydra") and key not in known_keys(schema):  # in a YAML file
+                file = (re.findall(r"^In '([^']+)'", str(error)) or ["configuration"])[0]
+                raise InputError(f"{file}: {unknown_key(key, schema)}") from None
+            raise InputError(one_line_message(error)) from None
+        raise InputError(explain(cause, schema, inputs)) from None
+
+
+def one_line_message(error: Exception) -> str:
+    """A library's error as one line."""
+    return f"configuration: {' '.join(str(error).split()) or type(error).__name__}; see --help for the settings"
+
+
+def help_text(config_name: str, schema: type, words: Sequence[str], *, about: str) -> str:
+    """Help of a command: description, flags, option groups, and all settings with their values under `words`."""
+    overrides, launcher_words = split_launcher(words)
+    config = merge(config_name, schema, overrides)
+    chosen: dict[str, Any] = dict(groups(config_name))
+    chosen |= {o.key_or_group: o.value() for o in map(read_override, overrides) if o.key_or_group in chosen}
+    known = {group: [f"[{name}]" if name == chosen[group] else name for name in options(group)] for group in chosen}
+    lines = [about.strip(), "", "Flags", *format_table(FLAGS)]
+    lines += ["", "Groups: group=option, [current option]", *format_table({key: " ".join(known[key]) for key in known})]
+    lines += ["", "Settings: key=current value, meaning [allowed values]", *settings_in_use(config, schema)]
+    lines += ["", *wrap(f"Launchers: launcher=profile, one of {', '.join(options('launcher'))}", HELP_WIDTH)]
+    if len(overrides) < len(words):
+        lines += settings_in_use(merge("launch", LaunchConfig, launcher_words), LaunchConfig)
+    else:
+        lines += ["  with launcher=profile beside --help, its settings are listed too"]
+    return "\n".join(lines)
+
+
+def settings_in_use(config: DictConfig, schema: type) -> list[str]:
+    """Help lines of all settings of a schema with their values in a composed configuration."""
+    return format_settings(schema, {key: current_value(config, key) for key in leaves(schema)})
+
+
+def current_value(config: DictConfig, key: str) -> str:
+    """The value of a setting as it would be typed; ??? if it has none."""
+    try:
+        value: Any = OmegaConf.select(config, key, throw_on_missing=True)
+    except OmegaConfBaseException:
+        return "???"
+    value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    return re.sub(r"['\" ]", "", str(value)) if isinstance(value, list) else format_value(value)
+
+
+def format_settings(schema: type, values: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+    """Help lines of all settings of a schema: key (and value), then meaning and [allowed values], wrapped beside it."""
+    fields, lines = leaves(schema), []
+    left = {key: f"  {key}={values[key]}" if key in values else f"  {key}" for key in fields}
+    column = min(MAX_HELP_COLUMN, 2 + max(map(len, left.values())))
+    for key, entry in fields.items():
+        right = wrap(f"{entry.metadata['help']} [{summarize_allowed(entry)}]", HELP_WIDTH - column)
+        first = left[key] if len(left[key]) > column - 2 else f"{left[key]:<{column}}{right.pop(0)}"
+        lines += [first, *(" " * column + line for line in right)]
+    return lines
+
+
+def format_table(rows: dict[str, str]) -> list[str]:
+    """Lines of two aligned columns, the second one wrapped."""
+    indent = max(map(len, rows)) + 4
+    lines = []
+    for key, text in rows.items():
+        first, *more = wrap(text, HELP_WIDTH - indent) or [""]
+        lines += [f"  {key:<{indent - 2}}{first}", *(" " * indent + line for line in more)]
+    return lines
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """A text broken into lines between words only."""
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+
+
+def command_line() -> str:
+    """The command as typed, for files that record how they were made."""
+    return shlex.join(["python", *sys.argv])

@@ -1,0 +1,134 @@
+"""Overrides of a command line, parsed and validated before Hydra composes them.
+
+Hydra's grammar (`key=value`, `key=1,2`, `key=range(0,4)`) decides how a text is read. Forms of it that
+have no use here (packages, deletions, additions) are refused in one line.
+"""
+
+import functools
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import islice, product
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType, ValueType
+from omegaconf import OmegaConf
+
+from instructrl.config.fields import format_value, invalid_value, known_keys, leaves, renamed_value, unknown_key
+from instructrl.errors import InputError
+
+CONFIG_DIR = Path(__file__).resolve().parents[2] / "conf"
+MAX_JOBS = 1000
+PLUGINS = ("hydra/launcher", "hydra.launcher.", "hydra/sweeper", "hydra.sweeper.")
+
+
+@functools.cache
+def groups(config_name: str) -> dict[str, str | None]:
+    """The option groups of a command and their default options."""
+    entries = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / f"{config_name}.yaml"))["defaults"]  # type: ignore
+    pairs = [pair for entry in entries if isinstance(entry, dict) for pair in entry.items()]
+    return {group: option for group, option in pairs if not group.startswith("override ")}
+
+
+@functools.cache
+def options(group: str) -> tuple[str, ...]:
+    """The options of a group: the YAML files in its folder."""
+    return tuple(sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml")))
+
+
+def read_override(text: str) -> Override:
+    """Parse one word of the command line.
+
+    Raises:
+        InputError: not of the form key=value.
+    """
+    try:
+        return OverridesParser.create().parse_override(text)
+    except Exception:  # the grammar's visitors raise exceptions of any type
+        raise InputError(
+            f"{format_value(text)}: cannot be read as key=value (see --help); "
+            "quote special characters twice, like 'output_dir=\"a (b)\"'"
+        ) from None
+
+
+def check_override(text: str, config_name: str, schema: type) -> None:
+    """Raise InputError unless a word assigns a value to a setting, or an option to a group."""
+    override = read_override(text)
+    key = override.key_or_group
+    if key.startswith(PLUGINS):
+        return
+    if key == "hydra" or key.startswith(("hydra.", "hydra/")):
+        raise InputError(
+            f"{key}: of Hydra's own settings only launcher and sweeper can be set; a run's directory is output_dir/name"
+        )
+    if override.package is not None:
+        raise InputError(f"{format_value(text)}: a group cannot be moved to another package; write {key}=... without @")
+    known = groups(config_name)
+    if key not in known and key not in known_keys(schema):
+        raise InputError(unknown_key(key, schema))
+    if override.type is OverrideType.DEL:
+        raise InputError(f"{format_value(text)}: a setting cannot be deleted; give {key} another value")
+    if override.type is not OverrideType.CHANGE:
+        raise InputError(f"{format_value(text)}: {key} already exists; write {key}=... without +")
+    if override.is_sweep_override():
+        raise InputError(f"{key}: found several values; add --multirun for one job each, or write a list as [a,b]")
+    value = override.value()
+    if key in known:
+        check_option(key, value, optional=known[key] is None)
+    else:
+        check_value(key, value, schema)
+
+
+def check_option(group: str, value: Any, *, optional: bool) -> None:
+    """Raise InputError if a group has no such option."""
+    if not (value in options(group) if isinstance(value, str) else value is None and optional):
+        choices = [*options(group), *(["null"] if optional else [])]
+        renamed = renamed_value(group, value)
+        note = f" ({renamed})" if renamed else ""
+        raise InputError(f"{group}: found {format_value(value)}{note}; allowed: {', '.join(choices)}")
+
+
+def check_value(key: str, value: Any, schema: type) -> None:
+    """Raise InputError if a value has an impossible type for a setting, or a group's is no dict of its settings."""
+    settings, known = leaves(schema), known_keys(schema)
+    if key not in known:
+        raise InputError(unknown_key(key, schema))
+    if key in settings:
+        if isinstance(value, dict) or any(map(exceeds_float, value if isinstance(value, list) else [value])):
+            raise invalid_value(key, value, settings[key])
+    elif not isinstance(value, dict):
+        below = [one for one in settings if one.startswith(key + ".")]
+        raise InputError(f"{key}: found {format_value(value)}; allowed: its settings {', '.join(below)}")
+    else:
+        for name, item in value.items():
+            check_value(f"{key}.{name}", item, schema)
+
+
+def exceeds_float(value: Any) -> bool:
+    """Return True for an integer beyond the range of floats, on which OmegaConf would fail."""
+    return isinstance(value, int) and abs(value) > sys.float_info.max
+
+
+def expand_sweep(texts: Sequence[str]) -> list[list[str]]:
+    """The overrides of every job of a sweep, the last override varying fastest.
+
+    Raises:
+        InputError: a sweep that cannot be enumerated, or of too many jobs.
+    """
+    found = [list(job) for job in islice(product(*map(expand_override, texts)), MAX_JOBS + 1)]
+    if len(found) > MAX_JOBS:
+        raise InputError(f"--multirun: found more than {MAX_JOBS} jobs; allowed: at most that many in one command")
+    return found
+
+
+def expand_override(text: str) -> list[str]:
+    """The overrides of single values that a word with several values expands to."""
+    override = read_override(text)
+    if not override.is_sweep_override():
+        return [text]
+    key = override.get_key_element()
+    if not override.is_discrete_sweep() or override.value_type is ValueType.GLOB_CHOICE_SWEEP:
+        raise InputError(f"{format_value(text)}: cannot be enumerated; allowed: {key}=a,b or {key}=range(0,4)")
+    values: Iterator[str] = islice(override.sweep_string_iterator(), MAX_JOBS + 1)
+    return [f"{key}={value}" for value in values]

@@ -1,0 +1,171 @@
+"""Collection of demonstrations from a simulator's expert.
+
+The result is a function of the settings alone, whatever the number of processes and however often it was killed:
+episode i of a split shows variation i modulo their number, from the first of its own seeds with which the expert
+succeeds. (On RLBench this is best effort: its planner is random and its process may crash.)
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from time import monotonic
+from typing import Any
+
+from tqdm import tqdm
+
+from instructrl import __version__
+from instructrl.collection.shards import Parts
+from instructrl.collection.target_file import (
+    ATTEMPTS,
+    FIRST_SEED,
+    Split,
+    check_provenance,
+    check_renderer,
+    check_same_renderer,
+    num_present,
+    required_splits,
+    select_variations,
+    with_available_renderer,
+)
+from instructrl.config.environment import DataConfig, SimConfig, TaskConfig, task_names
+from instructrl.data.demonstrations.reader import read
+from instructrl.data.demonstrations.schema import Contents, Header
+from instructrl.errors import RunError
+from instructrl.sim import EpisodeStart, Outcome, make_env
+from instructrl.sim.vector.pool import WorkerFailure, Workers, worker_count
+from instructrl.storage.file_lock import exclusive_lock
+from instructrl.storage.paths import StoragePath
+from instructrl.types import Demonstration
+
+MAX_LOST = 5  # consecutive episodes on which a fragile simulator crashes twice each before collection fails
+
+
+def ensure_demonstrations(task: TaskConfig, sim: SimConfig, data: DataConfig) -> dict[str, list[StoragePath]]:
+    """Collect missing episodes of the splits train and val and return the files; does nothing if all are present.
+
+    There is one file per split and task, in the order of `task_names`; a task has the same file alone and in a set.
+
+    Raises:
+        InputError: a file is damaged, has other settings, or cannot be written.
+        RunError: the simulator keeps crashing or its expert failing; finished parts are kept and the same command
+            resumes.
+    """
+    tasks = single_tasks(task)
+    splits = {one.name: required_splits(one, sim, data) for one in tasks}
+    every = [split for of_task in splits.values() for split in of_task]
+    for split in every:
+        split.parts_from(num_present(split)).remove_merged()
+    missing = {split.header.task for split in every if num_present(split) < split.episodes}
+    settings = with_available_renderer(sim, every) if missing else sim
+    for number, one in enumerate(tasks):
+        if one.name in missing:
+            if len(tasks) > 1:
+                print(f"task {number + 1} of {len(tasks)}: {one.name}", flush=True)
+            folder = splits[one.name][0].path.parent
+            with exclusive_lock(folder, activity="collects", busy_hint=None):
+                collect(one, settings, splits[one.name])
+    for split in every:
+        check_renderer(sim, split)
+    check_same_renderer(every)
+    return {name: [split.path for split in every if split.header.split == name] for name in FIRST_SEED}
+
+
+def single_tasks(task: TaskConfig) -> list[TaskConfig]:
+    """Split a set into its tasks, each configured as if alone."""
+    return [replace(task, name=name, tasks=None, weights=None) for name in task_names(task)]
+
+
+def collect(task: TaskConfig, sim: SimConfig, splits: list[Split]) -> None:
+    """Complete all splits of a task with one pool of processes."""
+    number = worker_count(sim.workers)
+    with Workers(partial(make_env, sim, task.name), number, timeout=sim.timeout) as workers:
+        provenance = {**query(workers, "provenance"), "suite": __version__}
+        variations = select_variations(task, query(workers, "variations"))
+        for split in splits:
+            header = replace(split.header, provenance=provenance)
+            check_provenance(split, header)
+            parts = split.parts_from(num_present(split))
+            if parts.present < parts.wanted:
+                collect_split(workers, split, parts, header=header, variations=variations)
+
+
+def query(workers: Workers, name: str) -> Any:
+    """Return the value of an environment attribute or of a method without arguments."""
+    [(_, answer)] = workers.map(name, [()])
+    if isinstance(answer, WorkerFailure):
+        raise RunError(f"the simulator cannot be used: {answer.reason}")
+    return answer
+
+
+def collect_split(workers: Workers, split: Split, parts: Parts, *, header: Header, variations: list[int]) -> None:
+    """Collect the unfinished parts, then merge them into the file."""
+    ranges = parts.unfinished(header)
+    missing, started = sum(map(len, ranges)), monotonic()
+    what = f"{split.episodes - parts.present} {header.split} episodes of {header.task}"
+    how = f"{header.provenance['renderer']}, {len(workers)} process{'es' * (len(workers) > 1)}"
+    print(f"collecting {what} ({how}) for {split.path}", flush=True)
+    part_of = {number: numbers for numbers in ranges for number in numbers}
+    collected: dict[range, dict[int, Demonstration]] = {numbers: {} for numbers in ranges}
+    done, name = split.episodes - missing, f"{header.task} {header.split}"
+    with tqdm(desc=name, total=split.episodes, initial=done, unit=" episodes", disable=None) as bar:
+        for number, demonstration in demonstrate(workers, split, [*part_of], variations=variations):
+            numbers = part_of[number]
+            collected[numbers][number] = demonstration
+            if len(collected[numbers]) == len(numbers):
+                parts.write(numbers, [collected[numbers][one] for one in numbers], header)
+                collected[numbers].clear()
+            bar.update()
+    parts.merge()
+    print(f"{split.path}: {summary(split, read(split.path)[1])}, {monotonic() - started:.1f} s", flush=True)
+
+
+def demonstrate(
+    workers: Workers, split: Split, numbers: list[int], *, variations: list[int]
+) -> Iterator[tuple[int, Demonstration]]:
+    """Yield (episode number, demonstration) in order of completion; failed episodes are retried with their next seed.
+
+    Raises:
+        RunError: a process crashed twice on the same episode (a fragile simulator: on several in a row), or the expert
+            failed with all seeds of an episode.
+    """
+    pending, submitted = deque((number, 0) for number in numbers), list[tuple[int, int]]()
+    outcomes: Counter[str] = Counter()
+    consecutive_losses = 0  # consecutive episodes
+
+    def arguments() -> Iterator[tuple[EpisodeStart]]:
+        while pending:
+            submitted.append(pending.popleft())
+            yield (split.start(*submitted[-1], variations),)
+
+    while pending:
+        submitted.clear()
+        for index, result in workers.map("demonstrate", arguments()):
+            number, attempt = submitted[index]
+            start = split.start(number, attempt, variations)
+            consecutive_losses = consecutive_losses + 1 if isinstance(result, WorkerFailure) else 0
+            if isinstance(result, WorkerFailure):
+                if consecutive_losses == (MAX_LOST if split.fragile else 1):
+                    raise RunError(f"{split.header.task}, {start}: {result.reason}; the same command resumes")
+                result = None, Outcome.SIMULATOR_ERROR
+            demonstration, outcome = result
+            if outcome is Outcome.SUCCESS:
+                yield number, demonstration
+            elif attempt + 1 == ATTEMPTS:
+                raise RunError(
+                    f"{split.header.task}, {start}: the expert failed {ATTEMPTS} times, last outcome: {outcome}"
+                )
+            else:
+                outcomes[outcome] += 1
+                pending.appendleft((number, attempt + 1))
+    if outcomes:
+        failed = ", ".join(f"{number} {outcome}" for outcome, number in sorted(outcomes.items()))
+        print(f"{split.header.task} {split.header.split}: failed expert episodes replaced: {failed}")
+
+
+def summary(split: Split, contents: Contents) -> str:
+    """Number of episodes, of failed ones that they replaced, and the oracle rate (both follow from the seeds)."""
+    replaced, count = int(((contents.seed - split.first_seed) % ATTEMPTS).sum()), len(contents.seed)
+    return (
+        f"{count} episodes, {replaced} failed ones of the expert replaced, oracle rate {count / (count + replaced):.3f}"
+    )

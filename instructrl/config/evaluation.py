@@ -1,0 +1,88 @@
+"""Settings of eval.py: evaluation conditions and protocols. No jax here."""
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from omegaconf import MISSING
+
+from instructrl.config.environment import RENDERERS, RLBENCH_RENDERERS
+from instructrl.config.fields import (
+    MAX_EPISODES,
+    MAX_VARIATION,
+    choice_or_integers,
+    number,
+    one_of,
+    setting,
+)
+from instructrl.config.training import HardwareConfig
+
+EVALUATION_CONDITIONS = ("trained", "held_out_instructions", "no_instruction", "swapped_instruction", "oracle")
+
+DEFAULT_PROTOCOL = "default"  # its evaluations are written to eval/ in the run directory, those of others to eval-NAME/
+
+
+@dataclass
+class ProtocolConfig:
+    """Evaluation protocol; success rates are comparable only within one protocol."""
+
+    name: str = setting(help="name of the protocol and of its folder: eval for the default one, else eval-NAME")
+    episodes: int = number(low=1, high=MAX_EPISODES, help="episodes of each task in each condition")
+    seed: int = number(low=0, high=2**31 - 1, help="random seed of the scenes")
+    conditions: list[str] = one_of(*EVALUATION_CONDITIONS, help="evaluation conditions, trained among them")
+    variations: Any = choice_or_integers(
+        "all",
+        "trained",
+        "held_out",
+        default=MISSING,
+        low=0,
+        high=MAX_VARIATION,
+        help="task variations to evaluate; trained: those of the run, held_out: all others",
+    )
+    order: str = one_of("in_turn", "shuffled", help="order of the variations; each comes once before any comes twice")
+    sentence: str = one_of(
+        "seed", "first", help="instruction of each episode: chosen by its seed, or the variation's first one"
+    )
+    max_keyframes: int | None = number(
+        low=1, high=1000, help="maximum keyframes of an episode; null: the task's own limit"
+    )
+    max_unreachable: int = number(low=1, high=1000, help="number of unreachable actions after which the episode ends")
+
+
+@dataclass
+class EvalConfig:
+    """Settings of `python eval.py`; those of model, task and simulator come from the run."""
+
+    run: str = setting(help="run directory to evaluate, local or gs://... or s3://...")
+    tasks: list[str] | None = setting(None, help="tasks of the run to evaluate; null: all")
+    episodes: int | None = number(
+        None, low=1, high=MAX_EPISODES, help="episodes of each task in each condition; null: protocol.episodes"
+    )
+    seed: int | None = number(None, low=0, high=2**31 - 1, help="random seed of the scenes; null: protocol.seed")
+    conditions: list[str] | None = one_of(
+        *EVALUATION_CONDITIONS, default=None, help="evaluation conditions; null: protocol.conditions"
+    )
+    checkpoint: str = one_of("best", "last", default="best", help="checkpoint of the run")
+    videos: int | None = number(
+        None,
+        low=0,
+        high=100,
+        help="videos of each task's successes, and of its failures; null: 3, or 1 for a set of tasks",
+    )
+    renderer: str | None = one_of(
+        *RENDERERS, *RLBENCH_RENDERERS, default=None, help="renderer; null: the one of the training data"
+    )
+    workers: int | None = number(None, low=1, high=1024, help="simulator processes; null: one per CPU core")
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+
+
+def effective_protocol(config: EvalConfig) -> ProtocolConfig:
+    """The protocol with the overrides beside it: `episodes`, `seed` and `conditions` take precedence."""
+    overrides: dict[str, Any] = {"episodes": config.episodes, "seed": config.seed, "conditions": config.conditions}
+    return replace(config.protocol, **{key: value for key, value in overrides.items() if value is not None})
+
+
+def protocol_record(protocol: ProtocolConfig) -> dict[str, Any]:
+    """A protocol as results.json and episodes.jsonl record it: two settings under the names that they had first."""
+    names = {"max_keyframes": "keyframes", "max_unreachable": "tries"}
+    return {names.get(key, key): value for key, value in asdict(protocol).items()}

@@ -1,0 +1,418 @@
+"""Field constraints of the settings, their validation, and one-line messages for wrong keys and values.
+
+A field's type and its metadata (`one_of`, `number`, `choice_list`, ...) say what it accepts and what it means. Of the
+settings themselves this file only knows former names and common synonyms, for the messages.
+"""
+
+import dataclasses
+import difflib
+import math
+import re
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import Field, field
+from types import MappingProxyType, UnionType
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException, ValidationError
+
+from instructrl.errors import InputError
+
+MAX_NAME_BYTES = 200  # file systems allow 255, and names of temporary files contain it
+
+MAX_EPISODES = 1_000_000  # ranges of seeds of demonstrations and evaluations do not overlap
+
+MAX_EPOCHS = 100_000
+
+MAX_STEPS = 1_000_000_000
+
+MAX_BATCH_SIZE = 65_536
+
+MAX_VARIATION = 999_999
+
+# Former names, current names. A command line or a YAML file that uses the former is refused with the current one;
+# recorded configurations (a run's config.yaml) are read under both.
+RENAMED_KEYS = {
+    "training.fresh": "training.reinit",
+    "training.sentences": "training.max_instructions",
+    "optimizer.end_share": "optimizer.end_factor",
+    "optimizer.encoder_rate": "optimizer.encoder_lr_scale",
+    "optimizer.base_batch": "optimizer.base_batch_size",
+    "optimizer.layer_decay": "optimizer.layer_lr_decay",
+    "hardware.processes": "hardware.num_processes",
+    "hardware.process": "hardware.process_id",
+    "pretraining.pictures": "pretraining.num_visualized",
+    "pretraining.canvas": "pretraining.load_size",
+    "pretraining.image_mask": "pretraining.image_mask_ratio",
+    "pretraining.text_mask": "pretraining.text_mask_ratio",
+    "sim.tries": "sim.planner_attempts",
+    "protocol.tries": "protocol.max_unreachable",
+    "protocol.keyframes": "protocol.max_keyframes",
+    "protocol.rows": "protocol.conditions",
+    "rows": "conditions",
+}
+
+RENAMED_CONDITIONS = {
+    "held_out": "held_out_instructions",
+    "removed": "no_instruction",
+    "swapped": "swapped_instruction",
+}
+
+RENAMED_PROTOCOLS = {"ours": "default"}
+
+RENAMED_VALUES = {  # of a setting, of each item of a list, or of a group
+    "conditions": RENAMED_CONDITIONS,
+    "protocol": RENAMED_PROTOCOLS,
+    "protocol.conditions": RENAMED_CONDITIONS,
+    "protocol.name": RENAMED_PROTOCOLS,
+    "objective": {"cloning": "behavior_cloning", "masked": "masked_pretraining"},
+}
+
+SYNONYMS = {  # last parts of keys that people type, and the setting that they mean
+    "lr": "optimizer.learning_rate",
+    "scheduler": "optimizer.schedule",
+    "lr_scheduler": "optimizer.schedule",
+    "wd": "optimizer.weight_decay",
+    "grad_clip": "optimizer.clip_norm",
+    "gradient_clip": "optimizer.clip_norm",
+    "max_grad_norm": "optimizer.clip_norm",
+    "warmup": "optimizer.warmup_epochs",
+    "ema_decay": "optimizer.ema",
+    "bs": "training.batch_size",
+    "batch": "training.batch_size",
+    "num_epochs": "training.epochs",
+    "max_epochs": "training.epochs",
+    "n_epochs": "training.epochs",
+    "dropout": "training.token_dropout",
+    "finetune": "init_from",
+    "pretrained": "encoder.weights",
+    "device": "hardware.platform",
+    "dtype": "hardware.precision",
+    "gpus": "hardware.local_devices",
+    "num_gpus": "hardware.local_devices",
+    "num_devices": "hardware.local_devices",
+    "grad_accum": "hardware.accumulation",
+    "gradient_accumulation": "hardware.accumulation",
+    "gradient_accumulation_steps": "hardware.accumulation",
+    "num_workers": "sim.workers",
+    "world_size": "hardware.num_processes",
+    "rank": "hardware.process_id",
+    "max_steps": "training.epochs",
+    "data_dir": "data.dir",
+    "data_path": "data.dir",
+    "hidden_dim": "policy.dim",
+    "num_layers": "policy.depth",
+    "num_heads": "policy.heads",
+    "context_length": "policy.window",
+    "num_episodes": "episodes",
+}
+
+MAX_TEXT_LENGTH = 1000  # characters
+
+INTERPOLATION_ADVICE = "${...} takes the key of another setting, or ${oc.env:NAME}"
+
+SHORT_TYPE_NAMES = {int: "integer", float: "number", bool: "true | false", str: "text"}
+
+TYPE_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a text in one line, not empty"}
+
+
+def setting(default: Any = MISSING, *, help: str = "") -> Any:
+    """A field without constraints beyond its type; `help` says in a phrase what it means."""
+    return field(default=default, metadata={"help": help})
+
+
+def one_of(*choices: str, default: Any = MISSING, help: str = "") -> Any:
+    """A field that accepts one of the given words."""
+    return field(default=default, metadata={"choices": choices, "help": help})
+
+
+def number(
+    default: Any = MISSING,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    above: float = -math.inf,
+    help: str = "",
+) -> Any:
+    """A field that accepts a finite number with low <= number <= high and number > above."""
+    return field(default=default, metadata={"low": low, "high": high, "above": above, "help": help})
+
+
+def choice_list(*default: str, choices: tuple[str, ...], help: str = "") -> Any:
+    """A field that accepts a list of distinct words, at least one."""
+    return field(default_factory=lambda: list(default), metadata={"choices": choices, "help": help})
+
+
+def number_list(
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    above: float = -math.inf,
+    help: str = "",
+) -> Any:
+    """A field that accepts a list of numbers, each constrained as by `number`, or null."""
+    return field(default=None, metadata={"low": low, "high": high, "above": above, "help": help})
+
+
+def choice_or_integers(*choices: str, default: str, low: int, high: int, help: str = "") -> Any:
+    """A field that accepts one of the given words, or a list of distinct integers with low <= integer <= high.
+
+    Its type must be Any, which stands for `str | list[int]`: OmegaConf has no such union.
+    """
+    return field(default=default, metadata={"choices": choices, "integers": range(low, high + 1), "help": help})
+
+
+def is_group(entry: Field) -> bool:
+    """Return True if a field holds further settings."""
+    return isinstance(entry.type, type) and dataclasses.is_dataclass(entry.type)
+
+
+def leaves(schema: type, prefix: str = "") -> dict[str, Field]:
+    """Every setting of a schema by its dotted key."""
+    found: dict[str, Field] = {}
+    for entry in dataclasses.fields(schema):
+        key = prefix + entry.name
+        found |= leaves(typing.cast(type, entry.type), key + ".") if is_group(entry) else {key: entry}
+    return found
+
+
+def known_keys(schema: type) -> list[str]:
+    """Every dotted key of a schema, groups included."""
+    settings = list(leaves(schema))
+    return sorted({key.rpartition(".")[0] for key in settings if "." in key} | set(settings))
+
+
+def describe_allowed(entry: Field) -> str:
+    """The values that a field accepts, as text."""
+    kind, optional = unwrap_optional(entry)
+    limits = entry.metadata
+    if "integers" in limits:
+        among = f"integers from {limits['integers'][0]} to {limits['integers'][-1]}"
+        text = f"{', '.join(limits['choices'])}, or a list of {among}, without repetition"
+    elif typing.get_origin(kind) is list and "low" in limits:
+        text = f"a list of numbers {describe_bounds(limits)}"
+    elif typing.get_origin(kind) is list:
+        [item] = typing.get_args(kind)
+        example = "[0,1]" if item is int else "[a,b]"
+        of = f"of {', '.join(limits['choices'])}" if "choices" in limits else f"like {example}"
+        text = f"a list {of}, without repetition"
+    elif "choices" in limits:
+        text = ", ".join(limits["choices"])
+    else:
+        text = f"{TYPE_NAMES[kind]} {describe_bounds(limits)}".strip()
+    return f"{text}, or null" if optional else text
+
+
+def summarize_allowed(entry: Field) -> str:
+    """The values that a field accepts in short notation for the help, like `integer 1..64 | null`."""
+    kind, optional = unwrap_optional(entry)
+    limits = entry.metadata
+    low, high, above = (limits.get(name, math.inf) for name in ("low", "high", "above"))
+    bounds = f"{low:.12g}..{high:.12g}" if math.isfinite(low) and math.isfinite(high) else ""
+    bounds = bounds or " ".join(
+        [f">= {low:.12g}"] * math.isfinite(low)
+        + [f"> {above:.12g}"] * math.isfinite(above)
+        + [f"<= {high:.12g}"] * math.isfinite(high)
+    )
+    if "integers" in limits:
+        options = [*limits["choices"], "list of integers"]
+    elif "choices" in limits:
+        options = [*limits["choices"]]
+    else:
+        item = typing.get_args(kind)[0] if typing.get_origin(kind) is list else kind
+        text = f"{SHORT_TYPE_NAMES[item]} {bounds}".strip()
+        options = [text if item is kind else f"list of {text}"]
+    text = " | ".join([*options, *["null"] * optional])
+    return f"list of {text}" if "choices" in limits and typing.get_origin(kind) is list else text
+
+
+def describe_bounds(limits: Mapping[str, Any]) -> str:
+    """A field's bounds as text; empty without any."""
+    low, high, above = (limits.get(name, math.inf) for name in ("low", "high", "above"))
+    found = [f"at least {low:.12g}"] * math.isfinite(low) + [f"above {above:.12g}"] * math.isfinite(above)
+    return " and ".join(found + [f"at most {high:.12g}"] * math.isfinite(high))
+
+
+def unwrap_optional(entry: Field) -> tuple[Any, bool]:
+    """A field's type without `| None`, and True if it had that."""
+    options = typing.get_args(entry.type) if isinstance(entry.type, UnionType) else (entry.type,)
+    [kind] = [option for option in options if option is not type(None)]
+    return kind, type(None) in options
+
+
+def format_value(value: Any) -> str:
+    """A value as it would be typed on a command line: on one line, at most 80 characters."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, list):
+        return shorten(f"[{', '.join(map(format_value, value))}]")
+    plain = isinstance(value, str) and value.isprintable() and value.strip() == value != ""
+    try:
+        text = value if plain else repr(value)
+    except ValueError:  # Python prints no integers of more than 4300 digits
+        return "a number of thousands of digits"
+    return shorten(" ".join(text.split()))
+
+
+def number_ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Increasing numbers as ranges without a gap, the first and the last of each: 0, 1, 2, 5 are (0, 2), (5, 5)."""
+    found: list[tuple[int, int]] = []
+    for number in numbers:
+        if found and number == found[-1][1] + 1:
+            found[-1] = found[-1][0], number
+        else:
+            found.append((number, number))
+    return found
+
+
+def shorten(text: str) -> str:
+    """A text cut to at most 80 characters."""
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def renamed_value(key: str, value: Any) -> str | None:
+    """The current name of a value of a setting, or of one of a list's items; None if it was never renamed."""
+    table = RENAMED_VALUES.get(key, {})
+    found = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)]
+    return next((f"{item} is now called {table[item]}" for item in found if item in table), None)
+
+
+def invalid_value(key: str, value: Any, entry: Field) -> InputError:
+    """An InputError that names the setting, the value found and the values allowed."""
+    renamed = renamed_value(key, value)
+    beside = f" ({renamed})" if renamed else ""
+    return InputError(f"{key}: found {format_value(value)}{beside}; allowed: {describe_allowed(entry)}")
+
+
+def with_current_names(config: DictConfig) -> DictConfig:
+    """A recorded configuration with former names of settings and values replaced by the current ones.
+
+    A former name beside the current one is left as it is, so that `resolve` refuses it.
+    """
+    values = OmegaConf.to_container(config)
+    for former, current in RENAMED_KEYS.items():
+        *groups, last = former.split(".")
+        name = current.rpartition(".")[2]
+        part = subdict(values, groups)
+        if last in part and name not in part:
+            part[name] = part.pop(last)
+    for key, table in RENAMED_VALUES.items():
+        *groups, last = key.split(".")
+        part = subdict(values, groups)
+        if isinstance(part.get(last), list):
+            part[last] = [table.get(item, item) if isinstance(item, str) else item for item in part[last]]
+        elif isinstance(part.get(last), str):
+            part[last] = table.get(part[last], part[last])
+    return OmegaConf.create(values)  # type: ignore[arg-type,return-value]
+
+
+def subdict(values: Any, names: list[str]) -> dict[Any, Any]:
+    """The dict at a path of keys in nested dicts; an empty one if there is none."""
+    for name in names:
+        values = values.get(name) if isinstance(values, dict) else None
+    return values if isinstance(values, dict) else {}
+
+
+def check_literals(values: Any, key: str = "") -> None:
+    """Raise InputError for a resolved value with `${`: it was escaped, and OmegaConf would resolve it a second time."""
+    if isinstance(values, dict):
+        for name, value in values.items():
+            check_literals(value, f"{key}.{name}" if key else str(name))
+    elif "${" in str(values):
+        raise InputError(f"{key}: found {format_value(values)}; allowed: ${{...}} without a backslash, or no ${{")
+
+
+def check_fields(config: Any, prefix: str = "") -> None:
+    """Raise InputError naming the first field whose value lies outside what its metadata allow."""
+    for entry in dataclasses.fields(config):
+        key, value = prefix + entry.name, getattr(config, entry.name)
+        if dataclasses.is_dataclass(value):
+            check_fields(value, key + ".")
+        elif value is not None or "integers" in entry.metadata:
+            check_field(key, value, entry)
+
+
+def check_field(key: str, value: Any, entry: Field) -> None:
+    """Raise InputError if one value of the right type is out of bounds, not a choice, or no usable text."""
+    limits = entry.metadata
+    if "integers" in limits and isinstance(value, list):
+        valid = bool(value) and all(type(item) is int and item in limits["integers"] for item in value)
+        valid = valid and len(set(value)) == len(value)
+    elif isinstance(value, list) and "low" in limits:
+        valid = bool(value) and all(in_bounds(item, limits) for item in value)
+    elif isinstance(value, list):
+        valid = bool(value) and all(isinstance(item, int | str) for item in value)
+        valid = valid and len(set(value)) == len(value) and set(value) <= set(limits.get("choices", value))
+    elif "choices" in limits:
+        valid = value in limits["choices"]
+    elif "low" in limits:
+        valid = in_bounds(value, limits)
+    else:
+        valid = not isinstance(value, str) or (value.strip() == value != "" and value.isprintable())
+        valid = valid and (not isinstance(value, str) or len(value) <= MAX_TEXT_LENGTH)
+    if not valid:
+        raise invalid_value(key, value, entry)
+
+
+def in_bounds(value: Any, limits: Mapping[str, Any]) -> bool:
+    """Return True if a value is a finite number within a field's bounds."""
+    finite = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    return finite and limits["low"] <= value <= limits["high"] and value > limits["above"]
+
+
+def unknown_key(key: str, schema: type) -> str:
+    """One line for a key that the schema does not have: its current name, the nearest known ones, or its siblings."""
+    keys = known_keys(schema)
+    if RENAMED_KEYS.get(key) in keys:
+        return f"{key}: is now called {RENAMED_KEYS[key]}; write {RENAMED_KEYS[key]}=..."
+    similar = similar_keys(key, keys)
+    if similar:
+        return f"{format_value(key)}: no such setting; did you mean {' or '.join(similar)}?"
+    parent = key
+    while parent and parent not in keys:
+        parent = parent.rpartition(".")[0]
+    siblings = [known for known in keys if known.rpartition(".")[0] == parent] or [parent]
+    scope = f"in {parent}" if parent else "here"
+    return f"{format_value(key)}: no such setting; allowed {scope}: {', '.join(siblings)}"
+
+
+def similar_keys(key: str, keys: list[str]) -> list[str]:
+    """At most two known keys that a wrong one may stand for: by a synonym, its last part, or its spelling."""
+    name = key.rpartition(".")[2]
+    if SYNONYMS.get(name) in keys:
+        return [SYNONYMS[name]]
+    same_name = [known for known in keys if known.endswith(f".{name}")]
+    if len(same_name) == 1 or (same_name and "." not in key):
+        return same_name[:2]
+    others = [known for known in keys if not key.startswith(f"{known}.")]  # not the group of training.nonsense
+    found = difflib.get_close_matches(key, others, n=2, cutoff=0.8) or same_name[:2]
+    if not found and len(name) > 3:  # of shorter ones, too many are near
+        near = difflib.get_close_matches(name, {known.rpartition(".")[2] for known in keys}, n=1, cutoff=0.8)
+        found = [known for known in keys if [known.rpartition(".")[2]] == near][:2]
+    return found
+
+
+def explain(error: OmegaConfBaseException, schema: type, inputs: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """One line for an OmegaConf error: the key, what was found (its value in `inputs`) and what is allowed."""
+    key = re.sub(r"\[.*", "", error.full_key or "")
+    message = str(error.msg or error).splitlines()[0]
+    entry = leaves(schema).get(key)
+    if key and key not in known_keys(schema):
+        return unknown_key(key, schema)
+    if "missing mandatory value" in message.lower():
+        return (
+            f"{key}: no value given; write {key}=...; allowed: {describe_allowed(entry) if entry else 'its settings'}"
+        )
+    if isinstance(error, InterpolationResolutionError) and not isinstance(error, ValidationError):
+        former = next((name for name in RENAMED_KEYS if f"'{name}'" in message), None)
+        advice = f"{former} is now called {RENAMED_KEYS[former]}" if former else INTERPOLATION_ADVICE
+        return f"{key or 'configuration'}: {message}; {advice}"
+    if entry is None:
+        return f"{key or 'configuration'}: {message}; see --help for the settings"
+    if key in inputs:
+        found = inputs[key]
+    else:
+        value = re.search(r"[Vv]alue '(.*)' (?:of type|for field|is not|\()", message)
+        found = None if "not Optional" in message or (value and value[1] == "None") else value[1] if value else message
+    return str(invalid_value(key, found, entry))

@@ -1,0 +1,141 @@
+"""Typed launcher profiles of conf/launcher/: where a command runs and with which resources, never what it computes.
+
+A profile is composed beside a run's settings, not into them: a run has the same directory on any machine.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from instructrl.config.fields import number, one_of, setting
+from instructrl.errors import InputError
+
+MAX_MINUTES = 60 * 24 * 365
+
+
+@dataclass
+class SlurmConfig:
+    """Resources of one SLURM job; null leaves a choice to the cluster."""
+
+    nodes: int = number(1, low=1, high=10_000, help="nodes")
+    tasks_per_node: int = number(
+        1, low=1, high=1024, help="processes per node; each sees all GPUs of its node and uses one"
+    )
+    gpus_per_node: int | None = number(None, low=1, high=64, help="GPUs per node")
+    gpu: str | None = setting(None, help="GPU type as the cluster names it, like a100")
+    cpus_per_task: int | None = number(None, low=1, high=1024, help="CPU cores per process")
+    memory_gb: float | None = number(None, above=0, high=1e6, help="memory per node in GB")
+    minutes: int = number(60, low=1, high=MAX_MINUTES, help="time limit of a job, after which it is requeued")
+    save_seconds: int = number(
+        120, low=1, high=36_000, help="seconds before the time limit at which the job is signaled to save"
+    )
+    parallel: int = number(256, low=1, high=100_000, help="jobs of a sweep that run at a time")
+    requeues: int = number(100, low=0, high=100_000, help="requeues after which an interrupted job is given up")
+    partition: str | None = setting(None, help="partition")
+    account: str | None = setting(None, help="account")
+    qos: str | None = setting(None, help="quality of service")
+    constraint: str | None = setting(None, help="node features")
+    reservation: str | None = setting(None, help="reservation")
+    setup: list[str] | None = setting(None, help="shell lines before the command, like 'module load cuda'")
+
+
+@dataclass
+class TpuConfig:
+    """A pod of TPU hosts in Google's cloud, or existing hosts that ssh reaches."""
+
+    accelerator: str | None = setting(None, help="accelerator type as the cloud names it, like v4-32")
+    runtime: str = setting("tpu-ubuntu2204-base", help="runtime version (system image) of the hosts")
+    hosts: int | None = number(None, low=1, high=10_000, help="number of hosts of the accelerator")
+    spot: bool = setting(
+        False, help="preemptible pod: cheaper; requested again after a preemption, and the run resumes"
+    )
+    queued: bool = setting(False, help="request the pod as a queued resource and wait for capacity")
+    pod: str | None = setting(None, help="name of the pod")
+    project: str | None = setting(None, help="Google Cloud project")
+    zone: str | None = setting(None, help="zone")
+    network: str | None = setting(None, help="VPC network")
+    subnetwork: str | None = setting(None, help="VPC subnetwork")
+    service_account: str | None = setting(None, help="service account of the hosts, for access to buckets")
+    internal: bool = setting(False, help="reach the hosts by internal addresses, and give them no external ones")
+    addresses: str | None = setting(
+        None, help="existing hosts, as [USER@]ADDRESS[:PORT],..., instead of a pod in the cloud"
+    )
+    user: str | None = setting(None, help="user on the hosts; null: the local user")
+    key: str = setting("~/.ssh/id_ed25519", help="private ssh key; its .pub file is installed on new hosts")
+    known_hosts: str | None = setting(None, help="known_hosts file for tpu.addresses; null: ssh's own")
+    ssh_port: int = number(22, low=1, high=65_535, help="ssh port of the hosts")
+    folder: str = setting("instructrl", help="folder of the code on the hosts, in the home directory")
+    setup: list[str] | None = setting(
+        None, help="shell lines on each host before ours, like 'sudo mount SERVER:/DISK /mnt/disk'"
+    )
+    wait_minutes: float = number(60.0 * 24, above=0, high=MAX_MINUTES, help="maximum wait for the pod to be ready")
+    delete_minutes: float = number(15.0, above=0, high=MAX_MINUTES, help="maximum wait for the pod to be deleted")
+    poll_seconds: float = number(10.0, above=0, high=3600, help="interval of status requests to the cloud")
+    losses: int = number(100, low=0, high=100_000, help="preemptions after which a pod is given up")
+    keep: bool = setting(True, help="keep the pod after a sweep; false: delete it if the sweep created it")
+
+
+@dataclass
+class LauncherConfig:
+    """A launcher profile, and how the launcher behaves."""
+
+    name: str = setting(help="label of the profile")
+    kind: str = one_of("local", "slurm", "tpu", help="where jobs run")
+    jobs: int = number(1, low=1, high=1024, help="jobs that run at a time; local only")
+    sweep: str | None = setting(None, help="name of the sweep; null: from its overrides")
+    wait: bool = setting(True, help="wait until all jobs have ended; slurm only")
+    on_interrupt: str = one_of(
+        "detach", "cancel", default="detach", help="on ctrl-C, leave the jobs running or cancel them; slurm only"
+    )
+    grace_seconds: float = number(120.0, low=0, high=36_000, help="time to save when ctrl-C ends the jobs")
+    poll_seconds: float = number(15.0, above=0, high=3600, help="interval of queries of the queue; slurm only")
+    dry_run: bool = setting(False, help="print commands and scripts, and submit nothing")
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
+    tpu: TpuConfig = field(default_factory=TpuConfig)
+
+
+@dataclass
+class LaunchConfig:
+    """The `launcher` settings of every command."""
+
+    launcher: LauncherConfig = field(default_factory=LauncherConfig)
+
+
+def user_config_file() -> Path:
+    """The file of one user's settings for all launches: account, partition, zone, project and the like."""
+    home = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    return Path(home).expanduser() / "instructrl" / "launcher.yaml"
+
+
+def user_overrides() -> list[str]:
+    """The settings of the user's file as overrides; none without the file.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    path = user_config_file()
+    if not path.is_file():
+        return []
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path))
+    except (YAMLError, OSError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: found no settings; write them as in conf/launcher/, like slurm: {{account: NAME}}")
+    return [f"launcher.{key}={json.dumps(value)}" for key, value in flatten(values)]
+
+
+def flatten(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested dicts by their dotted keys."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

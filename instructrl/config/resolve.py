@@ -1,0 +1,119 @@
+"""From a composed configuration to checked dataclasses.
+
+YAML holds only values. `resolve` merges a composed configuration into a fresh schema, checks every field and then
+constraints across groups, and returns plain dataclasses. No jax here: an invalid value is reported at once.
+"""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from instructrl.config.environment import CollectConfig, check_cameras, check_task
+from instructrl.config.evaluation import EvalConfig
+from instructrl.config.fields import (
+    MAX_NAME_BYTES,
+    check_fields,
+    check_literals,
+    explain,
+    format_value,
+    renamed_value,
+)
+from instructrl.config.training import (
+    TrainConfig,
+    check_attention,
+    check_dimensions,
+    check_features,
+    check_objective,
+    check_optimizer,
+    check_processes,
+    check_profile,
+    check_reinit,
+)
+from instructrl.errors import InputError
+
+T = TypeVar("T")
+
+
+def resolve(config: DictConfig, schema: type[T]) -> T:
+    """Merge a composed configuration into a fresh schema, check it and return plain dataclasses.
+
+    Raises:
+        InputError: an unknown key, a wrong type, a value out of range or groups that do not fit together.
+    """
+    try:
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        check_literals(values)
+        merged = OmegaConf.merge(OmegaConf.structured(schema), values)
+        resolved = cast(T, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        raise InputError(explain(error, schema)) from None
+    check_fields(resolved)
+    check_groups(resolved)
+    return resolved
+
+
+def check_groups(config: Any) -> None:
+    """Raise InputError if settings that are valid by themselves do not fit together."""
+    if isinstance(config, TrainConfig):
+        check_dimensions(config.encoder, config.policy, image_size=config.sim.image_size)
+        check_features(config)
+        check_reinit(config.training, init_from=config.init_from)
+        check_optimizer(config.optimizer, config.encoder, epochs=config.training.epochs)
+        check_objective(config)
+        check_name(config.name)
+    if isinstance(config, TrainConfig | EvalConfig):
+        check_attention(config.hardware)
+        check_processes(config.hardware)
+    if isinstance(config, TrainConfig) and config.hardware.coordinator and "://" in config.output_dir:
+        raise InputError(f"output_dir: found {config.output_dir}; allowed: a folder that all processes share")
+    if isinstance(config, EvalConfig) and config.hardware.coordinator:
+        raise InputError(f"hardware.coordinator: found {config.hardware.coordinator}; allowed: null for eval.py")
+    if isinstance(config, EvalConfig):
+        for key, names in (("protocol.conditions", config.protocol.conditions), ("conditions", config.conditions)):
+            if names is not None and "trained" not in names:
+                raise InputError(f"{key}: found {names}; allowed: lists with trained, the condition of the headline")
+        check_name(config.protocol.name, key="protocol.name")
+        renamed = renamed_value("protocol.name", config.protocol.name)
+        if renamed:
+            raise InputError(f"protocol.name: found {config.protocol.name} ({renamed}); allowed: any other name")
+    if isinstance(config, TrainConfig | EvalConfig):
+        check_profile(config.hardware)
+    if isinstance(config, TrainConfig | CollectConfig):
+        check_task(config.task, config.sim)
+        check_cameras(config.sim)
+
+
+def check_name(name: str, *, key: str = "name") -> None:
+    """Raise InputError for a name that cannot be the name of a folder."""
+    if set(name) & set("/\\") or name.startswith(".") or len(name.encode()) > MAX_NAME_BYTES:
+        allowed = f"a folder's name without slashes or a dot in front, at most {MAX_NAME_BYTES} bytes"
+        raise InputError(f"{key}: found {format_value(name)}; allowed: {allowed}")
+
+
+def check_distinct_outputs(configs: Sequence[Any]) -> None:
+    """Raise InputError if two jobs of one command would write into the same directory."""
+    names = [(config.output_dir, config.name) for config in configs if isinstance(config, TrainConfig)]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            found = f"{format_value(name[1])} for jobs {names.index(name) + 1} and {index + 1}"
+            raise InputError(f"name: found {found}; include what varies, such as 'name=${{task.name}}-${{seed}}'")
+    folders = [(config.run, config.protocol.name) for config in configs if isinstance(config, EvalConfig)]
+    for index, folder in enumerate(folders):
+        if folder in folders[:index]:
+            first = folders.index(folder) + 1
+            found = f"{format_value(folder[1])} for jobs {first} and {index + 1}, which evaluate {folder[0]}"
+            raise InputError(f"protocol.name: found {found}; vary it too, or run these jobs in separate commands")
+
+
+def differences(found: Any, expected: Any, prefix: str = "") -> list[str]:
+    """Lines `key: found -> expected` for every leaf in which two nested dicts differ, sorted by key."""
+    lines = []
+    for key in sorted(set(found) | set(expected)):
+        before, after = found.get(key, "absent"), expected.get(key, "absent")
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            lines.append(f"{prefix}{key}: {before} -> {after}")
+    return lines

@@ -1,0 +1,200 @@
+"""Cache of a frozen encoder's features: computed once per file of demonstrations, memory-mapped in training.
+
+    <file's stem>.features/<first 16 digits of the key>/
+        index.json                   everything that determines the features, and the key, its SHA-256
+        pooled.bin  patches.bin      a row for each (episode, step), or, if the encoder reads image and instruction
+                                     jointly, for each (episode, instruction, step); patches only if the head needs them
+        text.bin                     a row for each distinct instruction; only if instructions are encoded separately
+        *.crc32                      see `rows`
+
+The folder's name is a hash of everything that determines the features, so features of another encoder or other
+demonstrations are never used by mistake; damaged or missing rows are detected on opening and computed again.
+"""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from instructrl.data.demonstrations.dataset import DemonstrationDataset
+from instructrl.data.demonstrations.instructions import InstructionTable
+from instructrl.data.feature_cache.compute import WRITE_HINT, Encode, check_space, compute_items, report_folder_errors
+from instructrl.data.feature_cache.metadata import INDEX, closest_cache, index_content, read_index, write_index
+from instructrl.data.feature_cache.row_file import RowFile
+from instructrl.data.feature_cache.row_layout import RowLayout
+from instructrl.data.text.tokenizer import Tokenizer
+from instructrl.errors import InputError
+from instructrl.storage.file_lock import exclusive_lock
+from instructrl.storage.paths import BucketPath, StoragePath, local_folder
+from instructrl.storage.synced_dir import SyncedDir
+from instructrl.types import Features, FeatureSizes
+
+UPLOADED = ".sent"  # marker in the local folder of a cache in a bucket: the bucket is complete too
+
+
+class FeatureCache:
+    """Features of every episode, read from a memory map. Picklable, thread-safe.
+
+    Attributes:
+        folder: local folder of the files.
+        sizes: sizes and dtype of a row.
+        layout: rows by episode, instruction and step.
+    """
+
+    def __init__(self, folder: Path, layout: RowLayout, sizes: FeatureSizes) -> None:
+        """Initialize without reading files."""
+        self.folder, self.layout, self.sizes = folder, layout, sizes
+        dtype, cameras = sizes.numpy_dtype, layout.cameras
+        self.rows = {"pooled": RowFile(folder / "pooled.bin", layout.views, (cameras, sizes.pooled), dtype)}
+        if sizes.patches is not None:
+            self.rows["patches"] = RowFile(folder / "patches.bin", layout.views, (cameras, *sizes.patches), dtype)
+        if layout.texts:
+            self.rows["text"] = RowFile(folder / "text.bin", layout.texts, (sizes.text,), dtype)
+        self._maps: dict[str, np.ndarray] | None = None
+
+    def read(self, episode: int, choice: int, *, out: Features) -> None:
+        """Write an episode's features, with its instruction number `choice`, into one sequence of a batch.
+
+        `out`: pooled [>=T,K,F], text [G] and, if present, patches [>=T,K,P,D]; entries beyond T are unchanged.
+
+        Raises:
+            InputError: the files no longer exist.
+        """
+        maps, views = self._mapped(), self.layout.rows(episode, choice)
+        length = views.stop - views.start
+        out.pooled[:length] = maps["pooled"][views]
+        if "patches" in maps:
+            out.patches[:length] = maps["patches"][views]
+        if "text" in maps:
+            out.text[:] = maps["text"][self.layout.instructions.row(episode, choice)]
+
+    def find_missing(self) -> tuple[np.ndarray, int]:
+        """Return a mask of incomplete items [layout.items], and the number of damaged rows; reads every byte."""
+        items, damaged = np.zeros(self.layout.items, bool), 0
+        for name, rows in self.rows.items():
+            wrong, once_written = rows.find_missing()
+            begin = self.layout.first_text if name == "text" else 0
+            items[begin : begin + rows.count] |= wrong
+            damaged += once_written
+        return items, damaged
+
+    def _mapped(self) -> dict[str, np.ndarray]:
+        if self._maps is None:
+            try:
+                self._maps = {name: rows.memmap() for name, rows in self.rows.items()}
+            except OSError as error:
+                raise InputError(
+                    f"{self.folder}: cannot be read ({error.strerror}); the same command computes it again"
+                ) from None
+        return self._maps
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_maps": None}
+
+
+def ensure_features(
+    episodes: DemonstrationDataset,
+    tokenizer: Tokenizer,
+    *,
+    encode: Encode,
+    sizes: FeatureSizes,
+    identity: Mapping[str, str],
+    joint: bool,
+    max_instructions: int | None,
+    folder: StoragePath | None,
+    batch_size: int,
+) -> FeatureCache:
+    """Return the cache of these episodes' features, after computing missing rows.
+
+    Args:
+        episodes: the demonstrations.
+        tokenizer: the tokenizer of the encoder.
+        encode: maps images and sentences to features; not called if the cache is complete.
+        sizes: what `encode` returns.
+        identity: everything besides the data that determines the features, as text.
+        joint: True if the features of an image depend on the instruction.
+        max_instructions: number of instructions per episode in use; None: all.
+        folder: parent folder of the cache; None: that of the demonstrations. A cache in a bucket is downloaded into a
+            local folder, and uploaded if rows were computed.
+        batch_size: number of steps (of K images) per call of `encode`.
+
+    Raises:
+        InputError: the cache cannot be written, or the file system is too small.
+        RunError: a feature is not finite.
+    """
+    layout = RowLayout(
+        episodes, InstructionTable(episodes, tokenizer, limit=max_instructions), joint=joint, texts=sizes.text > 0
+    )
+    index = index_content(episodes, layout, sizes, identity)
+    caches = (folder or episodes.path.parent) / f"{episodes.path.stem}.features"
+    location = caches / index["key"][:16]
+    cache = FeatureCache(local_folder(location), layout, sizes)
+    if not is_complete(cache, index) or not is_uploaded(location, cache):
+        with exclusive_lock(cache.folder, activity="computes the same features", busy_hint=None, write_hint=WRITE_HINT):
+            with ExitStack() as afterwards:
+                if isinstance(location, BucketPath):
+                    synced = SyncedDir(location, cache.folder)
+                    synced.pull()
+                    afterwards.callback(synced.push)  # also rows computed before an error
+                compute_missing(cache, index, episodes, encode, batch_size=batch_size)
+            if isinstance(location, BucketPath):
+                (cache.folder / UPLOADED).touch()
+    return cache
+
+
+def is_uploaded(location: StoragePath, cache: FeatureCache) -> bool:
+    """Return True if the cache is local, or its bucket has all local rows."""
+    return isinstance(location, Path) or (cache.folder / UPLOADED).exists()
+
+
+def is_complete(cache: FeatureCache, index: dict[str, Any]) -> bool:
+    """Return True if every row is present; writes nothing."""
+    try:
+        return index_matches(cache, index) and not cache.find_missing()[0].any()
+    except OSError:  # another process is recreating it
+        return False
+
+
+def index_matches(cache: FeatureCache, index: dict[str, Any]) -> bool:
+    """Return True if the folder's index describes these features, and its files have the right sizes."""
+    return read_index(cache.folder) == index and all(rows.exists() for rows in cache.rows.values())
+
+
+def compute_missing(
+    cache: FeatureCache, index: dict[str, Any], episodes: DemonstrationDataset, encode: Encode, *, batch_size: int
+) -> None:
+    """Compute missing items; the caller holds the lock."""
+    with report_folder_errors(cache.folder):
+        missing = items_to_compute(cache, index)
+        if not missing.any():
+            return
+        check_space(cache.folder, cache.rows, cache.layout, missing)
+        if not index_matches(cache, index):
+            for rows in cache.rows.values():
+                rows.create()
+            write_index(cache.folder, index)
+    compute_items(cache.folder, cache.rows, cache.layout, missing, episodes, encode, batch_size=batch_size)
+
+
+def items_to_compute(cache: FeatureCache, index: dict[str, Any]) -> np.ndarray:
+    """Return a mask of items [layout.items] to compute; report damage, and remove files that do not match.
+
+    Raises:
+        OSError: the folder cannot be read or written.
+    """
+    if index_matches(cache, index):
+        missing, damaged = cache.find_missing()
+        if damaged:
+            print(f"features: {cache.folder}: recomputing {damaged} damaged rows", flush=True)
+        return missing
+    other = closest_cache(cache.folder, index)
+    if (cache.folder / INDEX).exists():
+        print(f"features: {cache.folder}: {INDEX} or file sizes do not match; recomputing all rows", flush=True)
+    elif other is not None:
+        print(f"features: no matching cache; the closest is {other}", flush=True)
+    (cache.folder / INDEX).unlink(missing_ok=True)  # first, so that it never describes files of another cache
+    for rows in cache.rows.values():
+        rows.remove()
+    return np.ones(cache.layout.items, bool)

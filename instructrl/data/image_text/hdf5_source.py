@@ -1,0 +1,183 @@
+"""HDF5 files of image-text pairs, in M3AE's layout: `jpg` and `caption`, or one of them, or `text` alone.
+
+An entry of `jpg` is an encoded image (uint8, of any length); one of `caption` or `text` is UTF-8, as a string or bytes.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from instructrl.data.demonstrations.reader import READ_ERRORS, short_message
+from instructrl.errors import InputError
+from instructrl.storage.paths import StoragePath, open_source, read_error
+
+IMAGE, TEXTS = "jpg", ("caption", "text")
+PROBED = 64  # number of entries that a checksum reads
+
+
+class PairFile:
+    """An open HDF5 file of image-text pairs.
+
+    Attributes:
+        path: name for error messages.
+        attributes: the file's attributes, as text.
+    """
+
+    def __init__(self, path: str, file: h5py.File) -> None:
+        """Raise InputError unless the file has the right arrays, of equal length."""
+        self.path = path
+        arrays = {name: file[name] for name in (IMAGE, *TEXTS) if isinstance(file.get(name), h5py.Dataset)}
+        self._images = arrays.get(IMAGE)
+        self._texts = next((arrays[name] for name in TEXTS if name in arrays), None)
+        if not arrays:
+            raise InputError(
+                f"{path}: found {', '.join(sorted(file)) or 'nothing'}; allowed: jpg and caption, jpg alone, caption "
+                "or text alone (M3AE's layout); python -m data_tools.frames writes such files"
+            )
+        for name, array in arrays.items():
+            if array.ndim != 1:
+                raise InputError(f"{path}: {name}: found shape {array.shape}; allowed: one dimension of entries")
+        if self._images is not None and h5py.check_vlen_dtype(self._images.dtype) != np.dtype(np.uint8):
+            raise InputError(f"{path}: {IMAGE}: found {self._images.dtype}; allowed: uint8 arrays of any length")
+        lengths = {name: len(array) for name, array in arrays.items()}
+        if len(set(lengths.values())) > 1:
+            raise InputError(f"{path}: arrays of unequal length: {lengths}; copy or create it again")
+        self._length = next(iter(lengths.values()))
+        self.attributes = {name: str(value) for name, value in sorted(file.attrs.items())}
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def has_images(self) -> bool:
+        return self._images is not None
+
+    @property
+    def has_texts(self) -> bool:
+        return self._texts is not None
+
+    def image(self, index: int) -> bytes | None:
+        """Return an encoded image.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        return None if self._images is None else self._entry(self._images, index).tobytes()
+
+    def text(self, index: int, draw: int = 0) -> str | None:
+        """Return a caption; invalid UTF-8 is replaced.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        if self._texts is None:
+            return None
+        found = self._entry(self._texts, index)
+        content = found if isinstance(found, bytes) else found.encode() if isinstance(found, str) else found.tobytes()
+        return content.decode(errors="replace").rstrip("\0")
+
+    def _entry(self, array: h5py.Dataset, index: int) -> Any:
+        try:
+            return array[index]
+        except READ_ERRORS as error:
+            raise InputError(
+                f"{self.path}: {array.name}: entry {index}: damaged ({short_message(error)}); copy or create it again"
+            ) from None
+
+    def checksum(self) -> str:
+        """Return a digest of sizes, attributes and 64 evenly spaced entries."""
+        shapes = [self._length, self.has_images, self.has_texts, self.attributes]
+        digest = hashlib.sha256(json.dumps(shapes).encode())
+        for index in probe_indices(self._length):
+            digest.update(self.image(index) or b"")
+            digest.update((self.text(index) or "").encode())
+        return digest.hexdigest()
+
+
+def probe_indices(length: int) -> list[int]:
+    """Return evenly spaced indices of a set."""
+    return sorted({index * length // PROBED for index in range(PROBED)}) if length else []
+
+
+@contextmanager
+def open_pair_file(path: StoragePath) -> Iterator[PairFile]:
+    """Open a file of image-text pairs, local or in a bucket.
+
+    Raises:
+        InputError: the file is missing, not HDF5, damaged, or of another layout.
+        RunError: object storage keeps failing.
+    """
+    if isinstance(path, Path) and not path.is_file():
+        raise InputError(f"{path}: no such file; name an HDF5 file with jpg and caption, or a folder with such files")
+    with open_source(path) as source:
+        try:
+            file = h5py.File(source, "r", locking=False)  # files are replaced, never modified: no lock is needed
+        except (OSError, ValueError) as error:
+            raise read_error(source) or InputError(
+                f"{path}: not an HDF5 file, or damaged ({short_message(error)}); copy or create it again"
+            ) from None
+        with file:
+            try:
+                yield PairFile(str(path), file)
+            except InputError as error:
+                raise read_error(source) or error from None
+
+
+def write_pairs(path: Path, pairs: Iterable[tuple[bytes, str]], attributes: Mapping[str, Any]) -> int:
+    """Write encoded images with their captions atomically; return the number of pairs.
+
+    Equal contents give equal bytes.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+            count = _write_arrays(file, pairs)
+            file.attrs.update(attributes)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({short_message(error)}); choose another folder") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
+
+
+def _write_arrays(file: h5py.File, pairs: Iterable[tuple[bytes, str]]) -> int:
+    """Write both arrays, one chunk at a time."""
+    chunk = 1024
+    dtypes = {IMAGE: h5py.vlen_dtype(np.uint8), TEXTS[0]: h5py.string_dtype()}
+    arrays = {
+        name: file.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(chunk,), track_times=False)
+        for name, dtype in dtypes.items()
+    }
+    buffer: list[tuple[bytes, str]] = []
+
+    def flush() -> None:
+        begin, end = len(arrays[IMAGE]), len(arrays[IMAGE]) + len(buffer)
+        for array in arrays.values():
+            array.resize((end,))
+        images = np.empty(len(buffer), object)
+        images[:] = [np.frombuffer(image, np.uint8) for image, _ in buffer]
+        arrays[IMAGE][begin:end] = images
+        arrays[TEXTS[0]][begin:end] = [text for _, text in buffer]
+        buffer.clear()
+
+    for pair in pairs:
+        buffer.append(pair)
+        if len(buffer) == chunk:
+            flush()
+    if buffer:
+        flush()
+    return len(arrays[IMAGE])

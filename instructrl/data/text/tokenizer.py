@@ -1,0 +1,186 @@
+"""Tokenizers: text to token ids and a padding mask."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+
+from instructrl.config.model import EncoderConfig
+from instructrl.data.text.vocab_files import (
+    END,
+    INSIDE,
+    LONGEST,
+    PADDING,
+    START,
+    UNKNOWN,
+    WORD_END,
+    Merges,
+    Vocabulary,
+    read_vocabulary,
+)
+from instructrl.data.text.vocab_lookup import find_vocabulary
+from instructrl.errors import InputError
+
+# One word piece per line, made by python -m data_tools.vocabulary.
+VOCABULARY = Path(__file__).with_name("vocabulary.txt")
+WEIGHTS = Path("weights")  # folder of downloaded tokenizers, if encoder.weights is not set
+PROBED = 1000  # number of words that are checked
+# CLIP's published rule: English contractions, runs of letters, single digits, runs of other non-space characters.
+SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+class Tokenizer:
+    """BERT's word pieces or CLIP's byte pairs, in lower case. Picklable, thread-safe.
+
+    Byte pairs are enclosed in start and end tokens, word pieces have none. Text is never tokenized to one of these or
+    to padding.
+
+    Attributes:
+        length: number of tokens of every encoded text, including padding.
+        vocabulary_size: ids are in [0, vocabulary_size).
+        padding: id of the padding token.
+        special_token_ids: ids of start and end token, the largest of all; empty for word pieces.
+        checksum: digest of everything that determines the ids.
+    """
+
+    def __init__(
+        self, pieces: list[str], *, length: int, merges: Merges | None = None, added: Sequence[dict[str, Any]] = ()
+    ) -> None:
+        """`pieces` are in the order of their ids; `merges` and `added` as in a Vocabulary."""
+        ids = {piece: number for number, piece in enumerate(pieces)}
+        self.length, self.vocabulary_size = length, len(pieces)
+        self.padding = ids[PADDING] if merges is None else 0
+        self.special_token_ids: tuple[int, ...] = () if merges is None else (ids[START], ids[END])
+        self.checksum = hashlib.sha256(json.dumps([pieces, merges, list(added)]).encode()).hexdigest()
+        self._tokenizer = wordpiece_tokenizer(ids) if merges is None else bpe_tokenizer(ids, merges)
+        self._tokenizer.add_tokens([AddedToken(**entry) for entry in added])
+
+    def __call__(self, sentences: list[str], *, truncate: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Return tokens [B,L] int32 and padding mask [B,L] float32, 1 where padding; an empty text has no word pieces.
+
+        With `truncate`, a text of more than `length` tokens is truncated (special tokens are kept).
+
+        Raises:
+            InputError: a text has more than `length` tokens, or bytes without an entry in the vocabulary.
+        """
+        tokens = np.full((len(sentences), self.length), self.padding, np.int32)
+        padding = np.ones((len(sentences), self.length), np.float32)
+        for row, sentence in enumerate(sentences):
+            ids = self._ids(sentence)
+            if truncate and len(ids) > self.length:
+                ids = [*ids[: self.length - 1], ids[-1]] if self.special_token_ids else ids[: self.length]
+            if len(ids) > self.length:
+                raise InputError(f"instruction {sentence!r}: {len(ids)} tokens, at most {self.length} fit; shorten it")
+            tokens[row, : len(ids)] = ids
+            padding[row, : len(ids)] = 0
+        return tokens, padding
+
+    def _ids(self, sentence: str) -> list[int]:
+        """Return the ids of a text, including special tokens."""
+        encoded = self._encode(sentence)
+        if not self.special_token_ids:
+            return encoded.ids
+        start, end = self.special_token_ids
+        if end in encoded.ids:  # stands for bytes without a piece; the published vocabulary has all bytes
+            unknown = sentence[slice(*encoded.offsets[encoded.ids.index(end)])]
+            raise InputError(
+                f"instruction {sentence!r}: encoder.tokenizer has no piece for {unknown!r}; "
+                "rephrase it, or use a vocabulary that has all bytes"
+            )
+        return [start, *encoded.ids, end]
+
+    def _encode(self, sentence: str) -> tokenizers.Encoding:
+        try:
+            return self._tokenizer.encode(sentence)
+        except TypeError:
+            raise InputError(f"instruction {sentence!r}: not Unicode text; write it in UTF-8") from None
+
+    def pieces(self, sentence: str) -> list[str]:
+        """Return the pieces of a text, without special tokens."""
+        return self._encode(sentence).tokens
+
+    def decode(self, tokens: np.ndarray) -> str:
+        """Return the text (in lower case) of one row of tokens [L]."""
+        ids = [int(token) for token in tokens]
+        if self.special_token_ids:
+            start, end = self.special_token_ids
+            ids = [number for number in ids[: ids.index(end)] if number != start] if end in ids else []
+        else:
+            ids = [number for number in ids if number != self.padding]
+        return self._tokenizer.decode(ids).strip()
+
+
+def wordpiece_tokenizer(ids: dict[str, int]) -> tokenizers.Tokenizer:
+    """Build the tokenizer of bert-base-uncased with these entries."""
+    tokenizer = tokenizers.Tokenizer(
+        models.WordPiece(ids, unk_token=UNKNOWN, continuing_subword_prefix=INSIDE, max_input_chars_per_word=LONGEST)
+    )
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix=INSIDE)
+    return tokenizer
+
+
+def bpe_tokenizer(ids: dict[str, int], merges: Merges) -> tokenizers.Tokenizer:
+    """Build CLIP's tokenizer with these entries; END stands for a byte without a piece."""
+    tokenizer = tokenizers.Tokenizer(models.BPE(ids, merges, unk_token=END, end_of_word_suffix=WORD_END))
+    spaces = normalizers.Replace(Regex(r"\s+"), " ")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
+    words = pre_tokenizers.Split(Regex(SPLIT), behavior="removed", invert=True)
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, as_bytes])
+    space = "\u0120"  # byte-level encoding of a space
+    tokenizer.decoder = decoders.Sequence([decoders.Replace(WORD_END, space), decoders.ByteLevel()])
+    return tokenizer
+
+
+def make_tokenizer(config: EncoderConfig) -> Tokenizer:
+    """Build the tokenizer that `encoder.tokenizer` names: the bundled small vocabulary, or one on this machine.
+
+    Raises:
+        InputError: it does not exist, is damaged, or does not match the kind of encoder.
+    """
+    path, vocabulary = bundled_vocabulary() if config.tokenizer == "small" else local_vocabulary(config)
+    if config.kind == "clip" and config.text and vocabulary.merges is None:
+        raise InputError(
+            f"encoder.tokenizer: found {config.tokenizer}, word pieces; allowed for kind=clip: CLIP's byte pairs, "
+            "such as openai/clip-vit-base-patch16"
+        )
+    tokenizer = Tokenizer(
+        vocabulary.pieces, length=config.text_length, merges=vocabulary.merges, added=vocabulary.added
+    )
+    check_words(path, tokenizer, vocabulary)
+    return tokenizer
+
+
+def bundled_vocabulary() -> tuple[Path, Vocabulary]:
+    """Return the path of the bundled small vocabulary, and its content."""
+    try:
+        return VOCABULARY, read_vocabulary(VOCABULARY)
+    except InputError as error:
+        raise InputError(f"{error}; create it with python -m data_tools.vocabulary") from None
+
+
+def local_vocabulary(config: EncoderConfig) -> tuple[Path, Vocabulary]:
+    """Return the path of a vocabulary that is not bundled, and its content."""
+    folder = Path(config.weights).parent if config.weights else WEIGHTS
+    path = find_vocabulary(config.tokenizer, weights=folder)
+    return path, read_vocabulary(path)
+
+
+def check_words(path: Path, tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
+    """Raise InputError if the vocabulary's own words are not tokenized as its entries."""
+    added = [entry["content"] for entry in vocabulary.added]
+    words = {word: piece for word, piece in vocabulary.words().items() if not any(part in word for part in added)}
+    words = dict(list(words.items())[:PROBED])
+    found = tokenizer.pieces(" ".join(words))
+    if found != list(words.values()):
+        raise InputError(
+            f"encoder.tokenizer: {path}: its own words are not tokenized as its entries; install the version of the "
+            f"tokenizers library in requirements.txt, found {tokenizers.__version__}"
+        )

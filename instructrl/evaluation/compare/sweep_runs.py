@@ -1,0 +1,190 @@
+"""Loads the runs of a sweep: settings, curves and results, or the reason why they are missing."""
+
+import json
+import re
+import shlex
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from instructrl.config.evaluation import DEFAULT_PROTOCOL
+from instructrl.config.fields import RENAMED_PROTOCOLS, format_value
+from instructrl.errors import InputError
+from instructrl.evaluation.results.summary import current_format
+from instructrl.evaluation.run_checks import evaluation_folder
+from instructrl.storage import object_store
+from instructrl.storage.paths import StoragePath, open_source, storage_path
+from instructrl.training.monitoring.metric_writer import read_lines
+from instructrl.training.run_dir import FREE_KEYS, RECORDED_KEYS, read_config, settings
+
+RESULTS = "results.json"
+ENDED_BADLY = ("failed", "interrupted", "cancelled", "lost", "refused")
+
+
+@dataclass
+class Run:
+    """A job of a sweep and the data of its run.
+
+    Attributes:
+        name: the job's number and overrides.
+        location: of the run, as the sweep recorded it.
+        path: the same as a path on this machine or in object storage.
+        reason: why it is left out of the comparison; empty if it is compared.
+        settings: those that determine the result, by dotted keys.
+        metrics: lines of metrics.jsonl.
+        results: of its evaluation.
+    """
+
+    name: str
+    location: str
+    path: StoragePath
+    protocol: str = DEFAULT_PROTOCOL
+    seed: int = 0
+    reason: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    results: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep's command and runs; `is_evaluation` if it is one of eval.py."""
+
+    name: str
+    command: str
+    is_evaluation: bool
+    runs: Sequence[Run]
+
+
+def load_sweep(folder: Path, *, protocol: str | None) -> Sweep:
+    """Load the runs of all jobs of a sweep.
+
+    Raises:
+        InputError: there is no sweep, or `protocol` is None and there are results of several protocols.
+    """
+    table = folder / "jobs.json"
+    if not table.is_file():
+        raise InputError(f"{table}: found no such file; pass the folder that a sweep printed at its end, multirun/NAME")
+    if protocol in RENAMED_PROTOCOLS:
+        raise InputError(f"--protocol: {protocol} is now called {RENAMED_PROTOCOLS[protocol]}")
+    try:
+        content = json.loads(table.read_text(encoding="utf-8"))
+        jobs = [dict(job) for job in content["jobs"]]
+        is_evaluation = all(any(override.startswith("run=") for override in job["overrides"]) for job in jobs)
+        found = [run_of_job(job, jobs, is_evaluation=is_evaluation) for job in jobs]
+        name, command = str(content["sweep"]), str(content["command"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{table}: damaged; run the sweep's command again, which rewrites it") from None
+    with tempfile.TemporaryDirectory(prefix="instructrl-") as temporary:
+        folders = {
+            run.location: local_run_folder(run.path, Path(temporary) / str(index)) for index, run in enumerate(found)
+        }
+        if not is_evaluation:
+            chosen = protocol or only_protocol([folders[run.location] for run in found if not run.reason])
+            for run in found:
+                run.protocol = chosen
+        for run in found:
+            if not run.reason and (protocol is None or run.protocol == protocol):
+                load_run(run, folders[run.location], needs_results=is_evaluation)
+            elif not run.reason:
+                run.reason = f"was evaluated with protocol {run.protocol}"
+    return Sweep(name, command, is_evaluation, found)
+
+
+def run_of_job(job: Mapping[str, Any], jobs: Sequence[Mapping[str, Any]], *, is_evaluation: bool) -> Run:
+    """A run as recorded in the sweep's job table."""
+    overrides = [str(override) for override in job["overrides"]]
+    own = [
+        override
+        for override in overrides
+        if len(jobs) == 1 or any(override not in other["overrides"] for other in jobs)
+    ]
+    run = Run(f"job {job['number']} ({' '.join(own)})", str(job["run"]), storage_path(str(job["run"])))
+    if is_evaluation:
+        for key in ("protocol=", "protocol.name="):  # the latter takes precedence
+            names = [override.removeprefix(key) for override in overrides if override.startswith(key)]
+            run.protocol = RENAMED_PROTOCOLS.get(names[-1], names[-1]) if names else run.protocol
+    if job["state"] in ENDED_BADLY:
+        why = f": {job['error']}" if job.get("error") else ""
+        again = "; run the sweep's command again to resume it" if job["state"] == "interrupted" else ""
+        run.reason = f"{job['state']}{why}{again}" + (f"  [{job['log']}]" if job.get("log") else "")
+    return run
+
+
+def local_run_folder(run: StoragePath, folder: Path) -> Path:
+    """The folder of a run, or local copies of the needed files of one in object storage."""
+    if isinstance(run, Path):
+        return run
+    for name in object_store.list_objects(str(run)):
+        if re.fullmatch(rf"config\.yaml|metrics\.jsonl|eval(-[^/]+)?/{re.escape(RESULTS)}", name):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            with open_source(run / name) as copy:
+                assert isinstance(copy, Path)  # copies are local unless data.cache_dir=null
+                (folder / name).write_bytes(copy.read_bytes())
+    return folder
+
+
+def only_protocol(folders: Sequence[Path]) -> str:
+    """The protocol of the runs' evaluations: the default one if any used it, else the only one.
+
+    Raises:
+        InputError: there are several.
+    """
+    found = {path.parent.name for folder in folders for path in folder.glob(f"eval*/{RESULTS}")}
+    names = sorted(name.removeprefix("eval-") if name != "eval" else DEFAULT_PROTOCOL for name in found)
+    if DEFAULT_PROTOCOL in names or not names:
+        return DEFAULT_PROTOCOL
+    if len(names) > 1:
+        raise InputError(f"--protocol: not given, but there are results of {', '.join(names)}; pass one of them")
+    return names[0]
+
+
+def load_run(run: Run, folder: Path, *, needs_results: bool) -> None:
+    """Read the settings, metrics and results of a run; with `needs_results`, missing results leave it out."""
+    try:
+        config = read_config(folder)
+    except InputError:
+        run.reason = f"has no settings in {run.location}; run the sweep's command again"
+        return
+    run.seed = config.seed
+    # a run may resume with the same weights or pairs from another path, but in a sweep different paths are a choice
+    run.settings = dict(flatten(settings(config, without=set(FREE_KEYS) - set(RECORDED_KEYS))))
+    run.metrics = [line for line in read_lines(folder / "metrics.jsonl") if line.get("split") not in ("step", None)]
+    results = evaluation_folder(folder, run.protocol) / RESULTS
+    if results.is_file():
+        try:
+            run.results = current_format(json.loads(results.read_text(encoding="utf-8")))
+            assert run.results["conditions"]["trained"]["episodes"] > 0
+        except (OSError, ValueError, KeyError, TypeError, AssertionError):
+            run.results = None
+            run.reason = f"has damaged results in {results}; evaluate it again"
+    elif needs_results:
+        run.reason = f"has no results of protocol {run.protocol}; evaluate it with python eval.py run={run.location}"
+    elif not run.metrics:
+        run.reason = f"has no curves and no results in {run.location} yet"
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """The leaves of nested dicts by dotted keys, with lists as text so that they can be compared and printed."""
+    found: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found += flatten(value, f"{prefix}{key}.")
+        else:
+            found.append((f"{prefix}{key}", format_value(value) if isinstance(value, list) else value))
+    return found
+
+
+def evaluation_command(sweep: Sweep) -> str:
+    """The command that evaluates the not yet evaluated runs of a sweep of train.py; empty if there are none."""
+    if sweep.is_evaluation:
+        return ""
+    pending = [run for run in sweep.runs if not run.reason and run.results is None]
+    if not pending:
+        return ""
+    names = [run.location if re.fullmatch(r"[\w./:+-]+", run.location) else json.dumps(run.location) for run in pending]
+    launcher = [override for override in shlex.split(sweep.command) if override.startswith("launcher")]
+    protocol = [f"protocol={pending[0].protocol}"] if pending[0].protocol != DEFAULT_PROTOCOL else []
+    return shlex.join(["python", "eval.py", "--multirun", f"run={','.join(names)}", *protocol, *launcher])

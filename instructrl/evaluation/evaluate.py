@@ -1,0 +1,163 @@
+"""Evaluates a run directory: rollouts, results.json, videos and the HTML report."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from instructrl.cli.entry import command_line
+from instructrl.config.environment import task_names
+from instructrl.config.evaluation import EvalConfig, ProtocolConfig, effective_protocol, protocol_record
+from instructrl.config.training import TrainConfig
+from instructrl.errors import RunError, SimulatorError
+from instructrl.evaluation.episode_log import EpisodeLog
+from instructrl.evaluation.evaluator import Condition, TaskEvaluator
+from instructrl.evaluation.report.page import write_report
+from instructrl.evaluation.report.video import choose_episodes, film_episodes
+from instructrl.evaluation.results.summary import HEADLINE, combine, failed_task_results, summarize
+from instructrl.evaluation.results.variations import evaluated_variations
+from instructrl.evaluation.run_checks import choose_renderer, chosen_tasks, evaluation_folder, recorded_renderer
+from instructrl.evaluation.worker_env import TaskInfo, start_eval_workers, task_info
+from instructrl.inference.batched_agent import BatchedAgent, fingerprint, load_batched_agent
+from instructrl.sim import EpisodeLimits
+from instructrl.sim.vector.pool import Workers, worker_count
+from instructrl.storage.atomic import write_atomically
+from instructrl.storage.paths import storage_path
+from instructrl.training.run_dir import read_config
+
+
+def evaluate(config: EvalConfig, run: Path | None = None) -> tuple[dict[str, Any], Path]:
+    """Evaluate all tasks and conditions, render some videos, write results.json and the report.
+
+    Args:
+        config: of the evaluation.
+        run: local working copy of the run directory; None: `config.run` itself.
+
+    Returns:
+        The content of results.json, whose `problems` names lost simulators and failed videos, and the report's path.
+
+    Raises:
+        InputError: the run, the renderer or a variation cannot be used.
+        SimulatorError: no simulator starts, or that of the only task cannot be kept alive.
+    """
+    stored, protocol = storage_path(config.run), effective_protocol(config)
+    run = run or Path(config.run)
+    recorded, trained = recorded_renderer(run), read_config(run)
+    tasks, folder = chosen_tasks(trained.task, config.tasks), evaluation_folder(run, protocol.name)
+    renderer, count = choose_renderer(recorded, config.renderer), worker_count(config.workers)
+    pool = EnvPool(trained, protocol, renderer, count)
+    if len(tasks) > 1:
+        pool.check_variations(tasks)
+    about: dict[str, Any] = {"seed": protocol.seed, "renderer": {"data": recorded, "evaluation": renderer}}
+    agent, step = load_batched_agent(run, checkpoint=config.checkpoint, slots=count, steps=1, hardware=config.hardware)
+    about["checkpoint"] = {"name": config.checkpoint, "step": step}
+    identity = {**about, "run": run.name, "origin": run_fingerprint(run), "parameters": fingerprint(agent)}
+    evaluation = AgentEvaluation(pool, agent, identity, folder)
+    several = len(task_names(trained.task)) > 1
+    videos = config.videos if config.videos is not None else 1 if several else 3
+    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    about |= {"run": str(stored), "command": command_line(), "date": date, "workers": count}
+    about["protocol"] = protocol_record(protocol)
+    if several:
+        results = combine(evaluation.evaluate_tasks(tasks, videos=videos), about={**about, "task": trained.task.name})
+    else:
+        results = {**evaluation.evaluate_task(tasks[0], folder, videos=videos, keep_going=False), **about}
+    write_atomically(folder / "results.json", json.dumps(results, indent=2) + "\n")
+    write_report(folder / "report.html", results, run=run)
+    return results, folder / "report.html"
+
+
+@dataclass(frozen=True)
+class EnvPool:
+    """Starts the simulators of an evaluation."""
+
+    trained: TrainConfig
+    protocol: ProtocolConfig
+    renderer: str
+    count: int  # worker processes per task
+
+    def open(self, task: str, *, count: int | None = None) -> Workers:
+        """Start worker processes for a task, with the protocol's episode limits."""
+        limits = EpisodeLimits(self.protocol.max_keyframes, self.protocol.max_unreachable)
+        sim, count = self.trained.sim, count or self.count
+        return start_eval_workers(sim, task, renderer=self.renderer, count=count, limits=limits)
+
+    def task_info(self, workers: Workers, task: str) -> TaskInfo:
+        """The task's properties, with the variations that the protocol evaluates."""
+        info = task_info(workers, task, self.trained.task.variations)
+        chosen = evaluated_variations(self.protocol, task, trained=info.trained, count=len(info.instructions))
+        return replace(info, variations=chosen)
+
+    def check_variations(self, tasks: tuple[str, ...]) -> None:
+        """Raise InputError, before hours of rollouts, if some task lacks the protocol's variations."""
+        if self.protocol.variations in ("all", "trained", [0]):
+            return  # every task has those
+        for task in tasks:
+            try:
+                with self.open(task, count=1) as workers:
+                    self.task_info(workers, task)
+            except SimulatorError:
+                pass  # reported when the task is evaluated
+
+
+@dataclass(frozen=True)
+class AgentEvaluation:
+    """Evaluates one agent in one or several tasks."""
+
+    pool: EnvPool
+    agent: BatchedAgent
+    identity: Mapping[str, Any]  # distinguishes its episodes from those of other evaluations
+    folder: Path
+
+    def evaluate_tasks(self, tasks: tuple[str, ...], *, videos: int) -> dict[str, dict[str, Any]]:
+        """Evaluate one task after another; a lost simulator costs only the episodes that it did not run.
+
+        Raises:
+            SimulatorError: no task has a simulator that starts.
+        """
+        results: dict[str, dict[str, Any]] = {}
+        lost: list[SimulatorError] = []
+        for task in tasks:
+            try:
+                results[task] = self.evaluate_task(task, self.folder / task, videos=videos, keep_going=True)
+            except SimulatorError as error:
+                results[task] = failed_task_results(task, str(error), self.pool.protocol)
+                lost.append(error)
+        if len(lost) == len(tasks):
+            raise lost[0]
+        return results
+
+    def evaluate_task(self, task: str, folder: Path, *, videos: int, keep_going: bool) -> dict[str, Any]:
+        """Evaluate one task and render its videos, with episodes and videos in `folder`; its part of results.json."""
+        protocol = self.pool.protocol
+        with self.pool.open(task) as workers:
+            info = self.pool.task_info(workers, task)
+            self.agent.steps = info.max_steps
+            recorded = {key: protocol_record(protocol)[key] for key in ("sentence", "keyframes", "tries")}
+            identity = {**self.identity, **recorded, "variations": info.variations, "simulator": dict(info.provenance)}
+            with EpisodeLog(folder / "episodes.jsonl", identity) as episode_log:
+                evaluator = TaskEvaluator(workers, self.agent, info, episode_log, protocol.sentence, keep_going)
+                conditions = evaluator.evaluate(protocol.conditions, episodes=protocol.episodes, seed=protocol.seed)
+            return self._film(workers, conditions, summarize(conditions, info, about={}), folder, videos=videos)
+
+    def _film(
+        self, workers: Workers, conditions: list[Condition], results: dict[str, Any], folder: Path, *, videos: int
+    ) -> dict[str, Any]:
+        """Add videos of some episodes of the headline condition; a failed video never fails the evaluation."""
+        films = []
+        if not results["problems"]:
+            episodes = next(condition.episodes for condition in conditions if condition.name == HEADLINE)
+            chosen = choose_episodes(episodes, count=videos)
+            try:
+                films = film_episodes(workers, episodes, chosen, folder=folder / "videos")
+            except RunError as error:
+                results["problems"] = [f"{results['task']}: no videos: {error}"]
+        return {**results, "videos": [film.metadata(self.folder) for film in films]}
+
+
+def run_fingerprint(run: Path) -> str:
+    """Hash of a run's settings and training data, which distinguishes it from another run of the same name."""
+    return hashlib.sha256((run / "config.yaml").read_bytes() + (run / "data.json").read_bytes()).hexdigest()[:16]

@@ -1,0 +1,86 @@
+"""Checks of the run to evaluate that do not need jax."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from instructrl.config.environment import TaskConfig, task_names
+from instructrl.config.evaluation import DEFAULT_PROTOCOL
+from instructrl.errors import InputError
+from instructrl.sim import available_renderer
+from instructrl.sim.rendering import RLBENCH_RENDERERS, rlbench_renderer
+from instructrl.training.run_dir import check_agent, read_config, read_data
+
+
+def check_run(run: Path, *, tasks: Sequence[str] | None = None) -> None:
+    """Check that a directory holds an agent trained on these tasks.
+
+    Raises:
+        InputError: the directory, its settings, data.json or a checkpoint is missing, or a task was not trained.
+    """
+    if not run.is_dir():
+        raise InputError(f"run: found no directory {run}; train first, or pass the directory that train.py printed")
+    trained = read_config(run)
+    check_agent(trained, run, key="run")
+    if tasks is not None:
+        chosen_tasks(trained.task, tasks)
+    read_data(run)
+    if not (run / "checkpoints").is_dir():
+        raise InputError(f"{run}: no checkpoint yet; run its training command again to resume it")
+
+
+def chosen_tasks(trained: TaskConfig, requested: Sequence[str] | None) -> tuple[str, ...]:
+    """The tasks to evaluate, in the run's order; `requested` None means all of them.
+
+    Raises:
+        InputError: the run was not trained on a requested task.
+    """
+    known = task_names(trained)
+    unknown = [name for name in requested or () if name not in known]
+    if unknown:
+        raise InputError(f"tasks: found {', '.join(unknown)}; allowed for this run: {', '.join(known)}")
+    return known if requested is None else tuple(name for name in known if name in requested)
+
+
+def evaluation_folder(run: Path, protocol: str) -> Path:
+    """The folder of a protocol's episodes, results and report: eval/ for the default one, else eval-NAME/."""
+    return run / ("eval" if protocol == DEFAULT_PROTOCOL else f"eval-{protocol}")
+
+
+def recorded_renderer(run: Path) -> str:
+    """The renderer of the run's training images.
+
+    Raises:
+        InputError: data.json does not record it.
+    """
+    data: dict[str, Any] = read_data(run)
+    try:
+        [renderer] = {data[key]["provenance"]["renderer"] for key in data if key.partition("/")[0] == "train"}
+    except (KeyError, TypeError, ValueError):
+        raise InputError(
+            f"{run / 'data.json'}: does not record which renderer was used for the training data; "
+            "run the training command again to write it"
+        ) from None
+    return renderer
+
+
+def choose_renderer(recorded: str, requested: str | None) -> str:
+    """The renderer for the evaluation: that of the training data, unless another (or `auto`) is requested.
+
+    Raises:
+        InputError: the data's renderer does not work on this machine and no other is requested, or the requested one
+            does not work.
+    """
+    if recorded in RLBENCH_RENDERERS:
+        return rlbench_renderer(recorded if requested in (None, "auto") else str(requested))
+    try:
+        if requested in (None, "auto", recorded):
+            return available_renderer(recorded)
+    except InputError as error:
+        if requested is None:
+            other = "raycast" if recorded == "opengl" else "opengl"
+            raise InputError(
+                f"renderer: the training images were rendered by {recorded}, which does not work here ({error}); "
+                f"to evaluate on images rendered by {other}, which look slightly different, add renderer={other}"
+            ) from None
+    return available_renderer(requested or "auto")

@@ -1,0 +1,106 @@
+"""Environment wrapper that runs in evaluation workers: one message per multi-step call."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from instructrl.config.environment import SimConfig
+from instructrl.errors import SimulatorError
+from instructrl.sim import Env, EpisodeLimits, EpisodeStart, Outcome, Step, make_env
+from instructrl.sim.vector.pool import WorkerFailure, Workers, worker_count
+from instructrl.types import Observation
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """Static properties of a task that an evaluation needs."""
+
+    task: str
+    max_steps: int  # keyframe limit of an episode
+    variations: tuple[int, ...]  # the evaluated ones, in evaluation order
+    trained: tuple[int, ...]  # those with demonstrations
+    instructions: Mapping[int, tuple[str, ...]]  # of every variation, also of those that are only alternative goals
+    held_out_instructions: Mapping[int, tuple[str, ...]]
+    provenance: Mapping[str, str]
+
+
+class EvalEnv:
+    """The part of `Env` that rollouts need, and multi-step calls whose intermediate observations stay in the worker."""
+
+    def __init__(self, env: Env, limits: EpisodeLimits = EpisodeLimits()):  # noqa: B008  (immutable)
+        self._env = env
+        env.limits = limits
+
+    def reset(self, start: EpisodeStart) -> Observation:
+        return self._env.reset(start)
+
+    def step(self, action: np.ndarray) -> Step:
+        return self._env.step(action)
+
+    def close(self) -> None:
+        self._env.close()
+
+    def task_info(self, task: str, variations: Sequence[int] | None) -> TaskInfo:
+        """Properties of the task; `variations`, the trained and evaluated ones, None means all."""
+        every = range(self._env.variations)
+        chosen = tuple(every if variations is None else variations)
+        return TaskInfo(
+            task=task,
+            max_steps=self._env.limits.max_keyframes or self._env.max_steps,
+            variations=chosen,
+            trained=chosen,
+            instructions={variation: self._env.instructions(variation) for variation in every},
+            held_out_instructions={variation: self._env.instructions(variation, held_out=True) for variation in every},
+            provenance=self._env.provenance(),
+        )
+
+    def alternative_goals(self, start: EpisodeStart) -> tuple[int, ...]:
+        """Other variations whose goals exist in this scene."""
+        self._env.reset(start)
+        return self._env.alternative_goals()
+
+    def expert(self, start: EpisodeStart) -> tuple[np.ndarray, Outcome]:
+        """The expert's actions [T, 8] and their outcome, without the images."""
+        demonstration, outcome = self._env.demonstrate(start)
+        return demonstration.actions, outcome
+
+    def film(self, start: EpisodeStart, actions: np.ndarray, size: int) -> np.ndarray:
+        """Replay the episode as a video [F, size, size, 3]."""
+        return self._env.film(start, actions, size=size)
+
+
+def make_eval_env(sim: SimConfig, task: str, limits: EpisodeLimits) -> EvalEnv:
+    """Create the environment of a worker process."""
+    return EvalEnv(make_env(sim, task), limits)
+
+
+def start_eval_workers(
+    sim: SimConfig,
+    task: str,
+    *,
+    renderer: str,
+    count: int | None,
+    limits: EpisodeLimits = EpisodeLimits(),  # noqa: B008  (immutable)
+) -> Workers:
+    """Start worker processes for one task; `count` None means one per core.
+
+    Raises:
+        InputError: the renderer does not work on this machine, or the task or a camera does not exist.
+        SimulatorError: a process cannot start.
+    """
+    sim = replace(sim, renderer=renderer)
+    return Workers(partial(make_eval_env, sim, task, limits), worker_count(count), timeout=sim.timeout)
+
+
+def task_info(workers: Workers, task: str, variations: Sequence[int] | None) -> TaskInfo:
+    """The properties of the workers' task.
+
+    Raises:
+        SimulatorError: the simulator does not answer.
+    """
+    info = workers.call({0: ("task_info", (task, variations))})[0]
+    if isinstance(info, WorkerFailure):
+        raise SimulatorError(f"the simulator of task {task} does not answer: {info.reason}")
+    return info

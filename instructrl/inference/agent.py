@@ -1,0 +1,163 @@
+"""Standalone inference of a trained agent: load it from a run and request actions one at a time.
+
+    from instructrl.inference.agent import Agent
+
+    agent = Agent.load("outputs/NAME")
+    action = agent.act(observation, "reach the red ball")
+
+Needs no simulator and no demonstrations. (`models/agent.py` is its network.)
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import numpy as np
+
+from instructrl.config.environment import DataConfig
+from instructrl.config.fields import format_value
+from instructrl.config.training import HardwareConfig
+from instructrl.errors import InputError
+from instructrl.inference.batched_agent import BatchedAgent
+from instructrl.storage.paths import storage_path
+from instructrl.storage.synced_dir import working_dir
+from instructrl.training.distributed.platform import select_platform
+from instructrl.training.model_factory import make_agent
+from instructrl.training.parameters.load_agent import LoadedAgent, export_agent, load_agent
+from instructrl.types import STATE_SIZE, Observation
+
+CHECKPOINTS = ("best", "last")
+FIRST_STEPS = 8  # initial capacity of the history in keyframes; doubled when it is full
+
+
+class Agent:
+    """One agent in one episode; it keeps the episode's keyframe history until `reset`.
+
+    Attributes:
+        cameras: the cameras whose images it expects, in this order.
+        image_size: side length of each image in pixels.
+        step: training step of the checkpoint.
+    """
+
+    def __init__(self, trained: LoadedAgent) -> None:
+        config = trained.config
+        self.cameras, self.image_size, self.step = tuple(config.sim.cameras), config.sim.image_size, trained.step
+        self._trained = trained
+        network = make_agent(config, vocabulary_size=trained.tokenizer.vocabulary_size)
+        params = jax.device_put(trained.params)
+        self._batched = BatchedAgent(network, params, trained.tokenizer, slots=1, steps=FIRST_STEPS)
+        self._instruction: str | None = None
+
+    @classmethod
+    def load(
+        cls,
+        run: str | Path,
+        *,
+        checkpoint: str = "best",
+        hardware: HardwareConfig | None = None,
+        data: DataConfig | None = None,
+    ) -> Self:
+        """Load the agent of a run directory or of a folder written by `save`; both may be in object storage.
+
+        Args:
+            run: the directory that train.py printed.
+            checkpoint: "best" by validation loss, or "last"; ignored for a folder written by `save`.
+            hardware: device and precision; None: jax's default device, and float32.
+            data: settings of the local cache for object storage.
+
+        Raises:
+            InputError: the run or its checkpoint does not exist, or a file is missing, damaged or changed.
+        """
+        if checkpoint not in CHECKPOINTS:
+            raise InputError(f"checkpoint: found {format_value(checkpoint)}; allowed: {', '.join(CHECKPOINTS)}")
+        hardware = hardware or HardwareConfig("auto")
+        select_platform(hardware)
+        with working_dir(storage_path(run, data), exclusive=False) as work_dir:
+            return cls(load_agent(work_dir.folder, checkpoint=checkpoint, hardware=hardware))
+
+    def save(self, folder: str | Path) -> None:
+        """Export the agent to a folder: `config.yaml` and `agent.safetensors`, without optimizer state.
+
+        Raises:
+            InputError: the folder is a run, or it cannot be written.
+        """
+        export_agent(Path(folder), self._trained)
+
+    def reset(self) -> None:
+        """Clear the history; the next action is the first of a new episode."""
+        self._instruction = None
+
+    def act(self, observation: Observation | Mapping[str, Any], instruction: str) -> np.ndarray:
+        """The next keyframe action, float32 [8]: position (m, world), quaternion x y z w, gripper open in {0, 1}.
+
+        Args:
+            observation: of this keyframe. A mapping has, like those of `instructrl.sim.gym`, for each
+                camera `NAME_rgb` uint8 [H W 3], `NAME_intrinsics` [3 3] and `NAME_extrinsics` [4 4] (camera to world,
+                metres), and `state` [4]: gripper open, two finger positions in metres, time in [-1, 1].
+            instruction: the same throughout an episode.
+
+        Raises:
+            InputError: a camera is missing, an array has a wrong shape or type, or the instruction is too long or
+                changes within the episode.
+        """
+        checked = self._checked(observation, instruction)
+        if self._instruction is None:
+            self._batched.start_episode(0, instruction)
+            self._instruction = instruction
+        elif instruction != self._instruction:
+            raise InputError(
+                f"instruction: found {format_value(instruction)} in an episode with {format_value(self._instruction)}; "
+                "call reset() before another episode"
+            )
+        while len(self._batched.history[0]) >= self._batched.steps:
+            self._batched.steps *= 2
+        return self._batched.act({0: checked})[0]
+
+    def _checked(self, observation: Observation | Mapping[str, Any], instruction: str) -> Observation:
+        checked = observation if isinstance(observation, Observation) else self._from_arrays(observation, instruction)
+        views, size = len(self.cameras), self.image_size
+        expected = {
+            "images": ((views, size, size, 3), np.uint8),
+            "state": ((STATE_SIZE,), np.float32),
+            "intrinsics": ((views, 3, 3), np.float32),
+            "extrinsics": ((views, 4, 4), np.float32),
+        }
+        arrays = {name: np.asarray(getattr(checked, name)) for name in expected}
+        for name, (shape, dtype) in expected.items():
+            found = arrays[name]
+            if found.shape != shape or not np.can_cast(found.dtype, dtype, "same_kind"):
+                raise InputError(
+                    f"observation.{name}: found {found.dtype}{found.shape}, expected {np.dtype(dtype)}{shape}: this "
+                    f"agent uses the cameras {', '.join(self.cameras)} with images of {size} pixels"
+                )
+        return Observation(
+            **{name: found.astype(expected[name][1]) for name, found in arrays.items()}, instruction=instruction
+        )
+
+    def _from_arrays(self, observation: Mapping[str, Any], instruction: str) -> Observation:
+        """Build an observation from a mapping of arrays by camera."""
+        keys = [f"{name}_{what}" for what in ("rgb", "intrinsics", "extrinsics") for name in self.cameras]
+        for key in (*keys, "state"):
+            if key not in observation:
+                raise InputError(
+                    f"observation: found no {key}, only {', '.join(map(str, observation))}; this agent uses "
+                    f"the cameras {', '.join(self.cameras)}"
+                )
+        arrays = [
+            [np.asarray(observation[f"{name}_{what}"]) for name in self.cameras]
+            for what in ("rgb", "intrinsics", "extrinsics")
+        ]
+        for name, image in zip(self.cameras, arrays[0], strict=True):
+            if image.shape != (self.image_size, self.image_size, 3):
+                raise InputError(
+                    f"observation: found {name}_rgb of shape {image.shape}, expected "
+                    f"{(self.image_size, self.image_size, 3)}, as in this agent's training"
+                )
+        try:
+            images, intrinsics, extrinsics = map(np.stack, arrays)
+        except ValueError:
+            raise InputError(
+                "observation: the camera matrices have different shapes; expected [3 3] and [4 4]"
+            ) from None
+        return Observation(images, np.asarray(observation["state"]), intrinsics, extrinsics, instruction)

@@ -1,0 +1,108 @@
+"""Batched inference of a trained agent in rollouts, with the keyframe history of each episode."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from instructrl.config.training import HardwareConfig
+from instructrl.data.text.tokenizer import Tokenizer
+from instructrl.models.agent import Agent
+from instructrl.training.distributed.platform import select_platform
+from instructrl.training.model_factory import make_agent
+from instructrl.training.parameters.load_agent import load_agent
+from instructrl.types import ACTION_SIZE, Batch, Features, Observation
+
+
+class BatchedAgent:
+    """Acts in up to `slots` episodes of up to `steps` keyframes in lockstep; each image is encoded once.
+
+    Both sizes are fixed, so that an action does not depend on the other slots, to the bit.
+    """
+
+    def __init__(self, agent: Agent, params: Any, tokenizer: Tokenizer, *, slots: int, steps: int) -> None:
+        self.params = params
+        self.steps = steps
+        self.tokenizer = tokenizer
+        self.slots = slots
+        self.tokens, self.text_padding_mask = tokenizer([""] * slots)
+        self.text: Any = None
+        self.history: list[list[dict[str, Any]]] = [[] for _ in range(slots)]
+        self.encode = jax.jit(lambda params, *inputs: agent.apply({"params": params}, *inputs, method=Agent.encode))
+        self.decode = jax.jit(lambda params, *inputs: agent.apply({"params": params}, *inputs, method=Agent.decode))
+
+    def start_episode(self, slot: int, instruction: str) -> None:
+        """Clear the slot's history and set the instruction of its next episode."""
+        tokens, padding = self.tokenizer([instruction])
+        self.tokens[slot], self.text_padding_mask[slot] = tokens[0], padding[0]
+        self.history[slot] = []
+
+    def act(self, observations: dict[int, Observation]) -> dict[int, np.ndarray]:
+        """The next keyframe action, float32[8], of every slot with an observation."""
+        self.append_observations(observations)
+        features, batch = self.history_batch(set(observations))
+        decoded = np.asarray(self.decode(self.params, features, batch))
+        chosen = {slot: decoded[slot, len(self.history[slot]) - 1] for slot in observations}
+        for slot, action in chosen.items():
+            self.history[slot][-1]["actions"] = action
+        return chosen
+
+    def append_observations(self, observations: dict[int, Observation]) -> None:
+        """Encode the new images of all slots in one call and append them to the histories."""
+        shape = next(iter(observations.values())).images.shape
+        images = np.zeros((self.slots, 1, *shape), np.uint8)
+        for slot, observation in observations.items():
+            images[slot, 0] = observation.images
+        features = self.encode(self.params, images, self.tokens, self.text_padding_mask)
+        self.text = np.asarray(features.text)
+        pooled, patches = np.asarray(features.pooled)[:, 0], np.asarray(features.patches)[:, 0]
+        for slot, observation in observations.items():
+            self.history[slot].append(
+                {
+                    "pooled": pooled[slot],
+                    "patches": patches[slot],
+                    "state": observation.state,
+                    "intrinsics": observation.intrinsics,
+                    "extrinsics": observation.extrinsics,
+                    "actions": np.zeros(ACTION_SIZE, np.float32),
+                }
+            )
+
+    def history_batch(self, acting: set[int]) -> tuple[Any, Batch]:
+        """The histories of the acting slots, padded at the end to `steps`; the other slots are blank."""
+        steps = self.steps
+        histories = [history if slot in acting else [] for slot, history in enumerate(self.history)]
+        blank = jax.tree.map(np.zeros_like, next(history[0] for history in histories if history))
+        frames = [frame for history in histories for frame in history + [blank] * (steps - len(history))]
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves).reshape(self.slots, steps, *leaves[0].shape), *frames)
+        features = Features(stacked.pop("pooled"), self.text, stacked.pop("patches"))
+        mask = np.array([[float(step < len(history)) for step in range(steps)] for history in histories], np.float32)
+        return features, Batch(
+            images=None, tokens=self.tokens, text_padding_mask=self.text_padding_mask, step_mask=mask, **stacked
+        )
+
+
+def fingerprint(agent: BatchedAgent) -> str:
+    """Hash of an agent's parameters, which distinguishes two trainings that reached the same step."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(agent.params):
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()[:16]
+
+
+def load_batched_agent(
+    run: Path, *, checkpoint: str, slots: int, steps: int, hardware: HardwareConfig
+) -> tuple[BatchedAgent, int]:
+    """Load the agent of a run's `best` or `last` checkpoint; also returns the checkpoint's step.
+
+    Raises:
+        InputError: there is no run, no readable checkpoint, or its tokenizer or frozen weights are missing
+            or have changed.
+    """
+    select_platform(hardware)
+    trained = load_agent(run, checkpoint=checkpoint, hardware=hardware)
+    agent = make_agent(trained.config, vocabulary_size=trained.tokenizer.vocabulary_size)
+    params = jax.device_put(trained.params)
+    return BatchedAgent(agent, params, trained.tokenizer, slots=slots, steps=steps), trained.step

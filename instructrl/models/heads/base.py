@@ -1,0 +1,71 @@
+"""What all action heads share: camera parameters, pose targets, pose loss, decoding and metric errors.
+
+Shapes: B sequences, T steps, K cameras. Positions are in normalised workspace units unless stated otherwise.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from instructrl.actions import (
+    canonical_quaternion,
+    denormalize_position,
+    normalize_position,
+    rotation_angle,
+)
+from instructrl.config.model import HeadConfig
+
+
+class CameraParams(NamedTuple):
+    """Cameras of the images to which the patches belong."""
+
+    intrinsics: Any  # B T K 3 3
+    extrinsics: Any  # B T K 4 4
+    image_size: int  # pixels
+    side: int  # patches along an edge of the image
+
+
+class PosePrediction(NamedTuple):
+    """A predicted pose and gripper state before decoding."""
+
+    position: Any  # B T 3, normalised
+    quaternion: Any  # B T 4, not normalised
+    gripper: Any  # B T, logit of open
+
+
+def cross_entropy(logits: Float[Array, "... N"], labels: Int[Array, "..."]) -> Float[Array, "..."]:
+    """Cross-entropy with integer labels."""
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), labels[..., None], axis=-1)[..., 0]
+
+
+def pose_targets(actions: Float[Array, "B T 8"]) -> PosePrediction:
+    """The action with its position normalised."""
+    return PosePrediction(
+        normalize_position(actions[..., :3]), canonical_quaternion(actions[..., 3:7]), actions[..., 7]
+    )
+
+
+def pose_loss(config: HeadConfig, predicted: PosePrediction, targets: PosePrediction) -> Float[Array, "B T"]:
+    """Weighted squared errors of rotation (minimum over the quaternion's signs) and of the gripper."""
+    same = jnp.mean((predicted.quaternion - targets.quaternion) ** 2, axis=-1)
+    opposite = jnp.mean((predicted.quaternion + targets.quaternion) ** 2, axis=-1)
+    gripper = (jax.nn.sigmoid(predicted.gripper) - targets.gripper) ** 2
+    return config.rotation_weight * jnp.minimum(same, opposite) + config.gripper_weight * gripper
+
+
+def decode_pose(pose: PosePrediction) -> Float[Array, "B T 8"]:
+    """Decode to a position in metres within the workspace, a unit quaternion and a binary gripper state."""
+    position = denormalize_position(jnp.clip(pose.position, -1, 1))
+    gripper = (pose.gripper > 0).astype(position.dtype)
+    return jnp.concatenate([position, canonical_quaternion(pose.quaternion), gripper[..., None]], axis=-1)
+
+
+def action_errors(predicted: Float[Array, "B T 8"], actions: Float[Array, "B T 8"]) -> dict[str, Float[Array, "B T"]]:
+    """Action errors: position in cm, rotation in degrees, and accuracy of the gripper (1 if correct)."""
+    return {
+        "position_cm": 100 * jnp.linalg.norm(predicted[..., :3] - actions[..., :3], axis=-1),
+        "rotation_deg": jnp.degrees(rotation_angle(predicted[..., 3:7], actions[..., 3:7])),
+        "gripper_accuracy": (predicted[..., 7] == actions[..., 7]).astype(jnp.float32),
+    }

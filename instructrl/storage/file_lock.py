@@ -1,0 +1,71 @@
+"""Exclusive use of a folder by one process of this machine, through a file lock."""
+
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from instructrl.errors import InputError
+from instructrl.preemption import POLL_INTERVAL, raise_if_preempted
+from instructrl.storage.paths import StoragePath, lock_folder
+
+NO_LOCKING = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of file systems without locks
+
+
+@contextmanager
+def exclusive_lock(
+    folder: StoragePath,
+    *,
+    activity: str,
+    busy_hint: str | None,
+    write_hint: str = "choose another data.dir",
+    holder: Callable[[], object] = lambda: None,
+) -> Iterator[None]:
+    """Lock the folder (created if missing) against other processes; the lock of a process that dies is released.
+
+    This excludes only processes of this machine if the folder is in a bucket, and none on a file system without locks.
+
+    Args:
+        folder: the folder to lock.
+        activity: what the process does there, third person ("trains"), for messages of other processes.
+        busy_hint: next action in the error if the lock is held; None: print a line and wait for the lock.
+        write_hint: next action in the error if the folder cannot be written.
+        holder: returns the name of the process that holds the lock, or None if unknown.
+
+    Raises:
+        InputError: another process holds the lock and there is a `busy_hint`, or the folder cannot be written.
+        InterruptedRun: the process was preempted while it waited.
+    """
+    try:
+        locked_folder = lock_folder(folder)
+        locked_folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(locked_folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror}); free space there or {write_hint}") from None
+    try:
+        if not try_lock(handle):
+            name = holder()
+            other = "another process" if name is None else f"another process ({name})"
+            if busy_hint is not None:
+                raise InputError(f"{folder}: {other} {activity} here; wait for it or {busy_hint}")
+            print(f"{folder}: {other} {activity} here; waiting for it", flush=True)
+            while not try_lock(handle):
+                raise_if_preempted()
+                time.sleep(POLL_INTERVAL)
+        yield
+    finally:
+        os.close(handle)
+
+
+def try_lock(handle: int) -> bool:
+    """Return True if the lock was acquired, or the file system has no locking."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKING:
+            raise
+    return True

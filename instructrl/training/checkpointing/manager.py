@@ -1,0 +1,221 @@
+"""Orbax checkpoints: written asynchronously and atomically; the latest and the best ones are retained."""
+
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from instructrl.errors import InputError, RunError
+from instructrl.training.checkpointing.integrity import find_damage, read_marker, write_inventory
+from instructrl.training.state import TrainState
+
+REMOVED = ".removed"  # old checkpoints are moved here atomically before their files are deleted
+UNFINISHED = ".orbax-checkpoint-tmp"  # name suffix of a checkpoint that is being written
+# Expected here: read-only access, mid-epoch checkpoints without metrics, and a slow file system.
+IGNORED_WARNINGS = ("Given directory is read only", "Requested `tracked_metric`", "Waiting for previous save")
+
+
+def is_relevant(record: logging.LogRecord) -> bool:
+    """Return False for expected warnings and for tracebacks of errors that are also raised."""
+    if "orbax" in record.pathname and record.levelno >= logging.ERROR:
+        return False
+    return not record.getMessage().startswith(IGNORED_WARNINGS)
+
+
+logging.getLogger("absl").addFilter(is_relevant)
+
+
+class Retention(NamedTuple):
+    """Numbers of checkpoints to retain; one checkpoint can count as both."""
+
+    last: int = 1
+    best: int = 1  # by validation loss
+
+
+DEFAULT_RETENTION = Retention()
+
+
+def validation_loss(metrics: Any) -> float:
+    """Metric that ranks checkpoints; the smallest is best."""
+    return metrics["loss"]
+
+
+def state_fields(state: TrainState) -> dict[str, Any]:
+    """Fields of a state to save. A state without an EMA omits the field, so its format is that of a run without EMA."""
+    return {key: value for key, value in state._asdict().items() if value is not None}
+
+
+class Checkpoints:
+    """Checkpoints of one run directory. Mid-epoch checkpoints have no metrics and are never the best."""
+
+    def __init__(self, run: Path, *, read_only: bool = False, keep: Retention = DEFAULT_RETENTION) -> None:
+        """Open the checkpoints; unless `read_only`, partial writes of a killed run are deleted (trainer only).
+
+        Raises:
+            InputError: a checkpoint is damaged, or the directory cannot be written.
+        """
+        self.directory, self.read_only = run.resolve() / "checkpoints", read_only
+        self._check()
+        policy = preservation_policy.AnyPreservationPolicy(
+            [
+                preservation_policy.LatestN(keep.last),
+                preservation_policy.BestN(
+                    get_metric_fn=lambda metrics: -validation_loss(metrics),
+                    n=keep.best,
+                    keep_checkpoints_without_metrics=False,
+                ),
+            ]
+        )
+        options = ocp.CheckpointManagerOptions(
+            best_fn=validation_loss,
+            best_mode="min",
+            preservation_policy=None if self.read_only else policy,
+            cleanup_tmp_directories=not self.read_only,
+            todelete_subdir=None if self.read_only else REMOVED,
+            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_inventories),
+            read_only=self.read_only,
+            create=not self.read_only,
+            save_interval_steps=0 if self.read_only else 1,
+        )
+        try:
+            self._delete_removed()
+            self.manager = ocp.CheckpointManager(self.directory, options=options)
+        except OSError as error:
+            raise InputError(
+                f"{self.directory}: cannot be written ({error.strerror}); make room or choose another output_dir"
+            ) from None
+
+    def save(
+        self,
+        state: TrainState,
+        *,
+        step: int,
+        metrics: dict[str, float] | None = None,
+        progress: dict[str, Any] | None = None,
+    ) -> None:
+        """Start an asynchronous save. An existing checkpoint of the same step is replaced.
+
+        Args:
+            state: the state to save.
+            step: its step.
+            metrics: validation metrics, at the end of an epoch.
+            progress: JSON-serializable data needed to resume within an epoch.
+
+        Raises:
+            RunError: this checkpoint or the previous one cannot be written.
+        """
+        self.wait()
+        with self._writing():
+            if step in self.manager.all_steps():  # from an interruption at the end of the epoch
+                self.manager.delete(step)
+            args = ocp.args.StandardSave(state_fields(state))
+            self.manager.save(step, args=args, metrics=metrics, custom_metadata=progress)
+
+    def wait(self) -> None:
+        """Block until pending saves are written.
+
+        Raises:
+            RunError: a checkpoint cannot be written.
+        """
+        with self._writing():
+            self.manager.wait_until_finished()
+            self._delete_removed()
+
+    def step(self, which: str = "last") -> int | None:
+        """The step of the `last` or `best` checkpoint; None if there is none."""
+        return self.manager.latest_step() if which == "last" else self.manager.best_step()
+
+    def progress(self, step: int) -> dict[str, Any]:
+        """The `progress` saved with a mid-epoch checkpoint; empty for one at the end of an epoch."""
+        return read_marker(self.directory / str(step)).get("custom_metadata") or {}
+
+    def restore(self, state: TrainState, *, step: int) -> TrainState:
+        """The saved state, with the shapes and shardings of `state` (arrays or ShapeDtypeStructs)."""
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state_fields(state))
+        return TrainState(**self._restore(step, ocp.args.StandardRestore(abstract)))
+
+    def params(self, abstract: Any, *, step: int, averaged: bool) -> Any:
+        """The saved parameters, or their average, as numpy arrays with the shapes of `abstract`."""
+        part = "average" if averaged else "params"
+        item = {part: abstract}
+        plain = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype), item)
+        args = ocp.args.PyTreeRestore(item, restore_args=plain, partial_restore=True)
+        return self._restore(step, args)[part]
+
+    def _restore(self, step: int, args: Any) -> Any:
+        try:
+            return self.manager.restore(step, args=args)
+        except (OSError, ValueError, KeyError) as error:
+            folder = self.directory / str(step)
+            if not folder.exists():
+                raise InputError(f"{folder}: replaced by a newer checkpoint just now; run the command again") from None
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise self._unusable(step, f"cannot be read as this run's checkpoint ({reason})") from None
+
+    def close(self) -> None:
+        """Finish pending saves and close.
+
+        Raises:
+            RunError: a checkpoint cannot be written.
+        """
+        with self._writing():
+            self.manager.close()
+            self._delete_removed()
+
+    def _steps(self) -> list[int]:
+        """Steps of all checkpoints, including damaged ones."""
+        folders = self.directory.iterdir() if self.directory.is_dir() else ()
+        return sorted(int(folder.name) for folder in folders if folder.name.isdecimal() and folder.is_dir())
+
+    def _check(self) -> None:
+        """Raise InputError if a checkpoint is damaged, since the latest and the best must not depend on the damage."""
+        for step in reversed(self._steps()):
+            damage = find_damage(self.directory / str(step))
+            if damage is not None and (self.directory / str(step)).exists():  # else a newer one has just replaced it
+                raise self._unusable(step, f"damaged ({damage})")
+
+    def _unusable(self, step: int, problem: str) -> InputError:
+        others = [other for other in self._steps() if other != step]
+        effect = f"resume from step {others[-1]}" if others else "start from scratch: there is no other checkpoint"
+        return InputError(f"{self.directory / str(step)}: {problem}; remove that folder to {effect}")
+
+    def _write_inventories(self) -> None:
+        """Orbax callback: all files of a checkpoint are written, but it is not committed yet."""
+        if jax.process_index() == 0:
+            for folder in self.directory.glob(f"*{UNFINISHED}"):
+                write_inventory(folder)
+
+    def _delete_removed(self) -> None:
+        """Delete the files of old checkpoints."""
+        if not self.read_only and jax.process_index() == 0:
+            shutil.rmtree(self.directory / REMOVED, ignore_errors=True)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:  # tensorstore raises ValueError when the disk is full
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise RunError(
+                f"{self.directory}: cannot be written ({reason}); earlier checkpoints are intact: "
+                "make room and run the same command again"
+            ) from None
+
+
+@contextmanager
+def open_checkpoints(
+    run: Path, *, read_only: bool = False, keep: Retention = DEFAULT_RETENTION
+) -> Iterator[Checkpoints]:
+    """Open a run directory's checkpoints; on exit all saves are complete. A `read_only` run may be in training."""
+    checkpoints = Checkpoints(run, read_only=read_only, keep=keep)
+    try:
+        yield checkpoints
+    finally:
+        checkpoints.close()

@@ -1,0 +1,112 @@
+"""Feature extraction with a frozen encoder, once per demonstration file."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from instructrl.config.training import TrainConfig
+from instructrl.data.demonstrations.dataset import DemonstrationDataset
+from instructrl.data.feature_cache.cache import FeatureCache, ensure_features
+from instructrl.data.text.tokenizer import Tokenizer, make_tokenizer
+from instructrl.errors import InputError
+from instructrl.models.agent import Agent
+from instructrl.models.encoders.registry import reads_jointly
+from instructrl.models.heads.registry import reads_patches
+from instructrl.storage.paths import storage_path
+from instructrl.training.model_factory import abstract_params, dummy_batch, make_agent
+from instructrl.training.parameters.encoder_weights import read_encoder, weight_source
+from instructrl.types import Features, FeatureSizes
+
+ENCODE_BATCH = 8  # frames per call
+REVISION = "1"  # of the encoders' code; bump it when the same weights give different features
+IGNORED_FIELDS = (
+    "name",
+    "weights",
+    "frozen",
+    "tokenizer",
+)  # settings that change no feature, or enter the key by content
+Encode = Callable[[Any, Any, Any], Features]
+
+
+def make_encode_fn(agent: Agent, params: Any) -> Encode:
+    """The jitted encoder: images [N,K,H,W,3], tokens [N,L], padding [N,L] -> Features without the time axis."""
+    patches = reads_patches(agent.head_config)
+
+    def encode(params: Any, images: Any, tokens: Any, padding: Any) -> Features:
+        features: Any = agent.apply({"params": params}, images[:, None], tokens, padding, method=Agent.encode)
+        return Features(features.pooled[:, 0], features.text, features.patches[:, 0] if patches else None)
+
+    compiled = jax.jit(encode)
+    return lambda images, tokens, padding: compiled(params, images, tokens, padding)
+
+
+def feature_sizes(encode: Encode, images: Any, tokens: Any, padding: Any) -> FeatureSizes:
+    """Sizes of the features that `encode` returns, by shape inference only."""
+    features = jax.eval_shape(encode, images, tokens, padding)
+    patches = None if features.patches is None else features.patches.shape[2:]
+    return FeatureSizes(features.pooled.shape[-1], features.text.shape[-1], patches, str(features.pooled.dtype))
+
+
+def compute_features(config: TrainConfig, files: Sequence[DemonstrationDataset]) -> list[FeatureCache]:
+    """Compute the features of demonstration files, for an encoder whose weights are in a file.
+
+    Raises:
+        InputError: the weights cannot be used, or the features cannot be written.
+    """
+    if config.init_from is not None:
+        raise InputError(
+            f"init_from: found {config.init_from}; allowed: null, because train.py itself computes the features of an "
+            "encoder that comes from another run"
+        )
+    tokenizer = make_tokenizer(config.encoder)
+    agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
+    like = abstract_params(agent, dummy_batch(config, tokenizer))["encoder"]
+    origin = weight_source(config, Path())
+    params = {"encoder": jax.device_put(read_encoder(config, origin.path, tokenizer, like=like))}
+    return open_features(config, files, tokenizer, agent=agent, params=params, checksum=origin.checksum)
+
+
+def open_features(
+    config: TrainConfig,
+    files: Sequence[DemonstrationDataset],
+    tokenizer: Tokenizer,
+    *,
+    agent: Agent,
+    params: Any,
+    checksum: str,
+) -> list[FeatureCache]:
+    """Open the features of demonstration files with equal specs; missing ones are computed.
+
+    Raises:
+        InputError: the features cannot be written.
+    """
+    encode, size = make_encode_fn(agent, params), files[0].image_size
+    images = np.zeros((ENCODE_BATCH, len(files[0].cameras), size, size, 3), np.uint8)
+    tokens, padding = tokenizer([""] * ENCODE_BATCH)
+    sizes = feature_sizes(encode, images, tokens, padding)
+    encoder = {key: value for key, value in dataclasses.asdict(config.encoder).items() if key not in IGNORED_FIELDS}
+    identity = {
+        "revision": REVISION,
+        "weights": checksum,
+        "encoder": json.dumps(encoder),
+        "precision": config.hardware.precision,
+    }
+    return [
+        ensure_features(
+            episodes,
+            tokenizer,
+            encode=encode,
+            sizes=sizes,
+            identity=identity,
+            joint=reads_jointly(config.encoder),
+            max_instructions=config.training.max_instructions,
+            folder=None if config.features_dir is None else storage_path(config.features_dir, config.data),
+            batch_size=ENCODE_BATCH,
+        )
+        for episodes in files
+    ]

@@ -1,0 +1,72 @@
+"""Construction of the models that are trained, their random parameters and parameter shapes."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from instructrl.config.training import TrainConfig
+from instructrl.data.text.tokenizer import Tokenizer
+from instructrl.models.agent import Agent
+from instructrl.models.encoders.m3ae_decoder import MaskedM3AE
+from instructrl.models.weight_files import DECODER
+from instructrl.training.distributed.platform import compute_dtype, execution_config
+from instructrl.types import Batch, BatchSizes, fake_batch
+
+DECODER_PARTS = {name.rstrip("/") for name in DECODER}
+
+
+def split_encoder_decoder(params: Any) -> dict[str, Any]:
+    """Split the model's parameters into `encoder`, named as in an agent, and `decoder`."""
+    decoder = {name: part for name, part in params.items() if name in DECODER_PARTS}
+    return {"encoder": {name: part for name, part in params.items() if name not in decoder}, "decoder": decoder}
+
+
+def random_masked_params(model: MaskedM3AE, *, size: int, length: int, seed: int) -> dict[str, Any]:
+    """Random parameters, determined by the seed; the other arguments only give shapes."""
+    images, tokens = np.zeros((1, size, size, 3), np.uint8), np.zeros((1, length), np.int32)
+    visible = np.zeros(1, np.int32)
+    inputs = (images, tokens, np.zeros((1, length), np.float32), visible, visible)
+    return split_encoder_decoder(model.init(jax.random.key(seed), *inputs, method="reconstruct")["params"])
+
+
+def make_masked_model(config: TrainConfig, *, vocabulary_size: int) -> MaskedM3AE:
+    """Build the configured encoder and decoder."""
+    options = config.pretraining
+    return MaskedM3AE(
+        config.encoder,
+        vocabulary_size,
+        compute_dtype(config.hardware),
+        execution_config(config.hardware),
+        decoder_dim=options.decoder_dim,
+        decoder_depth=options.decoder_depth,
+        decoder_heads=options.decoder_heads,
+    )
+
+
+def make_agent(config: TrainConfig, *, vocabulary_size: int) -> Agent:
+    """Build the configured agent."""
+    return Agent(
+        config.encoder,
+        config.policy,
+        config.head,
+        vocabulary_size,
+        config.sim.image_size,
+        dtype=compute_dtype(config.hardware),
+        execution=execution_config(config.hardware),
+    )
+
+
+def dummy_batch(config: TrainConfig, tokenizer: Tokenizer) -> Batch:
+    """A minimal dummy batch for shape inference."""
+    return fake_batch(BatchSizes(1, 1, len(config.sim.cameras), config.sim.image_size, tokenizer.length))
+
+
+def random_params(agent: Agent, batch: Batch, *, seed: int) -> Any:
+    """Random parameters, determined by the seed; `batch` only gives shapes."""
+    return jax.jit(agent.init)(jax.random.key(seed), batch)["params"]
+
+
+def abstract_params(agent: Agent, batch: Batch) -> Any:
+    """Shapes and types of the agent's parameters, by shape inference only."""
+    return jax.eval_shape(agent.init, jax.random.key(0), batch)["params"]

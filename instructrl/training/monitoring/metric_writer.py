@@ -1,0 +1,152 @@
+"""Metrics: JSON lines, and Weights & Biases if configured."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from instructrl.config.training import TrainConfig
+from instructrl.errors import InputError, RunError
+from instructrl.storage.atomic import write_atomically
+from instructrl.training.distributed.multihost import is_leader
+from instructrl.training.run_dir import run_path
+
+SPEED_FILE = "speed.jsonl"  # depends on the machine; metrics.jsonl is the same however often a run is resumed
+
+
+class Metrics:
+    """Append {"step", "epoch", "split", ...} to metrics.jsonl, throughput to speed.jsonl, and both to W&B."""
+
+    def __init__(self, run: Path, *, from_step: int, unfinished: bool = False, wandb_run: Any = None) -> None:
+        """Open the files; lines after `from_step` are dropped, since those steps will be repeated.
+
+        `unfinished`: the lines written at the end of the epoch at `from_step` will be repeated as well.
+        """
+        names = ("metrics.jsonl", SPEED_FILE)
+        self.file, self.speed_file = (open_truncated(run / name, from_step, unfinished=unfinished) for name in names)
+        self.wandb_run = wandb_run
+
+    def write(self, split: str, values: dict[str, Any], *, step: int, epoch: float) -> None:
+        """Write a line to metrics.jsonl; numbers become plain floats."""
+        self._write(self.file, split, values, step=step, epoch=epoch)
+
+    def write_speed(self, values: dict[str, Any], *, step: int, epoch: float) -> None:
+        """Write a line to speed.jsonl."""
+        self._write(self.speed_file, "speed", values, step=step, epoch=epoch)
+
+    def _write(self, file: TextIO, split: str, values: dict[str, Any], *, step: int, epoch: float) -> None:
+        numbers = {key: float(value) for key, value in values.items()}
+        try:
+            file.write(json.dumps({"step": step, "epoch": epoch, "split": split, **numbers}) + "\n")
+        except OSError as error:
+            raise RunError(
+                f"{file.name}: {error.strerror} at step {step}; make room and run the command again"
+            ) from None
+        if self.wandb_run is not None:
+            self.wandb_run.log({"global_step": step, "epoch": epoch, **{f"{split}/{k}": v for k, v in numbers.items()}})
+
+    def log_images(self, images: Mapping[str, Path], *, step: int) -> None:
+        """Log image files by name to W&B; they are already in the run directory."""
+        if self.wandb_run is not None and images:
+            import wandb
+
+            self.wandb_run.log({"global_step": step, **{k: wandb.Image(str(path)) for k, path in images.items()}})
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        self.file.close()
+        self.speed_file.close()
+
+
+def open_truncated(path: Path, from_step: int, *, unfinished: bool) -> TextIO:
+    """Open a metrics file for appending, without the lines that will be repeated (see `Metrics`)."""
+
+    def is_final(line: dict[str, Any]) -> bool:
+        repeated = unfinished and line["split"] not in ("step", "speed")
+        return line["step"] < from_step or (line["step"] == from_step and not repeated)
+
+    remaining = [line for line in read_lines(path) if is_final(line)]
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in remaining))
+    return path.open("a", buffering=1)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a metrics file; [] if there is no file. An incomplete last line is skipped."""
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines
+
+
+class NoMetrics(Metrics):
+    """Metrics of processes other than the leader: nothing is written."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, split: str, values: dict[str, Any], *, step: int, epoch: float) -> None:
+        """Do nothing."""
+
+    def write_speed(self, values: dict[str, Any], *, step: int, epoch: float) -> None:
+        """Do nothing."""
+
+    def log_images(self, images: Mapping[str, Path], *, step: int) -> None:
+        """Do nothing."""
+
+
+@contextmanager
+def open_metrics(config: TrainConfig, run: Path, *, from_step: int, unfinished: bool = False) -> Iterator[Metrics]:
+    """Open a run's `Metrics`, with a W&B run whose id is derived from the run directory."""
+    if not is_leader():
+        yield NoMetrics()
+        return
+    wandb_run = start_wandb(config, run) if config.wandb.mode != "off" else None
+    metrics = Metrics(run, from_step=from_step, unfinished=unfinished, wandb_run=wandb_run)
+    exit_code = 1
+    try:
+        yield metrics
+        exit_code = 0
+    finally:
+        metrics.close()
+        if wandb_run is not None:
+            wandb_run.finish(exit_code)
+
+
+def start_wandb(config: TrainConfig, run: Path) -> Any:
+    """Start or resume the W&B run.
+
+    Raises:
+        InputError: W&B cannot be reached, or the login fails.
+    """
+    import dataclasses
+
+    import wandb
+
+    path = run_path(config)
+    name = str(run.resolve() if isinstance(path, Path) else path)
+    identity = hashlib.sha256(name.encode()).hexdigest()[:16]
+    try:
+        started = wandb.init(
+            mode=config.wandb.mode,  # type: ignore[arg-type]
+            project=config.wandb.project,
+            entity=config.wandb.entity,
+            group=config.wandb.group,
+            id=identity,
+            name=config.name,
+            dir=str(run),
+            resume="allow",
+            job_type="train",
+            config=dataclasses.asdict(config),
+            settings=wandb.Settings(silent=True),
+        )
+        started.define_metric("*", step_metric="global_step")  # a resumed offline run counts its own steps from 0
+        return started
+    except wandb.Error as error:
+        raise InputError(
+            f"wandb.mode: found {config.wandb.mode}, but {error}; use wandb.mode=offline or run wandb login"
+        ) from None

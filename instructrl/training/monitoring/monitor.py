@@ -1,0 +1,80 @@
+"""Training monitor: metrics, throughput, profiler and guard against non-finite values."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from instructrl.training.flops import peak_flops
+from instructrl.training.monitoring.finite_guard import NonFiniteGuard
+from instructrl.training.monitoring.metric_writer import Metrics
+from instructrl.training.monitoring.profiler import ProfilerWindow
+from instructrl.training.monitoring.throughput import ThroughputMeter
+from instructrl.training.objectives.base import Objective
+from instructrl.training.state import TrainState
+
+
+class TrainMonitor:
+    """Monitors every step without blocking it: a step's metrics are fetched after the next step is dispatched."""
+
+    def __init__(self, objective: Objective, run: Path, metrics: Metrics) -> None:
+        self._objective, self._metrics = objective, metrics
+        self._guard = NonFiniteGuard(objective.describe_batch, advice=objective.advice)
+        self._profiler = ProfilerWindow(objective.config.hardware.profile, run)
+        self._throughput = ThroughputMeter()
+        self.timed = self._throughput.timed
+
+    @contextmanager
+    def step_context(self, step: int, state: TrainState, batch: Any) -> Iterator[None]:
+        """Context manager around a train step; the first call in a process includes compilation."""
+        with self.timed("profiling"):
+            self._profiler.before_step(step)
+        if self._throughput.flops is not None:
+            with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                yield
+            return
+        with self._throughput.timed("compiling"):
+            self._measure(state, batch)
+            yield
+
+    def _measure(self, state: TrainState, batch: Any) -> None:
+        """Measure the FLOPs of a step and the peak rate of the devices."""
+        self._throughput.flops = self._objective.flops(state, batch)
+        devices = sorted(jax.tree.leaves(state.params)[0].sharding.device_set, key=lambda device: device.id)
+        peak = self._objective.config.hardware.peak_flops or peak_flops(devices[0].device_kind)
+        self._throughput.devices = devices
+        self._throughput.peak = None if peak is None else peak * len(devices)
+
+    def on_step_end(self, values: Any, *, step: int) -> dict[str, float]:
+        """Fetch a step's metrics from the device, and log them every `training.log_every` steps.
+
+        Raises:
+            RunError: the loss or the gradient is not finite.
+        """
+        fetched = {key: float(value) for key, value in jax.device_get(values).items()}
+        self._guard.check(fetched, step=step)
+        self._throughput.add(**self._objective.step_counts(step, fetched))
+        with self.timed("profiling"):
+            message = self._profiler.after_step(step)
+        if message is not None:
+            print(message, flush=True)
+        every, done = self._objective.config.training.log_every, step + 1
+        if every and done % every == 0:
+            epoch = done / self._objective.train.steps_per_epoch
+            numbers = fetched | {"learning_rate": float(self._objective.learning_rate(step))}
+            del numbers["steps"]
+            self._metrics.write("step", numbers, step=done, epoch=epoch)
+            self.write_speed(step=done, epoch=epoch)
+        return fetched
+
+    def write_speed(self, *, step: int, epoch: float) -> None:
+        """Write the throughput since the last call."""
+        measured = self._throughput.read()
+        if measured:
+            self._metrics.write_speed(measured, step=step, epoch=epoch)
+
+    def close(self) -> None:
+        """Stop an incomplete profiler trace."""
+        self._profiler.close()

@@ -1,0 +1,294 @@
+"""The behaviour-cloning objective: data loaders, agent, optimizer and jitted steps."""
+
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from instructrl.config.environment import task_names
+from instructrl.config.fields import number_ranges
+from instructrl.config.training import TrainConfig, token_dropout_rate, uses_cached_features
+from instructrl.data.demonstrations.dataset import DemonstrationDataset, check_alike
+from instructrl.data.feature_cache.cache import FeatureCache
+from instructrl.data.loading.loader import Loader, prefetch
+from instructrl.data.text.tokenizer import Tokenizer, make_tokenizer
+from instructrl.errors import InputError
+from instructrl.models.agent import Agent
+from instructrl.models.layers.attention import has_cudnn
+from instructrl.models.layers.block_stack import DEFAULT_EXECUTION
+from instructrl.storage.paths import StoragePath
+from instructrl.training.distributed.mesh import (
+    check_divisible,
+    device_put_tree,
+    gather,
+    global_batch,
+    jit_sharded,
+    make_mesh,
+    shardings_of,
+)
+from instructrl.training.distributed.multihost import is_leader, leader_first, process_shard
+from instructrl.training.feature_extraction import open_features
+from instructrl.training.flops import step_flops
+from instructrl.training.model_factory import dummy_batch, make_agent, random_params
+from instructrl.training.objectives.bc_step import make_eval_step, make_train_step
+from instructrl.training.optimizer import learning_rate, make_optimizer
+from instructrl.training.parameters.warm_start import init_params
+from instructrl.training.run_dir import record_data
+from instructrl.training.state import TrainState, initial_state, merge_params, split_params
+from instructrl.types import Batch, BatchSizes, batch_spec, check_batch
+
+ADVICE = (
+    "the last checkpoint is from before this step; inspect the episodes with python -m data_tools.inspect, or lower "
+    "optimizer.learning_rate or optimizer.clip_norm, and train under another name=..."
+)
+
+
+class DemonstrationSplits(NamedTuple):
+    """Open demonstration files of a run: per split one file per task, in the order of `task_names`."""
+
+    train: list[DemonstrationDataset]
+    val: list[DemonstrationDataset]
+
+
+@contextmanager
+def open_demonstrations(
+    config: TrainConfig, data: Mapping[str, Sequence[StoragePath]]
+) -> Iterator[DemonstrationSplits]:
+    """Open the demonstration files of the splits `train` and `val`, limited to the configured episode counts.
+
+    Raises:
+        InputError: a file is missing, damaged or too short, or the files are incompatible.
+    """
+    with ExitStack() as stack:
+        limits = {"train": config.task.episodes, "val": config.task.val_episodes}
+        splits = DemonstrationSplits(
+            **{
+                split: [stack.enter_context(DemonstrationDataset(path, limit=limits[split])) for path in data[split]]
+                for split in DemonstrationSplits._fields
+            }
+        )
+        check_alike([*splits.train, *splits.val])
+        for dataset in (*splits.train, *splits.val):
+            check_cameras(config, dataset)
+        yield splits
+
+
+def check_cameras(config: TrainConfig, episodes: DemonstrationDataset) -> None:
+    """Raise InputError if the head needs camera matrices that a demonstration file does not have."""
+    if config.head.kind == "spatial" and episodes.provenance.get("cameras") == "unknown":
+        raise InputError(
+            f"head.kind: found spatial, but {episodes.path} was converted without camera matrices; "
+            "allowed without them: regression, discrete"
+        )
+
+
+@dataclass(frozen=True)
+class BehaviorCloning:
+    """Behaviour cloning on demonstrations (see `Objective`)."""
+
+    unit: ClassVar[str] = "episodes"
+    advice: ClassVar[str] = ADVICE
+    config: TrainConfig
+    mesh: Mesh
+    frozen: Any  # parameters that are not trained
+    train: Loader
+    val: Mapping[str, Loader]  # by task
+    train_step: Callable[[TrainState, Any, Any], tuple[TrainState, Any]]
+    flops_step: Any  # train_step without remat and custom kernels; used only to count FLOPs, never executed
+    eval_step: Callable[[Any, Any], Any]
+    learning_rate: Callable[[int], Any]
+
+    def batches(self, loader: Loader, start: int, stop: int) -> Generator[Batch]:
+        """Prefetch the loader's batches to the devices."""
+        put = partial(global_batch, mesh=self.mesh)
+        return prefetch(loader, start, stop, depth=self.config.hardware.prefetch, put=put)
+
+    def params(self, state: TrainState) -> Any:
+        """All parameters of the agent as used for validation and acting (averaged, with EMA)."""
+        return merge_params(state.eval_params(), self.frozen)
+
+    def gathered_params(self, state: TrainState) -> Any:
+        """All-gather `params` to host-local arrays (collective)."""
+        return gather(self.params(state), self.mesh)
+
+    def flops(self, state: TrainState, batch: Any) -> float:
+        """FLOPs of the matrix products in a train step; nothing is executed."""
+        return step_flops(self.flops_step, state, batch, self.frozen)
+
+    def step_counts(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
+        """Numbers of episodes and keyframe steps consumed in a step."""
+        return {
+            "episodes": sum(len(numbers) for _, numbers in self.train.episodes_in_batch(step)),
+            "keyframes": values["steps"],
+        }
+
+    def summary(self) -> str:
+        """Shapes of a batch and, with several tasks, the number of sequences per epoch and task."""
+        spec = batch_spec(self.train.sizes)
+        lines = ["batch", *(f"  {key:<18}{dtype}{shape}" for key, (shape, dtype) in spec.items())]
+        tasks = task_names(self.config.task)
+        if len(tasks) > 1:
+            shares = zip(tasks, self.train.sampler.shares, strict=True)
+            lines += ["sequences of an epoch", *(f"  {task:<36}{share:>8,}" for task, share in shares)]
+        return "\n".join(lines)
+
+    def describe_batch(self, step: int) -> str:
+        """Tasks, files and numbers of a batch's episodes."""
+        return describe_episodes(self.train.episodes_in_batch(step))
+
+    def epoch_line(self, epoch: int, train: Mapping[str, float], val: Mapping[str, float]) -> str:
+        """Losses, and action errors in cm, degrees and percent."""
+        return (
+            f"epoch {epoch:>4}  loss {train['loss']:.4f}  val loss {val['loss']:.4f}  "
+            f"position {val['position_cm']:.2f} cm  rotation {val['rotation_deg']:.2f} degrees  "
+            f"gripper {100 * val['gripper_accuracy']:.1f} %"
+        )
+
+    def visualize(self, state: TrainState, *, step: int) -> Mapping[str, Path]:
+        """Return {}: there is nothing to visualize."""
+        del state, step
+        return {}
+
+    def finish(self, state: TrainState, *, step: int) -> None:
+        """Do nothing."""
+
+
+def prepare_behavior_cloning(
+    config: TrainConfig, run: Path, splits: DemonstrationSplits, *, resuming: bool = False
+) -> tuple[BehaviorCloning, TrainState]:
+    """Build the objective and the initial state. Missing features of a frozen encoder are computed.
+
+    `resuming`: a checkpoint of the run will replace the initial state.
+
+    Raises:
+        InputError: weights or features cannot be used, or differ, like the demonstrations, from those at the start
+            of the run.
+    """
+    mesh = make_mesh(config.hardware)
+    check_divisible(mesh, batch_size=config.training.batch_size, accumulation=config.hardware.accumulation)
+    tokenizer = make_tokenizer(config.encoder)
+    agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
+    params = jit_sharded(partial(random_params, agent, dummy_batch(config, tokenizer), seed=config.seed), mesh)
+    if config.init_from is not None or config.training.freeze or (config.encoder.frozen and not config.encoder.weights):
+        params = gather(params, mesh)  # some are compared with files or written
+    with leader_first():
+        params, initialization = init_params(config, params, tokenizer, run=run, resuming=resuming)
+    record = data_record(config, splits) | initialization
+    record["tokenizer"] = {"path": f"encoder.tokenizer={config.encoder.tokenizer}", "checksum": tokenizer.checksum}
+    if is_leader():
+        record_data(run, record)
+    trained, frozen = split_params(params, config)
+    caches = None
+    if uses_cached_features(config):
+        encoder_params = {"encoder": jax.device_put(frozen["encoder"])}
+        checksum = record["encoder"]["checksum"]
+        with leader_first():
+            caches = open_features(
+                config,
+                [*splits.train, *splits.val],
+                tokenizer,
+                agent=agent,
+                params=encoder_params,
+                checksum=checksum,
+            )
+    train, val = make_loaders(config, splits, tokenizer, caches)
+    schedule = learning_rate(
+        config.optimizer,
+        epochs=config.training.epochs,
+        steps_per_epoch=train.steps_per_epoch,
+        batch_size=config.training.batch_size,
+    )
+    optimizer, ema = make_optimizer(config.optimizer, schedule), config.optimizer.ema
+    init_state = partial(initial_state, optimizer=optimizer, ema=ema is not None)
+    state = jit_sharded(init_state, mesh, device_put_tree(trained, mesh))
+    shardings = shardings_of(state, mesh)
+
+    def train_step_of(agent: Agent) -> Callable[..., Any]:
+        return make_train_step(
+            agent,
+            optimizer,
+            seed=config.seed,
+            token_dropout=token_dropout_rate(config.training, config.encoder),
+            special_token_ids=tokenizer.special_token_ids,
+            accumulation=config.hardware.accumulation,
+            shardings=shardings,
+            ema=ema,
+        )
+
+    train_step = flops_step = train_step_of(agent)
+    if config.hardware.remat != "none" or has_cudnn():
+        flops_step = train_step_of(agent.clone(execution=DEFAULT_EXECUTION))
+    objective = BehaviorCloning(
+        config,
+        mesh,
+        device_put_tree(frozen, mesh),
+        train,
+        val,
+        train_step,
+        flops_step,
+        make_eval_step(agent, shardings=shardings),
+        schedule,
+    )
+    return objective, state
+
+
+def data_record(config: TrainConfig, splits: DemonstrationSplits) -> dict[str, dict[str, Any]]:
+    """Entries of data.json for the demonstrations, keyed by split, or by split and task if there are several."""
+    tasks = task_names(config.task)
+    return {
+        split if len(tasks) == 1 else f"{split}/{task}": {
+            "path": str(dataset.path),
+            "checksum": dataset.digest(),
+            "provenance": dataset.provenance,
+        }
+        for split, datasets in splits._asdict().items()
+        for task, dataset in zip(tasks, datasets, strict=True)
+    }
+
+
+def make_loaders(
+    config: TrainConfig, splits: DemonstrationSplits, tokenizer: Tokenizer, caches: Sequence[FeatureCache] | None
+) -> tuple[Loader, dict[str, Loader]]:
+    """The training loader and one validation loader per task; all batches have the same shapes.
+
+    Raises:
+        InputError: the demonstrations do not match the configuration.
+    """
+    size, steps = config.training.batch_size, max(dataset.steps for datasets in splits for dataset in datasets)
+    options: dict[str, Any] = {
+        "batch_size": size,
+        "seed": config.seed,
+        "steps": steps,
+        "max_instructions": config.training.max_instructions,
+        "shard": process_shard(),
+    }
+    count = len(splits.train)
+    train_features = None if caches is None else caches[:count]
+    train = Loader(splits.train, tokenizer, features=train_features, weights=config.task.weights, **options)
+    val = {}
+    for index, (task, dataset) in enumerate(zip(task_names(config.task), splits.val, strict=True), count):
+        features = None if caches is None else [caches[index]]
+        val[task] = Loader([dataset], tokenizer, shuffle=False, features=features, **options)
+    sizes = BatchSizes(
+        size // process_shard()[1], steps, len(config.sim.cameras), config.sim.image_size, tokenizer.length
+    )
+    check_batch(train.batch(0), replace(sizes, features=train.sizes.features))
+    return train, val
+
+
+def describe_episodes(batch: Sequence[tuple[DemonstrationDataset, np.ndarray]]) -> str:
+    """Tasks, files and numbers of a batch's episodes."""
+    parts = []
+    for dataset, indices in batch:
+        ranges = (
+            f"{first}" if first == last else f"{first}-{last}"
+            for first, last in number_ranges(sorted({*map(int, indices)}))
+        )
+        parts.append(f"{dataset.task} in {dataset.path}, episodes {' '.join(ranges)}")
+    return " and ".join(parts)

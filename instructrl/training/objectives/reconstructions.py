@@ -1,0 +1,149 @@
+"""Visualizations of masked pretraining: masked input, reconstruction, both combined, and the target.
+
+Shape suffixes: M pairs, P patches, C values per patch, L tokens, S pixels along an image.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from instructrl.config.training import PretrainingConfig
+from instructrl.data.text.tokenizer import Tokenizer
+from instructrl.models.encoders.m3ae import MEAN, STD
+from instructrl.models.encoders.m3ae_decoder import MaskedM3AE, hidden_mask
+from instructrl.models.layers.image_ops import normalize, patchify
+from instructrl.training.objectives.mae_step import StepBatch, merge_encoder_decoder, validation_inputs
+
+FOLDER = "reconstructions"  # in the run
+MAX_EARLIER = 4  # images of earlier validations that are kept, besides the first and the latest
+COLUMNS = ("masked input", "predicted", "combined", "target")
+LABELS = {"said": "text", "seen": "visible", "told": "predicted"}  # of the JSON file's keys
+TILE, GAP, LINE, MARGIN = 160, 6, 15, 12  # pixels
+BACKGROUND, FOREGROUND, MUTED, GREY = "white", "black", "#666666", 160
+
+
+class Reconstruction(NamedTuple):
+    """Reconstructions of some pairs; images uint8."""
+
+    masked: Any  # M S S 3: input of the encoder, grey where a patch is masked
+    predicted: Any  # M S S 3: output of the decoder
+    combined: Any  # M S S 3: visible patches from the input, masked ones from the decoder
+    target: Any  # M S S 3
+    texts: Any  # per text: the original (said), the visible part (seen) and the prediction (told)
+
+
+class BatchSource(Protocol):
+    """A source of batches."""
+
+    def batch(self, step: int) -> StepBatch: ...
+
+
+class Reconstructions:
+    """Draws reconstructions of the first pairs of a loader."""
+
+    def __init__(
+        self,
+        model: MaskedM3AE,
+        tokenizer: Tokenizer,
+        run: Path,
+        *,
+        options: PretrainingConfig,
+        size: int,
+        seed: int,
+    ) -> None:
+        self._tokenizer, self._folder, self._count = tokenizer, run / FOLDER, options.num_visualized
+
+        def reconstruct(params: Any, batch: StepBatch) -> Any:
+            pairs, visible = validation_inputs(model, batch, options=options, size=size, seed=seed)
+            merged = merge_encoder_decoder(params)
+            outputs: Any = model.apply({"params": merged}, *pairs, *visible, method="reconstruct")
+            pixels, logits = outputs
+            target = patchify(normalize(pairs.images, MEAN, STD), model.config.patch_size)
+            hidden = hidden_mask(visible.image, target.shape[1])[None, :, None]
+            grey = jnp.asarray([(GREY / 255 - m) / s for m, s in zip(MEAN, STD, strict=True)])
+            grey = jnp.tile(grey, model.config.patch_size**2)
+            stages = (jnp.where(hidden > 0, grey, target), pixels, jnp.where(hidden > 0, pixels, target), target)
+            images = [unpatchify(part, model.config.patch_size) for part in stages]
+            return images, pairs, jnp.argmax(logits, axis=-1), hidden_mask(visible.text, pairs.tokens.shape[1])
+
+        self._reconstruct = jax.jit(reconstruct)
+
+    def reconstruct(self, params: Any, source: BatchSource) -> Reconstruction:
+        """Reconstruct the first pairs of a source."""
+        batch = source.batch(0)
+        first = batch._replace(pairs=jax.tree.map(lambda leaf: leaf[: self._count], batch.pairs))
+        images, pairs, predicted, hidden = jax.device_get(self._reconstruct(params, first))
+        texts = [
+            self._decode(tokens, padding, prediction, hidden)
+            for tokens, padding, prediction in zip(pairs.tokens, pairs.text_padding_mask, predicted, strict=True)
+        ]
+        masked, prediction, combined, target = images
+        return Reconstruction(masked, prediction, combined, target, texts)
+
+    def _decode(self, tokens: Any, padding: Any, predicted: Any, hidden: Any) -> dict[str, str]:
+        """A text, the text with gaps for masked tokens, and with predictions in the gaps (starred if wrong)."""
+        lines: dict[str, list[str]] = {"said": [], "seen": [], "told": []}
+        real = padding == 0
+        for token, prediction, masked in zip(tokens[real], predicted[real], hidden[real], strict=True):
+            word, guess = (self._tokenizer.decode(np.array([one])) or "?" for one in (token, prediction))
+            lines["said"].append(word)
+            lines["seen"].append("_" if masked else word)
+            lines["told"].append(word if not masked or word == guess else f"*{guess}*")
+        return {key: " ".join(parts) for key, parts in lines.items()}
+
+    def draw(self, params: Any, source: BatchSource, *, step: int) -> dict[str, Path]:
+        """Write an image and its texts, named after the step; images of outdated steps are deleted."""
+        reconstruction = self.reconstruct(params, source)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"step-{step:09d}.png"
+        draw_grid(reconstruction).save(path)
+        path.with_suffix(".json").write_text(json.dumps(reconstruction.texts, indent=2) + "\n")
+        for old in outdated(sorted(self._folder.glob("step-*.png"))):
+            old.unlink()
+            old.with_suffix(".json").unlink(missing_ok=True)
+        return {FOLDER: path}
+
+
+def outdated(paths: list[Path]) -> list[Path]:
+    """Images to delete: all but the first and the latest ones."""
+    return paths[1:-MAX_EARLIER] if len(paths) > MAX_EARLIER + 1 else []
+
+
+def unpatchify(x_MPC: Any, side: int) -> Any:
+    """Convert normalised patches to images [M, S, S, 3] uint8."""
+    count, length, _ = x_MPC.shape
+    across = round(length**0.5)
+    x = x_MPC.reshape(count, across, across, side, side, 3).swapaxes(2, 3)
+    x = x.reshape(count, across * side, across * side, 3) * jnp.asarray(STD) + jnp.asarray(MEAN)
+    return jnp.clip(jnp.round(255 * x), 0, 255).astype(jnp.uint8)
+
+
+def draw_grid(reconstruction: Reconstruction) -> Image.Image:
+    """Draw one row per pair: masked input, prediction, both combined and target, with the texts below."""
+    count, across = len(reconstruction.target), len(COLUMNS) * (TILE + GAP)
+    row = TILE + 3 * LINE + 2 * GAP
+    sheet = Image.new("RGB", (across + 2 * MARGIN, count * row + LINE + 2 * MARGIN), BACKGROUND)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for column, name in enumerate(COLUMNS):
+        draw.text((MARGIN + column * (TILE + GAP), MARGIN), name, MUTED, font=font)
+    for index in range(count):
+        top = MARGIN + LINE + index * row
+        for column, images in enumerate(reconstruction[: len(COLUMNS)]):
+            tile = Image.fromarray(images[index]).resize((TILE, TILE), Image.Resampling.NEAREST)
+            sheet.paste(tile, (MARGIN + column * (TILE + GAP), top))
+        for line, (key, label) in enumerate(LABELS.items()):
+            text = truncate(f"{label}: {reconstruction.texts[index][key]}", across, draw, font)
+            draw.text((MARGIN, top + TILE + 2 + line * LINE), text, MUTED if key == "seen" else FOREGROUND, font=font)
+    return sheet
+
+
+def truncate(text: str, width: int, draw: Any, font: Any) -> str:
+    """Shorten a text with an ellipsis to a width in pixels."""
+    while draw.textlength(text, font=font) > width:
+        text = text[:-2].rstrip(" .") + "…"
+    return text

@@ -1,0 +1,58 @@
+"""Preflight checks of a run's inputs other than demonstrations. Needs no jax."""
+
+import shlex
+from pathlib import Path
+
+from instructrl.config.model import EncoderConfig
+from instructrl.config.training import TrainConfig
+from instructrl.data.text.tokenizer import make_tokenizer
+from instructrl.errors import InputError
+from instructrl.models.encoders.infer_config import check_sizes, infer_sizes
+from instructrl.models.weight_files import check_tokenizer, read_shapes, read_tokenizer, weights_path
+
+
+def check_inputs(config: TrainConfig) -> None:
+    """Check the encoder's weights and its tokenizer.
+
+    Raises:
+        InputError: one of them is missing or unusable; the message says how to get it.
+    """
+    weights = weights_path(config.encoder)
+    if weights is not None and config.init_from is not None and not weights.exists():
+        weights = None  # init_from provides the encoder; if it is re-initialized, reading the weights fails then
+    if weights is not None:
+        check_weights(weights, config.encoder)
+    tokenizer = make_tokenizer(config.encoder)
+    if weights is not None and config.encoder.text:
+        check_vocabulary(weights, config.encoder, tokenizer.vocabulary_size)
+        pretrained_with = read_tokenizer(weights, kind=config.encoder.kind)
+        check_tokenizer(weights, pretrained_with, tokenizer=tokenizer.checksum, name=config.encoder.tokenizer)
+
+
+def check_weights(path: Path, encoder: EncoderConfig) -> None:
+    """Raise InputError if an encoder's weights are missing, or have a different kind or size."""
+    if not path.exists():
+        raise InputError(f"{path}: no encoder weights found; {weights_hint(path, encoder)}")
+    check_sizes(path, read_shapes(path, kind=encoder.kind), encoder)
+
+
+def check_vocabulary(path: Path, encoder: EncoderConfig, size: int) -> None:
+    """Raise InputError if an encoder's weights were trained with a vocabulary of a different size."""
+    found = infer_sizes(encoder.kind, read_shapes(path, kind=encoder.kind)).get("vocabulary", size)
+    if found != size:
+        raise InputError(
+            f"{path}: found weights for a vocabulary of {found} entries, but encoder.tokenizer={encoder.tokenizer} "
+            f"has {size}; choose the tokenizer that they were trained with"
+        )
+
+
+def weights_hint(path: Path, encoder: EncoderConfig) -> str:
+    """Next action for missing encoder weights, for an error message."""
+    if encoder.weights == "shipped":
+        shipped = ", ".join(sorted(file.stem for file in path.parent.glob("*.safetensors"))) or "none"
+        return f"InstructRL ships those of {shipped}; name a file, or use encoder.weights=null for random ones"
+    if encoder.tokenizer == "small":
+        return "none are published for it: name a file of your own, or use encoder.weights=null for random ones"
+    _, _, name = encoder.name.partition("_")
+    out = "" if path == Path("weights") / f"{encoder.name}.safetensors" else f" out={shlex.quote(str(path))}"
+    return f"get them with python -m data_tools.weights fetch kind={encoder.kind} name={name}{out}"

@@ -1,0 +1,108 @@
+"""Records a job's exit code in a file, which is more reliable than a queue. Needs only Python's standard library.
+
+python -m launchers.exit_status run OUTCOME WORD...                    run a command and record its exit code
+python -m launchers.exit_status slurm OUTCOME CODE REQUEUES            the last line of a batch script
+"""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+INTERRUPTED = 75  # EX_TEMPFAIL: interrupted, the same command resumes
+FORWARDED = (signal.SIGTERM, signal.SIGUSR2)
+ENDING = ("CANCELLED", "COMPLETING")  # states of a job whose script still runs while SLURM ends or requeues it
+
+
+def write_exit_code(path: Path, code: int) -> None:
+    """Write an exit code atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps({"exit_code": code}))
+    temporary.replace(path)
+
+
+def read_exit_code(path: Path) -> int | None:
+    """Read the exit code of a job; None if it has not ended."""
+    try:
+        return int(json.loads(path.read_text())["exit_code"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def run(outcome: Path, words: list[str]) -> int:
+    """Run a command; SIGTERM and SIGUSR2 are forwarded as SIGTERM, and the command ends if this process is killed."""
+    received: list[int] = []
+    child: subprocess.Popen | None = None
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if child is not None and child.poll() is None:
+            child.send_signal(signal.SIGTERM)
+
+    for number in FORWARDED:
+        signal.signal(number, forward)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is handled by the launcher
+    try:
+        child = subprocess.Popen(words, preexec_fn=end_with_parent)
+    except OSError as error:
+        print(f"error: {words[0]}: cannot be started ({error.strerror})", file=sys.stderr)
+        write_exit_code(outcome, 127)
+        return 127
+    if received:
+        child.send_signal(signal.SIGTERM)
+    code = child.wait()
+    code = INTERRUPTED if received and code in (-signal.SIGTERM, -signal.SIGUSR2) else 128 - code if code < 0 else code
+    write_exit_code(outcome, code)
+    return code
+
+
+def end_with_parent() -> None:
+    """Set up the child process: SIGTERM when the parent dies (Linux), and the default ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def slurm(outcome: Path, code: int, requeues: int) -> int:
+    """Requeue an interrupted job unless SLURM ends it anyway (a cancelled one); else record its exit code."""
+    state = job_state()
+    if state.startswith(ENDING) and code:
+        return code
+    interrupted = code in (INTERRUPTED, *(128 + number for number in FORWARDED))
+    restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    if interrupted and restarts < requeues:
+        print(f"interrupted: queued again, {restarts + 1} of at most {requeues} times", flush=True)
+        result = subprocess.run(["scontrol", "requeue", job_id()], check=False)
+        if result.returncode == 0:
+            time.sleep(120)  # SLURM ends this process
+            return INTERRUPTED
+        if job_state().startswith(("PENDING", "REQUEUED", *ENDING)):  # SLURM requeued it first
+            return INTERRUPTED
+    write_exit_code(outcome, code)
+    return code
+
+
+def job_id() -> str:
+    """Job ID for SLURM's commands: for an array's first job, the plain number would refer to the whole array."""
+    array, task = (os.environ.get(f"SLURM_ARRAY_{name}") for name in ("JOB_ID", "TASK_ID"))
+    return f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
+
+
+def job_state() -> str:
+    """State of this job in SLURM's controller; empty if it does not answer."""
+    words = ["scontrol", "-o", "show", "job", job_id()]
+    result = subprocess.run(words, capture_output=True, text=True, check=False)
+    return dict(part.split("=", 1) for part in result.stdout.split() if "=" in part).get("JobState", "")
+
+
+if __name__ == "__main__":
+    kind, outcome, *arguments = sys.argv[1:]
+    sys.exit(
+        run(Path(outcome), arguments) if kind == "run" else slurm(Path(outcome), int(arguments[0]), int(arguments[1]))
+    )

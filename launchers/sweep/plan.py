@@ -1,0 +1,69 @@
+"""Builds the job specs of a sweep from the composed overrides."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import PurePosixPath
+from typing import Any
+
+from instructrl.cli.entry import SweepRequest
+from instructrl.config.environment import CollectConfig
+from instructrl.config.evaluation import EvalConfig
+from instructrl.config.launcher import LauncherConfig
+from instructrl.config.training import TrainConfig
+from launchers.job import JobSpec
+from launchers.sweep.runner import sweep_name
+
+
+def job_specs(study: SweepRequest) -> tuple[list[JobSpec], str]:
+    """Return a job spec per job, and the name of the sweep."""
+    jobs = study.jobs
+    name = study.launcher.sweep or sweep_name(jobs, entry=study.config_name)
+    resources = replace(study.launcher, sweep=name)
+    specs = []
+    for number, (overrides, config) in enumerate(zip(jobs, study.configs, strict=True), 1):
+        spec = JobSpec(
+            command=(*study.entry, *overrides, *launcher_overrides(config, overrides, resources, sweep=name)),
+            run=output_folder(config),
+            name=f"{number:03}-{file_name(' '.join(overrides))}",
+            overrides=tuple(overrides),
+            resources=resources,
+            distributed=isinstance(config, TrainConfig),
+        )
+        specs.append(spec)
+    return specs, name
+
+
+def launcher_overrides(config: Any, overrides: Sequence[str], resources: LauncherConfig, *, sweep: str) -> list[str]:
+    """Return overrides that the launcher adds to a job's: hardware and monitoring, never what it computes."""
+    given = {word.partition("=")[0] for word in overrides}
+    if not isinstance(config, TrainConfig):
+        return []
+    added = {}
+    if config.wandb.mode != "off":
+        added["wandb.group"] = sweep
+    if resources.kind == "slurm":  # launchers/tpu/launcher.py adds its own
+        if resources.slurm.gpus_per_node:
+            added["hardware"] = "gpu"
+        if resources.slurm.nodes * resources.slurm.tasks_per_node > 1:
+            added["hardware.coordinator"] = "auto"
+    return [f"{key}={value}" for key, value in added.items() if key not in given]
+
+
+def output_folder(config: Any) -> str:
+    """Return the output folder of a job."""
+    if isinstance(config, TrainConfig):
+        return (
+            str(PurePosixPath(config.output_dir) / config.name)
+            if "://" not in config.output_dir
+            else (f"{config.output_dir.rstrip('/')}/{config.name}")
+        )
+    if isinstance(config, EvalConfig):
+        return config.run
+    assert isinstance(config, CollectConfig)
+    return config.data.dir
+
+
+def file_name(text: str) -> str:
+    """Convert overrides to a part of a file name."""
+    return re.sub(r"[^A-Za-z0-9_.,=-]+", "_", text)[-80:].strip("_") or "job"

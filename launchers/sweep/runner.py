@@ -1,0 +1,160 @@
+"""Runs a sweep: attaches to running jobs, submits missing ones, waits, and reports the results."""
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from instructrl.config.launcher import LauncherConfig
+from instructrl.errors import InputError, InterruptedRun
+from instructrl.preemption import raise_if_preempted
+from instructrl.storage.file_lock import exclusive_lock
+from launchers.job import JobSpec
+from launchers.job_table import Job, distinguishing_overrides, format_table, merge_jobs, read_table, write_table
+
+FOLDER = Path("multirun")
+EXIT_RESUMABLE, EXIT_CTRL_C = 75, 130
+
+
+class Backend(Protocol):
+    """Interface of a launcher backend."""
+
+    poll_seconds: float
+
+    def preview(self, specs: Sequence[JobSpec]) -> str:
+        """Describe what `submit` would run."""
+
+    def submit(self, pairs: Sequence[tuple[Job, JobSpec]]) -> None:
+        """Submit jobs, or set their state to `refused` with the error."""
+
+    def refresh(self, jobs: Sequence[Job]) -> None:
+        """Update the states of jobs."""
+
+    def interrupt(self, jobs: Sequence[Job]) -> None:
+        """Stop waiting and running jobs."""
+
+
+def make_backend(resources: LauncherConfig, folder: Path) -> Backend:
+    """Create the backend of a profile."""
+    if resources.kind == "slurm":
+        from launchers.slurm import Slurm
+
+        return Slurm(folder, resources)
+    if resources.kind == "tpu":
+        from launchers.tpu.launcher import TpuBackend
+
+        return TpuBackend(folder, resources)
+    from launchers.local import Local
+
+    return Local(folder, resources)
+
+
+def sweep_name(jobs: Sequence[Sequence[str]], *, entry: str) -> str:
+    """Derive a sweep's name from its jobs: the varying keys, and a hash of all overrides."""
+    varying = [word.partition("=")[0] for word in jobs[0] if any(word not in job for job in jobs)]
+    text = re.sub(r"[^A-Za-z0-9_.,]+", "_", ",".join(varying))[:60] or "one"
+    total = hashlib.sha256(json.dumps([entry, sorted(map(list, jobs))]).encode()).hexdigest()[:8]
+    return f"{entry}-{text}-{total}"
+
+
+def run_sweep(specs: Sequence[JobSpec], name: str, *, command: str) -> int:
+    """Run all jobs of a sweep; returns 0, or 1 if a job failed, 75 if one was interrupted, 130 for ctrl-C."""
+    resources, folder = specs[0].resources, FOLDER / name
+    backend = make_backend(resources, folder)
+    if resources.dry_run:
+        print(backend.preview(specs))
+        return 0
+    with exclusive_lock(folder, activity="launches", busy_hint="end it with ctrl-C", write_hint="go to another folder"):
+        jobs = merge_jobs(read_table(folder), specs)
+        return follow(backend, jobs, specs, folder, command=command)
+
+
+def follow(backend: Backend, jobs: list[Job], specs: Sequence[JobSpec], folder: Path, *, command: str) -> int:
+    """Submit missing jobs, wait for all to end, and print the table."""
+    resources = specs[0].resources
+    refresh(jobs, folder, resources, backend)
+    pairs = [(job, spec) for job, spec in zip(jobs, specs, strict=True) if needs_submission(job)]
+    attached, done = sum(job.active for job in jobs), len(jobs) - len(pairs) - sum(job.active for job in jobs)
+    print(f"sweep {folder}: {len(jobs)} jobs, {done} done, {attached} still active, {len(pairs)} to start", flush=True)
+    for job, _ in pairs:
+        job.launcher = resources.kind
+    interrupted = False
+    try:
+        if pairs:
+            backend.submit(pairs)
+        write_table(folder, jobs, command=command)
+        if resources.wait or resources.kind != "slurm":  # other backends start the next job from this process
+            wait(jobs, folder, backend, resources, command=command)
+    except (KeyboardInterrupt, InterruptedRun):
+        interrupted = True
+        if resources.kind == "local" or resources.on_interrupt == "cancel":
+            print("interrupted: stopping the jobs, which save first", flush=True)
+            backend.interrupt(jobs)
+        else:
+            print("interrupted: the jobs continue; the same command attaches to them again", flush=True)
+    write_table(folder, jobs, command=command)
+    print(f"{format_table(jobs)}\ntable: {folder / 'jobs.json'}", flush=True)
+    again = sum(job.state == "interrupted" for job in jobs)
+    if again:
+        print(f"{again} of {len(jobs)} jobs were interrupted: the same command resumes them", flush=True)
+    if not interrupted and not any(job.active for job in jobs):
+        print(comparison(folder, specs, jobs), end="", flush=True)
+    return exit_code(jobs, interrupted=interrupted)
+
+
+def comparison(folder: Path, specs: Sequence[JobSpec], jobs: Sequence[Job]) -> str:
+    """Compare the runs of a sweep of trainings or evaluations; returns text, empty for fewer than two runs."""
+    if specs[0].command[0] not in ("train.py", "eval.py") or sum(job.state == "done" for job in jobs) < 2:
+        return ""
+    from instructrl.evaluation.compare.__main__ import compare, summary
+
+    try:
+        return f"\n{summary(*compare(folder))}\n"
+    except InputError as error:  # only the jobs may have access to the runs
+        return f"not compared: {error}\n"
+
+
+def refresh(jobs: Sequence[Job], folder: Path, resources: LauncherConfig, backend: Backend) -> None:
+    """Update the states of all jobs from the backends that started them."""
+    for kind in {job.launcher for job in jobs if job.active and job.launcher}:
+        own_jobs = [job for job in jobs if job.launcher == kind]
+        if kind == resources.kind:
+            backend.refresh(own_jobs)
+        else:
+            profile = LauncherConfig(name=kind, kind=kind)
+            make_backend(profile, folder).refresh(own_jobs)
+
+
+def wait(jobs: list[Job], folder: Path, backend: Backend, resources: LauncherConfig, *, command: str) -> None:
+    """Poll until all jobs have ended, and report changes."""
+    known = {job.number: (job.state, "") for job in jobs}
+    while True:
+        refresh(jobs, folder, resources, backend)
+        for job in jobs:
+            if known[job.number] != (job.state, job.error):
+                known[job.number] = job.state, job.error
+                reason = f": {job.error}  [{job.log}]" if job.error else ""
+                print(f"job {job.number} ({distinguishing_overrides(job, jobs)}) {job.state}{reason}", flush=True)
+                write_table(folder, jobs, command=command)
+        if not any(job.active for job in jobs):
+            return
+        raise_if_preempted()
+        time.sleep(backend.poll_seconds)
+
+
+def needs_submission(job: Job) -> bool:
+    """Return True if a job must be submitted: it has not succeeded, or its output is missing."""
+    return not job.active if job.state != "done" else "://" not in job.run and not Path(job.run).exists()
+
+
+def exit_code(jobs: Sequence[Job], *, interrupted: bool) -> int:
+    """Return the exit code of the sweep."""
+    successful = ("done", "waiting", "running", "interrupted", *(("cancelled",) if interrupted else ()))
+    if any(job.state not in successful for job in jobs):
+        return 1
+    if interrupted:
+        return EXIT_CTRL_C
+    return EXIT_RESUMABLE if any(job.state == "interrupted" for job in jobs) else 0

@@ -1,0 +1,113 @@
+"""Backend that runs the jobs of a sweep on a TPU pod, one after another, each monitored by a local process."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+from instructrl.config.launcher import LauncherConfig, TpuConfig
+from instructrl.errors import InputError, RunError
+from launchers.job import JobSpec
+from launchers.job_table import Job
+from launchers.local import Local
+from launchers.ssh.host import Host
+from launchers.tpu import pod
+from launchers.tpu.run import SETUP, command_of
+
+PORT = 8476  # coordinator port of process 0, for hosts of `addresses`
+
+
+class TpuBackend(Local):
+    """Runs jobs as `launchers.tpu run create=true`: each creates the pod if needed, and again after preemption."""
+
+    def __init__(self, folder: Path, resources: LauncherConfig):
+        if resources.jobs != 1:
+            raise InputError(f"launcher.jobs: found {resources.jobs}; allowed: 1, a pod runs one job at a time")
+        super().__init__(folder, resources)
+        self.tpu = resources.tpu
+        if self.tpu.pod is None and self.tpu.addresses is None:
+            self.tpu = replace(self.tpu, pod=f"instructrl-{(resources.sweep or folder.name)[-8:].lower()}")
+        self.closed = False  # True once the end of all jobs was handled
+
+    def preview(self, specs: Sequence[JobSpec]) -> str:
+        """Return the request for the pod and each job's command."""
+        lines = [] if self.tpu.addresses else [pod.describe_request(self.tpu)]
+        where = self.tpu.addresses or self.tpu.pod
+        lines.append(f"on each host of {where}: the code into ~/{self.tpu.folder}, then bash {SETUP}")
+        placeholder = [Host("", "{first}")]
+        for spec in specs:
+            overrides = [*spec.command, *self.hardware_overrides(spec)]
+            lines.append(
+                f"{spec.name}: {command_of(overrides, placeholder[0], placeholder, self.tpu, **spec.environment)}"
+            )
+        return "\n".join(lines)
+
+    def submit(self, pairs: Sequence[tuple[Job, JobSpec]]) -> None:
+        """Submit jobs.
+
+        Raises:
+            InputError: their output would be lost with the pod, or the pod is not specified.
+        """
+        if self.tpu.addresses is None:
+            for _, spec in pairs:
+                self.check_output(spec)
+            pod.request_of(self.tpu)
+            pod.cloud_of(self.tpu)
+        super().submit([(job, replace(spec, command=self.monitor_command(spec))) for job, spec in pairs])
+
+    def check_output(self, spec: JobSpec) -> None:
+        """Raise InputError if a job's output would be lost with the pod, or could not be shared by its hosts."""
+        shared = "a folder that all hosts share and that outlives them, like output_dir=/mnt/disk/outputs, which "
+        shared += "launcher.tpu.setup mounts"
+        shared_output = spec.distributed and self.is_multi_host
+        if "://" in spec.run and shared_output:
+            raise InputError(f"{spec.run}: found a bucket, which several hosts cannot write to; choose {shared}")
+        if "://" not in spec.run and not spec.run.startswith("/"):
+            bucket = "" if shared_output else "a bucket, or "
+            raise InputError(f"{spec.run}: found a folder that would be lost with the pod; choose {bucket}{shared}")
+
+    @property
+    def is_multi_host(self) -> bool:
+        """True if the pod has several hosts."""
+        return "," in self.tpu.addresses if self.tpu.addresses is not None else self.tpu.hosts != 1
+
+    def monitor_command(self, spec: JobSpec) -> tuple[str, ...]:
+        """Return the local command that runs a job on the pod."""
+        default = TpuConfig()
+        given = {entry.name: getattr(self.tpu, entry.name) for entry in fields(TpuConfig)}
+        overrides = [f"{key}={json.dumps(value)}" for key, value in given.items() if value != getattr(default, key)]
+        variables = [f"{name}={value}" for name, value in spec.environment.items()]
+        command = [*spec.command, *self.hardware_overrides(spec)]
+        overrides += [] if spec.distributed else ["alone=true"]
+        return ("-m", "launchers.tpu", "run", "create=true", f"run={spec.name}", *overrides, "--", *variables, *command)
+
+    def hardware_overrides(self, spec: JobSpec) -> list[str]:
+        """Return hardware overrides of a job that the user has not set."""
+        given = {word.partition("=")[0] for word in spec.command}
+        overrides: dict[str, object] = {}
+        if self.tpu.addresses is None:
+            overrides["hardware"] = "tpu"
+        if self.is_multi_host and self.tpu.addresses is None:
+            overrides["hardware.coordinator"] = "auto"  # the cloud provides the hosts' addresses
+        elif self.is_multi_host and "hardware.coordinator" not in given:
+            overrides |= {"hardware.coordinator": f"{{first}}:{PORT}", "hardware.num_processes": "{processes}"}
+            overrides |= {"hardware.process_id": "{process}"}
+        return [f"{key}={value}" for key, value in overrides.items() if spec.distributed and key not in given]
+
+    def refresh(self, jobs: Sequence[Job]) -> None:
+        """Update the states of jobs; when all have ended, delete the pod or report that it exists."""
+        super().refresh(jobs)
+        all_ended = any(job.id for job in jobs) and not any(job.active for job in jobs)
+        if all_ended and self.tpu.addresses is None and not self.closed:
+            self.closed = True
+            self.close()
+
+    def close(self) -> None:
+        """Delete the pod unless it is to be kept, and report what exists."""
+        try:
+            cloud = pod.cloud_of(self.tpu)
+            if not self.tpu.keep:
+                pod.delete(cloud, self.tpu)
+            print(f"{self.tpu.pod}: {pod.describe_resources(cloud, self.tpu)}", flush=True)
+        except (RunError, InputError) as error:
+            print(f"{self.tpu.pod}: may exist and be billed: {error}", flush=True)

@@ -1,0 +1,130 @@
+"""One command on all hosts: labelled output, first failure, lost host, ctrl-C and a killed launcher."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from instructrl.errors import InputError
+from launchers.ssh.broadcast import run_on_all
+from launchers.ssh.host import HostError, LostHostError, query_all, read_hosts
+from tests.fakes.pods import ADDRESSES, SSHD, Pod, marked, pod
+from tests.fixtures.waiting import until
+from tests.paths import ROOT
+
+pytestmark = pytest.mark.skipif(SSHD is None, reason="needs openssh-server")
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
+    with pod(tmp_path_factory.mktemp("pod")) as running_pod:
+        yield running_pod
+
+
+def launcher(running_pod: Pod, mark: str, command: str) -> subprocess.Popen:
+    """Start a separate process that runs a command on all hosts."""
+    program = f"""
+        from pathlib import Path
+        from instructrl.errors import report_user_errors
+        from launchers.ssh.broadcast import run_on_all
+        from tests.fakes.pods import ADDRESSES, Pod
+        hosts = [Pod(Path({str(running_pod.folder)!r}), {running_pod.port}).host(address) for address in ADDRESSES]
+        with report_user_errors():
+            raise SystemExit(run_on_all(hosts, [{command!r}] * 3, {mark!r}))
+    """
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], cwd=ROOT, text=True, **pipes)
+
+
+def test_each_line_comes_with_its_host(hosts: Pod, capsys: pytest.CaptureFixture) -> None:
+    commands = [f"echo out $HOME; echo err {n} >&2; printf 'no newline'" for n in range(3)]
+    assert run_on_all(hosts.hosts, commands, "lines") == 0
+    printed = capsys.readouterr().out.splitlines()
+    for n, address in enumerate(ADDRESSES):
+        own = [line for line in printed if line.startswith(f"[{address}] ")]
+        assert own == [f"[{address}] out {hosts.home(address)}", f"[{address}] err {n}", f"[{address}] no newline"]
+
+
+def test_the_first_failure_stops_all_and_is_named(hosts: Pod, capsys: pytest.CaptureFixture) -> None:
+    stubborn = (
+        "trap '' TERM; setsid sleep 300 & for i in $(seq 300); do sleep 1; done"  # also a process in another session
+    )
+    started = time.monotonic()
+    with pytest.raises(
+        HostError, match=r"127\.0\.0\.3: the command ended with code 7; its last line: no card; "
+    ) as error:
+        run_on_all(hosts.hosts, [stubborn, "sleep 1; echo no card; exit 7", stubborn], "first")
+    assert error.value.exit_code == 7 and time.monotonic() - started < 15
+    assert marked("first:") == []
+
+
+@pytest.mark.parametrize(("codes", "expected"), [((75, 75, 75), 75), ((0, 75, 0), 75), ((0, 0, 0), 0)])
+def test_an_interrupted_command_differs_from_a_failed_one(hosts: Pod, codes: tuple[int, ...], expected: int) -> None:
+    commands = [f"sleep 0.{n}; exit {code}" for n, code in enumerate(codes)]
+    assert run_on_all(hosts.hosts, commands, "codes", show=lambda *_: None) == expected
+
+
+def test_a_commands_own_255_is_no_lost_host(hosts: Pod) -> None:
+    with pytest.raises(HostError, match="ended with code 254"):
+        run_on_all(hosts.hosts[:1], ["exit 255"], "own", show=lambda *_: None)
+
+
+def test_a_host_that_does_not_answer_is_one_line(hosts: Pod) -> None:
+    absent = read_hosts("127.0.0.9:1", key=str(hosts.folder / "key"))
+    with pytest.raises(
+        LostHostError, match=r"^127\.0\.0\.9: the host does not answer \(.*Connection refused.*others were stopped$"
+    ):
+        run_on_all([*hosts.hosts[:1], *absent], ["sleep 300"] * 2, "absent", show=lambda *_: None)
+    assert marked("absent:") == []
+    with pytest.raises(LostHostError, match=r"^127\.0\.0\.9: the host does not answer \("):
+        query_all(absent, ["true"])
+
+
+def test_ctrl_c_lets_the_command_save(hosts: Pod) -> None:
+    saving = "trap 'sleep 1; echo saved; exit 75' TERM; echo began; for i in $(seq 3000); do sleep 0.1; done"
+    running = launcher(hosts, "ctrlc", saving)
+    until(lambda: len(marked("ctrlc:")) >= 3, 20)
+    time.sleep(1)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 130 and "Traceback" not in err
+    assert sorted(line for line in out.splitlines() if "saved" in line) == [f"[{a}] saved" for a in ADDRESSES]
+    assert marked("ctrlc:") == []
+
+
+@pytest.mark.parametrize("command", ["sleep 300", "trap '' TERM; while true; do echo on; sleep 0.1; done"])
+def test_a_killed_launcher_leaves_nothing_behind(hosts: Pod, command: str) -> None:
+    running = launcher(hosts, "killed", command)
+    until(lambda: len(marked("killed:")) >= 3, 20)
+    os.kill(running.pid, signal.SIGKILL)
+    running.wait()
+    until(lambda: marked("killed:") == [], 15)
+
+
+def test_hosts_are_read_from_the_command_line() -> None:
+    first, second = read_hosts("me@10.0.0.1:2222, tpu-7", user="you")
+    assert (first.user, first.address, first.port) == ("me", "10.0.0.1", 2222)
+    assert (second.user, second.name, second.port) == ("you", "tpu-7", 22)
+    for wrong in ("", "a b", "-oProxyCommand=x", "a:x", "a,,b", "a,a"):
+        with pytest.raises(InputError, match=r"^addresses: "):
+            read_hosts(wrong)
+
+
+def test_a_lost_host_stops_all(tmp_path: Path) -> None:
+    """Uses a separate pod, so it is last in the file."""
+    with pod(tmp_path / "pod") as running_pod:
+        running = launcher(running_pod, "lost", "sleep 300")
+        until(lambda: len(marked("lost:")) >= 3, 20)
+        time.sleep(0.5)
+        running_pod.kill("127.0.0.3")
+        started = time.monotonic()
+        _, err = running.communicate(timeout=30)
+        assert time.monotonic() - started < 15 and running.returncode == 1
+        assert err.startswith("error: 127.0.0.3: the host does not answer") and len(err.splitlines()) == 1
+        assert marked("lost:") == []

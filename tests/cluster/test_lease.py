@@ -1,0 +1,166 @@
+"""Leases: one holder per folder across machines; a live holder is named, an expired lease is taken over."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from instructrl.config.environment import DataConfig
+from instructrl.errors import InputError, RunError
+from instructrl.storage import lease as owners
+from instructrl.storage.file_lock import exclusive_lock
+from instructrl.storage.lease import NAME, LeaseRecord, current_process, exclusive_lease
+from instructrl.storage.paths import StoragePath, storage_path
+from tests.fakes import emulators
+
+OPTIONS = {"activity": "trains", "busy_hint": "add name=...", "write_hint": "choose another output_dir"}
+HOLD = """
+import sys, time
+from pathlib import Path
+from instructrl.storage.lease import exclusive_lease
+with exclusive_lease(Path(sys.argv[1]), activity="trains", busy_hint="wait", write_hint="-"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owners, "HEARTBEAT", 0.1)
+    monkeypatch.setattr(owners, "TIMEOUT", 1.0)
+
+
+@contextmanager
+def holder(folder: Path) -> Iterator[subprocess.Popen]:
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def write_foreign_lease(folder: Path) -> None:
+    """Write the lease of a process on another machine."""
+    folder.mkdir(exist_ok=True)
+    LeaseRecord(folder).write(replace(current_process(), host="elsewhere", boot="other"))
+
+
+def seconds(folder: StoragePath) -> float:
+    begun = time.monotonic()
+    with exclusive_lease(folder, **OPTIONS):
+        return time.monotonic() - begun
+
+
+def test_a_living_owner_is_named_and_a_killed_one_is_followed_at_once(tmp_path: Path) -> None:
+    with holder(tmp_path) as process:
+        with pytest.raises(InputError, match=rf"another process \(process {process.pid} on .* since .*\) trains here"):
+            seconds(tmp_path)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert (tmp_path / NAME).exists()
+        assert seconds(tmp_path) < 0.5
+    assert not (tmp_path / NAME).exists()
+
+
+def test_where_the_disk_knows_no_locks_the_record_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(handle: int, how: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr("instructrl.storage.file_lock.fcntl.flock", unknown)
+    with holder(tmp_path) as process, pytest.raises(InputError, match=f"process {process.pid} on "):
+        seconds(tmp_path)
+    assert seconds(tmp_path) < 0.5
+
+
+def test_an_owner_elsewhere_lives_as_long_as_it_gives_signs_of_life(tmp_path: Path) -> None:
+    write_foreign_lease(tmp_path)
+    end = threading.Event()
+
+    def live() -> None:
+        while not end.wait(0.1):
+            os.utime(tmp_path / NAME)
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    with pytest.raises(InputError, match="on elsewhere since"):
+        seconds(tmp_path)
+    end.set()
+    thread.join()
+    assert 0.5 < seconds(tmp_path) < 5, "when it has been silent for long enough"
+
+
+def test_an_owner_elsewhere_whose_clock_is_wrong_is_watched(tmp_path: Path) -> None:
+    write_foreign_lease(tmp_path)
+    for hours in (-5, 5):
+        write_foreign_lease(tmp_path)
+        os.utime(tmp_path / NAME, (time.time() + hours * 3600,) * 2)
+        assert 0.14 < seconds(tmp_path) < 5
+
+
+def test_an_owner_elsewhere_that_leaves_is_followed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owners, "TIMEOUT", 60.0)
+    write_foreign_lease(tmp_path)
+    threading.Timer(0.3, (tmp_path / NAME).unlink).start()
+    assert seconds(tmp_path) < 10
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"host": 1}'])
+def test_a_damaged_record_is_followed_when_nobody_confirms_it(tmp_path: Path, content: str) -> None:
+    (tmp_path / NAME).write_text(content)
+    assert seconds(tmp_path) < 5
+
+
+def test_one_that_was_taken_for_dead_writes_no_more(tmp_path: Path) -> None:
+    with exclusive_lease(tmp_path, **OPTIONS) as lease:
+        lease.check()
+        write_foreign_lease(tmp_path)
+        end = time.monotonic() + 10
+        while lease.taken_over_by is None and time.monotonic() < end:
+            time.sleep(0.02)
+        with pytest.raises(RunError, match=r"taken over by process .* on elsewhere"):
+            lease.check()
+    assert json.loads((tmp_path / NAME).read_text())["host"] == "elsewhere", (
+        "the record of another holder is not removed"
+    )
+
+
+def test_the_lock_names_the_owner(tmp_path: Path) -> None:
+    with exclusive_lease(tmp_path, **OPTIONS), pytest.raises(InputError, match=f"process {os.getpid()} on"):
+        seconds(tmp_path)
+    with (
+        exclusive_lock(tmp_path, activity="trains", busy_hint="wait"),
+        pytest.raises(InputError, match="another process trains"),
+    ):
+        seconds(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["gs", "s3"])
+def test_a_folder_in_a_bucket_has_one_owner_on_all_machines(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with emulators.store(kind) as store:
+        for key, value in store.environment.items():
+            monkeypatch.setenv(key, value)
+        first, second = (
+            storage_path(f"{store.root}/run", DataConfig(cache_dir=str(tmp_path / machine)))
+            for machine in ("one", "two")
+        )
+        with exclusive_lease(first, **OPTIONS) as lease:
+            monkeypatch.setattr(owners, "boot_id", lambda: "another machine")
+            monkeypatch.setattr(owners, "TIMEOUT", 60.0)
+            with pytest.raises(InputError, match=rf"process {os.getpid()} on .* trains here"):
+                seconds(second)
+            lease.check()
+        assert seconds(second) < 5

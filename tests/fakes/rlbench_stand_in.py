@@ -1,0 +1,133 @@
+"""A fake RLBench installation based on the stand-in, and a policy that solves its tasks from images."""
+
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from instructrl.config.environment import SimConfig
+from instructrl.types import Observation
+
+PACKAGES = Path(__file__).resolve().parent / "fake_rlbench"
+CAMERAS = ["front", "left_shoulder", "right_shoulder"]
+COLORS = ((220, 30, 30), (30, 200, 40))
+DOWN = (0.0, 1.0, 0.0, 0.0)
+
+
+class StandIn:
+    """The installation; `patch.setenv` affects processes that start later, faults affect all."""
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch):
+        self.patch, self.root, self.log_file = patch, folder / "CoppeliaSim", folder / "calls"
+        header = self.root / "programming" / "include" / "simConst.h"
+        header.parent.mkdir(parents=True)
+        header.write_text("#define SIM_PROGRAM_VERSION_NB 40100\n")
+        (self.root / "libcoppeliaSim.so").touch()
+        self.log_file.touch()
+        self.fault_file = folder / "faults"
+        self.fault_file.touch()
+        for name in ("COPPELIASIM_ROOT", "LD_LIBRARY_PATH", "QT_QPA_PLATFORM_PLUGIN_PATH"):
+            patch.setenv(name, str(self.root))
+        patch.setenv("FAKE_RLBENCH_LOG", str(self.log_file))
+        patch.setenv("FAKE_RLBENCH_FAULTS", str(self.fault_file))
+        self.tasks = folder / "tasks"
+        self.tasks.mkdir()
+        patch.setenv("FAKE_RLBENCH_TASKS", str(self.tasks))
+
+    def faults(self, *texts: str) -> None:
+        """Inject faults `call@variation=kind*times` from now on, see `fake_rlbench/faults.py`."""
+        self.log_file.write_text("")
+        self.fault_file.write_text("\n".join(texts))
+
+    def add_tasks(self, *names: str) -> None:
+        """Add tasks with one point to visit and two variations."""
+        for name in names:
+            kind = name.title().replace("_", "")
+            text = f"from rlbench.backend.task import Task\n\n\nclass {kind}(Task):\n    variations = 2\n"
+            if not (PACKAGES / "rlbench" / "tasks" / f"{name}.py").exists():
+                (self.tasks / f"{name}.py").write_text(text)
+
+    def remove_task(self, name: str) -> None:
+        (self.tasks / f"{name}.py").unlink()
+
+    def calls(self, text: str) -> int:
+        """Number of times that this call was made, over all processes."""
+        return sum(line.split(" ", 1)[1] == text for line in self.log_file.read_text().splitlines())
+
+    def processes(self) -> int:
+        """Number of processes that have started CoppeliaSim."""
+        return self.calls("launch -1")
+
+
+@contextmanager
+def installed(folder: Path) -> Iterator[StandIn]:
+    """Put the stand-in on the path of worker processes, with a display that accepts connections."""
+    with pytest.MonkeyPatch.context() as patch, display() as name:
+        patch.setattr(sys, "path", [str(PACKAGES), *sys.path, str(PACKAGES / "elsewhere")])
+        patch.setenv("DISPLAY", name)
+        yield StandIn(folder, patch)
+    assert not {"rlbench", "pyrep"} & set(sys.modules), "imported outside the simulator's process"
+
+
+@contextmanager
+def display() -> Iterator[str]:
+    """A display that accepts connections."""
+    with socket.socket() as server:
+        for number in range(40 + os.getpid() % 1000, 3000):
+            try:
+                server.bind(("127.0.0.1", 6000 + number))
+                break
+            except OSError:
+                continue
+        server.listen(100)
+        yield f"127.0.0.1:{number}.0"
+
+
+def settings(**changes: object) -> SimConfig:
+    """Simulator settings for tests."""
+    given = {
+        "cameras": CAMERAS,
+        "image_size": 64,
+        "renderer": "rlbench_opengl3",
+        "workers": 2,
+        "timeout": 60.0,
+        "planner_attempts": 3,
+    }
+    return SimConfig(name="rlbench", kind="rlbench", **{**given, **changes})  # type: ignore[arg-type]
+
+
+def place_of(color: tuple[int, int, int], seen: Observation) -> np.ndarray:
+    """Position [3] of the disc of a colour, metres: the point closest to the cameras' rays."""
+    normals, sums = np.zeros((3, 3)), np.zeros(3)
+    for image, intrinsics, extrinsics in zip(seen.images, seen.intrinsics, seen.extrinsics, strict=True):
+        rows, columns = np.nonzero((image == color).all(axis=-1))
+        if len(rows):
+            middle = np.array([columns.mean() + 0.5, rows.mean() + 0.5, 1.0])
+            sight = extrinsics[:3, :3] @ np.linalg.solve(intrinsics.astype(float), middle)
+            across = np.eye(3) - np.outer(sight, sight) / (sight @ sight)
+            normals, sums = normals + across, sums + across @ extrinsics[:3, 3]
+    return np.linalg.solve(normals, sums)
+
+
+class Seer:
+    """Moves to the red disc with gripper `grips[0]`, then to the green one with `grips[1]`."""
+
+    def __init__(self, *grips: float, params: object = None):
+        self.grips, self.params = grips, params or {}
+        self.taken: dict[int, int] = {}
+
+    def start_episode(self, slot: int, instruction: str) -> None:
+        self.taken[slot] = 0
+
+    def act(self, observations: dict[int, Observation]) -> dict[int, np.ndarray]:
+        return {slot: self.answer(slot, seen) for slot, seen in observations.items()}
+
+    def answer(self, slot: int, seen: Observation) -> np.ndarray:
+        step = min(self.taken[slot], len(self.grips) - 1)
+        self.taken[slot] += 1
+        return np.array([*place_of(COLORS[step], seen), *DOWN, self.grips[step]])

@@ -1,0 +1,192 @@
+"""The whole agent at its door: what a prediction may depend on, and that every part does its part."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from instructrl.config.model import EncoderConfig, HeadConfig, PolicyConfig
+from instructrl.models.agent import Agent
+from instructrl.models.encoders.registry import flatten_params
+from instructrl.models.heads.registry import reads_patches
+from instructrl.types import BatchSizes, fake_batch
+from tests.fixtures.cameras import ring_of_cameras
+
+SIZES = BatchSizes(batch=2, steps=3, cameras=2, image_size=32, tokens=6)
+HEADS = ("regression", "discrete", "spatial")
+ENCODERS = {
+    "scratch_tiny": EncoderConfig("tiny", "scratch_tiny", dim=16, depth=1, patch_size=8),
+    "m3ae": EncoderConfig("tiny", "m3ae", dim=16, depth=2, heads=2, patch_size=8, layers="all"),
+    "clip": EncoderConfig("tiny", "clip", dim=16, depth=2, heads=2, patch_size=8, image_size=16, text_dim=8,
+                          text_depth=2, text_heads=2, projection=12, text_length=6, layers="all"),
+}  # fmt: skip
+PARTS = [("scratch_tiny", head) for head in HEADS] + [("m3ae", "spatial"), ("clip", "spatial"), ("m3ae", "regression")]
+END = 29  # the largest id, which ends a sentence for clip
+every_part = pytest.mark.parametrize(("encoder", "head"), PARTS)
+
+
+def make_agent(encoder="scratch_tiny", head="spatial", *, window=None, text=True):
+    policy = PolicyConfig("debug", dim=16, depth=2, heads=2, window=window)
+    parts = (replace(ENCODERS[encoder], text=text), policy, HeadConfig(head, head, dim=16))
+    return Agent(*parts, vocabulary_size=30, image_size=SIZES.image_size)
+
+
+def random_batch(seed=0, sizes=SIZES):
+    numbers = np.random.default_rng(seed)
+    batch = fake_batch(sizes)
+    intrinsics, extrinsics = ring_of_cameras(sizes.cameras, sizes.image_size)
+    batch.intrinsics[:], batch.extrinsics[:] = intrinsics, extrinsics
+    batch.images[:] = numbers.integers(0, 256, batch.images.shape)
+    batch.state[:] = numbers.uniform(-1, 1, batch.state.shape)
+    batch.tokens[:] = numbers.integers(1, END - 1, batch.tokens.shape)
+    batch.tokens[:, 2] = END
+    batch.actions[..., :3] = numbers.uniform([0, -0.3, 0.8], [0.4, 0.3, 1.2], batch.actions.shape[:2] + (3,))
+    batch.actions[..., 7] = numbers.integers(0, 2, batch.actions.shape[:2])
+    return batch
+
+
+def prepared(encoder="scratch_tiny", head="spatial", **options):
+    agent, batch = make_agent(encoder, head, **options), random_batch()
+    params = agent.init(jax.random.key(0), batch)["params"]
+    # random scales, so that nothing is zero or equal by initialisation
+    noisy = jax.tree.map(lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), params)
+    return agent, batch, noisy
+
+
+def predictions(agent, params, batch):
+    variables = {"params": params}
+    features = agent.apply(variables, batch.images, batch.tokens, batch.text_padding_mask, method=Agent.encode)
+    return agent.apply(variables, features, batch, method=Agent.predict)
+
+
+def influence(agent, params, batch, *, step, of):
+    """Largest gradient of the prediction at `step` with respect to one field, per step of that field [T]."""
+
+    def answer(value):
+        predicted = predictions(agent, params, batch._replace(**{of: value}))
+        return sum(jnp.sum(leaf[:, step] * (1 + jnp.arange(leaf[:, step].size).reshape(leaf[:, step].shape) % 7))
+                   for leaf in jax.tree.leaves(predicted))  # fmt: skip
+
+    gradient = jax.grad(answer)(jnp.asarray(getattr(batch, of)))
+    return np.abs(gradient).max(axis=tuple(axis for axis in range(gradient.ndim) if axis != 1))
+
+
+@every_part
+def test_a_prediction_sees_its_state_and_the_past_but_not_its_action_nor_the_future(encoder, head):
+    agent, batch, params = prepared(encoder, head)
+    state = influence(agent, params, batch, step=1, of="state")
+    action = influence(agent, params, batch, step=1, of="actions")
+    assert state[0] > 0 and state[1] > 0 and state[2] == 0
+    assert action[0] > 0 and action[1] == 0 and action[2] == 0
+
+
+@every_part
+def test_images_of_the_past_and_present_matter_and_those_of_the_future_do_not(encoder, head):
+    agent, batch, params = prepared(encoder, head)
+    before = predictions(agent, params, batch)
+    for changed, expected in ((0, True), (1, True), (2, False)):
+        images = batch.images.copy()
+        images[:, changed] = 255 - images[:, changed]
+        after = predictions(agent, params, batch._replace(images=images))
+        pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+        assert any(bool(jnp.any(a[:, 1] != b[:, 1])) for a, b in pairs) is expected
+
+
+@every_part
+def test_the_sign_of_a_past_quaternion_means_nothing(encoder, head):
+    agent, batch, params = prepared(encoder, head)
+    flipped = batch.actions.copy()
+    flipped[..., 3:7] *= -1
+    pair = (predictions(agent, params, batch._replace(actions=actions)) for actions in (batch.actions, flipped))
+    jax.tree.map(np.testing.assert_array_equal, *pair)
+
+
+def test_a_window_forgets_what_lies_before_it_through_all_layers():
+    agent, batch, params = prepared(window=1)
+    assert influence(agent, params, batch, step=2, of="state")[:2].max() == 0
+    agent, batch, params = prepared(window=2)
+    state = influence(agent, params, batch, step=2, of="state")
+    assert state[0] == 0 and state[1] > 0 and state[2] > 0
+    agent, batch, params = prepared(window=None)
+    assert influence(agent, params, batch, step=2, of="state")[:2].min() > 0
+
+
+@every_part
+def test_the_instruction_matters_where_it_is_read_and_only_its_words_do(encoder, head):
+    agent, batch, params = prepared(encoder, head)
+    batch.text_padding_mask[:, 3:] = 1
+    other_words, other_padding = batch.tokens.copy(), batch.tokens.copy()
+    other_words[:, 1] += 1
+    other_padding[:, 4] += 1
+    before, words, padding = (
+        np.concatenate(
+            [np.ravel(leaf) for leaf in jax.tree.leaves(predictions(agent, params, batch._replace(tokens=t)))]
+        )
+        for t in (batch.tokens, other_words, other_padding)
+    )
+    assert np.any(before != words)
+    np.testing.assert_array_equal(before, padding)
+    agent, batch, params = prepared(encoder, head, text=False)
+    np.testing.assert_array_equal(
+        *(jax.tree.leaves(predictions(agent, params, batch._replace(tokens=t)))[0] for t in (batch.tokens, other_words))
+    )
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_encoding_frames_one_by_one_equals_encoding_the_sequence(encoder):
+    agent, batch, params = prepared(encoder)
+    together = agent.apply({"params": params}, batch.images, batch.tokens, batch.text_padding_mask, method=Agent.encode)
+    for step in range(SIZES.steps):
+        images = batch.images[:, step : step + 1]
+        alone = agent.apply({"params": params}, images, batch.tokens, batch.text_padding_mask, method=Agent.encode)
+        for whole, part in ((together.pooled, alone.pooled), (together.patches, alone.patches)):
+            np.testing.assert_allclose(whole[:, step], part[:, 0], atol=1e-5, rtol=1e-5)
+        np.testing.assert_allclose(together.text, alone.text, atol=1e-5)
+
+
+@every_part
+def test_missing_steps_change_neither_loss_nor_gradients(encoder, head):
+    agent, batch, params = prepared(encoder, head)
+    batch.step_mask[:, 2] = 0
+    empty = batch._replace(**{key: getattr(batch, key).copy() for key in ("images", "state", "actions", "intrinsics")})
+    empty.images[:, 2], empty.state[:, 2], empty.actions[:, 2], empty.intrinsics[:, 2] = 0, 0, 0, 0
+
+    def loss(params, batch):
+        return agent.apply({"params": params}, batch)
+
+    (first, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(params, batch)
+    (second, blank), other = jax.value_and_grad(loss, has_aux=True)(params, empty)
+    assert np.isfinite(first) and all(np.isfinite(value) for value in (metrics | blank).values())
+    np.testing.assert_allclose(first, second, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), gradient, other)
+
+
+@every_part
+def test_every_parameter_but_unused_words_learns(encoder, head):
+    agent, batch, params = prepared(encoder, head)
+    gradients = jax.grad(lambda params: agent.apply({"params": params}, batch)[0])(params)
+    still = [name for name, leaf in flatten_params(gradients).items() if not leaf.any()]
+    assert [
+        name for name in still if name != "encoder/logit_scale"
+    ] == []  # of CLIP's own comparison, which we do not make
+
+
+@every_part
+def test_features_computed_before_give_the_same_loss_and_need_neither_images_nor_the_encoder(encoder, head):
+    agent, batch, params = prepared(encoder, head)
+    live = agent.apply({"params": params}, batch)[0]
+    before = agent.apply({"params": params}, batch.images, batch.tokens, batch.text_padding_mask, method=Agent.encode)
+    if not reads_patches(agent.head_config):
+        before = before._replace(patches=None)
+    rest = {name: part for name, part in params.items() if name != "encoder"}
+    cached = agent.apply({"params": rest}, batch._replace(images=None, features=before))[0]
+    np.testing.assert_allclose(cached, live, rtol=1e-6)
+
+
+def test_the_cameras_matrices_count_in_rendered_pixels_even_if_the_encoder_resizes():
+    agent, batch = make_agent("clip"), random_batch()
+    cameras = agent.cameras(batch)
+    assert (cameras.image_size, cameras.side) == (32, 2)
+    assert make_agent("m3ae").cameras(batch).side == 4

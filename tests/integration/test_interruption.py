@@ -1,0 +1,201 @@
+"""A run that receives SIGTERM or SIGUSR2 loses nothing, and its results equal those of an undisturbed one."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from instructrl.errors import InterruptedRun
+from instructrl.inference.batched_agent import load_batched_agent
+from instructrl.preemption import handle_signals
+from instructrl.sim.vector.pool import Workers
+from instructrl.training import train_loop
+from instructrl.training.checkpointing.manager import open_checkpoints
+from instructrl.training.checkpointing.saver import CheckpointSaver
+from instructrl.training.monitoring.metric_writer import read_lines
+from tests.fixtures import tiny
+from tests.fixtures.waiting import bearers, wait_for
+from tests.paths import ROOT
+
+Data = dict[str, list[Path]]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    return tiny.demonstrations(tmp_path_factory.mktemp("demonstrations"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.trained(tmp_path_factory.mktemp("undisturbed"), data)
+
+
+def params(run: Path, which: str = "last") -> tuple[Any, int]:
+    actor, step = load_batched_agent(run, checkpoint=which, slots=1, steps=6, hardware=tiny.config(run).hardware)
+    return actor.params, step
+
+
+def same_end(run: Path, other: Path) -> None:
+    """Assert that parameters of the last and the best checkpoint, and the metrics, are bit-identical."""
+    for which in ("last", "best"):
+        (ours, step), (theirs, at) = params(run, which), params(other, which)
+        assert step == at
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    lines = [line for line in read_lines(run / "metrics.jsonl") if line["split"] != "rollout"]
+    assert lines == read_lines(other / "metrics.jsonl")
+
+
+def interrupt(patch: pytest.MonkeyPatch, step: int, number: int) -> None:
+    """Send a signal to this process during a training step."""
+    should_save = CheckpointSaver.should_save
+
+    def signalled(self: CheckpointSaver, at: int) -> bool:
+        if at == step:
+            os.kill(os.getpid(), number)
+        return should_save(self, at)
+
+    patch.setattr(CheckpointSaver, "should_save", signalled)
+
+
+def saved(run: Path) -> list[int]:
+    return sorted(int(path.name) for path in (run / "checkpoints").iterdir() if path.name.isdigit())
+
+
+def test_a_signal_at_any_step_loses_no_step_and_changes_no_number(
+    undisturbed: Path, data: Data, tmp_path: Path
+) -> None:
+    for step, number in zip((1, 2, 3, 5, 6, 12), [signal.SIGTERM, signal.SIGUSR2] * 3, strict=True):
+        with pytest.MonkeyPatch.context() as patch:
+            interrupt(patch, step, number)
+            with pytest.raises(InterruptedRun, match=rf"by {signal.Signals(number).name}, step {step} is saved"):
+                tiny.trained(tmp_path, data)
+        [run] = (tmp_path / "outputs").iterdir()
+        assert saved(run)[-1] == step and len(saved(run)) <= 2
+    same_end(tiny.trained(tmp_path, data), undisturbed)
+
+
+@pytest.mark.parametrize("where", ["rolling out", "validating"])
+def test_a_signal_at_the_end_of_an_epoch_saves_it(
+    undisturbed: Path, data: Data, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def signalled(*given: Any) -> dict[str, float]:
+        if given[-1] == 2 or where == "validating":
+            os.kill(os.getpid(), signal.SIGTERM)
+        if where == "validating":
+            return validate(*given)
+        if given[-1] == 2:
+            with Workers(NoEnv, 1, timeout=30) as workers:
+                workers.call({0: ("nap", ())})
+        return {"success_rate": 0.5}
+
+    validate = train_loop.validate
+    words = ("training.rollout_every=1",) if where == "rolling out" else ()
+    with monkeypatch.context() as patch:
+        if where == "validating":
+            patch.setattr(train_loop, "validate", signalled)
+        with pytest.raises(InterruptedRun, match="is saved"):
+            tiny.trained(tmp_path, data, *words, rollout=signalled)
+    [run] = (tmp_path / "outputs").iterdir()
+    assert saved(run)[-1] == (6 if words else 3)
+    run = tiny.trained(tmp_path, data, *words, rollout=lambda *_: {"success_rate": 0.5})
+    same_end(run, undisturbed)
+    rolled = [line["epoch"] for line in read_lines(run / "metrics.jsonl") if line["split"] == "rollout"]
+    assert rolled == ([1, 2, 3, 4] if words else [])
+
+
+class NoEnv:
+    """An environment with a slow method."""
+
+    def nap(self) -> None:
+        time.sleep(20)
+
+
+def test_a_call_to_simulators_is_left_within_a_second_and_their_processes_end() -> None:
+    with pytest.raises(InterruptedRun, match="by SIGUSR2"), handle_signals(), Workers(NoEnv, 2, timeout=60) as workers:
+        for slot in workers._slots:  # the whole process group, or a cluster's step, may get the signal
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+                os.kill(slot.worker._process.pid, number)
+        processes = [slot.worker._process for slot in workers._slots]
+        os.kill(os.getpid(), signal.SIGUSR2)
+        begun = time.monotonic()
+        try:
+            workers.call({0: ("nap", ()), 1: ("nap", ())})
+        finally:
+            assert time.monotonic() - begun < 5
+            assert all(process.poll() is None for process in processes), "workers must ignore the signals"
+    assert all(process.poll() is not None for process in processes)
+
+
+def test_signals_count_only_while_they_are_heeded() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    with handle_signals():
+        with handle_signals():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is not before[signal.SIGTERM], "the outer block is still active"
+    assert {number: signal.getsignal(number) for number in before} == before
+
+
+def test_checkpoints_within_an_epoch_now_and_then(undisturbed: Path, data: Data, tmp_path: Path) -> None:
+    words = ("training.save_every=2", "training.keep_last=3", "training.keep_best=2")
+    run = tiny.trained(tmp_path, data, *words)
+    losses = {line["step"]: line["loss"] for line in read_lines(run / "metrics.jsonl") if line["split"] == "val"}
+    best = sorted(losses, key=losses.__getitem__)[:2]
+    assert saved(run) == sorted({9, 10, 12, *best})
+    same_end(run, undisturbed)
+    with open_checkpoints(run, read_only=True) as checkpoints:
+        assert checkpoints.step("best") == best[0]
+        assert checkpoints.progress(10)["count"] > 0 and checkpoints.progress(12) == {}
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    return [sys.executable, str(ROOT / "train.py"), *tiny.overrides(folder, *more)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["collecting", "features", "training", "rolling out"])
+def test_the_command_exits_with_75_and_one_line_and_leaves_nothing_behind(tmp_path: Path, moment: str) -> None:
+    words = {
+        "collecting": ("task.episodes=4000",),
+        "features": ("task.episodes=300", "encoder.frozen=true", "training.token_dropout=0"),
+        "training": ("training.epochs=100000",),
+        "rolling out": ("training.epochs=100000", "training.rollout_every=1"),
+    }[moment]
+    mark, log = f"interrupted_{os.getpid()}_{moment.replace(' ', '_')}", tmp_path / "log"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            command(tmp_path, *words),
+            cwd=tmp_path,
+            stdout=out,
+            stderr=out,
+            env=os.environ | {"MARK": mark},
+            start_new_session=True,
+        )
+
+    def come() -> bool:
+        assert process.poll() is None, log.read_text()
+        if moment == "collecting":
+            return len(bearers(mark)) >= 2
+        if moment == "features":
+            return "features: computing" in log.read_text()
+        written = "".join(path.read_text() for path in tmp_path.glob("outputs/*/metrics.jsonl"))
+        return ('"rollout"' if moment == "rolling out" else '"train"') in written
+
+    try:
+        assert wait_for(come, 300), log.read_text()
+        for pid in [*bearers(mark)]:  # as a cluster does
+            os.kill(pid, signal.SIGTERM)
+        assert process.wait(60) == 75, log.read_text()
+        last = log.read_text().splitlines()[-1]
+        assert last.startswith("interrupted by SIGTERM") and last.endswith("the same command resumes")
+        assert "Traceback" not in log.read_text()
+        assert wait_for(lambda: not bearers(mark), 10), bearers(mark)
+    finally:
+        for pid in bearers(mark):
+            os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,181 @@
+"""A run that is killed at random moments of all phases ends bit-identical to an undisturbed one."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from instructrl.inference.batched_agent import load_batched_agent
+from tests.fakes.sim import without_clock
+from tests.fixtures import tiny
+from tests.fixtures.team import ended, team_of
+from tests.fixtures.waiting import bearers, wait_for
+from tests.paths import ROOT
+
+WORDS = (
+    "task.episodes=150",
+    "task.val_episodes=10",
+    "encoder.frozen=true",  # with cached features
+    "training.token_dropout=0",
+    "training.epochs=40",
+    "training.save_every=15",
+    "name=run",
+)
+PHASES = [*["collecting"] * 3, *["features"] * 3, *["training", "saving"] * 5, *["evaluating"] * 4]
+BEGUN = ("training begins", "training resumed")
+
+
+class Session:
+    """A folder in which commands are started, killed and restarted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.log, self.run = folder, folder / "log", folder / "outputs/run"
+        folder.mkdir()
+
+    def start(self, *words: str) -> subprocess.Popen:
+        self.log.write_text("")
+        with self.log.open("a") as log:
+            return subprocess.Popen([sys.executable, *words], cwd=self.folder, stdout=log, stderr=log)
+
+    def train(self) -> subprocess.Popen:
+        return self.start(str(ROOT / "train.py"), *tiny.overrides(self.folder, *WORDS))
+
+    def evaluate(self) -> subprocess.Popen:
+        return self.start(str(ROOT / "eval.py"), f"run={self.run}", "episodes=60", "videos=1", "workers=2")
+
+    def finish(self, process: subprocess.Popen) -> None:
+        assert process.wait(600) == 0, self.log.read_text()
+
+    def said(self, *words: str) -> bool:
+        return any(word in self.log.read_text() for word in words)
+
+    def episodes(self) -> int:
+        return sum(path.read_text().count("\n") for path in self.run.glob("eval/episodes.jsonl"))
+
+    def sign(self, phase: str) -> Callable[[], bool]:
+        """Return a condition that is true once the command has reached a phase."""
+        played = self.episodes()
+        signs: dict[str, Callable[[], bool]] = {
+            "collecting": lambda: self.said("collecting ", *BEGUN),
+            "features": lambda: self.said("features: computing", *BEGUN),
+            "training": lambda: self.said(*BEGUN),
+            "saving": lambda: any(self.run.glob("checkpoints/*.orbax-checkpoint-tmp")),
+            "evaluating": lambda: self.episodes() > played,
+        }
+        return signs[phase]
+
+    def kill(self, process: subprocess.Popen, phase: str, delay: float) -> str:
+        """SIGKILL some time after the start of a phase, or of training at the latest; returns the phase."""
+        reached, end = self.sign(phase), time.monotonic() + 300
+        while not reached():
+            assert process.poll() is None and time.monotonic() < end, f"{phase}: {self.log.read_text()}"
+            time.sleep(0.001)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, f"{phase}: the command ended first"
+        return "training" if phase in ("collecting", "features") and self.said(*BEGUN) else phase
+
+
+def same_end(found: Session, expected: Session) -> None:
+    hardware = tiny.config(found.folder).hardware
+    actors = [
+        load_batched_agent(one.run, checkpoint="last", slots=1, steps=6, hardware=hardware) for one in (found, expected)
+    ]
+    assert actors[0][1] == actors[1][1] == 40 * 30
+    jax.tree.map(np.testing.assert_array_equal, actors[0][0].params, actors[1][0].params)
+    assert (found.run / "metrics.jsonl").read_bytes() == (expected.run / "metrics.jsonl").read_bytes()
+
+
+def results(session: Session) -> Any:
+    content = without_clock(json.loads((session.run / "eval/results.json").read_text()))
+    return {key: value for key, value in content.items() if key not in ("run", "command", "date")}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_killed_twenty_times_the_same_commands_end_bit_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mark = f"killed_{os.getpid()}"
+    monkeypatch.setenv("MARK", mark)
+    undisturbed, killed = Session(tmp_path / "undisturbed"), Session(tmp_path / "killed")
+    for command in (undisturbed.train, undisturbed.evaluate):
+        undisturbed.finish(command())
+    rng, kills = random.Random(3), Counter[str]()
+    for phase in PHASES[:-4]:
+        delay = rng.uniform(0, {"saving": 0.02, "training": 1.0}.get(phase, 0.4))
+        kills[killed.kill(killed.train(), phase, delay)] += 1
+    killed.finish(killed.train())
+    for phase in PHASES[-4:]:
+        kills[killed.kill(killed.evaluate(), phase, rng.uniform(0, 0.3))] += 1
+    killed.finish(killed.evaluate())
+    assert kills.total() == 20 and len(kills) == 5, kills
+    same_end(killed, undisturbed)
+    assert results(killed) == results(undisturbed)
+    assert wait_for(lambda: not bearers(mark), 10), "processes were left behind"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_two_processes_that_are_killed_or_stopped_end_bit_equal(tmp_path: Path) -> None:
+    words = tiny.overrides(tmp_path, "hardware.local_devices=null", "training.batch_size=12", "training.epochs=300",
+                           "training.validate_every=60", "training.save_every=25")  # fmt: skip
+    checkpoints = tmp_path / "outputs/killed/checkpoints"
+
+    def steps() -> set[int]:
+        return {int(path.name) for path in checkpoints.glob("*") if path.name.isdigit()}
+
+    def start(name: str) -> list[subprocess.Popen]:
+        return team_of([*words, f"name={name}"], cwd=tmp_path, processes=2, devices=2)
+
+    def after_a_save(team: list[subprocess.Popen]) -> None:
+        before = steps()
+        while not steps() - before:
+            assert all(process.poll() is None for process in team), ended(team)
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 1))
+
+    def before_its_first_step(team: list[subprocess.Popen]) -> None:
+        assert team[0].stdout is not None
+        while not team[0].stdout.readline().startswith("training resumed"):
+            assert team[0].poll() is None, ended(team)
+
+    rng = random.Random(5)
+    said = ended(start("alone"))
+    assert [code for *_, code in said] == [0, 0], said
+    for first in (0, 1, 0):
+        team = start("killed")
+        after_a_save(team)
+        for process in (team[first], team[1 - first]):  # as on a cluster that loses one of them
+            process.kill()
+            time.sleep(rng.uniform(0, 0.3))
+        codes = [code for *_, code in ended(team)]
+        assert codes[first] == -signal.SIGKILL
+        assert codes[1 - first] in (-signal.SIGKILL, -signal.SIGABRT)  # jax may have noticed it first
+    for heard, moment in (((0, 1), after_a_save), ((1,), after_a_save), ((0, 1), before_its_first_step)):
+        team = start("killed")  # a cluster signals all of them, one of them first
+        moment(team)
+        for index in heard:
+            team[index].terminate()
+        said = ended(team, timeout=60)
+        assert [code for *_, code in said] == [75, 75], said
+        [at] = re.findall(r"step (\d+)", said[0][1].splitlines()[-1])
+        assert max(steps()) == int(at), "no step is lost"
+    said = ended(start("killed"))
+    assert [code for *_, code in said] == [0, 0], said
+    runs = [tmp_path / "outputs" / name for name in ("killed", "alone")]
+    hardware = tiny.config(tmp_path).hardware
+    actors = [load_batched_agent(run, checkpoint="last", slots=1, steps=6, hardware=hardware) for run in runs]
+    assert actors[0][1] == actors[1][1] == 300
+    jax.tree.map(np.testing.assert_array_equal, actors[0][0].params, actors[1][0].params)
+    assert len({(run / "metrics.jsonl").read_bytes() for run in runs}) == 1

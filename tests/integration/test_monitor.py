@@ -1,0 +1,228 @@
+"""Training monitor: throughput, norms, profiler traces, and errors for non-finite values."""
+
+import json
+import re
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from instructrl.data.demonstrations.dataset import DemonstrationDataset
+from instructrl.data.loading.loader import Loader
+from instructrl.data.text.tokenizer import make_tokenizer
+from instructrl.errors import RunError
+from instructrl.evaluation.report.speeds import training_speed
+from instructrl.training.flops import count_flops, peak_flops, step_flops
+from instructrl.training.monitoring.finite_guard import NonFiniteGuard
+from instructrl.training.monitoring.metric_writer import SPEED_FILE, read_lines
+from instructrl.training.monitoring.throughput import EXCLUDED, memory
+from instructrl.training.objectives import behavior_cloning
+from tests.fixtures import tiny
+
+SEEN = ("training.log_every=2", "hardware.peak_flops=1e11")
+Data = dict[str, list[Path]]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    return tiny.demonstrations(tmp_path_factory.mktemp("demonstrations"))
+
+
+@pytest.fixture(scope="module")
+def run(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    rollout = lambda params, epoch: {"success_rate": 0.5}  # noqa: E731
+    more = ("hardware.profile=[4,5]", "training.rollout_every=2")
+    return tiny.trained(folder, data, *SEEN, *more, rollout=rollout)
+
+
+def test_the_speed_of_every_step_is_measured_once(run: Path) -> None:
+    lines = read_lines(run / SPEED_FILE)
+    assert {line["split"] for line in lines} == {"speed"} and lines[-1]["step"] == 12
+    assert sum(line["steps"] for line in lines) == 12
+    keyframes, episodes = 0.0, 0.0
+    for line in lines:
+        shares = {key: value for key, value in line.items() if key.startswith("share_")}
+        assert sum(shares.values()) == pytest.approx(1) and min(shares.values()) >= 0
+        training = line["seconds"] * (1 - sum(line[f"share_{part}"] for part in EXCLUDED))
+        assert line["steps_per_second"] == pytest.approx(line["steps"] / training)
+        keyframes += line["keyframes_per_second"] * training
+        episodes += line["episodes_per_second"] * training
+        flops = line["flops_per_step"]
+        assert line["utilisation"] == pytest.approx(line["steps_per_second"] * flops / 1e11)
+        assert line["process_memory_bytes"] > 1e7
+    assert round(episodes) == 4 * 12 and round(keyframes) == 4 * 12 * 4  # pick_and_lift has four keyframes
+    parts = ("step", "data", *EXCLUDED)
+    seconds = {part: sum(line["seconds"] * line[f"share_{part}"] for line in lines) for part in parts}
+    assert all(value > 0 for value in seconds.values()), seconds
+
+
+def test_metrics_have_the_norms_and_some_steps_and_are_the_same_when_interrupted(
+    run: Path, data: Data, tmp_path: Path
+) -> None:
+    lines = read_lines(run / "metrics.jsonl")
+    steps = [line["step"] for line in lines if line["split"] == "step"]
+    assert steps == [2, 4, 6, 8, 10, 12]
+    for line in lines:
+        norms = [line.get(f"{name}_norm", 0) for name in ("gradient", "parameter", "update")]
+        assert all(norm > 0 for norm in norms) == (line["split"] in ("train", "step"))
+    assert not any("second" in key or "share" in key for line in lines for key in line)
+
+    def stop(_: Any, epoch: int) -> dict[str, float]:
+        if epoch == 3:
+            raise KeyboardInterrupt
+        return {"success_rate": 0.5}
+
+    with pytest.raises(KeyboardInterrupt):
+        tiny.trained(tmp_path, data, *SEEN, "training.rollout_every=1", rollout=stop)
+    resumed = tiny.trained(tmp_path, data, *SEEN)
+    without = [
+        [line for line in one if line["split"] != "rollout"] for one in (lines, read_lines(resumed / "metrics.jsonl"))
+    ]
+    assert without[0] == without[1]
+    found, expected = ([line["step"] for line in read_lines(one / SPEED_FILE)] for one in (resumed, run))
+    assert found == expected
+
+
+def test_the_asked_for_steps_are_traced(run: Path) -> None:
+    found = [path.name for path in (run / "profile").rglob("*") if path.is_file()]
+    assert "perfetto_trace.json.gz" in found and any(name.endswith(".xplane.pb") for name in found)
+
+
+def test_the_page_tells_of_the_speed(run: Path) -> None:
+    text = training_speed(read_lines(run / SPEED_FILE))
+    assert re.search(r"[\d.]+ episodes and [\d.]+ keyframes a second", text) and "<svg" in text
+    assert " s for 12 steps: step " in text and "compiling" in text and "% of what the devices can do" in text
+    assert "GB at most of the process" in text
+    assert training_speed([]) == "" == training_speed([{"step": 3, "epoch": 1}])
+    older = [
+        {key: value for key, value in line.items() if key[:4] not in ("util", "flop", "proc")}
+        for line in read_lines(run / SPEED_FILE)
+    ]
+    assert "Utilisation" not in training_speed(older)
+
+
+# Non-finite values.
+
+
+def stopped(folder: Path, data: Data, monkeypatch: pytest.MonkeyPatch, *, key: str, at: int) -> str:
+    """The error of a training in which a metric becomes NaN at a step."""
+    real = behavior_cloning.make_train_step
+
+    def broken(*given: Any, **more: Any) -> Any:
+        step = real(*given, **more)
+
+        @jax.jit
+        def take(state: Any, batch: Any, frozen: Any) -> Any:
+            after, metrics = step(state, batch, frozen)
+            return after, metrics | {key: jnp.where(state.step == at, jnp.nan, metrics[key])}
+
+        return take
+
+    monkeypatch.setattr(behavior_cloning, "make_train_step", broken)
+    with pytest.raises(RunError) as caught:
+        tiny.trained(folder, data)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["loss", "gradient_norm"])
+def test_what_is_not_finite_ends_with_the_step_its_batch_and_the_norms_before_it(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    line = stopped(tmp_path, data, monkeypatch, key=key, at=5)
+    assert line.startswith(f"{key.replace('_', ' ')} is nan at step 5 (step 5: loss ")
+    for before in (2, 3, 4):
+        number = r"[\d.e+-]+"
+        norms = rf"gradient norm {number}, parameter norm {number}, update norm {number}"
+        assert re.search(rf"step {before}: loss {number}, {norms}", line)
+    config = tiny.config(tmp_path)
+    with DemonstrationDataset(data["train"][0]) as episodes:
+        loader = Loader([episodes], make_tokenizer(config.encoder), batch_size=5, seed=0)
+        [(_, numbers)] = loader.episodes_in_batch(5)
+        seen = [episodes.episode(int(number)).actions for number in numbers]
+        batch = loader.batch(5)
+    for row, actions in enumerate(seen):  # the reported episodes are those of the batch
+        np.testing.assert_array_equal(batch.actions[row, : len(actions)], actions)
+    ranges = line.split("episodes ")[1].split(";")[0]
+    found: list[int] = []
+    for part in ranges.split():
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    assert f"in {data['train'][0]}, episodes " in line and found == sorted(numbers)
+    saved = [int(folder.name) for folder in (tmp_path / "outputs").glob("*/checkpoints/*") if folder.name.isdigit()]
+    assert saved == [3]
+
+
+def test_the_first_step_may_be_the_wrong_one() -> None:
+    guard = NonFiniteGuard(lambda step: f"batch {step}", advice="do better")
+    message = r"loss is inf at step 7 .*steps before: no other step since the start; batch: batch 7; do better"
+    with pytest.raises(RunError, match=message):
+        guard.check({"loss": float("inf"), "gradient_norm": 1.0}, step=7)
+
+
+# FLOPs, peak rates and memory.
+
+
+def test_operations_of_matrix_products_and_convolutions() -> None:
+    def flops(function: Any, *shapes: tuple[int, ...]) -> int:
+        return count_flops(jax.make_jaxpr(function)(*(jnp.zeros(shape) for shape in shapes)).jaxpr)
+
+    assert flops(lambda a, b: a @ b, (3, 5), (5, 7)) == 2 * 3 * 5 * 7
+    assert flops(lambda a, b: jnp.einsum("hik,hjk->hij", a, b), (4, 3, 5), (4, 7, 5)) == 4 * 2 * 3 * 5 * 7
+    assert flops(jax.grad(lambda a, b: jnp.sin(a @ b).sum(), argnums=(0, 1)), (3, 5), (5, 7)) == 3 * 2 * 3 * 5 * 7
+    assert flops(jax.grad(lambda a, b: jnp.sin(a @ b).sum()), (3, 5), (5, 7)) == 2 * 2 * 3 * 5 * 7
+    scanned = lambda a, b: jax.lax.scan(lambda x, _: (jax.jit(jnp.dot)(x, b), None), a, length=6)[0]  # noqa: E731
+    assert flops(scanned, (3, 5), (5, 5)) == 6 * 2 * 3 * 5 * 5
+    either = lambda a, b: jax.lax.cond(a[0, 0] > 0, lambda: a @ b, lambda: a)  # noqa: E731
+    assert flops(either, (5, 5), (5, 5)) == 2 * 5**3
+    same = lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))  # noqa: E731
+    assert flops(same, (2, 8, 8, 3), (3, 3, 3, 4)) == 2 * (2 * 8 * 8 * 4) * (3 * 3 * 3)
+    assert flops(jnp.sin, (9,)) == 0
+
+
+def test_the_count_is_that_of_xla_but_for_what_is_no_product() -> None:
+    step = jax.jit(lambda a, b: jnp.tanh(a @ b) @ b)
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((64, 128), (128, 128))]
+    analysis: Any = step.lower(*shapes).compile().cost_analysis()
+    assert step_flops(step, *shapes) == pytest.approx(analysis["flops"], rel=0.02)
+
+
+def test_what_is_computed_twice_counts_once_and_what_is_frozen_not_at_all(data: Data, tmp_path: Path) -> None:
+    def flops(*more: str) -> float:
+        config = tiny.config(tmp_path, *more)
+        with behavior_cloning.open_demonstrations(config, data) as sets:
+            run = Path(tempfile.mkdtemp(dir=tmp_path))
+            training, state = behavior_cloning.prepare_behavior_cloning(config, run, sets)
+            return step_flops(training.flops_step, state, training.train.batch(0), training.frozen)
+
+    plain = flops()
+    assert flops("hardware.remat=blocks") == plain == flops("hardware.scan=true")
+    assert flops("training.freeze=[encoder]") < 0.8 * plain
+
+
+@pytest.mark.parametrize(
+    ("kind", "rate"),
+    [("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA H100 PCIe", 756e12), ("NVIDIA H200", 989e12), ("TPU v4", 275e12),
+     ("NVIDIA A100-SXM4-40GB", 312e12), ("TPU v5 lite", 197e12), ("TPU v5p", 459e12), ("TPU v6 lite", 918e12),
+     ("NVIDIA L4", 121e12), ("NVIDIA L40S", 362e12), ("cpu", None), ("NVIDIA A10G", 70e12)],
+)  # fmt: skip
+def test_published_rates_are_found_by_the_devices_kind(kind: str, rate: float | None) -> None:
+    assert peak_flops(kind) == rate
+
+
+def test_memory_is_the_devices_where_it_says_so() -> None:
+    here = jax.process_index()
+    devices = [
+        SimpleNamespace(process_index=here, memory_stats=lambda: {"peak_bytes_in_use": 7}),
+        SimpleNamespace(process_index=here, memory_stats=lambda: {"peak_bytes_in_use": 9}),
+        SimpleNamespace(process_index=here + 1, memory_stats=lambda: pytest.fail("of another process")),
+    ]
+    assert memory(devices) == {"device_memory_bytes": 9}
+    assert set(memory([SimpleNamespace(process_index=here, memory_stats=lambda: None)])) == {"process_memory_bytes"}
+    assert json.dumps(memory([]))

@@ -1,0 +1,253 @@
+"""Command lines end to end: errors are one line with exit code 2, at once, nothing is written and jax not imported."""
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import data_tools.collect as collect_entry
+import eval as eval_entry
+import train as train_entry
+from instructrl.cli.entry import entry_point
+from instructrl.config.environment import CollectConfig
+from instructrl.config.evaluation import EvalConfig
+from instructrl.config.fields import leaves
+from instructrl.config.training import TrainConfig
+from instructrl.errors import InputError, RunError
+from tests.paths import ROOT
+
+SCHEMAS: dict[str, type] = {"train": TrainConfig, "eval": EvalConfig, "collect": CollectConfig}
+ENTRIES = {"train": train_entry.main, "eval": eval_entry.main, "collect": collect_entry.main}
+WRONG = [
+    ("train", ["policy=abc"], "policy: found abc; allowed: vit_base"),
+    ("train", ["policy.depth=abc"], "policy.depth: found abc; allowed: an integer"),
+    ("train", ["policy.dept=3"], "policy.dept: no such setting; did you mean policy.depth?"),
+    ("train", ["+policy.dept=3"], "policy.dept: no such setting"),
+    ("train", ["polcy=vit_base"], "polcy: no such setting; did you mean policy?"),
+    ("train", ["lr=0.1"], "lr: no such setting; did you mean optimizer.learning_rate?"),
+    ("train", ["batch_size=3"], "batch_size: no such setting; did you mean training.batch_size?"),
+    ("train", ["training.fresh=[head]"], "training.fresh: is now called training.reinit; write training.reinit=..."),
+    ("train", ["objective=masked"], "objective: found masked (masked is now called masked_pretraining); allowed: be"),
+    ("train", ["policy"], "policy: cannot be read as key=value"),
+    ("train", ["policy=[a,b]"], "policy: found [a, b]"),
+    ("train", ["name="], "name: found ''"),
+    ("train", ["name=a/b"], "name: found a/b"),
+    ("train", ["output_dir="], "output_dir: found ''"),
+    ("train", ["experiment=none"], "experiment: found none; allowed: pretrain_m3ae, pretrain_tiny, quickstart, null"),
+    ("train", ["seed=0,1"], "seed: found several values; add --multirun"),
+    ("train", ["seed=${nowhere}"], "seed: "),
+    ("train", ["hydra.nothing=3"], "hydra.nothing: of Hydra's own settings only launcher and sweeper can be set"),
+    ("train", ["hydra.run.dir=/proc/nowhere"], "hydra.run.dir: of Hydra's own settings only"),
+    ("train", ["-m", "hydra/launcher=nowhere"], "configuration: "),
+    ("train", ["--foo"], "--foo: no such flag; allowed: --help, --cfg, --multirun, --dry-run, -h, -c, -m"),
+    ("train", ["--cfg", "all"], "--cfg: found nothing to print; write --cfg job"),
+    ("train", ["--config-name=x"], "--config-name=x: no such flag"),
+    ("train", ["-m", "seed=0,x"], "seed: found x; allowed: an integer"),
+    ("train", ["-m", "policy=vit_debug,vit_huge"], "policy: found vit_huge; allowed: vit_base"),
+    ("train", ["-m", "policy=vit_debug,vit_base", "name=same"], "name: found same for jobs 1 and 2"),
+    (
+        "eval",
+        ["-m", "run=x", "episodes=5,10"],
+        "protocol.name: found default for jobs 1 and 2, which evaluate x; vary it too",
+    ),
+    ("train", ["--multirun", "seed=range(0,100000000)"], "--multirun: found more than 1000 jobs"),
+    ("train", ["--multirun", "seed=interval(0,1)"], "seed=interval(0,1): cannot be enumerated"),
+    ("train", ["--help", "policy=abc"], "policy: found abc; allowed: vit_base"),
+    ("train", [""], "'': cannot be read as key=value"),
+    ("train", ["name=\udcff"], "'name="),
+    ("eval", [], "run: no value given; write run=..."),
+    ("eval", ["run=nowhere"], "run: found no directory nowhere"),
+    ("eval", ["run=."], ".: no config.yaml found"),
+    ("eval", ["run=x", "conditions=[oracle]"], "conditions: found"),
+    ("eval", ["run=x", "rows=[oracle]"], "rows: is now called conditions; write conditions=..."),
+    ("eval", ["run=x", "policy=vit_base"], "policy: no such setting; allowed here: "),
+    ("eval", ["run=x", "checkpoint=first"], "checkpoint: found first; allowed: best, last"),
+    ("collect", ["task=unknown"], "task: found unknown; allowed: close_jar"),
+    ("collect", ["episodes=0"], "episodes: found 0; allowed: an integer at least 1"),
+    ("collect", ["policy=vit_base"], "policy: no such setting"),
+]
+
+IN_PROCESS = "hydra/launcher=basic"  # Hydra's own; InstructRL's is tested in test_local.py
+
+
+@pytest.fixture(autouse=True)
+def working_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep files that a command leaves in its working directory (Hydra: a folder for a sweep) out of the sources."""
+    monkeypatch.chdir(tmp_path)
+
+
+def set_argv(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["command", *words])
+
+
+@pytest.mark.parametrize(("entry", "words", "line"), WRONG)
+def test_a_wrong_word_is_one_line(
+    entry: str,
+    words: list[str],
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    set_argv(words, monkeypatch)
+    with pytest.raises(SystemExit) as exit_:
+        ENTRIES[entry]()
+    output = capsys.readouterr()
+    assert exit_.value.code == 2
+    assert output.out == ""
+    assert output.err.startswith(f"error: {line}") and output.err.count("\n") == 1 and output.err.endswith("\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command_line", "code"),
+    [
+        (["train.py", "policy=abc"], 2),
+        (["train.py", "-m", "seed=0,x"], 2),
+        (["train.py", "--foo"], 2),
+        (["train.py", "policy.depth=abc", "experiment=quickstart"], 2),
+        (["eval.py", "run=nowhere"], 2),
+        (["-m", "data_tools.collect", "task=unknown"], 2),
+        (["train.py", "--help"], 0),
+        (["eval.py", "--help"], 0),
+        (["-m", "data_tools.collect", "-h"], 0),
+        (["train.py", "--cfg", "job", "policy=vit_base"], 0),
+    ],
+)
+def test_the_real_command_answers_at_once_and_leaves_nothing(
+    command_line: list[str], code: int, tmp_path: Path
+) -> None:
+    """The best time of two counts, since other work slows a machine; the bound is for a slow one."""
+    entry = [str(ROOT / word) if word.endswith(".py") else word for word in command_line]
+    program = [sys.executable, "-X", "importtime", *entry]
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        ran = subprocess.run(
+            program,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={"PYTHONPATH": str(ROOT)},
+            check=False,
+        )
+        seconds.append(time.perf_counter() - start)
+        if seconds[-1] < 2:
+            break
+    output = [line for line in ran.stderr.splitlines() if not line.startswith("import time:")]
+    assert ran.returncode == code, ran.stderr[-2000:]
+    if code:
+        assert len(output) == 1 and output[0].startswith("error: ") and ran.stdout == ""
+    else:
+        assert output == [] and ran.stdout
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in ran.stderr.splitlines() if "|" in line}
+    assert "hydra" in loaded and not loaded & {"jax", "jaxlib", "flax", "mujoco", "wandb"}
+    assert list(tmp_path.iterdir()) == []
+    assert min(seconds) < 4, f"{seconds}: the goal is 2 s, on a machine with nothing else to do"
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_help_says_what_there_is(entry: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    set_argv(["--help"], monkeypatch)
+    ENTRIES[entry]()
+    lines = capsys.readouterr().out.splitlines()
+    assert f"python {'-m data_tools.collect' if entry == 'collect' else entry + '.py'}" in "\n".join(lines[:4])
+    text = "\n".join(lines)
+    assert "--multirun" in text and "allowed" in text
+    assert "hydra" not in text.lower()
+    assert max(map(len, lines)) <= 120, "readable in a terminal"
+    for key, field in leaves(SCHEMAS[entry]).items():
+        assert f"\n  {key}=" in text and field.metadata["help"] in " ".join(text.split())
+
+
+def test_help_shows_what_the_other_words_choose(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    set_argv(["--help", "policy=vit_large", "policy.window=4"], monkeypatch)
+    train_entry.main()
+    text = " ".join(capsys.readouterr().out.split())
+    assert "policy vit_base vit_debug [vit_large] vit_small" in text
+    assert "policy.dim=1024 model width [integer 8..4096]" in text
+    assert re.search(r"policy.window=4 context length in .* \[integer 1..1000000 \| null\]", text)
+    assert "[scratch_tiny | m3ae | clip]" in text and "[list of front | left_shoulder |" in text
+    assert "launcher.slurm.nodes" not in text, "a launcher's settings only beside launcher="
+
+
+def test_help_of_a_launcher_shows_its_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    set_argv(["--help", "launcher=slurm_a100", "launcher.slurm.nodes=3"], monkeypatch)
+    train_entry.main()
+    text = " ".join(capsys.readouterr().out.split())
+    assert "launcher.slurm.nodes=3 nodes [integer 1..10000]" in text
+    assert "launcher.slurm.gpu=a100 GPU type" in text
+
+
+def recording_entry(ran: list[TrainConfig], *, fail_at: int = -1, error: Exception | None = None):
+    @entry_point("train", TrainConfig)
+    def main(config: TrainConfig) -> None:
+        ran.append(config)
+        if error is not None and len(ran) == fail_at:
+            raise error
+
+    return main
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_multirun_runs_every_job(position: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    ran: list[TrainConfig] = []
+    words = ["seed=0,1", "policy=vit_debug,vit_base"]
+    set_argv([*words[:position], "-m", *words[position:], IN_PROCESS], monkeypatch)
+    recording_entry(ran)()
+    assert [(config.seed, config.policy.name) for config in ran] == [
+        (0, "vit_debug"), (0, "vit_base"), (1, "vit_debug"), (1, "vit_base"),
+    ]  # fmt: skip
+    assert len({config.name for config in ran}) == 4
+    assert "job 4: seed=1 policy=vit_base" in capsys.readouterr().out
+
+
+def test_multirun_checks_every_job_before_it_runs_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[TrainConfig] = []
+    set_argv(["-m", "policy.depth=1,99"], monkeypatch)
+    with pytest.raises(SystemExit):
+        recording_entry(ran)()
+    assert ran == []
+
+
+@pytest.mark.parametrize(("error", "code"), [(InputError("a\n file"), 2), (RunError("no  loss"), 1)])
+def test_expected_errors_of_a_job_are_one_line_and_stop_the_rest(
+    error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    ran: list[TrainConfig] = []
+    set_argv(["-m", "seed=0,1,2", IN_PROCESS], monkeypatch)
+    with pytest.raises(SystemExit) as exit_:
+        recording_entry(ran, fail_at=2, error=error)()
+    assert exit_.value.code == code and len(ran) == 2
+    assert capsys.readouterr().err == f"error: {' '.join(str(error).split())}\n"
+
+
+def test_a_mistake_of_ours_is_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_argv([], monkeypatch)
+    with pytest.raises(ZeroDivisionError):
+        recording_entry([], fail_at=1, error=ZeroDivisionError())()
+
+
+def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    set_argv([], monkeypatch)
+    with pytest.raises(SystemExit) as exit_:
+        recording_entry([], fail_at=1, error=KeyboardInterrupt())()  # type: ignore[arg-type]
+    assert exit_.value.code == 130
+    assert capsys.readouterr().err == "interrupted: the same command resumes\n"
+
+
+def test_cfg_job_prints_the_settings_and_does_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    ran: list[TrainConfig] = []
+    set_argv(["--cfg", "job", "experiment=quickstart", "seed=7"], monkeypatch)
+    recording_entry(ran)()
+    assert ran == []
+    assert {"seed: 7", "name: quickstart-${task.name}-${head.name}-seed${seed}"} <= set(
+        capsys.readouterr().out.splitlines()
+    )

@@ -1,0 +1,337 @@
+"""Demonstrations of others become ours: both layouts and windows, what is left out and why, and training on them."""
+
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_tools.convert.__main__ import convert, parse
+from data_tools.convert.rlbench_dataset import decode_depth, find_episodes
+from data_tools.convert.skip_report import SkipReason
+from instructrl.data.demonstrations.dataset import DemonstrationDataset
+from instructrl.errors import InputError
+from instructrl.sim.tabletop.task import load_task
+from tests.fixtures import stored, tiny
+from tests.paths import ROOT
+
+VIEWS = "cameras=[front,left_shoulder]"
+
+
+def files(out: Path, task: str = "close_jar", size: int = 16) -> dict[str, Path]:
+    folder = out / "rlbench" / f"{task}-{size}px-front+left_shoulder"
+    return {split: folder / f"{split}.hdf5" for split in ("train", "val")}
+
+
+def converted(src: Path, out: Path, *more: str) -> None:
+    convert(parse([f"src={src}", f"out={out}", VIEWS, *(more if "kind=windows" in more else ("kind=rlbench", *more))]))
+
+
+def command(*words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 5])
+def test_an_episode_of_the_original_layout_is_kept_as_it_is(tmp_path: Path, protocol: int) -> None:
+    src = stored.original(tmp_path / "close_jar", variations=2, episodes=1, protocol=protocol)
+    converted(src, tmp_path / "one.hdf5", "split=train")
+    with DemonstrationDataset(tmp_path / "one.hdf5", task="close_jar") as episodes:
+        assert len(episodes) == 2 and episodes.cameras == ("front", "left_shoulder")
+        assert episodes.contents.variation.tolist() == [0, 1]
+        for number, seed in enumerate((0, 100)):
+            found, moved = episodes.demonstration(number), stored.motion(seed)
+            kept = [0, *moved["keyframes"]]
+            for place, frame in enumerate(kept):
+                for camera in range(2):
+                    np.testing.assert_array_equal(found.images[place, camera], stored.colours(seed, frame, camera, 16))
+                np.testing.assert_allclose(found.extrinsics[place, 0, :3, 3], [0, frame, 1.5])
+            np.testing.assert_allclose(found.actions[:, :3], moved["poses"][kept[1:], :3], rtol=1e-6)
+            np.testing.assert_array_equal(found.actions[:, 3:7], [[0, 1, 0, 0]] * 2 if found.actions[0, 4] > 0 else
+                                          [[0, -1, 0, 0]] * 2)  # fmt: skip
+            np.testing.assert_array_equal(found.actions[:, 7], moved["opened"][kept[1:]])
+            np.testing.assert_array_equal(found.intrinsics[0, 0], [[20, 0, 8], [0, 20, 8], [0, 0, 1]])
+            np.testing.assert_array_equal(np.diag(found.extrinsics[0, 0]), [-1, -1, 1, 1])
+            assert found.instructions == (f"do it {number}", f"make {number}")
+        episodes.verify()
+
+
+def test_peracts_layout_says_of_each_episode_what_it_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    src = stored.peract(tmp_path / "close_jar")
+    converted(src, tmp_path / "data")
+    printed = capsys.readouterr().out
+    assert "close_jar: 12 episodes found, 12 converted, 0 skipped;" in printed
+    with (
+        DemonstrationDataset(files(tmp_path / "data")["train"]) as train,
+        DemonstrationDataset(files(tmp_path / "data")["val"]) as val,
+    ):
+        assert (len(train), len(val)) == (11, 1)
+        assert train.contents.variation.tolist() == [number % 3 for number in range(11)]
+        assert val.contents.variation.tolist() == [11 % 3] and val.contents.seed[0] >= 1_000_000_000
+        assert train.instructions(4) == ("do it 1",) and train.header.split == "train" and val.header.split == "val"
+
+
+def break_frames(folder: Path) -> None:
+    for name in stored.CAMERAS:
+        (folder / f"{name}_rgb" / "3.png").unlink()
+
+
+def break_camera(folder: Path) -> None:
+    (folder / "left_shoulder_rgb" / "12.png").unlink()
+
+
+def break_picture(folder: Path) -> None:
+    path = folder / "front_rgb" / "6.png"
+    path.write_bytes(path.read_bytes()[:60])
+
+
+def break_shape(folder: Path) -> None:
+    Image.new("RGB", (16, 20)).save(folder / "front_rgb" / "0.png")
+
+
+def foreign(folder: Path) -> None:
+    (folder / "low_dim_obs.pkl").write_bytes(pickle.dumps(Path("x")))
+
+
+def hostile(folder: Path) -> None:
+    (folder / "low_dim_obs.pkl").write_bytes(b"cos\nsystem\n(S'touch " + str(folder / "ran").encode() + b"'\ntR.")
+
+
+def truncated(folder: Path) -> None:
+    path = folder / "low_dim_obs.pkl"
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def rewritten(**changes: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        shutil.rmtree(folder / "front_rgb" / "nothing", ignore_errors=True)
+        stored.dump(folder / "low_dim_obs.pkl", stored.DEMO(_observations=stored.frames(stored.motion(5), **changes)))
+
+    return change
+
+
+def number(value: object) -> Callable[[Path], None]:
+    return lambda folder: stored.dump(folder / "variation_number.pkl", value)
+
+
+def sentences(value: object) -> Callable[[Path], None]:
+    return lambda folder: stored.dump(folder / "variation_descriptions.pkl", value)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (break_frames, SkipReason.FRAMES),
+        (break_camera, SkipReason.CAMERAS),
+        (lambda folder: shutil.rmtree(folder / "front_rgb"), SkipReason.CAMERAS),
+        (break_picture, SkipReason.IMAGES),
+        (break_shape, SkipReason.IMAGES),
+        (foreign, SkipReason.PICKLE),
+        (hostile, SkipReason.PICKLE),
+        (truncated, SkipReason.PICKLE),
+        (lambda folder: (folder / "low_dim_obs.pkl").unlink(), SkipReason.PICKLE),
+        (lambda folder: stored.dump(folder / "low_dim_obs.pkl", [1, 2]), SkipReason.PICKLE),
+        (number(3), SkipReason.VARIATION),
+        (number(-1), SkipReason.VARIATION),
+        (number("red"), SkipReason.VARIATION),
+        (sentences([]), SkipReason.SENTENCES),
+        (sentences([7]), SkipReason.SENTENCES),
+        (sentences(["nul \0 inside"]), SkipReason.NUMBERS),
+        (rewritten(misc={}), SkipReason.NUMBERS),
+        (rewritten(misc=None), SkipReason.NUMBERS),
+        (rewritten(gripper_pose=np.full(7, np.nan)), SkipReason.NUMBERS),
+        (rewritten(gripper_pose=np.zeros(3)), SkipReason.NUMBERS),
+        (rewritten(gripper_open="open"), SkipReason.NUMBERS),
+        (rewritten(joint_velocities=None, joint_positions=None), SkipReason.NUMBERS),
+    ],
+)
+def test_what_cannot_be_used_is_named_and_counted_and_the_rest_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[Path], None], reason: SkipReason
+) -> None:
+    src = stored.peract(tmp_path / "close_jar", episodes=3)
+    spoil(src / "all_variations" / "episodes" / "episode1")
+    converted(src, tmp_path / "out.hdf5", "split=train", "variations=3")
+    printed = capsys.readouterr().out
+    assert f"3 episodes found, 2 converted, 1 skipped (1 {reason})" in printed
+    [line] = [line for line in printed.splitlines() if line.startswith("skipped ")]
+    assert line.startswith(f"skipped all_variations/episodes/episode1: {reason}: ")
+    with DemonstrationDataset(tmp_path / "out.hdf5") as episodes:
+        assert episodes.contents.variation.tolist() == [0, 2]
+        episodes.verify()
+    assert not list(tmp_path.rglob("ran")) and not list(tmp_path.rglob("*.tmp"))
+
+
+def test_velocities_that_were_not_stored_are_made_of_positions(tmp_path: Path) -> None:
+    src = stored.peract(tmp_path / "close_jar", episodes=1)
+    converted(src, tmp_path / "with.hdf5", "split=train")
+    rewritten(joint_velocities=None)(src / "all_variations" / "episodes" / "episode0")
+    converted(src, tmp_path / "without.hdf5", "split=train")
+    with DemonstrationDataset(tmp_path / "with.hdf5") as one, DemonstrationDataset(tmp_path / "without.hdf5") as other:
+        assert one.lengths.tolist() == other.lengths.tolist() == [2]
+
+
+def test_nothing_usable_leaves_nothing(tmp_path: Path) -> None:
+    src = stored.peract(tmp_path / "close_jar", episodes=2)
+    for place in find_episodes(src):
+        break_frames(place.folder)
+    with pytest.raises(InputError, match=r"close_jar: 2 episodes found, 0 converted, 2 skipped \(2 missing frames\)"):
+        converted(src, tmp_path / "data")
+    assert not list(tmp_path.rglob("*.hdf5*"))
+
+
+def test_variations_take_turns_and_a_folder_of_tasks_is_converted_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored.original(tmp_path / "src" / "close_jar", variations=2, episodes=3)
+    stored.peract(tmp_path / "src" / "place_cups", episodes=2)
+    (tmp_path / "src" / "notes").mkdir()
+    converted(tmp_path / "src", tmp_path / "data", "val_episodes=1")
+    with DemonstrationDataset(files(tmp_path / "data")["train"]) as train:
+        assert train.contents.variation.tolist() == [0, 1, 0, 1, 0]
+    assert files(tmp_path / "data", "place_cups")["val"].exists()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.hdf5")}
+    assert len(before) == 4
+    converted(tmp_path / "src", tmp_path / "data", "val_episodes=1")
+    assert "exists already, 5 episodes" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.hdf5")}
+    files(tmp_path / "data")["val"].unlink()
+    converted(tmp_path / "src", tmp_path / "data", "val_episodes=1")
+    assert files(tmp_path / "data")["val"].exists(), "missing files are converted again"
+    with pytest.raises(InputError, match="found another file; choose another out=, or add overwrite=true"):
+        converted(tmp_path / "src", tmp_path / "data", "renderer=rlbench_opengl")
+    converted(tmp_path / "src", tmp_path / "data", "renderer=rlbench_opengl", "overwrite=true")
+    with pytest.raises(InputError, match="found one file for the tasks close_jar, place_cups; name a folder"):
+        converted(tmp_path / "src", tmp_path / "x.hdf5")
+
+
+def test_pictures_are_resized_and_the_matrices_with_them(tmp_path: Path) -> None:
+    src = stored.peract(tmp_path / "close_jar", episodes=1, size=32)
+    converted(src, tmp_path / "out.hdf5", "split=val", "image_size=16")
+    with DemonstrationDataset(tmp_path / "out.hdf5") as episodes:
+        found = episodes.demonstration(0)
+        assert found.images.shape[2:] == (16, 16, 3) and episodes.header.split == "val"
+        np.testing.assert_array_equal(found.intrinsics[0, 0], [[10, 0, 4], [0, 10, 4], [0, 0, 1]])
+        mean = stored.colours(0, 0, 0, 32)[:2, :2].astype(float).mean(axis=(0, 1))
+        np.testing.assert_allclose(found.images[0, 0, 0, 0], mean, atol=1)
+
+
+def test_depth_is_decoded_and_checked_where_asked_and_not_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    depth = np.random.default_rng(0).uniform(size=(5, 5))
+    assert np.abs(decode_depth(Image.fromarray(stored.depth_image(depth))) - depth).max() < 2**-24
+    src = stored.peract(tmp_path / "close_jar", episodes=3)
+    episode = src / "all_variations" / "episodes" / "episode1"
+    Image.new("RGB", (8, 8)).save(episode / "front_depth" / "6.png")
+    converted(src, tmp_path / "blind.hdf5", "split=train")
+    assert "3 converted" in capsys.readouterr().out
+    converted(src, tmp_path / "seen.hdf5", "split=train", "depth=true")
+    printed = capsys.readouterr().out
+    assert "2 converted, 1 skipped (1 images that cannot be used)" in printed and "not stored" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["kind=rlbench", "out=x"], "src: no value given"),
+        (["kind=rlds", "src=.", "out=x"], "kind: found rlds; allowed: rlbench, windows"),
+        (["kind=rlbench", "src=.", "out=x", "frames=3"], "frames: no such setting"),
+        (["kind=rlbench", "src=.", "out=x", "split=test"], "split: found test; allowed: train, val, or null"),
+        (["kind=rlbench", "src", "out=x"], "src: cannot be read as key=value"),
+        (["kind=rlbench", "src=nowhere", "out=x"], "src: found nowhere, which is not a folder"),
+        (["kind=rlbench", "src=conf", "out=x"], "src: found conf, which has no variation<N>/episodes/episode<N>"),
+        (["kind=windows", "src=nowhere", "out=x"], "src: found nowhere, which is not a file"),
+        (["kind=windows", "src=README.md", "out=x"], "README.md: cannot be opened as HDF5"),
+        (["kind=windows", "src=x", "out=x", "depth=true"], "allowed only with kind=rlbench"),
+    ],
+)
+def test_bad_settings_are_one_line(words: list[str], message: str) -> None:
+    refused = command("-m", "data_tools.convert", *words)
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and message in refused.stderr, refused.stderr
+    assert not (ROOT / "x").exists()
+
+
+def trained(out: Path, task: str, *more: str) -> subprocess.CompletedProcess[str]:
+    words = [word for word in tiny.overrides(out) if not word.startswith(("data.dir", "task.", "sim."))]
+    sim = ["sim=rlbench", "sim.image_size=16", "sim.cameras=[front,left_shoulder]", f"data.dir={out / 'data'}"]
+    limits = ["task.episodes=5", "task.val_episodes=1", "training.epochs=1", "optimizer.warmup_epochs=0"]
+    return command("train.py", *words, f"task.name={task}", *sim, *limits, *more)
+
+
+@pytest.mark.parametrize("layout", [stored.original, stored.peract])
+def test_train_finds_what_was_converted_and_learns_from_it(tmp_path: Path, layout: Callable[..., Path]) -> None:
+    src = layout(tmp_path / "close_jar", variations=2, episodes=3 if layout is stored.original else 6)
+    done = command("-m", "data_tools.convert", "kind=rlbench", f"src={src}", f"out={tmp_path / 'data'}", VIEWS)
+    assert done.returncode == 0, done.stderr
+    assert "task.episodes=5 task.val_episodes=1" in done.stdout.splitlines()[-1]
+    ran = trained(tmp_path, "close_jar")
+    assert ran.returncode == 0, ran.stderr
+    assert "collecting" not in ran.stdout
+    assert len(next(tmp_path.rglob("metrics.jsonl")).read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_windows_are_taken_apart_into_episodes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], shuffled: bool
+) -> None:
+    src = stored.windows(tmp_path / "windows.hdf5", [3, 4, 5], shuffled=shuffled)
+    converted(src, tmp_path / "out.hdf5", "kind=windows", "split=train")
+    assert "3 episodes found, 3 converted, 0 skipped" in capsys.readouterr().out
+    with DemonstrationDataset(tmp_path / "out.hdf5", task="reach_target") as episodes:
+        assert sorted(episodes.contents.variation.tolist()) == [0, 1, 2]
+        assert episodes.provenance["cameras"] == "unknown"
+        for number, variation in enumerate(episodes.contents.variation.tolist()):
+            found, seed = episodes.demonstration(number), variation + 3
+            moved = stored.motion(seed)
+            seen = [0, *moved["keyframes"][:-1]]
+            for place, frame in enumerate(seen):
+                np.testing.assert_array_equal(found.images[place, 0], stored.colours(seed, frame, 0, 16))
+            np.testing.assert_allclose(found.actions[:, :3], moved["poses"][moved["keyframes"], :3], rtol=1e-6)
+            np.testing.assert_array_equal(found.actions[:, 7], moved["opened"][moved["keyframes"]])
+            np.testing.assert_allclose(found.state[:2, 0], moved["opened"][seen])
+            assert found.instructions == load_task("reach_target").instructions(variation)
+
+
+@pytest.mark.parametrize("lost", ["first", "middle", "last"])
+def test_episodes_with_lost_windows_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str], lost: str) -> None:
+    whole = stored.windows(tmp_path / "whole.hdf5", [3, 4])
+    with h5py.File(whole) as file, h5py.File(tmp_path / "part.hdf5", "w") as part:
+        mine = np.flatnonzero(file["variation_id"][:, 0, 0] == 1)
+        gone = {"first": mine[:8], "middle": mine[9:18], "last": mine[-6:]}[lost]
+        kept = np.setdiff1d(np.arange(len(file["time"])), gone)
+        for name in file:
+            if name != "task_id":
+                part[name] = file[name][()][kept]
+    converted(tmp_path / "part.hdf5", tmp_path / "out.hdf5", "kind=windows", "split=train", "task=reach_target")
+    printed = capsys.readouterr().out
+    assert "1 converted" in printed and "windows that are missing" in printed
+    with DemonstrationDataset(tmp_path / "out.hdf5") as episodes:
+        assert episodes.contents.variation.tolist() == [0]
+
+
+def test_windows_train_every_head_but_the_one_that_needs_to_know_the_cameras(tmp_path: Path) -> None:
+    src = stored.windows(tmp_path / "windows.hdf5", [3, 4, 5, 6, 7, 8])
+    converted(src, tmp_path / "data", "kind=windows")
+    refused = trained(tmp_path, "reach_target")
+    assert refused.returncode == 2 and "converted without camera matrices" in refused.stderr, refused.stderr
+    ran = trained(tmp_path, "reach_target", "head=regression")
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_windows_without_a_variation_or_sentences_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    src = stored.windows(tmp_path / "windows.hdf5", [3, 4])
+    converted(src, tmp_path / "one.hdf5", "kind=windows", "split=train", "variations=1")
+    assert "1 converted, 1 skipped (1 variations out of range)" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"2 skipped \(2 no sentences\)"):
+        converted(src, tmp_path / "none.hdf5", "kind=windows", "split=train", "task=close_jar")

@@ -1,0 +1,206 @@
+"""Execution options of blocks change neither parameters nor results; the last block computes only predictions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from instructrl.cli.entry import compose
+from instructrl.config.model import PolicyConfig
+from instructrl.config.training import TrainConfig
+from instructrl.errors import InputError
+from instructrl.models.encoders import m3ae
+from instructrl.models.layers import attention
+from instructrl.models.layers.attention import attend
+from instructrl.models.layers.block_stack import ExecutionConfig
+from instructrl.models.layers.transformer import Block
+from instructrl.models.policy import Policy, attention_mask
+from instructrl.training.model_factory import make_agent, random_params
+from instructrl.training.monitoring.metric_writer import read_lines
+from instructrl.training.run_dir import open_run
+from instructrl.training.train_loop import train
+from instructrl.types import BatchSizes, Features, fake_batch
+from tests.fixtures import encoders, tiny
+
+AGENT = ("policy=vit_debug", "policy.dim=16", "policy.depth=3", "policy.heads=2", "head.dim=16", "sim.image_size=32",
+         "sim.cameras=[front,wrist]", "encoder.frozen=false", "encoder.weights=null", "encoder.tokenizer=small",
+         "encoder.dim=16", "encoder.depth=2", "encoder.patch_size=8", "encoder.layers=all")  # fmt: skip
+FEW = ("encoder.text_length=6", "training.batch_size=2")
+
+
+def outcome(*words):
+    """Parameters, loss and gradients of a small agent on random images."""
+    config = compose("train", TrainConfig, [*words, *AGENT, *FEW])
+    agent = make_agent(config, vocabulary_size=11)
+    batch = fake_batch(BatchSizes(2, 3, 2, 32, 6))
+    random = np.random.default_rng(0)
+    batch = batch._replace(
+        images=random.integers(0, 256, batch.images.shape, np.uint8),
+        tokens=random.integers(0, 11, batch.tokens.shape, np.int32),
+        state=random.normal(size=batch.state.shape).astype(np.float32),
+    )
+    params = random_params(agent, batch, seed=0)
+    loss, gradients = jax.jit(jax.value_and_grad(lambda params: agent.apply({"params": params}, batch)[0]))(params)
+    return params, loss, gradients
+
+
+def assert_close(first, second, apart):
+    """Assert that leaves differ by at most a fraction of their largest absolute value (or of 1e-3 if larger)."""
+    assert jax.tree.structure(first) == jax.tree.structure(second)
+
+    def compare(path, one, other):
+        difference = np.abs(np.asarray(one, np.float64) - np.asarray(other, np.float64)).max()
+        assert difference <= apart * max(1e-3, np.abs(one).max()), jax.tree_util.keystr(path)
+
+    jax.tree_util.tree_map_with_path(compare, first, second)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "options"),
+    [
+        ("m3ae", [("remat=blocks",), ("scan=true",)]),
+        ("clip", [("remat=blocks", "scan=true")]),
+        ("scratch", [("remat=blocks", "scan=true")]),
+    ],
+)
+def test_scanned_and_computed_again_blocks_have_the_same_parameters_and_numbers(encoder, options):
+    plain = outcome(*encoders.SMALL[encoder])
+    for words in options:
+        found = outcome(*encoders.SMALL[encoder], *(f"hardware.{word}" for word in words))
+        jax.tree.map(np.testing.assert_array_equal, found[0], plain[0])
+        assert_close(found[1], plain[1], 1e-6)
+        assert_close(found[2], plain[2], 2e-5)
+
+
+def policy_inputs(key):
+    keys = jax.random.split(key, 4)
+    features = Features(jax.random.normal(keys[0], (2, 4, 3, 10)), jax.random.normal(keys[1], (2, 6)), None)
+    return features, jax.random.normal(keys[2], (2, 4, 4)), jax.random.normal(keys[3], (2, 4, 8))
+
+
+@pytest.mark.parametrize(("depth", "window"), [(1, None), (2, 2)])
+def test_the_last_block_answers_predictions_as_if_it_answered_all(depth, window):
+    config = PolicyConfig(name="small", dim=16, depth=depth, heads=2, window=window)
+    inputs, mask = policy_inputs(jax.random.key(0)), jnp.asarray(attention_mask(4, 7, window=window))
+    policy = Policy(config)
+    params = policy.init(jax.random.key(1), *inputs)["params"]
+    inputs_of_blocks = []
+
+    def recording(self, x, mask, query_slice=slice(None)):
+        inputs_of_blocks.append(x)
+        return block(self, x, mask, query_slice)
+
+    block = Block.__call__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Block, "__call__", recording)
+        found = policy.apply({"params": params}, *inputs)
+    x = inputs_of_blocks[0]
+    for index in range(depth):
+        x = Block(2, 4.0).apply({"params": params[f"block_{index}"]}, x, mask)
+    centred = x - x.mean(axis=-1, keepdims=True)
+    normed = centred / jnp.sqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + 1e-6)
+    expected = normed * params["norm"]["scale"] + params["norm"]["bias"]
+    np.testing.assert_allclose(found, expected.reshape(2, 4, 9, 16)[:, :, 7], atol=2e-6)
+    assert x.shape == (2, 36, 16) and found.shape == (2, 4, 16)
+
+
+def test_the_last_block_computes_no_more_than_predictions():
+    config = PolicyConfig(name="small", dim=16, depth=1, heads=2)
+    policy, inputs = Policy(config), policy_inputs(jax.random.key(0))
+    params = jax.eval_shape(policy.init, jax.random.key(1), *inputs)
+    program = str(jax.make_jaxpr(policy.apply)(params, *inputs))
+    assert "f32[2,4,64]" in program and "f32[2,36,64]" not in program, "the wide layer between its two linear ones"
+
+
+def attention_inputs(queries, keys, width, dtype):
+    shapes = [(2, queries, 2, width), (2, keys, 2, width), (2, keys, 2, width)]
+    return [
+        jax.random.normal(key, shape, dtype)
+        for key, shape in zip(jax.random.split(jax.random.key(0), 3), shapes, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("queries", "keys", "kind"), [(5, 5, "padding"), (3, 4, "pairs"), (5, 5, "none")])
+def test_fused_attention_is_asked_for_what_it_can_do(queries, keys, kind, monkeypatch):
+    """Call the library's function with another kernel, since tests run without a GPU."""
+    calls, original = [], jax.nn.dot_product_attention
+
+    def fused(query, key, value, *, mask, implementation):
+        calls.append((implementation, query.shape[1], key.shape[1], None if mask is None else mask.shape))
+        return original(query, key, value, mask=mask, implementation="xla")
+
+    inputs = attention_inputs(queries, keys, 8, jnp.bfloat16)
+    random = np.random.default_rng(0)
+    mask = {"padding": random.random((2, 1, 1, keys)) < 0.6, "pairs": random.random((1, 1, queries, keys)) < 0.6}
+    mask = None if kind == "none" else jnp.asarray(mask[kind]).at[..., 0].set(True)
+    expected = attend(*inputs, mask=mask, attention="auto")
+    monkeypatch.setattr(attention, "has_cudnn", lambda: True)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", fused)
+    found = attend(*inputs, mask=mask, attention="auto")
+    np.testing.assert_allclose(*(np.asarray(each, np.float32) for each in (found, expected)), atol=0.02)
+    [(implementation, *lengths, masked)] = calls
+    assert implementation == "cudnn" and (kind == "none" or all(length % 2 == 0 for length in lengths))
+    assert masked is None or masked[2:] == tuple(lengths)
+
+
+def test_attention_is_not_fused_where_it_cannot_be(monkeypatch):
+    calls = []
+    monkeypatch.setattr(attention, "has_cudnn", lambda: True)
+    monkeypatch.setattr(
+        jax.nn, "dot_product_attention", lambda *given, implementation, **_: calls.append(implementation)
+    )
+    for width, dtype in ((8, jnp.float32), (12, jnp.bfloat16), (136, jnp.bfloat16)):
+        attend(*attention_inputs(2, 2, width, dtype), mask=None, attention="auto")
+    attend(*attention_inputs(2, 2, 8, jnp.bfloat16), mask=None, attention="xla")
+    assert calls == ["xla"] * 4
+    with pytest.raises(
+        InputError, match=r"^hardware.attention: found cudnn for heads of width 12; allowed: auto or xla"
+    ):
+        attend(*attention_inputs(2, 2, 12, jnp.bfloat16), mask=None, attention="cudnn")
+
+
+def test_a_run_may_go_on_with_another_strategy(tmp_path):
+    data = tiny.demonstrations(tmp_path / "data")
+    overrides = ("policy.depth=3", "training.rollout_every=1", "head=regression")
+
+    def run(folder, *more, stop=None):
+        def rollout(params, epoch):
+            if epoch == stop:
+                raise KeyboardInterrupt
+            return {}
+
+        config = tiny.config(tmp_path / folder, *overrides, *more)
+        run_dir = open_run(config)
+        train(config, run_dir, data=data, rollout=rollout)
+        return [line["loss"] for line in read_lines(run_dir / "metrics.jsonl") if line["split"] != "rollout"]
+
+    plain = run("plain")
+    with pytest.raises(KeyboardInterrupt):
+        run("other", "hardware.scan=true", stop=3)
+    changed = run("other", "hardware.remat=blocks", "hardware.attention=xla")
+    np.testing.assert_allclose(changed, plain, rtol=1e-4)
+
+
+def test_scanning_compiles_one_block_for_all():
+    inputs = policy_inputs(jax.random.key(0))
+    config = PolicyConfig(name="small", dim=16, depth=9, heads=2)
+    params = jax.eval_shape(Policy(config).init, jax.random.key(1), *inputs)
+    lines = {}
+    for scan in (False, True):
+        apply = Policy(config, execution=ExecutionConfig(scan=scan)).apply
+        lines[scan] = len(str(jax.make_jaxpr(apply)(params, *inputs)).splitlines())
+    assert lines[True] < lines[False] / 2
+
+
+def test_an_odd_number_of_tokens_is_evened_once_and_changes_nothing(monkeypatch):
+    words = (*encoders.SMALL["m3ae"], "hardware.precision=bfloat16", "hardware.attention=xla")
+    plain = outcome(*words)
+    lengths = []
+    monkeypatch.setattr(attention, "has_cudnn", lambda: True)
+    monkeypatch.setattr(
+        m3ae, "attend", lambda query, *rest, **more: lengths.append(query.shape[1]) or attend(query, *rest, **more)
+    )
+    found = outcome(*words)
+    assert set(lengths) == {24}, "a class token, 16 patches, 6 words, and one more"
+    np.testing.assert_allclose(found[1], plain[1], rtol=1e-2)
+    assert_close(found[2], plain[2], 0.1)

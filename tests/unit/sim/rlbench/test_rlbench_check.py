@@ -1,0 +1,188 @@
+"""The installation check: every missing part is named with the command that fixes it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from instructrl.config.environment import SimConfig
+from instructrl.errors import InputError
+from instructrl.sim import make_env
+from instructrl.sim.rlbench import check
+from instructrl.sim.rlbench.check import check_installation, coppeliasim_version, findings, is_served
+from tests.fakes.rlbench_stand_in import StandIn, display, installed
+from tests.paths import ROOT
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> Iterator[StandIn]:
+    with installed(tmp_path) as made:
+        yield made
+
+
+def wrong() -> dict[str, tuple[str, str]]:
+    """The failed checks: part -> (found, fix)."""
+    return {finding.part: (finding.found, finding.fix) for finding in findings() if finding.fix}
+
+
+def test_a_complete_installation_is_right(stand_in: StandIn) -> None:
+    check_installation()
+    assert wrong() == {}
+    parts = [finding.part for finding in findings()]
+    assert parts == ["machine", "COPPELIASIM_ROOT", "CoppeliaSim", "LD_LIBRARY_PATH", "QT_QPA_PLATFORM_PLUGIN_PATH",
+                     "X display", "PyRep", "RLBench", "gymnasium"]  # fmt: skip
+
+
+def hide(patch: pytest.MonkeyPatch, *names: str) -> None:
+    """Hide packages, whatever is installed on this machine."""
+    real = check.find_spec
+    patch.setattr(check, "find_spec", lambda name: None if name in names else real(name))
+
+
+def test_nothing_installed_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("COPPELIASIM_ROOT", "DISPLAY", "LD_LIBRARY_PATH", "QT_QPA_PLATFORM_PLUGIN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    hide(monkeypatch, "pyrep", "rlbench", "gymnasium")
+    assert list(wrong()) == ["COPPELIASIM_ROOT", "X display", "PyRep", "RLBench", "gymnasium"]
+    expected = (
+        r"^sim=rlbench: COPPELIASIM_ROOT: not set; make rlbench, .* \(4 more: python -m data_tools.rlbench check\)$"
+    )
+    with pytest.raises(InputError, match=expected):
+        check_installation()
+    with pytest.raises(InputError, match=expected):
+        make_env(SimConfig(kind="rlbench"), "reach_target")
+
+
+@pytest.mark.parametrize("machine", [("darwin", "arm64"), ("linux", "aarch64")])
+def test_another_machine(stand_in: StandIn, machine: tuple[str, str]) -> None:
+    stand_in.patch.setattr(check.sys, "platform", machine[0])
+    stand_in.patch.setattr(check.platform, "machine", lambda: machine[1])
+    assert "needs Linux on x86_64" in wrong()["machine"][1]
+
+
+def test_a_root_without_coppeliasim(stand_in: StandIn, tmp_path: Path) -> None:
+    for place in (tmp_path / "nowhere", tmp_path):
+        stand_in.patch.setenv("COPPELIASIM_ROOT", str(place))
+        found, fix = wrong()["COPPELIASIM_ROOT"]
+        assert found == f"no libcoppeliaSim.so in {place}" and fix.startswith("make rlbench")
+
+
+@pytest.mark.parametrize(("number", "version"), [(40101, "4.1.1"), (40500, "4.5.0"), (40000, "4.0.0")])
+def test_another_version_of_coppeliasim(stand_in: StandIn, number: int, version: str) -> None:
+    header = stand_in.root / "programming" / "include" / "simConst.h"
+    header.write_text(f"// versions\n#define SIM_PROGRAM_VERSION_NB\t\t{number}\n")
+    assert wrong()["CoppeliaSim"][0] == version
+    with pytest.raises(InputError, match=rf"CoppeliaSim: {version}; exactly 4.1.0 is needed: make rlbench"):
+        check_installation()
+
+
+def test_the_version_of_a_coppeliasim_without_headers(tmp_path: Path) -> None:
+    for name, version in (
+        ("CoppeliaSim_Edu_V4_1_0_Ubuntu20_04", "4.1.0"),
+        ("V4_5_1_rev4", "4.5.1"),
+        ("sim", "unknown"),
+    ):
+        (tmp_path / name).mkdir()
+        assert coppeliasim_version(tmp_path / name) == version
+    (tmp_path / "link").symlink_to(tmp_path / "V4_5_1_rev4")
+    assert coppeliasim_version(tmp_path / "link") == "4.5.1"
+
+
+def test_an_unknown_version_is_left_to_the_running_simulator(stand_in: StandIn) -> None:
+    (stand_in.root / "programming" / "include" / "simConst.h").unlink()
+    assert wrong() == {}
+
+
+@pytest.mark.parametrize("name", ["LD_LIBRARY_PATH", "QT_QPA_PLATFORM_PLUGIN_PATH"])
+@pytest.mark.parametrize("value", [None, "", "/usr/lib:/opt/CoppeliaSim"])
+def test_a_variable_that_does_not_lead_to_it(stand_in: StandIn, name: str, value: str | None) -> None:
+    stand_in.patch.delenv(name) if value is None else stand_in.patch.setenv(name, value)
+    assert list(wrong()) == [name]
+    assert f"export {name}=" in wrong()[name][1] and "$COPPELIASIM_ROOT" in wrong()[name][1]
+    stand_in.patch.setenv(name, f"/usr/lib:{stand_in.root}/")
+    assert wrong() == {}
+
+
+def test_displays(stand_in: StandIn) -> None:
+    for name in ("127.0.0.1:2999", ":2998", "unix:2998", "nonsense", "a b:1", f"127.0.0.1:{10**6}"):
+        stand_in.patch.setenv("DISPLAY", name)
+        found, fix = wrong()["X display"]
+        assert name in found and "no server" in found and "xvfb-run" in fix
+    stand_in.patch.setenv("DISPLAY", "")
+    assert wrong()["X display"][0] == "DISPLAY is not set"
+    with display() as name:
+        assert is_served(name) and is_served(name.removesuffix(".0"))
+    assert not is_served(name)
+
+
+def test_the_wrong_pyrep(stand_in: StandIn, tmp_path: Path) -> None:
+    """`pip install pyrep` installs another package, which is recognized by its content, not imported."""
+    package = tmp_path / "pypi" / "pyrep"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise AssertionError('imported')")
+    (package / "reputation.py").touch()
+    stand_in.patch.setattr(sys, "path", [str(tmp_path / "pypi"), *sys.path])
+    found, fix = wrong()["PyRep"]
+    assert "unrelated package" in found and fix == "pip uninstall pyrep, then make rlbench"
+    (tmp_path / "pypi" / "rlbench.py").touch()
+    stand_in.patch.setattr(sys, "path", [*sys.path])
+    assert "another package of that name" in wrong()["RLBench"][0]
+
+
+@pytest.mark.parametrize(("name", "part"), [("pyrep", "PyRep"), ("rlbench", "RLBench"), ("gymnasium", "gymnasium")])
+def test_a_missing_package(stand_in: StandIn, name: str, part: str) -> None:
+    hide(stand_in.patch, name)
+    assert list(wrong()) == [part] and "not installed" in wrong()[part][0]
+    message = f"^sim=rlbench: {part}: not installed.*; (make rlbench|pip install gymnasium)$"
+    with pytest.raises(InputError, match=message):
+        check_installation()
+
+
+# The commands.
+
+
+def run(*words: str, module: str = "data_tools.rlbench") -> subprocess.CompletedProcess[str]:
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run(
+        [sys.executable, "-m", module, *words], cwd=ROOT, capture_output=True, text=True, env=variables, timeout=120
+    )
+
+
+def test_the_table_of_the_check(stand_in: StandIn) -> None:
+    right = run("check")
+    assert right.returncode == 0 and right.stdout.endswith("RLBench is installed\n"), right.stderr
+    stand_in.patch.setenv("DISPLAY", "")
+    missing = run("check")
+    assert missing.returncode == 2 and missing.stdout.endswith("1 of 9 parts are missing or wrong\n")
+    assert "! X display" in missing.stdout and "-> put xvfb-run" in missing.stdout
+
+
+def test_the_smoke_episode(stand_in: StandIn) -> None:
+    right = run("smoke")
+    assert right.returncode == 0, right.stderr
+    assert "coppeliasim 4.1.0" in right.stdout and "success after 2 keyframes" in right.stdout
+    stand_in.faults("demo@0=DemoError")
+    failed = run("smoke", "--task", "close_jar")
+    assert failed.returncode == 1 and "expert_failure after 0 keyframes" in failed.stdout
+    assert failed.stderr.count("\n") == 1 and "close_jar: the expert's episode did not succeed" in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "message"),
+    [
+        ("data_tools.rlbench", ["smoke"], "X display: DISPLAY is not set; put xvfb-run"),
+        ("data_tools.rlbench", ["mend"], "mend"),
+        ("data_tools.collect", ["task=close_jar", "sim=rlbench"], "X display: DISPLAY is not set; put xvfb-run"),
+    ],
+)
+def test_errors_of_commands_are_one_line(
+    stand_in: StandIn, tmp_path: Path, module: str, words: list[str], message: str
+) -> None:
+    stand_in.patch.setenv("DISPLAY", "")
+    more = [f"data.dir={tmp_path}/data"] * (module == "data_tools.collect")
+    refused = run(*words, *more, module=module)
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1 and message in refused.stderr, refused.stderr
