@@ -1,5 +1,4 @@
 # Every target works on a fresh clone: missing packages are installed into .venv first.
-PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := outputs/quickstart-reach_target-spatial-seed0
@@ -7,14 +6,13 @@ EPISODES ?= 200
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo rlbench test test-fast test-rlbench lint bench clean
+.PHONY: help install demo rlbench test test-fast test-rlbench lint lock bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(VENV)/installed: requirements.txt
-	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; install Python 3.11 or run make PYTHON=/path/to/python3.11" >&2; exit 2; }
-	$(PYTHON) -m venv $(VENV)
+	@PYTHON="$(PYTHON)" bash launchers/setup/python.sh $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip==26.3
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	@touch $@
@@ -47,6 +45,9 @@ lint: $(VENV)/installed-dev  ## check style, imports and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+lock: $(VENV)/installed  ## write the newest versions that pyproject.toml allows into requirements*.txt
+	$(BIN)/python .ci/lock.py
 
 bench: $(VENV)/installed-dev  ## print every measured speed as a ratio to its baseline
 	@for file in tests/bench/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

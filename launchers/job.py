@@ -6,8 +6,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from instructrl.config.launcher import LauncherConfig
+from instructrl.errors import InputError
+from instructrl.package_files import IMPORT_ROOT, IS_CHECKOUT
 
-ROOT = Path(__file__).resolve().parent.parent  # of the checkout
+ROOT = IMPORT_ROOT  # the checkout, or site-packages
+TRAINING = {"train.py", "instructrl.commands.train"}  # in a checkout, and in an installed package
+EVALUATION = {"eval.py", "instructrl.commands.evaluate"}
+
+
+def import_path() -> list[str]:
+    """Folders that a job's PYTHONPATH must start with: the checkout; none for an installed package."""
+    return [str(ROOT)] if IS_CHECKOUT else []
+
+
+def checkout() -> Path:
+    """Return the checkout whose code is copied to other machines.
+
+    Raises:
+        InputError: this is an installed package.
+    """
+    if not IS_CHECKOUT:
+        raise InputError(
+            f"{ROOT}: found an installed package, but a TPU pod needs the code of a checkout; clone InstructRL "
+            "with git and run the command there"
+        )
+    return ROOT
 
 
 @dataclass(frozen=True)
@@ -15,7 +38,7 @@ class JobSpec:
     """One job of a sweep, or the only one.
 
     Attributes:
-        command: arguments of the interpreter in a checkout: ("train.py", "seed=0", ...), or ("-m", a module, ...).
+        command: arguments of the interpreter: ("train.py", "seed=0", ...) in a checkout, or ("-m", a module, ...).
             Repeating the command resumes the job.
         run: the output directory or bucket folder, as in the command.
         name: valid as a file name and unique within the sweep.

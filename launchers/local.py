@@ -13,7 +13,7 @@ import psutil
 
 from instructrl.config.launcher import LauncherConfig
 from launchers.exit_status import read_exit_code
-from launchers.job import ROOT, JobSpec
+from launchers.job import JobSpec, import_path
 from launchers.job_table import Job
 
 
@@ -61,8 +61,9 @@ class Local:
         outcome.unlink(missing_ok=True)
         log.parent.mkdir(parents=True, exist_ok=True)
         words = [sys.executable, "-m", "launchers.exit_status", "run", str(outcome), *spec.command_line()]
-        paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1", **spec.environment, "PYTHONPATH": paths}
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", **spec.environment}
+        if paths := [*import_path(), *filter(None, [os.environ.get("PYTHONPATH")])]:
+            environment["PYTHONPATH"] = os.pathsep.join(paths)
         with log.open("ab") as file:
             process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment, start_new_session=True

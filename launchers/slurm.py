@@ -20,8 +20,9 @@ from typing import Any
 from instructrl.config.launcher import LauncherConfig, SlurmConfig
 from instructrl.errors import RunError
 from launchers.exit_status import read_exit_code
-from launchers.job import ROOT, JobSpec
+from launchers.job import JobSpec, import_path
 from launchers.job_table import Job
+from launchers.submitit_internals import batch_script
 
 STATES = {"PENDING": "waiting", "CONFIGURING": "waiting", "REQUEUED": "waiting", "REQUEUE_HOLD": "waiting"}
 STATES |= dict.fromkeys(
@@ -77,14 +78,8 @@ class Slurm:
 
     def preview(self, specs: Sequence[JobSpec]) -> str:
         """Return the batch script and each job's command."""
-        from submitit.core.utils import JobPaths
-        from submitit.slurm.slurm import _make_sbatch_string
-
         numbers = range(1, len(specs) + 1)
-        folder = JobPaths.get_first_id_independent_folder(self._folder / "slurm")
-        command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
-        count = len(specs) if len(specs) > 1 else None
-        text = _make_sbatch_string(command, folder, map_count=count, **self._parameters(specs[0], numbers))
+        text = batch_script(self._folder / "slurm", len(specs), self._parameters(specs[0], numbers))
         commands = [shlex.join(spec.command_line()) for spec in specs]
         return "\n".join(
             [text.rstrip(), "", *(f"# job {n}: {line}" for n, line in zip(numbers, commands, strict=True))]
@@ -201,7 +196,7 @@ class Slurm:
             "srun_args": ["--wait=60"],  # when a process fails, the others are killed after 60 s
             "setup": [
                 *(settings.setup or []),
-                f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONUNBUFFERED=1",
+                " ".join(["export", *map(prepend_to_pythonpath, import_path()), "PYTHONUNBUFFERED=1"]),
                 "trap : TERM USR2  # this script stays to see how the command ends",
             ],
             "teardown": [
@@ -216,6 +211,11 @@ class Slurm:
             **{key: getattr(settings, key) for key in ("partition", "account", "qos", "constraint")},
         }
         return {key: value for key, value in found.items() if value is not None}
+
+
+def prepend_to_pythonpath(folder: str) -> str:
+    """Return a shell assignment that puts a folder before the present PYTHONPATH."""
+    return f"PYTHONPATH={shlex.quote(folder)}${{PYTHONPATH:+:$PYTHONPATH}}"
 
 
 def extra_options(settings: SlurmConfig, *, distributed: bool) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from instructrl.cli.overrides import CONFIG_DIR, check_override, expand_sweep, groups, options, read_override
+from instructrl.cli.overrides import check_override, expand_sweep, groups, options, read_override
 from instructrl.config.fields import (
     explain,
     format_value,
@@ -37,6 +37,7 @@ from instructrl.config.fields import (
 from instructrl.config.launcher import LaunchConfig, LauncherConfig, user_config_file, user_overrides
 from instructrl.config.resolve import check_distinct_outputs, resolve
 from instructrl.errors import InputError, report_user_errors
+from instructrl.package_files import CONFIG_DIR, IMPORT_ROOT, IS_CHECKOUT
 from instructrl.preemption import handle_signals
 
 FLAGS = {
@@ -55,17 +56,25 @@ class SweepRequest:
     """Everything a launcher needs to run the jobs of a command."""
 
     config_name: str
-    entry: tuple[str, ...]  # what follows the interpreter: ("train.py",) or ("-m", "data_tools.collect")
+    entry: tuple[str, ...]  # what follows the interpreter: ("train.py",) or ("-m", "instructrl.commands.train")
     launcher: LauncherConfig
     jobs: Sequence[Sequence[str]]  # the overrides of each job
     configs: Sequence[Any]  # the composed configuration of each job
     command: str  # as typed
 
 
-def entry_point(config_name: str, schema: type[T]) -> Callable[[Callable[[T], None]], Callable[[], None]]:
+def entry_point(
+    config_name: str, schema: type[T], *, script: str | None = None
+) -> Callable[[Callable[[T], None]], Callable[[], None]]:
     """Decorator that turns a function of a typed configuration into a command composed from conf/{config_name}.yaml.
 
     All jobs are composed and validated first; only then does Hydra start them, through its launcher.
+
+    Args:
+        config_name: name of the YAML file.
+        schema: dataclass of the settings.
+        script: the file at the top of a checkout that runs this command; without one, and in an installed package,
+            jobs run it as a module.
     """
 
     def decorate(function: Callable[[T], None]) -> Callable[[], None]:
@@ -77,6 +86,7 @@ def entry_point(config_name: str, schema: type[T]) -> Callable[[Callable[[T], No
 
         start = hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(job)
 
+        @functools.wraps(function)
         def run() -> None:
             with report_user_errors(), handle_signals():
                 flags, words = split_flags(sys.argv[1:])
@@ -89,7 +99,8 @@ def entry_point(config_name: str, schema: type[T]) -> Callable[[Callable[[T], No
                 check_distinct_outputs(configs)
                 flags -= {"--dry-run"}
                 if uses_launcher(flags, words, launcher):
-                    request = SweepRequest(config_name, entry_words(function), launcher, jobs, configs, command_line())
+                    entry = entry_words(function, script)
+                    request = SweepRequest(config_name, entry, launcher, jobs, configs, command_line())
                     job.sweep_request = request  # type: ignore[attr-defined]
                     flags, words = flags | {"--multirun"}, ["hydra/launcher=instructrl", *words]
                 os.environ["HYDRA_FULL_ERROR"] = "1"  # full traceback of a bug
@@ -143,10 +154,12 @@ def uses_launcher(flags: set[str], words: Sequence[str], launcher: LauncherConfi
     )
 
 
-def entry_words(function: Callable) -> tuple[str, ...]:
-    """The command line of a function's file, after the interpreter."""
-    path = Path(inspect.getfile(function)).resolve()
-    parts = path.relative_to(CONFIG_DIR.parent).with_suffix("").parts if CONFIG_DIR.parent in path.parents else ()
+def entry_words(function: Callable, script: str | None = None) -> tuple[str, ...]:
+    """Return the arguments of the interpreter that run a function's command."""
+    if script is not None and IS_CHECKOUT:
+        return (script,)
+    path = Path(inspect.getfile(function)).resolve()  # its `__module__` may be `__main__`
+    parts = path.relative_to(IMPORT_ROOT).with_suffix("").parts if IMPORT_ROOT in path.parents else ()
     module = ".".join(parts).removesuffix(".__main__")
     return ("-m", module) if len(parts) > 1 else (path.name,)
 
@@ -288,4 +301,5 @@ def wrap(text: str, width: int) -> list[str]:
 
 def command_line() -> str:
     """The command as typed, for files that record how they were made."""
-    return shlex.join(["python", *sys.argv])
+    program = Path(sys.argv[0])
+    return shlex.join(["python", *sys.argv] if program.suffix == ".py" else [program.name, *sys.argv[1:]])

@@ -8,7 +8,6 @@ import functools
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice, product
-from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -17,8 +16,8 @@ from omegaconf import OmegaConf
 
 from instructrl.config.fields import format_value, invalid_value, known_keys, leaves, renamed_value, unknown_key
 from instructrl.errors import InputError
+from instructrl.package_files import CONFIG_DIR
 
-CONFIG_DIR = Path(__file__).resolve().parents[2] / "conf"
 MAX_JOBS = 1000
 PLUGINS = ("hydra/launcher", "hydra.launcher.", "hydra/sweeper", "hydra.sweeper.")
 

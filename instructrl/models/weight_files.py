@@ -19,11 +19,10 @@ from safetensors.numpy import save
 from instructrl.config.model import EncoderConfig
 from instructrl.errors import InputError
 from instructrl.models.encoders.registry import flatten_params
+from instructrl.package_files import SHIPPED_WEIGHTS
 
 # In the run directory: the weights of a frozen encoder that are not those of `encoder.weights`.
 ENCODER_FILE = "encoder.safetensors"
-
-SHIPPED = Path(__file__).parent / "encoders/shipped"  # weights that InstructRL ships
 
 FORMAT, VERSION = "instructrl encoder weights", "1"
 
@@ -65,7 +64,7 @@ def weights_path(encoder: EncoderConfig) -> Path | None:
     """The file of `encoder.weights`: one that InstructRL ships for `shipped`; None for random weights."""
     if encoder.weights is None:
         return None
-    return SHIPPED / f"{encoder.name}.safetensors" if encoder.weights == "shipped" else Path(encoder.weights)
+    return SHIPPED_WEIGHTS / f"{encoder.name}.safetensors" if encoder.weights == "shipped" else Path(encoder.weights)
 
 
 def checksum(arrays: Mapping[str, np.ndarray]) -> str:

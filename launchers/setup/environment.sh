@@ -1,14 +1,14 @@
 # shellcheck shell=bash
-# Functions shared by setup_gpu.sh and setup_tpu.sh: find a Python 3.11, and create .venv with pinned packages. To be
-# sourced in the checkout's folder, after `set -euo pipefail`.
+# Functions shared by setup_gpu.sh and setup_tpu.sh: find a Python, and create .venv with pinned packages. To be sourced
+# in the checkout's folder, after `set -euo pipefail`.
+
+# shellcheck source=launchers/setup/python.sh
+source launchers/setup/python.sh
+[[ -f requirements.txt ]] || fail "$PWD: found an installed package; set up a machine from a checkout, which has the requirements"
 
 readonly VENV=.venv UV_VERSION=0.13.9 PIP_VERSION=26.3
+readonly DEFAULT_MINOR=3.13 # the Python that is installed if the machine has none
 readonly APT=(apt-get -qq -y -o DPkg::Lock::Timeout=600 -o Dpkg::Use-Pty=0) # wait for automatic updates of a new machine
-
-fail() {
-    echo "error: $*" >&2
-    exit 2
-}
 
 # make_environment REQUIREMENTS: creates .venv with exactly these packages; an environment of the same files is kept.
 make_environment() {
@@ -18,10 +18,7 @@ make_environment() {
         echo "packages: kept in $VENV"
         return
     fi
-    if ! right_python "$VENV/bin/python"; then
-        find_python
-        "$python" -m venv --clear "$VENV" || fail "$VENV: cannot be created by $python; see above, and free space in $PWD"
-    fi
+    make_venv "$VENV"
     rm -f "$VENV/installed-from"
     install "pip==$PIP_VERSION"
     install -r "$requirements"
@@ -35,21 +32,9 @@ install() {
         fail "pip install $*: failed, see above; check the network and the disk (df -h .), and run it again"
 }
 
-right_python() { # 3.11, with venv and ensurepip
-    command -v "$1" >/dev/null &&
-        "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null
-}
-
-# Sets `python` to a Python 3.11: from PYTHON, the machine, uv, or the system's packages.
+# Sets `python` to the machine's newest suitable one, or one from uv or the system's packages.
 find_python() {
-    if [[ -n ${PYTHON:-} ]]; then
-        python=$PYTHON
-        right_python "$python" || fail "PYTHON=$PYTHON: not a Python 3.11 with venv; set another one, or unset PYTHON"
-        return
-    fi
-    for python in python3.11 python3; do
-        if right_python "$python"; then return; fi
-    done
+    newest_python && return
     if command -v uv >/dev/null; then
         python_of_uv uv && return
     fi
@@ -59,24 +44,25 @@ find_python() {
     if command -v python3 >/dev/null && python3 -m pip install --quiet --user "uv==$UV_VERSION" 2>/dev/null; then
         python_of_uv python3 -m uv && return
     fi
-    fail "python3.11: not found, and neither uv nor apt-get can install it; install Python 3.11 with venv, or set" \
-        "PYTHON=/path/to/python3.11"
+    fail "python3: found none from 3.$OLDEST to 3.$NEWEST, and neither uv nor apt-get can install one; install one with" \
+        "venv, or set PYTHON=/path/to/python3.$OLDEST"
 }
 
 python_of_uv() {
-    "$@" python install --quiet 3.11 && python=$("$@" python find 3.11) && right_python "$python"
+    "$@" python install --quiet "$DEFAULT_MINOR" && python=$("$@" python find "$DEFAULT_MINOR") && suitable "$python"
 }
 
 python_of_apt() {
-    echo "python3.11: installing it by apt-get"
+    echo "Python: installing it by apt-get"
     as_root "${APT[@]}" update || true # an unrelated repository may be unavailable
-    if grep -qs '^ID=ubuntu' "${OS_RELEASE:-/etc/os-release}"; then # its own 3.11 is a release candidate, or absent
+    local package=python3
+    if grep -qs '^ID=ubuntu' "${OS_RELEASE:-/etc/os-release}"; then # its own may be too old
+        package=python$DEFAULT_MINOR
         as_root "${APT[@]}" install software-properties-common &&
             as_root add-apt-repository -y ppa:deadsnakes/ppa >/dev/null || return 1
     fi
-    as_root "${APT[@]}" install python3.11 python3.11-venv >/dev/null || return 1
-    python=python3.11
-    right_python "$python"
+    as_root "${APT[@]}" install "$package" "$package-venv" >/dev/null || return 1
+    newest_python
 }
 
 as_root() {

@@ -4,7 +4,7 @@
 #   launchers/setup/setup_gpu.sh            on a machine with GPUs
 #   launchers/setup/setup_gpu.sh --login    on a cluster's login node, without GPUs: install only
 #
-# PYTHON: the Python 3.11 to use; if there is none, it is installed. Repeated calls keep an existing installation.
+# PYTHON: the Python to use; if the machine has none, it is installed. Repeated calls keep an existing installation.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=launchers/setup/environment.sh

@@ -79,7 +79,7 @@ download() {
 install_python_packages() {
     # PyRep's own requirements pin a cffi that this Python has no wheel for, and RLBench's leave gymnasium out
     "$python" -m pip install --quiet --disable-pip-version-check --constraint requirements.txt \
-        cffi==1.17.1 setuptools==80.9.0 wheel==0.45.1 pyquaternion==0.9.9 natsort==8.4.0 'gymnasium>=1.0,<2' ||
+        cffi setuptools==80.9.0 wheel==0.45.1 pyquaternion==0.9.9 natsort==8.4.0 'gymnasium>=1.0,<2' ||
         fail "dependencies of PyRep and RLBench cannot be installed; see above"
     install_commit pyrep "$PYREP" "$PYREP_COMMIT"
     install_commit rlbench "$RLBENCH" "$RLBENCH_COMMIT"

@@ -3,8 +3,8 @@
 #
 #   launchers/setup/setup_tpu.sh
 #
-# `python -m launchers.tpu setup` and sweeps run it on every host of a pod. PYTHON: the Python 3.11 to use; if there is
-# none, it is installed. Repeated calls keep an existing installation.
+# `python -m launchers.tpu setup` and sweeps run it on every host of a pod. PYTHON: the Python to use; if the machine
+# has none, it is installed. Repeated calls keep an existing installation.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=launchers/setup/environment.sh

@@ -12,7 +12,7 @@ from instructrl.config.launcher import LauncherConfig
 from instructrl.errors import InputError, InterruptedRun
 from instructrl.preemption import raise_if_preempted
 from instructrl.storage.file_lock import exclusive_lock
-from launchers.job import JobSpec
+from launchers.job import EVALUATION, TRAINING, JobSpec
 from launchers.job_table import Job, distinguishing_overrides, format_table, merge_jobs, read_table, write_table
 
 FOLDER = Path("multirun")
@@ -107,7 +107,7 @@ def follow(backend: Backend, jobs: list[Job], specs: Sequence[JobSpec], folder: 
 
 def comparison(folder: Path, specs: Sequence[JobSpec], jobs: Sequence[Job]) -> str:
     """Compare the runs of a sweep of trainings or evaluations; returns text, empty for fewer than two runs."""
-    if specs[0].command[0] not in ("train.py", "eval.py") or sum(job.state == "done" for job in jobs) < 2:
+    if not (TRAINING | EVALUATION) & set(specs[0].command[:2]) or sum(job.state == "done" for job in jobs) < 2:
         return ""
     from instructrl.evaluation.compare.__main__ import compare, summary
 

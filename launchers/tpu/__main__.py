@@ -30,7 +30,7 @@ from collections.abc import Callable, Sequence
 from instructrl.cli.entry import format_settings
 from instructrl.config.fields import format_value
 from instructrl.errors import InputError, report_user_errors
-from launchers.job import ROOT
+from launchers.job import checkout
 from launchers.ssh import background
 from launchers.ssh.broadcast import INTERRUPTED, print_line, run_on_all
 from launchers.ssh.host import Host
@@ -56,8 +56,9 @@ def run_wait(config: PodConfig) -> None:
 
 def run_copy(config: PodConfig) -> None:
     """Copy the code to the hosts."""
+    code = checkout()
     hosts = ready_hosts(config)
-    files, megabytes = copy_code(hosts, ROOT, config.folder, force=config.force)
+    files, megabytes = copy_code(hosts, code, config.folder, force=config.force)
     print(f"copied {files} files ({megabytes:.1f} MB) to {len(hosts)} hosts")
 
 

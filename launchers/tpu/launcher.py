@@ -7,7 +7,7 @@ from pathlib import Path
 
 from instructrl.config.launcher import LauncherConfig, TpuConfig
 from instructrl.errors import InputError, RunError
-from launchers.job import JobSpec
+from launchers.job import JobSpec, checkout
 from launchers.job_table import Job
 from launchers.local import Local
 from launchers.ssh.host import Host
@@ -30,7 +30,12 @@ class TpuBackend(Local):
         self.closed = False  # True once the end of all jobs was handled
 
     def preview(self, specs: Sequence[JobSpec]) -> str:
-        """Return the request for the pod and each job's command."""
+        """Return the request for the pod and each job's command.
+
+        Raises:
+            InputError: there is no checkout whose code the pod would get.
+        """
+        checkout()
         lines = [] if self.tpu.addresses else [pod.describe_request(self.tpu)]
         where = self.tpu.addresses or self.tpu.pod
         lines.append(f"on each host of {where}: the code into ~/{self.tpu.folder}, then bash {SETUP}")
@@ -46,8 +51,9 @@ class TpuBackend(Local):
         """Submit jobs.
 
         Raises:
-            InputError: their output would be lost with the pod, or the pod is not specified.
+            InputError: their output would be lost with the pod, the pod is not specified, or there is no checkout.
         """
+        checkout()
         if self.tpu.addresses is None:
             for _, spec in pairs:
                 self.check_output(spec)

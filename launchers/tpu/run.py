@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from instructrl.config.launcher import TpuConfig
 from instructrl.errors import RunError
-from launchers.job import ROOT
+from launchers.job import checkout
 from launchers.ssh.broadcast import INTERRUPTED, run_on_all
 from launchers.ssh.host import Host, HostError, LostHostError, query_all, read_hosts
 from launchers.ssh.sync_code import copy_code
@@ -90,13 +90,14 @@ def ensure_ready(
     Raises:
         RunError: one of the steps fails.
     """
+    code = checkout()  # before anything is asked for
     if cloud is None:
         hosts = ready_hosts(tpu)
     else:
         create(cloud, tpu, say)
         hosts = hosts_of(tpu, wait(cloud, tpu, say))
         wait_for_ssh(hosts)
-    files, megabytes = copy_code(hosts, ROOT, tpu.folder)
+    files, megabytes = copy_code(hosts, code, tpu.folder)
     say(f"copied {files} files ({megabytes:.1f} MB) to {len(hosts)} hosts")
     set_up(hosts, tpu, show=show)
     return hosts

@@ -25,9 +25,8 @@ from instructrl.data.text.vocab_files import (
 )
 from instructrl.data.text.vocab_lookup import find_vocabulary
 from instructrl.errors import InputError
+from instructrl.package_files import VOCABULARY
 
-# One word piece per line, made by python -m data_tools.vocabulary.
-VOCABULARY = Path(__file__).with_name("vocabulary.txt")
 WEIGHTS = Path("weights")  # folder of downloaded tokenizers, if encoder.weights is not set
 PROBED = 1000  # number of words that are checked
 # CLIP's published rule: English contractions, runs of letters, single digits, runs of other non-space characters.

@@ -14,6 +14,7 @@ from instructrl.config.fields import RENAMED_PROTOCOLS, format_value
 from instructrl.errors import InputError
 from instructrl.evaluation.results.summary import current_format
 from instructrl.evaluation.run_checks import evaluation_folder
+from instructrl.package_files import EVALUATE
 from instructrl.storage import object_store
 from instructrl.storage.paths import StoragePath, open_source, storage_path
 from instructrl.training.monitoring.metric_writer import read_lines
@@ -161,7 +162,8 @@ def load_run(run: Run, folder: Path, *, needs_results: bool) -> None:
             run.results = None
             run.reason = f"has damaged results in {results}; evaluate it again"
     elif needs_results:
-        run.reason = f"has no results of protocol {run.protocol}; evaluate it with python eval.py run={run.location}"
+        command = f"{' '.join(EVALUATE)} run={run.location}"
+        run.reason = f"has no results of protocol {run.protocol}; evaluate it with {command}"
     elif not run.metrics:
         run.reason = f"has no curves and no results in {run.location} yet"
 
@@ -187,4 +189,4 @@ def evaluation_command(sweep: Sweep) -> str:
     names = [run.location if re.fullmatch(r"[\w./:+-]+", run.location) else json.dumps(run.location) for run in pending]
     launcher = [override for override in shlex.split(sweep.command) if override.startswith("launcher")]
     protocol = [f"protocol={pending[0].protocol}"] if pending[0].protocol != DEFAULT_PROTOCOL else []
-    return shlex.join(["python", "eval.py", "--multirun", f"run={','.join(names)}", *protocol, *launcher])
+    return shlex.join([*EVALUATE, "--multirun", f"run={','.join(names)}", *protocol, *launcher])

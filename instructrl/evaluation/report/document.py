@@ -1,9 +1,9 @@
 """HTML skeleton of all pages: self-contained, without scripts, with a light and a dark colour scheme."""
 
 from html import escape
-from pathlib import Path
 
-STYLE = Path(__file__).with_name("report.css")
+from instructrl.package_files import REPORT_STYLE
+
 # Makes the browser enforce it: the page sends no requests, and nothing in it is executed.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; media-src data:; img-src data:"
 
@@ -19,7 +19,7 @@ def document(title: str, body: str) -> str:
 <link rel="icon" href="data:,">
 <title>{escape(title)}</title>
 <style>
-{STYLE.read_text(encoding="utf-8")}</style>
+{REPORT_STYLE.read_text(encoding="utf-8")}</style>
 </head>
 <body>
 <main>

@@ -167,7 +167,8 @@ def connect(config: HardwareConfig) -> ProcessGroup:
         RunError: not all processes connect in time.
     """
     import jax
-    from jax._src.distributed import global_state  # JAX's key-value store has no public API
+
+    from instructrl.training.distributed.jax_internals import coordination
 
     if not jax.distributed.is_initialized():
         started = time.monotonic()
@@ -188,4 +189,4 @@ def connect(config: HardwareConfig) -> ProcessGroup:
                 f"hardware.coordinator: {config.coordinator} could not be joined in {time.monotonic() - started:.0f} s "
                 f"({' '.join(str(error).split())[:200]}); check that all processes run and can reach process 0"
             ) from None
-    return ProcessGroup(global_state.client, global_state.process_id, global_state.num_processes or 1, next(_sessions))
+    return ProcessGroup(*coordination(), next(_sessions))

@@ -2,21 +2,18 @@
 
 import os
 import platform
-import warnings
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax._src import compilation_cache, compiler  # no public setting for which processes write the cache
-from jax._src import config as jax_config
 
 from instructrl.config.training import HardwareConfig
 from instructrl.errors import InputError
 from instructrl.models.layers.attention import has_cudnn
 from instructrl.models.layers.block_stack import ExecutionConfig
+from instructrl.training.distributed.jax_internals import write_compiled_programs
 from instructrl.training.distributed.multihost import process_shard
 
 BACKENDS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
@@ -60,29 +57,8 @@ def configure_compilation_cache(config: HardwareConfig) -> None:
     index, count = process_shard()
     if index:
         cache_dir = str(Path(cache_dir) / f"process-{index}-of-{count}")  # no two processes write the same file
-        compiler._cache_write = write_compiled_program
+        write_compiled_programs()
     jax.config.update("jax_compilation_cache_dir", cache_dir)
-
-
-def write_compiled_program(
-    cache_key: str,
-    compile_time_secs: float,
-    module_name: str,
-    backend: Any,
-    executable: Any,
-    host_callbacks: Sequence[Any],
-) -> None:
-    """Write a compiled program to this process's cache folder; replaces jax's function of the same signature.
-
-    In jax only process 0 writes. Others cannot read its entries if keys differ by process (CPUs) or folders by host;
-    they would compile at every start while process 0 waits in its first step, possibly until it times out.
-    """
-    if host_callbacks or compile_time_secs < jax_config.persistent_cache_min_compile_time_secs.value:
-        return
-    try:
-        compilation_cache.put_executable_and_time(cache_key, module_name, executable, backend, int(compile_time_secs))
-    except Exception as error:  # as in jax: a failed cache write must not end a training
-        warnings.warn(f"compiled programs cannot be cached: {error}", stacklevel=2)
 
 
 def cpu_fingerprint() -> str:

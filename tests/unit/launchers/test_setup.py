@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ from instructrl.errors import InputError, RunError
 from launchers.setup import check_devices
 from tests.paths import ROOT
 
-# A stub of Python 3.11 that logs its calls and creates environments with the same stub.
+# A Python 3.MINOR that logs its calls, and creates an environment whose Python does the same.
 PYTHON = """#!/bin/sh
 case "$*" in
-*"import sys, venv"*) exit 0 ;;
+*"import sys, venv"*) echo MINOR; exit 0 ;;
+*"import platform"*) echo 3.MINOR.0; exit 0 ;;
 esac
 echo "$(basename "$0") $*" >> "$LOG"
 case "$*" in
@@ -22,8 +24,13 @@ case "$*" in
 *launchers.setup.check_devices*) echo "$3: 4 x imaginary" ;;
 esac
 """
-OTHER = "#!/bin/sh\nexit 1\n"  # of another version
+OTHER = "#!/bin/sh\nexit 1\n"  # another version, or a shim of pyenv without a version
 NOTE = '#!/bin/sh\necho "$(basename "$0") $*" >> "$LOG"\n'
+
+
+def python(minor: int = 11) -> str:
+    """A program that behaves like Python 3.`minor`."""
+    return PYTHON.replace("MINOR", str(minor))
 
 
 class Machine:
@@ -31,10 +38,11 @@ class Machine:
 
     def __init__(self, folder: Path):
         self.bin, self.log, self.checkout = folder / "bin", folder / "log", folder / "suite"
-        for path in (self.bin, self.checkout / "launchers"):
+        for path in (self.bin, self.checkout / "launchers/setup"):
             path.mkdir(parents=True)
-        for name in ("environment.sh", "setup_gpu.sh", "setup_tpu.sh"):
-            (self.checkout / "launchers" / name).write_bytes((ROOT / "launchers" / name).read_bytes())
+        for name in ("python.sh", "environment.sh", "setup_gpu.sh", "setup_tpu.sh"):
+            script = Path("launchers/setup") / name
+            (self.checkout / script).write_bytes((ROOT / script).read_bytes())
         for name in ("requirements.txt", "requirements-gpu.txt", "requirements-tpu.txt"):
             (self.checkout / name).write_bytes((ROOT / name).read_bytes())
         (folder / "os-release").write_text("NAME=Debian\nID=debian\n")
@@ -80,7 +88,7 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
     machine = Machine(tmp_path)
-    machine.program("python3.11", PYTHON)
+    machine.program("python3.11", python())
     return machine
 
 
@@ -135,8 +143,8 @@ def test_a_missing_python_comes_from_the_systems_packages(machine: Machine, syst
     machine.program("id", f"#!/bin/sh\necho {0 if root else 1000}\n")
     machine.program("sudo", '#!/bin/sh\nshift\nexec "$@"\n')
     machine.program("add-apt-repository", NOTE)
-    brings = f'case "$*" in\n*python3.11-venv*) cp "{machine.bin}/saved" "{machine.bin}/python3.11" ;;\nesac\n'
-    machine.program("saved", PYTHON)
+    brings = f'case "$*" in\n*python3*-venv*) cp "{machine.bin}/saved" "{machine.bin}/python3" ;;\nesac\n'
+    machine.program("saved", python(13))
     machine.program("apt-get", NOTE + brings)
     done = machine.setup("tpu")
     assert done.returncode == 0, done.stderr
@@ -147,22 +155,59 @@ def test_a_missing_python_comes_from_the_systems_packages(machine: Machine, syst
 
 def test_a_missing_python_comes_from_uv(machine: Machine) -> None:
     (machine.bin / "python3.11").unlink()
-    machine.program("own", PYTHON)
-    found = f'case "$*" in\n"python find 3.11") echo "{machine.bin}/own" ;;\nesac\n'
+    machine.program("own", python(13))
+    found = f'case "$*" in\n"python find 3.13") echo "{machine.bin}/own" ;;\nesac\n'
     machine.program("uv", NOTE + found)
     done = machine.setup("tpu")
     assert done.returncode == 0, done.stderr
-    assert machine.calls[0] == "uv python install --quiet 3.11" and "own -m venv --clear .venv" in machine.calls
+    assert machine.calls[0] == "uv python install --quiet 3.13" and "own -m venv --clear .venv" in machine.calls
 
 
 def test_without_any_python_it_is_one_line(machine: Machine) -> None:
     (machine.bin / "python3.11").unlink()
     machine.program("python3", OTHER)
     refused = machine.setup("tpu")
-    assert refused.returncode == 2 and refused.stderr.startswith("error: python3.11: not found, and neither uv nor")
+    assert refused.returncode == 2 and refused.stderr.startswith("error: python3: found none from 3.11 to 3.14, and")
     assert refused.stderr.count("\n") == 1
     named = machine.setup("tpu", PYTHON="python3")
-    assert named.returncode == 2 and named.stderr.startswith("error: PYTHON=python3: not a Python 3.11 with venv")
+    assert named.returncode == 2 and named.stderr.startswith("error: PYTHON=python3: not a Python 3.11 or")
+
+
+def test_the_newest_python_that_works_is_taken_unless_one_is_given(machine: Machine) -> None:
+    """As by make, which runs python.sh alone."""
+    for name, program in {"python3.14": OTHER, "python3.13": python(13), "python3": python(12)}.items():
+        machine.program(name, program)
+
+    def run_script(**variables: str) -> str:
+        machine.log.write_text("")
+        given = {"PATH": str(machine.bin), "LOG": str(machine.log), **variables}
+        words = ["bash", str(ROOT / "launchers/setup/python.sh"), ".venv"]
+        ran = subprocess.run(words, cwd=machine.checkout, env=given, capture_output=True, text=True, timeout=60)
+        assert (ran.returncode == 0) == (ran.stderr == "") and ran.returncode in (0, 2)
+        return ran.stdout or ran.stderr
+
+    assert run_script() == "Python: 3.13.0 (python3.13), in .venv\n"
+    machine.program("python3.14", python(14))
+    assert run_script() == "", "the environment stays as it is"
+    assert run_script(PYTHON="python3.11") == "Python: 3.11.0 (python3.11), in .venv\n"
+    machine.program("python3.10", python(10))
+    assert run_script(PYTHON="python3.10").startswith(
+        "error: PYTHON=python3.10: not a Python 3.11 or newer with venv; set"
+    )
+    (machine.checkout / ".venv/bin/python").unlink()
+    for name in ("python3.14", "python3.13", "python3.11"):
+        (machine.bin / name).unlink()
+    machine.program("python3", python(15))
+    assert run_script().startswith("error: python3: found none from 3.11 to 3.14 with venv; install one, or")
+    assert run_script(PYTHON="python3") == "Python: 3.15.0 (python3), in .venv\n", (
+        "newer than the tested versions, at the user's risk"
+    )
+
+
+def test_pinned_versions_are_within_the_ranges_of_the_package() -> None:
+    words = [sys.executable, str(ROOT / ".ci/lock.py"), "--check"]
+    ran = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
 
 
 @pytest.mark.parametrize("kind", ["gpu", "tpu"])

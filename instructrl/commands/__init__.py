@@ -1,0 +1,1 @@
+"""The commands behind train.py, eval.py, data_tools.collect and the installed console scripts."""
