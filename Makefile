@@ -30,11 +30,11 @@ demo: $(VENV)/installed  ## collect, train, evaluate and report from scratch, in
 rlbench: $(VENV)/installed  ## install RLBench and CoppeliaSim (for non-commercial use) and play one episode
 	launchers/setup/setup_rlbench.sh $(BIN)/python
 
-test: $(VENV)/installed-dev  ## run all tests, JOBS files in parallel
-	$(BIN)/python -m pytest -n $(JOBS)
+test: $(VENV)/installed-dev  ## run all tests (unit, integration, cluster), JOBS files in parallel
+	$(BIN)/python -m pytest -n $(JOBS) --durations=20
 
-test-fast: $(VENV)/installed-dev  ## run the tests that take seconds
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
+test-fast: $(VENV)/installed-dev  ## run the unit tests, which start no process
+	$(BIN)/python -m pytest -n $(JOBS) --durations=20 tests/unit
 
 test-rlbench: $(VENV)/installed-dev  ## run the tests that need RLBench (make rlbench installs it)
 	$(BIN)/python -m data_tools.rlbench check

@@ -5,16 +5,18 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
 
-# The same small agents are compiled in many tests: once a session is enough, for all of its processes.
+# The same small agents are compiled, and demonstrated to, in many tests: once a session is enough, for all processes.
 if "PYTEST_XDIST_WORKER" not in os.environ:
-    _CACHE = tempfile.TemporaryDirectory(prefix="instructrl-compiled-")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+    _SESSION = tempfile.TemporaryDirectory(prefix="instructrl-tests-")
+    os.environ["INSTRUCTRL_TEST_SESSION"] = _SESSION.name
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{_SESSION.name}/compiled"
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
@@ -24,6 +26,8 @@ os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
 # A shell that starts the tests in the background has them ignore ctrl-C, and all that they start would inherit it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+TIERS = ("cluster", "integration", "unit")  # folders of tests, in the order in which they run
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +49,11 @@ def no_programs_of_other_files() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files of slow tests come first: one that begins last would keep all processes but its own waiting."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Tiers of long files come first: a file that begins last would keep all processes but its own waiting."""
+    tests = Path(__file__).parent
+
+    def tier(item: pytest.Item) -> int:
+        folder = item.path.relative_to(tests).parts[0]
+        return TIERS.index(folder) if folder in TIERS else 0
+
+    items.sort(key=tier)

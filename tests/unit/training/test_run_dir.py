@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from instructrl.cli.entry import compose
 from instructrl.config.fields import RENAMED_KEYS, leaves
 from instructrl.config.training import TrainConfig
 from instructrl.errors import InputError
 from instructrl.storage.atomic import write_atomically
 from instructrl.training.run_dir import FREE_KEYS, open_run, read_config, read_data, record_data, settings
+from tests.fixtures.settings import changed as with_settings
 
 OTHER_VALUES = {  # of the keys that may change
     "output_dir": "outputs",
@@ -63,7 +63,7 @@ DATA = {
 
 
 def config(folder: Path, *more: str) -> TrainConfig:
-    return compose("train", TrainConfig, [f"output_dir='{folder}'", "name=run", *more])
+    return with_settings(f"output_dir='{folder}'", "name=run", *more)
 
 
 def refused(call: Callable[[], Any]) -> str:

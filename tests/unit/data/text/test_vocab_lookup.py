@@ -1,15 +1,13 @@
 """Lookup of a named vocabulary: a path, a downloaded file, the Hugging Face cache."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import train
 from tests.fixtures import vocabularies
 from tests.fixtures.vocabularies import BERT, CLIP, MERGES, build_tokenizer, refused
-from tests.paths import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -89,32 +87,13 @@ def test_what_is_neither_a_path_nor_a_name_is_one_line(hub: Path, asked: str) ->
     assert refused(asked).startswith(f"encoder.tokenizer: found {asked!r}, which is not a file or folder; allowed: s")
 
 
-def test_a_process_looks_into_the_cache_that_the_environment_names(
-    bert: dict[str, Path], clip: dict[str, Path], tmp_path: Path
+def test_a_missing_tokenizer_ends_a_training_before_anything_is_made(
+    hub: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    vocabularies.in_cache(tmp_path / "home/hub", "bert-base-uncased", {"tokenizer.json": bert["tokenizer.json"]})
-    vocabularies.in_cache(tmp_path / "cache", "bert-base-uncased", {"tokenizer.json": clip["tokenizer.json"]})
-    program = (
-        "import sys; from instructrl.config import EncoderConfig\n"
-        "from instructrl.data.text.tokenizer import make_tokenizer\n"
-        "tokenizer = make_tokenizer(EncoderConfig(tokenizer='bert-base-uncased'))\n"
-        "print(tokenizer.vocabulary_size, 'jax' in sys.modules, 'transformers' in sys.modules)"
-    )
-    plain = {key: value for key, value in os.environ.items() if not key.startswith("HF_")} | {"PYTHONPATH": str(ROOT)}
-    for more, size in (({"HF_HOME": "home"}, len(BERT)), ({"HF_HOME": "home", "HF_HUB_CACHE": "cache"}, len(CLIP))):
-        environment = plain | {key: str(tmp_path / value) for key, value in more.items()}
-        command = [sys.executable, "-c", program]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-        assert done.stdout.split() == [str(size), "False", "False"], done.stderr
-
-
-def test_a_missing_tokenizer_ends_a_training_before_anything_is_made(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "train.py"), "encoder=clip_b16", "encoder.weights=null"]
-    environment = os.environ | {"HF_HOME": str(tmp_path / "none"), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr
-    [line] = done.stderr.splitlines()
-    assert (
-        "encoder.tokenizer: openai/clip-vit-base-patch16 is not a file" in line and str(tmp_path / "none/hub") in line
-    )
-    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(sys, "argv", ["train.py", "encoder=clip_b16", "encoder.weights=null"])
+    with pytest.raises(SystemExit) as exit_:
+        train.main()
+    assert exit_.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "encoder.tokenizer: openai/clip-vit-base-patch16 is not a file" in line and str(hub) in line
+    assert not list(Path().iterdir())

@@ -1,0 +1,119 @@
+"""Every option of every group composes, differs from its siblings, and is a file of conf."""
+
+import ast
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from instructrl.cli.overrides import CONFIG_DIR, groups, options
+from instructrl.config.environment import EMBEDDED_TASKS, task_names
+from instructrl.config.fields import leaves, summarize_allowed
+from instructrl.config.launcher import LaunchConfig
+from instructrl.config.resolve import differences
+from tests.fixtures.settings import SCHEMAS, composed
+from tests.paths import ROOT
+
+MASKED = ("pretraining.train=[here]", "pretraining.val=[there]")
+ORDERED = {"encoder": tuple(reversed(options("encoder")))}  # a trained one beside optimizer=finetune
+
+
+def choices(name: str) -> list[dict[str, str]]:
+    """Options of a command's groups, one of each group beside the other groups', until there are no more."""
+    known = {group: ORDERED.get(group, options(group)) for group in groups(name) if group not in ("experiment", "sim")}
+    rounds = max(map(len, known.values()))
+    chosen = [{group: some[turn] for group, some in known.items() if turn < len(some)} for turn in range(rounds)]
+    if "sim" in groups(name):
+        for one in chosen:
+            one["sim"] = "tabletop" if one.get("task", "reach_target") in EMBEDDED_TASKS else "rlbench"
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def parts() -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
+    """Settings of a command's group by option."""
+    return {}
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_every_option_composes_and_is_taken(name: str, parts: dict) -> None:
+    for chosen in choices(name):
+        config = composed(*(f"{group}={option}" for group, option in chosen.items()), name=name)
+        for group, option in chosen.items():
+            assert getattr(config, group).name == option
+            parts.setdefault((name, group), {})[option] = dataclasses.asdict(getattr(config, group))
+    for group in groups(name):
+        if group != "experiment":
+            contents = parts[name, group]
+            assert set(contents) == set(options(group))
+            label = set() if group == "task" else {"name"}  # a task's name is what it is
+            kinds = [tuple((key, str(part[key])) for key in part if key not in label) for part in contents.values()]
+            assert len(set(kinds)) == len(kinds), f"options of {group} differ in a label only"
+
+
+@pytest.mark.parametrize("option", options("experiment"))
+def test_every_experiment_composes_and_changes_something(option: str) -> None:
+    needed = MASKED if option == "pretrain_m3ae" else ()
+    assert differences(dataclasses.asdict(composed()), dataclasses.asdict(composed(f"experiment={option}", *needed))), (
+        option
+    )
+
+
+def test_every_file_of_conf_is_an_option_of_some_command() -> None:
+    files = {path.relative_to(CONFIG_DIR).as_posix() for path in CONFIG_DIR.rglob("*") if path.is_file()}
+    known = {group for name in SCHEMAS for group in groups(name)} | {"launcher"}
+    chosen = {f"{group}/{option}.yaml" for group in known for option in options(group)}
+    assert files == chosen | {f"{name}.yaml" for name in (*SCHEMAS, "launch")} | {"quiet.yaml"}
+
+
+def test_the_sets_of_the_benchmark_hold_tasks_that_there_are() -> None:
+    ten, eighteen = (task_names(composed(f"task={name}").task) for name in ("multi_10", "multi_18"))
+    assert (len(ten), len(eighteen)) == (10, 18)
+    assert set(ten) < set(eighteen) <= set(EMBEDDED_TASKS)
+
+
+# What a setting says of itself.
+
+
+def tool_schemas() -> list[type]:
+    """Settings of the tools, and of commands on pods."""
+    from data_tools.convert.__main__ import ConvertConfig
+    from data_tools.frames.renderer import FramesConfig
+    from data_tools.probe.__main__ import ProbeConfig
+    from data_tools.rlds.__main__ import ExportConfig, ImportConfig
+    from data_tools.rlds.mapping import Mapping
+    from data_tools.weights.__main__ import SCHEMAS as WEIGHTS
+    from launchers.tpu.settings import PodConfig
+
+    return [ConvertConfig, FramesConfig, ProbeConfig, ExportConfig, ImportConfig, Mapping, PodConfig, *WEIGHTS.values()]
+
+
+def test_every_setting_has_a_help_text() -> None:
+    for schema in (*SCHEMAS.values(), LaunchConfig, *tool_schemas()):
+        for key, entry in leaves(schema).items():
+            text = entry.metadata.get("help", "")
+            assert text.strip() == text != "" and "\n" not in text and len(text) <= 120, (
+                f"{schema.__name__}: {key}: {text!r}"
+            )
+            assert summarize_allowed(entry)
+
+
+def read_attributes(root: Path) -> set[str]:
+    """Every attribute that is read in the code, validation excluded."""
+    files = [
+        root / "train.py",
+        root / "eval.py",
+        *(root / "data_tools").rglob("*.py"),
+        *(root / "instructrl").rglob("*.py"),
+    ]
+    parts = [part for path in files for part in ast.parse(path.read_text()).body]
+    parts = [part for part in parts if not getattr(part, "name", "").startswith("check_")]
+    nodes = [node for part in parts for node in ast.walk(part) if isinstance(node, ast.Attribute)]
+    return {node.attr for node in nodes if isinstance(node.ctx, ast.Load)}
+
+
+def test_every_field_is_read_somewhere() -> None:
+    read = read_attributes(ROOT)
+    unread = {key for schema in SCHEMAS.values() for key in leaves(schema) if key.rpartition(".")[2] not in read}
+    assert unread == set()

@@ -1,0 +1,28 @@
+"""What tests/unit/conftest.py refuses."""
+
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        lambda: subprocess.run([sys.executable, "-c", ""], check=True),
+        lambda: multiprocessing.get_context("spawn").Process(target=print).start(),
+        lambda: os.system("true"),
+        lambda: socket.create_connection(("127.0.0.1", 9)),
+        lambda: socket.create_server(("127.0.0.1", 0)),
+    ],
+)
+def test_processes_and_connections_are_refused_and_noted(start: Callable[[], Any], refused: list[str]) -> None:
+    with pytest.raises(Exception, match=r"^a unit test .*: move it to tests/integration or tests/cluster$"):
+        start()
+    assert len(refused) == 1
+    refused.clear()
