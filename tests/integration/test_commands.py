@@ -1,0 +1,73 @@
+"""Commands in processes of their own: they answer at once, import no jax for it, and leave no files."""
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.paths import ROOT
+
+SEVERAL = """
+import runpy, sys
+import_path, name, *lines = sys.argv[1:]
+sys.path.insert(0, import_path)
+for line in lines:
+    sys.argv = [name, *line.split()]
+    try:
+        runpy.run_module(name, run_name="__main__")
+        print("exit 0:", line, file=sys.stderr)
+    except SystemExit as exit_:
+        print(f"exit {exit_.code or 0}:", line, file=sys.stderr)
+found = {"jax", "jaxlib", "flax", "mujoco", "wandb"} & set(sys.modules)
+print("imported:", *sorted(found), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        (
+            "train",
+            {"policy=abc": 2, "-m seed=0,x": 2, "--foo": 2, "policy.depth=abc experiment=quickstart": 2, "--help": 0,
+             "--cfg job policy=vit_base": 0},
+        ),
+        ("eval", {"run=nowhere": 2, "--help": 0}),
+        ("data_tools.collect", {"task=unknown": 2, "-h": 0}),
+    ],
+)  # fmt: skip
+def test_a_command_imports_no_jax_to_say_what_is_wrong_and_leaves_nothing(
+    name: str, lines: dict[str, int], tmp_path: Path
+) -> None:
+    program = [sys.executable, "-c", SEVERAL, str(ROOT), name, *lines]
+    ran = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    *found, imported = ran.stderr.splitlines()
+    expected = []
+    for line, code in lines.items():
+        expected += ["error: "] * (code != 0) + [f"exit {code}: {line}"]
+    assert len(found) == len(expected), ran.stderr
+    assert all(one.startswith(start) for one, start in zip(found, expected, strict=True)), ran.stderr
+    assert imported == "imported:" and ("Settings: key=" in ran.stdout) == (0 in lines.values())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("words", "code"), [(["train.py", "policy=abc"], 2), (["-m", "data_tools.collect", "-h"], 0)])
+def test_the_real_command_answers_at_once(words: list[str], code: int, tmp_path: Path) -> None:
+    """In CPU seconds, since other work slows a machine; the bound is for a slow one."""
+    entry = [str(ROOT / word) if word.endswith(".py") else word for word in words]
+    before = cpu_seconds_of_children()
+    ran = subprocess.run(
+        [sys.executable, *entry], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        env={"PYTHONPATH": str(ROOT)}, check=False,
+    )  # fmt: skip
+    seconds = cpu_seconds_of_children() - before
+    assert ran.returncode == code, ran.stderr
+    assert ran.stderr.startswith("error: policy: found abc") if code else ran.stdout
+    assert list(tmp_path.iterdir()) == []
+    assert seconds < 4, f"{seconds} s: the goal is 2 s, on a machine with nothing else to do"
+
+
+def cpu_seconds_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
