@@ -20,13 +20,17 @@ from instructrl.training.distributed.mesh import DATA, FSDP
 from instructrl.training.distributed.multihost import is_leader, leader_first
 from instructrl.training.monitoring.metric_writer import Metrics, open_metrics
 from instructrl.training.monitoring.monitor import TrainMonitor
-from instructrl.training.objectives.base import Objective
+from instructrl.training.objectives.base import Objective, ObjectiveKind
 from instructrl.training.objectives.behavior_cloning import open_demonstrations, prepare_behavior_cloning
 from instructrl.training.objectives.masked_pretraining import open_image_text, prepare_masked_pretraining
 from instructrl.training.running_mean import RunningMean
 from instructrl.training.state import TrainState, parameter_table
 
 ELSEWHERE = "choose another output_dir"
+OBJECTIVES = {
+    "behavior_cloning": ObjectiveKind(open_demonstrations, prepare_behavior_cloning),
+    "masked_pretraining": ObjectiveKind(open_image_text, prepare_masked_pretraining),
+}
 Rollout = Callable[[Any, int], dict[str, float]]  # (params, epoch) -> metrics
 
 
@@ -37,6 +41,7 @@ def train(
     data: Mapping[str, Sequence[StoragePath]],
     rollout: Rollout | None = None,
     on_saved: Callable[[], None] | None = None,
+    objective_kind: ObjectiveKind | None = None,
 ) -> None:
     """Train to the last epoch, from the last checkpoint if there is one.
 
@@ -46,6 +51,7 @@ def train(
         data: demonstration files of the splits `train` and `val`, one per task; empty for pretraining.
         rollout: called every `training.rollout_every` epochs with parameters and epoch.
         on_saved: called after a checkpoint is completely written; training waits for both.
+        objective_kind: replaces the one that `config.objective` names.
 
     Raises:
         InterruptedRun: a signal requested the end; everything up to the current step is saved.
@@ -53,16 +59,14 @@ def train(
         InputError: another process trains this run, or the run started with different demonstrations.
     """
     lease = exclusive_lease(run, activity="trains", busy_hint="add name=... for a separate run", write_hint=ELSEWHERE)
-    masked = config.objective == "masked_pretraining"
-    open_data: Any = open_image_text if masked else open_demonstrations
-    prepare: Any = prepare_masked_pretraining if masked else prepare_behavior_cloning
+    kind = objective_kind or OBJECTIVES[config.objective]
     with (
         lease if is_leader() else nullcontext() as held,
-        open_data(config, data) as splits,
+        kind.open_data(config, data) as splits,
         open_checkpoints(run, keep=Retention(config.training.keep_last, config.training.keep_best)) as checkpoints,
     ):
         last, epoch_mean = checkpoints.step("last"), RunningMean()
-        objective, state = prepare(config, run, splits, resuming=last is not None)
+        objective, state = kind.prepare(config, run, splits, resuming=last is not None)
         if last is not None:
             state = checkpoints.restore(state, step=last)
             epoch_mean = RunningMean(**checkpoints.progress(last))

@@ -8,104 +8,79 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 import pytest
 
 from instructrl.errors import InterruptedRun
-from instructrl.inference.batched_agent import load_batched_agent
 from instructrl.preemption import handle_signals
 from instructrl.sim.vector.pool import Workers
-from instructrl.training import train_loop
 from instructrl.training.checkpointing.manager import open_checkpoints
-from instructrl.training.checkpointing.saver import CheckpointSaver
 from instructrl.training.monitoring.metric_writer import read_lines
-from tests.fixtures import tiny
+from tests.fixtures import tiny, tiny_objective
+from tests.fixtures.tiny_objective import Metrics, assert_same_end
 from tests.fixtures.waiting import bearers, wait_for
 from tests.paths import ROOT
 
-Data = dict[str, list[Path]]
-
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
-    return tiny.demonstrations(tmp_path_factory.mktemp("demonstrations"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.trained(tmp_path_factory.mktemp("undisturbed"), data)
-
-
-def params(run: Path, which: str = "last") -> tuple[Any, int]:
-    actor, step = load_batched_agent(run, checkpoint=which, slots=1, steps=6, hardware=tiny.config(run).hardware)
-    return actor.params, step
-
-
-def same_end(run: Path, other: Path) -> None:
-    """Assert that parameters of the last and the best checkpoint, and the metrics, are bit-identical."""
-    for which in ("last", "best"):
-        (ours, step), (theirs, at) = params(run, which), params(other, which)
-        assert step == at
-        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
-    lines = [line for line in read_lines(run / "metrics.jsonl") if line["split"] != "rollout"]
-    assert lines == read_lines(other / "metrics.jsonl")
-
-
-def interrupt(patch: pytest.MonkeyPatch, step: int, number: int) -> None:
-    """Send a signal to this process during a training step."""
-    should_save = CheckpointSaver.should_save
-
-    def signalled(self: CheckpointSaver, at: int) -> bool:
-        if at == step:
-            os.kill(os.getpid(), number)
-        return should_save(self, at)
-
-    patch.setattr(CheckpointSaver, "should_save", signalled)
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_objective.trained(tmp_path_factory.mktemp("undisturbed"))
 
 
 def saved(run: Path) -> list[int]:
     return sorted(int(path.name) for path in (run / "checkpoints").iterdir() if path.name.isdigit())
 
 
-def test_a_signal_at_any_step_loses_no_step_and_changes_no_number(
-    undisturbed: Path, data: Data, tmp_path: Path
-) -> None:
+def test_a_signal_at_any_step_loses_no_step_and_changes_no_number(undisturbed: Path, tmp_path: Path) -> None:
     for step, number in zip((1, 2, 3, 5, 6, 12), [signal.SIGTERM, signal.SIGUSR2] * 3, strict=True):
-        with pytest.MonkeyPatch.context() as patch:
-            interrupt(patch, step, number)
-            with pytest.raises(InterruptedRun, match=rf"by {signal.Signals(number).name}, step {step} is saved"):
-                tiny.trained(tmp_path, data)
+
+        def signalled(at: int, metrics: Metrics, step: int = step, number: int = number) -> Metrics:
+            if at == step:
+                os.kill(os.getpid(), number)
+            return metrics
+
+        with pytest.raises(InterruptedRun, match=rf"by {signal.Signals(number).name}, step {step} is saved"):
+            tiny_objective.trained(tmp_path, on_step=signalled)
         [run] = (tmp_path / "outputs").iterdir()
         assert saved(run)[-1] == step and len(saved(run)) <= 2
-    same_end(tiny.trained(tmp_path, data), undisturbed)
+    assert_same_end(tiny_objective.trained(tmp_path), undisturbed)
+
+
+def test_an_exception_at_any_moment_changes_no_number(undisturbed: Path, tmp_path: Path) -> None:
+    def interrupted(*given: Any) -> Any:
+        if given[-1] == moment or given[0] == moment:
+            raise KeyboardInterrupt
+        return given[-1]
+
+    for moment in (2, 5, 9, 11):
+        with pytest.raises(KeyboardInterrupt):
+            tiny_objective.trained(tmp_path, "training.save_every=2", on_step=interrupted)
+    for moment in (1, 3):
+        folder = tmp_path / str(moment)
+        with pytest.raises(KeyboardInterrupt):
+            tiny_objective.trained(folder, "training.rollout_every=1", rollout=lambda _, epoch: interrupted(epoch, {}))
+        assert_same_end(tiny_objective.trained(folder), undisturbed)
+    assert_same_end(tiny_objective.trained(tmp_path), undisturbed)
 
 
 @pytest.mark.parametrize("where", ["rolling out", "validating"])
-def test_a_signal_at_the_end_of_an_epoch_saves_it(
-    undisturbed: Path, data: Data, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def signalled(*given: Any) -> dict[str, float]:
-        if given[-1] == 2 or where == "validating":
+def test_a_signal_at_the_end_of_an_epoch_saves_it(undisturbed: Path, tmp_path: Path, where: str) -> None:
+    def rollout(params: Any, epoch: int) -> dict[str, float]:
+        if epoch == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        if where == "validating":
-            return validate(*given)
-        if given[-1] == 2:
             with Workers(NoEnv, 1, timeout=30) as workers:
                 workers.call({0: ("nap", ())})
         return {"success_rate": 0.5}
 
-    validate = train_loop.validate
+    def validation() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
     words = ("training.rollout_every=1",) if where == "rolling out" else ()
-    with monkeypatch.context() as patch:
-        if where == "validating":
-            patch.setattr(train_loop, "validate", signalled)
-        with pytest.raises(InterruptedRun, match="is saved"):
-            tiny.trained(tmp_path, data, *words, rollout=signalled)
+    with pytest.raises(InterruptedRun, match="is saved"):
+        tiny_objective.trained(tmp_path, *words, rollout=rollout, on_validation=None if words else validation)
     [run] = (tmp_path / "outputs").iterdir()
     assert saved(run)[-1] == (6 if words else 3)
-    run = tiny.trained(tmp_path, data, *words, rollout=lambda *_: {"success_rate": 0.5})
-    same_end(run, undisturbed)
+    run = tiny_objective.trained(tmp_path, *words, rollout=lambda *_: {"success_rate": 0.5})
+    assert_same_end(run, undisturbed)
     rolled = [line["epoch"] for line in read_lines(run / "metrics.jsonl") if line["split"] == "rollout"]
     assert rolled == ([1, 2, 3, 4] if words else [])
 
@@ -142,13 +117,13 @@ def test_signals_count_only_while_they_are_heeded() -> None:
     assert {number: signal.getsignal(number) for number in before} == before
 
 
-def test_checkpoints_within_an_epoch_now_and_then(undisturbed: Path, data: Data, tmp_path: Path) -> None:
+def test_checkpoints_within_an_epoch_now_and_then(undisturbed: Path, tmp_path: Path) -> None:
     words = ("training.save_every=2", "training.keep_last=3", "training.keep_best=2")
-    run = tiny.trained(tmp_path, data, *words)
+    run = tiny_objective.trained(tmp_path, *words)
     losses = {line["step"]: line["loss"] for line in read_lines(run / "metrics.jsonl") if line["split"] == "val"}
     best = sorted(losses, key=losses.__getitem__)[:2]
     assert saved(run) == sorted({9, 10, 12, *best})
-    same_end(run, undisturbed)
+    assert_same_end(run, undisturbed)
     with open_checkpoints(run, read_only=True) as checkpoints:
         assert checkpoints.step("best") == best[0]
         assert checkpoints.progress(10)["count"] > 0 and checkpoints.progress(12) == {}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from jax.sharding import Mesh
 
@@ -84,3 +84,10 @@ class Objective(Protocol):
 
     def finish(self, state: TrainState, *, step: int) -> None:
         """Finalize the run after the last epoch (collective)."""
+
+
+class ObjectiveKind(NamedTuple):
+    """How the training loop opens the data of an objective and builds it."""
+
+    open_data: Callable[..., Any]  # (config, data files) -> context manager of the open data
+    prepare: Callable[..., tuple[Any, TrainState]]  # (config, run, open data, resuming=...) -> objective, state
