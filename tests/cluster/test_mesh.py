@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from instructrl.collection.collect import ensure_demonstrations
 from instructrl.config.training import HardwareConfig
 from instructrl.errors import InputError
 from instructrl.inference.batched_agent import load_batched_agent
@@ -35,12 +36,14 @@ from instructrl.training.gradient_accumulation import mean_gradient, split_batch
 from instructrl.training.monitoring.metric_writer import read_lines
 from instructrl.training.objectives.behavior_cloning import open_demonstrations, prepare_behavior_cloning
 from instructrl.training.run_dir import open_run
+from instructrl.training.train_loop import train
 from tests.fixtures import tiny
 from tests.fixtures.team import ROOT, ended, free_port, team_of
 
 ALL = "hardware.local_devices=null"
-SETTINGS = ("task=pick_and_lift", "task.episodes=20", "training.batch_size=16", "training.epochs=3", "policy.dim=64",
-            "optimizer.warmup_epochs=0", "optimizer.learning_rate=1e-3", ALL)  # fmt: skip
+COLLECTED = ("task=pick_and_lift", "task.episodes=20")
+SETTINGS = (*COLLECTED, "training.batch_size=16", "training.epochs=3", "policy.dim=64", "optimizer.warmup_epochs=0",
+            "optimizer.learning_rate=1e-3")  # fmt: skip
 M3AE = ("encoder=m3ae_tiny", "encoder.dim=16", "encoder.depth=2", "encoder.heads=2", "encoder.weights=null",
         "encoder.frozen=true", "training.token_dropout=0", "head=regression")  # fmt: skip
 
@@ -153,13 +156,13 @@ def placed_rows(mesh, count):
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return tiny.demonstrations(tmp_path_factory.mktemp("demonstrations"))
+def data():
+    return tiny.shared_demonstrations()
 
 
 def stepped(folder, data, *more):
     """Losses of some steps with a checkpoint in between, number of compilations, and parameters."""
-    config = tiny.config(folder, "training.batch_size=16", "policy.dim=64", *more)
+    config = tiny.config(folder, "training.batch_size=16", "policy.dim=64", "policy.depth=1", *more)
     with open_demonstrations(config, data) as sets:
         run = open_run(config)
         training, state = prepare_behavior_cloning(config, run, sets)
@@ -204,7 +207,8 @@ def assert_near(found, expected, tolerance=1e-4):
 
 def start(folder, *words, **team):
     """Start the processes of a training."""
-    return team_of(tiny.overrides(folder, *SETTINGS, *words), cwd=folder, **team)
+    data = f"data.dir={tiny.shared_collection(*COLLECTED)}"
+    return team_of(tiny.overrides(folder, *SETTINGS, ALL, data, *words), cwd=folder, **team)
 
 
 def trained(folder, *words, **team):
@@ -221,77 +225,53 @@ def numbers(run):
     return {(line["split"], line["epoch"]): line["loss"] for line in lines if "loss" in line}, actor.params, step
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """One process with one device."""
-    folder = tmp_path_factory.mktemp("runs")
-    run, _ = trained(folder, "name=alone")
-    return folder, numbers(run)
+def alone(folder, *words):
+    """What one process with one device ends with."""
+    settings = tiny.config(folder, *SETTINGS, *words, f"data.dir={tiny.shared_collection(*COLLECTED)}", "name=alone")
+    data = ensure_demonstrations(settings.task, settings.sim, settings.data)
+    run = open_run(settings)
+    train(settings, run, data=data)
+    return numbers(run)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("processes", "devices", "words"),
-    [
-        (1, 1, ("hardware.accumulation=4",)),
-        (1, 8, ()),
-        (1, 8, ("hardware.fsdp=4", "hardware.accumulation=2")),
-        (2, 4, ()),
-        (2, 4, ("hardware.fsdp=8", "hardware.accumulation=2", "training.rollout_every=3",
-                "training.rollout_episodes=2")),
-    ],
-)  # fmt: skip
-def test_any_mesh_trains_the_same(alone, processes, devices, words):
-    folder, (losses, params, step) = alone
-    name = f"name={processes}x{devices}-{len(words)}"
-    run, said = trained(folder, name, *words, processes=processes, devices=devices)
-    found, others, last = numbers(run)
-    assert last == step == 6 and found.keys() == losses.keys()
+def assert_same_training(found, expected):
+    (losses, params, step), (others, other_params, last) = expected, found
+    assert last == step == 6 and others.keys() == losses.keys()
     for key, loss in losses.items():
-        assert found[key] == pytest.approx(loss, rel=1e-5), key
-    assert_near(others, params)
+        assert others[key] == pytest.approx(loss, rel=1e-5), key
+    assert_near(other_params, params)
+
+
+def test_two_processes_of_four_devices_train_as_one_and_roll_out(tmp_path):
+    more = ("hardware.fsdp=8", "hardware.accumulation=2", "training.rollout_every=3", "training.rollout_episodes=2")
+    run, said = trained(tmp_path, "name=two", *more, processes=2, devices=4)
+    assert_same_training(numbers(run), alone(tmp_path))
     outputs = [out for out, _, _ in said]
     assert "training begins" in outputs[0]
     assert not [out for out in outputs[1:] if "training" in out or "epoch" in out]
-    rolled = [line for line in read_lines(run / "metrics.jsonl") if line["split"] == "rollout"]
-    assert len(rolled) == ("training.rollout_every=3" in words)
-    if processes > 1:
-        again = ended(start(folder, name, *words, processes=processes, devices=devices))
-        assert [code for *_, code in again] == [0, 0] and "already trained" in again[0][0]
+    assert len([line for line in read_lines(run / "metrics.jsonl") if line["split"] == "rollout"]) == 1
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("features", ["cached", "live"])
-def test_two_processes_with_a_frozen_encoder_train_as_one(alone, features):
-    folder, _ = alone
-    words = (*M3AE, f"features={features}")
-    losses, params, _ = numbers(trained(folder, f"name=one-{features}", *words)[0])
-    run, said = trained(folder, f"name=two-{features}", *words, processes=2, devices=2)
-    found, others, _ = numbers(run)
-    for key, loss in losses.items():
-        assert found[key] == pytest.approx(loss, rel=1e-5), key
-    assert_near(others, params)
-    assert json.loads((run / "data.json").read_text()).keys() == {"train", "val", "tokenizer", "encoder"}
-    assert "features" not in said[1][0]
-
-
-@pytest.mark.slow
-def test_the_second_start_of_two_processes_compiles_nothing(alone, tmp_path, monkeypatch):
-    folder, _ = alone
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
+def test_two_processes_with_a_frozen_encoder_train_as_one_and_compile_once(tmp_path, monkeypatch):
+    cache = tmp_path / "compiled"
+    expected = alone(tmp_path, *M3AE, f"features_dir={tmp_path / 'alone'}")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(cache))
 
     def programs():
-        return {path.relative_to(tmp_path) for path in tmp_path.rglob("*-cache")}
+        return {path.relative_to(cache) for path in cache.rglob("*-cache")}
 
-    trained(folder, "name=first", processes=2, devices=2)
+    words = (*M3AE, f"features_dir={tmp_path / 'features'}")
+    run, said = trained(tmp_path, "name=first", *words, processes=2, devices=2)
+    assert_same_training(numbers(run), expected)
+    assert json.loads((run / "data.json").read_text()).keys() == {"train", "val", "tokenizer", "encoder"}
+    assert "features: computing" in said[0][0] and "features" not in said[1][0]
     cached = programs()
     of_others = {path.name for path in cached if path.parts[0] == "process-1-of-2"}
     assert any(name.startswith("jit_train_step") for name in of_others) and len(cached) > len(of_others)
-    trained(folder, "name=second", processes=2, devices=2)
-    assert programs() == cached
+    trained(tmp_path, "name=second", *words, processes=2, devices=2)
+    assert programs() == cached, "the second start compiles nothing"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("heard", [0, 1])
 def test_processes_of_which_one_is_asked_to_end_before_they_meet_end_together(tmp_path, heard):
     team = start(tmp_path, processes=2, devices=1)
@@ -322,7 +302,7 @@ def test_a_process_that_fails_ends_the_others_with_its_line(tmp_path, fails):
 TWO_SESSIONS = """
 import sys, time
 from pathlib import Path
-from instructrl.config import HardwareConfig
+from instructrl.config.training import HardwareConfig
 from instructrl.training.distributed.multihost import is_leader, leader_first, process_group
 
 address, index, folder = sys.argv[1:]

@@ -1,6 +1,7 @@
 """The whole agent at its door: what a prediction may depend on, and that every part does its part."""
 
 from dataclasses import replace
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -47,12 +48,19 @@ def random_batch(seed=0, sizes=SIZES):
     return batch
 
 
-def prepared(encoder="scratch_tiny", head="spatial", **options):
-    agent, batch = make_agent(encoder, head, **options), random_batch()
-    params = agent.init(jax.random.key(0), batch)["params"]
+def prepared(encoder="scratch_tiny", head="spatial", *, window=None, text=True):
+    agent, params = initialized(encoder, head, window, text)
+    return agent, random_batch(), params
+
+
+@cache
+def initialized(encoder, head, window, text):
+    agent = make_agent(encoder, head, window=window, text=text)
+    params = agent.init(jax.random.key(0), random_batch())["params"]
     # random scales, so that nothing is zero or equal by initialisation
-    noisy = jax.tree.map(lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), params)
-    return agent, batch, noisy
+    return agent, jax.tree.map(
+        lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), params
+    )
 
 
 def predictions(agent, params, batch):

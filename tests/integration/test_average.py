@@ -7,44 +7,29 @@ import pytest
 from instructrl.inference.batched_agent import load_batched_agent
 from instructrl.training.checkpointing.manager import open_checkpoints
 from instructrl.training.monitoring.metric_writer import read_lines
-from tests.fixtures import tiny
+from tests.fixtures import tiny, tiny_objective
 
 EMA = "optimizer.ema=0.7"
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return tiny.demonstrations(tmp_path_factory.mktemp("demonstrations"))
-
-
-def trained(folder, data, *more, rollout=None):
-    return tiny.trained(folder, data, "training.rollout_every=1", *more, rollout=rollout)
+def trained(folder, *more, rollout=None):
+    return tiny_objective.trained(folder, "training.rollout_every=1", *more, rollout=rollout)
 
 
 @pytest.fixture(scope="module")
-def plain(data, tmp_path_factory):
-    return trained(tmp_path_factory.mktemp("plain"), data)
+def plain(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("plain"))
 
 
 @pytest.fixture(scope="module")
-def averaging(data, tmp_path_factory):
+def averaging(tmp_path_factory):
     seen = {}
 
     def rollout(params, epoch):
         seen[epoch] = jax.tree.map(np.asarray, params)
         return {}
 
-    return trained(tmp_path_factory.mktemp("averaging"), data, EMA, rollout=rollout), seen
-
-
-def acting(run):
-    actor, _ = load_batched_agent(run, checkpoint="last", slots=1, steps=6, hardware=tiny.config(run).hardware)
-    return actor.params
-
-
-def saved(run, like, *, averaged):
-    with open_checkpoints(run, read_only=True) as checkpoints:
-        return checkpoints.params(like, step=checkpoints.step("last"), averaged=averaged)
+    return trained(tmp_path_factory.mktemp("averaging"), EMA, rollout=rollout), seen
 
 
 def losses(run, split):
@@ -53,30 +38,47 @@ def losses(run, split):
 
 def test_it_changes_nothing_that_is_trained(plain, averaging):
     run, _ = averaging
-    like = jax.eval_shape(lambda: acting(plain))
-    jax.tree.map(np.testing.assert_array_equal, saved(run, like, averaged=False), acting(plain))
+    averaged, alone = tiny_objective.state(run, ema=True), tiny_objective.state(plain)
+    assert_equal(averaged._replace(average=None), alone)
     assert losses(run, "train") == losses(plain, "train")
 
 
-def test_it_validates_rolls_out_and_is_evaluated(plain, averaging):
+def test_it_validates_and_rolls_out(plain, averaging):
     run, seen = averaging
-    average = saved(run, jax.eval_shape(lambda: acting(plain)), averaged=True)
-    jax.tree.map(np.testing.assert_array_equal, acting(run), average)
-    jax.tree.map(np.testing.assert_array_equal, seen[4], average)
+    state = tiny_objective.state(run, ema=True)
+    assert_equal(seen[4], state.average)
     assert all(first != second for first, second in zip(losses(run, "val"), losses(plain, "val"), strict=True))
-    apart = jax.tree.map(lambda mean, now: float(np.abs(mean - now).max()), average, acting(plain))
+    apart = jax.tree.map(lambda mean, now: float(np.abs(mean - now).max()), state.average, state.params)
     assert 0 < max(jax.tree.leaves(apart)) < 0.1, "near the parameters of the last steps, and not the same"
-    assert {leaf.dtype for leaf in jax.tree.leaves(average)} == {np.dtype(np.float32)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.average)} == {np.dtype(np.float32)}
 
 
-def test_it_survives_an_interruption(averaging, data, tmp_path):
-    run, _ = averaging
-
+def test_it_survives_an_interruption(averaging, tmp_path):
     def interrupted(params, epoch):
         if epoch == 3:
             raise KeyboardInterrupt
         return {}
 
     with pytest.raises(KeyboardInterrupt):
-        trained(tmp_path, data, EMA, rollout=interrupted)
-    jax.tree.map(np.testing.assert_array_equal, acting(trained(tmp_path, data, EMA)), acting(run))
+        trained(tmp_path, EMA, rollout=interrupted)
+    run = trained(tmp_path, EMA)
+    assert_equal(tiny_objective.state(run, ema=True), tiny_objective.state(averaging[0], ema=True))
+
+
+def test_an_agent_rolls_out_and_is_evaluated_with_it(tmp_path):
+    seen = []
+    words = (EMA, "training.epochs=1", "optimizer.warmup_epochs=0", "training.rollout_every=1")
+    run = tiny.trained(
+        tmp_path, tiny.shared_demonstrations(), *words, rollout=lambda params, _: seen.append(params) or {}
+    )
+    actor, _ = load_batched_agent(run, checkpoint="last", slots=1, steps=6, hardware=tiny.config(run).hardware)
+    like = jax.eval_shape(lambda: actor.params)
+    with open_checkpoints(run, read_only=True) as checkpoints:
+        average, last = (checkpoints.params(like, step=3, averaged=averaged) for averaged in (True, False))
+    assert_equal(actor.params, average)
+    assert_equal(seen[0], average)
+    assert any(np.any(mean != now) for mean, now in zip(*map(jax.tree.leaves, (average, last)), strict=True))
+
+
+def assert_equal(found, expected):
+    jax.tree.map(np.testing.assert_array_equal, found, expected)

@@ -18,7 +18,7 @@ from instructrl.training.monitoring.metric_writer import read_lines
 from instructrl.training.run_dir import open_run
 from instructrl.training.state import TrainState
 from instructrl.training.train_loop import train
-from tests.fixtures import tiny
+from tests.fixtures import tiny, tiny_objective
 from tests.paths import ROOT
 
 
@@ -69,31 +69,41 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(small_disk: Path, capfd: pyt
     assert sorted(path.name for path in (small_disk / "checkpoints").iterdir()) == ["1", "3"]
 
 
-@pytest.mark.parametrize("left", [0, 200_000])
+@pytest.mark.parametrize("left", [0, 8_000])
 def test_training_on_a_full_disk_is_one_line_and_goes_on_when_there_is_room(
     small_disk: Path, tmp_path: Path, left: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    data = tiny.demonstrations(tmp_path)
-    config = tiny.config(tmp_path, f"output_dir={small_disk}", "training.epochs=3")
+    check_full_disk(small_disk, tmp_path, capfd, left=left, data={}, objective_kind=tiny_objective.kind())
+
+
+def test_training_of_an_agent_on_a_full_disk(
+    small_disk: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    check_full_disk(small_disk, tmp_path, capfd, left=200_000, data=tiny.shared_demonstrations())
+
+
+def check_full_disk(disk: Path, folder: Path, capfd: pytest.CaptureFixture[str], *, left: int, **training: Any) -> None:
+    """Assert what a training says when `left` bytes are left, and that it resumes when there is room."""
+    config = tiny.config(folder, f"output_dir={disk}", "training.epochs=3")
     run = open_run(config)
 
     def fill(params: Any, epoch: int) -> dict[str, float]:
-        if epoch == 2 and not (small_disk / "ballast").exists():
-            room = os.statvfs(small_disk)
-            (small_disk / "ballast").write_bytes(bytes(max(room.f_bavail * room.f_bsize - left, 0)))
+        if epoch == 2 and not (disk / "ballast").exists():
+            room = os.statvfs(disk)
+            (disk / "ballast").write_bytes(bytes(max(room.f_bavail * room.f_bsize - left, 0)))
         return {}
 
     config.training.rollout_every = 1
     with pytest.raises(SystemExit) as ended, report_user_errors():
-        train(config, run, data=data, rollout=fill)
+        train(config, run, rollout=fill, **training)
     stderr = capfd.readouterr().err
     assert ended.value.code == 1, stderr
     assert "Traceback" not in stderr
     [line] = [line for line in stderr.splitlines() if line.startswith("error: ")]
     assert "make room" in line
-    (small_disk / "ballast").unlink()
+    (disk / "ballast").unlink()
     config.training.rollout_every = 0
-    train(config, run, data=data)
+    train(config, run, **training)
     lines = read_lines(run / "metrics.jsonl")
     assert [(line["split"], line["epoch"]) for line in lines if line["split"] != "rollout"] == [
         (split, epoch) for epoch in (1, 2, 3) for split in ("train", "val")

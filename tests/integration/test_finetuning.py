@@ -14,7 +14,7 @@ import pytest
 from instructrl.config.training import HardwareConfig, TrainConfig
 from instructrl.errors import InputError
 from instructrl.models.encoders.registry import flatten_params
-from instructrl.models.weight_files import ENCODER_FILE
+from instructrl.models.weight_files import ENCODER_FILE, read_parameters, write_parameters
 from instructrl.training.checkpointing.manager import open_checkpoints
 from instructrl.training.model_factory import dummy_batch, make_agent, random_params
 from instructrl.training.monitoring.metric_writer import read_lines
@@ -27,18 +27,13 @@ from tests.paths import ROOT
 
 HARDWARE = HardwareConfig("auto")
 SHORT = ("training.epochs=1", "optimizer.warmup_epochs=0")
-STILL = (*SHORT, "optimizer.learning_rate=1e-12", "optimizer.weight_decay=0")
+FROZEN = "training.freeze=[encoder/block_0,'policy/block_[0-1]','*/bias']"
 Data = dict[str, list[Path]]
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
-    return tiny.demonstrations(tmp_path_factory.mktemp("demonstrations"))
-
-
-@pytest.fixture(scope="module")
-def other_data(tmp_path_factory: pytest.TempPathFactory) -> Data:
-    return tiny.demonstrations(tmp_path_factory.mktemp("others"), task="push_button")
+def data() -> Data:
+    return tiny.shared_demonstrations()
 
 
 def trained(folder: Path, data: Data, *more: str) -> Path:
@@ -49,17 +44,25 @@ def trained(folder: Path, data: Data, *more: str) -> Path:
     return run
 
 
+def begun(folder: Path, data: Data, *more: str) -> Path:
+    """A run as before its first step, after the checks of the command line."""
+    config = tiny.config(folder, *more)
+    check_initialization(config, Path(config.output_dir) / config.name)
+    return tiny.begun(folder, data, *more)
+
+
 def params(run: Path, which: str = "last") -> dict[str, np.ndarray]:
     return flatten_params(load_agent(run, checkpoint=which, hardware=HARDWARE).params)
 
 
 @pytest.fixture(scope="module")
-def source(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained(tmp_path_factory.mktemp("source"), data, *SHORT, "training.epochs=2", "name=source")
+def source() -> Path:
+    return tiny.shared_run()
 
 
-def same(one: np.ndarray, other: np.ndarray) -> bool:
-    return one.shape == other.shape and np.allclose(one, other, rtol=0, atol=1e-6)
+@pytest.fixture(scope="module")
+def partly_frozen(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(tmp_path_factory.mktemp("frozen"), data, *SHORT, FROZEN)
 
 
 def initial_params(config: TrainConfig) -> dict[str, np.ndarray]:
@@ -81,16 +84,19 @@ def refused(*given: Any) -> str:
 
 
 def test_a_run_begins_with_anothers_parameters_on_other_tasks_and_records_it(
-    source: Path, other_data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = trained(tmp_path, other_data, *STILL, "task=push_button", f"init_from={source}", "init_checkpoint=last")
+    other_data = tiny.shared_demonstrations(task="push_button")
+    run = begun(tmp_path, other_data, "task=push_button", f"init_from={source}", "init_checkpoint=last")
     found, expected = params(run), params(source)
-    assert found.keys() == expected.keys() and all(same(found[name], expected[name]) for name in found)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
     entry = json.loads((run / "data.json").read_text())["init_from"]
-    assert entry["path"] == str(source) and entry["step"] == 6 and len(entry["checksum"]) == 64
+    assert entry["path"] == str(source) and entry["step"] == 12 and len(entry["checksum"]) == 64
     printed = capsys.readouterr().out
     assert (
-        f"warm start from {source} (last checkpoint, step 6): {len(found)} arrays loaded, 0 re-initialized" in printed
+        f"warm start from {source} (last checkpoint, step 12): {len(found)} arrays loaded, 0 re-initialized" in printed
     )
     assert "task.name: reach_target -> push_button" in printed
 
@@ -103,7 +109,7 @@ def test_a_run_begins_with_anothers_parameters_on_other_tasks_and_records_it(
 def test_another_agent_is_refused_by_its_parameters_until_they_begin_anew(
     source: Path, data: Data, tmp_path: Path, settings: tuple[str, ...], reinit: list[str]
 ) -> None:
-    given = (*STILL, *settings, f"init_from={source}", "name=other")
+    given = (*settings, f"init_from={source}", "name=other")
     line = refused(tmp_path, data, *given)
     assert (
         line.startswith(f"init_from: the parameters of {source} do not match: ") and settings[0].split("=")[0] in line
@@ -133,7 +139,7 @@ def test_another_image_size_is_told_and_may_be(source: Path, tmp_path: Path, dat
 def test_another_vocabulary_is_refused_until_its_words_begin_anew(source: Path, data: Data, tmp_path: Path) -> None:
     vocabulary = tmp_path / "vocab.txt"
     vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "the", "red", "blue"]))
-    given = (*STILL, f"encoder.tokenizer={vocabulary}", f"init_from={source}")
+    given = (f"encoder.tokenizer={vocabulary}", f"init_from={source}")
     line = refused(tmp_path, data, *given)
     found = f"encoder.tokenizer: found {vocabulary} with 5 entries"
     assert line.startswith(f"{found}, but {source} was trained with small, which has ")
@@ -168,42 +174,30 @@ def test_the_same_command_resumes_its_own_checkpoints_without_the_other_run(
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(source, copy)
-    given = (f"init_from={copy}", "training.freeze=[policy/block_0]", "training.rollout_every=1")
+    given = (f"init_from={copy}", "training.freeze=[policy/block_0]", "training.epochs=2", "training.keep_last=2")
     whole = trained(tmp_path / "whole", data, *given)
-
-    def stop(_: Any, epoch: int) -> dict[str, float]:
-        if epoch == 3:
-            raise KeyboardInterrupt
-        return {}
-
-    config = tiny.config(tmp_path / "stopped", *given)
-    with pytest.raises(KeyboardInterrupt):
-        train(config, open_run(config), data=data, rollout=stop)
+    stopped = shutil.copytree(whole, tmp_path / "stopped/outputs" / whole.name)
+    shutil.rmtree(stopped / "checkpoints/6")  # as killed in its second epoch
     shutil.rmtree(copy)
     resumed = trained(tmp_path / "stopped", data, *given)
+    assert resumed == stopped
     assert json.loads((resumed / "data.json").read_text())["init_from"]["path"] == str(copy)
     found, expected = params(resumed), params(whole)
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
-    assert read_lines(resumed / "metrics.jsonl")[-1] == read_lines(whole / "metrics.jsonl")[-1]
+    assert read_lines(resumed / "metrics.jsonl") == read_lines(whole / "metrics.jsonl")
 
 
 def test_a_run_that_began_but_has_no_checkpoint_refuses_another_content(
     source: Path, data: Data, tmp_path: Path
 ) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(source, copy)
-    given = (*SHORT, f"init_from={copy}", "training.freeze=[encoder]", "training.rollout_every=1")
-
-    def stop(*_: Any) -> dict[str, float]:
-        raise KeyboardInterrupt
-
-    config = tiny.config(tmp_path, *given)
-    run = open_run(config)
-    with pytest.raises(KeyboardInterrupt):
-        train(config, run, data=data, rollout=stop)
+    copy, agent = tmp_path / "copy", load_agent(source, checkpoint="last", hardware=HARDWARE)
+    export_agent(copy, agent)
+    given = (f"init_from={copy}", "training.freeze=[encoder]")
+    run = begun(tmp_path, data, *given)
+    shutil.rmtree(run / "checkpoints")
     before = (run / FROZEN_FILE).read_bytes()
     shutil.rmtree(copy)
-    shutil.copytree(trained(tmp_path, data, *SHORT, "seed=1", "name=another"), copy)
+    export_agent(copy, agent._replace(params=jax.tree.map(lambda leaf: leaf + 1, agent.params)))
     assert f"init_from: {copy} has changed since {run} started from it (step " in refused(tmp_path, data, *given)
     assert (run / FROZEN_FILE).read_bytes() == before
 
@@ -211,27 +205,27 @@ def test_a_run_that_began_but_has_no_checkpoint_refuses_another_content(
 def test_a_trained_encoder_is_frozen_in_the_next_run_with_features_computed_once(
     source: Path, data: Data, tmp_path: Path
 ) -> None:
-    given = (*SHORT, f"init_from={source}", "encoder.frozen=true", "training.token_dropout=0")
-    run = trained(tmp_path, data, *given, f"features_dir={tmp_path / 'features'}")
+    given = (f"init_from={source}", "encoder.frozen=true", "training.token_dropout=0")
+    run = begun(tmp_path, data, *given, f"features_dir={tmp_path / 'features'}")
     assert (run / ENCODER_FILE).is_file() and list((tmp_path / "features").rglob("index.json"))
     found, expected = params(run), params(source, "best")
-    assert all(np.array_equal(found[name], expected[name]) for name in found if name.startswith("encoder"))
-    assert not all(np.array_equal(found[name], expected[name]) for name in found if name.startswith("head"))
+    assert all(np.array_equal(found[name], expected[name]) for name in found)
 
 
 def test_an_exported_agent_begins_a_run(source: Path, data: Data, tmp_path: Path) -> None:
     export_agent(tmp_path / "agent", load_agent(source, checkpoint="best", hardware=HARDWARE))
     assert {path.name for path in (tmp_path / "agent").iterdir()} == {"agent.safetensors", "config.yaml"}
-    first = trained(tmp_path, data, *SHORT, f"init_from={tmp_path / 'agent'}", "name=first")
-    second = trained(tmp_path, data, *SHORT, f"init_from={source}", "name=second")
-    assert all(np.array_equal(one, params(second)[name]) for name, one in params(first).items())
+    first = params(begun(tmp_path, data, f"init_from={tmp_path / 'agent'}"))
+    assert all(np.array_equal(value, first[name]) for name, value in params(source, "best").items())
 
 
 # Frozen parts.
 
 
-def test_frozen_parts_stay_are_in_no_checkpoint_and_have_no_optimizer_state(data: Data, tmp_path: Path) -> None:
-    run = trained(tmp_path, data, *SHORT, "training.freeze=[encoder/block_0,'policy/block_[0-1]','*/bias']")
+def test_frozen_parts_stay_are_in_no_checkpoint_and_have_no_optimizer_state(
+    partly_frozen: Path, tmp_path: Path
+) -> None:
+    run = partly_frozen
     found = params(run)
     config = tiny.config(tmp_path)
     tokenizer, _ = abstract_agent(config)
@@ -260,13 +254,13 @@ def test_patterns_that_freeze_nothing_or_all_are_refused(
     assert not (tmp_path / "outputs").exists()
 
 
-def test_frozen_parts_that_were_lost_or_changed_are_told(data: Data, tmp_path: Path) -> None:
-    run = trained(tmp_path, data, *SHORT, "training.freeze=[policy]")
-    other = trained(tmp_path, data, *SHORT, "training.freeze=[policy]", "seed=1", "name=other")
-    (run / FROZEN_FILE).write_bytes((other / FROZEN_FILE).read_bytes())
+def test_frozen_parts_that_were_lost_or_changed_are_told(partly_frozen: Path, data: Data, tmp_path: Path) -> None:
+    run = shutil.copytree(partly_frozen, tmp_path / "outputs" / partly_frozen.name)
+    frozen, _ = read_parameters(run / FROZEN_FILE, hint="")
+    write_parameters(run / FROZEN_FILE, jax.tree.map(lambda leaf: leaf + 1, frozen), metadata={})
     with pytest.raises(InputError, match=r"frozen.safetensors: its content differs from what .* was trained with"):
         params(run)
-    assert "its content differs from what" in refused(tmp_path, data, *SHORT, "training.freeze=[policy]")
+    assert "its content differs from what" in refused(tmp_path, data, *SHORT, FROZEN)
     (run / FROZEN_FILE).write_bytes(b"short")
     with pytest.raises(InputError, match=r"frozen.safetensors: damaged"):
         params(run)
@@ -276,15 +270,14 @@ def test_frozen_parts_that_were_lost_or_changed_are_told(data: Data, tmp_path: P
 
 
 def test_parts_frozen_by_pattern_beside_a_frozen_encoder(data: Data, tmp_path: Path, capsys: Any) -> None:
-    given = (*SHORT, "encoder.frozen=true", "training.token_dropout=0", "training.freeze=[encoder,policy/block_0]")
-    run = trained(tmp_path, data, *given, f"features_dir={tmp_path / 'features'}")
+    given = ("encoder.frozen=true", "training.token_dropout=0", "training.freeze=[encoder,policy/block_0]")
+    run = begun(tmp_path, data, *given, f"features_dir={tmp_path / 'features'}")
     printed = capsys.readouterr().out
     assert "frozen" in next(line for line in printed.splitlines() if line.startswith("  encoder"))
     assert next(line for line in printed.splitlines() if line.startswith("  policy")).endswith(" frozen")
     assert params(run).keys() == flatten_params(abstract_agent(tiny.config(tmp_path))[1]).keys()
 
 
-@pytest.mark.slow
 def test_by_the_command_line_nothing_is_collected_before_a_misfit_is_told(source: Path, tmp_path: Path) -> None:
     words = tiny.overrides(tmp_path, "head=regression", f"init_from={source}")
     done = subprocess.run([sys.executable, "train.py", *words], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import string
 import subprocess
 import sys
@@ -11,18 +12,19 @@ import numpy as np
 import pytest
 
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
-from instructrl.data.text.tokenizer import VOCABULARY
 from instructrl.errors import InputError
 from instructrl.inference.batched_agent import load_batched_agent
 from instructrl.models.encoders.registry import encoder_shapes, flatten_params
-from instructrl.models.weight_files import ENCODER_FILE, match_params, read_weights, write_weights
+from instructrl.models.weight_files import ENCODER_FILE, match_params, read_weights
 from instructrl.training.checkpointing.manager import open_checkpoints
 from instructrl.training.monitoring.metric_writer import read_lines
-from instructrl.training.objectives import behavior_cloning
 from instructrl.training.objectives.bc_step import drop_tokens
+from instructrl.training.objectives.behavior_cloning import open_demonstrations, prepare_behavior_cloning
 from instructrl.training.preflight import check_inputs
+from instructrl.training.run_dir import open_run
 from instructrl.types import BatchSizes, fake_batch
 from tests.fixtures import tiny
+from tests.fixtures.weights import SMALL_VOCABULARY, random_weights
 from tests.paths import ROOT
 
 M3AE = ("encoder=m3ae_tiny", "encoder.dim=16", "encoder.depth=2", "encoder.heads=2", "training.token_dropout=0")
@@ -30,11 +32,26 @@ CLIP = ("encoder=clip_b32", "encoder.dim=16", "encoder.depth=2", "encoder.heads=
         "encoder.image_size=16", "encoder.text_dim=8", "encoder.text_depth=2", "encoder.text_heads=2",
         "encoder.projection=12", "training.token_dropout=0")  # fmt: skip
 RANDOM = "encoder.weights=null"
+SHORT = ("training.epochs=1", "optimizer.warmup_epochs=0")
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return tiny.demonstrations(tmp_path_factory.mktemp("demonstrations"))
+def data():
+    return tiny.shared_demonstrations()
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    """A finished run with cached features, and the weights of its encoder."""
+    folder = tmp_path_factory.mktemp("run")
+    arrays = random_weights(folder / "w.safetensors", M3AE)
+    return tiny.trained(folder, data, *weighted(folder)), arrays
+
+
+def weighted(folder):
+    """Settings of a run with the weights of a folder."""
+    more = ("training.epochs=2", "training.keep_last=2", f"features_dir={folder / 'features'}")
+    return (*M3AE, f"encoder.weights={folder / 'w.safetensors'}", *more)
 
 
 @pytest.fixture(scope="module")
@@ -56,17 +73,6 @@ def actor(run):
     return load_batched_agent(run, checkpoint="last", slots=1, steps=6, hardware=tiny.config(run).hardware)[0]
 
 
-def random_weights(path, overrides, vocabulary, *, seed=0):
-    """Write random weights for the encoder that settings describe."""
-    config = tiny.config(path.parent, *overrides).encoder
-    rng = np.random.default_rng(seed)
-    shapes = encoder_shapes(config, vocabulary_size=vocabulary)
-    arrays = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
-    write_weights(path, arrays, kind=config.kind, source="random")
-    return arrays
-
-
-SMALL_VOCABULARY = len(VOCABULARY.read_text().splitlines())  # entries of the small vocabulary
 CASES = {
     "m3ae with the spatial head": (*M3AE, RANDOM),
     "m3ae with the regression head": (*M3AE, RANDOM, "head=regression", "encoder.layers=last"),
@@ -80,34 +86,40 @@ CLIP_CASES = {
 }
 
 
-def same_losses(folder, data, settings, monkeypatch):
-    live = tiny.trained(folder, data, *settings, "features=live", "name=live")
-    cached = tiny.trained(folder, data, *settings, "name=cached")
-    assert len(losses(live)) == 8
-    for one, other in zip(losses(live), losses(cached), strict=True):
-        assert one[:2] == other[:2]
-        np.testing.assert_allclose(one[2], other[2], rtol=1e-5, atol=1e-5)
-    before = losses(cached)
-    with monkeypatch.context() as patch:  # a third run finds the features and reads no image
-        patch.setattr(DemonstrationDataset, "_images", lambda *_: pytest.fail("an image was read"))
-        again = tiny.trained(folder, data, *settings, "name=again")
-    assert losses(again) == before
+def same_losses(folder, *words):
+    data = tiny.demonstrations(folder / "data")
+    live = tiny.first_losses(folder, data, *words, "features=live", "name=live")
+    cached = tiny.first_losses(folder, data, *words, "name=cached")
+    assert len(live) == 4
+    np.testing.assert_allclose(cached, live, rtol=1e-5, atol=1e-5)
+    tiny.damage_pixels(data)
+    assert tiny.first_losses(folder, data, *words, "name=again") == cached, "found features, and no image was read"
+    with DemonstrationDataset(data["train"][0]) as episodes, pytest.raises(InputError, match="damaged pixels"):
+        episodes.verify()
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_cached_and_live_features_give_the_same_losses(tmp_path, data, case, monkeypatch):
-    same_losses(tmp_path, data, (*CASES[case], f"features_dir={tmp_path / 'features'}"), monkeypatch)
+def test_cached_and_live_features_give_the_same_losses(tmp_path, case):
+    same_losses(tmp_path, *CASES[case], f"features_dir={tmp_path / 'features'}")
 
 
 @pytest.mark.parametrize("case", CLIP_CASES)
-def test_so_they_do_with_clip(tmp_path, data, case, letters, monkeypatch):
+def test_so_they_do_with_clip(tmp_path, case, letters):
     where = (f"encoder.tokenizer={letters[0]}", f"features_dir={tmp_path / 'features'}")
-    same_losses(tmp_path, data, (*CLIP_CASES[case], *where), monkeypatch)
+    same_losses(tmp_path, *CLIP_CASES[case], *where)
 
 
-def test_a_frozen_encoder_keeps_its_weights_and_is_in_no_checkpoint(tmp_path, data):
-    arrays = random_weights(tmp_path / "w.safetensors", M3AE, SMALL_VOCABULARY)
-    run = tiny.trained(tmp_path, data, *M3AE, f"encoder.weights={tmp_path / 'w.safetensors'}")
+def test_training_on_cached_features_gives_the_losses_of_live_ones(run, data, tmp_path):
+    folder = run[0].parent.parent
+    live = tiny.trained(tmp_path, data, *weighted(folder), "features=live")
+    assert len(losses(live)) == 4
+    for one, other in zip(losses(live), losses(run[0]), strict=True):
+        assert one[:2] == other[:2]
+        np.testing.assert_allclose(one[2], other[2], rtol=1e-5, atol=1e-5)
+
+
+def test_a_frozen_encoder_keeps_its_weights_and_is_in_no_checkpoint(run):
+    run, arrays = run
     found = flatten_params(actor(run).params["encoder"])
     assert found.keys() == arrays.keys()
     for name, value in arrays.items():
@@ -119,8 +131,8 @@ def test_a_frozen_encoder_keeps_its_weights_and_is_in_no_checkpoint(tmp_path, da
 
 
 def test_weights_that_read_text_serve_an_encoder_without_text(tmp_path, data):
-    arrays = random_weights(tmp_path / "w.safetensors", M3AE, SMALL_VOCABULARY)
-    run = tiny.trained(tmp_path, data, *M3AE, f"encoder.weights={tmp_path / 'w.safetensors'}", "encoder.text=false")
+    arrays = random_weights(tmp_path / "w.safetensors", M3AE)
+    run = tiny.begun(tmp_path, data, *M3AE, f"encoder.weights={tmp_path / 'w.safetensors'}", "encoder.text=false")
     found = flatten_params(actor(run).params["encoder"])
     assert found.keys() == {name for name in arrays if "text" not in name}
     for name, value in found.items():
@@ -128,10 +140,10 @@ def test_weights_that_read_text_serve_an_encoder_without_text(tmp_path, data):
 
 
 def test_random_weights_that_are_frozen_are_kept_in_the_run(tmp_path, data):
-    run = tiny.trained(tmp_path, data, *M3AE, RANDOM)
+    run = tiny.begun(tmp_path, data, *M3AE, RANDOM)
     before = flatten_params(actor(run).params["encoder"])
     assert (run / ENCODER_FILE).is_file()
-    other = tiny.trained(tmp_path, data, *M3AE, RANDOM, "seed=1", "name=other")
+    other = tiny.begun(tmp_path, data, *M3AE, RANDOM, "seed=1", "name=other")
     (run / ENCODER_FILE).write_bytes((other / ENCODER_FILE).read_bytes())
     with pytest.raises(InputError, match=r"its content differs from what .* was trained with"):
         actor(run)
@@ -142,51 +154,46 @@ def test_random_weights_that_are_frozen_are_kept_in_the_run(tmp_path, data):
 
 
 def test_a_trained_encoder_begins_with_its_weights_and_leaves_them(tmp_path, data):
-    arrays = random_weights(tmp_path / "w.safetensors", M3AE, SMALL_VOCABULARY)
-    settings = (*M3AE, f"encoder.weights={tmp_path / 'w.safetensors'}", "encoder.frozen=false")
-    run = tiny.trained(tmp_path, data, *settings, "optimizer.learning_rate=1e-9")
+    arrays = random_weights(tmp_path / "w.safetensors", M3AE)
+    settings = (*M3AE, f"encoder.weights={tmp_path / 'w.safetensors'}", "encoder.frozen=false", *SHORT)
+    run = tiny.begun(tmp_path, data, *settings)
+    run_after = tiny.trained(tmp_path, data, *settings, "name=after")
     (tmp_path / "w.safetensors").unlink()  # the checkpoint has all parameters
-    for name, value in flatten_params(actor(run).params["encoder"]).items():
-        np.testing.assert_allclose(value, arrays[name], atol=1e-6)
-    random_weights(tmp_path / "w.safetensors", M3AE, SMALL_VOCABULARY)
-    run = tiny.trained(tmp_path, data, *settings, "name=faster")
-    after = flatten_params(actor(run).params["encoder"])
-    assert all(np.any(after[name] != value) for name, value in arrays.items())
+    before, after = (flatten_params(actor(one).params["encoder"]) for one in (run, run_after))
+    for name, value in arrays.items():
+        np.testing.assert_array_equal(before[name], value)
+        assert np.any(after[name] != value), name
 
 
-def test_an_interrupted_run_with_cached_features_ends_with_the_same_numbers(tmp_path, data, monkeypatch):
-    whole = tiny.trained(tmp_path, data, *M3AE, RANDOM)
-    from instructrl.training import train_loop
-
-    with monkeypatch.context() as patch:
-        real = train_loop.validate
-        calls = []
-        patch.setattr(
-            train_loop, "validate", lambda *given: real(*given) if not calls.append(1) and len(calls) < 3 else 1 / 0
-        )
-        with pytest.raises(ZeroDivisionError):
-            tiny.trained(tmp_path / "other", data, *M3AE, RANDOM)
-    resumed = tiny.trained(tmp_path / "other", data, *M3AE, RANDOM)
+def test_an_interrupted_run_with_cached_features_ends_with_the_same_numbers(run, data, tmp_path):
+    whole, _ = run
+    stopped = shutil.copytree(whole, tmp_path / "outputs" / whole.name)
+    shutil.rmtree(stopped / "checkpoints/6")  # as killed in its second epoch
+    resumed = tiny.trained(tmp_path, data, *weighted(whole.parent.parent))
+    assert resumed == stopped
     jax.tree.map(np.testing.assert_array_equal, actor(whole).params, actor(resumed).params)
     assert losses(whole) == losses(resumed)
 
 
-def test_other_weights_under_the_same_name_are_refused(tmp_path, data):
-    weights = tmp_path / "w.safetensors"
-    random_weights(weights, M3AE, SMALL_VOCABULARY)
-    settings = (*M3AE, f"encoder.weights={weights}")
-    run = tiny.trained(tmp_path, data, *settings)
-    random_weights(weights, M3AE, SMALL_VOCABULARY, seed=1)
+def test_other_weights_under_the_same_name_are_refused(run, tmp_path, data):
+    folder = run[0].parent.parent
+    for part in ("outputs", "features", "w.safetensors"):
+        copy = shutil.copytree if (folder / part).is_dir() else shutil.copy
+        copy(folder / part, tmp_path / part)
+    random_weights(tmp_path / "w.safetensors", M3AE, seed=1)
     with pytest.raises(InputError, match="its content"):
-        tiny.trained(tmp_path, data, *settings)
+        tiny.trained(tmp_path, data, *weighted(tmp_path))
+    copied = tmp_path / "outputs" / run[0].name
+    settings = (copied / "config.yaml").read_text()
+    (copied / "config.yaml").write_text(settings.replace(str(folder), str(tmp_path)))
     with pytest.raises(InputError, match="its content"):
-        actor(run)
+        actor(copied)
 
 
 def test_weights_of_another_size_or_vocabulary_are_named(tmp_path, data):
     weights = tmp_path / "w.safetensors"
     settings = (*M3AE, f"encoder.weights={weights}")
-    random_weights(weights, (*M3AE, "encoder.dim=32"), SMALL_VOCABULARY)
+    random_weights(weights, (*M3AE, "encoder.dim=32"))
     with pytest.raises(InputError, match=rf"{weights}: .*expected \(1, 1, 16\)|{weights}: .*16") as caught:
         tiny.trained(tmp_path, data, *settings)
     assert "\n" not in str(caught.value)
@@ -225,8 +232,8 @@ def test_a_misfit_of_tokenizer_and_weights_is_told_before_any_work(tmp_path, let
 def test_another_vocabulary_under_the_same_name_is_refused(tmp_path, data):
     vocabulary, words = tmp_path / "vocab.txt", ["[PAD]", "[UNK]", "the", "red", "blue"]
     vocabulary.write_text("\n".join(words))
-    settings = (f"encoder.tokenizer={vocabulary}", "training.epochs=2", "optimizer.warmup_epochs=1")
-    run = tiny.trained(tmp_path, data, *settings)
+    settings = (f"encoder.tokenizer={vocabulary}",)
+    run = tiny.begun(tmp_path, data, *settings)
     assert actor(run).tokenizer.vocabulary_size == 5
     vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "the", "blue", "red"]))
     for act in (lambda: actor(run), lambda: tiny.trained(tmp_path, data, *settings)):
@@ -239,23 +246,24 @@ def test_another_vocabulary_under_the_same_name_is_refused(tmp_path, data):
     assert actor(run).tokenizer.vocabulary_size == 5
 
 
-class Reached(Exception):  # noqa: N818
-    pass
-
-
-def test_training_hides_words_but_no_markers(tmp_path, data, letters, monkeypatch):
+def test_training_hides_words_but_no_markers(tmp_path, data, letters):
     folder, count = letters
-    seen = []
+    config = tiny.config(tmp_path, f"encoder.tokenizer={folder}", "training.token_dropout=0.9")
+    with open_demonstrations(config, data) as splits:
+        training, state = prepare_behavior_cloning(config, open_run(config), splits)
+        batch, key = training.train.batch(0), jax.random.fold_in(jax.random.key(config.seed), 0)
+        hidden, all_hidden = (
+            drop_tokens(batch, key, share=0.9, special_token_ids=markers) for markers in ((count - 2, count - 1), ())
+        )
+        expected, other, whole = (
+            float(training.eval_step(training.params(state), one)["loss"]) for one in (hidden, all_hidden, batch)
+        )
+        found = float(training.train_step(state, batch, training.frozen)[1]["loss"])
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert len({expected, other, whole}) == 3
 
-    def step(*given, **more):
-        seen.append(more)
-        raise Reached
 
-    monkeypatch.setattr(behavior_cloning, "make_train_step", step)
-    more = (RANDOM, "encoder.frozen=false", f"encoder.tokenizer={folder}", "training.token_dropout=0.5")
-    with pytest.raises(Reached):
-        tiny.trained(tmp_path, data, *CLIP, *more)
-    assert [(one["token_dropout"], one["special_token_ids"]) for one in seen] == [(0.5, (count - 2, count - 1))]
+def test_words_are_hidden_as_often_as_asked_for():
     for share in (0.5, 0.9):
         assert_drops(share, (7, 9))
         assert_drops(share, ())

@@ -25,7 +25,7 @@ def peak():
 """
 
 LOAD = """
-from instructrl.config import EncoderConfig
+from instructrl.config.model import EncoderConfig
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.data.loading.loader import Loader, prefetch
 from instructrl.data.text.tokenizer import make_tokenizer
@@ -50,7 +50,7 @@ TRAIN = """
 from instructrl.training.train_loop import train
 from instructrl.training.run_dir import open_run
 from instructrl.data.loading.loader import Loader
-from tests import tiny
+from tests.fixtures import tiny
 words = ["sim.image_size=512", f"task.episodes={sys.argv[3]}", "task.val_episodes=2", "training.epochs=1"]
 config = tiny.config(folder, *words, "training.batch_size=2", "encoder.image_size=32")
 peaks, prepare = {}, Loader.batch

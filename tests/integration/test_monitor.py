@@ -2,7 +2,6 @@
 
 import json
 import re
-import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from instructrl.config.model import EncoderConfig
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.data.loading.loader import Loader
 from instructrl.data.text.tokenizer import make_tokenizer
@@ -22,23 +22,15 @@ from instructrl.training.monitoring.finite_guard import NonFiniteGuard
 from instructrl.training.monitoring.metric_writer import SPEED_FILE, read_lines
 from instructrl.training.monitoring.throughput import EXCLUDED, memory
 from instructrl.training.objectives import behavior_cloning
-from tests.fixtures import tiny
-
-SEEN = ("training.log_every=2", "hardware.peak_flops=1e11")
-Data = dict[str, list[Path]]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
-    return tiny.demonstrations(tmp_path_factory.mktemp("demonstrations"))
+from instructrl.training.objectives.behavior_cloning import describe_episodes
+from instructrl.training.run_dir import open_run
+from tests.fixtures import tiny, tiny_objective
+from tests.fixtures.tiny_objective import Metrics
 
 
 @pytest.fixture(scope="module")
-def run(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    rollout = lambda params, epoch: {"success_rate": 0.5}  # noqa: E731
-    more = ("hardware.profile=[4,5]", "training.rollout_every=2")
-    return tiny.trained(folder, data, *SEEN, *more, rollout=rollout)
+def run() -> Path:
+    return tiny.shared_run()
 
 
 def test_the_speed_of_every_step_is_measured_once(run: Path) -> None:
@@ -62,30 +54,29 @@ def test_the_speed_of_every_step_is_measured_once(run: Path) -> None:
     assert all(value > 0 for value in seconds.values()), seconds
 
 
-def test_metrics_have_the_norms_and_some_steps_and_are_the_same_when_interrupted(
-    run: Path, data: Data, tmp_path: Path
-) -> None:
+def test_metrics_have_the_norms_of_single_steps_too(run: Path) -> None:
     lines = read_lines(run / "metrics.jsonl")
-    steps = [line["step"] for line in lines if line["split"] == "step"]
-    assert steps == [2, 4, 6, 8, 10, 12]
+    assert [line["step"] for line in lines if line["split"] == "step"] == [2, 4, 6, 8, 10, 12]
     for line in lines:
         norms = [line.get(f"{name}_norm", 0) for name in ("gradient", "parameter", "update")]
         assert all(norm > 0 for norm in norms) == (line["split"] in ("train", "step"))
     assert not any("second" in key or "share" in key for line in lines for key in line)
 
+
+def test_metrics_of_steps_are_the_same_after_an_interruption(tmp_path: Path) -> None:
     def stop(_: Any, epoch: int) -> dict[str, float]:
         if epoch == 3:
             raise KeyboardInterrupt
         return {"success_rate": 0.5}
 
+    whole = tiny_objective.trained(tmp_path / "whole", "training.log_every=2")
+    words = ("training.log_every=2", "training.rollout_every=1")
     with pytest.raises(KeyboardInterrupt):
-        tiny.trained(tmp_path, data, *SEEN, "training.rollout_every=1", rollout=stop)
-    resumed = tiny.trained(tmp_path, data, *SEEN)
-    without = [
-        [line for line in one if line["split"] != "rollout"] for one in (lines, read_lines(resumed / "metrics.jsonl"))
-    ]
-    assert without[0] == without[1]
-    found, expected = ([line["step"] for line in read_lines(one / SPEED_FILE)] for one in (resumed, run))
+        tiny_objective.trained(tmp_path / "stopped", *words, rollout=stop)
+    resumed = tiny_objective.trained(tmp_path / "stopped", "training.log_every=2")
+    assert len([line for line in read_lines(resumed / "metrics.jsonl") if line["split"] == "step"]) == 6
+    tiny_objective.assert_same_end(resumed, whole)
+    found, expected = ([line["step"] for line in read_lines(one / SPEED_FILE)] for one in (resumed, whole))
     assert found == expected
 
 
@@ -110,53 +101,37 @@ def test_the_page_tells_of_the_speed(run: Path) -> None:
 # Non-finite values.
 
 
-def stopped(folder: Path, data: Data, monkeypatch: pytest.MonkeyPatch, *, key: str, at: int) -> str:
-    """The error of a training in which a metric becomes NaN at a step."""
-    real = behavior_cloning.make_train_step
-
-    def broken(*given: Any, **more: Any) -> Any:
-        step = real(*given, **more)
-
-        @jax.jit
-        def take(state: Any, batch: Any, frozen: Any) -> Any:
-            after, metrics = step(state, batch, frozen)
-            return after, metrics | {key: jnp.where(state.step == at, jnp.nan, metrics[key])}
-
-        return take
-
-    monkeypatch.setattr(behavior_cloning, "make_train_step", broken)
-    with pytest.raises(RunError) as caught:
-        tiny.trained(folder, data)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
 @pytest.mark.parametrize("key", ["loss", "gradient_norm"])
-def test_what_is_not_finite_ends_with_the_step_its_batch_and_the_norms_before_it(
-    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
-) -> None:
-    line = stopped(tmp_path, data, monkeypatch, key=key, at=5)
-    assert line.startswith(f"{key.replace('_', ' ')} is nan at step 5 (step 5: loss ")
+def test_what_is_not_finite_ends_with_the_step_its_batch_and_the_norms_before_it(tmp_path: Path, key: str) -> None:
+    def broken(step: int, metrics: Metrics) -> Metrics:
+        return {**metrics, key: jnp.nan if step == 6 else metrics[key]}
+
+    with pytest.raises(RunError) as caught:
+        tiny_objective.trained(tmp_path, on_step=broken)
+    line = str(caught.value)
+    assert line.startswith(f"{key.replace('_', ' ')} is nan at step 5 (step 5: loss ") and "\n" not in line
     for before in (2, 3, 4):
         number = r"[\d.e+-]+"
         norms = rf"gradient norm {number}, parameter norm {number}, update norm {number}"
         assert re.search(rf"step {before}: loss {number}, {norms}", line)
-    config = tiny.config(tmp_path)
-    with DemonstrationDataset(data["train"][0]) as episodes:
-        loader = Loader([episodes], make_tokenizer(config.encoder), batch_size=5, seed=0)
-        [(_, numbers)] = loader.episodes_in_batch(5)
-        seen = [episodes.episode(int(number)).actions for number in numbers]
-        batch = loader.batch(5)
-    for row, actions in enumerate(seen):  # the reported episodes are those of the batch
-        np.testing.assert_array_equal(batch.actions[row, : len(actions)], actions)
-    ranges = line.split("episodes ")[1].split(";")[0]
-    found: list[int] = []
-    for part in ranges.split():
-        first, _, last = part.partition("-")
-        found += range(int(first), int(last or first) + 1)
-    assert f"in {data['train'][0]}, episodes " in line and found == sorted(numbers)
+    assert line.endswith("batch: points of step 5; draw other points")
     saved = [int(folder.name) for folder in (tmp_path / "outputs").glob("*/checkpoints/*") if folder.name.isdigit()]
     assert saved == [3]
+
+
+def test_an_error_names_the_episodes_of_the_batch() -> None:
+    with DemonstrationDataset(tiny.shared_demonstrations()["train"][0]) as episodes:
+        loader = Loader([episodes], make_tokenizer(EncoderConfig()), batch_size=5, seed=0)
+        [(_, numbers)] = loader.episodes_in_batch(5)
+        seen = [episodes.episode(int(number)).actions for number in numbers]
+        batch, line = loader.batch(5), describe_episodes(loader.episodes_in_batch(5))
+    for row, actions in enumerate(seen):  # the reported episodes are those of the batch
+        np.testing.assert_array_equal(batch.actions[row, : len(actions)], actions)
+    found: list[int] = []
+    for part in line.split("episodes ")[1].split():
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    assert line.startswith(f"pick_and_lift in {episodes.path}, episodes ") and found == sorted(numbers)
 
 
 def test_the_first_step_may_be_the_wrong_one() -> None:
@@ -193,16 +168,15 @@ def test_the_count_is_that_of_xla_but_for_what_is_no_product() -> None:
     assert step_flops(step, *shapes) == pytest.approx(analysis["flops"], rel=0.02)
 
 
-def test_what_is_computed_twice_counts_once_and_what_is_frozen_not_at_all(data: Data, tmp_path: Path) -> None:
+def test_what_is_computed_twice_counts_once_and_what_is_frozen_not_at_all(tmp_path: Path) -> None:
     def flops(*more: str) -> float:
-        config = tiny.config(tmp_path, *more)
-        with behavior_cloning.open_demonstrations(config, data) as sets:
-            run = Path(tempfile.mkdtemp(dir=tmp_path))
-            training, state = behavior_cloning.prepare_behavior_cloning(config, run, sets)
-            return step_flops(training.flops_step, state, training.train.batch(0), training.frozen)
+        config = tiny.config(tmp_path, f"name=run{len(list(tmp_path.glob('outputs/*')))}", *more)
+        with behavior_cloning.open_demonstrations(config, tiny.shared_demonstrations()) as sets:
+            training, state = behavior_cloning.prepare_behavior_cloning(config, open_run(config), sets)
+            return training.flops(state, training.train.batch(0))
 
     plain = flops()
-    assert flops("hardware.remat=blocks") == plain == flops("hardware.scan=true")
+    assert flops("hardware.remat=blocks", "hardware.scan=true") == plain
     assert flops("training.freeze=[encoder]") < 0.8 * plain
 
 

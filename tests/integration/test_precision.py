@@ -66,10 +66,11 @@ def test_norms_softmax_and_losses_are_float32(encoder, head):
     assert {variable.aval.dtype for variable in traced.jaxpr.outvars} == {np.dtype(np.float32)}
 
 
-def test_losses_follow_float32_and_what_is_kept_stays_float32():
+@pytest.mark.parametrize("head", ["regression", "spatial"])
+def test_losses_follow_float32_and_what_is_kept_stays_float32(head):
     losses = {}
     for precision in ("float32", "bfloat16"):
-        config = settings("m3ae", "spatial", precision, "encoder.depth=1", "policy.depth=1")
+        config = settings("m3ae", head, precision, "encoder.depth=1", "policy.depth=1")
         agent, batch = make_agent(config, vocabulary_size=11), random_batch()
         schedule = learning_rate(config.optimizer, epochs=10, steps_per_epoch=10, batch_size=4)
         optimizer = make_optimizer(config.optimizer, schedule)

@@ -1,9 +1,7 @@
 """Masked pretraining: the objective is the published one, and runs resume, fail and export like any training."""
 
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -21,12 +19,11 @@ from PIL import Image
 
 from instructrl.cli.entry import compose
 from instructrl.config.training import PretrainingConfig, TrainConfig
-from instructrl.errors import InputError, InterruptedRun
+from instructrl.errors import InputError
 from instructrl.models.encoders.m3ae_decoder import MaskedM3AE, hidden_mask, visible_count, visible_indices
 from instructrl.models.layers.augmentation import CropParams, crop_and_resize, full_crops, random_crops
 from instructrl.models.weight_files import read_weights
 from instructrl.preemption import handle_signals
-from instructrl.training.checkpointing.saver import CheckpointSaver
 from instructrl.training.model_factory import split_encoder_decoder
 from instructrl.training.monitoring.metric_writer import read_lines
 from instructrl.training.objectives.mae_step import Pairs, VisibleIndices, masked_losses
@@ -149,11 +146,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pretraining.write_images(tmp_path_factory.mktemp("images"))
 
 
-def trained(folder: Path, data: Path, *more: str) -> Path:
+def trained(folder: Path, data: Path, *more: str, on_saved: Any = None) -> Path:
     config = pretraining.config(folder, data, *more)
     run = open_run(config)
     with handle_signals():
-        train(config, run, data={})
+        train(config, run, data={}, on_saved=on_saved)
     return run
 
 
@@ -215,74 +212,45 @@ def test_the_weights_are_those_of_the_last_step_and_fit_an_agents_frozen_encoder
         check_inputs(compose("train", TrainConfig, [*words, "encoder.depth=3"]))
     whole = tmp_path / "whole.safetensors"
     export_run(undisturbed, checkpoint="last", out=whole, decoder=True)
-    config = pretraining.config(
-        tmp_path, data, f"encoder.weights={whole}", "training.epochs=1", "optimizer.learning_rate=1e-9"
-    )
-    run = open_run(config)
-    train(config, run, data={})
-    for name, array in weights(run).items():
-        np.testing.assert_allclose(array, found.arrays[name], atol=1e-6)
+    with pretraining.prepared(tmp_path, data, f"encoder.weights={whole}") as (training, state):
+        training.finish(state, step=0)
+    begun = weights(tmp_path / "outputs/run")
+    assert begun.keys() == found.arrays.keys()
+    for name, array in begun.items():
+        np.testing.assert_array_equal(array, found.arrays[name])
 
 
-def test_a_signal_at_any_step_loses_none_and_changes_no_number(undisturbed: Path, data: Path, tmp_path: Path) -> None:
-    words = ("training.epochs=30", *MIXED)
-    for step, number in zip((1, 8, 100, 239), [signal.SIGTERM, signal.SIGUSR2] * 2, strict=True):
-        with pytest.MonkeyPatch.context() as patch:
-            should_save = CheckpointSaver.should_save
+def test_a_mesh_gives_the_same_losses(undisturbed: Path, data: Path, tmp_path: Path) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
 
-            def signalled(self: CheckpointSaver, at: int, step: int = step, number: int = number) -> bool:
-                if at == step:
-                    os.kill(os.getpid(), number)
-                return bool(should_save(self, at))  # noqa: B023  (called within the loop)
-
-            patch.setattr(CheckpointSaver, "should_save", signalled)
-            with pytest.raises(InterruptedRun, match=rf"step {step} is saved"):
-                trained(tmp_path, data, *words)
-    same_end(trained(tmp_path, data, *words), undisturbed)
-
-
-@pytest.fixture(scope="module")
-def of_one_device(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained(tmp_path_factory.mktemp("one"), data, *MIXED)
-
-
-@pytest.mark.parametrize(
-    "words", [("hardware.local_devices=8",), ("hardware.local_devices=8", "hardware.fsdp=2", "hardware.accumulation=2")]
-)
-def test_any_mesh_gives_the_same_losses(
-    of_one_device: Path, data: Path, tmp_path: Path, words: tuple[str, ...]
-) -> None:
-    runs = [of_one_device, trained(tmp_path, data, *words, *MIXED)]
-    one, other = (read_lines(run / "metrics.jsonl") for run in runs)
-    for ours, theirs in zip(one, other, strict=True):
+    words = ("training.epochs=30", "hardware.local_devices=8", "hardware.fsdp=2", "hardware.accumulation=2", *MIXED)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, data, *words, on_saved=stop)  # after an epoch
+    found = read_lines(tmp_path / "outputs/run/metrics.jsonl")
+    assert [line["split"] for line in found] == ["train", "val"]
+    for ours, theirs in zip(found, read_lines(undisturbed / "metrics.jsonl"), strict=False):
         for key in ("loss", "pixel_loss", "word_loss"):
-            assert theirs[key] == pytest.approx(ours[key], rel=1e-5), (key, ours["epoch"])
+            assert theirs[key] == pytest.approx(ours[key], rel=1e-5), (key, ours["split"])
 
 
-@pytest.mark.slow
-def test_killed_at_random_moments_the_same_command_ends_bit_equal(data: Path, tmp_path: Path) -> None:
-    words = ["training.epochs=10", *MIXED, "training.save_every=5"]
-    alone = tmp_path / "alone"
-    command, undisturbed = (
-        [sys.executable, str(ROOT / "train.py"), *pretraining.overrides(folder, data, *words)]
-        for folder in (tmp_path, alone)
-    )
-    subprocess.run(undisturbed, cwd=tmp_path, check=True, capture_output=True)
-    log = tmp_path / "log"
-    for saves in (1, 2, 3):
-        with log.open("w") as out:
-            process = subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=out)
-        seen: set[str] = set()
-        while len(seen) < saves + 1:
-            assert process.poll() is None, log.read_text()
-            seen |= {path.name for path in tmp_path.glob("outputs/run/checkpoints/*") if path.name.isdigit()}
-            time.sleep(0.01)
-        process.kill()
-        process.wait()
+def test_killed_within_an_epoch_the_same_command_ends_bit_equal(data: Path, tmp_path: Path) -> None:
+    words = ["training.epochs=6", *MIXED, "training.save_every=5"]
+    undisturbed = trained(tmp_path / "alone", data, *words)
+    command = [sys.executable, str(ROOT / "train.py"), *pretraining.overrides(tmp_path, data, *words)]
+    log, seen = tmp_path / "log", set[int]()
+    with log.open("w") as out:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=out)
+    while not seen or max(seen) < 10:
+        assert process.poll() is None, log.read_text()
+        seen |= {int(path.name) for path in tmp_path.glob("outputs/run/checkpoints/*") if path.name.isdigit()}
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "resumed" in done.stdout and "encoder weights: " in done.stdout
-    same_end(tmp_path / "outputs/run", alone / "outputs/run")
+    same_end(tmp_path / "outputs/run", undisturbed)
 
 
 def test_pictures_that_cannot_be_read_are_counted(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -290,7 +258,10 @@ def test_pictures_that_cannot_be_read_are_counted(data: Path, tmp_path: Path, ca
     with h5py.File(images / "train.hdf5", "r+") as file:
         for index in (3, 40):
             file["jpg"][index] = np.frombuffer(b"not a JPEG", np.uint8)
-    trained(tmp_path, images)
+    with pretraining.prepared(tmp_path, images) as (training, state):
+        for step in range(training.train.steps_per_epoch):
+            training.train.batch(step)
+        training.finish(state, step=0)
     assert "2 images could not be read and were replaced by others" in capsys.readouterr().out
 
 
@@ -324,8 +295,9 @@ def test_settings_that_do_not_fit_are_one_line(words: list[str], line: str, tmp_
 def test_data_that_is_not_there_or_not_the_same_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere/train.hdf5"):
         trained(tmp_path / "none", tmp_path / "nowhere")
-    trained(tmp_path, pretraining.write_images(tmp_path / "data"), "training.epochs=1")
+    with pretraining.prepared(tmp_path, pretraining.write_images(tmp_path / "data")):
+        pass
     pretraining.write_images(tmp_path / "data", count=32)
     with pytest.raises(InputError, match=r"train") as error:
-        trained(tmp_path, tmp_path / "data", "training.epochs=1")
+        trained(tmp_path, tmp_path / "data")
     assert "\n" not in str(error.value)

@@ -85,8 +85,8 @@ def test_the_hook_plays_the_same_episodes_each_time(
 def test_the_hook_plays_every_task_of_a_set_with_one_set_of_processes_at_a_time(
     params: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tasks = ("push_button", "reach_target", "pick_and_lift")
-    more = [f"task.tasks=[{','.join(tasks)}]", "training.rollout_episodes=3", "sim.image_size=24"]
+    tasks = ("push_button", "reach_target")
+    more = [f"task.tasks=[{','.join(tasks)}]", "training.rollout_episodes=3", "sim.image_size=24", "sim.workers=1"]
     config = compose("train", TrainConfig, [*OVERRIDES, *more])
     entry = {"provenance": {"renderer": "raycast"}}
     (tmp_path / "data.json").write_text(json.dumps({f"train/{task}": entry for task in tasks}))
@@ -111,6 +111,6 @@ def test_the_hook_plays_every_task_of_a_set_with_one_set_of_processes_at_a_time(
     each = {task: [episode.success for episode in some.values()] for task, some in zip(tasks, played, strict=False)}
     assert {len(some) for some in each.values()} == {3}
     rates = {f"success_rate/{task}": sum(some) / 3 for task, some in each.items()}
-    steps = [episode.steps for some in played[:3] for episode in some.values()]
-    mean = pytest.approx(sum(rates.values()) / 3)
-    assert first == {"success_rate": mean, "mean_steps": sum(steps) / 9, **rates}
+    steps = [episode.steps for some in played[:2] for episode in some.values()]
+    mean = pytest.approx(sum(rates.values()) / 2)
+    assert first == {"success_rate": mean, "mean_steps": sum(steps) / 6, **rates}
