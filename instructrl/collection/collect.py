@@ -6,7 +6,7 @@ succeeds. (On RLBench this is best effort: its planner is random and its process
 """
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from time import monotonic
@@ -41,10 +41,22 @@ from instructrl.types import Demonstration
 MAX_LOST = 5  # consecutive episodes on which a fragile simulator crashes twice each before collection fails
 
 
-def ensure_demonstrations(task: TaskConfig, sim: SimConfig, data: DataConfig) -> dict[str, list[StoragePath]]:
+def start_workers(sim: SimConfig, task: str) -> Workers:
+    """Start the processes that collect a task."""
+    return Workers(partial(make_env, sim, task), worker_count(sim.workers), timeout=sim.timeout)
+
+
+def ensure_demonstrations(
+    task: TaskConfig,
+    sim: SimConfig,
+    data: DataConfig,
+    *,
+    start: Callable[[SimConfig, str], Workers] = start_workers,
+) -> dict[str, list[StoragePath]]:
     """Collect missing episodes of the splits train and val and return the files; does nothing if all are present.
 
     There is one file per split and task, in the order of `task_names`; a task has the same file alone and in a set.
+    `start` starts the workers of a task that has missing episodes.
 
     Raises:
         InputError: a file is damaged, has other settings, or cannot be written.
@@ -63,8 +75,9 @@ def ensure_demonstrations(task: TaskConfig, sim: SimConfig, data: DataConfig) ->
             if len(tasks) > 1:
                 print(f"task {number + 1} of {len(tasks)}: {one.name}", flush=True)
             folder = splits[one.name][0].path.parent
-            with exclusive_lock(folder, activity="collects", busy_hint=None):
-                collect(one, settings, splits[one.name])
+            lock = exclusive_lock(folder, activity="collects", busy_hint=None)
+            with lock, start(settings, one.name) as workers:
+                collect(workers, one, splits[one.name])
     for split in every:
         check_renderer(sim, split)
     check_same_renderer(every)
@@ -76,18 +89,16 @@ def single_tasks(task: TaskConfig) -> list[TaskConfig]:
     return [replace(task, name=name, tasks=None, weights=None) for name in task_names(task)]
 
 
-def collect(task: TaskConfig, sim: SimConfig, splits: list[Split]) -> None:
+def collect(workers: Workers, task: TaskConfig, splits: list[Split]) -> None:
     """Complete all splits of a task with one pool of processes."""
-    number = worker_count(sim.workers)
-    with Workers(partial(make_env, sim, task.name), number, timeout=sim.timeout) as workers:
-        provenance = {**query(workers, "provenance"), "suite": __version__}
-        variations = select_variations(task, query(workers, "variations"))
-        for split in splits:
-            header = replace(split.header, provenance=provenance)
-            check_provenance(split, header)
-            parts = split.parts_from(num_present(split))
-            if parts.present < parts.wanted:
-                collect_split(workers, split, parts, header=header, variations=variations)
+    provenance = {**query(workers, "provenance"), "suite": __version__}
+    variations = select_variations(task, query(workers, "variations"))
+    for split in splits:
+        header = replace(split.header, provenance=provenance)
+        check_provenance(split, header)
+        parts = split.parts_from(num_present(split))
+        if parts.present < parts.wanted:
+            collect_split(workers, split, parts, header=header, variations=variations)
 
 
 def query(workers: Workers, name: str) -> Any:

@@ -1,17 +1,22 @@
-"""Fake simulator with random demonstrations for tests of collection, and the collect command for it.
+"""Fake simulator with random demonstrations for tests of collection, and a command that collects from it.
 
 Its environment variables reach the worker processes: FAKE_VERSION, FAKE_SLEEP (seconds an episode takes),
 FAKE_DEADLY (a seed, or TASK:SEED, at which the process crashes), FAKE_HOPELESS (the expert never succeeds).
 """
 
 import os
+import sys
 import time
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-import data_tools.collect
-from instructrl.config.environment import SimConfig
+from instructrl.config.environment import DataConfig, SimConfig, TaskConfig
 from instructrl.sim.env import EpisodeStart, Outcome
+from instructrl.sim.vector.pool import WorkerFailure, Workers
 from instructrl.types import Demonstration
 from tests.fixtures.demonstrations import demonstration
 
@@ -28,13 +33,15 @@ class FakeEnv:
 
     variations = VARIATIONS
 
-    def __init__(self, renderer: str, task: str) -> None:
-        self.renderer, self.task = renderer, task
+    def __init__(self, renderer: str, task: str, *, exits: bool = True) -> None:
+        self.renderer, self.task, self._exits = renderer, task, exits
 
     def demonstrate(self, start: EpisodeStart) -> tuple[Demonstration, Outcome]:
         time.sleep(float(os.environ.get("FAKE_SLEEP", "0")))
         if os.environ.get("FAKE_DEADLY") in (str(start.seed), f"{self.task}:{start.seed}"):
-            os._exit(7)
+            if self._exits:
+                os._exit(7)
+            raise ConnectionError
         result = demonstration(start.seed, steps=1 + start.seed // 100 % 2)
         outcome = Outcome.SUCCESS if succeeds(start.seed) else Outcome.UNREACHABLE
         if "FAKE_HOPELESS" in os.environ:
@@ -53,8 +60,48 @@ def make_fake(cfg: SimConfig, task: str) -> FakeEnv:
     return FakeEnv(cfg.renderer, task)
 
 
-if __name__ == "__main__":
+def start_processes(sim: SimConfig, task: str) -> Workers:
+    """Real worker processes with the fake simulator."""
+    return Workers(partial(make_fake, sim, task), sim.workers or 1, timeout=sim.timeout)
+
+
+class Inline:
+    """`Workers` of the fake simulator without processes; records its calls. Results arrive in order."""
+
+    def __init__(self, sim: SimConfig, task: str) -> None:
+        self._env, self.calls = FakeEnv(sim.renderer, task, exits=False), list[EpisodeStart]()
+
+    def __len__(self) -> int:
+        return 1
+
+    def __enter__(self) -> "Inline":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def map(self, method: str, arguments: Iterable[tuple]) -> Iterator[tuple[int, Any]]:
+        for index, given in enumerate(arguments):
+            asked = getattr(self._env, method)
+            self.calls += given
+            try:
+                yield index, asked(*given) if callable(asked) else asked
+            except ConnectionError:
+                yield index, WorkerFailure("failed 2 times: it exited with code 7")
+
+
+def main(folder: str, episodes: str) -> None:
+    """Collect push_button from two processes."""
+    from instructrl.collection.collect import ensure_demonstrations
+    from instructrl.errors import report_user_errors
+    from instructrl.preemption import handle_signals
     from tests.fakes import collection  # under a name that worker processes can import
 
-    data_tools.collect.make_env = collection.make_fake
-    data_tools.collect.main()
+    sim = SimConfig(cameras=["front", "wrist"], image_size=16, renderer="raycast", workers=2)
+    task, data = TaskConfig("push_button", int(episodes), 2), DataConfig(str(Path(folder)))
+    with report_user_errors(), handle_signals():
+        ensure_demonstrations(task, sim, data, start=collection.start_processes)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
