@@ -249,7 +249,7 @@ def test_runs_in_a_bucket_are_read_through_copies(
     (run / "checkpoints").mkdir()
     (run / "checkpoints/large").write_text("")
     names = [str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()]
-    monkeypatch.setattr(sweep_runs.buckets, "list_objects", lambda url: names if url == "gs://bucket/out/a" else [])
+    monkeypatch.setattr(sweep_runs.object_store, "list_objects", lambda url: names if url == "gs://bucket/out/a" else [])
     read: list[str] = []
 
     @contextmanager

@@ -216,7 +216,7 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
 
 def test_a_broken_choice_of_backend_is_survived() -> None:
     done = run_python(
-        "from instructrl.sim import available_renderer, graphics\n"
+        "from instructrl.sim import available_renderer\n"
         "import instructrl.sim.tabletop.env, os\n"
         "print(available_renderer('raycast'), available_renderer('auto'), os.environ['MUJOCO_GL'])",
         MUJOCO_GL="bogus",
