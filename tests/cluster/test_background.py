@@ -34,10 +34,10 @@ def test_a_run_goes_on_after_its_launcher_was_killed(running_pod: Pod) -> None:
     program = f"""
         import os, signal
         from pathlib import Path
-        from launchers import detached
+        from launchers.ssh import background
         from tests.fakes.pods import ADDRESSES, Pod
         hosts = [Pod(Path({str(running_pod.folder)!r}), {running_pod.port}).host(address) for address in ADDRESSES]
-        detached.start(hosts, "long", ["for i in $(seq 3000); do echo step $i; sleep 0.1; done"] * 3)
+        background.start(hosts, "long", ["for i in $(seq 3000); do echo step $i; sleep 0.1; done"] * 3)
         os.kill(os.getpid(), signal.SIGKILL)
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], cwd=ROOT, timeout=60)

@@ -254,7 +254,7 @@ import sys
 from instructrl.errors import report_user_errors
 from instructrl.config.launcher import LauncherConfig, TpuConfig
 from launchers.job import JobSpec
-from launchers.sweep import run_sweep
+from launchers.sweep.runner import run_sweep
 
 tpu = TpuConfig({settings})
 resources = LauncherConfig(name="tpu", kind="tpu", sweep="study", tpu=tpu, poll_seconds=0.1)

@@ -216,7 +216,7 @@ def test_a_file_larger_than_the_limit_is_one_line_and_nothing_is_removed(store: 
 
 PROGRAM = """
 import sys
-from instructrl.config import DataConfig
+from instructrl.config.environment import DataConfig
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.storage.paths import storage_path
 with DemonstrationDataset(storage_path(sys.argv[1], DataConfig(cache_dir=sys.argv[2]))) as episodes:
