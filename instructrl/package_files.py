@@ -15,4 +15,5 @@ EVALUATE = ("python", "eval.py") if IS_CHECKOUT else ("instructrl-eval",)  # in 
 
 VOCABULARY = PACKAGE / "data/text/vocabulary.txt"  # one word piece per line; python -m data_tools.vocabulary
 REPORT_STYLE = PACKAGE / "evaluation/report/report.css"
+PAGE_TEMPLATES = PACKAGE / "evaluation/report/templates"
 SHIPPED_WEIGHTS = PACKAGE / "models/encoders/shipped"  # NAME.safetensors of encoders that InstructRL ships

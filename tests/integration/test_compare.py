@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from omegaconf import OmegaConf
@@ -150,6 +151,22 @@ def test_what_is_not_compared_is_named_with_the_reason(study: Study) -> None:
     assert f"not evaluated yet: {command}\n" in text
     page = checked(path)
     assert command in page.text and "5 of 7 runs are left out" in page.text and "error: loss is nan" in page.text
+
+
+def test_names_and_errors_are_shown_verbatim(study: Study) -> None:
+    hostile = """<script>alert('1')<script> & "the" <b>ball<b>"""
+    study.sweep, study.command = study.sweep.with_name(f"sweep {hostile}"), f"python train.py {hostile}"
+    run = study.run("plain", "seed=0")
+    study.jobs[-1].run = str(run.rename(run.with_name(f"run {hostile}")))
+    results = evaluated_results(10) | {"tasks": {f"task {hostile}": evaluated_results(10)}}
+    study.add_results(run.with_name(f"run {hostile}"), results)
+    study.run("lost", "seed=1", state="failed", exit_code=1, error=f"error: {hostile}")
+    page = checked(compare(study.sweep)[1])
+    assert "b" in page.tags and page.text.count("ball") == page.text.count(hostile) == 6
+    for known in ("sweep", "python train.py", "run", "task", "failed: error:"):
+        assert f"{known} {hostile}" in page.text
+    assert [unquote(reference) for reference in page.references if "script" in reference] == [
+        f"../../outputs/run {hostile}/eval/report.html"]  # fmt: skip
 
 
 def test_an_options_name_stands_for_what_it_sets(study: Study) -> None:

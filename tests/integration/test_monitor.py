@@ -16,7 +16,7 @@ from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.data.loading.loader import Loader
 from instructrl.data.text.tokenizer import make_tokenizer
 from instructrl.errors import RunError
-from instructrl.evaluation.report.speeds import training_speed
+from instructrl.evaluation.report.page import page
 from instructrl.training.flops import count_flops, peak_flops, step_flops
 from instructrl.training.monitoring.finite_guard import NonFiniteGuard
 from instructrl.training.monitoring.metric_writer import SPEED_FILE, read_lines
@@ -26,6 +26,7 @@ from instructrl.training.objectives.behavior_cloning import describe_episodes
 from instructrl.training.run_dir import open_run
 from tests.fixtures import tiny, tiny_objective
 from tests.fixtures.tiny_objective import Metrics
+from tests.unit.evaluation.report.test_report import Checker, read, results
 
 
 @pytest.fixture(scope="module")
@@ -86,16 +87,18 @@ def test_the_asked_for_steps_are_traced(run: Path) -> None:
 
 
 def test_the_page_tells_of_the_speed(run: Path) -> None:
-    text = training_speed(read_lines(run / SPEED_FILE))
-    assert re.search(r"[\d.]+ episodes and [\d.]+ keyframes a second", text) and "<svg" in text
-    assert " s for 12 steps: step " in text and "compiling" in text and "% of what the devices can do" in text
-    assert "GB at most of the process" in text
-    assert training_speed([]) == "" == training_speed([{"step": 3, "epoch": 1}])
-    older = [
-        {key: value for key, value in line.items() if key[:4] not in ("util", "flop", "proc")}
-        for line in read_lines(run / SPEED_FILE)
-    ]
-    assert "Utilisation" not in training_speed(older)
+    def shown(lines: list[dict[str, Any]]) -> Checker:
+        return read(page(results(), metrics=[], speeds=lines, settings="", folder=run))
+
+    lines = read_lines(run / SPEED_FILE)
+    whole = shown(lines)
+    assert re.search(r"[\d.]+ episodes and [\d.]+ keyframes per second", whole.text) and whole.tags.count("svg") == 1
+    assert " s for 12 steps: step " in whole.text and "compiling" in whole.text
+    assert "% of the devices' published bfloat16 peak" in whole.text and "GB at most of the process" in whole.text
+    for none in ([], [{"step": 3, "epoch": 1}]):
+        assert "Training speed" in whole.text and "Training speed" not in shown(none).text
+    older = [{key: value for key, value in line.items() if key[:4] not in ("util", "flop", "proc")} for line in lines]
+    assert "Training speed" in shown(older).text and "Utilisation" not in shown(older).text
 
 
 # Non-finite values.

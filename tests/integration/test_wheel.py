@@ -32,6 +32,7 @@ from instructrl.package_files import CONFIG_DIR, IS_CHECKOUT, PACKAGE, REPORT_ST
 from data_tools.vocabulary import WORDS
 from launchers.ssh.broadcast import HOLD
 from launchers.ssh.background import RUNS
+from instructrl.evaluation.report.templates import environment
 import launchers.setup
 from pathlib import Path
 assert not IS_CHECKOUT and CONFIG_DIR == PACKAGE / "conf"
@@ -40,6 +41,8 @@ scripts = [setup / f"{name}.sh" for name in ("python", "environment", "setup_gpu
 weights = SHIPPED_WEIGHTS / "m3ae_tiny.safetensors"
 for path in (REPORT_STYLE, weights, VOCABULARY, WORDS, PACKAGE / "py.typed", *scripts):
     assert path.is_file(), path
+for page in ("report", "comparison", "statistics"):
+    environment().get_template(f"{page}.html.j2")
 """
 
 

@@ -1,13 +1,12 @@
-"""Learning curves as inline SVG, coloured by the page's style sheet (light and dark)."""
+"""Learning curves as shapes of an SVG drawing, coloured by the page's style sheet (light and dark)."""
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 WIDTH, HEIGHT = 340, 210
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 12, 30
+LEFT, RIGHT, TOP, BOTTOM = 46, 14, 12, 30  # margins
 _MOST_POINTS = 300  # longer curves are averaged in buckets, which keeps pages small
 
 TITLES = {
@@ -19,6 +18,34 @@ TITLES = {
 }
 _AXES = ("step", "epoch")
 Point = tuple[float, float]
+
+
+class Shape(NamedTuple):
+    """An SVG element: its attributes, and the text that it shows or that appears when it is pointed at."""
+
+    tag: str
+    attributes: Mapping[str, object]
+    text: str = ""
+    tooltip: str = ""
+
+
+class Key(NamedTuple):
+    """An entry of a legend."""
+
+    style: str
+    label: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing with its title and legend, for the templates' macro of the same name."""
+
+    title: str
+    shapes: Sequence[Shape]
+    legend: Sequence[Key] | None = None
+    width: int = WIDTH
+    height: int = HEIGHT
 
 
 @dataclass(frozen=True)
@@ -55,45 +82,46 @@ def title(metric: str) -> str:
     return TITLES.get(metric, metric.replace("_", " ").capitalize())
 
 
-def chart(metric: str, series: Mapping[str, Sequence[Point]], *, axis: str) -> str:
-    """One `<figure>` with a line per split."""
+def chart(metric: str, series: Mapping[str, Sequence[Point]], *, axis: str) -> Figure:
+    """A figure with a line per split."""
     splits = sorted(series, key=_split_order)
     return figure(title(metric), [Line(series[split], _split_class(split), split) for split in splits], axis=axis)
 
 
-def figure(heading: str, lines: Sequence[Line], *, axis: str) -> str:
-    """One `<figure>` with several lines; the y axis is logarithmic if the values span decades."""
+def figure(heading: str, lines: Sequence[Line], *, axis: str) -> Figure:
+    """A figure with several lines; the y axis is logarithmic if the values span decades."""
     points = [point for line in lines for point in line.points]
     x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
     scale = _Scale([y for _, y in points])
-    name = html.escape(heading)
 
-    def position(point: Point) -> str:
+    def position(point: Point) -> Point:
         across = (point[0] - x_low) / (x_high - x_low) if x_high > x_low else 0.5
-        x = _LEFT + across * (WIDTH - _LEFT - _RIGHT)
-        return f"{x:.1f},{HEIGHT - _BOTTOM - scale.share(point[1]) * (HEIGHT - _TOP - _BOTTOM):.1f}"
+        x = LEFT + across * (WIDTH - LEFT - RIGHT)
+        return x, HEIGHT - BOTTOM - scale.share(point[1]) * (HEIGHT - TOP - BOTTOM)
 
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{name}">']
-    for tick in scale.ticks:
-        level = position((x_low, tick)).split(",")[1]
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{level}" y2="{level}"/>')
-        parts.append(f'<text class="tick" x="{_LEFT - 7}" y="{float(level) + 4:.1f}" text-anchor="end">{tick:g}</text>')
+    shapes = [shape for tick in scale.ticks for shape in grid_line(position((x_low, tick))[1], tick)]
     for x, anchor in ((x_low, "start"), (x_high, "end")) if x_high > x_low else ((x_low, "middle"),):
-        across = position((x, scale.ticks[0])).split(",")[0]
-        parts.append(f'<text class="tick" x="{across}" y="{HEIGHT - 11}" text-anchor="{anchor}">{axis} {x:g}</text>')
+        shapes.append(tick_label(position((x, scale.ticks[0]))[0], HEIGHT - 11, f"{axis} {x:g}", anchor))
     for line in lines:
-        positions = [position(point) for point in thinned(line.points)]
+        positions = [f"{x:.1f},{y:.1f}" for x, y in map(position, thinned(line.points))]
         style = f"series {line.style}" + (" thin" if line.label is None else "")
-        parts.append(f'<polyline class="{style}" points="{" ".join(positions)}"/>')
+        shapes.append(Shape("polyline", {"class": style, "points": " ".join(positions)}))
         if line.label is not None:
             end_x, end_y = positions[-1].split(",")
-            parts.append(f'<circle class="{style}" cx="{end_x}" cy="{end_y}" r="3"/>')
-    legend = "".join(
-        f'<span class="key {line.style}">{html.escape(line.label)} <b>{line.points[-1][1]:.3g}</b></span>'
-        for line in lines
-        if line.label is not None
-    )
-    return f'<figure class="chart"><figcaption>{name}<span>{legend}</span></figcaption>{"".join(parts)}</svg></figure>'
+            shapes.append(Shape("circle", {"class": style, "cx": end_x, "cy": end_y, "r": 3}))
+    legend = [Key(line.style, line.label, f"{line.points[-1][1]:.3g}") for line in lines if line.label is not None]
+    return Figure(heading, shapes, legend)
+
+
+def grid_line(level: float, tick: float) -> tuple[Shape, Shape]:
+    """A horizontal line across a chart, and its label."""
+    ends = {"x1": LEFT, "x2": WIDTH - RIGHT, "y1": f"{level:.1f}", "y2": f"{level:.1f}"}
+    return Shape("line", {"class": "grid", **ends}), tick_label(LEFT - 7, level + 4, f"{tick:g}", "end")
+
+
+def tick_label(x: float, y: float, text: str, anchor: str) -> Shape:
+    """A label of an axis."""
+    return Shape("text", {"class": "tick", "x": f"{x:.1f}", "y": f"{y:.1f}", "text-anchor": anchor}, text)
 
 
 def thinned(points: Sequence[Point]) -> list[Point]:

@@ -1,16 +1,17 @@
 """Evaluation report: one self-contained HTML page without scripts."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from instructrl.config.evaluation import DEFAULT_PROTOCOL
 from instructrl.evaluation.report import charts, sections
-from instructrl.evaluation.report.document import document
-from instructrl.evaluation.report.speeds import training_speed
+from instructrl.evaluation.report.charts import Figure
+from instructrl.evaluation.report.sections import Rate, Sections
+from instructrl.evaluation.report.templates import render
 from instructrl.evaluation.results.summary import coverage_note, task_coverage_note
 from instructrl.evaluation.results.variations import format_variations
+from instructrl.sim import Outcome
 from instructrl.storage.atomic import write_atomically
 from instructrl.training.monitoring.metric_writer import SPEED_FILE, read_lines
 
@@ -19,6 +20,27 @@ _VARIATIONS = {
     "trained": "all trained variations",
     "held_out": "all variations that were not trained",
 }
+_TIME_PARTS = ("step", "data", "compiling", "validation", "rollout", "saving", "profiling")
+_UNITS = ("episodes", "keyframes", "pairs")  # that throughput may be counted in
+_MEMORY = {"device_memory_bytes": "on a device", "process_memory_bytes": "of the process"}
+
+
+class Speed(NamedTuple):
+    """Training throughput; its numbers depend on the machine."""
+
+    facts: Mapping[str, str]
+    figure: Figure
+
+
+class Task(NamedTuple):
+    """One task of a set; `variations`: how many of them the training instructions were evaluated in."""
+
+    name: str
+    rate: Rate
+    note: str
+    successes: int
+    variations: int
+    about: Sections
 
 
 def write_report(path: Path, results: Mapping[str, Any], *, run: Path) -> None:
@@ -42,56 +64,46 @@ def page(
     folder: Path,
 ) -> str:
     """The page as HTML; videos are read from `folder`."""
-    name = escape(Path(results["run"]).name)
-    tasks: Mapping[str, Any] = results.get("tasks", {})
-    parts = [_header(results, name)]
-    if tasks:
-        parts += [_overview(tasks), *_about_conditions(results, tasks=len(tasks)), _curves(metrics)]
-        parts += [_task(entry, folder) for entry in tasks.values()]
-    else:
-        parts += [
-            *_about_conditions(results, tasks=1),
-            _videos(results, folder),
-            _curves(metrics),
-            _variations(results),
-        ]
-    parts += [training_speed(speeds), _about(results, settings)]
-    return document(f"{Path(results['run']).name}: {results['success_rate']:.1%} success", "".join(parts))
+    name, entries = Path(results["run"]).name, results.get("tasks", {}).values()
+    axis = charts.axis(metrics)
+    curves = {key: charts.chart(key, series, axis=axis) for key, series in charts.curves(metrics).items()}
+    return render(
+        "report.html.j2",
+        title=f"{name}: {results['success_rate']:.1%} success",
+        name=name,
+        results=results,
+        heading=f"Tasks {', '.join(results['tasks'])}" if entries else f"Task {results['task']}",
+        rate=sections.rate(results),
+        note=coverage_note(results),
+        own_protocol=results["protocol"]["name"] == DEFAULT_PROTOCOL,
+        protocol=_protocol(results["protocol"]),
+        warnings=_warnings(results),
+        outcome_names=list(Outcome),
+        overall=sections.of_means(results, tasks=len(entries))
+        if entries
+        else sections.of_task(results, folder, meanings=True),
+        tasks=[_task(entry, folder) for entry in entries],
+        main_curves=[figure for key, figure in curves.items() if key in charts.TITLES],
+        other_curves=[figure for key, figure in curves.items() if key not in charts.TITLES],
+        speed=training_speed(speeds),
+        facts=_facts(results),
+        settings=settings,
+    )
 
 
-def _header(results: Mapping[str, Any], name: str) -> str:
-    renderer, checkpoint = results["renderer"], results["checkpoint"]
-    warnings = list(results["problems"])
-    if renderer["data"] != renderer["evaluation"]:
-        warnings.append(
-            f"The demonstrations were rendered by {renderer['data']}, these episodes by "
-            f"{renderer['evaluation']}: the images differ from the training images."
-        )
-    tasks = results.get("tasks", {})
-    counted = f"of {results['episodes']} episodes succeeded"
-    if tasks:
-        counted = f"mean success over {len(tasks)} tasks, {results['episodes']} episodes"
-    note = coverage_note(results)
-    note = f", <b>{escape(note)}</b>" if note else ""
-    heading = f"Task {results['task']}" if not tasks else f"Tasks {', '.join(tasks)}"
-    return f"""<header>
-<p class="eyebrow">InstructRL evaluation</p>
-<h1>{name}</h1>
-<p>{escape(heading)}. {escape(checkpoint["name"]).capitalize()} checkpoint at step {checkpoint["step"]:,}.</p>
-<div class="card headline">
-<div class="rate">{100 * results["success_rate"]:.1f}<small>%</small></div>
-<div class="about"><p><b>{counted}</b>{note},
-in scenes and with seeds without demonstrations. 95 % interval: <b>{sections.span(results)}</b>.</p>
-{sections.interval(results)}</div>
-</div>
-<p>{_protocol(results["protocol"])}</p>
-<pre class="command">{escape(results["command"])}</pre>
-{"".join(f'<p class="warning">{escape(text)}</p>' + chr(10) for text in warnings)}</header>
-"""
+def _warnings(results: Mapping[str, Any]) -> list[str]:
+    renderer = results["renderer"]
+    if renderer["data"] == renderer["evaluation"]:
+        return list(results["problems"])
+    return [
+        *results["problems"],
+        f"The demonstrations were rendered by {renderer['data']}, these episodes by "
+        f"{renderer['evaluation']}: the images differ from the training images.",
+    ]
 
 
 def _protocol(protocol: Mapping[str, Any]) -> str:
-    """The protocol in a sentence or two."""
+    """The protocol's settings in a sentence or two."""
     variations = protocol["variations"]
     variations = format_variations(variations) if isinstance(variations, list) else _VARIATIONS[variations]
     instructions = (
@@ -99,95 +111,59 @@ def _protocol(protocol: Mapping[str, Any]) -> str:
     )
     limit, tries = protocol["keyframes"], protocol["tries"]
     keyframes = f"at most {limit} keyframes" if limit else "as many keyframes as the task allows"
-    name = escape(protocol["name"])
-    name = f"Protocol <b>{name}</b>" + (" (InstructRL's own)" if protocol["name"] == DEFAULT_PROTOCOL else "")
-    text = (
-        f"{protocol['episodes']} episodes per condition, seed {protocol['seed']}, {variations} "
-        f"({protocol['order'].replace('_', ' ')}), {instructions}, {keyframes}; "
-    )
     ends = "the first unreachable action" if tries == 1 else f"unreachable action number {tries}"
-    return f"{name}: {escape(text)}{ends} ends an episode."
+    return (
+        f"{protocol['episodes']} episodes per condition, seed {protocol['seed']}, {variations} "
+        f"({protocol['order'].replace('_', ' ')}), {instructions}, {keyframes}; {ends} ends an episode."
+    )
 
 
-def _overview(tasks: Mapping[str, Any]) -> str:
-    body = ""
-    for name, entry in tasks.items():
-        note = f"<small>{escape(_caveat(entry))}</small>" if _caveat(entry) else ""
-        name = escape(name)
-        body += f'<tr><th><a href="#task-{name}">{_breakable(name)}</a>{note}</th>{sections.numbers(entry)}</tr>\n'
-    return f"""<section>
-<h2>Tasks</h2>
-<p>Training instructions. All tasks have equal weight in the mean; its interval is that of Price and Bonett.</p>
-{sections.bars("Task", body)}</section>
-"""
+def _task(entry: Mapping[str, Any], folder: Path) -> Task:
+    caveat = "no simulator" if entry["task_variations"] is None else task_coverage_note(entry)
+    variations = len(entry["conditions"]["trained"]["variations"])
+    about = sections.of_task(entry, folder, meanings=False)
+    return Task(entry["task"], sections.rate(entry), caveat, entry["successes"], variations, about)
 
 
-def _caveat(entry: Mapping[str, Any]) -> str:
-    """Caveat of a task's success rate."""
-    return "no simulator" if entry["task_variations"] is None else task_coverage_note(entry)
+def training_speed(lines: Sequence[Mapping[str, Any]]) -> Speed | None:
+    """The throughput in the lines of speed.jsonl; None without any."""
+    lines = [line for line in lines if line.get("steps_per_second") and line.get("seconds")]
+    if not lines:
+        return None
+    seconds = sum(line["seconds"] for line in lines)
+    steps = sum(line["steps"] for line in lines)
+    training = sum(line["steps"] / line["steps_per_second"] for line in lines)
+
+    def mean(key: str) -> float:
+        """Mean over the time spent in training steps."""
+        return sum(line[key] * line["steps"] / line["steps_per_second"] for line in lines) / training
+
+    durations = {part: sum(line.get(f"share_{part}", 0) * line["seconds"] for line in lines) for part in _TIME_PARTS}
+    shares = ", ".join(f"{part} {time / seconds:.1%}" for part, time in durations.items() if time >= seconds / 2000)
+    known = [what for what in _UNITS if all(f"{what}_per_second" in line for line in lines)]
+    throughput = (f"{mean(f'{what}_per_second'):,.4g} {what}" for what in known)
+    facts = {
+        "Throughput": f"{' and '.join(throughput)} per second, without validation and logging",
+        "Time": f"{seconds:,.0f} s for {steps:,.0f} steps: {shares}",
+    }
+    if all("flops_per_step" in line for line in lines):
+        facts["Matrix products"] = f"{lines[-1]['flops_per_step']:.3g} operations per step"
+    if all("utilisation" in line for line in lines):
+        facts["Utilisation"] = f"{mean('utilisation'):.1%} of the devices' published bfloat16 peak"
+    for key, scope in _MEMORY.items():
+        peaks = [line[key] for line in lines if key in line]
+        if peaks:
+            facts["Memory"] = f"{max(peaks) / 1e9:,.3g} GB at most {scope}"
+    axis = charts.axis(lines)
+    charted = f"{known[0]}_per_second"
+    points = [(float(line[axis]), float(line[charted])) for line in lines]
+    return Speed(facts, charts.chart(charted, {"speed": points}, axis=axis))
 
 
-def _breakable(name: str) -> str:
-    """A name with line break opportunities after underscores."""
-    return name.replace("_", "_<wbr>")
-
-
-def _about_conditions(results: Mapping[str, Any], *, tasks: int) -> list[str]:
-    means = f" Means over {tasks} tasks." if tasks > 1 else ""
-    return [
-        f"""<section>
-<h2>Does it follow the instruction?</h2>
-<p>The same scenes with different instructions.{means} The mark on each bar is the 95 % interval.</p>
-{sections.conditions(results, tasks=tasks)}</section>
-""",
-        f"""<section>
-<h2>Episode outcomes</h2>
-{sections.legend()}{sections.outcomes(results)}</section>
-""",
-    ]
-
-
-def _task(entry: Mapping[str, Any], folder: Path) -> str:
-    """One task of a set: its conditions and videos, with long tables folded."""
-    name, count = escape(entry["task"]), len(entry["conditions"]["trained"]["variations"])
-    note = _caveat(entry)
-    note = f", {escape(note)}" if note else ""
-    folded = f"<summary>Episode outcomes</summary>{sections.outcomes(entry)}"
-    folded = f"<details>{folded}</details>\n"
-    if count:
-        folded += f"<details><summary>By variation ({count})</summary>{sections.variations(entry)}</details>\n"
-    return f"""<section id="task-{name}">
-<h2>{_breakable(name)}</h2>
-<p>{entry["successes"]} of {entry["episodes"]} episodes succeeded{note}.</p>
-{sections.conditions(entry, meanings=False)}{sections.videos(entry, folder, headings=False)}{folded}</section>
-"""
-
-
-def _videos(results: Mapping[str, Any], folder: Path) -> str:
-    shown = sections.videos(results, folder, headings=True)
-    return f"<section>\n<h2>Videos</h2>\n{shown}</section>\n" if shown else ""
-
-
-def _variations(results: Mapping[str, Any]) -> str:
-    return f"<section>\n<h2>By variation</h2>\n{sections.variations(results)}</section>\n"
-
-
-def _curves(metrics: Sequence[Mapping[str, Any]]) -> str:
-    found = charts.curves(metrics)
-    if not found:
-        return "<section>\n<h2>Learning curves</h2>\n<p>This run has no metrics.jsonl.</p>\n</section>\n"
-    axis = charts.axis(metrics)
-    figures = {key: charts.chart(key, series, axis=axis) for key, series in found.items()}
-    main = "".join(figure for key, figure in figures.items() if key in charts.TITLES)
-    others = "".join(figure for key, figure in figures.items() if key not in charts.TITLES)
-    more = f'<details><summary>More curves</summary><div class="charts">{others}</div></details>\n' if others else ""
-    return f'<section>\n<h2>Learning curves</h2>\n<div class="charts">{main}</div>\n{more}</section>\n'
-
-
-def _about(results: Mapping[str, Any], settings: str) -> str:
+def _facts(results: Mapping[str, Any]) -> dict[str, object]:
     renderer, simulator = results["renderer"], results["simulator"]
     speed = results["episodes_per_minute"]
-    facts = {
+    return {
         "Run": results["run"],
         "Date": results["date"],
         "Evaluation seed": results["seed"],
@@ -197,7 +173,3 @@ def _about(results: Mapping[str, Any], settings: str) -> str:
         "Speed": f"{speed:,.0f} episodes per minute with the policy in the loop" if speed else "not measured",
         "Wall time": f"{results['wall_seconds']:,.0f} s for all conditions",
     }
-    entries = "".join(f"<dt>{key}</dt><dd>{escape(str(value))}</dd>" for key, value in facts.items())
-    folded = f'<summary>Configuration of the run</summary><pre class="card">{escape(settings)}</pre>'
-    folded = f"<details>{folded}</details>\n" if settings else ""
-    return f'<section>\n<h2>About this evaluation</h2>\n<dl class="card">{entries}</dl>\n{folded}</section>\n'

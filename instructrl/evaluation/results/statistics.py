@@ -17,11 +17,10 @@ def wilson_interval(successes: int, episodes: int) -> tuple[float, float]:
         raise ValueError(f"found {successes} successes in {episodes} episodes, expected 0 <= successes <= episodes")
     if episodes == 0:
         return 0.0, 1.0
-    rate, z2 = successes / episodes, _Z * _Z
-    centre = (rate + z2 / (2 * episodes)) / (1 + z2 / episodes)
-    half = _Z * math.sqrt(rate * (1 - rate) / episodes + z2 / (4 * episodes**2)) / (1 + z2 / episodes)
-    # rounding must not push a bound past the rate itself, which it touches at 0 and at 1
-    return min(rate, max(0.0, centre - half)), max(rate, min(1.0, centre + half))
+    from scipy.stats import binomtest  # takes seconds to import: only where an interval is computed
+
+    interval = binomtest(successes, episodes).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def mean_interval(counts: Sequence[tuple[int, int]]) -> tuple[float, float]:

@@ -21,6 +21,7 @@ from instructrl.evaluation.report.histograms import bars, cell_map
 from instructrl.types import Demonstration
 from tests.fixtures.demonstrations import HEADER, demonstration, write
 from tests.paths import ROOT
+from tests.unit.evaluation.report.test_report import draw
 from tests.unit.evaluation.report.test_report import read as read_page
 
 VAL = replace(HEADER, split="val")
@@ -211,7 +212,7 @@ def test_the_page_holds_all_and_asks_for_nothing(tmp_path: Path, capsys: pytest.
     "counts", [{3: 1}, {0: 5, 1: 2}, {number: number + 1 for number in range(200)}, {2: 1, 10**6: 3}]
 )
 def test_bars_show_every_count_inside_their_frame(counts: dict[int, int]) -> None:
-    text = bars("Lengths", counts, axis="steps")
+    text = draw(bars("Lengths", counts, axis="steps"))
     read_page(text)
     titles = re.findall(r"<title>steps [^:]*: (\d+)</title>", text)
     assert sum(map(int, titles)) == sum(counts.values()) and len(titles) <= 60
@@ -222,11 +223,12 @@ def test_bars_show_every_count_inside_their_frame(counts: dict[int, int]) -> Non
 def test_a_map_puts_the_first_axis_across_and_the_second_up() -> None:
     counts = np.zeros((10, 10), int)
     counts[9, 0] = 7
-    text = cell_map("Map", counts, across=("x", -1, 1), up=("y", 0, 2))
+    text = draw(cell_map("Map", counts, across=("x", -1, 1), up=("y", 0, 2)))
     read_page(text)
     (x, y) = re.findall(r'class="cell" x="(.*?)" y="(.*?)"', text)[0]
     assert float(x) > 250 and float(y) > 200 and "<title>7</title>" in text
-    assert '<rect class="cell"' not in cell_map("Map", counts * 0, across=("x", -1, 1), up=("y", 0, 2))
+    empty = draw(cell_map("Map", counts * 0, across=("x", -1, 1), up=("y", 0, 2)))
+    assert '<rect class="cell"' not in empty and '<rect class="edge"' in empty
 
 
 def test_folders_are_searched_and_each_file_is_taken_once(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from instructrl.errors import RunError
 from instructrl.evaluation.evaluator import Condition
 from instructrl.evaluation.report import charts
 from instructrl.evaluation.report.page import page, write_report
+from instructrl.evaluation.report.templates import environment
 from instructrl.evaluation.report.video import (
     add_captions,
     caption,
@@ -118,6 +119,11 @@ def read(text: str) -> Checker:
     return checker
 
 
+def draw(figure: charts.Figure) -> str:
+    """A figure's markup."""
+    return str(environment().get_template("macros.html.j2").make_module().figure(figure))  # type: ignore[attr-defined]
+
+
 def test_the_page_asks_for_nothing_and_executes_nothing(tmp_path: Path) -> None:
     found = filmed(tmp_path)
     checker = read(page(found, metrics=METRICS, settings=f"name: {HOSTILE}", folder=tmp_path))
@@ -148,6 +154,13 @@ def test_the_page_shows_the_numbers(tmp_path: Path) -> None:
         assert expected in checker.text, expected
     assert checker.tags.count("svg") == 4, "loss, position, rollouts and the odd one"
     assert "the images differ from the training images" not in checker.text
+
+
+def test_names_of_metrics_and_splits_are_shown_verbatim(tmp_path: Path) -> None:
+    lines = [{"step": 1, "split": HOSTILE, f"our {HOSTILE}": 1.0}]
+    checker = read(page(results(), metrics=lines, settings="", folder=tmp_path))
+    assert "script" not in checker.tags
+    assert f"Our {HOSTILE.lower()}{HOSTILE} 1" in checker.text, "title and legend"
 
 
 def test_another_renderer_is_said(tmp_path: Path) -> None:
@@ -277,7 +290,7 @@ def test_curves_take_every_number_by_split() -> None:
     ids=["one", "flat zero", "decades", "negative", "many"],
 )
 def test_charts_stay_inside_their_frame(points: list[tuple[float, float]]) -> None:
-    drawing = charts.chart("loss", {"train": points}, axis="epoch")
+    drawing = draw(charts.chart("loss", {"train": points}, axis="epoch"))
     read(drawing)
     line = re.search('points="([^"]*)"', drawing)
     assert line is not None

@@ -45,6 +45,15 @@ def test_published_values(successes: int, episodes: int, expected: tuple[float, 
     assert wilson_interval(successes, episodes) == pytest.approx(expected, abs=5e-5)
 
 
+@given(counts)
+def test_the_interval_is_where_the_score_test_rejects(count: tuple[int, int]) -> None:
+    """Its ends are the rates p with |successes / episodes - p| = z * sqrt(p (1 - p) / episodes) (Wilson 1927)."""
+    successes, episodes = count
+    z = 1.959963984540054
+    for end in wilson_interval(successes, episodes):
+        assert (successes / episodes - end) ** 2 == pytest.approx(z**2 * end * (1 - end) / episodes, abs=1e-12)
+
+
 def test_nothing_tried_says_nothing() -> None:
     assert wilson_interval(0, 0) == (0.0, 1.0)
 
