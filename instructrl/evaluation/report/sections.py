@@ -30,7 +30,7 @@ class ConditionRow(NamedTuple):
 
 
 class OutcomeCount(NamedTuple):
-    """How many of a condition's episodes ended in an outcome."""
+    """The number of a condition's episodes that ended in an outcome."""
 
     name: str
     episodes: int
