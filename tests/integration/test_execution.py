@@ -15,9 +15,10 @@ from instructrl.types import BatchSizes, fake_batch
 from tests.fixtures import encoders, tiny
 from tests.fixtures.settings import changed
 
-AGENT = ("policy=vit_debug", "policy.dim=16", "policy.depth=3", "policy.heads=2", "head.dim=16", "sim.image_size=32",
-         "sim.cameras=[front,wrist]", "encoder.frozen=false", "encoder.weights=null", "encoder.tokenizer=small",
-         "encoder.dim=16", "encoder.depth=2", "encoder.patch_size=8", "encoder.layers=all")  # fmt: skip
+AGENT = ("policy=vit_debug", "policy.dim=16", "policy.depth=3", "policy.heads=2", "head=regression", "head.dim=16",
+         "sim.image_size=32", "sim.cameras=[front,wrist]", "encoder.frozen=false", "encoder.weights=null",
+         "encoder.tokenizer=small", "encoder.dim=16", "encoder.depth=2", "encoder.patch_size=8",
+         "encoder.layers=all")  # fmt: skip
 FEW = ("encoder.text_length=6", "training.batch_size=2")
 
 

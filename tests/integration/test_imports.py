@@ -1,6 +1,8 @@
 """The layers of the code, and what a command loads before its settings are known to be right."""
 
 import ast
+import functools
+import re
 import shutil
 import subprocess
 import sys
@@ -44,37 +46,46 @@ def test_the_import_contracts_hold(checkout: Path) -> None:
     assert checked.returncode == 0 and " 0 broken" in checked.stdout, checked.stdout + checked.stderr
 
 
-@pytest.mark.parametrize(
-    ("place", "line"),
-    [
-        ("instructrl/training/state.py", "def late():\n    import instructrl.sim.env"),
-        ("instructrl/training/state.py", "from instructrl import evaluation"),
-        ("instructrl/data/loading/loader.py", "from instructrl.training import state"),
-        ("instructrl/models/agent.py", "import instructrl.data.loading.loader"),
-        ("instructrl/types.py", "from instructrl.data.loading import loader"),
-        ("instructrl/sim/env.py", "import data_tools.collect"),
-        ("instructrl/evaluation/evaluate.py", "def late():\n    import launchers.sweep.plan"),
-        ("instructrl/evaluation/rollout.py", "import mujoco"),
-        ("instructrl/training/state.py", "from flax import linen"),
-        ("launchers/local.py", "import submitit"),
-        ("data_tools/rlbench.py", "from pyrep.const import RenderMode"),
-        ("instructrl/sim/env.py", "import gymnasium"),
-        ("data_tools/convert/__main__.py", "def late():\n    import tensorflow_datasets as tfds"),
-        ("instructrl/storage/paths.py", "def late():\n    import gcsfs"),
-        ("launchers/job.py", "import h5py"),
-    ],
-)
-def test_a_planted_violation_is_found(checkout: Path, place: str, line: str) -> None:
-    file, before = checkout / place, (checkout / place).read_text()
-    file.write_text(f"{before}\n{line}\n")
-    try:
-        checked = lint(checkout)
-    finally:
-        file.write_text(before)
-    assert checked.returncode == 1 and "BROKEN" in checked.stdout, checked.stdout + checked.stderr
-    assert place.removesuffix(".py").replace("/", ".") in checked.stdout
+VIOLATIONS = [  # file, lines at its end, what they import
+    ("instructrl/training/state.py", "def late():\n    import instructrl.sim.env", "instructrl.sim.env"),
+    ("instructrl/training/state.py", "from instructrl import evaluation", "instructrl.evaluation"),
+    ("instructrl/data/loading/loader.py", "from instructrl.training import state", "instructrl.training.state"),
+    ("instructrl/models/agent.py", "import instructrl.data.loading.loader", "instructrl.data.loading.loader"),
+    ("instructrl/types.py", "from instructrl.data.loading import loader", "instructrl.data.loading.loader"),
+    ("instructrl/sim/env.py", "import data_tools.collect", "data_tools.collect"),
+    ("instructrl/evaluation/evaluate.py", "def late():\n    import launchers.sweep.plan", "launchers.sweep.plan"),
+    ("instructrl/evaluation/rollout.py", "import mujoco", "mujoco"),
+    ("instructrl/training/state.py", "from flax import linen", "flax"),
+    ("launchers/local.py", "import submitit", "submitit"),
+    ("data_tools/rlbench.py", "from pyrep.const import RenderMode", "pyrep"),
+    ("instructrl/sim/env.py", "import gymnasium", "gymnasium"),
+    ("data_tools/convert/__main__.py", "def late():\n    import tensorflow_datasets as tfds", "tensorflow_datasets"),
+    ("instructrl/storage/paths.py", "def late():\n    import gcsfs", "gcsfs"),
+    ("launchers/job.py", "import h5py", "h5py"),
+]
 
 
+@pytest.fixture(scope="module")
+def broken(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The report on a checkout with all violations."""
+    folder = shutil.copytree(checkout, tmp_path_factory.mktemp("broken"), dirs_exist_ok=True)
+    for place, line, _ in VIOLATIONS:
+        with (folder / place).open("a") as file:
+            file.write(f"\n{line}\n")
+    checked = lint(folder)
+    assert checked.returncode == 1, checked.stdout + checked.stderr
+    return checked.stdout
+
+
+@pytest.mark.parametrize(("place", "line", "target"), VIOLATIONS)
+def test_a_planted_violation_is_found(broken: str, place: str, line: str, target: str) -> None:
+    module = place.removesuffix(".py").replace("/", ".")
+    number = next(n for n, text in enumerate(broken.splitlines()) if text == "Broken contracts")
+    found = " ".join(broken.splitlines()[number:])
+    assert re.search(rf"{re.escape(module)} (->|is not allowed to import) {re.escape(target)}\b", found), broken
+
+
+@functools.cache
 def head_imports(path: Path) -> set[str]:
     """Dotted names that a file imports when it is loaded."""
     found = set()

@@ -34,7 +34,7 @@ def refused() -> Iterator[list[str]]:
         patch.setattr(multiprocessing.process.BaseProcess, "start", process)
         for name in ("fork", "forkpty", "posix_spawn", "posix_spawnp", "system"):
             patch.setattr(os, name, process)
-        for name in ("connect", "connect_ex", "bind"):
+        for name in ("connect", "connect_ex", "listen"):
             patch.setattr(socket.socket, name, connection)
         yield found
 

@@ -26,9 +26,14 @@ def model(**changes):
     return Clip(replace(CLIP_TINY, **changes), CLIP_WORDS)
 
 
+def applied(model, *inputs, params=PARAMS, **options):
+    """The result of a model as one compiled program."""
+    return jax.jit(lambda *arrays: model.apply({"params": params}, *arrays, **options))(*inputs)
+
+
 def test_every_layer_of_both_towers_is_the_references():
-    vision = model().apply({"params": PARAMS}, IMAGES, method=Clip.encode_images)
-    read = model().apply({"params": PARAMS}, TEXT, ALL, method=lambda model, *given: model.text_model(*given))
+    vision = applied(model(), IMAGES, method=Clip.encode_images)
+    read = applied(model(), TEXT, ALL, method=lambda model, *given: model.text_model(*given))
     for index in range(3):
         np.testing.assert_allclose(vision.hidden[index], GOLDEN[f"vision_hidden_{index}"], **close)
         np.testing.assert_allclose(read.hidden[index], GOLDEN[f"text_hidden_{index}"], **close)
@@ -38,13 +43,13 @@ def test_every_layer_of_both_towers_is_the_references():
 
 @pytest.mark.parametrize("padding", [ALL, (TEXT == 0).astype(np.float32)])
 def test_embeddings_in_the_common_space_are_the_references(padding):
-    image, text = model().apply({"params": PARAMS}, IMAGES, TEXT, padding, method=Clip.embed_pairs)
+    image, text = applied(model(), IMAGES, TEXT, padding, method=Clip.embed_pairs)
     np.testing.assert_allclose(image, GOLDEN["image_embedding"], **close)
     np.testing.assert_allclose(text, GOLDEN["text_embedding"], **close)
 
 
 def test_features_of_all_layers():
-    features = model(layers="all").apply({"params": PARAMS}, IMAGES[:, None, None], TEXT, ALL)
+    features = applied(model(layers="all"), IMAGES[:, None, None], TEXT, ALL)
     end = np.arange(3), TEXT.argmax(axis=1)
     vision = [GOLDEN["vision_hidden_1"].mean(axis=1), GOLDEN["image_embedding"]]
     text = [GOLDEN["text_hidden_1"][end], GOLDEN["text_embedding"]]
@@ -55,7 +60,7 @@ def test_features_of_all_layers():
 
 def test_without_the_instruction_only_the_image_is_read():
     vision = {name: PARAMS[name] for name in ("vision_model", "visual_projection")}
-    features = model(text=False).apply({"params": vision}, IMAGES[:, None, None], TEXT, ALL)
+    features = applied(model(text=False), IMAGES[:, None, None], TEXT, ALL, params=vision)
     np.testing.assert_allclose(features.pooled[:, 0, 0], GOLDEN["image_embedding"], **close)
     assert features.text.shape == (3, 0)
 
@@ -83,7 +88,7 @@ def test_a_hidden_word_is_not_read():
     hidden[:, 2] = 1
     other = TEXT.copy()
     other[:, 2] = 5
-    read = [model().apply({"params": PARAMS}, IMAGES[:, None, None], text, hidden).text for text in (TEXT, other)]
+    read = [applied(model(), IMAGES[:, None, None], text, hidden).text for text in (TEXT, other)]
     np.testing.assert_array_equal(*read)
     assert abs(np.asarray(read[0]) - GOLDEN["text_embedding"]).max() > 1e-3
 
@@ -101,5 +106,5 @@ def test_images_are_resized_as_pil_does(size, to):
 
 def test_images_of_another_size_are_brought_to_clips():
     images = np.random.default_rng(0).integers(0, 256, (1, 2, 1, 96, 96, 3), np.uint8)
-    features = model().apply({"params": PARAMS}, images, TEXT[:1], ALL[:1])
+    features = applied(model(), images, TEXT[:1], ALL[:1])
     assert features.patches.shape == (1, 2, 1, 16, 64)

@@ -26,6 +26,11 @@ def model(**changes):
     return M3AE(replace(M3AE_TINY, **changes), M3AE_WORDS)
 
 
+def applied(model, *inputs, params=PARAMS, **options):
+    """The result of a model as one compiled program."""
+    return jax.jit(lambda *arrays: model.apply({"params": params}, *arrays, **options))(*inputs)
+
+
 def tokens(model, images, words, padding, *, text=True):
     """Outputs of every block and the last, for images of one camera."""
     seen = model.embed_image(images)
@@ -33,7 +38,7 @@ def tokens(model, images, words, padding, *, text=True):
 
 
 def test_every_block_and_the_output_are_the_published_ones():
-    outputs = model().apply({"params": PARAMS}, *INPUTS, method=tokens)
+    outputs = applied(model(), *INPUTS, method=tokens)
     assert len(outputs.blocks) == 3
     for index, block in enumerate(outputs.blocks):
         np.testing.assert_allclose(block, GOLDEN[f"block_{index}"], **close)
@@ -41,16 +46,16 @@ def test_every_block_and_the_output_are_the_published_ones():
 
 
 def test_without_text_the_output_is_the_published_one_of_the_image_alone():
-    outputs = model().apply({"params": PARAMS}, *INPUTS, text=False, method=tokens)
+    outputs = applied(model(), *INPUTS, text=False, method=tokens)
     np.testing.assert_allclose(outputs.final, GOLDEN["output_image_only"], **close)
     wordless = {name: PARAMS[name] for name in PARAMS if not name.startswith(("text_emb", "encoder_text"))}
-    features = model(text=False).apply({"params": wordless}, INPUTS[0][:, None, None], *INPUTS[1:])
+    features = applied(model(text=False), INPUTS[0][:, None, None], *INPUTS[1:], params=wordless)
     np.testing.assert_allclose(features.pooled[:, 0, 0], GOLDEN["output_image_only"].mean(axis=1), **close)
 
 
 @pytest.mark.parametrize("layers", ["last", "all", [0, 2], [1]])
 def test_features_are_means_over_tokens_that_are_no_padding_of_the_chosen_layers(layers):
-    features = model(layers=layers).apply({"params": PARAMS}, INPUTS[0][:, None, None], *INPUTS[1:])
+    features = applied(model(layers=layers), INPUTS[0][:, None, None], *INPUTS[1:])
     recorded = [GOLDEN["block_0"], GOLDEN["block_1"], GOLDEN["output"]]
     exists = np.concatenate([np.ones((4, 17)), 1 - GOLDEN["text_padding_mask"]], axis=1)[..., None]
     chosen = {"last": [2], "all": [0, 1, 2]}.get(layers, layers) if isinstance(layers, str) else layers
@@ -65,7 +70,7 @@ def test_the_pretraining_pass_gives_the_published_outputs_and_losses():
     image_mask, text_mask = GOLDEN["pre_image_mask"], GOLDEN["pre_text_mask"]
     kept = [np.flatnonzero(mask[0] == 0) for mask in (image_mask, text_mask)]
     images, words, padding = INPUTS
-    pixels, logits = masked.apply({"params": PARAMS}, *INPUTS, *kept, method=MaskedM3AE.reconstruct)
+    pixels, logits = applied(masked, *INPUTS, *kept, method=MaskedM3AE.reconstruct)
     np.testing.assert_allclose(pixels, GOLDEN["pre_image_output"], **close)
     np.testing.assert_allclose(logits, GOLDEN["pre_text_output"], **close)
     seen = patchify(normalize(images, MEAN, STD), 16)
@@ -89,6 +94,9 @@ def test_the_encoder_has_the_published_parameters_but_the_decoders():
     assert encoder_shapes(M3AE_TINY, vocabulary_size=M3AE_WORDS) == expected
 
 
+features_of_two_cameras = jax.jit(lambda *inputs: model().apply({"params": PARAMS}, *inputs))
+
+
 @settings(deadline=None, max_examples=10)
 @given(seed=st.integers(0, 2**32 - 1), words=st.integers(0, 12))
 def test_padding_says_nothing(seed, words):
@@ -96,16 +104,16 @@ def test_padding_says_nothing(seed, words):
     images = numbers.integers(0, 256, (1, 1, 2, 32, 32, 3), np.uint8)
     text = numbers.integers(0, M3AE_WORDS, (1, 12), np.int32)
     padding = (np.arange(12) >= words).astype(np.float32)[None]
-    apply = jax.jit(lambda text: model().apply({"params": PARAMS}, images, text, padding))
-    other = np.where(padding > 0, numbers.integers(0, M3AE_WORDS, (1, 12)), text)
-    for one, two in zip(jax.tree.leaves(apply(text)), jax.tree.leaves(apply(other)), strict=True):
+    other = np.where(padding > 0, numbers.integers(0, M3AE_WORDS, (1, 12), np.int32), text)
+    found = [features_of_two_cameras(images, words, padding) for words in (text, other)]
+    for one, two in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_array_equal(one, two)
 
 
 @pytest.mark.parametrize("size", [16, 32, 80, 128])
 def test_any_image_size_that_the_patch_divides(size):
     images = np.zeros((2, 3, 1, size, size, 3), np.uint8)
-    features = model(layers="all").apply({"params": PARAMS}, images, *(part[:2] for part in INPUTS[1:]))
+    features = applied(model(layers="all"), images, *(part[:2] for part in INPUTS[1:]))
     assert features.pooled.shape == (2, 3, 1, 3 * 64)
     assert features.patches.shape == (2, 3, 1, (size // 16) ** 2, 64)
     assert np.isfinite(features.pooled).all()
@@ -115,8 +123,9 @@ def test_each_camera_image_is_encoded_by_itself_under_its_sequences_sentence():
     numbers = np.random.default_rng(0)
     images = numbers.integers(0, 256, (2, 2, 2, 32, 32, 3), np.uint8)
     words, padding = INPUTS[1][:2], INPUTS[2][:2]
-    together = model().apply({"params": PARAMS}, images, words, padding).pooled
+    together = applied(model(), images, words, padding).pooled
+    encode = jax.jit(lambda *inputs: model().apply({"params": PARAMS}, *inputs).pooled)
     for place in np.ndindex(2, 2, 2):
         row = slice(place[0], place[0] + 1)
-        alone = model().apply({"params": PARAMS}, images[place][None, None, None], words[row], padding[row]).pooled
+        alone = encode(images[place][None, None, None], words[row], padding[row])
         np.testing.assert_allclose(together[place], alone[0, 0, 0], **close)

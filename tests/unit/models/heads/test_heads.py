@@ -88,12 +88,12 @@ def test_every_parameter_learns_from_finite_gradients(kind):
     head = make_head(HeadConfig(kind, kind, dim=16, position_bins=10, rotation_bins=12))
     hidden = jax.random.normal(jax.random.key(0), (2, 2, 8))
     patches = jax.random.normal(jax.random.key(1), (2, 2, 3, SIDE * SIDE, 6))
-    params = head.init(jax.random.key(2), hidden, patches, views)
+    params = jax.jit(lambda key: head.init(key, hidden, patches, views))(jax.random.key(2))
 
     def loss(params):
         return head.loss(head.apply(params, hidden, patches, views), head.targets(actions, views)).mean()
 
-    for path, gradient in jax.tree_util.tree_leaves_with_path(jax.grad(loss)(params)):
+    for path, gradient in jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(loss))(params)):
         assert jnp.isfinite(gradient).all() and jnp.abs(gradient).max() > 0, jax.tree_util.keystr(path)
 
 
