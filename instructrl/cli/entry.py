@@ -139,7 +139,8 @@ def split_launcher(words: Sequence[str]) -> tuple[list[str], list[str]]:
     from_file = user_overrides()
     profile = [word for word in own if word.startswith("launcher=")]
     try:
-        compose("launch", LaunchConfig, from_file)
+        if from_file:
+            compose("launch", LaunchConfig, from_file)
     except InputError as error:
         raise InputError(f"{user_config_file()}: {error}") from None
     others = [word for word in own if word not in profile]

@@ -323,16 +323,21 @@ def reconstructions(config: TrainConfig) -> Any:
 def loop(config: TrainConfig) -> Any:
     """Epochs that were trained, validated and rolled out, and the checkpoints that there were after each save."""
     from instructrl.training.run_dir import open_run
-    from tests.fixtures import line_objective
+    from instructrl.training.train_loop import train
+    from tests.fixtures.tiny_objective import kind
 
     run = open_run(config, Path(tempfile.mkdtemp(dir=".")))
     rollouts: list[int] = []
     saved: list[list[str]] = []
-    line_objective.train(
+    train(
         config,
         run,
+        data={},
+        objective_kind=kind(),
         rollout=lambda params, epoch: rollouts.append(epoch) or {"success_rate": 0.0},
-        on_saved=lambda: saved.append(sorted(path.name for path in (run / "checkpoints").iterdir())),
+        on_saved=lambda: saved.append(
+            sorted(path.name for path in (run / "checkpoints").iterdir() if path.name.isdecimal())
+        ),
     )
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return rollouts, saved, [(line["split"], line["step"], line["epoch"]) for line in lines]
@@ -341,14 +346,12 @@ def loop(config: TrainConfig) -> Any:
 def monitored(config: TrainConfig) -> Any:
     """Lines of metrics and speed of six steps, and the steps that are traced."""
     import jax
-    import numpy as np
 
-    from instructrl.training.distributed.mesh import make_mesh
     from instructrl.training.monitoring.monitor import TrainMonitor
-    from tests.fixtures.line_objective import TinyObjective, initial_state
+    from tests.fixtures.tiny_objective import kind
 
     notes: list[Any] = []
-    objective, state = TinyObjective(config, make_mesh(config.hardware)), initial_state(config)
+    objective, state = kind().prepare(config, Path(), None)
     metrics: Any = SimpleNamespace(
         write=lambda split, values, step, epoch: notes.append((split, step)),
         write_speed=lambda values, step, epoch: notes.append((step, "utilisation" in values)),
@@ -364,8 +367,9 @@ def monitored(config: TrainConfig) -> Any:
         patch.setattr(jax.profiler, "stop_trace", lambda: notes.append("trace ends"))
         monitor = TrainMonitor(objective, Path(tempfile.mkdtemp(dir=".")), metrics)
         for step in range(6):
-            with monitor.step_context(step, state, np.zeros(4, np.float32)):
-                state, values = objective.train_step(state, np.zeros(4, np.float32), {})
+            batch = objective.train.batch(step)
+            with monitor.step_context(step, state, batch):
+                state, values = objective.train_step(state, batch, {})
             monitor.on_step_end(values, step=step)
         monitor.write_speed(step=6, epoch=1)
     return notes

@@ -146,17 +146,23 @@ def recording_entry(ran: list[TrainConfig], *, fail_at: int = -1, error: Excepti
     return main
 
 
-@pytest.mark.parametrize("position", [0, 1, 2])
-def test_multirun_runs_every_job(position: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_multirun_runs_every_job(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     ran: list[TrainConfig] = []
-    words = ["seed=0,1", "policy=vit_debug,vit_base"]
-    set_argv([*words[:position], "-m", *words[position:], IN_PROCESS], monkeypatch)
+    set_argv(["seed=0,1", "-m", "policy=vit_debug,vit_base", IN_PROCESS], monkeypatch)
     recording_entry(ran)()
     assert [(config.seed, config.policy.name) for config in ran] == [
         (0, "vit_debug"), (0, "vit_base"), (1, "vit_debug"), (1, "vit_base"),
     ]  # fmt: skip
     assert len({config.name for config in ran}) == 4
     assert "job 4: seed=1 policy=vit_base" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["-m", "seed=0,1"], ["seed=0,1", "--multirun"]])
+def test_the_flag_may_stand_anywhere(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[TrainConfig] = []
+    set_argv([*words, IN_PROCESS], monkeypatch)
+    recording_entry(ran)()
+    assert [config.seed for config in ran] == [0, 1]
 
 
 def test_multirun_checks_every_job_before_it_runs_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Projection and its inverse: rays through the pixels of a point meet in it."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import given, settings
@@ -15,16 +16,33 @@ def random_points(seed, count):
     return np.random.default_rng(seed).uniform([-0.2, -0.4, 0.75], [0.6, 0.4, 1.4], (count, 3)).astype(np.float32)
 
 
+@jax.jit
+def project_and_intersect(points, intrinsics, extrinsics):
+    """Depths of points in each camera, and where the rays through their pixels meet."""
+    pixels, depth = project(points, intrinsics[None], extrinsics[None])
+    origins, directions = rays(pixels, intrinsics[None], extrinsics[None])
+    origins = jnp.broadcast_to(origins, directions.shape)
+    return depth, closest_point_to_rays(origins, directions, jnp.ones(directions.shape[:-1]))
+
+
+project_all = jax.jit(lambda points, *matrices: project(points, *(matrix[None] for matrix in matrices))[0])
+
+
+@jax.jit
+def intersect(pixels, intrinsics, extrinsics):
+    """Where the rays through pixels meet: by least squares, and robustly."""
+    origins, directions = rays(pixels, intrinsics[None], extrinsics[None])
+    origins, weights = jnp.broadcast_to(origins, directions.shape), jnp.ones(directions.shape[:-1])
+    plain = closest_point_to_rays(origins, directions, weights)
+    return plain, robust_closest_point_to_rays(origins, directions, weights)
+
+
 @settings(deadline=None, max_examples=30)
 @given(seed=SEEDS, cameras=st.integers(2, 5), size=st.sampled_from([64, 96, 256]))
 def test_rays_through_a_points_pixels_meet_in_it(seed, cameras, size):
     intrinsics, extrinsics = ring_of_cameras(cameras, size)
     points = random_points(seed, 4)
-    pixels, depth = project(points, intrinsics[None], extrinsics[None])
-    origins, directions = rays(pixels, jnp.asarray(intrinsics)[None], jnp.asarray(extrinsics)[None])
-    found = closest_point_to_rays(
-        jnp.broadcast_to(origins, directions.shape), directions, jnp.ones(directions.shape[:-1])
-    )
+    depth, found = project_and_intersect(points, intrinsics, extrinsics)
     assert np.all(depth > 0)
     np.testing.assert_allclose(found, points, atol=2e-3)
 
@@ -43,12 +61,9 @@ def test_the_optical_axis_projects_to_the_principal_point():
 def test_one_wrong_camera_of_four_is_outvoted(seed, wrong):
     intrinsics, extrinsics = ring_of_cameras(4, 96)
     points = random_points(seed, 1)
-    pixels = np.array(project(points, intrinsics[None], extrinsics[None])[0])
+    pixels = np.array(project_all(points, intrinsics, extrinsics))
     pixels[0, wrong] = (pixels[0, wrong] + 37) % 96
-    origins, directions = rays(pixels, jnp.asarray(intrinsics)[None], jnp.asarray(extrinsics)[None])
-    origins, weights = jnp.broadcast_to(origins, directions.shape), jnp.ones((1, 4))
-    plain = np.linalg.norm(closest_point_to_rays(origins, directions, weights) - points)
-    robust = np.linalg.norm(robust_closest_point_to_rays(origins, directions, weights) - points)
+    plain, robust = (np.linalg.norm(found - points) for found in intersect(pixels, intrinsics, extrinsics))
     assert robust < max(0.02, plain / 4)
 
 
