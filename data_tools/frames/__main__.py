@@ -10,7 +10,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -33,8 +33,13 @@ PROG = "python -m data_tools.frames"
 TIMEOUT = 120.0  # seconds for one episode
 
 
-def make_frames(config: FramesConfig) -> dict[str, Path]:
-    """Write the missing files and return the paths of both.
+def start_workers(config: FramesConfig) -> Workers:
+    """Start the processes that render."""
+    return Workers(partial(FrameRenderer, config), worker_count(config.workers), timeout=TIMEOUT)
+
+
+def make_frames(config: FramesConfig, *, start: Callable[[FramesConfig], Workers] = start_workers) -> dict[str, Path]:
+    """Write the missing files and return the paths of both; `start` starts the workers that render them.
 
     Raises:
         InputError: a file has other settings, or cannot be written.
@@ -50,15 +55,14 @@ def make_frames(config: FramesConfig) -> dict[str, Path]:
         if not is_up_to_date(path, file_attributes(config, split), config.overwrite)
     ]
     if missing:
-        count = worker_count(config.workers)
-        with Workers(partial(FrameRenderer, config), count, timeout=TIMEOUT) as workers:
+        with start(config) as workers:
             for split in missing:
                 started = time.monotonic()
                 images = rendered_images(workers, config, split, wanted[split])
                 with tqdm(images, f"{split} frames", total=wanted[split], unit=" frames", disable=None) as bar:
                     write_pairs(paths[split], bar, file_attributes(config, split))
                 seconds = time.monotonic() - started
-                speed = f"{wanted[split] / seconds:.0f} a second, {config.renderer}, {count} processes"
+                speed = f"{wanted[split] / seconds:.0f} a second, {config.renderer}, {len(workers)} processes"
                 print(f"{paths[split]}: {wanted[split]} frames in {seconds:.1f} s ({speed})", flush=True)
     return paths
 

@@ -7,17 +7,16 @@ FAKE_DEADLY (a seed, or TASK:SEED, at which the process crashes), FAKE_HOPELESS 
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from instructrl.config.environment import DataConfig, SimConfig, TaskConfig
 from instructrl.sim.env import EpisodeStart, Outcome
-from instructrl.sim.vector.pool import WorkerFailure, Workers
+from instructrl.sim.vector.pool import Workers
 from instructrl.types import Demonstration
+from tests.fakes.inline_pool import InlinePool
 from tests.fixtures.demonstrations import demonstration
 
 VARIATIONS = 3
@@ -65,29 +64,11 @@ def start_processes(sim: SimConfig, task: str) -> Workers:
     return Workers(partial(make_fake, sim, task), sim.workers or 1, timeout=sim.timeout)
 
 
-class Inline:
-    """`Workers` of the fake simulator without processes; records its calls. Results arrive in order."""
+class Inline(InlinePool):
+    """The fake simulator without processes."""
 
     def __init__(self, sim: SimConfig, task: str) -> None:
-        self._env, self.calls = FakeEnv(sim.renderer, task, exits=False), list[EpisodeStart]()
-
-    def __len__(self) -> int:
-        return 1
-
-    def __enter__(self) -> "Inline":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def map(self, method: str, arguments: Iterable[tuple]) -> Iterator[tuple[int, Any]]:
-        for index, given in enumerate(arguments):
-            asked = getattr(self._env, method)
-            self.calls += given
-            try:
-                yield index, asked(*given) if callable(asked) else asked
-            except ConnectionError:
-                yield index, WorkerFailure("failed 2 times: it exited with code 7")
+        super().__init__(FakeEnv(sim.renderer, task, exits=False))
 
 
 def main(folder: str, episodes: str) -> None:

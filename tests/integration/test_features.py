@@ -232,7 +232,6 @@ def python(program: str, *arguments: Any, **options: Any) -> subprocess.Complete
 KILLED = """
 import os, signal, sys, pathlib
 from tests.integration.test_features import *
-from instructrl.data.feature_cache import rows
 path, folder, dies_at = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
 pwrite, writes = os.pwrite, 0
 def fatal(handle, data, offset):

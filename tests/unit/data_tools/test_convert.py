@@ -1,10 +1,7 @@
 """Demonstrations of others become ours: both layouts and windows, what is left out and why, and training on them."""
 
-import os
 import pickle
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,13 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_tools.convert.__main__ import convert, parse
+from data_tools.convert.__main__ import convert, main, parse
 from data_tools.convert.rlbench_dataset import decode_depth, find_episodes
 from data_tools.convert.skip_report import SkipReason
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.errors import InputError
 from instructrl.sim.tabletop.task import load_task
-from tests.fixtures import stored, tiny
+from tests.fixtures import stored
+from tests.fixtures.commands import run_main
 from tests.paths import ROOT
 
 VIEWS = "cameras=[front,left_shoulder]"
@@ -32,13 +30,6 @@ def files(out: Path, task: str = "close_jar", size: int = 16) -> dict[str, Path]
 
 def converted(src: Path, out: Path, *more: str) -> None:
     convert(parse([f"src={src}", f"out={out}", VIEWS, *(more if "kind=windows" in more else ("kind=rlbench", *more))]))
-
-
-def command(*words: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.run(
-        [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-    )
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 5])
@@ -255,28 +246,9 @@ def test_depth_is_decoded_and_checked_where_asked_and_not_kept(
     ],
 )
 def test_bad_settings_are_one_line(words: list[str], message: str) -> None:
-    refused = command("-m", "data_tools.convert", *words)
+    refused = run_main(main, *words)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and message in refused.stderr, refused.stderr
     assert not (ROOT / "x").exists()
-
-
-def trained(out: Path, task: str, *more: str) -> subprocess.CompletedProcess[str]:
-    words = [word for word in tiny.overrides(out) if not word.startswith(("data.dir", "task.", "sim."))]
-    sim = ["sim=rlbench", "sim.image_size=16", "sim.cameras=[front,left_shoulder]", f"data.dir={out / 'data'}"]
-    limits = ["task.episodes=5", "task.val_episodes=1", "training.epochs=1", "optimizer.warmup_epochs=0"]
-    return command("train.py", *words, f"task.name={task}", *sim, *limits, *more)
-
-
-@pytest.mark.parametrize("layout", [stored.original, stored.peract])
-def test_train_finds_what_was_converted_and_learns_from_it(tmp_path: Path, layout: Callable[..., Path]) -> None:
-    src = layout(tmp_path / "close_jar", variations=2, episodes=3 if layout is stored.original else 6)
-    done = command("-m", "data_tools.convert", "kind=rlbench", f"src={src}", f"out={tmp_path / 'data'}", VIEWS)
-    assert done.returncode == 0, done.stderr
-    assert "task.episodes=5 task.val_episodes=1" in done.stdout.splitlines()[-1]
-    ran = trained(tmp_path, "close_jar")
-    assert ran.returncode == 0, ran.stderr
-    assert "collecting" not in ran.stdout
-    assert len(next(tmp_path.rglob("metrics.jsonl")).read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
@@ -316,15 +288,6 @@ def test_episodes_with_lost_windows_are_left_out(tmp_path: Path, capsys: pytest.
     assert "1 converted" in printed and "windows that are missing" in printed
     with DemonstrationDataset(tmp_path / "out.hdf5") as episodes:
         assert episodes.contents.variation.tolist() == [0]
-
-
-def test_windows_train_every_head_but_the_one_that_needs_to_know_the_cameras(tmp_path: Path) -> None:
-    src = stored.windows(tmp_path / "windows.hdf5", [3, 4, 5, 6, 7, 8])
-    converted(src, tmp_path / "data", "kind=windows")
-    refused = trained(tmp_path, "reach_target")
-    assert refused.returncode == 2 and "converted without camera matrices" in refused.stderr, refused.stderr
-    ran = trained(tmp_path, "reach_target", "head=regression")
-    assert ran.returncode == 0, ran.stderr
 
 
 def test_windows_without_a_variation_or_sentences_are_left_out(

@@ -3,9 +3,7 @@
 import io
 import itertools
 import re
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_tools.frames import __main__ as frames
 from data_tools.frames.__main__ import PROG, make_frames, usage
 from data_tools.frames.captions import caption
-from data_tools.frames.renderer import FramesConfig
+from data_tools.frames.renderer import FrameRenderer, FramesConfig
 from instructrl.cli.args import parse_settings
 from instructrl.config.environment import EMBEDDED_TASKS
 from instructrl.data.image_text.hdf5_source import open_pair_file
@@ -25,16 +22,21 @@ from instructrl.sim import EpisodeStart
 from instructrl.sim.tabletop.colors import COLORS
 from instructrl.sim.tabletop.env import Tabletop
 from instructrl.sim.tabletop.things import GripperState, SceneObject
+from tests.fakes.inline_pool import InlinePool
 from tests.fixtures import pairs as made_pairs
-from tests.paths import ROOT
 
 FEW = ("frames=11", "val_frames=5", "image_size=32", "tasks=[reach_target,push_buttons]", "renderer=raycast")
 EMPTY = GripperState(np.array([0.0, 0.0, 9.0]), opened=True, held=None)
 
 
-def made(folder: Path, *more: str) -> dict[str, Path]:
-    words = {word.partition("=")[0]: word for word in (*FEW, "workers=1", *more)}
-    return make_frames(parse_settings([*words.values(), f"out={folder}"], FramesConfig, prog=PROG))
+def inline(config: FramesConfig) -> Any:
+    """A renderer without processes."""
+    return InlinePool(FrameRenderer(config))
+
+
+def made(folder: Path, *more: str, start: Callable[[FramesConfig], Any] = inline) -> dict[str, Path]:
+    words = {word.partition("=")[0]: word for word in (*FEW, *more)}
+    return make_frames(parse_settings([*words.values(), f"out={folder}"], FramesConfig, prog=PROG), start=start)
 
 
 def content(path: Path) -> tuple[list[tuple[bytes, str]], dict[str, str]]:
@@ -56,11 +58,6 @@ def test_pictures_have_the_size_and_number_that_were_asked_for(few: dict[str, Pa
             assert (image.format, image.size, image.mode) == ("JPEG", (32, 32), "RGB")
             assert np.asarray(image).std() > 5, "the image is not blank"
             assert re.fullmatch(r"[a-z][a-z, ]+", text)
-
-
-def test_files_follow_from_the_settings_whatever_the_number_of_processes(few: dict[str, Path], tmp_path: Path) -> None:
-    for split, path in made(tmp_path, "workers=2").items():
-        assert path.read_bytes() == few[split].read_bytes()
 
 
 def test_validation_and_other_seeds_show_other_scenes(few: dict[str, Path], tmp_path: Path) -> None:
@@ -100,15 +97,12 @@ def test_what_is_there_is_kept_unless_it_was_made_otherwise(
     assert (tmp_path / "train.hdf5").read_bytes() != few["train"].read_bytes()
 
 
-def test_a_file_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*given: Any) -> Iterator[tuple[bytes, str]]:
-        yield from itertools.islice(rendered_images(*given), 3)
-        raise RunError("the simulator crashed")
+def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
+    def dying(config: FramesConfig) -> InlinePool:
+        return InlinePool(FrameRenderer(config), lasts=2)
 
-    rendered_images = frames.rendered_images
-    monkeypatch.setattr(frames, "rendered_images", interrupted)
-    with pytest.raises(RunError, match="the simulator crashed"):
-        made(tmp_path)
+    with pytest.raises(RunError, match="it exited with code 7; the same command restarts this file"):
+        made(tmp_path, start=dying)
     assert not list(tmp_path.iterdir())
 
 
@@ -131,15 +125,7 @@ def test_bad_input_is_one_line(words: list[str], message: str, tmp_path: Path) -
     assert "\n" not in str(raised.value)
 
 
-def test_the_command_works_from_a_shell(tmp_path: Path) -> None:
-    """Its worker processes import the module, so it must not run on import."""
-    words = ["frames=2", "val_frames=0", "image_size=16", "tasks=[reach_target]", "renderer=raycast", "workers=2"]
-    done = subprocess.run(
-        [sys.executable, "-m", "data_tools.frames", *words, f"out={tmp_path}"],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    assert done.stdout.splitlines()[-1] == f"train: {tmp_path / 'train.hdf5'}"
+def test_the_help_names_every_setting() -> None:
     assert "Settings: key=default" in usage() and "val_frames" in usage()
 
 

@@ -1,7 +1,5 @@
 """Inspection: summary, contact sheet and detection of damage."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -10,12 +8,12 @@ import pytest
 from PIL import Image
 
 from data_tools.contact_sheet import TILE, contact_sheet
-from data_tools.inspect import arguments, inspect, sample_episodes
+from data_tools.inspect import arguments, inspect, main, sample_episodes
 from instructrl.data.demonstrations.reader import read
 from instructrl.data.demonstrations.schema import checksum
 from instructrl.errors import InputError
+from tests.fixtures.commands import run_main
 from tests.fixtures.demonstrations import HEADER, SENTENCES, demonstration, write
-from tests.paths import ROOT
 
 
 @pytest.fixture
@@ -84,8 +82,6 @@ def test_damaged_pixels_are_found(path: Path) -> None:
 )
 def test_wrong_use_is_one_line(path: Path, given: list[str], message: str) -> None:
     asked = [str(path) if word == "FILE" else word for word in given]
-    root = ROOT
-    command = [sys.executable, "-m", "data_tools.inspect", *asked]
-    refused = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    refused = run_main(main, *asked)
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1 and message in refused.stderr

@@ -1,8 +1,6 @@
 """Statistics of demonstrations: equal to NumPy on all data at once; planted outliers and duplicates are found."""
 
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,16 +9,17 @@ import pytest
 
 from data_tools.inspect import arguments as inspect_arguments
 from data_tools.inspect import inspect
+from data_tools.inspect import main as inspect_main
 from data_tools.stats import measures
-from data_tools.stats.__main__ import arguments, expand_folders, stats
+from data_tools.stats.__main__ import arguments, expand_folders, main, stats
 from data_tools.stats.measures import cells, measure
 from data_tools.stats.outliers import find_outliers
 from instructrl.actions import WORKSPACE_HIGH, WORKSPACE_LOW
 from instructrl.errors import InputError, RunError
 from instructrl.evaluation.report.histograms import bars, cell_map
 from instructrl.types import Demonstration
+from tests.fixtures.commands import run_main
 from tests.fixtures.demonstrations import HEADER, demonstration, write
-from tests.paths import ROOT
 from tests.unit.evaluation.report.test_report import draw
 from tests.unit.evaluation.report.test_report import read as read_page
 
@@ -163,10 +162,8 @@ def test_the_other_split_beside_a_file_is_looked_at(tmp_path: Path, tool: str, s
         write(tmp_path / f"{name}.hdf5", [usual_demonstration(seed) for seed in seeds], header)
     write(tmp_path / "other.hdf5", [usual_demonstration(3)], replace(VAL, task="push_button"))
     (tmp_path / "notes.hdf5").write_text("none")
-    words = [tool, str(tmp_path / f"{split}.hdf5"), *(["--verify"] if tool == "inspect" else [])]
-    ran = subprocess.run(
-        [sys.executable, "-m", f"data_tools.{words[0]}", *words[1:]], cwd=ROOT, capture_output=True, text=True
-    )
+    words = [str(tmp_path / f"{split}.hdf5"), *(["--verify"] if tool == "inspect" else [])]
+    ran = run_main(inspect_main if tool == "inspect" else main, *words)
     text = f"{tmp_path}/val.hdf5: episode 1 is the same as episode 3 of {tmp_path}/train.hdf5"
     assert ran.returncode == 1, ran.stderr
     assert re.search(rf"^duplicates +{text}$", ran.stdout, re.MULTILINE)
@@ -259,6 +256,6 @@ def test_wrong_use_is_one_line(tmp_path: Path, options: list[str], message: str)
         offset = data.index(demonstrations[1].images[0].tobytes())
         path.write_bytes(data[:offset] + bytes([data[offset] ^ 4]) + data[offset + 1 :])
     words = [str(path) if word in ("FILE", "DAMAGED") else word for word in options]
-    ran = subprocess.run([sys.executable, "-m", "data_tools.stats", *words], cwd=ROOT, capture_output=True, text=True)
+    ran = run_main(main, *words)
     assert ran.returncode == 2 and ran.stderr.count("\n") == 1 and message in ran.stderr
     assert not (tmp_path / "stats.html").exists()

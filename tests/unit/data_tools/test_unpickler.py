@@ -6,7 +6,6 @@ import contextlib
 import copyreg
 import os
 import pickle
-import subprocess
 import sys
 import tracemalloc
 
@@ -19,11 +18,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from data_tools.weights.__main__ import main
 from data_tools.weights.published import read_m3ae
 from data_tools.weights.safe_pickle_types import InertObject
 from data_tools.weights.safe_unpickler import load
 from instructrl.errors import InputError
 from tests.fixtures import malicious
+from tests.fixtures.commands import run_main
 from tests.fixtures.malicious import HARMLESS, MODULE, PIECES, PLACES, called, named, text
 from tests.fixtures.pickles import published_pickle
 
@@ -125,11 +126,9 @@ def test_the_command_runs_nothing_either(mark, tmp_path):
             pieces += piece(str(mark)) + b"0"
     assert len(pieces) > 1000
     file.write_bytes(b"\x80\x05" + pieces + b"}.")
-    command = [sys.executable, "-m", "data_tools.weights", "convert", "kind=m3ae", f"src={file}", f"out={tmp_path}/o"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "there"), os.getcwd()])}  # noqa: PTH109
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = run_main(main, "convert", "kind=m3ae", f"src={file}", f"out={tmp_path}/o")
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "without params" in done.stderr
-    assert not mark.exists() and not (tmp_path / "o").exists()
+    assert not mark.exists() and MODULE not in sys.modules and not (tmp_path / "o").exists()
 
 
 # Refusals and their messages.

@@ -2,8 +2,6 @@
 
 import functools
 import re
-import subprocess
-import sys
 from collections import Counter
 
 import numpy as np
@@ -16,7 +14,6 @@ from instructrl.sim.tabletop.cameras import extrinsics, intrinsics
 from instructrl.sim.tabletop.env import Tabletop
 from instructrl.sim.tabletop.scene import CAMERAS, TABLE_Z, WORKSPACE_HIGH, WORKSPACE_LOW
 from instructrl.sim.tabletop.task import load_task, task_names
-from instructrl.sim.vector.pool import Workers
 from instructrl.types import STATE_SIZE, Demonstration
 
 TASKS = task_names()
@@ -111,27 +108,24 @@ def test_the_tasks_are_those_of_the_configuration() -> None:
         make("reach_target", cameras=("front", "overhead"))
 
 
+@functools.cache
+def shown(task: str) -> tuple[list[EpisodeStart], list[tuple[Demonstration, Outcome]]]:
+    """The expert's demonstrations of a few episodes: made once, since they are a function of the start alone."""
+    env = make(task)
+    starts = [EpisodeStart(7 * number % env.variations, number) for number in range(5)]
+    return starts, [env.demonstrate(start) for start in starts]
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_experts_succeed(task: str) -> None:
-    env = make(task)
-    assert env.variations == VARIATIONS[task]
-    outcomes = Counter(env.demonstrate(EpisodeStart(seed % env.variations, seed))[1] for seed in range(100, 130))
-    assert outcomes == {Outcome.SUCCESS: 30}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("task", TASKS)
-def test_experts_succeed_over_200_episodes(task: str) -> None:
-    env, rng = make(task), np.random.default_rng(0)
-    starts = zip(np.arange(200) % env.variations, rng.integers(2**31, size=200), strict=True)
-    outcomes = Counter(env.demonstrate(EpisodeStart(int(variation), int(seed)))[1] for variation, seed in starts)
-    assert outcomes[Outcome.SUCCESS] >= 198, outcomes
+    assert make(task).variations == VARIATIONS[task]
+    assert [outcome for _, outcome in shown(task)[1]] == [Outcome.SUCCESS] * 5
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_doing_nothing_is_no_success(task: str) -> None:
     env = make(task)
-    for seed in range(8):
+    for seed in range(3):
         env.reset(EpisodeStart(seed * 7 % env.variations, seed))
         outcomes = [env.step(stay(env)).outcome for _ in range(env.max_steps)]
         assert outcomes == [None] * (env.max_steps - 1) + [Outcome.TIME_LIMIT]
@@ -141,27 +135,16 @@ def test_doing_nothing_is_no_success(task: str) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_another_seeds_waypoints_are_no_success(task: str) -> None:
-    env = make(task)
-    plans = {seed: env.demonstrate(EpisodeStart(seed * 7 % env.variations, seed))[0] for seed in range(8)}
-    for seed, plan in plans.items():
-        other = plans[(seed + 1) % len(plans)].actions
-        assert play(env, EpisodeStart(plan.variation, seed), other) is not Outcome.SUCCESS
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_scenes_offer_rivals_where_there_are_variations(task: str) -> None:
-    env = make(task)
-    low, high = RIVALS.get(task, (0, 0))
-    for seed in range(20):
-        env.reset(EpisodeStart(seed * 7 % env.variations, seed))
-        assert low <= len(env.alternative_goals()) <= high
+    env, (starts, shows) = make(task), shown(task)
+    for start, (other, _) in zip(starts, shows[1:], strict=False):
+        assert play(env, start, other.actions) is not Outcome.SUCCESS
 
 
 @pytest.mark.parametrize("task", RIVALS)
 def test_another_variations_waypoints_fail_unless_it_is_the_goal(task: str) -> None:
     """In the same scene, the alternative goal's demonstration succeeds by its own success check and instruction."""
     env = make(task)
-    for seed in range(6):
+    for seed in range(3):
         start = EpisodeStart((11 * seed) % env.variations, seed)
         env.reset(start)
         alternative_goals = env.alternative_goals()
@@ -190,73 +173,46 @@ def test_a_goal_must_be_in_the_scene() -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_two_processes_give_the_same_episodes(task: str) -> None:
-    """States and images are bit-identical, in any order and after any other episodes."""
-    renderers = ["raycast"] + ["opengl"] * (rendering.opengl_backend() is not None and task in ("reach_target",))
-    for renderer in renderers:
-        cfg = SimConfig(cameras=["front", "wrist"], image_size=48, renderer=renderer)
-        env = make_env(cfg, task)
-        starts = [EpisodeStart(number % env.variations, 7 * number) for number in range(4)]
-        here = [env.demonstrate(start)[0] for start in reversed(starts)][::-1]
-        env.close()
-        with Workers(functools.partial(make_env, cfg, task), 2, timeout=60) as workers:
-            there = workers.call({slot: ("demonstrate", (starts[slot],)) for slot in range(2)})
-            there |= {index + 2: result for index, result in workers.map("demonstrate", [(s,) for s in starts[2:]])}
-        for index, demonstration in enumerate(here):
-            assert same(demonstration, there[index][0])
-
-
-@pytest.mark.parametrize("task", TASKS)
 def test_scenes_do_not_depend_on_the_renderer(task: str) -> None:
     if rendering.opengl_backend() is None:
         pytest.skip("OpenGL does not work on this machine")
-    pair = [make(task, renderer=renderer) for renderer in ("raycast", "opengl")]
-    for seed in range(3):
-        first, second = (env.demonstrate(EpisodeStart(seed % env.variations, seed))[0] for env in pair)
+    env, (starts, shows) = make(task, renderer="opengl"), shown(task)
+    for start, (first, _) in zip(starts[:2], shows, strict=False):
+        second = env.demonstrate(start)[0]
         np.testing.assert_array_equal(first.actions, second.actions)
         np.testing.assert_array_equal(first.state, second.state)
-    for env in pair:
-        env.close()
+    env.close()
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_different_seeds_give_different_scenes(task: str) -> None:
-    env = make(task)
-    first = {env.demonstrate(EpisodeStart(0, seed))[0].actions.tobytes() for seed in range(10)}
-    assert len(first) == 10
+def test_scenes_are_in_order(task: str) -> None:
+    """Objects are in the workspace, in view, apart and over the table; nothing moves before the arm; there are rivals.
 
-
-@pytest.mark.parametrize("task", TASKS)
-def test_things_lie_in_the_workspace_and_in_view(task: str) -> None:
+    Scenes of the same variation differ.
+    """
     env = make(task)
-    model, data = env._world.model, env._world.data
-    camera = model.camera("front").id
-    for seed in range(40):
-        env.reset(EpisodeStart(seed % env.variations, seed))
-        points = np.array([env._world.position(name) for name in things(env)])
+    world, (low, high) = env._world, RIVALS.get(task, (0, 0))
+    model, data, table, camera = world.model, world.data, world.model.geom("table"), world.model.camera("front").id
+    places = set()
+    for seed in range(20):
+        variation = seed * 7 % env.variations if seed >= 10 else 0
+        env.reset(EpisodeStart(variation, seed))
+        assert low <= len(env.alternative_goals()) <= high
+        points = np.array([world.position(name) for name in things(env)])
+        places.add(points.tobytes())
         assert ((points >= WORKSPACE_LOW - 1e-6) & (points <= WORKSPACE_HIGH)).all()
         eye = (points - data.cam_xpos[camera]) @ extrinsics(data, camera)[:3, :3] @ intrinsics(model, camera, 100).T
         assert ((eye[:, :2] / eye[:, 2:] > 0) & (eye[:, :2] / eye[:, 2:] < 100)).all()
         gaps = np.linalg.norm(points[:, None] - points[None], axis=-1)[np.triu_indices(len(points), 1)]
         assert (gaps >= APART.get(task, 0.0) - 1e-3).all()
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_nothing_floats_clips_or_hangs_over_the_edge(task: str) -> None:
-    """All objects are over the table, none overlap, and nothing moves before the arm does."""
-    env = make(task)
-    world = env._world
-    table = world.model.geom("table")
-    for seed in range(20):
-        env.reset(EpisodeStart(seed % env.variations, seed))
         at = corners(env)
         assert at[:, 2].min() > TABLE_Z - 2e-3
         assert (np.abs(at[:, :2] - table.pos[:2]) < table.size[:2]).all()
-        assert world.data.contact.dist.min(initial=0.0) > -1e-3
-        before = [world.position(name) for name in things(env)]
+        assert data.contact.dist.min(initial=0.0) > -1e-3
         env.step(stay(env))
         after = [world.position(name) for name in things(env)]
-        np.testing.assert_allclose(before, after, atol=1.5e-3)
+        np.testing.assert_allclose(points, after, atol=1.5e-3)
+    assert len(places) == 20
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -387,13 +343,3 @@ def test_provenance_and_depth(task: str) -> None:
     env.reset(EpisodeStart(0, 0))
     assert env.depths().shape == (2, 20, 20)
     assert load_task(task).max_steps == env.max_steps
-
-
-def test_the_simulator_needs_no_jax() -> None:
-    code = (
-        "import sys; from instructrl.sim.tabletop.env import Tabletop; import instructrl.sim.vector.pool\n"
-        "env = Tabletop('reach_target', cameras=('front',), image_size=16, renderer='raycast')\n"
-        "print([name for name in ('jax', 'flax', 'torch') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "[]", done.stderr

@@ -18,7 +18,7 @@ from instructrl.errors import InputError, RunError
 from instructrl.evaluation import evaluate as judge_module
 from instructrl.sim.vector import heartbeat
 from tests.fakes.rlbench_stand_in import Seer, StandIn, installed, settings
-from tests.integration.test_rlbench_collect import ROOT, environment
+from tests.integration.sim.test_rlbench_collect import ROOT, environment
 
 MULTI_10 = task_names(compose("collect", CollectConfig, ["task=multi_10", "sim=rlbench"]).task)
 

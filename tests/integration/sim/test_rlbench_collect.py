@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import data_tools.collect
-from instructrl.collection.collect import ensure_demonstrations
+from instructrl.collection.collect import MAX_LOST, ensure_demonstrations
 from instructrl.config.environment import DataConfig, TaskConfig
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.errors import InputError, RunError
@@ -87,11 +86,8 @@ def test_failures_are_counted_apart_and_replaced(
         assert episodes.contents.variation.tolist() == [0, 1, 2] * 3
 
 
-def test_replays_that_do_not_succeed_are_not_kept(
-    stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(data_tools.collect, "ATTEMPTS", 4)
-    with pytest.raises(RunError, match=r"place_cups, .*: the expert failed 4 times, last outcome: time_limit"):
+def test_replays_that_do_not_succeed_are_not_kept(stand_in: StandIn, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"place_cups, .*: the expert failed 100 times, last outcome: time_limit"):
         collected(tmp_path / "data", 1, task="place_cups")
     assert not list(tmp_path.rglob("*.hdf5"))
 
@@ -104,7 +100,7 @@ def test_a_simulator_that_only_dies_ends_the_collection_and_keeps_what_is_there(
     assert died.returncode == 1 and died.stderr.count("\n") == 1, died.stderr
     assert "close_jar, EpisodeStart(variation=2, seed=" in died.stderr
     assert "failed 2 times: it exited with code 3; the same command resumes" in died.stderr
-    assert stand_in.calls("fault demo@2=exit") == 2 * data_tools.collect.MOST_LOST
+    assert stand_in.calls("fault demo@2=exit") == 2 * MAX_LOST
     kept = [path.name for path in tmp_path.rglob("0*.hdf5")]
     assert sorted(kept) == ["00000000-00000001.hdf5", "00000001-00000002.hdf5"]
     stand_in.faults()
