@@ -5,7 +5,6 @@ import json
 import os
 import pickle
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -24,12 +23,12 @@ from hypothesis import strategies as st
 from instructrl.config.model import EncoderConfig
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.data.feature_cache.cache import FeatureCache, ensure_features
-from instructrl.data.feature_cache.compute import FeatureWriter
 from instructrl.data.loading.loader import Loader
 from instructrl.data.text.tokenizer import Tokenizer, make_tokenizer
 from instructrl.errors import InputError, RunError
 from instructrl.types import Batch, Features, FeatureSizes, check_batch
 from tests.fixtures.demonstrations import HEADER, SENTENCES, demonstration, write
+from tests.fixtures.waiting import wait_for
 from tests.paths import ROOT
 
 LENGTHS = [1 + seed % 4 for seed in range(9)]
@@ -185,7 +184,7 @@ def test_more_sentences_than_images(tmp_path: Path, tokenizer: Tokenizer) -> Non
 
 
 @LAYOUTS
-def test_a_complete_cache_needs_neither_encoder_nor_images_nor_jax(
+def test_a_complete_cache_needs_neither_encoder_nor_images(
     path: Path, tokenizer: Tokenizer, sizes: FeatureSizes, joint: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ensure(path, tokenizer, sizes, joint)
@@ -193,12 +192,17 @@ def test_a_complete_cache_needs_neither_encoder_nor_images_nor_jax(
     monkeypatch.setattr(os, "pwrite", lambda *_: pytest.fail("something was written"))
     _, encoder = ensure(path, tokenizer, sizes, joint)
     assert encoder.calls == 0
+
+
+def test_a_cache_needs_no_jax(path: Path) -> None:
     program = (
         "import sys, pathlib; from tests.integration.test_features import *\n"
-        f"cache, encoder = ensure(pathlib.Path(sys.argv[1]), make_tokenizer(EncoderConfig()), {sizes!r}, {joint})\n"
-        "print(encoder.calls, sorted({'jax', 'flax'} & set(sys.modules)))"
+        "calls = [ensure(pathlib.Path(sys.argv[1]), make_tokenizer(EncoderConfig()), *kind)[1].calls > 0\n"
+        "         for _ in range(2) for kind in KINDS]\n"
+        "print(calls == [True] * 6 + [False] * 6, sorted({'jax', 'flax'} & set(sys.modules)))"
     )
-    assert python(program, path).stdout == "0 []\n"
+    ran = python(program, path)
+    assert ran.stdout.endswith("True []\n"), ran.stdout + ran.stderr
 
 
 def test_features_that_are_zero_are_there(path: Path, tokenizer: Tokenizer) -> None:
@@ -229,49 +233,54 @@ def python(program: str, *arguments: Any, **options: Any) -> subprocess.Complete
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, **options)
 
 
+DIES_AT = (1, 2, 3, 10, 25)  # writes of rows
 KILLED = """
 import os, signal, sys, pathlib
 from tests.integration.test_features import *
-path, folder, dies_at = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
-pwrite, writes = os.pwrite, 0
-def fatal(handle, data, offset):
-    global writes
-    writes += 1
-    if writes == dies_at:
-        pwrite(handle, data[: len(data) // 2], offset)
-        os.kill(os.getpid(), signal.SIGKILL)
-    return pwrite(handle, data, offset)
-os.pwrite = fatal
-ensure(path, make_tokenizer(EncoderConfig()), folder=folder)
+path, folder, pwrite, fsync = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), os.pwrite, os.fsync
+tokenizer = make_tokenizer(EncoderConfig())
+ensure(path, tokenizer, folder=folder / "undisturbed")  # imports and compiles what the children need
+
+def killed(name):
+    if pid := os.fork():
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL, name
+        return
+    try:
+        ensure(path, tokenizer, folder=folder / name)
+    finally:
+        os._exit(1)
+
+for dies_at in DIES_AT:
+    writes = 0
+    def fatal(handle, data, offset):
+        global writes
+        writes += 1
+        if writes == dies_at:
+            pwrite(handle, data[: len(data) // 2], offset)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return pwrite(handle, data, offset)
+    os.pwrite = fatal
+    killed(f"write{dies_at}")
+os.pwrite, os.fsync = pwrite, lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+killed("begins")
+print("all killed")
 """
 
 
-@pytest.mark.parametrize("dies_at", [1, 2, 3, 10, 25])
 def test_a_killed_process_leaves_what_the_next_completes(
-    path: Path, tokenizer: Tokenizer, dies_at: int, capsys: pytest.CaptureFixture[str]
+    path: Path, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     undisturbed, full_encoder = ensure(path, tokenizer)
-    elsewhere = path.parent / "elsewhere"
-    assert python(KILLED, path, elsewhere, dies_at).returncode == -signal.SIGKILL
-    capsys.readouterr()
-    resumed, rest = ensure(path, tokenizer, folder=elsewhere)
-    assert "damaged" not in capsys.readouterr().out
-    assert contents(resumed.folder) == contents(undisturbed.folder)
-    assert rest.calls == full_encoder.calls - (dies_at - 1) // 4  # four writes complete a batch of pooled and patches
-
-
-@pytest.mark.parametrize("name", ["instructrl.data.feature_cache.cache.write_index", "os.fsync"])
-def test_a_process_killed_while_it_begins(path: Path, tokenizer: Tokenizer, name: str) -> None:
-    undisturbed, _ = ensure(path, tokenizer)
-    elsewhere = path.parent / "elsewhere"
-    module, _, attribute = name.rpartition(".")
-    program = (
-        "import os, sys, pathlib, importlib; from tests.integration.test_features import *\n"
-        f"setattr(importlib.import_module({module!r}), {attribute!r}, lambda *_: os.kill(os.getpid(), 9))\n"
-        "ensure(pathlib.Path(sys.argv[1]), make_tokenizer(EncoderConfig()), folder=pathlib.Path(sys.argv[2]))"
-    )
-    assert python(program, path, elsewhere).returncode == -signal.SIGKILL
-    assert contents(ensure(path, tokenizer, folder=elsewhere)[0].folder) == contents(undisturbed.folder)
+    ran = python(KILLED, path, path.parent)
+    assert ran.stdout.endswith("all killed\n"), ran.stdout + ran.stderr
+    for dies_at in DIES_AT:
+        capsys.readouterr()
+        resumed, rest = ensure(path, tokenizer, folder=path.parent / f"write{dies_at}")
+        assert "damaged" not in capsys.readouterr().out
+        assert contents(resumed.folder) == contents(undisturbed.folder)
+        assert rest.calls == full_encoder.calls - (dies_at - 1) // 4  # four writes complete a batch
+    begun, rest = ensure(path, tokenizer, folder=path.parent / "begins")
+    assert rest.calls == full_encoder.calls and contents(begun.folder) == contents(undisturbed.folder)
 
 
 FILES = ("pooled.bin", "pooled.crc32", "patches.bin", "patches.crc32", "text.bin", "text.crc32")
@@ -564,15 +573,30 @@ def test_an_encoder_that_leaves_something_out_is_refused(path: Path, tokenizer: 
 def test_reading_computing_and_writing_happen_at_once(
     path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from instructrl.data.feature_cache.compute import InputReader
+    """The first batch is still computed when the next is read, and still written when the next is computed."""
+    plain, pwrite, computing, begun = Encoder(JOINT, True), os.pwrite, threading.Event(), []
 
-    read, record, wait = InputReader.__call__, FeatureWriter.__call__, 0.03
-    monkeypatch.setattr(InputReader, "__call__", lambda *given: (time.sleep(wait), read(*given))[1])
-    monkeypatch.setattr(FeatureWriter, "__call__", lambda *given: (time.sleep(wait), record(*given))[1])
-    started = time.monotonic()
-    _, encoder = ensure(path, tokenizer, encode=Encoder(JOINT, True, seconds=wait))
-    assert encoder.calls >= 10
-    assert time.monotonic() - started < 2 * encoder.calls * wait  # sequential execution: 3
+    class Episodes(DemonstrationDataset):
+        def episode(self, number: int) -> Any:
+            begun.append(number)
+            return super().episode(number)
+
+    def encode(*inputs: np.ndarray) -> Features:
+        first = plain.calls == 0
+        if not first:
+            computing.set()
+        before = len(begun)
+        assert not first or wait_for(lambda: len(begun) > before, 60), "nothing is read meanwhile"
+        return plain(*inputs)
+
+    def write(handle: int, data: Any, offset: int) -> int:
+        assert computing.wait(60), "nothing is computed meanwhile"
+        return pwrite(handle, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", write)
+    cache, _ = ensure(path, tokenizer, encode=encode, episodes=Episodes(path))
+    monkeypatch.undo()
+    assert_right(cache, path, tokenizer)
 
 
 def test_it_says_what_it_does(path: Path, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]) -> None:
