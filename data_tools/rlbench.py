@@ -11,6 +11,7 @@ from typing import Any
 
 from instructrl.cli.args import Parser
 from instructrl.config.environment import SimConfig
+from instructrl.config.simulators import RLBenchConfig
 from instructrl.errors import RunError, report_user_errors
 from instructrl.sim import EpisodeStart, Outcome, make_env
 from instructrl.sim.rlbench.check import findings
@@ -46,7 +47,7 @@ def smoke(task: str, make: Callable[[SimConfig, str], Any] = make_env) -> None:
     Raises:
         InputError: the installation or the task's name is wrong. RunError: the episode does not succeed.
     """
-    sim = SimConfig(name="rlbench", kind="rlbench", workers=1)
+    sim = RLBenchConfig(name="rlbench", kind="rlbench", workers=1)
     with Workers(partial(make, sim, task), 1, timeout=SMOKE_SECONDS) as workers:
         provenance = call_worker(workers, "provenance")
         print(", ".join(f"{key} {value}" for key, value in provenance.items()), flush=True)

@@ -7,12 +7,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from instructrl.cli.args import Parser
+from instructrl.config.environment import TASKS
 from instructrl.data.demonstrations.writer import write_error
 from instructrl.errors import InputError, report_user_errors
 from instructrl.sim import EpisodeStart
 from instructrl.sim.rendering import opengl_backend
 from instructrl.sim.tabletop.env import Tabletop
-from instructrl.sim.tabletop.task import task_names
 
 TILE, GAP, LINE_HEIGHT, MARGIN = 136, 3, 17, 8  # pixels
 COLUMNS = 9  # images per row
@@ -23,7 +23,7 @@ TABLE_CROP = (0.20, 0.24, 0.94, 0.98)  # left, top, right, bottom of the table i
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = Parser(prog="python -m data_tools.tasks", description=__doc__)
-    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"default: all; one of {', '.join(task_names())}")
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"default: all; one of {', '.join(TASKS)}")
     parser.add_argument("--seed", type=int, default=0, help="selects scenes and variations (default: 0)")
     parser.add_argument("--out", type=Path, default=Path("tasks.jpg"), metavar="IMAGE", help="default: tasks.jpg")
     return parser.parse_args(argv)
@@ -82,10 +82,10 @@ def sheet(episodes: dict[str, tuple[str, list[Image.Image]]]) -> Image.Image:
 
 def draw_tasks(options: argparse.Namespace) -> None:
     """Draw the episodes and write the sheet."""
-    names = options.tasks or list(task_names())
-    unknown = [name for name in names if name not in task_names()]
+    names = options.tasks or list(TASKS)
+    unknown = [name for name in names if name not in TASKS]
     if unknown:
-        raise InputError(f"TASK: found {', '.join(unknown)}, expected some of {', '.join(task_names())}")
+        raise InputError(f"TASK: found {', '.join(unknown)}, expected some of {', '.join(TASKS)}")
     if options.seed < 0:
         raise InputError(f"--seed: found {options.seed}, expected 0 or more")
     if options.out.suffix.lower() not in FORMATS:

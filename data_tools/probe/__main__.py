@@ -96,7 +96,7 @@ def check(probe_config: ProbeConfig, config: TrainConfig) -> None:
             f"encoder: found {config.encoder.name}, which has no weights; allowed: one with weights in a file, such as "
             "encoder=m3ae_tiny, or encoder.weights=FILE"
         )
-    if config.sim.kind != "tabletop":
+    if not config.sim.locates_objects:
         raise InputError(f"sim: found {config.sim.name}; allowed: tabletop, whose scenes give the positions of objects")
     if probe_config.out is not None:
         with writable(Path(probe_config.out).expanduser()) as folder:

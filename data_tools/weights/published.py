@@ -13,9 +13,8 @@ from data_tools.weights.array_tree import flatten, preview, printable
 from data_tools.weights.clip import find_clip_file, read_clip
 from data_tools.weights.safe_pickle_types import FrozenDictStandIn, InertObject
 from data_tools.weights.safe_unpickler import load
-from instructrl.config.model import EncoderConfig, check_encoder
+from instructrl.config.model import ENCODERS, EncoderConfig
 from instructrl.errors import InputError
-from instructrl.models.encoders.infer_config import infer_sizes
 from instructrl.models.weight_files import DECODER
 
 Arrays = dict[str, np.ndarray]
@@ -55,7 +54,7 @@ def infer_config(path: Path, kind: str, arrays: Arrays) -> tuple[EncoderConfig, 
     Raises:
         InputError: the parameters are not those of an encoder of that kind.
     """
-    found = infer_sizes(kind, {name: value.shape for name, value in arrays.items()})
+    found = ENCODERS[kind].infer_sizes({name: value.shape for name, value in arrays.items()})
     required = ["dim", "depth", "patch_size", "vocabulary"]
     required += ["image_size", "text_dim", "text_depth", "text_length", "projection"] if kind == "clip" else []
     missing = [key for key in required if key not in found]
@@ -67,9 +66,9 @@ def infer_config(path: Path, kind: str, arrays: Arrays) -> tuple[EncoderConfig, 
         raise InputError(f"{path}: found {found['depth']} blocks, allowed: at most {MAX_BLOCKS}")
     vocabulary = found.pop("vocabulary")
     heads: dict[str, Any] = {"heads": 1} | ({"text_heads": 1} if kind == "clip" else {})  # not determined by shapes
-    config = EncoderConfig(name=kind, kind=kind, **(found | heads))
+    config = ENCODERS[kind](name=kind, kind=kind, **(found | heads))
     try:
-        check_encoder(config, config.patch_size)
+        config.check(config.patch_size)
     except InputError as error:
         raise InputError(f"{path}: found no supported {kind}: {error}") from None
     check_shapes(path, arrays, config, vocabulary)

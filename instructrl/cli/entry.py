@@ -3,6 +3,7 @@
 Every error is one line with exit code 2, before jax is imported and before anything is written.
 """
 
+import copy
 import functools
 import inspect
 import os
@@ -12,28 +13,33 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from instructrl.cli.overrides import check_override, expand_sweep, groups, options, read_override
+from instructrl.cli.folders import added_folders, folder_words, take_folders
+from instructrl.cli.overrides import check_override, check_search, expand_sweep, groups, options, read_override
 from instructrl.config.fields import (
     explain,
     format_value,
     invalid_value,
+    is_group,
     known_keys,
     leaves,
     summarize_allowed,
     unknown_key,
 )
+from instructrl.config.kinds import chosen_kinds, registries, specialize
 from instructrl.config.launcher import LaunchConfig, LauncherConfig, user_config_file, user_overrides
 from instructrl.config.resolve import check_distinct_outputs, resolve
 from instructrl.errors import InputError, report_user_errors
@@ -45,9 +51,10 @@ FLAGS = {
     "--cfg": "with `job`: print the composed settings and exit",
     "--multirun": "one run per combination of several values, like seed=0,1,2 or seed=range(0,4)",
     "--dry-run": "print the commands and the scripts for a cluster, and exit",
+    "--config-dir": "with a folder: its YAML files, such as encoder/NAME.yaml, are options of the groups too",
 }
 HELP_WIDTH, MAX_HELP_COLUMN = 116, 44  # characters of a line of the help, and before the meaning of a setting
-SHORT_FLAGS = {"-h": "--help", "-c": "--cfg", "-m": "--multirun"}
+SHORT_FLAGS = {"-h": "--help", "-c": "--cfg", "-m": "--multirun", "-cd": "--config-dir"}
 T = TypeVar("T")
 
 
@@ -56,7 +63,7 @@ class SweepRequest:
     """Everything a launcher needs to run the jobs of a command."""
 
     config_name: str
-    entry: tuple[str, ...]  # what follows the interpreter: ("train.py",) or ("-m", "instructrl.commands.train")
+    entry: tuple[str, ...]  # between interpreter and overrides: ("train.py",), or ("-m", module, "--config-dir", DIR)
     launcher: LauncherConfig
     jobs: Sequence[Sequence[str]]  # the overrides of each job
     configs: Sequence[Any]  # the composed configuration of each job
@@ -65,10 +72,11 @@ class SweepRequest:
 
 def entry_point(
     config_name: str, schema: type[T], *, script: str | None = None
-) -> Callable[[Callable[[T], None]], Callable[[], None]]:
+) -> Callable[[Callable[[T], Any]], Callable[[], None]]:
     """Decorator that turns a function of a typed configuration into a command composed from conf/{config_name}.yaml.
 
-    All jobs are composed and validated first; only then does Hydra start them, through its launcher.
+    All jobs are composed and validated first; only then does Hydra start them, through its launcher. The function's
+    result is the objective of sweeper plugins.
 
     Args:
         config_name: name of the YAML file.
@@ -77,35 +85,39 @@ def entry_point(
             jobs run it as a module.
     """
 
-    def decorate(function: Callable[[T], None]) -> Callable[[], None]:
+    def decorate(function: Callable[[T], Any]) -> Callable[[], None]:
         @functools.wraps(function)
-        def job(config: DictConfig) -> None:
+        def job(_: DictConfig) -> Any:
             with report_user_errors(), handle_signals():  # inside: Hydra formats errors otherwise
                 announce_job()
-                function(resolve(config, schema))
+                return function(compose(config_name, schema, list(HydraConfig.get().overrides.task)))
 
         start = hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(job)
 
         @functools.wraps(function)
         def run() -> None:
             with report_user_errors(), handle_signals():
-                flags, words = split_flags(sys.argv[1:])
+                flags, words = split_flags(take_folders(sys.argv[1:]))
                 if "--help" in flags:
                     print(help_text(config_name, schema, words, about=inspect.getmodule(function).__doc__ or ""))
                     return
                 words, launcher = compose_launcher(words, dry_run="--dry-run" in flags)
-                jobs = job_overrides(flags, words)
+                jobs = job_overrides(flags, words, config_name, schema)
                 configs = [compose(config_name, schema, overrides) for overrides in jobs]
                 check_distinct_outputs(configs)
+                if "--cfg" in flags:
+                    for overrides in jobs:
+                        known = schema_of(config_name, schema, overrides)
+                        print(OmegaConf.to_yaml(merge(config_name, known, overrides)))
+                    return
                 flags -= {"--dry-run"}
                 if uses_launcher(flags, words, launcher):
-                    entry = entry_words(function, script)
+                    entry = (*entry_words(function, script), *folder_words())
                     request = SweepRequest(config_name, entry, launcher, jobs, configs, command_line())
                     job.sweep_request = request  # type: ignore[attr-defined]
                     flags, words = flags | {"--multirun"}, ["hydra/launcher=instructrl", *words]
                 os.environ["HYDRA_FULL_ERROR"] = "1"  # full traceback of a bug
-                front = [word for flag in sorted(flags) for word in ([flag, "job"] if flag == "--cfg" else [flag])]
-                sys.argv[1:] = [*front, *words]  # Hydra reads no flag between other words
+                sys.argv[1:] = [*sorted(flags), *folder_words(), *words]  # Hydra reads no flag between other words
                 start()
 
         return run
@@ -113,9 +125,24 @@ def entry_point(
     return decorate
 
 
-def job_overrides(flags: set[str], words: list[str]) -> list[list[str]]:
-    """The overrides of every job."""
-    return expand_sweep(words) if "--multirun" in flags else [words]
+def job_overrides(flags: set[str], words: list[str], config_name: str, schema: type[Any]) -> list[list[str]]:
+    """The overrides of every job; if a sweeper plugin chooses the jobs, those that all of them share.
+
+    Raises:
+        InputError: a word of a sweep is invalid.
+    """
+    if "--multirun" not in flags or not uses_sweeper(words):
+        return expand_sweep(words) if "--multirun" in flags else [words]
+    shared = [word for word in words if not read_override(word).is_sweep_override()]
+    known = schema_of(config_name, schema, shared)
+    for word in words:
+        check_search(word, config_name, known)
+    return [shared]
+
+
+def uses_sweeper(words: Sequence[str]) -> bool:
+    """Return True if a sweeper plugin chooses the jobs."""
+    return any(word.startswith(("hydra/sweeper", "hydra.sweeper.")) for word in words)
 
 
 def compose_launcher(words: Sequence[str], *, dry_run: bool = False) -> tuple[list[str], LauncherConfig]:
@@ -148,11 +175,18 @@ def split_launcher(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def uses_launcher(flags: set[str], words: Sequence[str], launcher: LauncherConfig) -> bool:
-    """Return True if our launcher runs the jobs, not Hydra (a single local job) or another launcher plugin."""
+    """Return True if our launcher runs the jobs, not Hydra (a single local job) or another launcher plugin.
+
+    Raises:
+        InputError: a sweeper plugin, which waits for the result of each job, is to use our launcher elsewhere.
+    """
     other = any(word.startswith("hydra/launcher") for word in words)
-    return (
-        "--cfg" not in flags and not other and ("--multirun" in flags or launcher.kind != "local" or launcher.dry_run)
-    )
+    if "--multirun" in flags and uses_sweeper(words) and not other:
+        if launcher.kind != "local" or launcher.dry_run:
+            found = "--dry-run" if launcher.dry_run else f"launcher={launcher.name}"
+            raise InputError(f"hydra/sweeper: found {found} beside it; allowed: launcher=local or hydra/launcher=...")
+        return False
+    return not other and ("--multirun" in flags or launcher.kind != "local" or launcher.dry_run)
 
 
 def entry_words(function: Callable, script: str | None = None) -> tuple[str, ...]:
@@ -196,14 +230,15 @@ def compose(config_name: str, schema: type[T], overrides: Sequence[str]) -> T:
     Raises:
         InputError: an override is invalid; the command prints the same line.
     """
-    composed = merge(config_name, schema, overrides)
+    known = schema_of(config_name, schema, overrides)
+    composed = merge(config_name, known, overrides)
     keys = [read_override(text).key_or_group for text in overrides]
     try:
         for key in keys:  # first, so that an error names an override rather than a setting that refers to it
             OmegaConf.select(composed, key, throw_on_missing=True)
         return resolve(composed, schema)
     except OmegaConfBaseException as error:
-        raise InputError(explain(error, schema)) from None
+        raise InputError(explain(error, known)) from None
     except (RecursionError, ValueError, TypeError) as error:  # of resolvers in ${...}
         raise InputError(one_line_message(error)) from None
 
@@ -216,11 +251,8 @@ def merge(config_name: str, schema: type, overrides: Sequence[str]) -> DictConfi
     """
     for text in overrides:
         check_override(text, config_name, schema)
-    ConfigStore.instance().store(name=f"{config_name}_schema", node=schema)
     try:
-        with warnings.catch_warnings(), hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
-            warnings.simplefilter("ignore")
-            return hydra.compose(config_name, overrides=list(overrides))
+        return hydra_compose(config_name, overrides, schema)
     except Exception as error:  # Hydra raises what its plugins, grammar and OmegaConf raise
         cause = error.__cause__ or error
         inputs = {override.key_or_group: override.value() for override in map(read_override, overrides)}
@@ -235,6 +267,72 @@ def merge(config_name: str, schema: type, overrides: Sequence[str]) -> DictConfi
         raise InputError(explain(cause, schema, inputs)) from None
 
 
+def hydra_compose(config_name: str, overrides: Sequence[str], schema: type, *, typed: bool = True) -> DictConfig:
+    """Compose the YAML files and the overrides with Hydra, with the types of the schema or without types.
+
+    Hydra itself composes once more before each job. It then finds an open schema, which accepts all keys, because the
+    kinds of the job's encoder, head and simulator are not known yet; the job composes again with the right schema.
+    """
+    store, name, untyped = ConfigStore.instance(), f"{config_name}_schema", open_schema(schema)
+    outer = GlobalHydra.instance().hydra  # in a job that Hydra started
+    GlobalHydra.instance().clear()
+    store.store(name=name, node=schema if typed else untyped)
+    try:
+        with warnings.catch_warnings(), hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
+            warnings.simplefilter("ignore")
+            return hydra.compose(config_name, overrides=list(overrides))
+    finally:
+        store.store(name=name, node=untyped)
+        GlobalHydra.instance().hydra = outer
+
+
+def open_schema(schema: type) -> DictConfig:
+    """The groups and settings of a schema without values or types; groups accept any key."""
+    entries = {entry.name: is_group(entry) for entry in fields(schema)}
+    return OmegaConf.create(
+        {name: DictConfig({}, flags={"struct": False}) if group else None for name, group in entries.items()}
+    )
+
+
+def schema_of(config_name: str, schema: type[T], overrides: Sequence[str]) -> type[T]:
+    """The schema with the dataclasses of the kinds that the YAML files and the overrides choose.
+
+    Other invalid overrides are ignored here; `merge` checks them against the schema.
+
+    Raises:
+        InputError: an override is not of the form key=value, or there is no such kind.
+    """
+    known, read = registries(schema), {text: read_override(text) for text in overrides}
+    if not known:
+        return schema
+    group_words = [text for text, override in read.items() if override.value() in options(override.key_or_group)]
+    composed = copy.deepcopy(composed_groups(config_name, cast(Any, schema), tuple(group_words), added_folders()))
+    with suppress(Exception):  # of OmegaConf, for malformed values
+        for override in read.values():
+            if override.key_or_group in [f"{group}.kind" for group in known]:
+                OmegaConf.update(composed, override.key_or_group, override.value())
+    kinds = {group: {"kind": selected(composed, f"{group}.kind")} for group in known}
+    return specialize(schema, chosen_kinds(kinds, schema))
+
+
+@functools.cache
+def composed_groups(
+    config_name: str, schema: type, overrides: tuple[str, ...], folders: tuple[Path, ...]
+) -> DictConfig:
+    """The composition of the chosen options in `folders`, untyped; empty if it fails."""
+    try:
+        return hydra_compose(config_name, overrides, schema, typed=False)
+    except Exception:  # `merge` composes again and explains it
+        return OmegaConf.create()
+
+
+def selected(config: DictConfig, key: str) -> Any:
+    """The value of a key, or None."""
+    with suppress(OmegaConfBaseException):
+        return OmegaConf.select(config, key)
+    return None
+
+
 def one_line_message(error: Exception) -> str:
     """A library's error as one line."""
     return f"configuration: {' '.join(str(error).split()) or type(error).__name__}; see --help for the settings"
@@ -243,6 +341,7 @@ def one_line_message(error: Exception) -> str:
 def help_text(config_name: str, schema: type, words: Sequence[str], *, about: str) -> str:
     """Help of a command: description, flags, option groups, and all settings with their values under `words`."""
     overrides, launcher_words = split_launcher(words)
+    schema = schema_of(config_name, schema, overrides)
     config = merge(config_name, schema, overrides)
     chosen: dict[str, Any] = dict(groups(config_name))
     chosen |= {o.key_or_group: o.value() for o in map(read_override, overrides) if o.key_or_group in chosen}
@@ -275,11 +374,11 @@ def current_value(config: DictConfig, key: str) -> str:
 
 def format_settings(schema: type, values: Mapping[str, str] = MappingProxyType({})) -> list[str]:
     """Help lines of all settings of a schema: key (and value), then meaning and [allowed values], wrapped beside it."""
-    fields, lines = leaves(schema), []
-    left = {key: f"  {key}={values[key]}" if key in values else f"  {key}" for key in fields}
+    entries, lines = leaves(schema), []
+    left = {key: f"  {key}={values[key]}" if key in values else f"  {key}" for key in entries}
     column = min(MAX_HELP_COLUMN, 2 + max(map(len, left.values())))
-    for key, entry in fields.items():
-        right = wrap(f"{entry.metadata['help']} [{summarize_allowed(entry)}]", HELP_WIDTH - column)
+    for key, entry in entries.items():
+        right = wrap(f"{entry.metadata.get('help', '')} [{summarize_allowed(entry)}]", HELP_WIDTH - column)
         first = left[key] if len(left[key]) > column - 2 else f"{left[key]:<{column}}{right.pop(0)}"
         lines += [first, *(" " * column + line for line in right)]
     return lines

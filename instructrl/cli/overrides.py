@@ -8,12 +8,14 @@ import functools
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice, product
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType, ValueType
 from omegaconf import OmegaConf
 
+from instructrl.cli.folders import added_folders, faults
 from instructrl.config.fields import format_value, invalid_value, known_keys, leaves, renamed_value, unknown_key
 from instructrl.errors import InputError
 from instructrl.package_files import CONFIG_DIR
@@ -30,10 +32,18 @@ def groups(config_name: str) -> dict[str, str | None]:
     return {group: option for group, option in pairs if not group.startswith("override ")}
 
 
-@functools.cache
 def options(group: str) -> tuple[str, ...]:
-    """The options of a group: the YAML files in its folder."""
-    return tuple(sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml")))
+    """The options of a group: the YAML files in its folder, InstructRL's, other packages' and those of --config-dir."""
+    return tuple(sorted(option_files(group, (CONFIG_DIR, *added_folders()))))
+
+
+@functools.cache
+def option_files(group: str, folders: tuple[Path, ...]) -> dict[str, list[Path]]:
+    """The YAML files of each option of a group."""
+    found: dict[str, list[Path]] = {}
+    for path in [path for folder in folders for path in (folder / group).glob("*.yaml")]:
+        found.setdefault(path.stem, []).append(path)
+    return found
 
 
 def read_override(text: str) -> Override:
@@ -85,7 +95,11 @@ def check_option(group: str, value: Any, *, optional: bool) -> None:
         choices = [*options(group), *(["null"] if optional else [])]
         renamed = renamed_value(group, value)
         note = f" ({renamed})" if renamed else ""
-        raise InputError(f"{group}: found {format_value(value)}{note}; allowed: {', '.join(choices)}")
+        line = f"{group}: found {format_value(value)}{note}; allowed: {', '.join(choices)}"
+        raise InputError("; ".join([line, *faults()]))
+    files = option_files(group, (CONFIG_DIR, *added_folders())).get(str(value), [])
+    if len(files) > 1:
+        raise InputError(f"{group}: found {value} in {' and in '.join(map(str, files))}; rename one of the files")
 
 
 def check_value(key: str, value: Any, schema: type) -> None:
@@ -102,6 +116,20 @@ def check_value(key: str, value: Any, schema: type) -> None:
     else:
         for name, item in value.items():
             check_value(f"{key}.{name}", item, schema)
+
+
+def check_search(text: str, config_name: str, schema: type) -> None:
+    """Raise InputError if a word of a sweeper plugin has an unknown key, or lists a value that is not allowed.
+
+    The sweeper draws from ranges and distributions; each job is validated when it starts.
+    """
+    override = read_override(text)
+    if override.is_sweep_override() and not override.is_discrete_sweep():
+        if override.key_or_group not in leaves(schema):
+            raise InputError(unknown_key(override.key_or_group, schema))
+        return
+    for word in expand_override(text):
+        check_override(word, config_name, schema)
 
 
 def exceeds_float(value: Any) -> bool:

@@ -8,8 +8,7 @@ from instructrl.config.fields import number_ranges
 from instructrl.data.demonstrations.reader import read
 from instructrl.data.demonstrations.schema import Header
 from instructrl.errors import InputError
-from instructrl.sim import EpisodeStart, available_renderer
-from instructrl.sim.rendering import rlbench_renderer
+from instructrl.sim import EpisodeStart, simulator_class
 from instructrl.storage.paths import StoragePath, storage_path
 
 FIRST_SEED = {"train": 0, "val": 1_000_000_000}  # those of evaluation start at 2_000_000_000
@@ -50,7 +49,7 @@ def demonstration_paths(task: TaskConfig, sim: SimConfig, data: DataConfig) -> d
 
 def required_splits(task: TaskConfig, sim: SimConfig, data: DataConfig) -> list[Split]:
     """Return the splits train and val of one task."""
-    counts, fragile = {"train": task.episodes, "val": task.val_episodes}, sim.kind == "rlbench"
+    counts, fragile = {"train": task.episodes, "val": task.val_episodes}, sim.fragile
     return [
         Split(
             path,
@@ -136,7 +135,7 @@ def with_available_renderer(sim: SimConfig, splits: list[Split]) -> SimConfig:
 
 def working_renderer(sim: SimConfig, requested: str) -> str:
     """Renderer of this simulator that works on this machine."""
-    return rlbench_renderer(requested) if sim.kind == "rlbench" else available_renderer(requested)
+    return simulator_class(sim).available_renderer(requested)
 
 
 def select_variations(task: TaskConfig, available: int) -> list[int]:

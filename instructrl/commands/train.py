@@ -11,12 +11,12 @@ from instructrl.config.training import TrainConfig
 
 
 @entry_point("train", TrainConfig, script="train.py")
-def main(config: TrainConfig) -> None:
-    """Collect missing demonstrations, open the run, train."""
+def main(config: TrainConfig) -> float | None:
+    """Collect missing demonstrations, open the run, train; return the lowest validation loss, for sweeper plugins."""
     from instructrl.storage.synced_dir import working_dir
     from instructrl.training.distributed.multihost import leader_first, process_group
     from instructrl.training.preflight import check_inputs
-    from instructrl.training.run_dir import find_run, open_run, run_path
+    from instructrl.training.run_dir import find_run, lowest_validation_loss, open_run, run_path
 
     with process_group(config.hardware), working_dir(run_path(config), exclusive=True) as work_dir:
         find_run(config, work_dir.folder)  # before any work: different settings are refused,
@@ -39,6 +39,7 @@ def main(config: TrainConfig) -> None:
         with rollout_callback(config, run) as rollout:
             train(config, run, data=data, rollout=rollout, on_saved=work_dir.push)
         print(f"run: {work_dir.location}")
+        return lowest_validation_loss(run)
 
 
 if __name__ == "__main__":

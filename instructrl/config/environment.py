@@ -1,8 +1,10 @@
 """Settings of tasks, simulators, data and collection, and their checks. No jax here."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any, ClassVar
 
 from instructrl.config.fields import (
     MAX_EPISODES,
@@ -13,28 +15,27 @@ from instructrl.config.fields import (
     one_of,
     setting,
 )
+from instructrl.config.kinds import kind_of
 from instructrl.errors import InputError
+from instructrl.package_files import PACKAGE
+from instructrl.registry import Registry, modules
 
-EMBEDDED_TASKS = (
-    "meat_off_grill",
-    "open_drawer",
-    "phone_on_base",
-    "pick_and_lift",
-    "pick_up_cup",
-    "push_button",
-    "push_buttons",
-    "put_knife_on_chopping_board",
-    "put_money_in_safe",
-    "put_rubbish_in_bin",
-    "reach_target",
-    "slide_block_to_target",
-    "stack_blocks",
-    "stack_wine",
-    "take_lid_off_saucepan",
-    "take_money_out_safe",
-    "take_umbrella_out_of_umbrella_stand",
-    "turn_tap",
+SIMULATORS: "Registry[type[SimConfig]]" = Registry(
+    "sim.kind",
+    {
+        "tabletop": "instructrl.config.simulators:TabletopConfig",
+        "rlbench": "instructrl.config.simulators:RLBenchConfig",
+    },
+    group="instructrl.simulators",
+    base="instructrl.config.environment:SimConfig",
 )
+TASKS: Registry[Callable[[], Any]] = Registry(  # of the embedded simulator; each file in sim/tabletop/tasks is one
+    "task",
+    modules("instructrl.sim.tabletop.tasks", PACKAGE / "sim" / "tabletop" / "tasks"),
+    group="instructrl.tasks",
+    base="instructrl.sim.tabletop.task:Task",
+)
+EMBEDDED_TASKS = tuple(TASKS.own)
 
 CAMERAS = ("front", "left_shoulder", "right_shoulder", "wrist", "overhead")  # the last one on RLBench only
 
@@ -64,11 +65,27 @@ def task_names(task: TaskConfig) -> tuple[str, ...]:
 
 @dataclass
 class SimConfig:
-    """Simulator and its cameras."""
+    """Simulator and its cameras: the settings of all kinds, of which each is a subclass with its own.
+
+    A simulator of another package is a subclass, named by an entry point in the group `instructrl.simulators`, a class
+    as described by `instructrl.sim.env.Simulator`, and a file sim/NAME.yaml (see cli/folders.py):
+
+        @dataclass
+        class PlaneConfig(SimConfig):
+            implementation: ClassVar[str] = "acme_robots.plane:Plane"
+
+            cameras: list[str] = choice_list("top", choices=("top",), help="cameras")
+            renderer: str = one_of("auto", "numpy", default="auto", help="renderer")
+            gravity: float = number(9.81, low=0, high=100, help="m/s^2")
+    """
+
+    implementation: ClassVar[str] = ""  # "module:class" of the environment
+    fragile: ClassVar[bool] = False  # may crash on its own, so each episode is saved at once
+    locates_objects: ClassVar[bool] = False  # gives the positions of objects in its images
 
     name: str = setting("tabletop", help="label of the simulator")
-    kind: str = one_of(
-        "tabletop", "rlbench", default="tabletop", help="embedded tabletop simulator, or RLBench on CoppeliaSim"
+    kind: str = kind_of(
+        SIMULATORS, default="tabletop", help="embedded tabletop simulator, RLBench, or another package's"
     )
     cameras: list[str] = choice_list(
         "front", "left_shoulder", "right_shoulder", choices=CAMERAS, help="cameras; overhead only with rlbench"
@@ -79,7 +96,11 @@ class SimConfig:
     )
     workers: int | None = number(None, low=1, high=1024, help="simulator processes; null: one per CPU core")
     timeout: float = number(60.0, above=0, high=86_400, help="seconds after which a simulator call counts as hung")
-    planner_attempts: int = number(10, low=1, high=1000, help="path planning attempts for each keyframe; rlbench only")
+
+    def check_task(self, key: str, name: str) -> None:
+        """Raise InputError if the simulator has no task of this name, which is a value of the setting `key`."""
+        if not re.fullmatch("[a-z][a-z0-9_]*", name):
+            raise InputError(f"{key}: found {format_value(name)}; allowed: lower-case letters, digits and underscores")
 
 
 @dataclass
@@ -114,15 +135,8 @@ class CollectConfig:
 def check_task(task: TaskConfig, sim: SimConfig) -> None:
     """Raise InputError if the simulator has no such task, or the settings of a set of tasks do not fit together."""
     names, variations = task_names(task), task.variations
-    key, alternative = ("task.tasks", "") if task.tasks else ("task.name", ", or any name with a set in task.tasks")
     for name in names:
-        if sim.kind == "tabletop" and name not in EMBEDDED_TASKS:
-            allowed = f"{', '.join(EMBEDDED_TASKS)}{alternative}, or a task of RLBench with sim=rlbench"
-            raise InputError(f"{key}: found {format_value(name)}; allowed: {allowed}")
-        if not re.fullmatch("[a-z][a-z0-9_]*", name):
-            raise InputError(
-                f"{key}: found {format_value(name)}; allowed: the name of a task of RLBench, like close_jar"
-            )
+        sim.check_task("task.tasks" if task.tasks else "task.name", name)
     if variations is not None and min(variations) < 0:
         raise InputError(f"task.variations: found {format_value(variations)}; allowed: null or a list of numbers >= 0")
     if variations is not None and len(names) > 1:
@@ -145,13 +159,3 @@ def check_weights(task: TaskConfig) -> None:
         if Fraction(weight) * epoch < total:
             least = f"at least {float(total / epoch):.6g} for {name}, one of an epoch's {epoch} sequences"
             raise InputError(f"{found}; allowed: {least}, or more task.episodes")
-
-
-def check_cameras(sim: SimConfig) -> None:
-    """Raise InputError if the simulator has no such camera or renderer."""
-    embedded = sim.kind == "tabletop"
-    if embedded and "overhead" in sim.cameras:
-        raise InputError(f"sim.cameras: found {format_value(sim.cameras)}; allowed: overhead only with sim=rlbench")
-    renderers = RENDERERS if embedded else ("auto", *RLBENCH_RENDERERS)
-    if sim.renderer not in renderers:
-        raise InputError(f"sim.renderer: found {sim.renderer}; allowed with sim={sim.kind}: {', '.join(renderers)}")

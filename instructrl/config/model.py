@@ -1,38 +1,76 @@
 """Settings of the encoder, the policy and the head, and their checks. No jax here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from instructrl.config.fields import (
     choice_or_integers,
     format_value,
     number,
-    one_of,
     setting,
 )
+from instructrl.config.kinds import kind_of
 from instructrl.errors import InputError
+from instructrl.package_files import PACKAGE
+from instructrl.registry import Registry, modules
+
+Shapes = Mapping[str, tuple[int, ...]]  # of parameters, by their paths joined with slashes
+
+ENCODERS: "Registry[type[EncoderConfig]]" = Registry(
+    "encoder.kind",
+    {
+        "scratch_tiny": "instructrl.config.encoders:ScratchTinyConfig",
+        "m3ae": "instructrl.config.encoders:M3AEConfig",
+        "clip": "instructrl.config.encoders:ClipConfig",
+        **modules("instructrl.models.encoders", PACKAGE / "models" / "encoders", suffix="Config"),
+    },
+    group="instructrl.encoders",
+    base="instructrl.config.model:EncoderConfig",
+)
+HEADS: "Registry[type[HeadConfig]]" = Registry(
+    "head.kind",
+    {
+        "regression": "instructrl.config.heads:RegressionConfig",
+        "discrete": "instructrl.config.heads:DiscreteConfig",
+        "spatial": "instructrl.config.heads:SpatialConfig",
+        **modules("instructrl.models.heads", PACKAGE / "models" / "heads", suffix="Config"),
+    },
+    group="instructrl.heads",
+    base="instructrl.config.model:HeadConfig",
+)
 
 
 @dataclass
 class EncoderConfig:
-    """Encoder of images and the instruction."""
+    """Encoder of images and the instruction: the settings of all kinds, of which each is a subclass with its own.
+
+    An encoder of another package is a subclass, named by an entry point in the group `instructrl.encoders`, a flax
+    module called as `module(config, vocabulary_size, dtype, execution)`, and encoder/NAME.yaml (see cli/folders.py):
+
+        @dataclass
+        class GatedConfig(EncoderConfig):
+            implementation: ClassVar[str] = "acme_robots.gated_module:Gated"  # apart, so that a typo needs no jax
+
+            gates: int = number(4, low=1, high=64, help="gates of each patch")
+
+    One of InstructRL's own is the file models/encoders/gated.py with both classes, and conf/encoder/gated.yaml.
+    """
+
+    implementation: ClassVar[str] = ""  # "module:class" of the flax module
+    fuses_text: ClassVar[bool] = True  # an image's features depend on the instruction, unless text=false
+    masks_patches: ClassVar[bool] = False  # can be pretrained by objective=masked_pretraining
+    reads_byte_pairs: ClassVar[bool] = False  # needs a byte-pair tokenizer such as CLIP's
 
     name: str = setting(help="label of the encoder in names of runs")
-    kind: str = one_of("scratch_tiny", "m3ae", "clip", help="architecture")
+    kind: str = kind_of(ENCODERS, help="architecture")
     dim: int = number(low=8, high=4096, help="width of patch tokens and of pooled features")
     depth: int = number(low=0, high=64, help="transformer blocks after the patch embedding")
-    heads: int = number(1, low=1, high=64, help="attention heads; unused by scratch_tiny")
     patch_size: int = number(low=4, high=64, help="patch side in pixels; must divide the image size")
     image_size: int | None = number(
         None, low=16, high=1024, help="side in pixels to which images are resized; null: unchanged"
     )
     text: bool = setting(True, help="condition on the instruction")
-    text_dim: int | None = number(None, low=8, high=4096, help="width of CLIP's text tower; clip only")
-    text_depth: int | None = number(None, low=1, high=64, help="blocks of CLIP's text tower; clip only")
-    text_heads: int | None = number(None, low=1, high=64, help="attention heads of CLIP's text tower; clip only")
-    projection: int | None = number(
-        None, low=8, high=4096, help="dimension of CLIP's joint space of images and text; clip only"
-    )
     layers: Any = choice_or_integers(
         "all", "last", default="last", low=0, high=63, help="layers whose pooled outputs are concatenated"
     )
@@ -44,6 +82,25 @@ class EncoderConfig:
         "small", help="small: InstructRL's vocabulary; else a Hugging Face name, tokenizer.json, vocab.txt or folder"
     )
     text_length: int = number(32, low=2, high=512, help="maximum instruction length in tokens")
+
+    @property
+    def reads_jointly(self) -> bool:
+        """True if the features of an image depend on the instruction."""
+        return self.text and self.fuses_text
+
+    @classmethod
+    def infer_sizes(cls, shapes: Shapes) -> dict[str, int]:
+        """Settings, and `vocabulary`, as far as the shapes of the parameters determine them; none by default."""
+        del shapes
+        return {}
+
+    def check(self, rendered_size: int) -> None:
+        """Raise InputError if sizes do not fit together, or not to camera images of `rendered_size` pixels."""
+        patch, size = self.patch_size, self.image_size or rendered_size
+        key = "encoder.image_size" if self.image_size else "sim.image_size"
+        if size % patch:
+            raise InputError(f"{key}: found {size}; allowed: a multiple of encoder.patch_size={patch}")
+        pooled_layers(self)
 
 
 @dataclass
@@ -62,47 +119,29 @@ class PolicyConfig:
 
 @dataclass
 class HeadConfig:
-    """Action head on the policy's output token, and the weights of the losses."""
+    """Action head on the policy's output token: the settings of all kinds, of which each is a subclass with its own.
+
+    A head of another package is a subclass, named by an entry point in the group `instructrl.heads`, a flax module
+    called as `module(config, dtype)` with the methods of those in models/heads, and a file head/NAME.yaml:
+
+        @dataclass
+        class GaussianConfig(HeadConfig):
+            implementation: ClassVar[str] = "acme_robots.gaussian_module:Gaussian"
+
+            smallest_variance: float = number(1e-4, above=0, high=1, help="lower bound of the variance")
+
+    One of InstructRL's own is the file models/heads/gaussian.py with both classes, and conf/head/gaussian.yaml.
+    """
+
+    implementation: ClassVar[str] = ""  # "module:class" of the flax module
+    reads_patches: ClassVar[bool] = False  # reads patch features
+    reads_cameras: ClassVar[bool] = False  # needs camera matrices
 
     name: str = setting(help="label of the head in names of runs")
-    kind: str = one_of("regression", "discrete", "spatial", help="parameterization of the action")
+    kind: str = kind_of(HEADS, help="parameterization of the action")
     dim: int = number(128, low=8, high=4096, help="hidden width of the head")
-    position_weight: float = number(3.0, low=0, help="weight of the position loss")
     rotation_weight: float = number(4.0, low=0, help="weight of the rotation loss")
     gripper_weight: float = number(1.0, low=0, help="weight of the gripper loss")
-    heatmap_weight: float = number(1.0, low=0, help="weight of the patch classification loss; spatial only")
-    offset_weight: float = number(1.0, low=0, help="weight of the within-patch offset loss; spatial only")
-    position_bins: int = number(100, low=2, high=1000, help="position bins along each workspace axis; discrete only")
-    rotation_bins: int = number(72, low=4, high=720, help="bins of each Euler angle over a full turn; discrete only")
-
-
-def check_encoder(encoder: EncoderConfig, image_size: int) -> None:
-    """Raise InputError if an encoder's sizes do not fit together, or not to camera images of `image_size` pixels."""
-    patch, size = encoder.patch_size, encoder.image_size or image_size
-    key = "encoder.image_size" if encoder.image_size else "sim.image_size"
-    if encoder.kind == "scratch_tiny" and patch % 4:
-        raise InputError(f"encoder.patch_size: found {patch}; allowed: a multiple of 4")
-    if size % patch:
-        raise InputError(f"{key}: found {size}; allowed: a multiple of encoder.patch_size={patch}")
-    if encoder.kind != "scratch_tiny" and encoder.depth < 1:
-        raise InputError(f"encoder.depth: found {encoder.depth}; allowed: at least 1 for {encoder.kind}")
-    if encoder.kind != "clip" and encoder.dim % 4:
-        raise InputError(f"encoder.dim: found {encoder.dim}; allowed: a multiple of 4")
-    if encoder.dim % encoder.heads:
-        raise InputError(f"encoder.heads: found {encoder.heads}; allowed: a divisor of encoder.dim={encoder.dim}")
-    pooled_layers(encoder)
-    if encoder.kind == "clip":
-        check_clip(encoder)
-
-
-def check_clip(encoder: EncoderConfig) -> None:
-    """Raise InputError if settings of CLIP's text tower are missing or do not divide each other."""
-    for key in ("text_dim", "text_depth", "text_heads", "projection", "image_size"):
-        if getattr(encoder, key) is None:
-            raise InputError(f"encoder.{key}: found null; allowed: a number, which kind=clip needs")
-    dim, heads = encoder.text_dim or 0, encoder.text_heads or 1
-    if dim % heads:
-        raise InputError(f"encoder.text_heads: found {heads}; allowed: a divisor of encoder.text_dim={dim}")
 
 
 def pooled_layers(encoder: EncoderConfig) -> tuple[int, ...]:

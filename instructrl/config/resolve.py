@@ -5,12 +5,13 @@ constraints across groups, and returns plain dataclasses. No jax here: an invali
 """
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any, TypeVar, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from instructrl.config.environment import CollectConfig, check_cameras, check_task
+from instructrl.config.environment import CollectConfig, check_task
 from instructrl.config.evaluation import EvalConfig
 from instructrl.config.fields import (
     MAX_NAME_BYTES,
@@ -20,6 +21,7 @@ from instructrl.config.fields import (
     format_value,
     renamed_value,
 )
+from instructrl.config.kinds import chosen_kinds, specialize
 from instructrl.config.training import (
     TrainConfig,
     check_attention,
@@ -42,13 +44,16 @@ def resolve(config: DictConfig, schema: type[T]) -> T:
     Raises:
         InputError: an unknown key, a wrong type, a value out of range or groups that do not fit together.
     """
+    chosen = schema
     try:
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         check_literals(values)
-        merged = OmegaConf.merge(OmegaConf.structured(schema), values)
-        resolved = cast(T, OmegaConf.to_object(merged))
+        chosen = specialize(schema, chosen_kinds(values, schema))
+        merged = OmegaConf.merge(OmegaConf.structured(chosen), values)
+        typed = cast(T, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
-        raise InputError(explain(error, schema)) from None
+        raise InputError(explain(error, chosen)) from None
+    resolved = schema(**{entry.name: getattr(typed, entry.name) for entry in fields(cast(Any, schema))})
     check_fields(resolved)
     check_groups(resolved)
     return resolved
@@ -82,7 +87,6 @@ def check_groups(config: Any) -> None:
         check_profile(config.hardware)
     if isinstance(config, TrainConfig | CollectConfig):
         check_task(config.task, config.sim)
-        check_cameras(config.sim)
 
 
 def check_name(name: str, *, key: str = "name") -> None:

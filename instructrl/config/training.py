@@ -15,7 +15,7 @@ from instructrl.config.fields import (
     one_of,
     setting,
 )
-from instructrl.config.model import EncoderConfig, HeadConfig, PolicyConfig, check_encoder
+from instructrl.config.model import EncoderConfig, HeadConfig, PolicyConfig
 from instructrl.errors import InputError
 
 
@@ -220,7 +220,7 @@ class TrainConfig:
 
 def check_dimensions(encoder: EncoderConfig, policy: PolicyConfig, *, image_size: int) -> None:
     """Raise InputError if the sizes of images, patches, layers and attention heads do not divide each other."""
-    check_encoder(encoder, image_size)
+    encoder.check(image_size)
     if policy.dim % 2:
         raise InputError(f"policy.dim: found {policy.dim}; allowed: an even number")
     if policy.dim % policy.heads:
@@ -307,7 +307,7 @@ def check_objective(config: TrainConfig) -> None:
                 )
         return
     encoder, training = config.encoder, config.training
-    if encoder.kind != "m3ae":
+    if not encoder.masks_patches:
         raise InputError(
             f"encoder.kind: found {encoder.kind}; allowed with objective=masked_pretraining: m3ae, "
             "as in encoder=m3ae_s16"

@@ -47,7 +47,7 @@ def evaluate(config: EvalConfig, run: Path | None = None) -> tuple[dict[str, Any
     run = run or Path(config.run)
     recorded, trained = recorded_renderer(run), read_config(run)
     tasks, folder = chosen_tasks(trained.task, config.tasks), evaluation_folder(run, protocol.name)
-    renderer, count = choose_renderer(recorded, config.renderer), worker_count(config.workers)
+    renderer, count = choose_renderer(trained.sim, recorded, config.renderer), worker_count(config.workers)
     pool = EnvPool(trained, protocol, renderer, count)
     if len(tasks) > 1:
         pool.check_variations(tasks)

@@ -42,7 +42,7 @@ class RolloutCallback:
     def _run_task(self, task: str, params: Any) -> list[Episode]:
         config = self._config
         if self._workers is None:
-            renderer = choose_renderer(recorded_renderer(self._run), None)
+            renderer = choose_renderer(config.sim, recorded_renderer(self._run), None)
             self._workers = start_eval_workers(config.sim, task, renderer=renderer, count=config.sim.workers)
         try:
             info = task_info(self._workers, task, config.task.variations)

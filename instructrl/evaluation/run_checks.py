@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from instructrl.config.environment import TaskConfig, task_names
+from instructrl.config.environment import SIMULATORS, SimConfig, TaskConfig, task_names
 from instructrl.config.evaluation import DEFAULT_PROTOCOL
+from instructrl.config.fields import leaves
 from instructrl.errors import InputError
-from instructrl.sim import available_renderer
-from instructrl.sim.rendering import RLBENCH_RENDERERS, rlbench_renderer
+from instructrl.sim import simulator_class
 from instructrl.training.run_dir import check_agent, read_config, read_data
 
 
@@ -64,23 +64,22 @@ def recorded_renderer(run: Path) -> str:
     return renderer
 
 
-def choose_renderer(recorded: str, requested: str | None) -> str:
+def choose_renderer(sim: SimConfig, recorded: str, requested: str | None) -> str:
     """The renderer for the evaluation: that of the training data, unless another (or `auto`) is requested.
 
     Raises:
         InputError: the data's renderer does not work on this machine and no other is requested, or the requested one
             does not work.
     """
-    if recorded in RLBENCH_RENDERERS:
-        return rlbench_renderer(recorded if requested in (None, "auto") else str(requested))
+    simulator, renderers = simulator_class(sim), leaves(SIMULATORS[sim.kind])["renderer"].metadata["choices"]
     try:
         if requested in (None, "auto", recorded):
-            return available_renderer(recorded)
+            return simulator.available_renderer(recorded)
     except InputError as error:
         if requested is None:
-            other = "raycast" if recorded == "opengl" else "opengl"
+            other = next((name for name in renderers if name not in ("auto", recorded)), "auto")
             raise InputError(
                 f"renderer: the training images were rendered by {recorded}, which does not work here ({error}); "
                 f"to evaluate on images rendered by {other}, which look slightly different, add renderer={other}"
             ) from None
-    return available_renderer(requested or "auto")
+    return simulator.available_renderer(requested or "auto")

@@ -1,7 +1,18 @@
 """Simulators behind one interface, run in worker processes."""
 
-from instructrl.sim.env import Env, EpisodeLimits, EpisodeStart, Outcome, Step, StepCounter
-from instructrl.sim.factory import make_env
+from instructrl.sim.env import Env, EpisodeLimits, EpisodeStart, Outcome, Simulator, Step, StepCounter
+from instructrl.sim.factory import make_env, simulator_class
 from instructrl.sim.rendering import available_renderer
 
-__all__ = ["Env", "EpisodeLimits", "EpisodeStart", "Outcome", "Step", "StepCounter", "available_renderer", "make_env"]
+__all__ = [
+    "Env",
+    "EpisodeLimits",
+    "EpisodeStart",
+    "Outcome",
+    "Simulator",
+    "Step",
+    "StepCounter",
+    "available_renderer",
+    "make_env",
+    "simulator_class",
+]

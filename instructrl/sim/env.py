@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -135,4 +135,30 @@ class Env(Protocol):
 
     def close(self) -> None:
         """Release the simulator's resources."""
+        ...
+
+
+class Simulator(Env, Protocol):
+    """The class of an environment, as the settings of a simulator name it in `implementation`."""
+
+    @classmethod
+    def from_config(cls, config: Any, task: str) -> Self:
+        """Make an environment for a task.
+
+        Args:
+            config: The settings, an instance of the simulator's own subclass of SimConfig.
+            task: The task's name.
+
+        Raises:
+            InputError: There is no such task or camera, or the renderer does not work here.
+        """
+        ...
+
+    @classmethod
+    def available_renderer(cls, requested: str) -> str:
+        """The renderer to use on this machine; `requested` is a value of `sim.renderer`, or recorded in data.
+
+        Raises:
+            InputError: There is no such renderer, or it does not work here.
+        """
         ...

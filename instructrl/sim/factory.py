@@ -1,29 +1,25 @@
-"""Creates environments from simulator settings."""
+"""From a simulator's settings to an environment."""
 
-from typing import TYPE_CHECKING
+from typing import cast
 
-from instructrl.errors import InputError
-from instructrl.sim.env import Env
-from instructrl.sim.rendering import available_renderer, rlbench_renderer
-
-if TYPE_CHECKING:
-    from instructrl.config.environment import SimConfig
+from instructrl.config.environment import SIMULATORS, SimConfig
+from instructrl.registry import load_implementation
+from instructrl.sim.env import Env, Simulator
 
 
-def make_env(cfg: "SimConfig", task: str) -> Env:
+def make_env(cfg: SimConfig, task: str) -> Env:
     """Create the environment of one task; simulators are imported lazily, RLBench only once per process.
 
     Raises:
         InputError: an unknown simulator, task or camera, or a renderer that does not work on this machine.
     """
-    cameras, size = tuple(cfg.cameras), cfg.image_size
-    if cfg.kind == "tabletop":
-        from instructrl.sim.tabletop.env import Tabletop
+    return simulator_class(cfg).from_config(cfg, task)
 
-        return Tabletop(task, cameras=cameras, image_size=size, renderer=available_renderer(cfg.renderer))
-    if cfg.kind == "rlbench":
-        from instructrl.sim.rlbench.env import RLBench
 
-        renderer, attempts = rlbench_renderer(cfg.renderer), cfg.planner_attempts
-        return RLBench(task, cameras=cameras, image_size=size, renderer=renderer, planner_attempts=attempts)
-    raise InputError(f"sim.kind: found {cfg.kind!r}, expected tabletop or rlbench")
+def simulator_class(cfg: SimConfig) -> type[Simulator]:
+    """Import the class of a simulator.
+
+    Raises:
+        InputError: an unknown simulator, or one of another package that cannot be imported.
+    """
+    return cast(type[Simulator], load_implementation(f"sim.kind={cfg.kind}", SIMULATORS[cfg.kind]))

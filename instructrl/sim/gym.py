@@ -22,6 +22,7 @@ from gymnasium import spaces
 from gymnasium.vector.utils import read_from_shared_memory
 
 from instructrl.actions import WORKSPACE_HIGH, WORKSPACE_LOW
+from instructrl.config.environment import TASKS
 from instructrl.errors import InputError
 from instructrl.sim.env import EpisodeLimits, EpisodeStart, Outcome, Step
 from instructrl.sim.rendering import available_renderer
@@ -222,9 +223,7 @@ def env_id(task: str) -> str:
 
 def register() -> None:
     """Register all embedded tasks with gymnasium; repeated calls do nothing."""
-    from instructrl.sim.tabletop.task import task_names
-
-    for task in task_names():
+    for task in TASKS:
         if env_id(task) not in gymnasium.registry:
             entry = f"{__name__}:{Task.__name__}"
             gymnasium.register(env_id(task), entry_point=entry, kwargs={"task": task})

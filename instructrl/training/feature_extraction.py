@@ -15,8 +15,6 @@ from instructrl.data.feature_cache.cache import FeatureCache, ensure_features
 from instructrl.data.text.tokenizer import Tokenizer, make_tokenizer
 from instructrl.errors import InputError
 from instructrl.models.agent import Agent
-from instructrl.models.encoders.registry import reads_jointly
-from instructrl.models.heads.registry import reads_patches
 from instructrl.storage.paths import storage_path
 from instructrl.training.model_factory import abstract_params, dummy_batch, make_agent
 from instructrl.training.parameters.encoder_weights import read_encoder, weight_source
@@ -35,7 +33,7 @@ Encode = Callable[[Any, Any, Any], Features]
 
 def make_encode_fn(agent: Agent, params: Any) -> Encode:
     """The jitted encoder: images [N,K,H,W,3], tokens [N,L], padding [N,L] -> Features without the time axis."""
-    patches = reads_patches(agent.head_config)
+    patches = agent.head_config.reads_patches
 
     def encode(params: Any, images: Any, tokens: Any, padding: Any) -> Features:
         features: Any = agent.apply({"params": params}, images[:, None], tokens, padding, method=Agent.encode)
@@ -103,7 +101,7 @@ def open_features(
             encode=encode,
             sizes=sizes,
             identity=identity,
-            joint=reads_jointly(config.encoder),
+            joint=config.encoder.reads_jointly,
             max_instructions=config.training.max_instructions,
             folder=None if config.features_dir is None else storage_path(config.features_dir, config.data),
             batch_size=ENCODE_BATCH,

@@ -1,10 +1,11 @@
 """Construction of the models that are trained, their random parameters and parameter shapes."""
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 
+from instructrl.config.encoders import M3AEConfig
 from instructrl.config.training import TrainConfig
 from instructrl.data.text.tokenizer import Tokenizer
 from instructrl.models.agent import Agent
@@ -34,7 +35,7 @@ def make_masked_model(config: TrainConfig, *, vocabulary_size: int) -> MaskedM3A
     """Build the configured encoder and decoder."""
     options = config.pretraining
     return MaskedM3AE(
-        config.encoder,
+        cast(M3AEConfig, config.encoder),  # checked: it masks patches
         vocabulary_size,
         compute_dtype(config.hardware),
         execution_config(config.hardware),

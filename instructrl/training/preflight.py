@@ -7,7 +7,7 @@ from instructrl.config.model import EncoderConfig
 from instructrl.config.training import TrainConfig
 from instructrl.data.text.tokenizer import make_tokenizer
 from instructrl.errors import InputError
-from instructrl.models.encoders.infer_config import check_sizes, infer_sizes
+from instructrl.models.encoders.infer_config import check_sizes
 from instructrl.models.weight_files import check_tokenizer, read_shapes, read_tokenizer, weights_path
 
 
@@ -38,7 +38,7 @@ def check_weights(path: Path, encoder: EncoderConfig) -> None:
 
 def check_vocabulary(path: Path, encoder: EncoderConfig, size: int) -> None:
     """Raise InputError if an encoder's weights were trained with a vocabulary of a different size."""
-    found = infer_sizes(encoder.kind, read_shapes(path, kind=encoder.kind)).get("vocabulary", size)
+    found = encoder.infer_sizes(read_shapes(path, kind=encoder.kind)).get("vocabulary", size)
     if found != size:
         raise InputError(
             f"{path}: found weights for a vocabulary of {found} entries, but encoder.tokenizer={encoder.tokenizer} "

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from instructrl.config.fields import with_current_names
+from instructrl.config.kinds import without_unused
 from instructrl.config.resolve import differences, resolve
 from instructrl.config.training import TrainConfig
 from instructrl.errors import InputError
@@ -127,7 +128,7 @@ def read_config(run: Path) -> TrainConfig:
     if not isinstance(loaded, DictConfig) or not loaded:
         raise InputError(f"{path}: contains no settings; train again")
     try:
-        return resolve(with_current_names(loaded), TrainConfig)
+        return resolve(without_unused(with_current_names(loaded), TrainConfig), TrainConfig)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
@@ -174,6 +175,13 @@ def read_data(run: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(data, dict) or not all(isinstance(entry, dict) for entry in data.values()):
         raise damaged_record(path)
     return data
+
+
+def lowest_validation_loss(run: Path) -> float | None:
+    """The lowest validation loss in a run's metrics.jsonl; None if there is none yet."""
+    path = run / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return min((line["loss"] for line in lines if line.get("split") == "val"), default=None)
 
 
 def damaged_record(path: Path) -> InputError:

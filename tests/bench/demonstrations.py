@@ -13,10 +13,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from instructrl.config.environment import TASKS
 from instructrl.sim import EpisodeStart, rendering
 from instructrl.sim.tabletop.env import Tabletop
 from instructrl.sim.tabletop.scene import CAMERAS
-from instructrl.sim.tabletop.task import task_names
 
 ROUNDS, EPISODES = 3, 20
 GOALS = {"reach_target": 900, "pick_and_lift": 300}  # with OpenGL, four cameras, 256x256
@@ -49,7 +49,7 @@ def main() -> None:
     print(f"{'task':<14}{'renderer':<10}{'pixels':>7}{'ms/image':>10}{'demos/min':>11}{'drawing':>9}")
     rates: dict[tuple[str, str, int], float] = {}
     renderers = ["raycast"] + ["opengl"] * (rendering.opengl_backend() is not None)
-    for task in task_names():
+    for task in TASKS:
         for renderer in renderers:
             for size in (128, 256):
                 env = Tabletop(task, cameras=CAMERAS, image_size=size, renderer=renderer)
@@ -66,7 +66,7 @@ def main() -> None:
                 f"{task}: {found:.0f} a minute per core with OpenGL at 4 x 256x256, "
                 f"{found / goal:.1f} x the goal of {goal}"
             )
-    for task in task_names():
+    for task in TASKS:
         for size in (128, 256) if "opengl" in renderers else ():
             ratio = rates[task, "raycast", size] / rates[task, "opengl", size]
             print(f"{task}: ray caster / OpenGL at {size}x{size}: {ratio:.2f}")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from instructrl.config.environment import SimConfig
+from instructrl.config.simulators import RLBenchConfig
 from instructrl.types import Observation
 
 PACKAGES = Path(__file__).resolve().parent / "fake_rlbench"
@@ -88,7 +88,7 @@ def display() -> Iterator[str]:
         yield f"127.0.0.1:{number}.0"
 
 
-def settings(**changes: object) -> SimConfig:
+def settings(**changes: object) -> RLBenchConfig:
     """Simulator settings for tests."""
     given = {
         "cameras": CAMERAS,
@@ -98,7 +98,7 @@ def settings(**changes: object) -> SimConfig:
         "timeout": 60.0,
         "planner_attempts": 3,
     }
-    return SimConfig(name="rlbench", kind="rlbench", **{**given, **changes})  # type: ignore[arg-type]
+    return RLBenchConfig(name="rlbench", kind="rlbench", **{**given, **changes})  # type: ignore[arg-type]
 
 
 def place_of(color: tuple[int, int, int], seen: Observation) -> np.ndarray:

@@ -8,29 +8,32 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from instructrl.config.model import EncoderConfig, HeadConfig, PolicyConfig
+from instructrl.config.encoders import ClipConfig, M3AEConfig, ScratchTinyConfig
+from instructrl.config.model import HEADS, PolicyConfig
 from instructrl.models.agent import Agent
 from instructrl.models.encoders.registry import flatten_params
-from instructrl.models.heads.registry import reads_patches
 from instructrl.types import BatchSizes, fake_batch
 from tests.fixtures.cameras import ring_of_cameras
 
 SIZES = BatchSizes(batch=2, steps=3, cameras=2, image_size=32, tokens=6)
-HEADS = ("regression", "discrete", "spatial")
 ENCODERS = {
-    "scratch_tiny": EncoderConfig("tiny", "scratch_tiny", dim=16, depth=1, patch_size=8),
-    "m3ae": EncoderConfig("tiny", "m3ae", dim=16, depth=2, heads=2, patch_size=8, layers="all"),
-    "clip": EncoderConfig("tiny", "clip", dim=16, depth=2, heads=2, patch_size=8, image_size=16, text_dim=8,
+    "scratch_tiny": ScratchTinyConfig("tiny", "scratch_tiny", dim=16, depth=1, patch_size=8),
+    "m3ae": M3AEConfig("tiny", "m3ae", dim=16, depth=2, heads=2, patch_size=8, layers="all"),
+    "clip": ClipConfig("tiny", "clip", dim=16, depth=2, heads=2, patch_size=8, image_size=16, text_dim=8,
                           text_depth=2, text_heads=2, projection=12, text_length=6, layers="all"),
 }  # fmt: skip
-PARTS = [("scratch_tiny", head) for head in HEADS] + [("m3ae", "spatial"), ("clip", "spatial"), ("m3ae", "regression")]
+PARTS = [("scratch_tiny", head) for head in HEADS.own] + [
+    ("m3ae", "spatial"),
+    ("clip", "spatial"),
+    ("m3ae", "regression"),
+]
 END = 29  # the largest id, which ends a sentence for clip
 every_part = pytest.mark.parametrize(("encoder", "head"), PARTS)
 
 
 def make_agent(encoder="scratch_tiny", head="spatial", *, window=None, text=True):
     policy = PolicyConfig("debug", dim=16, depth=2, heads=2, window=window)
-    parts = (replace(ENCODERS[encoder], text=text), policy, HeadConfig(head, head, dim=16))
+    parts = (replace(ENCODERS[encoder], text=text), policy, HEADS[head](head, head, dim=16))
     return Agent(*parts, vocabulary_size=30, image_size=SIZES.image_size)
 
 
@@ -186,7 +189,7 @@ def test_features_computed_before_give_the_same_loss_and_need_neither_images_nor
     agent, batch, params = prepared(encoder, head)
     live = agent.apply({"params": params}, batch)[0]
     before = agent.apply({"params": params}, batch.images, batch.tokens, batch.text_padding_mask, method=Agent.encode)
-    if not reads_patches(agent.head_config):
+    if not agent.head_config.reads_patches:
         before = before._replace(patches=None)
     rest = {name: part for name, part in params.items() if name != "encoder"}
     cached = agent.apply({"params": rest}, batch._replace(images=None, features=before))[0]

@@ -22,6 +22,7 @@ from instructrl.evaluation import run_checks as runs
 from instructrl.evaluation.results.summary import headline, table
 from instructrl.evaluation.run_checks import check_run, choose_renderer, recorded_renderer
 from instructrl.sim import EpisodeLimits
+from instructrl.sim.tabletop import env as tabletop
 from tests.fakes.sim import FakePolicy, InlineWorkers, without_clock
 from tests.paths import ROOT
 
@@ -99,20 +100,20 @@ def test_the_renderer_of_the_data_is_used_unless_another_is_asked_for(monkeypatc
             raise InputError("OpenGL does not work on this machine")
         return "raycast"
 
-    assert choose_renderer("raycast", None) == "raycast"
-    monkeypatch.setattr(runs, "available_renderer", here)
+    assert choose_renderer(SimConfig(), "raycast", None) == "raycast"
+    monkeypatch.setattr(tabletop, "available_renderer", here)
     with pytest.raises(InputError, match=r"rendered by opengl.*add renderer=raycast"):
-        choose_renderer("opengl", None)
-    assert choose_renderer("opengl", "raycast") == "raycast"
-    assert choose_renderer("opengl", "auto") == "raycast"
+        choose_renderer(SimConfig(), "opengl", None)
+    assert choose_renderer(SimConfig(), "opengl", "raycast") == "raycast"
+    assert choose_renderer(SimConfig(), "opengl", "auto") == "raycast"
     with pytest.raises(InputError, match="does not work"):
-        choose_renderer("raycast", "opengl")
+        choose_renderer(SimConfig(), "raycast", "opengl")
 
 
 def test_auto_prefers_the_renderer_of_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "available_renderer", lambda wanted: "opengl" if wanted == "auto" else wanted)
-    assert choose_renderer("raycast", "auto") == "raycast"
-    assert choose_renderer("opengl", "raycast") == "raycast"
+    monkeypatch.setattr(tabletop, "available_renderer", lambda wanted: "opengl" if wanted == "auto" else wanted)
+    assert choose_renderer(SimConfig(), "raycast", "auto") == "raycast"
+    assert choose_renderer(SimConfig(), "opengl", "raycast") == "raycast"
 
 
 @pytest.mark.parametrize("missing", ["directory", "config.yaml", "data.json", "checkpoints"])

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instructrl.config.environment import CAMERAS, SimConfig
+from instructrl.config.environment import CAMERAS
+from instructrl.config.simulators import RLBenchConfig
 from instructrl.sim import EpisodeStart, Outcome, make_env
 from instructrl.sim.rlbench.check import findings
 from instructrl.sim.vector.pool import WorkerFailure, Workers
@@ -33,7 +34,7 @@ def workers() -> Iterator[Workers]:
 
 def opened(task: str, **changes: Any) -> Workers:
     given = {"cameras": list(CAMERAS), "image_size": 128, **changes}
-    sim = SimConfig(name="rlbench", kind="rlbench", timeout=900.0, **given)
+    sim = RLBenchConfig(name="rlbench", kind="rlbench", timeout=900.0, **given)
     return Workers(partial(make_env, sim, task), 1, timeout=sim.timeout)
 
 

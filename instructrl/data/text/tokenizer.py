@@ -145,10 +145,10 @@ def make_tokenizer(config: EncoderConfig) -> Tokenizer:
         InputError: it does not exist, is damaged, or does not match the kind of encoder.
     """
     path, vocabulary = bundled_vocabulary() if config.tokenizer == "small" else local_vocabulary(config)
-    if config.kind == "clip" and config.text and vocabulary.merges is None:
+    if config.reads_byte_pairs and config.text and vocabulary.merges is None:
         raise InputError(
-            f"encoder.tokenizer: found {config.tokenizer}, word pieces; allowed for kind=clip: CLIP's byte pairs, "
-            "such as openai/clip-vit-base-patch16"
+            f"encoder.tokenizer: found {config.tokenizer}, word pieces; allowed for kind={config.kind}: CLIP's byte "
+            "pairs, such as openai/clip-vit-base-patch16"
         )
     tokenizer = Tokenizer(
         vocabulary.pieces, length=config.text_length, merges=vocabulary.merges, added=vocabulary.added

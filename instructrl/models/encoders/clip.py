@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from instructrl.config.model import EncoderConfig, pooled_layers
+from instructrl.config.encoders import ClipConfig
+from instructrl.config.model import pooled_layers
 from instructrl.models.layers.attention import attend
 from instructrl.models.layers.block_stack import DEFAULT_EXECUTION, ExecutionConfig, identity, run_blocks
 from instructrl.models.layers.image_ops import normalize, resize
@@ -138,7 +139,7 @@ class ImageEmbeddings(nn.Module):
 class VisionTower(nn.Module):
     """Image transformer: normalised images to tokens; the class token represents the image."""
 
-    config: EncoderConfig
+    config: ClipConfig
     dtype: Any
     execution: ExecutionConfig
 
@@ -173,15 +174,15 @@ class TextEmbeddings(nn.Module):
 class TextTower(nn.Module):
     """Causal text transformer: token ids to contextual tokens; the end-of-text token represents the text."""
 
-    config: EncoderConfig
+    config: ClipConfig
     vocabulary_size: int
     dtype: Any
     execution: ExecutionConfig
 
     def setup(self) -> None:
-        config, width = self.config, self.config.text_dim or 0
+        config, width = self.config, self.config.text_dim
         self.embeddings = TextEmbeddings(self.vocabulary_size, config.text_length, width, self.dtype)
-        self.encoder = Encoder(config.text_depth or 0, config.text_heads or 0, self.dtype, self.execution)
+        self.encoder = Encoder(config.text_depth, config.text_heads, self.dtype, self.execution)
         self.final_layer_norm = nn.LayerNorm(EPSILON, dtype=self.dtype)
 
     def __call__(
@@ -205,7 +206,7 @@ class Clip(nn.Module):
     projections into the joint embedding space.
     """
 
-    config: EncoderConfig
+    config: ClipConfig
     vocabulary_size: int
     dtype: Any = jnp.float32
     execution: ExecutionConfig = DEFAULT_EXECUTION
@@ -213,10 +214,10 @@ class Clip(nn.Module):
     def setup(self) -> None:
         config = self.config
         self.vision_model = VisionTower(config, self.dtype, self.execution)
-        self.visual_projection = nn.Dense(config.projection or 0, use_bias=False, kernel_init=small, dtype=self.dtype)
+        self.visual_projection = nn.Dense(config.projection, use_bias=False, kernel_init=small, dtype=self.dtype)
         if config.text:
             self.text_model = TextTower(config, self.vocabulary_size, self.dtype, self.execution)
-            self.text_projection = nn.Dense(config.projection or 0, use_bias=False, kernel_init=small, dtype=self.dtype)
+            self.text_projection = nn.Dense(config.projection, use_bias=False, kernel_init=small, dtype=self.dtype)
             # Features do not need the scale of CLIP's logits; it is one of the published parameters.
             self.logit_scale = self.param("logit_scale", nn.initializers.constant(INITIAL_LOGIT_SCALE), ())
 
@@ -269,9 +270,9 @@ class Clip(nn.Module):
         return self.visual_projection(self.encode_images(images).pooled), self.text_projection(text.pooled)
 
 
-def text_layers(config: EncoderConfig) -> tuple[int, ...]:
+def text_layers(config: ClipConfig) -> tuple[int, ...]:
     """Indices of the text tower's layers at the relative depths of the chosen vision layers, without duplicates."""
-    share = (config.text_depth or 0) / config.depth
+    share = config.text_depth / config.depth
     return tuple(dict.fromkeys(math.ceil((index + 1) * share) - 1 for index in pooled_layers(config)))
 
 

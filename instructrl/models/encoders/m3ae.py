@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from instructrl.config.model import EncoderConfig, pooled_layers
+from instructrl.config.encoders import M3AEConfig
+from instructrl.config.model import pooled_layers
 from instructrl.models.layers.attention import attend, pad_to_even
 from instructrl.models.layers.block_stack import DEFAULT_EXECUTION, ExecutionConfig, identity, run_blocks
 from instructrl.models.layers.image_ops import normalize, patchify, resize
@@ -103,7 +104,7 @@ class Transformer(nn.Module):
 class M3AE(nn.Module):
     """The M3AE encoder; without `config.text` it encodes images only."""
 
-    config: EncoderConfig
+    config: M3AEConfig
     vocabulary_size: int
     dtype: Any = jnp.float32
     execution: ExecutionConfig = DEFAULT_EXECUTION

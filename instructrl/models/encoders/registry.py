@@ -11,12 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from instructrl.config.model import EncoderConfig
-from instructrl.models.encoders.clip import Clip
-from instructrl.models.encoders.m3ae import M3AE
-from instructrl.models.encoders.scratch import ScratchTiny
 from instructrl.models.layers.block_stack import DEFAULT_EXECUTION, ExecutionConfig
+from instructrl.registry import load_implementation
 
-ENCODERS = {"scratch_tiny": ScratchTiny, "m3ae": M3AE, "clip": Clip}
 BLOCK = re.compile(r"(|encoder/|(vision|text)_model/encoder/)(block_|Block_|layers/)(?P<index>\d+)/")
 LAST = re.compile(
     r"(norm|encoder/LayerNorm_0|\w+_model/(post_layernorm|final_layer_norm)|\w+_projection|logit_scale)(/|$)"
@@ -35,12 +32,8 @@ def make_encoder(
     It maps images uint8 [B, T, K, H, W, 3], tokens int32 [B, L] and their padding mask [B, L] (1 where padding)
     to Features.
     """
-    return ENCODERS[config.kind](config, vocabulary_size, dtype, execution)
-
-
-def reads_jointly(config: EncoderConfig) -> bool:
-    """Return True if the features of an image depend on the instruction."""
-    return config.text and config.kind != "clip"
+    make = load_implementation(f"encoder.kind={config.kind}", type(config))
+    return make(config, vocabulary_size, dtype, execution)
 
 
 def encoder_shapes(config: EncoderConfig, *, vocabulary_size: int) -> dict[str, tuple[int, ...]]:

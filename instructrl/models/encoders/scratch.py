@@ -11,7 +11,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
-from instructrl.config.model import EncoderConfig, pooled_layers
+from instructrl.config.encoders import ScratchTinyConfig
+from instructrl.config.model import pooled_layers
 from instructrl.models.layers.block_stack import DEFAULT_EXECUTION, ExecutionConfig, run_blocks
 from instructrl.models.layers.image_ops import resize
 from instructrl.types import Features
@@ -24,7 +25,7 @@ class ScratchTiny(nn.Module):
     al. 2018) and is a separate feature.
     """
 
-    config: EncoderConfig
+    config: ScratchTinyConfig
     vocabulary_size: int
     dtype: Any = jnp.float32
     execution: ExecutionConfig = DEFAULT_EXECUTION

@@ -13,7 +13,7 @@ from instructrl.actions import (
     discretize,
     undiscretize,
 )
-from instructrl.config.model import HeadConfig
+from instructrl.config.heads import DiscreteConfig
 from instructrl.models.heads.base import CameraParams, cross_entropy
 from instructrl.models.layers.transformer import Mlp
 
@@ -29,7 +29,7 @@ class BinLogits(NamedTuple):
 class DiscreteHead(nn.Module):
     """Discrete head of the method: for every axis the probabilities of its bins, from the prediction token alone."""
 
-    config: HeadConfig
+    config: DiscreteConfig
     dtype: Any = jnp.float32
 
     @nn.compact

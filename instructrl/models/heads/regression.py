@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from instructrl.config.model import HeadConfig
+from instructrl.config.heads import RegressionConfig
 from instructrl.models.heads.base import CameraParams, PosePrediction, decode_pose, pose_loss, pose_targets
 from instructrl.models.layers.transformer import Mlp
 
@@ -14,7 +14,7 @@ from instructrl.models.layers.transformer import Mlp
 class RegressionHead(nn.Module):
     """Regression head of the method: eight numbers from the prediction token alone."""
 
-    config: HeadConfig
+    config: RegressionConfig
     dtype: Any = jnp.float32
 
     @nn.compact

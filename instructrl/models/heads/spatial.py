@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from instructrl.actions import (
     normalize_position,
 )
-from instructrl.config.model import HeadConfig
+from instructrl.config.heads import SpatialConfig
 from instructrl.models.geometry import project, rays, robust_closest_point_to_rays
 from instructrl.models.heads.base import CameraParams, PosePrediction, decode_pose, pose_loss, pose_targets
 from instructrl.models.layers.transformer import Mlp
@@ -41,7 +41,7 @@ class SpatialHead(nn.Module):
     Rotation and gripper are predicted from patch features pooled with the heatmaps.
     """
 
-    config: HeadConfig
+    config: SpatialConfig
     dtype: Any = jnp.float32
 
     @nn.compact

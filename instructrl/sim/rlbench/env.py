@@ -10,15 +10,17 @@ import random
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from instructrl.actions import check_action
+from instructrl.config.simulators import RLBenchConfig
 from instructrl.errors import InputError
 from instructrl.sim.env import EpisodeLimits, EpisodeStart, Outcome, Step, StepCounter, replay
 from instructrl.sim.keyframes import find_keyframes, keyframe_actions
+from instructrl.sim.rendering import rlbench_renderer
 from instructrl.sim.rlbench.check import check_installation
 from instructrl.sim.rlbench.library import Library
 from instructrl.sim.rlbench.outcomes import action_failure, is_expert_failure, is_placement_failure
@@ -54,6 +56,22 @@ class RLBench:
         self.limits, self._instruction = EpisodeLimits(), ""
         self._counter = StepCounter(self.limits, max_steps=self.max_steps)
         self._outcome: Outcome | None = Outcome.TIME_LIMIT  # no episode has begun
+
+    @classmethod
+    def from_config(cls, config: RLBenchConfig, task: str) -> Self:
+        """Start CoppeliaSim with a task, at most once per process."""
+        return cls(
+            task,
+            cameras=config.cameras,
+            image_size=config.image_size,
+            renderer=cls.available_renderer(config.renderer),
+            planner_attempts=config.planner_attempts,
+        )
+
+    @classmethod
+    def available_renderer(cls, requested: str) -> str:
+        """The renderer to use on this machine."""
+        return rlbench_renderer(requested)
 
     def instructions(self, variation: int, *, held_out: bool = False) -> tuple[str, ...]:
         """RLBench's instructions of a variation, none of them held out. The first call ends the current episode."""

@@ -2,14 +2,16 @@
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Self
 
 import mujoco
 import numpy as np
 
 from instructrl.actions import check_action
+from instructrl.config.environment import SimConfig
 from instructrl.errors import InputError
 from instructrl.sim.env import EpisodeLimits, EpisodeStart, Outcome, Step, StepCounter, replay
-from instructrl.sim.rendering import opengl_backend
+from instructrl.sim.rendering import available_renderer, opengl_backend
 from instructrl.sim.tabletop.cameras import extrinsics, intrinsics
 from instructrl.sim.tabletop.motion import Motion, MotionResult
 from instructrl.sim.tabletop.render import Renderer, make_renderer
@@ -52,6 +54,17 @@ class Tabletop:
         self._counter = StepCounter(self.limits, max_steps=self.max_steps)
         self._goal, self._instruction = 0, ""
         self._outcome: Outcome | None = Outcome.TIME_LIMIT  # no episode has begun
+
+    @classmethod
+    def from_config(cls, config: SimConfig, task: str) -> Self:
+        """Create the environment of a task, with a renderer that works on this machine."""
+        renderer = cls.available_renderer(config.renderer)
+        return cls(task, cameras=config.cameras, image_size=config.image_size, renderer=renderer)
+
+    @classmethod
+    def available_renderer(cls, requested: str) -> str:
+        """The renderer to use on this machine."""
+        return available_renderer(requested)
 
     def instructions(self, variation: int, *, held_out: bool = False) -> tuple[str, ...]:
         """The instructions of a variation: those for training, or the held-out ones."""

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from instructrl.config.environment import task_names
 from instructrl.config.fields import number_ranges
+from instructrl.config.model import HEADS
 from instructrl.config.training import TrainConfig, token_dropout_rate, uses_cached_features
 from instructrl.data.demonstrations.dataset import DemonstrationDataset, check_alike
 from instructrl.data.feature_cache.cache import FeatureCache
@@ -81,10 +82,11 @@ def open_demonstrations(
 
 def check_cameras(config: TrainConfig, episodes: DemonstrationDataset) -> None:
     """Raise InputError if the head needs camera matrices that a demonstration file does not have."""
-    if config.head.kind == "spatial" and episodes.provenance.get("cameras") == "unknown":
+    if config.head.reads_cameras and episodes.provenance.get("cameras") == "unknown":
+        without = [name for name in HEADS.own if not HEADS.load_own(name).reads_cameras]
         raise InputError(
-            f"head.kind: found spatial, but {episodes.path} was converted without camera matrices; "
-            "allowed without them: regression, discrete"
+            f"head.kind: found {config.head.kind}, but {episodes.path} was converted without camera matrices; "
+            f"allowed without them: {', '.join(without)}"
         )
 
 

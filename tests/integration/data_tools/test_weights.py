@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 from data_tools.weights import __main__ as weights
 from data_tools.weights import download
 from data_tools.weights.published import read_m3ae, read_published
-from instructrl.config.model import EncoderConfig
+from instructrl.config.encoders import ClipConfig, M3AEConfig
 from instructrl.data.text.tokenizer import make_tokenizer
 from instructrl.errors import InputError
 from instructrl.models.encoders.clip import Clip
@@ -355,7 +355,7 @@ def in_torch(arrays):
 @settings(deadline=None, max_examples=5)
 @given(size=sizes, vocabulary=st.integers(2, 50), seed=st.integers(0, 99), protocol=st.integers(2, 5))
 def test_converting_changes_no_bit_of_any_m3ae(tmp_path_factory, size, vocabulary, seed, protocol):
-    config, folder = EncoderConfig(name="x", kind="m3ae", **size), tmp_path_factory.mktemp("m3ae")
+    config, folder = M3AEConfig(name="x", kind="m3ae", **size), tmp_path_factory.mktemp("m3ae")
     arrays = random_arrays(config, vocabulary, seed)
     state = {"params": frozen(encoders.nested(arrays)), "opt_state": [np.int32(7)]}
     src = written(folder / "x.pkl", pickle.dumps({"step": 1, "state": state}, protocol))
@@ -369,7 +369,7 @@ def test_converting_changes_no_bit_of_any_m3ae(tmp_path_factory, size, vocabular
 @given(size=sizes, tower=towers, vocabulary=st.integers(2, 50), seed=st.integers(0, 99))
 def test_converting_changes_no_bit_of_any_clip(tmp_path_factory, size, tower, vocabulary, seed):
     folder, side = tmp_path_factory.mktemp("clip"), tower.pop("side")
-    config = EncoderConfig(name="x", kind="clip", text_heads=1, image_size=side * size["patch_size"], **size, **tower)
+    config = ClipConfig(name="x", kind="clip", text_heads=1, image_size=side * size["patch_size"], **size, **tower)
     arrays = random_arrays(config, vocabulary, seed)
     torch = torch_file(folder / "a", in_torch(arrays))
     same(converted(folder, "clip", torch).arrays, arrays)
@@ -691,7 +691,7 @@ def test_the_command_fetches_from_the_hub_that_the_environment_names(hub, tmp_pa
 
 @pytest.mark.slow
 def test_train_py_trains_with_a_converted_pickle(tmp_path):
-    size = EncoderConfig(name="x", kind="m3ae", dim=16, depth=2, heads=2, patch_size=16)
+    size = M3AEConfig(name="x", kind="m3ae", dim=16, depth=2, heads=2, patch_size=16)
     words = make_tokenizer(size).vocabulary_size
     masked = MaskedM3AE(size, words, decoder_dim=16, decoder_depth=1, decoder_heads=2)
     image, text = np.zeros((1, 32, 32, 3), np.uint8), np.zeros((1, 32), np.int32)

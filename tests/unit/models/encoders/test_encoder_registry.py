@@ -7,7 +7,7 @@ import pytest
 from instructrl.cli.entry import compose
 from instructrl.cli.overrides import options
 from instructrl.config.training import TrainConfig
-from instructrl.models.encoders.registry import encoder_shapes, reads_jointly
+from instructrl.models.encoders.registry import encoder_shapes
 
 BERT, CLIP, OURS = 30_522, 49_408, 2_864  # entries of vocabularies; ours of an earlier version
 COUNTS = {
@@ -53,6 +53,6 @@ def test_the_count_of_m3ae_follows_from_the_sizes_in_its_paper(option):
 
 
 def test_only_encoders_that_read_the_sentence_with_the_image_do_so_jointly():
-    assert reads_jointly(chosen("m3ae_b16")) and reads_jointly(chosen("scratch_tiny"))
-    assert not reads_jointly(chosen("clip_b16"))
-    assert not reads_jointly(compose("train", TrainConfig, ["encoder=m3ae_b16", "encoder.text=false"]).encoder)
+    assert chosen("m3ae_b16").reads_jointly and chosen("scratch_tiny").reads_jointly
+    assert not chosen("clip_b16").reads_jointly
+    assert not compose("train", TrainConfig, ["encoder=m3ae_b16", "encoder.text=false"]).encoder.reads_jointly

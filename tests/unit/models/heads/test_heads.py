@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instructrl.actions import canonical_quaternion
-from instructrl.config.model import HeadConfig
+from instructrl.config.heads import DiscreteConfig, SpatialConfig
+from instructrl.config.model import HEADS
 from instructrl.models.geometry import project
 from instructrl.models.heads.base import CameraParams, PosePrediction, action_errors
 from instructrl.models.heads.discrete import BinLogits
@@ -51,7 +52,7 @@ def perfect(head, targets):
 @functools.cache
 def errors_of_decoded_targets(kind):
     """Compiled function (actions, matrices of the cameras) -> errors of the actions decoded from their targets."""
-    head = make_head(HeadConfig(kind, kind))
+    head = make_head(HEADS[kind](kind, kind))
 
     def errors(actions, intrinsics, extrinsics):
         views = CameraParams(intrinsics, extrinsics, SIZE, SIDE)
@@ -74,7 +75,7 @@ def test_decoding_the_targets_gives_the_action_back(seed, kind, cameras):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_is_least_at_the_targets_and_blind_to_the_quaternions_sign(kind):
     actions, views = scene(3)
-    head = make_head(HeadConfig(kind, kind))
+    head = make_head(HEADS[kind](kind, kind))
     targets = head.targets(actions, views)
     best = perfect(head, targets)
     least = head.loss(best, targets)
@@ -97,7 +98,7 @@ def test_the_loss_is_least_at_the_targets_and_blind_to_the_quaternions_sign(kind
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_parameter_learns_from_finite_gradients(kind):
     actions, views = scene(4)
-    head = make_head(HeadConfig(kind, kind, dim=16, position_bins=10, rotation_bins=12))
+    head = make_head(HEADS[kind](kind, kind, dim=16, position_bins=10, rotation_bins=12))
     hidden = jax.random.normal(jax.random.key(0), (2, 2, 8))
     patches = jax.random.normal(jax.random.key(1), (2, 2, 3, SIDE * SIDE, 6))
     params = jax.jit(lambda key: head.init(key, hidden, patches, views))(jax.random.key(2))
@@ -116,7 +117,7 @@ def test_every_parameter_learns_from_finite_gradients(kind):
 ])  # fmt: skip
 def test_each_axis_has_its_own_softmax(name, axis, numbers):
     actions, views = scene(5)
-    head = make_head(HeadConfig("discrete", "discrete"))
+    head = make_head(DiscreteConfig("discrete", "discrete"))
     keys = iter(jax.random.split(jax.random.key(0), 4))
     scores = BinLogits(*(jax.random.normal(next(keys), (2, 2, *rest)) for rest in ((3, 100), (3, 72), (2,))))
     where = jnp.s_[..., axis, :] if axis is not None else jnp.s_[...]
@@ -136,7 +137,7 @@ def test_each_axis_has_its_own_softmax(name, axis, numbers):
 
 def test_the_bins_of_the_configuration_reach_the_discrete_head():
     actions, views = scene(6)
-    config = HeadConfig("discrete", "discrete", position_bins=7, rotation_bins=9)
+    config = DiscreteConfig("discrete", "discrete", position_bins=7, rotation_bins=9)
     hidden = jnp.zeros((2, 2, 8))
     head = make_head(config)
     scores, _ = head.init_with_output(jax.random.key(0), hidden, None, views)
@@ -151,7 +152,7 @@ def test_the_bins_of_the_configuration_reach_the_discrete_head():
 @given(seed=st.integers(0, 2**32 - 1))
 def test_heatmap_targets_are_shares_whose_offsets_lead_to_the_point(seed):
     actions, views = scene(seed)
-    targets = make_head(HeadConfig("spatial", "spatial")).targets(actions, views)
+    targets = make_head(SpatialConfig("spatial", "spatial")).targets(actions, views)
     np.testing.assert_allclose(targets.shares.sum(axis=-1), 1, atol=1e-5)
     pixels, _ = project(actions[..., :3], views.intrinsics, views.extrinsics)
     column = (jnp.arange(SIDE * SIDE) % SIDE + 0.5 + targets.offsets[..., 0]) * SIZE / SIDE
@@ -162,14 +163,14 @@ def test_heatmap_targets_are_shares_whose_offsets_lead_to_the_point(seed):
 def test_a_point_out_of_view_is_said_to_be_absent():
     actions, views = scene(0)
     far = actions.at[0, 0, :3].set(jnp.array([5.0, 5.0, 5.0]))
-    shares = make_head(HeadConfig("spatial", "spatial")).targets(far, views).shares
+    shares = make_head(SpatialConfig("spatial", "spatial")).targets(far, views).shares
     assert (shares[0, 0, :, -1] == 1).all()
     assert (shares[1, :, :, -1] == 0).all()
 
 
 def test_an_absent_camera_has_no_say():
     actions, views = scene(1)
-    head = make_head(HeadConfig("spatial", "spatial"))
+    head = make_head(SpatialConfig("spatial", "spatial"))
     best = perfect(head, head.targets(actions, views))
     blind = best.scores.at[..., 0, :].set(jnp.log(jnp.full(SIDE * SIDE + 1, 1e-9).at[-1].set(1.0)))
     errors = action_errors(head.decode(best._replace(scores=blind), views), actions)
@@ -183,7 +184,7 @@ def test_weights_of_the_loss_reach_it():
         ("discrete", ("position", "rotation", "gripper")),
         ("spatial", ("heatmap", "offset", "rotation", "gripper")),
     ):
-        plain = make_head(HeadConfig(kind, kind))
+        plain = make_head(HEADS[kind](kind, kind))
         targets = plain.targets(actions, views)
         unsure = kind == "discrete"
         wrong = jax.tree.map(
@@ -191,5 +192,5 @@ def test_weights_of_the_loss_reach_it():
             perfect(plain, targets),
         )
         for name in names:
-            none = make_head(HeadConfig(kind, kind, **{f"{name}_weight": 0.0}))
+            none = make_head(HEADS[kind](kind, kind, **{f"{name}_weight": 0.0}))
             assert (none.loss(wrong, targets) < plain.loss(wrong, targets)).all(), name

@@ -1,0 +1,128 @@
+"""Settings of each kind of encoder. The encoders themselves, which need jax, are in models/encoders."""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+from instructrl.config.fields import number
+from instructrl.config.model import EncoderConfig, Shapes
+from instructrl.errors import InputError
+
+
+@dataclass
+class ScratchTinyConfig(EncoderConfig):
+    """A small patch encoder that trains in minutes on two cores."""
+
+    implementation: ClassVar[str] = "instructrl.models.encoders.scratch:ScratchTiny"
+
+    def check(self, rendered_size: int) -> None:
+        """Raise InputError if sizes do not fit together, or not to camera images of `rendered_size` pixels."""
+        if self.patch_size % 4:
+            raise InputError(f"encoder.patch_size: found {self.patch_size}; allowed: a multiple of 4")
+        super().check(rendered_size)
+        check_width(self.dim)
+
+
+@dataclass
+class M3AEConfig(EncoderConfig):
+    """Image patches and instruction tokens in one transformer."""
+
+    implementation: ClassVar[str] = "instructrl.models.encoders.m3ae:M3AE"
+    masks_patches: ClassVar[bool] = True
+
+    heads: int = number(1, low=1, high=64, help="attention heads")
+
+    @classmethod
+    def infer_sizes(cls, shapes: Shapes) -> dict[str, int]:
+        """Settings, and `vocabulary`, as far as the shapes of the parameters determine them."""
+        values = axis(shapes, "image_embedding/kernel", 0)
+        return without_none(
+            dim=axis(shapes, "cls_token", -1),
+            depth=blocks(shapes, "encoder/Block_"),
+            patch_size=values and math.isqrt(values // 3),
+            vocabulary=axis(shapes, "text_embedding/embedding", 0),
+        )
+
+    def check(self, rendered_size: int) -> None:
+        """Raise InputError if sizes do not fit together, or not to camera images of `rendered_size` pixels."""
+        check_blocks(self)
+        super().check(rendered_size)
+        check_width(self.dim)
+        check_heads("heads", self.heads, "dim", self.dim)
+
+
+@dataclass
+class ClipConfig(EncoderConfig):
+    """One transformer for the image, one for the instruction, with a joint space."""
+
+    implementation: ClassVar[str] = "instructrl.models.encoders.clip:Clip"
+    fuses_text: ClassVar[bool] = False
+    reads_byte_pairs: ClassVar[bool] = True
+
+    image_size: int = number(low=16, high=1024, help="side in pixels to which images are resized")
+    heads: int = number(1, low=1, high=64, help="attention heads of the image tower")
+    text_dim: int = number(low=8, high=4096, help="width of the text tower")
+    text_depth: int = number(low=1, high=64, help="blocks of the text tower")
+    text_heads: int = number(low=1, high=64, help="attention heads of the text tower")
+    projection: int = number(low=8, high=4096, help="dimension of the joint space of images and text")
+
+    @classmethod
+    def infer_sizes(cls, shapes: Shapes) -> dict[str, int]:
+        """Settings, and `vocabulary`, as far as the shapes of the parameters determine them."""
+        image, text = "vision_model/embeddings/", "text_model/embeddings/"
+        positions = axis(shapes, f"{image}position_embedding/embedding", 0)
+        patch = axis(shapes, f"{image}patch_embedding/kernel", 0)
+        return without_none(
+            dim=axis(shapes, f"{image}class_embedding", 0),
+            depth=blocks(shapes, "vision_model/encoder/layers/"),
+            patch_size=patch,
+            image_size=positions and patch and math.isqrt(positions - 1) * patch,
+            text_dim=axis(shapes, f"{text}token_embedding/embedding", 1),
+            text_depth=blocks(shapes, "text_model/encoder/layers/"),
+            text_length=axis(shapes, f"{text}position_embedding/embedding", 0),
+            projection=axis(shapes, "visual_projection/kernel", 1),
+            vocabulary=axis(shapes, f"{text}token_embedding/embedding", 0),
+        )
+
+    def check(self, rendered_size: int) -> None:
+        """Raise InputError if sizes do not fit together, or not to camera images of `rendered_size` pixels."""
+        check_blocks(self)
+        super().check(rendered_size)
+        check_heads("heads", self.heads, "dim", self.dim)
+        check_heads("text_heads", self.text_heads, "text_dim", self.text_dim)
+
+
+def check_width(dim: int) -> None:
+    """Raise InputError unless a width is a multiple of 4."""
+    if dim % 4:
+        raise InputError(f"encoder.dim: found {dim}; allowed: a multiple of 4")
+
+
+def check_blocks(config: EncoderConfig) -> None:
+    """Raise InputError for a transformer without blocks."""
+    if config.depth < 1:
+        raise InputError(f"encoder.depth: found {config.depth}; allowed: at least 1 for {config.kind}")
+
+
+def check_heads(key: str, heads: int, dim_key: str, dim: int) -> None:
+    """Raise InputError unless the number of attention heads divides the width."""
+    if dim % heads:
+        raise InputError(f"encoder.{key}: found {heads}; allowed: a divisor of encoder.{dim_key}={dim}")
+
+
+def axis(shapes: Shapes, name: str, index: int) -> int | None:
+    """The size of one axis of a parameter; None without such a parameter or axis."""
+    shape = shapes.get(name, ())
+    return shape[index] if -len(shape) <= index < len(shape) else None
+
+
+def blocks(shapes: Shapes, prefix: str) -> int:
+    """The number of blocks whose parameters' names consist of a prefix, the block's index and more."""
+    numbers = (name[len(prefix) :].partition("/")[0] for name in shapes if name.startswith(prefix))
+    return max((int(number) + 1 for number in numbers if re.fullmatch("[0-9]{1,6}", number)), default=0)
+
+
+def without_none(**sizes: int | None) -> dict[str, int]:
+    """The sizes that are not None or 0."""
+    return {key: value for key, value in sizes.items() if value}

@@ -1,0 +1,185 @@
+"""Registries: named entries of InstructRL and of other installed packages, imported when they are used.
+
+    HEADS: Registry[type[HeadConfig]] = Registry(
+        "head.kind",
+        {"regression": "instructrl.config.heads:RegressionConfig"},
+        group="instructrl.heads",
+        base="instructrl.config.model:HeadConfig",
+    )
+    list(HEADS)  # the names; nothing is imported
+    HEADS["regression"]  # imports the module and returns the class
+
+Another package adds an entry in its pyproject.toml, and nothing of InstructRL is edited:
+
+    [project.entry-points."instructrl.heads"]
+    gaussian = "acme_robots.gaussian:GaussianConfig"
+"""
+
+import importlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+from instructrl.errors import InputError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Entries by name: InstructRL's own, then those of installed packages in alphabetical order.
+
+    Attributes:
+        key: The setting that chooses an entry, with which every error begins.
+        own: InstructRL's entries, as references "module:attribute".
+        group: The entry point group in which other packages name theirs.
+    """
+
+    def __init__(self, key: str, own: Mapping[str, str], *, group: str, base: str | None = None) -> None:
+        """Describe the entries; nothing is imported.
+
+        Args:
+            key: The setting that chooses an entry.
+            own: References "module:attribute" by name.
+            group: The entry point group of other packages.
+            base: Reference of the class of which every entry is a subclass; None: entries are functions.
+        """
+        self.key, self.own, self.group, self._base = key, dict(own), group, base
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self.own, *sorted(self._added.keys() - self.own.keys())])
+
+    def __len__(self) -> int:
+        return len(self.own.keys() | self._added.keys())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.own or name in self._added
+
+    def __getitem__(self, name: str) -> T:
+        """Import the entry of this name.
+
+        Raises:
+            InputError: There is none, or two, or it cannot be imported, or it is of another kind.
+        """
+        self.check(name)
+        if name in self.own:
+            return self.load_own(name)
+        [point] = self._added[name]
+        return cast(T, self._load_added(point))
+
+    def load_own(self, name: str) -> T:
+        """Import an entry of InstructRL, also where another package has taken its name."""
+        return cast(T, load(self.own[name]))
+
+    def check(self, name: str) -> None:
+        """Raise InputError unless exactly one entry has this name."""
+        added = self._added.get(name, [])
+        if len(added) + (name in self.own) > 1:
+            owners = [*(["InstructRL"] if name in self.own else []), *map(describe, added)]
+            raise InputError(
+                f"{self.key}: found {name}, a name that {' and '.join(owners)} have taken; "
+                f"rename the entry point in {describe(added[-1])}, or uninstall it"
+            )
+        if name not in self:
+            raise InputError(
+                f"{self.key}: found {printable(name)}; allowed: {', '.join(self)}, "
+                f"or an entry point of that name in the group {self.group} of an installed package"
+            )
+
+    def added(self) -> dict[str, str]:
+        """Describe the entries of other packages by name: the package, or why the name cannot be used."""
+        found = {}
+        for name in sorted(self._added):
+            try:
+                self.check(name)
+                found[name] = describe(self._added[name][0])
+            except InputError as error:
+                found[name] = str(error)
+        return found
+
+    def refresh(self) -> None:
+        """Look again at which packages are installed."""
+        vars(self).pop("_added", None)
+
+    @cached_property
+    def _added(self) -> dict[str, list[EntryPoint]]:
+        found: dict[str, list[EntryPoint]] = {}
+        for point in entry_points(group=self.group):
+            found.setdefault(point.name, []).append(point)
+        return found
+
+    def _load_added(self, point: EntryPoint) -> Any:
+        where = f"{self.key}: found {point.name} of {describe(point)}, whose entry point {point.name} = {point.value}"
+        remedy = "repair, update or uninstall the package"
+        try:
+            found = point.load()
+        except Exception as error:  # whatever a module of others raises while it is imported
+            raise InputError(f"{where} cannot be imported ({summarize(error)}); {remedy}") from None
+        if self._base is None:
+            fits = callable(found)
+        else:
+            fits = isinstance(found, type) and issubclass(found, load(self._base))
+        if not fits:
+            expected = "a function" if self._base is None else f"a subclass of {self._base.replace(':', '.')}"
+            raise InputError(f"{where} is not {expected}; {remedy}")
+        return found
+
+
+def printable(name: str) -> str:
+    """A name as an error shows it: on one line, not too long."""
+    text = name if name.isprintable() and name.strip() == name != "" else repr(name)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def describe(point: EntryPoint) -> str:
+    """The package of an entry point, with its version."""
+    return f"package {point.dist.name} {point.dist.version}" if point.dist else "an unnamed package"
+
+
+def summarize(error: Exception) -> str:
+    """The type and text of an error of others, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def load(reference: str) -> Any:
+    """Import what a reference "module:attribute" names."""
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def load_implementation(key: str, config: type) -> Callable[..., Any]:
+    """Import the class that a dataclass of settings names in its attribute `implementation`.
+
+    Args:
+        key: The setting that chose the dataclass, for errors.
+        config: The dataclass.
+
+    Raises:
+        InputError: It names none, or one of another package that cannot be imported.
+    """
+    reference = getattr(config, "implementation", "")
+    try:
+        return cast(Callable[..., Any], load(reference))
+    except Exception as error:
+        if reference.startswith("instructrl."):
+            raise
+        raise InputError(
+            f"{key}: {config.__module__}.{config.__qualname__} names the implementation {reference!r}, "
+            f"which cannot be imported ({summarize(error)}); repair, update or uninstall the package"
+        ) from None
+
+
+def modules(package: str, folder: Path, *, suffix: str = "") -> dict[str, str]:
+    """References to the entries of a package that has one in each file, by the names of the files; nothing is imported.
+
+    The file `open_drawer.py` holds the entry open_drawer if it defines the class OpenDrawer, or with a `suffix`
+    OpenDrawerConfig. Files without such a class are helpers and no entries.
+    """
+    found = {}
+    for path in sorted(folder.glob("*.py")):
+        name = "".join(part.capitalize() for part in path.stem.split("_")) + suffix
+        if re.search(rf"^class {name}\b", path.read_text(encoding="utf-8"), re.MULTILINE):
+            found[path.stem] = f"{package}.{path.stem}:{name}"
+    return found

@@ -1,0 +1,322 @@
+"""A package of others adds an encoder, a head, a simulator and a task; nothing of ours is edited."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import train as train_entry
+from instructrl.cli.entry import compose, help_text
+from instructrl.config.environment import SIMULATORS, TASKS, SimConfig
+from instructrl.config.model import ENCODERS, HEADS
+from instructrl.config.training import TrainConfig
+from instructrl.errors import InputError
+from instructrl.sim import EpisodeStart, Outcome, make_env
+from tests.fixtures.packages import THIRD_PARTY, install_third_party, write_metadata
+from tests.paths import ROOT
+
+REGISTRIES = (ENCODERS, HEADS, SIMULATORS, TASKS)
+PARTS = ("encoder=gated", "encoder.gates=4", "head=linear", "sim=plane", "sim.radius=0.15", "task=touch_dot")
+TINY = (
+    *PARTS,
+    "name=acme",
+    "policy=vit_debug",
+    "policy.dim=16",
+    "policy.heads=2",
+    "training.epochs=1",
+    "training.batch_size=4",
+    "optimizer.warmup_epochs=0.5",
+    "hardware=cpu",
+    "hardware.local_devices=1",
+    "sim.workers=1",
+)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the package is installed."""
+    folder = tmp_path_factory.mktemp("site")
+    install_third_party(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands are called."""
+    return tmp_path_factory.mktemp("place")
+
+
+@contextmanager
+def packages_in(folder: Path) -> Iterator[None]:
+    """Let this process find the packages that are installed in a folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        for registry in REGISTRIES:
+            registry.refresh()
+        yield
+    for registry in REGISTRIES:
+        registry.refresh()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "acme_robots"]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def installed(site: Path) -> Iterator[None]:
+    with packages_in(site):
+        yield
+
+
+def refused(*words: str) -> str:
+    """The line with which a command refuses these words."""
+    with pytest.raises(InputError) as error:
+        compose("train", TrainConfig, words)
+    return str(error.value)
+
+
+def ran(entry: str, *words: str, place: Path, site: Path | None) -> subprocess.CompletedProcess[str]:
+    """A command, with the folder of installed packages or without it."""
+    path = os.pathsep.join(map(str, [ROOT, *([] if site is None else [site])]))
+    return subprocess.run(
+        [sys.executable, str(ROOT / entry), *words],
+        cwd=place,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def run(place: Path, site: Path) -> Path:
+    """A run of their encoder and head in their simulator."""
+    done = ran("train.py", *TINY, place=place, site=site)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return place / "outputs" / "acme"
+
+
+def test_their_parts_are_trained_recorded_and_evaluated(run: Path, place: Path, site: Path) -> None:
+    recorded = (run / "config.yaml").read_text()
+    assert re.search(r"kind: gated\n(.*\n)*  gates: 4\n", recorded) and "  radius: 0.15\n" in recorded
+    words = ("run=outputs/acme", "episodes=2", "conditions=[trained]", "videos=1", "workers=1")
+    done = ran("eval.py", *words, place=place, site=site)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (run / "eval" / "results.json").exists() and "success_rate" in done.stdout
+
+
+def test_a_run_whose_package_is_gone_says_which_entry_is_missing(run: Path, place: Path) -> None:
+    done = ran("eval.py", "run=outputs/acme", place=place, site=None)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    found = r"error: .*/config.yaml: encoder.kind: found gated; allowed: scratch_tiny, .* group instructrl.encoders"
+    assert re.match(found, done.stderr)
+
+
+@pytest.mark.usefixtures("installed")
+def test_other_settings_of_theirs_are_those_of_another_run(run: Path) -> None:
+    from instructrl.training.run_dir import find_run
+
+    words = [*TINY, f"output_dir={run.parent}"]
+    assert find_run(compose("train", TrainConfig, words)) == run
+    with pytest.raises(InputError, match=r"encoder\.gates: 4 -> 2"):
+        find_run(compose("train", TrainConfig, [*words, "encoder.gates=2"]))
+
+
+@pytest.mark.usefixtures("installed")
+def test_their_task_is_one_of_the_embedded_simulator() -> None:
+    config = compose("train", TrainConfig, ["task=touch_plate"])
+    env = make_env(SimConfig(cameras=["front"], image_size=16, renderer="raycast"), config.task.name)
+    made, outcome = env.demonstrate(EpisodeStart(1, 3))
+    env.close()
+    assert outcome is Outcome.SUCCESS and made.instructions == env.instructions(1)
+
+
+@pytest.mark.usefixtures("installed")
+def test_their_options_and_settings_are_in_the_help() -> None:
+    shown = help_text("train", TrainConfig, PARTS, about="")
+    for line in (
+        r"  encoder +clip_b16 .*\[gated\]",
+        r"  head +discrete \[linear\]",
+        r"  encoder.gates=4 +gates of each patch \[integer 1..16\]",
+        r"  encoder.kind=gated +architecture \[scratch_tiny \| m3ae \| clip \| gated\]",
+        r"  sim.cameras=\[top\] +cameras \[list of top\]",
+        r"  sim.radius=0.15 +distance in metres",
+    ):
+        assert re.search(line, shown), line
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["encoder.gates=0"], "encoder.gates: found 0; allowed: an integer at least 1 and at most 16"),
+        (["encoder.gates=5"], "encoder.gates: found 5; allowed: a divisor of encoder.dim=32"),
+        (["encoder.gatse=5"], "encoder.gatse: no such setting; did you mean encoder.gates"),
+        (["encoder.heads=2"], "encoder.heads: no such setting"),
+        (["sim.radius=far"], "sim.radius: found far; allowed: a number above 0 and at most 0.2"),
+        (["encoder=gatd"], "encoder: found gatd; allowed: clip_b16, clip_b32, clip_l14, gated"),
+        (["encoder.kind=gatd"], "encoder.kind: found gatd; allowed: scratch_tiny, m3ae, clip, gated, or an entry"),
+        (["sim.cameras=[front]"], "sim.cameras: found [front]; allowed: a list of top"),
+    ],
+)
+def test_a_wrong_setting_of_theirs_is_one_line(words: list[str], line: str) -> None:
+    assert refused(*PARTS, *words).startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("entry_points", "word", "line"),
+    [
+        (
+            {"instructrl.encoders": {"gated": "acme_robots.nowhere:Gated"}},
+            "encoder=gated",
+            r"encoder.kind: found gated of package acme-robots 2, whose entry point gated = acme_robots.nowhere:Gated "
+            r"cannot be imported \(ModuleNotFoundError: .*\); repair, update or uninstall the package$",
+        ),
+        (
+            {"instructrl.heads": {"linear": "acme_robots.settings:GatedConfig"}},
+            "head=linear",
+            r"head.kind: found linear of package acme-robots 2, .* is not a subclass of .*HeadConfig; repair",
+        ),
+        (
+            {"instructrl.encoders": {"clip": "acme_robots.settings:GatedConfig"}},
+            "encoder=clip_b16",
+            r"encoder.kind: found clip, a name that InstructRL and package acme-robots 2 have taken; rename the entry",
+        ),
+        (
+            {"instructrl.tasks": {"push_button": "acme_robots.touch_plate:TouchPlate"}},
+            "task=push_button",
+            r"task: found push_button, a name that InstructRL and package acme-robots 2 have taken; rename the entry",
+        ),
+        (
+            {"instructrl.configs": {"acme": "acme_robots.nowhere"}},
+            "encoder=gated",
+            r"encoder: found gated; allowed: .*; package acme-robots 2: entry point acme = acme_robots.nowhere in "
+            r"instructrl.configs: there is no such folder; repair",
+        ),
+    ],
+)
+def test_a_faulty_package_is_one_line_when_it_is_used(
+    entry_points: dict[str, dict[str, str]], word: str, line: str, site: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(site / "acme_robots", tmp_path / "acme_robots")
+    shipped = {} if "instructrl.configs" in entry_points else {"instructrl.configs": {"acme": "acme_robots.conf"}}
+    write_metadata(tmp_path, "acme-robots", entry_points | shipped, version="2")
+    with packages_in(tmp_path):
+        assert re.match(line, refused(word))
+        assert compose("train", TrainConfig, ["encoder=m3ae_tiny"]).encoder.kind == "m3ae", "all else is as it was"
+        assert "Settings: key=value" in help_text("train", TrainConfig, [], about="")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with an option of a group."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("INSTRUCTRL_CONFIG_DIRS", "")  # and as it was afterwards
+    (tmp_path / "conf" / "policy").mkdir(parents=True)
+    (tmp_path / "conf" / "policy" / "wide.yaml").write_text("name: wide\ndim: 64\ndepth: 1\nheads: 2\n")
+    return tmp_path / "conf"
+
+
+def answer(*words: str, capsys: pytest.CaptureFixture) -> str:
+    """How train.py refuses these words."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(sys, "argv", ["train.py", *words, "name=x/y"])  # nothing is trained, whatever else is right
+        train_entry.main()
+    assert end.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["--config-dir {0}", "-cd {0}", "--config-dir={0}", "hydra.searchpath=[{0}]", "hydra.searchpath=[file://{0}]"],
+)
+def test_a_folder_of_yaml_files_is_given_with_a_command(
+    given: str, folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train.py", "--cfg", "job", *given.format(folder).split(), "policy=wide"])
+        train_entry.main()
+    assert "dim: 64" in capsys.readouterr().out
+
+
+def test_what_is_wrong_with_such_a_folder_is_one_line(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    line = answer("--config-dir", str(folder), "policy=wider", capsys=capsys)
+    assert line.startswith("error: policy: found wider; allowed: vit_base, vit_debug, vit_large, vit_small, wide")
+    for word in ("nowhere", ""):
+        line = answer("--config-dir", word, capsys=capsys)
+        assert line.startswith("error: --config-dir: found ") and "allowed: a folder with files such as" in line
+    for word in ("hydra.searchpath=3", "hydra.searchpath=[nowhere]", "hydra.searchpath=[pkg://nowhere.conf]"):
+        assert answer(word, capsys=capsys).startswith("error: hydra.searchpath: found ")
+    (folder.parent / "other" / "policy").mkdir(parents=True)
+    (folder.parent / "other" / "policy" / "vit_base.yaml").write_text("name: vit_base\ndim: 64\ndepth: 1\nheads: 2\n")
+    line = answer("--config-dir", "other", "policy=vit_base", capsys=capsys)
+    assert re.match(r"error: policy: found vit_base in .* and in .*; rename one of the files", line)
+
+
+def test_the_jobs_of_a_sweep_get_the_folder(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    words = ["--config-dir", "conf", "--multirun", "--dry-run", "policy=wide,vit_debug"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train.py", *words])
+        train_entry.main()
+    assert capsys.readouterr().out.count(f"--config-dir {folder}") == 2
+
+
+RETURNS_A_VALUE = """
+from instructrl.cli.entry import entry_point
+from instructrl.config.training import TrainConfig
+
+@entry_point("train", TrainConfig)
+def main(config: TrainConfig) -> float:
+    return config.optimizer.learning_rate + getattr(config.encoder, "heads", 0)
+
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "line"),
+    [
+        (
+            ["hydra/sweeper=ends", "optimizer.learning_rate=interval(0.001,0.01)", "encoder=m3ae_tiny"],
+            0,
+            "best: 3.001 of [3.001, 3.01]",
+        ),
+        (["hydra/sweeper=basic", "encoder=m3ae_tiny,scratch_tiny,clip_b16"], 0, "job 3: encoder=clip_b16"),
+        (["hydra/launcher=basic", "encoder=m3ae_tiny,scratch_tiny,clip_b16"], 0, "job 3: encoder=clip_b16"),
+        (
+            ["hydra/sweeper=ends", "optimizer.learning=interval(0.001,0.01)"],
+            2,
+            "error: optimizer.learning: no such setting; did you mean optimizer.learning_rate",
+        ),
+        (
+            ["hydra/sweeper=ends", "optimizer.learning_rate=interval(0.001,99)"],
+            2,
+            "error: optimizer.learning_rate: found 99.0; allowed: a number above 0",
+        ),
+        (
+            ["hydra/sweeper=ends", "seed=interval(0,1)", "launcher=slurm_gpu"],
+            2,
+            "error: hydra/sweeper: found launcher=slurm_gpu beside it; allowed: launcher=local or hydra/launcher=",
+        ),
+    ],
+)
+def test_sweepers_and_launchers_of_hydra_and_of_others_are_accepted(
+    words: list[str], code: int, line: str, tmp_path: Path
+) -> None:
+    (tmp_path / "script.py").write_text(RETURNS_A_VALUE)
+    done = subprocess.run(
+        [sys.executable, "script.py", "--multirun", *words],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, [ROOT, THIRD_PARTY]))},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (code, int(code > 0)), done.stderr[-2000:]
+    assert line in done.stdout + done.stderr
