@@ -209,7 +209,7 @@ def test_a_faulty_package_is_one_line_when_it_is_used(
     with packages_in(tmp_path):
         assert re.match(line, refused(word))
         assert compose("train", TrainConfig, ["encoder=m3ae_tiny"]).encoder.kind == "m3ae", "all else is as it was"
-        assert "Settings: key=value" in help_text("train", TrainConfig, [], about="")
+        assert "Settings: key=" in help_text("train", TrainConfig, [], about="")
 
 
 @pytest.fixture
