@@ -32,19 +32,19 @@ class Registry(Generic[T]):
     """Entries by name: InstructRL's own, then those of installed packages in alphabetical order.
 
     Attributes:
-        key: The setting that chooses an entry, with which every error begins.
+        key: the setting that chooses an entry, with which every error begins.
         own: InstructRL's entries, as references "module:attribute".
-        group: The entry point group in which other packages name theirs.
+        group: the entry point group in which other packages name theirs.
     """
 
     def __init__(self, key: str, own: Mapping[str, str], *, group: str, base: str | None = None) -> None:
         """Describe the entries; nothing is imported.
 
         Args:
-            key: The setting that chooses an entry.
-            own: References "module:attribute" by name.
-            group: The entry point group of other packages.
-            base: Reference of the class of which every entry is a subclass; None: entries are functions.
+            key: the setting that chooses an entry.
+            own: references "module:attribute" by name.
+            group: the entry point group of other packages.
+            base: reference of the class of which every entry is a subclass; None: entries are functions.
         """
         self.key, self.own, self.group, self._base = key, dict(own), group, base
 
@@ -61,7 +61,7 @@ class Registry(Generic[T]):
         """Import the entry of this name.
 
         Raises:
-            InputError: There is none, or two, or it cannot be imported, or it is of another kind.
+            InputError: there is none, or two, or it cannot be imported, or it is of another kind.
         """
         self.check(name)
         if name in self.own:
@@ -153,11 +153,11 @@ def load_implementation(key: str, config: type) -> Callable[..., Any]:
     """Import the class that a dataclass of settings names in its attribute `implementation`.
 
     Args:
-        key: The setting that chose the dataclass, for errors.
+        key: the setting that chose the dataclass, for errors.
         config: The dataclass.
 
     Raises:
-        InputError: It names none, or one of another package that cannot be imported.
+        InputError: it names none, or one of another package that cannot be imported.
     """
     reference = getattr(config, "implementation", "")
     try:

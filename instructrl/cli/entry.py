@@ -3,7 +3,6 @@
 Every error is one line with exit code 2, before jax is imported and before anything is written.
 """
 
-import copy
 import functools
 import inspect
 import os
@@ -11,37 +10,29 @@ import re
 import shlex
 import sys
 import textwrap
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import hydra
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from instructrl.cli.folders import added_folders, folder_words, take_folders
-from instructrl.cli.overrides import check_override, check_search, expand_sweep, groups, options, read_override
+from instructrl.cli.compose import compose, merge, schema_of
+from instructrl.cli.folders import faults, folder_words, take_folders
+from instructrl.cli.overrides import check_search, expand_sweep, groups, options, read_override
 from instructrl.config.fields import (
-    explain,
     format_value,
-    invalid_value,
-    is_group,
-    known_keys,
     leaves,
     summarize_allowed,
-    unknown_key,
 )
-from instructrl.config.kinds import chosen_kinds, registries, specialize
+from instructrl.config.kinds import registries
 from instructrl.config.launcher import LaunchConfig, LauncherConfig, user_config_file, user_overrides
-from instructrl.config.resolve import check_distinct_outputs, resolve
+from instructrl.config.resolve import check_distinct_outputs
 from instructrl.errors import InputError, report_user_errors
 from instructrl.package_files import CONFIG_DIR, IMPORT_ROOT, IS_CHECKOUT
 from instructrl.preemption import handle_signals
@@ -224,120 +215,6 @@ def split_flags(words: Sequence[str]) -> tuple[set[str], list[str]]:
     return flags, others
 
 
-def compose(config_name: str, schema: type[T], overrides: Sequence[str]) -> T:
-    """The configuration that a command gets with these overrides, as plain dataclasses.
-
-    Raises:
-        InputError: an override is invalid; the command prints the same line.
-    """
-    known = schema_of(config_name, schema, overrides)
-    composed = merge(config_name, known, overrides)
-    keys = [read_override(text).key_or_group for text in overrides]
-    try:
-        for key in keys:  # first, so that an error names an override rather than a setting that refers to it
-            OmegaConf.select(composed, key, throw_on_missing=True)
-        return resolve(composed, schema)
-    except OmegaConfBaseException as error:
-        raise InputError(explain(error, known)) from None
-    except (RecursionError, ValueError, TypeError) as error:  # of resolvers in ${...}
-        raise InputError(one_line_message(error)) from None
-
-
-def merge(config_name: str, schema: type, overrides: Sequence[str]) -> DictConfig:
-    """Compose the YAML files and the overrides with Hydra: typed, interpolations unresolved.
-
-    Raises:
-        InputError: an override is invalid.
-    """
-    for text in overrides:
-        check_override(text, config_name, schema)
-    try:
-        return hydra_compose(config_name, overrides, schema)
-    except Exception as error:  # Hydra raises what its plugins, grammar and OmegaConf raise
-        cause = error.__cause__ or error
-        inputs = {override.key_or_group: override.value() for override in map(read_override, overrides)}
-        if not isinstance(cause, OmegaConfBaseException):
-            key = (re.findall(r"full_key: (\S+)", str(error)) or [""])[0]  # OmegaConf's form of Python's own errors
-            if key in inputs and key in leaves(schema):
-                raise invalid_value(key, inputs[key], leaves(schema)[key]) from None
-            if key and not key.startswith("hydra") and key not in known_keys(schema):  # in a YAML file
-                file = (re.findall(r"^In '([^']+)'", str(error)) or ["configuration"])[0]
-                raise InputError(f"{file}: {unknown_key(key, schema)}") from None
-            raise InputError(one_line_message(error)) from None
-        raise InputError(explain(cause, schema, inputs)) from None
-
-
-def hydra_compose(config_name: str, overrides: Sequence[str], schema: type, *, typed: bool = True) -> DictConfig:
-    """Compose the YAML files and the overrides with Hydra, with the types of the schema or without types.
-
-    Hydra itself composes once more before each job. It then finds an open schema, which accepts all keys, because the
-    kinds of the job's encoder, head and simulator are not known yet; the job composes again with the right schema.
-    """
-    store, name, untyped = ConfigStore.instance(), f"{config_name}_schema", open_schema(schema)
-    outer = GlobalHydra.instance().hydra  # in a job that Hydra started
-    GlobalHydra.instance().clear()
-    store.store(name=name, node=schema if typed else untyped)
-    try:
-        with warnings.catch_warnings(), hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
-            warnings.simplefilter("ignore")
-            return hydra.compose(config_name, overrides=list(overrides))
-    finally:
-        store.store(name=name, node=untyped)
-        GlobalHydra.instance().hydra = outer
-
-
-def open_schema(schema: type) -> DictConfig:
-    """The groups and settings of a schema without values or types; groups accept any key."""
-    entries = {entry.name: is_group(entry) for entry in fields(schema)}
-    return OmegaConf.create(
-        {name: DictConfig({}, flags={"struct": False}) if group else None for name, group in entries.items()}
-    )
-
-
-def schema_of(config_name: str, schema: type[T], overrides: Sequence[str]) -> type[T]:
-    """The schema with the dataclasses of the kinds that the YAML files and the overrides choose.
-
-    Other invalid overrides are ignored here; `merge` checks them against the schema.
-
-    Raises:
-        InputError: an override is not of the form key=value, or there is no such kind.
-    """
-    known, read = registries(schema), {text: read_override(text) for text in overrides}
-    if not known:
-        return schema
-    group_words = [text for text, override in read.items() if override.value() in options(override.key_or_group)]
-    composed = copy.deepcopy(composed_groups(config_name, cast(Any, schema), tuple(group_words), added_folders()))
-    with suppress(Exception):  # of OmegaConf, for malformed values
-        for override in read.values():
-            if override.key_or_group in [f"{group}.kind" for group in known]:
-                OmegaConf.update(composed, override.key_or_group, override.value())
-    kinds = {group: {"kind": selected(composed, f"{group}.kind")} for group in known}
-    return specialize(schema, chosen_kinds(kinds, schema))
-
-
-@functools.cache
-def composed_groups(
-    config_name: str, schema: type, overrides: tuple[str, ...], folders: tuple[Path, ...]
-) -> DictConfig:
-    """The composition of the chosen options in `folders`, untyped; empty if it fails."""
-    try:
-        return hydra_compose(config_name, overrides, schema, typed=False)
-    except Exception:  # `merge` composes again and explains it
-        return OmegaConf.create()
-
-
-def selected(config: DictConfig, key: str) -> Any:
-    """The value of a key, or None."""
-    with suppress(OmegaConfBaseException):
-        return OmegaConf.select(config, key)
-    return None
-
-
-def one_line_message(error: Exception) -> str:
-    """A library's error as one line."""
-    return f"configuration: {' '.join(str(error).split()) or type(error).__name__}; see --help for the settings"
-
-
 def help_text(config_name: str, schema: type, words: Sequence[str], *, about: str) -> str:
     """Help of a command: description, flags, option groups, and all settings with their values under `words`."""
     overrides, launcher_words = split_launcher(words)
@@ -349,6 +226,9 @@ def help_text(config_name: str, schema: type, words: Sequence[str], *, about: st
     lines = [about.strip(), "", "Flags", *format_table(FLAGS)]
     lines += ["", "Groups: group=option, [current option]", *format_table({key: " ".join(known[key]) for key in known})]
     lines += ["", "Settings: key=current value, meaning [allowed values]", *settings_in_use(config, schema)]
+    added = {f"{one.key}={name}": text for one in registries(schema).values() for name, text in one.added().items()}
+    if added or faults():
+        lines += ["", "Installed packages", *format_table(added), *(f"  {fault}" for fault in faults())]
     lines += ["", *wrap(f"Launchers: launcher=profile, one of {', '.join(options('launcher'))}", HELP_WIDTH)]
     if len(overrides) < len(words):
         lines += settings_in_use(merge("launch", LaunchConfig, launcher_words), LaunchConfig)
@@ -386,7 +266,7 @@ def format_settings(schema: type, values: Mapping[str, str] = MappingProxyType({
 
 def format_table(rows: dict[str, str]) -> list[str]:
     """Lines of two aligned columns, the second one wrapped."""
-    indent = max(map(len, rows)) + 4
+    indent = max(map(len, rows), default=0) + 4
     lines = []
     for key, text in rows.items():
         first, *more = wrap(text, HELP_WIDTH - indent) or [""]

@@ -32,7 +32,7 @@ def take_folders(words: Sequence[str]) -> list[str]:
     """Remember the folders that the words of a command name, and return the other words.
 
     Raises:
-        InputError: There is no such folder.
+        InputError: there is no such folder.
     """
     others: list[str] = []
     given: list[Path] = []

@@ -46,7 +46,7 @@ def specialize(schema: type[T], kinds: Mapping[str, str]) -> type[T]:
     """The schema with the chosen dataclass as the type of each group.
 
     Raises:
-        InputError: There is no such kind, or it cannot be imported.
+        InputError: there is no such kind, or it cannot be imported.
     """
     known = registries(schema)
     types = tuple((name, known[name][kind]) for name, kind in sorted(kinds.items()))

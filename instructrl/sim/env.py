@@ -146,11 +146,11 @@ class Simulator(Env, Protocol):
         """Make an environment for a task.
 
         Args:
-            config: The settings, an instance of the simulator's own subclass of SimConfig.
-            task: The task's name.
+            config: the settings, an instance of the simulator's own subclass of SimConfig.
+            task: the task's name.
 
         Raises:
-            InputError: There is no such task or camera, or the renderer does not work here.
+            InputError: there is no such task or camera, or the renderer does not work here.
         """
         ...
 
@@ -159,6 +159,6 @@ class Simulator(Env, Protocol):
         """The renderer to use on this machine; `requested` is a value of `sim.renderer`, or recorded in data.
 
         Raises:
-            InputError: There is no such renderer, or it does not work here.
+            InputError: there is no such renderer, or it does not work here.
         """
         ...
