@@ -10,6 +10,7 @@ Others are given with a command, by `--config-dir DIR` or Hydra's `hydra.searchp
 environment, so that every process of a command knows them.
 """
 
+import functools
 import importlib.util
 import os
 from collections.abc import Sequence
@@ -62,14 +63,18 @@ def folder_words() -> list[str]:
 
 def added_folders() -> tuple[Path, ...]:
     """The folders given with the command, then those of installed packages; packages without theirs are left out."""
-    shipped = (package_folder(point) for point in sorted(entry_points(group=GROUP)))
-    return (*given_folders(), *(folder for folder in shipped if isinstance(folder, Path)))
+    return (*given_folders(), *(folder for folder in shipped_folders() if isinstance(folder, Path)))
 
 
 def faults() -> list[str]:
     """A line for each installed package whose folder is not there."""
-    found = (package_folder(point) for point in sorted(entry_points(group=GROUP)))
-    return [fault for fault in found if isinstance(fault, str)]
+    return [fault for fault in shipped_folders() if isinstance(fault, str)]
+
+
+@functools.cache
+def shipped_folders() -> tuple[Path | str, ...]:
+    """The folder of each installed package that ships one, or why it is not there."""
+    return tuple(package_folder(point) for point in sorted(entry_points(group=GROUP)))
 
 
 def package_folder(point: EntryPoint) -> Path | str:

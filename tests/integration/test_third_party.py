@@ -13,6 +13,7 @@ import pytest
 
 import train as train_entry
 from instructrl.cli.entry import compose, help_text
+from instructrl.cli.folders import shipped_folders
 from instructrl.config.environment import SIMULATORS, TASKS, SimConfig
 from instructrl.config.model import ENCODERS, HEADS
 from instructrl.config.training import TrainConfig
@@ -52,16 +53,21 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("place")
 
 
+def look_again() -> None:
+    """Forget which packages were installed."""
+    shipped_folders.cache_clear()
+    for registry in REGISTRIES:
+        registry.refresh()
+
+
 @contextmanager
 def packages_in(folder: Path) -> Iterator[None]:
     """Let this process find the packages that are installed in a folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
-        for registry in REGISTRIES:
-            registry.refresh()
+        look_again()
         yield
-    for registry in REGISTRIES:
-        registry.refresh()
+    look_again()
     for name in [name for name in sys.modules if name.partition(".")[0] == "acme_robots"]:
         del sys.modules[name]
 
