@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from instructrl.cli.folders import added_folders, faults
 from instructrl.config.fields import format_value, invalid_value, known_keys, leaves, renamed_value, unknown_key
+from instructrl.config.kinds import kinds_with
 from instructrl.errors import InputError
 from instructrl.package_files import CONFIG_DIR
 
@@ -75,7 +76,9 @@ def check_override(text: str, config_name: str, schema: type) -> None:
         raise InputError(f"{format_value(text)}: a group cannot be moved to another package; write {key}=... without @")
     known = groups(config_name)
     if key not in known and key not in known_keys(schema):
-        raise InputError(unknown_key(key, schema))
+        kinds = " or ".join(kinds_with(key, schema))
+        line = f"{key}: no such setting here; it is one of {key.partition('.')[0]}.kind={kinds}"
+        raise InputError(line if kinds else unknown_key(key, schema))
     if override.type is OverrideType.DEL:
         raise InputError(f"{format_value(text)}: a setting cannot be deleted; give {key} another value")
     if override.type is not OverrideType.CHANGE:

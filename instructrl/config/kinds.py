@@ -75,6 +75,15 @@ def without_unused(config: DictConfig, schema: type) -> DictConfig:
     return kept
 
 
+def kinds_with(key: str, schema: type) -> list[str]:
+    """InstructRL's kinds of a group that have the setting `key`, such as "head.position_bins"."""
+    group, _, name = key.partition(".")
+    known = registries(schema)
+    if group not in known:
+        return []
+    return [kind for kind in known[group].own if name in field_names(known[group].load_own(kind))]
+
+
 def field_names(schema: type) -> set[str]:
     """The names of a dataclass's fields."""
     return {entry.name for entry in dataclasses.fields(schema)}

@@ -165,7 +165,7 @@ def under_former_names(config: TrainConfig) -> str:
     values = dataclasses.asdict(config)
     for former, current in RENAMED_KEYS.items():
         (group, _, last), name = former.partition("."), current.rpartition(".")[2]
-        if current in leaves(TrainConfig):
+        if name in values.get(group, {}):
             values[group][last] = values[group].pop(name)
     values["objective"] = {"behavior_cloning": "cloning", "masked_pretraining": "masked"}[config.objective]
     return OmegaConf.to_yaml(OmegaConf.create(values))
@@ -174,7 +174,13 @@ def under_former_names(config: TrainConfig) -> str:
 @pytest.mark.parametrize(
     "words",
     [
-        ("experiment=quickstart", "optimizer=finetune", "training.max_instructions=2", "sim.planner_attempts=7"),
+        (
+            "experiment=quickstart",
+            "optimizer=finetune",
+            "training.max_instructions=2",
+            "sim=rlbench",
+            "sim.planner_attempts=7",
+        ),
         ("experiment=pretrain_m3ae", "pretraining.train=[a]", "pretraining.val=[b]", "pretraining.load_size=300"),
         ("init_from=elsewhere", "training.reinit=[head]", "optimizer.end_factor=0.1", "optimizer.encoder_lr_scale=0.5"),
     ],
@@ -189,6 +195,20 @@ def test_a_run_recorded_under_former_names_is_read_and_resumed(tmp_path: Path, w
     assert (run / "config.yaml").read_bytes() == recorded
     line = refused(lambda: open_run(config(tmp_path, *words, "name=run", "seed=9")))
     assert "(seed: 0 -> 9)" in line
+
+
+def test_a_run_recorded_with_the_settings_of_all_kinds_is_read_and_resumed(tmp_path: Path) -> None:
+    current = config(tmp_path, "encoder=m3ae_tiny", "head=regression")
+    run = open_run(current)
+    values = dataclasses.asdict(current)
+    values["encoder"] |= {"text_dim": None, "text_depth": None, "text_heads": None, "projection": None}
+    values["head"] |= {"heatmap_weight": 1.0, "offset_weight": 1.0, "position_bins": 100, "rotation_bins": 72}
+    values["sim"]["tries"] = 10
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(values)))
+    assert read_config(run) == current and open_run(current) == run
+    values["head"]["weight_of_nothing"] = 1.0
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(values)))
+    assert "head.weight_of_nothing: no such setting" in refused(lambda: read_config(run))
 
 
 def test_a_setting_recorded_under_both_names_is_refused(tmp_path: Path) -> None:
