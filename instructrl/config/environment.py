@@ -87,9 +87,7 @@ class SimConfig:
     kind: str = kind_of(
         SIMULATORS, default="tabletop", help="embedded tabletop simulator, RLBench, or another package's"
     )
-    cameras: list[str] = choice_list(
-        "front", "left_shoulder", "right_shoulder", choices=CAMERAS, help="cameras; overhead only with rlbench"
-    )
+    cameras: list[str] = choice_list("front", "left_shoulder", "right_shoulder", choices=CAMERAS, help="cameras")
     image_size: int = number(128, low=16, high=1024, help="side of the square camera images in pixels")
     renderer: str = one_of(
         *RENDERERS, *RLBENCH_RENDERERS, default="auto", help="renderer; auto: the best one available"

@@ -42,7 +42,11 @@ WRONG = [
     ("train", ["hydra.nothing=3"], "hydra.nothing: of Hydra's own settings only launcher and sweeper can be set"),
     ("train", ["hydra.run.dir=/proc/nowhere"], "hydra.run.dir: of Hydra's own settings only"),
     ("train", ["-m", "hydra/launcher=nowhere"], "configuration: "),
-    ("train", ["--foo"], "--foo: no such flag; allowed: --help, --cfg, --multirun, --dry-run, -h, -c, -m"),
+    (
+        "train",
+        ["--foo"],
+        "--foo: no such flag; allowed: --help, --cfg, --multirun, --dry-run, --config-dir, -h, -c, -m, -cd",
+    ),
     ("train", ["--cfg", "all"], "--cfg: found nothing to print; write --cfg job"),
     ("train", ["--config-name=x"], "--config-name=x: no such flag"),
     ("train", ["-m", "seed=0,x"], "seed: found x; allowed: an integer"),
