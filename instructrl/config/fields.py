@@ -364,7 +364,7 @@ def in_bounds(value: Any, limits: Mapping[str, Any]) -> bool:
 def unknown_key(key: str, schema: type) -> str:
     """One line for a key that the schema does not have: its current name, the nearest known ones, or its siblings."""
     keys = known_keys(schema)
-    if RENAMED_KEYS.get(key) in keys:
+    if RENAMED_KEYS.get(key, "").partition(".")[0] in keys:  # its group, of which another kind may have it
         return f"{key}: is now called {RENAMED_KEYS[key]}; write {RENAMED_KEYS[key]}=..."
     similar = similar_keys(key, keys)
     if similar:

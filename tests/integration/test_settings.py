@@ -20,10 +20,9 @@ import pytest
 
 from instructrl.config.environment import CollectConfig, TaskConfig, task_names
 from instructrl.config.evaluation import EvalConfig
-from instructrl.config.fields import leaves
 from instructrl.config.training import TrainConfig
 from instructrl.errors import InputError
-from tests.fixtures.settings import SCHEMAS, changed
+from tests.fixtures.settings import SCHEMAS, changed, every_leaf
 
 TINY = ("policy=vit_debug", "sim.image_size=32", "encoder.dim=16", "policy.dim=16", "policy.heads=2", "head.dim=16")
 
@@ -767,8 +766,10 @@ def record(probe: Callable[[Any], Any], config: Any) -> Any:
 
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_no_setting_is_without_such_a_proof(name: str) -> None:
-    assert set(leaves(SCHEMAS[name])) - LABELS - ONE_CHOICE - PROVED_ELSEWHERE - UNUSED_BY.get(name, set()) == set(
+    assert set(every_leaf(SCHEMAS[name])) - LABELS - ONE_CHOICE - PROVED_ELSEWHERE - UNUSED_BY.get(name, set()) == set(
         PROBES[name]
     )
-    for key in ONE_CHOICE & set(leaves(SCHEMAS[name])):
-        assert len(leaves(SCHEMAS[name])[key].metadata["choices"]) == 1, f"{key} has a choice now: prove what it does"
+    for key in ONE_CHOICE & set(every_leaf(SCHEMAS[name])):
+        assert len(every_leaf(SCHEMAS[name])[key].metadata["choices"]) == 1, (
+            f"{key} has a choice now: prove what it does"
+        )

@@ -9,10 +9,10 @@ import pytest
 
 from instructrl.cli.overrides import CONFIG_DIR, groups, options
 from instructrl.config.environment import EMBEDDED_TASKS, task_names
-from instructrl.config.fields import leaves, summarize_allowed
+from instructrl.config.fields import summarize_allowed
 from instructrl.config.launcher import LaunchConfig
 from instructrl.config.resolve import differences
-from tests.fixtures.settings import SCHEMAS, composed
+from tests.fixtures.settings import SCHEMAS, composed, every_leaf
 from tests.paths import ROOT
 
 MASKED = ("pretraining.train=[here]", "pretraining.val=[there]")
@@ -91,7 +91,7 @@ def tool_schemas() -> list[type]:
 
 def test_every_setting_has_a_help_text() -> None:
     for schema in (*SCHEMAS.values(), LaunchConfig, *tool_schemas()):
-        for key, entry in leaves(schema).items():
+        for key, entry in every_leaf(schema).items():
             text = entry.metadata.get("help", "")
             assert text.strip() == text != "" and "\n" not in text and len(text) <= 120, (
                 f"{schema.__name__}: {key}: {text!r}"
@@ -115,5 +115,5 @@ def read_attributes(root: Path) -> set[str]:
 
 def test_every_field_is_read_somewhere() -> None:
     read = read_attributes(ROOT)
-    unread = {key for schema in SCHEMAS.values() for key in leaves(schema) if key.rpartition(".")[2] not in read}
+    unread = {key for schema in SCHEMAS.values() for key in every_leaf(schema) if key.rpartition(".")[2] not in read}
     assert unread == set()

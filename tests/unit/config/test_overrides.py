@@ -7,10 +7,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from instructrl.cli.overrides import CONFIG_DIR, groups, options
-from instructrl.config.fields import RENAMED_KEYS, RENAMED_VALUES, SYNONYMS, known_keys, leaves
+from instructrl.config.fields import RENAMED_KEYS, RENAMED_VALUES, SYNONYMS, known_keys
 from instructrl.config.resolve import resolve
 from instructrl.errors import InputError
-from tests.fixtures.settings import SCHEMAS, composed
+from tests.fixtures.settings import SCHEMAS, composed, every_leaf
 
 TWO = "task.tasks=[reach_target,push_button]"
 
@@ -29,6 +29,8 @@ TWO = "task.tasks=[reach_target,push_button]"
         (["policy.depth=1.5"], "policy.depth: found 1.5; allowed: an integer at least 1 and at most 64"),
         (["policy.depth=null"], "policy.depth: found null; allowed: an integer"),
         (["encoder.text=maybe"], "encoder.text: found maybe; allowed: true or false"),
+        (["head.position_bins=7"], "head.position_bins: no such setting here; it is one of head.kind=discrete"),
+        (["encoder.heads=7"], "encoder.heads: no such setting here; it is one of encoder.kind=m3ae or clip"),
         (["sim.cameras=front"], "sim.cameras: found front; allowed: a list of front"),
         (["wandb={mode: on}"], "wandb.mode: found on; allowed: off, offline, online"),
         (["wandb={modes: off}"], "wandb.modes: no such setting; did you mean wandb.mode"),
@@ -65,11 +67,11 @@ def test_interpolations_are_welcome() -> None:
 
 
 def test_former_names_lead_to_settings_that_exist() -> None:
-    known = {key for schema in SCHEMAS.values() for key in known_keys(schema)}
+    known = {key for schema in SCHEMAS.values() for key in (*known_keys(schema), *every_leaf(schema))}
     assert set(RENAMED_KEYS.values()) | set(SYNONYMS.values()) <= known and not set(RENAMED_KEYS) & known
     for key, table in RENAMED_VALUES.items():
         for schema in SCHEMAS.values():
-            for entry in [leaves(schema)[key]] if key in leaves(schema) else []:
+            for entry in [every_leaf(schema)[key]] if key in every_leaf(schema) else []:
                 choices = entry.metadata.get("choices", table.values())
                 assert set(table.values()) <= set(choices) and not set(table) & set(choices)
 
@@ -77,7 +79,7 @@ def test_former_names_lead_to_settings_that_exist() -> None:
 @pytest.mark.parametrize("former", RENAMED_KEYS)
 def test_a_former_name_is_refused_with_the_current_one(former: str) -> None:
     current = RENAMED_KEYS[former]
-    [name, *_] = [name for name, schema in SCHEMAS.items() if current in leaves(schema)]
+    [name, *_] = [name for name, schema in SCHEMAS.items() if current in every_leaf(schema)]
     group, _, last = former.rpartition(".")
     nested = [f"{group}={{{last}: 1}}"] if group and group not in groups(name) else []
     for word in (f"{former}=1", f"+{former}=1", f"++{former}=1", f"~{former}", *nested):

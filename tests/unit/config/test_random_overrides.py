@@ -5,11 +5,13 @@ from hypothesis import strategies as st
 
 from instructrl.cli.entry import compose
 from instructrl.cli.overrides import groups, options
-from instructrl.config.fields import format_value, known_keys, leaves
+from instructrl.config.fields import format_value, known_keys
 from instructrl.errors import InputError
-from tests.fixtures.settings import REQUIRED, SCHEMAS
+from tests.fixtures.settings import REQUIRED, SCHEMAS, every_leaf
 
-KEYS = sorted({*(key for schema in SCHEMAS.values() for key in known_keys(schema)), *groups("train")})
+KEYS = sorted(
+    {*(key for schema in SCHEMAS.values() for key in (*known_keys(schema), *every_leaf(schema))), *groups("train")}
+)
 OPTIONS = {option for name in SCHEMAS for group in groups(name) for option in options(group)}
 WORDS = sorted(OPTIONS | {"abc", "front", "wrist", "trained", "off", "auto", "best"})
 ODD = [
@@ -35,8 +37,8 @@ def plausible(key: str) -> st.SearchStrategy[str]:
     """A plausible value of a key."""
     if key in groups("train"):
         return st.sampled_from([*options(key), *options("policy")])
-    fields = [leaves(schema)[key] for schema in SCHEMAS.values() if key in leaves(schema)]
-    choices = fields[0].metadata.get("choices") if fields else None
+    fields = [every_leaf(schema)[key] for schema in SCHEMAS.values() if key in every_leaf(schema)]
+    choices = list(fields[0].metadata.get("choices", [])) if fields else []
     listed = fields and "list" in str(fields[0].type)
     if choices:
         return st.lists(st.sampled_from(choices), max_size=4).map(lambda some: f"[{','.join(some)}]") if listed else (
