@@ -98,7 +98,8 @@ def test_the_loss_is_least_at_the_targets_and_blind_to_the_quaternions_sign(kind
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_parameter_learns_from_finite_gradients(kind):
     actions, views = scene(4)
-    head = make_head(HEADS[kind](kind, kind, dim=16, position_bins=10, rotation_bins=12))
+    bins = {"position_bins": 10, "rotation_bins": 12} if kind == "discrete" else {}
+    head = make_head(HEADS[kind](kind, kind, dim=16, **bins))
     hidden = jax.random.normal(jax.random.key(0), (2, 2, 8))
     patches = jax.random.normal(jax.random.key(1), (2, 2, 3, SIDE * SIDE, 6))
     params = jax.jit(lambda key: head.init(key, hidden, patches, views))(jax.random.key(2))
