@@ -1,19 +1,16 @@
 import math
 import re
-import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import ImageFont
 
 from instructrl.cli.entry import compose
 from instructrl.config.evaluation import EvalConfig, protocol_record
-from instructrl.errors import RunError
 from instructrl.evaluation.evaluator import Condition
 from instructrl.evaluation.report import charts
 from instructrl.evaluation.report.page import page, write_report
@@ -22,15 +19,12 @@ from instructrl.evaluation.report.video import (
     add_captions,
     caption,
     choose_episodes,
-    film_episodes,
     wrapped,
-    write_video,
 )
 from instructrl.evaluation.results.summary import combine, failed_task_results, summarize
 from instructrl.evaluation.rollout import Episode
 from instructrl.evaluation.worker_env import task_info
 from instructrl.sim import EpisodeStart, Outcome
-from instructrl.sim.vector.pool import WorkerFailure
 from tests.fakes.sim import InlineWorkers
 
 HOSTILE = '<script>alert("1")</script> & "the" <b>ball</b>'
@@ -119,6 +113,17 @@ def read(text: str) -> Checker:
     return checker
 
 
+def filmed(folder: Path) -> dict[str, Any]:
+    """Results with two videos, whose files only begin like videos."""
+    (folder / "videos").mkdir()
+    videos = []
+    for index, outcome, instruction in ((0, Outcome.SUCCESS, HOSTILE), (3, Outcome.TIME_LIMIT, "touch 0")):
+        name = f"videos/{index:04d}-{outcome}.mp4"
+        (folder / name).write_bytes(b"\0\0\0 ftypisom")
+        videos.append({"file": name, "instruction": instruction, "outcome": str(outcome)})
+    return results(videos=videos)
+
+
 def draw(figure: charts.Figure) -> str:
     """A figure's markup."""
     return str(environment().get_template("macros.html.j2").make_module().figure(figure))  # type: ignore[attr-defined]
@@ -172,66 +177,6 @@ def test_a_run_without_metrics_or_settings_has_a_page(tmp_path: Path) -> None:
     (tmp_path / "eval").mkdir()
     write_report(tmp_path / "eval" / "report.html", results(), run=tmp_path)
     assert "no metrics.jsonl" in read((tmp_path / "eval" / "report.html").read_text()).text
-
-
-def filmed(folder: Path) -> dict[str, Any]:
-    episodes = {0: episode(Outcome.SUCCESS, instruction=HOSTILE), 3: episode(Outcome.TIME_LIMIT, variation=1)}
-    videos = film_episodes(InlineWorkers(), episodes, [0, 3], folder=folder / "videos", size=96)
-    return results(videos=[video.metadata(folder) for video in videos])
-
-
-def test_videos_are_embedded(tmp_path: Path) -> None:
-    text = page(filmed(tmp_path), metrics=[], settings="", folder=tmp_path)
-    assert text.count("<video controls") == 2
-    assert text.count("data:video/mp4;base64,AAAA") == 2
-    assert read(text).text.index("Successes") < read(text).text.index("Failures")
-
-
-def test_films_replace_older_ones(tmp_path: Path) -> None:
-    (tmp_path / "videos").mkdir()
-    (tmp_path / "videos" / "0009-failure.mp4").write_bytes(b"old")
-    filmed(tmp_path)
-    assert sorted(path.name for path in (tmp_path / "videos").iterdir()) == ["0000-success.mp4", "0003-time_limit.mp4"]
-
-
-def test_a_replay_that_kills_the_simulator_has_no_video(tmp_path: Path) -> None:
-    class Dying(InlineWorkers):
-        def _one(self, slot: int, request: Any) -> Any:
-            return WorkerFailure("died twice") if request[1][0].variation == 1 else super()._one(slot, request)
-
-    episodes = {0: episode(Outcome.SUCCESS), 3: episode(Outcome.FAILURE, variation=1)}
-    videos = film_episodes(Dying(), episodes, [3, 0], folder=tmp_path, size=64)
-    assert [video.index for video in videos] == [0]
-
-
-def test_a_video_plays_in_browsers_and_shows_its_frames(tmp_path: Path) -> None:
-    frames = np.zeros((8, 130, 94, 3), np.uint8)
-    frames[:4] = (230, 30, 30)
-    frames[4:] = (20, 40, 210)
-    write_video(tmp_path / "a.mp4", frames)
-    command = [
-        imageio_ffmpeg.get_ffmpeg_exe(),
-        "-i",
-        str(tmp_path / "a.mp4"),
-        "-f",
-        "rawvideo",
-        "-pix_fmt",
-        "rgb24",
-        "-",
-    ]
-    done = subprocess.run(command, capture_output=True, check=True)
-    described = next(line for line in done.stderr.decode().splitlines() if "Video:" in line)
-    for expected in ("h264", "yuv420p", "94x130", "10 fps"):
-        assert expected in described
-    decoded = np.frombuffer(done.stdout, np.uint8).reshape(-1, 130, 94, 3)
-    assert len(decoded) == 8
-    assert np.abs(decoded.astype(int).mean(axis=(1, 2)) - frames.mean(axis=(1, 2))).max() < 12
-    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
-
-
-def test_a_video_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="videos=0"):
-        write_video(tmp_path / "missing" / "a.mp4", np.zeros((2, 16, 16, 3), np.uint8))
 
 
 def test_the_caption_is_in_the_picture() -> None:
@@ -307,6 +252,13 @@ def test_ticks_are_round_and_enclose(low: float, high: float) -> None:
     assert ticks[0] <= low <= high <= ticks[-1]
     assert 2 <= len(ticks) <= 6
     assert all(len(f"{tick:.3g}") <= 8 and math.isclose(float(f"{tick:.3g}"), tick, abs_tol=1e-12) for tick in ticks)
+
+
+def test_videos_are_embedded(tmp_path: Path) -> None:
+    text = page(filmed(tmp_path), metrics=[], settings="", folder=tmp_path)
+    assert text.count("<video controls") == 2
+    assert text.count("data:video/mp4;base64,AAAA") == 2
+    assert read(text).text.index("Successes") < read(text).text.index("Failures")
 
 
 # Several tasks on one page.
