@@ -29,6 +29,7 @@ TWO = "task.tasks=[reach_target,push_button]"
         (["policy.depth=1.5"], "policy.depth: found 1.5; allowed: an integer at least 1 and at most 64"),
         (["policy.depth=null"], "policy.depth: found null; allowed: an integer"),
         (["encoder.text=maybe"], "encoder.text: found maybe; allowed: true or false"),
+        (["encoder=clip_b16", "encoder.projection=null"], "encoder.projection: found null; allowed: an integer"),
         (["head.position_bins=7"], "head.position_bins: no such setting here; it is one of head.kind=discrete"),
         (["encoder.heads=7"], "encoder.heads: no such setting here; it is one of encoder.kind=m3ae or clip"),
         (["sim.cameras=front"], "sim.cameras: found front; allowed: a list of front"),
