@@ -1,12 +1,11 @@
 """Words of a command line that are no valid override, and the line that says so."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
-from instructrl.cli.overrides import CONFIG_DIR, groups, options
+from instructrl.cli.overrides import groups, options
 from instructrl.config.fields import RENAMED_KEYS, RENAMED_VALUES, SYNONYMS, known_keys
 from instructrl.config.resolve import resolve
 from instructrl.errors import InputError
@@ -103,24 +102,20 @@ def test_a_former_value_is_refused_with_the_current_one(former: str, current: st
 def test_former_names_in_a_users_yaml_are_refused_with_the_current_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(CONFIG_DIR, tmp_path / "conf")
-    monkeypatch.setattr("instructrl.cli.entry.CONFIG_DIR", tmp_path / "conf")
-    monkeypatch.setattr("instructrl.cli.overrides.CONFIG_DIR", tmp_path / "conf")
-    options.cache_clear()
     lines = {
         "optimizer: {base_batch: 3}": "experiment/mine: optimizer.base_batch: is now called optimizer.base_batch_",
         "objective: cloning": "objective: found cloning (cloning is now called behavior_cloning); allowed: ",
         "name: ${training.fresh}": "name: Interpolation key 'training.fresh' not found; training.fresh is now called ",
         "training: {epoch: 3}": "experiment/mine: training.epoch: no such setting; did you mean training.epochs?",
     }
-    try:
-        for text, line in lines.items():
-            (tmp_path / "conf/experiment/mine.yaml").write_text(f"# @package _global_\n{text}\n")
-            with pytest.raises(InputError) as error:
-                composed("experiment=mine")
-            assert str(error.value).startswith(line) and "\n" not in str(error.value)
-    finally:
-        options.cache_clear()
+    for number, (text, line) in enumerate(lines.items()):
+        folder = tmp_path / str(number)
+        (folder / "experiment").mkdir(parents=True)
+        (folder / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{text}\n")
+        monkeypatch.setenv("INSTRUCTRL_CONFIG_DIRS", str(folder))
+        with pytest.raises(InputError) as error:
+            composed("experiment=mine")
+        assert str(error.value).startswith(line) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
