@@ -1,5 +1,6 @@
 """What tests/unit/conftest.py refuses."""
 
+import ctypes.util
 import multiprocessing
 import os
 import socket
@@ -26,3 +27,9 @@ def test_processes_and_connections_are_refused_and_noted(start: Callable[[], Any
         start()
     assert len(refused) == 1
     refused.clear()
+
+
+def test_the_standard_library_may_ask_the_system(refused: list[str]) -> None:
+    """Libraries that are imported in a test look for others, which Python does in a process."""
+    assert ctypes.util.find_library("c")
+    assert refused == []
