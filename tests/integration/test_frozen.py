@@ -6,17 +6,21 @@ import shutil
 import string
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
 
-from instructrl.data.demonstrations.dataset import DemonstrationDataset
+from instructrl.data.loading.loader import Loader
+from instructrl.data.text.tokenizer import make_tokenizer
 from instructrl.errors import InputError
 from instructrl.inference.batched_agent import load_batched_agent
+from instructrl.models.agent import Agent
 from instructrl.models.encoders.registry import encoder_shapes, flatten_params
 from instructrl.models.weight_files import ENCODER_FILE, match_params, read_weights
 from instructrl.training.checkpointing.manager import open_checkpoints
+from instructrl.training.model_factory import make_agent
 from instructrl.training.monitoring.metric_writer import read_lines
 from instructrl.training.objectives.bc_step import drop_tokens
 from instructrl.training.objectives.behavior_cloning import open_demonstrations, prepare_behavior_cloning
@@ -86,27 +90,53 @@ CLIP_CASES = {
 }
 
 
-def same_losses(folder, *words):
-    data = tiny.demonstrations(folder / "data")
-    live = tiny.first_losses(folder, data, *words, "features=live", "name=live")
-    cached = tiny.first_losses(folder, data, *words, "name=cached")
-    assert len(live) == 4
-    np.testing.assert_allclose(cached, live, rtol=1e-5, atol=1e-5)
+def same_features(folder, *words):
+    """Assert that batches have the features of their images and texts, of which no pixel is read again."""
+    config, data = tiny.config(folder, *words), tiny.demonstrations(folder / "data")
+    tokenizer = make_tokenizer(config.encoder)
+    agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
+    encode = jax.jit(partial(agent.apply, method=Agent.encode))
+    with open_demonstrations(config, data) as splits:
+        training, _ = prepare_behavior_cloning(config, open_run(config), splits)
+        expected = []
+        options = {"batch_size": 5, "seed": 0, "max_instructions": config.training.max_instructions}
+        loaders = (training.train, *training.val.values())
+        for episodes, loader in zip((*splits.train, *splits.val), loaders, strict=True):
+            shuffle = loader is training.train
+            live = Loader([episodes], tokenizer, steps=loader.sizes.steps, shuffle=shuffle, **options)
+            for step in range(loader.steps_per_epoch):
+                batch = live.batch(step)
+                features = encode({"params": training.frozen}, batch.images, batch.tokens, batch.text_padding_mask)
+                expected.append((features, batch.step_mask > 0))
     tiny.damage_pixels(data)
-    assert tiny.first_losses(folder, data, *words, "name=again") == cached, "found features, and no image was read"
-    with DemonstrationDataset(data["train"][0]) as episodes, pytest.raises(InputError, match="damaged pixels"):
-        episodes.verify()
+    with open_demonstrations(config, data) as splits:
+        training, _ = prepare_behavior_cloning(config, open_run(config), splits)
+        found = [
+            loader.batch(step)
+            for loader in (training.train, *training.val.values())
+            for step in range(loader.steps_per_epoch)
+        ]
+        with pytest.raises(InputError, match="damaged pixels"):
+            splits.train[0].verify()
+    assert len(found) == 4
+    for batch, (features, real) in zip(found, expected, strict=True):
+        assert batch.images is None
+        np.testing.assert_array_equal(batch.step_mask > 0, real)
+        for ours, theirs, rows in zip(batch.features, features, (real, real.any(1), real), strict=True):
+            if ours is not None:
+                one, other = (np.asarray(part)[rows].astype(np.float32) for part in (ours, theirs))
+                np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_cached_and_live_features_give_the_same_losses(tmp_path, case):
-    same_losses(tmp_path, *CASES[case], f"features_dir={tmp_path / 'features'}")
+def test_batches_have_the_cached_features_of_their_images_and_texts(tmp_path, case):
+    same_features(tmp_path, *CASES[case], f"features_dir={tmp_path / 'features'}")
 
 
 @pytest.mark.parametrize("case", CLIP_CASES)
-def test_so_they_do_with_clip(tmp_path, case, letters):
+def test_so_they_have_with_clip(tmp_path, case, letters):
     where = (f"encoder.tokenizer={letters[0]}", f"features_dir={tmp_path / 'features'}")
-    same_losses(tmp_path, *CLIP_CASES[case], *where)
+    same_features(tmp_path, *CLIP_CASES[case], *where)
 
 
 def test_training_on_cached_features_gives_the_losses_of_live_ones(run, data, tmp_path):
@@ -237,7 +267,10 @@ def test_another_vocabulary_under_the_same_name_is_refused(tmp_path, data):
     assert actor(run).tokenizer.vocabulary_size == 5
     vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "the", "blue", "red"]))
     for act in (lambda: actor(run), lambda: tiny.trained(tmp_path, data, *settings)):
-        with pytest.raises(InputError, match=rf"^encoder.tokenizer={vocabulary}: its content differs from what {run} "):
+        with pytest.raises(
+            InputError,
+            match=rf"^encoder.tokenizer={vocabulary}: its content (differs from what|has changed since) {run} ",
+        ):
             act()
     vocabulary.unlink()
     with pytest.raises(InputError, match=rf"^encoder.tokenizer: .*{vocabulary}"):
@@ -248,7 +281,9 @@ def test_another_vocabulary_under_the_same_name_is_refused(tmp_path, data):
 
 def test_training_hides_words_but_no_markers(tmp_path, data, letters):
     folder, count = letters
-    config = tiny.config(tmp_path, f"encoder.tokenizer={folder}", "training.token_dropout=0.9")
+    config = tiny.config(
+        tmp_path, f"encoder.tokenizer={folder}", "encoder.text_length=64", "training.token_dropout=0.9"
+    )
     with open_demonstrations(config, data) as splits:
         training, state = prepare_behavior_cloning(config, open_run(config), splits)
         batch, key = training.train.batch(0), jax.random.fold_in(jax.random.key(config.seed), 0)

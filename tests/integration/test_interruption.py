@@ -145,6 +145,7 @@ def test_the_command_exits_with_75_and_one_line_and_leaves_nothing_behind(tmp_pa
         "rolling out": (
             "training.epochs=100000",
             "training.rollout_every=1",
+            "training.rollout_episodes=2",
             f"data.dir={tiny.shared_collection()}",
         ),
     }[moment]
@@ -186,7 +187,8 @@ def test_computing_features_ends_after_the_batch_in_which_a_signal_comes(tmp_pat
         calls.append(len(calls))
         if len(calls) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return Features(np.ones((*images.shape[:2], sizes.pooled), np.float32), np.ones((len(images), 0), np.float32))
+        pooled = np.ones((*images.shape[:2], sizes.pooled), np.float32)
+        return Features(pooled, np.ones((len(images), 0), np.float32), None)
 
     def ensure() -> None:
         with handle_signals(), DemonstrationDataset(path) as episodes:

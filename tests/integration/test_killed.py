@@ -58,7 +58,7 @@ class Session:
         return self.start(str(ROOT / "train.py"), *tiny.overrides(self.folder, *WORDS))
 
     def evaluate(self) -> subprocess.Popen:
-        return self.start(str(ROOT / "eval.py"), f"run={self.run}", "episodes=10", "videos=1", "workers=2")
+        return self.start(str(ROOT / "eval.py"), f"run={self.run}", "episodes=5", "videos=1", "workers=1")
 
     def finish(self, process: subprocess.Popen) -> None:
         assert process.wait(600) == 0, self.log.read_text()
@@ -67,7 +67,7 @@ class Session:
         return any(word in self.log.read_text() for word in words)
 
     def episodes(self) -> int:
-        return sum(path.read_text().count("\n") for path in self.run.glob("eval/episodes.jsonl"))
+        return sum(path.read_text().count("\n") for path in self.run.glob("eval/**/episodes.jsonl"))
 
     def sign(self, phase: str) -> Callable[[], bool]:
         """Return a condition that is true once the command has reached a phase."""

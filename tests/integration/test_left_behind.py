@@ -16,7 +16,7 @@ SECONDS = 300  # until the moment is reached, on a busy machine
 
 def test_a_killed_trainer_leaves_no_process_behind(tmp_path: Path) -> None:
     """Neither simulators nor W&B's service; `test_killed` looks at the other moments."""
-    words = ("training.epochs=100000", "training.rollout_every=1", "wandb.mode=offline")
+    words = ("training.epochs=100000", "training.rollout_every=1", "training.rollout_episodes=2", "wandb.mode=offline")
     data = f"data.dir={tiny.shared_collection()}"
     mark, log = f"left_behind_{uuid.uuid4().hex}", tmp_path / "log"
     command = [sys.executable, str(ROOT / "train.py"), *tiny.overrides(tmp_path, *words, data)]
