@@ -56,6 +56,21 @@ def test_two_processes_give_the_same_episodes() -> None:
                 assert np.array_equal(one, other), asked[index]
 
 
+@pytest.mark.skipif(rendering.opengl_backend() is None, reason="OpenGL does not work on this machine")
+@pytest.mark.parametrize("task", TASKS)
+def test_scenes_do_not_depend_on_the_renderer(task: str) -> None:
+    pair = [
+        make_env(SimConfig(cameras=["front"], image_size=16, renderer=renderer), task)
+        for renderer in ("raycast", "opengl")
+    ]
+    for seed in range(2):
+        first, second = (env.demonstrate(EpisodeStart(seed % env.variations, seed))[0] for env in pair)
+        np.testing.assert_array_equal(first.actions, second.actions)
+        np.testing.assert_array_equal(first.state, second.state)
+    for env in pair:
+        env.close()
+
+
 def test_the_simulator_needs_no_jax() -> None:
     code = (
         "import sys; from instructrl.sim.tabletop.env import Tabletop; import instructrl.sim.vector.pool\n"

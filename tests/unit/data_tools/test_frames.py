@@ -121,7 +121,7 @@ def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
 def test_bad_input_is_one_line(words: list[str], message: str, tmp_path: Path) -> None:
     given = {word.partition("=")[0]: word for word in (*FEW, "workers=1", f"out={tmp_path}", *words)}
     with pytest.raises(InputError, match=f"^{re.escape(message)}") as raised:
-        make_frames(parse_settings(list(given.values()), FramesConfig, prog=PROG))
+        make_frames(parse_settings(list(given.values()), FramesConfig, prog=PROG), start=inline)
     assert "\n" not in str(raised.value)
 
 

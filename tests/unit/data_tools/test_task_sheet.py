@@ -13,6 +13,11 @@ from data_tools.tasks import COLUMNS, TILE, arguments, draw_tasks, episode_image
 from instructrl.errors import InputError
 
 
+@pytest.fixture(autouse=True)
+def no_opengl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INSTRUCTRL_GL", "none")
+
+
 @given(st.lists(st.integers(1, 4 * COLUMNS), min_size=1, max_size=30))
 def test_no_two_pictures_share_a_place(counts: list[int]) -> None:
     occupied = set[tuple[int, int]]()

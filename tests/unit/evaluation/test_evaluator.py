@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from instructrl.cli.entry import compose
-from instructrl.config.environment import SimConfig
 from instructrl.config.evaluation import EVALUATION_CONDITIONS, EvalConfig, ProtocolConfig, effective_protocol
 from instructrl.config.fields import RENAMED_CONDITIONS
 from instructrl.errors import InputError, SimulatorError
@@ -17,13 +16,12 @@ from instructrl.evaluation.evaluator import (
     TRAINING_ROLLOUT_SEEDS,
     Condition,
     TaskEvaluator,
-    demonstrate,
     fixed_starts,
 )
 from instructrl.evaluation.results.summary import headline, summarize, table
 from instructrl.evaluation.results.variations import evaluated_variations, format_ranges
-from instructrl.evaluation.rollout import Episode, EpisodeSpec, run_rollouts
-from instructrl.evaluation.worker_env import start_eval_workers, task_info
+from instructrl.evaluation.rollout import Episode
+from instructrl.evaluation.worker_env import task_info
 from instructrl.sim import EpisodeStart, Outcome
 from instructrl.types import Observation
 from tests.fakes.sim import TRAINING, FakePolicy, InlineWorkers, without_clock
@@ -207,34 +205,6 @@ def test_wall_time_is_counted_over_all_sessions(tmp_path: Path) -> None:
     first = play(tmp_path / "e", FakePolicy(), conditions=["trained"])[0].seconds
     assert first > 0
     assert play(tmp_path / "e", FakePolicy(), conditions=["trained"])[0].seconds == pytest.approx(first, abs=0.01)
-
-
-def test_the_embedded_simulator_plays_all_parts() -> None:
-    """The expert succeeds, and its actions can be replayed and rendered as a video."""
-    sim = SimConfig(cameras=["front"], image_size=16)
-    with start_eval_workers(sim, "reach_target", renderer="raycast", count=2) as workers:
-        info = task_info(workers, "reach_target", [3, 7])
-        assert info.variations == (3, 7)
-        assert len(info.instructions) == 20
-        assert not set(info.instructions[3]) & set(info.held_out_instructions[3])
-        starts = fixed_starts(4, info.variations, first_seed=EVALUATION_SEEDS, seed=0)
-        shown: dict[int, Any] = {}
-        demonstrate(workers, starts, info, on_episode=shown.__setitem__)
-        assert [shown[index].outcome for index in range(4)] == [Outcome.SUCCESS] * 4
-
-        class Replay(FakePolicy):
-            def answer(self, slot: int, seen: Observation) -> np.ndarray:
-                return shown[next(i for i in range(4) if i % 2 == slot and started[slot] == i // 2)].actions[0]
-
-            def start_episode(self, slot: int, instruction: str) -> None:
-                started[slot] = started.get(slot, -1) + 1
-
-        started: dict[int, int] = {}
-        replayed = run_rollouts(workers, Replay(), specs={i: EpisodeSpec(start) for i, start in starts.items()})
-        assert [episode.outcome for episode in replayed.values()] == [Outcome.SUCCESS] * 4
-        frames = workers.call({0: ("film", (shown[0].start, shown[0].actions, 64))})[0]
-        assert frames.shape[1:] == (64, 64, 3)
-        assert len(frames) > 5
 
 
 def test_an_episode_is_on_disk_as_soon_as_it_ends(tmp_path: Path) -> None:

@@ -1,13 +1,10 @@
-from functools import partial
-
 import numpy as np
 import pytest
 
 from instructrl.evaluation.rollout import Episode, EpisodeSpec, run_rollouts
 from instructrl.sim import EpisodeLimits, EpisodeStart, Outcome
-from instructrl.sim.vector.pool import Workers
 from instructrl.types import Observation
-from tests.fakes.sim import TRAINING, FakePolicy, InlineWorkers, make_fake_env
+from tests.fakes.sim import TRAINING, FakePolicy, InlineWorkers
 
 
 def specs(count: int) -> dict[int, EpisodeSpec]:
@@ -94,15 +91,6 @@ def test_a_dead_simulator_costs_one_episode() -> None:
     played = run_rollouts(InlineWorkers(deadly=(103,)), FakePolicy(), specs=specs(10))
     assert [i for i, episode in played.items() if episode.outcome is Outcome.SIMULATOR_ERROR] == [3]
     assert sum(episode.success for episode in played.values()) == 9
-
-
-def test_a_process_that_dies_costs_one_episode() -> None:
-    with Workers(partial(make_fake_env, deadly=(103,)), 2, timeout=20.0) as workers:
-        played = run_rollouts(workers, FakePolicy(), specs=specs(8))
-    assert [i for i, episode in played.items() if episode.outcome is Outcome.SIMULATOR_ERROR] == [3]
-    undisturbed = run_rollouts(InlineWorkers(), FakePolicy(), specs=specs(8))
-    del played[3], undisturbed[3]
-    assert same(played, undisturbed)
 
 
 def test_episodes_are_reported_as_they_end() -> None:

@@ -1,18 +1,13 @@
 """The embedded tasks in gymnasium: its environment checker, vector environments, seeds, outcomes, dependencies."""
 
-import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env, data_equivalence
-from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
 import instructrl.sim.gym as suite
 from instructrl.actions import WORKSPACE_HIGH
@@ -20,7 +15,6 @@ from instructrl.config.environment import EMBEDDED_TASKS, SimConfig
 from instructrl.errors import InputError
 from instructrl.sim import EpisodeStart, Outcome, make_env
 from instructrl.sim.tabletop.task import load_task
-from tests.paths import ROOT
 
 REACH, STACK = "instructrl/ReachTarget-v0", "instructrl/StackBlocks-v0"
 SMALL = {"cameras": ("front", "wrist"), "image_size": 16, "renderer": "raycast", "render_size": 32}
@@ -88,64 +82,6 @@ def test_every_sentence_is_in_the_space_of_instructions(task: str) -> None:
     for variation in range(task.variations):
         for held_out in (False, True):
             assert all(sentence in text for sentence in task.instructions(variation, held_out=held_out))
-
-
-@pytest.mark.parametrize("kind", [AsyncVectorEnv, SyncVectorEnv])
-def test_a_vector_of_four_of_different_tasks_steps_as_each_alone(kind: type[VectorEnv]) -> None:
-    names = [REACH, STACK, "instructrl/PutMoneyInSafe-v0", REACH]
-    alone = [make(name) for name in names]
-    vector = kind([partial(make, name) for name in names])
-    try:
-        seen, info = vector.reset(seed=7)
-        starts = [one.reset(seed=7 + number) for number, one in enumerate(alone)]
-        for number, (own, about) in enumerate(starts):
-            assert seen["instruction"][number] == own["instruction"]
-            assert info["variation"][number] == about["variation"] and info["seed"][number] == about["seed"]
-        vector.action_space.seed(3)
-        over = [False] * 4
-        for _ in range(4):
-            actions = vector.action_space.sample()
-            seen, reward, terminated, truncated, info = vector.step(actions)
-            assert seen["front_rgb"].shape == (4, 16, 16, 3) and reward.shape == (4,)
-            for number, one in enumerate(alone):
-                if over[number]:  # a vector begins the next episode by itself
-                    own, about = one.reset()
-                    over[number] = False
-                else:
-                    own, _, ended, cut, about = one.step(actions[number])
-                    assert (bool(terminated[number]), bool(truncated[number])) == (ended, cut)
-                    over[number] = ended or cut
-                assert all(data_equivalence(own[key], seen[key][number], exact=True) for key in own if key != "state")
-                np.testing.assert_array_equal(own["state"], seen["state"][number])
-                assert info["outcome"][number] == about["outcome"]
-    finally:
-        for one in (vector, *alone):
-            one.close()
-
-
-def test_shared_sentences_without_copies_are_those_of_now() -> None:
-    vector = AsyncVectorEnv([make] * 2, copy=False)
-    for variation in (3, 8):
-        seen, info = vector.reset(options={"variation": variation})
-        assert tuple(seen["instruction"]) == tuple(info["instruction"])
-        assert seen["instruction"][0:1] == (info["instruction"][0],)
-    vector.close()
-
-
-def test_sentences_that_were_seen_stay_as_they_were() -> None:
-    vector = AsyncVectorEnv([make] * 2)
-    first, info = vector.reset(options={"variation": 3})
-    instructions = tuple(info["instruction"])
-    vector.reset(options={"variation": 8})
-    assert tuple(first["instruction"]) == instructions
-    vector.close()
-
-
-def test_gymnasiums_own_vectors() -> None:
-    vector = gymnasium.make_vec(REACH, num_envs=2, vectorization_mode="async", **SMALL)
-    seen, _ = vector.reset(seed=0, options={"variation": 3})
-    assert seen["front_rgb"].shape == (2, 16, 16, 3) and len(seen["instruction"]) == 2
-    vector.close()
 
 
 def test_a_seed_names_the_episodes_that_follow(env: gymnasium.Env) -> None:
@@ -278,27 +214,3 @@ def test_pictures_follow_the_arm_and_disturb_nothing() -> None:
     assert len(listed.render()) == 2
     for one in (made, quiet, listed):
         one.close()
-
-
-def ran(program: str) -> str:
-    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd="/", env=variables, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def test_an_episode_needs_no_jax_no_configuration_and_no_data() -> None:
-    program = f"""
-import sys, gymnasium
-env = gymnasium.make("instructrl.sim.gym:{REACH}", cameras=["front"], image_size=16, renderer="raycast")
-env.reset(seed=0)
-env.step(env.action_space.sample())
-env.close()
-loaded = {{"jax", "flax", "optax", "hydra", "omegaconf", "h5py", "wandb", "rlbench", "data_tools"}} & set(sys.modules)
-rooms = [name for name in sys.modules if name.startswith("instructrl.") and name.split(".")[1] in
-         ("config", "command", "data", "models", "training", "evaluation")]
-print(sorted(loaded), rooms)
-"""
-    assert ran(program) == "[] []"

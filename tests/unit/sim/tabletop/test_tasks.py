@@ -9,7 +9,7 @@ import pytest
 
 from instructrl.config.environment import EMBEDDED_TASKS, SimConfig
 from instructrl.errors import InputError
-from instructrl.sim import EpisodeStart, Outcome, make_env, rendering
+from instructrl.sim import EpisodeStart, Outcome, make_env
 from instructrl.sim.tabletop.cameras import extrinsics, intrinsics
 from instructrl.sim.tabletop.env import Tabletop
 from instructrl.sim.tabletop.scene import CAMERAS, TABLE_Z, WORKSPACE_HIGH, WORKSPACE_LOW
@@ -170,18 +170,6 @@ def test_a_goal_must_be_in_the_scene() -> None:
         with pytest.raises(InputError):
             env.reset(bad)
     assert make("push_button").reset(EpisodeStart(0, 0)) is not None
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_scenes_do_not_depend_on_the_renderer(task: str) -> None:
-    if rendering.opengl_backend() is None:
-        pytest.skip("OpenGL does not work on this machine")
-    env, (starts, shows) = make(task, renderer="opengl"), shown(task)
-    for start, (first, _) in zip(starts[:2], shows, strict=False):
-        second = env.demonstrate(start)[0]
-        np.testing.assert_array_equal(first.actions, second.actions)
-        np.testing.assert_array_equal(first.state, second.state)
-    env.close()
 
 
 @pytest.mark.parametrize("task", TASKS)
