@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+from instructrl.config.fields import with_current_name
 from instructrl.errors import InputError
 from instructrl.storage.atomic import write_atomically
 from launchers.job import JobSpec
@@ -78,7 +79,7 @@ def last_error(log: str) -> str:
 
 
 def read_table(folder: Path) -> list[Job]:
-    """Read the jobs of a sweep; empty for a new one.
+    """Read the jobs of a sweep; empty for a new one. Overrides with former names of settings get the current ones.
 
     Raises:
         InputError: the file is damaged.
@@ -89,7 +90,10 @@ def read_table(folder: Path) -> list[Job]:
     keys = {entry.name for entry in fields(Job)}
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["jobs"]
-        return [Job(**{key: value for key, value in entry.items() if key in keys}) for entry in entries]
+        jobs = [Job(**{key: value for key, value in entry.items() if key in keys}) for entry in entries]
+        for job in jobs:
+            job.overrides = [with_current_name(word) for word in job.overrides]
+        return jobs
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{path}: damaged; remove it, and running jobs will not be attached to") from None
 

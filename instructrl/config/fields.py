@@ -307,6 +307,26 @@ def with_current_names(config: DictConfig) -> DictConfig:
     return OmegaConf.create(values)  # type: ignore[arg-type,return-value]
 
 
+def with_current_name(override: str) -> str:
+    """A recorded override, KEY=VALUE, with former names of the setting and its values replaced by the current ones."""
+    key, equals, value = override.partition("=")
+    key = RENAMED_KEYS.get(key, key)
+    return f"{key}{equals}{replace_items(value, RENAMED_VALUES.get(key, {}))}"
+
+
+def with_former_name(override: str) -> str:
+    """The inverse of `with_current_name`."""
+    key, equals, value = override.partition("=")
+    former_values = {current: former for former, current in RENAMED_VALUES.get(key, {}).items()}
+    former_keys = {current: former for former, current in RENAMED_KEYS.items()}
+    return f"{former_keys.get(key, key)}{equals}{replace_items(value, former_values)}"
+
+
+def replace_items(text: str, table: Mapping[str, str]) -> str:
+    """Replace each item of a value, a single one or a list like [a,b], that the table contains."""
+    return re.sub(r"[^][,\s'\"]+", lambda match: table.get(match[0], match[0]), text) if table else text
+
+
 def subdict(values: Any, names: list[str]) -> dict[Any, Any]:
     """The dict at a path of keys in nested dicts; an empty one if there is none."""
     for name in names:

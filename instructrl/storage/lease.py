@@ -1,7 +1,7 @@
 """A lease on a folder, held by one process and respected across machines.
 
-The holder writes a record into the folder and renews it every few seconds. The file lock (see `lock`) is faster and is
-taken first; the lease covers what that cannot: network file systems and object storage.
+The holder writes a record into the folder and renews it every few seconds. The file lock (see `file_lock`) is faster
+and is taken first; the lease covers what that cannot: network file systems and object storage.
 """
 
 import json
@@ -121,8 +121,8 @@ class LeaseRecord:
 class Lease:
     """A held lease: renewed by a thread, which also notices if another process took it over."""
 
-    def __init__(self, record: LeaseRecord, holder: LeaseHolder) -> None:
-        self.record, self.holder = record, holder
+    def __init__(self, record: LeaseRecord, holder: LeaseHolder, *, heartbeat: float = HEARTBEAT) -> None:
+        self.record, self.holder, self._heartbeat = record, holder, heartbeat
         self.taken_over_by: LeaseHolder | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep_renewing, name="lease", daemon=True)
@@ -137,7 +137,7 @@ class Lease:
             )
 
     def _keep_renewing(self) -> None:
-        while not self._stop.wait(HEARTBEAT):
+        while not self._stop.wait(self._heartbeat):
             with suppress(OSError, InputError, RunError):  # the next renewal may succeed
                 found = self.record.holder()
                 if found is not None and found != self.holder:
@@ -155,39 +155,53 @@ class Lease:
 
 
 @contextmanager
-def exclusive_lease(folder: StoragePath, *, activity: str, busy_hint: str, write_hint: str) -> Iterator[Lease]:
+def exclusive_lease(
+    folder: StoragePath,
+    *,
+    activity: str,
+    busy_hint: str,
+    write_hint: str,
+    holder: LeaseHolder | None = None,
+    heartbeat: float = HEARTBEAT,
+    timeout: float = TIMEOUT,
+) -> Iterator[Lease]:
     """Hold a lease on the folder (created if missing) against processes of this and other machines.
 
     A lease that a dead process of this machine left is taken over at once; one that a process of another machine left,
-    when it has not been renewed for `TIMEOUT` seconds.
+    when it has not been renewed for `timeout` seconds.
 
     Args:
         folder: the folder to lease.
         activity: what the process does there, third person ("trains"), for messages of other processes.
         busy_hint: next action in the error if another process holds the lease.
         write_hint: next action in the error if the folder cannot be written.
+        holder: the process that takes the lease; None: this one.
+        heartbeat: seconds between two renewals.
+        timeout: seconds without renewal after which the lease of a process on another machine expires.
 
     Raises:
         InputError: another process holds the lease, or the folder cannot be written.
     """
     record = LeaseRecord(folder)
     with exclusive_lock(folder, activity=activity, busy_hint=busy_hint, write_hint=write_hint, holder=record.holder):
-        wait_for_expiry(record, activity=activity, busy_hint=busy_hint)
-        holder = current_process()
+        wait_for_expiry(record, activity=activity, busy_hint=busy_hint, heartbeat=heartbeat, timeout=timeout)
+        holder = holder or current_process()
         try:
             record.write(holder)
         except OSError as error:
             raise InputError(
                 f"{folder}: cannot be written ({error.strerror}); free space there or {write_hint}"
             ) from None
-        lease = Lease(record, holder)
+        lease = Lease(record, holder, heartbeat=heartbeat)
         try:
             yield lease
         finally:
             lease.release()
 
 
-def wait_for_expiry(record: LeaseRecord, *, activity: str, busy_hint: str) -> None:
+def wait_for_expiry(
+    record: LeaseRecord, *, activity: str, busy_hint: str, heartbeat: float = HEARTBEAT, timeout: float = TIMEOUT
+) -> None:
     """Block until the lease is free. A stale one is observed for a while, since clocks of machines differ.
 
     Raises:
@@ -201,13 +215,13 @@ def wait_for_expiry(record: LeaseRecord, *, activity: str, busy_hint: str) -> No
             raise in_use_error(record, holder, activity=activity, busy_hint=busy_hint)
         return
     age = max(time.time() - state[1], 0.0)
-    wait = max(TIMEOUT - age, 1.5 * HEARTBEAT)
+    wait = max(timeout - age, 1.5 * heartbeat)
     name = holder or "another process"
     print(f"{record.path.parent}: {name} worked here; waiting up to {wait:.0f} s for it to renew its lease", flush=True)
     end = time.monotonic() + wait
     while time.monotonic() < end:
         raise_if_preempted()
-        time.sleep(min(POLL_INTERVAL, HEARTBEAT / 2))
+        time.sleep(min(POLL_INTERVAL, heartbeat / 2))
         now = record.state()
         if now is None:
             return

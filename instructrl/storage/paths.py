@@ -1,8 +1,8 @@
 """Paths on the file system or in object storage: settings and arguments are parsed into a `StoragePath`.
 
 A `StoragePath` is a `Path`, or a `BucketPath` with the subset of the `Path` interface that InstructRL uses. A file in
-a bucket is read through a local copy (see `cache`), or, without a cache folder, by range requests (see
-`buckets.RangeReader`). It is written to a local file first, uploaded and compared with the store's checksum.
+a bucket is read through a local copy (see `object_cache`), or, without a cache folder, by range requests (see
+`object_store.RangeReader`). It is written to a local file first, uploaded and compared with the store's checksum.
 """
 
 import fnmatch

@@ -7,7 +7,7 @@ python -m launchers.setup.check_devices tpu
 import os
 import sys
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +22,34 @@ ADVICE = {
 }
 
 
-def check(kind: str) -> str:
+def host_count() -> int:
+    """Number of hosts of this TPU; 1 if the metadata server does not answer."""
+    request = urllib.request.Request(METADATA, headers={"Metadata-Flavor": "Google"})
+    try:
+        with urllib.request.urlopen(request, timeout=3) as response:
+            return max(1, len(response.read().decode().split(",")))
+    except (OSError, ValueError):
+        return 1
+
+
+def check(kind: str, *, dev: Path = DEV, host_count: Callable[[], int] = host_count) -> str:
     """Run a computation on each device of this machine; returns a description.
 
     The chips of a multi-host pod work only when all hosts initialize them together: they are only counted.
+
+    Args:
+        kind: `gpu` or `tpu`.
+        dev: folder of the machine's device files.
+        host_count: returns the number of hosts of the TPU.
 
     Raises:
         RunError: there is no device, it cannot be used, or its result is wrong.
     """
     if kind == "tpu":
-        chips = [path for pattern in CHIPS for path in DEV.glob(pattern)]
+        chips = [path for pattern in CHIPS for path in dev.glob(pattern)]
         hosts = host_count() if chips else 1
         if not chips:
-            raise RunError(f"tpu: found no chip in {DEV} ({', '.join(CHIPS)}); {ADVICE[kind]}")
+            raise RunError(f"tpu: found no chip in {dev} ({', '.join(CHIPS)}); {ADVICE[kind]}")
         if hosts > 1:
             import libtpu  # noqa: F401  # raises unless installed
 
@@ -60,16 +75,6 @@ def product(device: Any) -> float:
 
     ones = jax.device_put(jnp.ones((64, 128)), device)
     return float((ones @ ones.T).sum())
-
-
-def host_count() -> int:
-    """Number of hosts of this TPU; 1 if the metadata server does not answer."""
-    request = urllib.request.Request(METADATA, headers={"Metadata-Flavor": "Google"})
-    try:
-        with urllib.request.urlopen(request, timeout=3) as response:
-            return max(1, len(response.read().decode().split(",")))
-    except (OSError, ValueError):
-        return 1
 
 
 def main(words: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """Runs a command on all hosts of a pod for as long as this process lives.
 
 Each host's output is shown line by line with its name. The first failure stops all. The remote commands end when this
-process ends, for whatever reason: `hold.sh` runs there and monitors the connection. `detached.py` runs commands that
+process ends, for whatever reason: `hold.sh` runs there and monitors the connection. `background.py` runs commands that
 outlive it.
 """
 

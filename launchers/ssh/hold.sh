@@ -1,4 +1,4 @@
-# Runs a command on a host while the connection is held. `fanout.py` sends this text to `bash -c`.
+# Runs a command on a host while the connection is held. `broadcast.py` sends this text to `bash -c`.
 #
 # $1: the command; its first process receives TERM. $2: a mark that identifies all of its processes. $3: seconds without
 # a line on standard input after which the connection counts as lost.

@@ -1,4 +1,4 @@
-"""Hosts reached by ssh, and short commands on all of them. `fanout.py` runs long ones."""
+"""Hosts reached by ssh, and short commands on all of them. `broadcast.py` runs long ones."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-# Manages detached runs on a host. `detached.py` sends this text to `bash -c`.
+# Manages detached runs on a host. `background.py` sends this text to `bash -c`.
 #
 # $1: start, status, follow, stop or list. $2: the run's name. $3: its mark on this host.
 # start: $4 is the command. follow: $4 is the number of earlier lines. stop: $4 is the number of seconds to save.

@@ -15,15 +15,15 @@ from launchers.job import JobSpec
 from launchers.sweep.runner import sweep_name
 
 
-def job_specs(study: SweepRequest) -> tuple[list[JobSpec], str]:
+def job_specs(request: SweepRequest) -> tuple[list[JobSpec], str]:
     """Return a job spec per job, and the name of the sweep."""
-    jobs = study.jobs
-    name = study.launcher.sweep or sweep_name(jobs, entry=study.config_name)
-    resources = replace(study.launcher, sweep=name)
+    jobs = request.jobs
+    name = request.launcher.sweep or sweep_name(jobs, entry=request.config_name)
+    resources = replace(request.launcher, sweep=name)
     specs = []
-    for number, (overrides, config) in enumerate(zip(jobs, study.configs, strict=True), 1):
+    for number, (overrides, config) in enumerate(zip(jobs, request.configs, strict=True), 1):
         spec = JobSpec(
-            command=(*study.entry, *overrides, *launcher_overrides(config, overrides, resources, sweep=name)),
+            command=(*request.entry, *overrides, *launcher_overrides(config, overrides, resources, sweep=name)),
             run=output_folder(config),
             name=f"{number:03}-{file_name(' '.join(overrides))}",
             overrides=tuple(overrides),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from instructrl.config.fields import with_former_name
 from instructrl.config.launcher import LauncherConfig
 from instructrl.errors import InputError, InterruptedRun
 from instructrl.preemption import raise_if_preempted
@@ -53,7 +54,14 @@ def make_backend(resources: LauncherConfig, folder: Path) -> Backend:
 
 
 def sweep_name(jobs: Sequence[Sequence[str]], *, entry: str) -> str:
-    """Derive a sweep's name from its jobs: the varying keys, and a hash of all overrides."""
+    """Derive a sweep's name from its jobs; one that was started under former names of settings is found again."""
+    name = name_of_overrides(jobs, entry=entry)
+    former_name = name_of_overrides([[with_former_name(word) for word in job] for job in jobs], entry=entry)
+    return former_name if (FOLDER / former_name).is_dir() and not (FOLDER / name).is_dir() else name
+
+
+def name_of_overrides(jobs: Sequence[Sequence[str]], *, entry: str) -> str:
+    """Join the varying keys and a hash of all overrides."""
     varying = [word.partition("=")[0] for word in jobs[0] if any(word not in job for job in jobs)]
     text = re.sub(r"[^A-Za-z0-9_.,]+", "_", ",".join(varying))[:60] or "one"
     total = hashlib.sha256(json.dumps([entry, sorted(map(list, jobs))]).encode()).hexdigest()[:8]

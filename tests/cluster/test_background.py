@@ -14,7 +14,7 @@ from instructrl.errors import InputError
 from launchers.ssh import background
 from launchers.ssh.host import HostError
 from launchers.ssh.sync_code import copy_code
-from tests.fakes.pods import ADDRESSES, SSHD, Pod, marked, pod
+from tests.fakes.pods import ADDRESSES, SSHD, Pod, pod
 from tests.paths import ROOT
 
 pytestmark = pytest.mark.skipif(SSHD is None, reason="needs openssh-server")
@@ -60,7 +60,7 @@ def test_a_run_goes_on_after_its_launcher_was_killed(running_pod: Pod) -> None:
         background.follow(running_pod.hosts, "long", lines=3, show=show)
     assert states(running_pod, "long") == ["running"] * 3  # ending the logs does not affect the run
     assert [text for _, text in background.stop(running_pod.hosts, "long", seconds=2)] == ["ended 143"] * 3
-    assert marked("long:") == []
+    assert running_pod.marked("long:") == []
 
 
 def test_a_stopped_run_may_save_first(running_pod: Pod) -> None:
@@ -80,14 +80,14 @@ def test_an_exit_without_an_observer_is_reported_later(running_pod: Pod) -> None
     assert [text for _, text in background.status(running_pod.hosts, "short")] == ["ended 0", "ended 7", "ended 0"]
     with pytest.raises(HostError, match=r"127\.0\.0\.3: the command ended with code 7; its last line: no card"):
         background.follow(running_pod.hosts, "short", show=lambda *_: None)
-    assert marked("short:") == []  # the failure also ended leftover processes
+    assert running_pod.marked("short:") == []  # the failure also ended leftover processes
     with pytest.raises(InputError, match=r"^run: found no other on these hosts"):
         background.follow(running_pod.hosts, "other")
 
 
 def test_an_end_that_is_not_noted_yet_is_waited_for(running_pod: Pod) -> None:
     background.start(running_pod.hosts, "slow", ["exec sleep 300"] * 3)
-    processes = marked(f"slow:{ADDRESSES[1]}")
+    processes = running_pod.marked(f"slow:{ADDRESSES[1]}")
     [keeper] = {process.parent() for process in processes}
     keeper.suspend()
     later = threading.Timer(2, keeper.resume)
@@ -98,7 +98,7 @@ def test_an_end_that_is_not_noted_yet_is_waited_for(running_pod: Pod) -> None:
 
 def test_a_host_that_is_lost_is_shown_as_such(running_pod: Pod) -> None:
     background.start(running_pod.hosts, "cut", ["sleep 300"] * 3)
-    for process in marked(f"cut:{ADDRESSES[1]}"):
+    for process in running_pod.marked(f"cut:{ADDRESSES[1]}"):
         process.parent().kill()  # as after a restart of the host
         process.kill()
     time.sleep(0.5)
@@ -109,7 +109,7 @@ def test_a_host_that_is_lost_is_shown_as_such(running_pod: Pod) -> None:
         "running"
     )
     background.stop_reachable(running_pod.hosts, "cut")
-    assert marked("cut:") == []
+    assert running_pod.marked("cut:") == []
 
 
 def test_code_arrives_as_git_knows_it(tmp_path: Path) -> None:

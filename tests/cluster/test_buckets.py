@@ -1,4 +1,7 @@
-"""Commands on buckets: results are bit-identical to local ones, also after a kill."""
+"""Commands on buckets: results are bit-identical to local ones, also after a kill.
+
+Each provider trains and evaluates once; what only concerns files is tested for both in test_storage.py.
+"""
 
 import json
 import os
@@ -6,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,9 @@ import jax
 import numpy as np
 import pytest
 
+from instructrl.commands import evaluate, train
 from instructrl.config.environment import DataConfig
+from instructrl.data.text.tokenizer import make_tokenizer
 from instructrl.storage import object_store
 from instructrl.storage.paths import BucketPath, storage_path
 from instructrl.storage.synced_dir import SyncedDir
@@ -25,49 +31,58 @@ from tests.fakes import emulators
 from tests.fakes.emulators import Store
 from tests.fakes.sim import without_clock
 from tests.fixtures import tiny
+from tests.fixtures.commands import run_main
 from tests.paths import ROOT
 
-NAME = "name=run"
 pytestmark = pytest.mark.slow
 
 
-def started(store: Store | None, *words: str) -> subprocess.Popen:
-    environment = os.environ | (store.environment if store else {})
-    return subprocess.Popen([sys.executable, *words], cwd=ROOT, env=environment, stdout=-1, stderr=-2, text=True)
+def train_here(*words: str) -> str:
+    ended = run_main(train.main, *words)
+    assert ended.returncode == 0, ended
+    return ended.stdout
 
 
-def ran(store: Store | None, *words: str) -> str:
-    done = started(store, *words)
-    printed, _ = done.communicate(timeout=300)
-    assert done.returncode == 0, printed
-    return printed
+def evaluate_here(run: str) -> str:
+    words = ["episodes=2", "videos=1", "workers=2", "conditions=[trained,no_instruction]"]
+    ended = run_main(evaluate.main, f"run={run}", *words)
+    assert ended.returncode == 0, ended
+    return ended.stdout
 
 
 def words(folder: Path, root: str, cache: str, *more: str) -> list[str]:
     """Return the arguments of a training with data and runs below `root`."""
     plain = [word for word in tiny.overrides(folder) if not word.startswith(("data.dir", "output_dir"))]
     places = [f"data.dir={root}/data", f"output_dir={root}/outputs", f"data.cache_dir={folder / cache}"]
-    return ["train.py", *plain, *places, "optimizer.warmup_epochs=1", *([] if more else [NAME]), *more]
+    return [*plain, *places, "optimizer.warmup_epochs=1", *more]
 
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a local run, trained and evaluated."""
+    """Return the folder of a local run, trained and evaluated."""
     folder = tmp_path_factory.mktemp("local")
-    ran(None, *words(folder, str(folder), "cache"))
-    ran(None, *eval_words(str(folder / "outputs/run")))
+    train_here(*words(folder, str(folder), "cache", "name=run"))
+    evaluate_here(str(folder / "outputs/run"))
     return folder
 
 
-def eval_words(run: str) -> list[str]:
-    return ["eval.py", f"run={run}", "episodes=2", "videos=1", "workers=2", "conditions=[trained,no_instruction]"]
-
-
-@pytest.fixture(scope="module", params=["gs", "s3"])
-def store(request: pytest.FixtureRequest) -> Iterator[Store]:
-    with emulators.store(request.param) as store, pytest.MonkeyPatch.context() as patch:
-        for key, value in store.environment.items():
+@contextmanager
+def variables(values: Mapping[str, str]) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in values.items():
             patch.setenv(key, value)
+        yield
+
+
+@pytest.fixture(scope="module")
+def gs() -> Iterator[Store]:
+    with emulators.store("gs") as store, variables(store.environment):
+        yield store
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[Store]:
+    with emulators.store("s3") as store, variables(store.environment):
         yield store
 
 
@@ -82,8 +97,6 @@ def fetched(store: Store, folder: Path, name: str = "run") -> Path:
 def parameters(run: Path) -> list[bytes]:
     """Return every array of the last checkpoint."""
     config = read_config(run)
-    from instructrl.data.text.tokenizer import make_tokenizer
-
     tokenizer = make_tokenizer(config.encoder)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
     abstract = abstract_params(agent, dummy_batch(config, tokenizer))
@@ -111,56 +124,64 @@ def same_run(found: Path, expected: Path) -> None:
     assert checksums[0] == checksums[1]
 
 
-def test_collecting_training_and_judging_in_a_bucket_give_what_they_give_on_the_disk(
-    store: Store, local: Path, tmp_path: Path
+def test_collecting_training_and_evaluating_in_a_bucket_give_what_they_give_on_the_disk(
+    gs: Store, local: Path, tmp_path: Path
 ) -> None:
-    printed = ran(store, *words(tmp_path, store.root, "first"))
-    assert f"run: {store.root}/outputs/run" in printed
+    printed = train_here(*words(tmp_path, gs.root, "first", "name=run"))
+    assert f"run: {gs.root}/outputs/run" in printed
     expected = local / "outputs/run"
-    same_run(fetched(store, tmp_path / "seen"), expected)
-    printed = ran(store, *eval_words(f"{store.root}/outputs/run"))
-    assert f"report: {store.root}/outputs/run/eval/report.html" in printed
-    run = fetched(store, tmp_path / "evaluated")
+    same_run(fetched(gs, tmp_path / "trained"), expected)
+    printed = evaluate_here(f"{gs.root}/outputs/run")
+    assert f"report: {gs.root}/outputs/run/eval/report.html" in printed
+    run = fetched(gs, tmp_path / "evaluated")
     assert results(run) == results(expected)
     assert (run / "eval/report.html").is_file() and list((run / "eval/videos").glob("*.mp4"))
 
-    files = [name for name in object_store.list_objects(f"{store.root}/data") if name.endswith(".hdf5")]
+
+def test_another_machine_reads_the_demonstrations_once(gs: Store, local: Path, tmp_path: Path) -> None:
+    """First without local copies, then with them: four epochs each."""
+    for split in ("train", "val"):
+        for path in (local / "data").rglob(f"{split}*.hdf5"):
+            object_store.upload(path, f"{gs.root}/data/{path.relative_to(local / 'data').as_posix()}")
+    files = [name for name in object_store.list_objects(f"{gs.root}/data") if name.endswith(".hdf5")]
     assert len(files) == 2
-    size = sum(object_store.stat(f"{store.root}/data/{name}").size for name in files)  # type: ignore[union-attr]
-    more = ("name=again", f"output_dir={tmp_path}/outputs")
-    for limit in (1.2 * size, 0):  # first on another machine, then on the same one again: four epochs each
-        store.proxy.reset()
-        ran(store, *words(tmp_path, store.root, "second", *more))
-        assert store.proxy.sent <= limit and len(store.proxy.requests) <= 30
-        assert (tmp_path / "outputs/again/metrics.jsonl").read_bytes() == (expected / "metrics.jsonl").read_bytes()
-        (tmp_path / "outputs/again").rename(tmp_path / f"outputs/{limit}")
+    size = sum(object_store.stat(f"{gs.root}/data/{name}").size for name in files)  # type: ignore[union-attr]
+    for limit, name in ((1.2 * size, "cold"), (0, "warm")):
+        gs.proxy.reset()
+        train_here(*words(tmp_path, gs.root, "second", f"name={name}", f"output_dir={tmp_path}/outputs"))
+        assert gs.proxy.sent <= limit and len(gs.proxy.requests) <= 30
+        metrics = (tmp_path / f"outputs/{name}/metrics.jsonl").read_bytes()
+        assert metrics == (local / "outputs/run/metrics.jsonl").read_bytes()
 
 
-def test_a_killed_training_goes_on_from_the_bucket_on_another_machine(
-    store: Store, local: Path, tmp_path: Path
-) -> None:
-    command = words(tmp_path, store.root, "first", "name=killed")
-    first = started(store, *command)
-    until = time.monotonic() + 200
-    while not any(
-        name.endswith("_CHECKPOINT_METADATA") for name in object_store.list_objects(f"{store.root}/outputs/killed")
-    ):
-        assert first.poll() is None and time.monotonic() < until
+def test_a_killed_training_continues_from_the_bucket_on_another_machine(s3: Store, local: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "train.py", *words(tmp_path, s3.root, "first", "name=killed")]
+    first = subprocess.Popen(command, cwd=ROOT, env=os.environ | s3.environment, stdout=-1, stderr=-2, text=True)
+    until = time.monotonic() + 300
+    while not any(method == "HEAD" and "_CHECKPOINT_METADATA" in path for method, path in list(s3.proxy.requests)):
+        assert first.poll() is None and time.monotonic() < until, first.communicate()[0]
         time.sleep(0.02)
     first.send_signal(signal.SIGKILL)
     first.communicate()
-    printed = ran(store, *words(tmp_path, store.root, "second", "name=killed"))
+    printed = train_here(*words(tmp_path, s3.root, "second", "name=killed"))
     assert "training resumed" in printed or "already trained" in printed
-    same_run(fetched(store, tmp_path / "seen", "killed"), local / "outputs/run")
+    expected = local / "outputs/run"
+    same_run(fetched(s3, tmp_path / "trained", "killed"), expected)
+    evaluate_here(f"{s3.root}/outputs/killed")
+    assert results(fetched(s3, tmp_path / "evaluated", "killed")) == results(expected)
 
 
-def test_features_in_a_bucket_are_computed_once(store: Store, tmp_path: Path) -> None:
+def test_features_in_a_bucket_are_computed_once(s3: Store, local: Path, tmp_path: Path) -> None:
     frozen = ("encoder.frozen=true", "training.token_dropout=0", "head=regression", "head.dim=16")
-    printed = ran(None, *words(tmp_path, str(tmp_path), "cache", "name=frozen", *frozen))
+    frozen += ("training.epochs=1", "optimizer.warmup_epochs=0")
+    data = f"data.dir={local}/data"
+    printed = train_here(*words(tmp_path, str(tmp_path), "cache", "name=frozen", data, *frozen))
     assert "features: computing" in printed
+    for path in (local / "data").rglob("*.hdf5"):
+        object_store.upload(path, f"{s3.root}/data/{path.relative_to(local / 'data').as_posix()}")
     for cache, computes in (("first", True), ("first", False), ("second", False)):
         more = (f"name=frozen-{cache}-{computes}", f"output_dir={tmp_path}/outputs", *frozen)
-        printed = ran(store, *words(tmp_path, store.root, cache, *more))
+        printed = train_here(*words(tmp_path, s3.root, cache, *more))
         assert ("features: computing" in printed) == computes
         found = (tmp_path / f"outputs/frozen-{cache}-{computes}/metrics.jsonl").read_bytes()
         assert found == (tmp_path / "outputs/frozen/metrics.jsonl").read_bytes()

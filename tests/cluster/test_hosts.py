@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from instructrl.errors import InputError
 from launchers.ssh.broadcast import run_on_all
 from launchers.ssh.host import HostError, LostHostError, query_all, read_hosts
-from tests.fakes.pods import ADDRESSES, SSHD, Pod, marked, pod
+from tests.fakes.pods import ADDRESSES, SSHD, Pod, pod
 from tests.fixtures.waiting import until
 from tests.paths import ROOT
 
@@ -61,7 +60,7 @@ def test_the_first_failure_stops_all_and_is_named(hosts: Pod, capsys: pytest.Cap
     ) as error:
         run_on_all(hosts.hosts, [stubborn, "sleep 1; echo no card; exit 7", stubborn], "first")
     assert error.value.exit_code == 7 and time.monotonic() - started < 15
-    assert marked("first:") == []
+    assert hosts.marked("first:") == []
 
 
 @pytest.mark.parametrize(("codes", "expected"), [((75, 75, 75), 75), ((0, 75, 0), 75), ((0, 0, 0), 0)])
@@ -81,7 +80,7 @@ def test_a_host_that_does_not_answer_is_one_line(hosts: Pod) -> None:
         LostHostError, match=r"^127\.0\.0\.9: the host does not answer \(.*Connection refused.*others were stopped$"
     ):
         run_on_all([*hosts.hosts[:1], *absent], ["sleep 300"] * 2, "absent", show=lambda *_: None)
-    assert marked("absent:") == []
+    assert hosts.marked("absent:") == []
     with pytest.raises(LostHostError, match=r"^127\.0\.0\.9: the host does not answer \("):
         query_all(absent, ["true"])
 
@@ -89,42 +88,33 @@ def test_a_host_that_does_not_answer_is_one_line(hosts: Pod) -> None:
 def test_ctrl_c_lets_the_command_save(hosts: Pod) -> None:
     saving = "trap 'sleep 1; echo saved; exit 75' TERM; echo began; for i in $(seq 3000); do sleep 0.1; done"
     running = launcher(hosts, "ctrlc", saving)
-    until(lambda: len(marked("ctrlc:")) >= 3, 20)
+    until(lambda: len(hosts.marked("ctrlc:")) >= 3, 20)
     time.sleep(1)
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=60)
     assert running.returncode == 130 and "Traceback" not in err
     assert sorted(line for line in out.splitlines() if "saved" in line) == [f"[{a}] saved" for a in ADDRESSES]
-    assert marked("ctrlc:") == []
+    assert hosts.marked("ctrlc:") == []
 
 
 @pytest.mark.parametrize("command", ["sleep 300", "trap '' TERM; while true; do echo on; sleep 0.1; done"])
 def test_a_killed_launcher_leaves_nothing_behind(hosts: Pod, command: str) -> None:
     running = launcher(hosts, "killed", command)
-    until(lambda: len(marked("killed:")) >= 3, 20)
+    until(lambda: len(hosts.marked("killed:")) >= 3, 20)
     os.kill(running.pid, signal.SIGKILL)
     running.wait()
-    until(lambda: marked("killed:") == [], 15)
-
-
-def test_hosts_are_read_from_the_command_line() -> None:
-    first, second = read_hosts("me@10.0.0.1:2222, tpu-7", user="you")
-    assert (first.user, first.address, first.port) == ("me", "10.0.0.1", 2222)
-    assert (second.user, second.name, second.port) == ("you", "tpu-7", 22)
-    for wrong in ("", "a b", "-oProxyCommand=x", "a:x", "a,,b", "a,a"):
-        with pytest.raises(InputError, match=r"^addresses: "):
-            read_hosts(wrong)
+    until(lambda: hosts.marked("killed:") == [], 15)
 
 
 def test_a_lost_host_stops_all(tmp_path: Path) -> None:
     """Uses a separate pod, so it is last in the file."""
     with pod(tmp_path / "pod") as running_pod:
         running = launcher(running_pod, "lost", "sleep 300")
-        until(lambda: len(marked("lost:")) >= 3, 20)
+        until(lambda: len(running_pod.marked("lost:")) >= 3, 20)
         time.sleep(0.5)
         running_pod.kill("127.0.0.3")
         started = time.monotonic()
         _, err = running.communicate(timeout=30)
         assert time.monotonic() - started < 15 and running.returncode == 1
         assert err.startswith("error: 127.0.0.3: the host does not answer") and len(err.splitlines()) == 1
-        assert marked("lost:") == []
+        assert running_pod.marked("lost:") == []

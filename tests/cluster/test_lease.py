@@ -1,6 +1,7 @@
 """Leases: one holder per folder across machines; a live holder is named, an expired lease is taken over."""
 
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -12,18 +13,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from instructrl.config.environment import DataConfig
 from instructrl.errors import InputError, RunError
-from instructrl.storage import lease as owners
 from instructrl.storage.file_lock import exclusive_lock
-from instructrl.storage.lease import NAME, LeaseRecord, current_process, exclusive_lease
+from instructrl.storage.lease import NAME, LeaseHolder, LeaseRecord, current_process, exclusive_lease
 from instructrl.storage.paths import StoragePath, storage_path
 from tests.fakes import emulators
 
-OPTIONS = {"activity": "trains", "busy_hint": "add name=...", "write_hint": "choose another output_dir"}
+OPTIONS: dict[str, Any] = {
+    "activity": "trains",
+    "busy_hint": "add name=...",
+    "write_hint": "choose another output_dir",
+    "heartbeat": 0.1,
+    "timeout": 1.0,
+}
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -32,12 +39,6 @@ with exclusive_lease(Path(sys.argv[1]), activity="trains", busy_hint="wait", wri
     print("held", flush=True)
     time.sleep(600)
 """
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(owners, "HEARTBEAT", 0.1)
-    monkeypatch.setattr(owners, "TIMEOUT", 1.0)
 
 
 @contextmanager
@@ -51,15 +52,21 @@ def holder(folder: Path) -> Iterator[subprocess.Popen]:
         process.wait()
 
 
+def foreign_process() -> LeaseHolder:
+    """Describe a process on another machine."""
+    return replace(current_process(), host="elsewhere", boot="other")
+
+
 def write_foreign_lease(folder: Path) -> None:
     """Write the lease of a process on another machine."""
     folder.mkdir(exist_ok=True)
-    LeaseRecord(folder).write(replace(current_process(), host="elsewhere", boot="other"))
+    LeaseRecord(folder).write(foreign_process())
 
 
-def seconds(folder: StoragePath) -> float:
+def seconds(folder: StoragePath, **options: Any) -> float:
+    """Take the lease, and return how long it took."""
     begun = time.monotonic()
-    with exclusive_lease(folder, **OPTIONS):
+    with exclusive_lease(folder, **{**OPTIONS, **options}):
         return time.monotonic() - begun
 
 
@@ -78,7 +85,7 @@ def test_where_the_disk_knows_no_locks_the_record_decides(tmp_path: Path, monkey
     def unknown(handle: int, how: int) -> None:
         raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
-    monkeypatch.setattr("instructrl.storage.file_lock.fcntl.flock", unknown)
+    monkeypatch.setattr(fcntl, "flock", unknown)
     with holder(tmp_path) as process, pytest.raises(InputError, match=f"process {process.pid} on "):
         seconds(tmp_path)
     assert seconds(tmp_path) < 0.5
@@ -109,11 +116,10 @@ def test_an_owner_elsewhere_whose_clock_is_wrong_is_watched(tmp_path: Path) -> N
         assert 0.14 < seconds(tmp_path) < 5
 
 
-def test_an_owner_elsewhere_that_leaves_is_followed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(owners, "TIMEOUT", 60.0)
+def test_an_owner_elsewhere_that_leaves_is_followed_at_once(tmp_path: Path) -> None:
     write_foreign_lease(tmp_path)
     threading.Timer(0.3, (tmp_path / NAME).unlink).start()
-    assert seconds(tmp_path) < 10
+    assert seconds(tmp_path, timeout=60.0) < 10
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"host": 1}'])
@@ -157,10 +163,8 @@ def test_a_folder_in_a_bucket_has_one_owner_on_all_machines(
             storage_path(f"{store.root}/run", DataConfig(cache_dir=str(tmp_path / machine)))
             for machine in ("one", "two")
         )
-        with exclusive_lease(first, **OPTIONS) as lease:
-            monkeypatch.setattr(owners, "boot_id", lambda: "another machine")
-            monkeypatch.setattr(owners, "TIMEOUT", 60.0)
-            with pytest.raises(InputError, match=rf"process {os.getpid()} on .* trains here"):
-                seconds(second)
+        with exclusive_lease(first, **OPTIONS, holder=foreign_process()) as lease:
+            with pytest.raises(InputError, match=rf"process {os.getpid()} on elsewhere since .* trains here"):
+                seconds(second, timeout=60.0)
             lease.check()
-        assert seconds(second) < 5
+        assert seconds(second, timeout=60.0) < 5

@@ -396,6 +396,14 @@ def test_stores_without_checksums_are_read_back(store: Store, tmp_path: Path, mo
         object_store.upload(source, f"{store.root}/file")
 
 
+@pytest.mark.parametrize("content", [b"", b"\n", b"\r", b"\r\n", b"a\n\n--==0==--\r"])
+def test_every_content_arrives(store: Store, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "file").write_bytes(content)
+    found = object_store.upload(tmp_path / "file", f"{store.root}/file")
+    object_store.download(f"{store.root}/file", found, tmp_path / "fetched")
+    assert (tmp_path / "fetched").read_bytes() == content
+
+
 def test_crc32c_is_as_gcs_writes_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"123456789")
     assert object_store.crc32c(tmp_path / "file") == "4waSgw=="  # the check value of CRC-32C, 0xE3069283

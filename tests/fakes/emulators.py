@@ -1,6 +1,7 @@
 """Emulated object storage (GCS and S3), each behind a proxy that records requests and injects faults."""
 
 import http.client
+import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
 from time import sleep
 from typing import Any
+from urllib.parse import quote
 
 BUCKET = "demos"
 ENVIRONMENT = {  # endpoint and credentials of a process, by provider
@@ -71,8 +73,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(fault, [], b"")
         store = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
         headers = {key: value for key, value in self.headers.items() if key.lower() not in ("transfer-encoding",)}
+        path, body = media_upload(self.path, body, headers)
         headers["Content-Length"] = str(len(body))
-        store.request(self.command, self.path, body, headers)
+        store.request(self.command, path, body, headers)
         found = store.getresponse()
         data = found.read()
         store.close()
@@ -110,6 +113,17 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.write(data[: len(data) // 2] if broken else data)
         if broken:
             self.close_connection = True
+
+
+def media_upload(path: str, body: bytes, headers: dict[str, str]) -> tuple[str, bytes]:
+    """Send a multipart upload to GCS whose content ends with a carriage return in one part: the emulator strips it."""
+    end = b"\r\n--==0==--"
+    if "uploadType=multipart" not in path or not body.endswith(end):
+        return path, body
+    _, meta, content = body.removesuffix(end[1:]).split(b"\n\n", 2)
+    name = quote(json.loads(meta.partition(b"\n")[0])["name"], safe="")
+    headers["Content-Type"] = "application/octet-stream"
+    return path.replace("uploadType=multipart", f"uploadType=media&name={name}"), content
 
 
 @dataclass

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ StrictModes no
 UsePAM no
 PasswordAuthentication no
 PermitRootLogin yes
+KexAlgorithms curve25519-sha256
 MaxStartups 100
 ForceCommand cd {home} && HOME={home} bash -c "$SSH_ORIGINAL_COMMAND"
 """
@@ -58,29 +59,28 @@ class Pod:
     def kill(self, address: str) -> None:
         """Kill a host and all of its processes."""
         daemon = psutil.Process(self.daemons[address].pid)
-        for process in [daemon, *daemon.children(recursive=True), *marked(address, home=str(self.home(address)))]:
+        for process in [daemon, *daemon.children(recursive=True), *self.marked(address)]:
             with suppress(psutil.NoSuchProcess):  # ended with its parent
                 process.kill()
         self.daemons[address].wait()
 
-
-def marked(text: str, *, home: str = "") -> list[psutil.Process]:
-    """Find processes of a host or mark by their environment; other tests may run concurrently."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if home in process.environ().get("HOME", "") and any(
-                text in process.environ().get(name, "") for name in ("HELD_BY", "RUN_MARK")
-            ):
+    def marked(self, text: str) -> list[psutil.Process]:
+        """Find processes on the hosts by the mark in their environment; other pods may run the same commands."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                variables = process.environ()
+            except psutil.Error:
+                continue
+            marks = (variables.get(name, "") for name in ("HELD_BY", "RUN_MARK"))
+            if variables.get("HOME", "").startswith(f"{self.folder}/") and any(text in mark for mark in marks):
                 found.append(process)
-        except psutil.Error:
-            continue
-    return found
+        return found
 
 
 @contextmanager
-def pod(folder: Path) -> Iterator[Pod]:
-    """Context manager for three running hosts."""
+def pod(folder: Path, *, addresses: Sequence[str] = ADDRESSES) -> Iterator[Pod]:
+    """Context manager for running hosts."""
     folder.mkdir(parents=True, exist_ok=True)
     Path("/run/sshd").mkdir(exist_ok=True)
     for name in ("host_key", "key"):
@@ -89,7 +89,7 @@ def pod(folder: Path) -> Iterator[Pod]:
         probe.bind((ADDRESSES[0], 0))
         running = Pod(folder, probe.getsockname()[1])
     try:
-        for address in ADDRESSES:
+        for address in addresses:
             start(running, address)
         yield running
     finally:

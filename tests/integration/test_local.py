@@ -9,7 +9,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launchers.job_table import Job, describe_exit_code, distinguishing_overrides, format_table
 from tests.fixtures.sweeps import Sweep
 from tests.fixtures.waiting import until
 from tests.paths import ROOT
@@ -154,21 +153,6 @@ def test_a_damaged_table_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "multirun/study/jobs.json").write_text("{")
     output = sweep(code=2)
     assert output.startswith("error: multirun/study/jobs.json: damaged; remove it") and len(output.splitlines()) == 1
-
-
-def test_the_table_is_read_at_a_glance() -> None:
-    jobs = [
-        Job(1, "a", ["task=x", "seed=0"], "r", id="7@1.5", state="done", exit_code=0),
-        Job(12, "b", ["task=x", "seed=1"], "r", state="refused", error="no such partition", log="l"),
-    ]
-    assert format_table(jobs).splitlines() == [
-        "job  id  state    exit  choices",
-        "1    7   done     0     seed=0",
-        "12   -   refused        seed=1",
-        "     no such partition  [l]",
-    ]
-    assert distinguishing_overrides(jobs[0], jobs[:1]) == "task=x seed=0"
-    assert describe_exit_code(143) == "killed by signal 15" and describe_exit_code(3) == "exit code 3"
 
 
 def test_a_sweep_of_a_command_goes_through_the_launcher(tmp_path: Path) -> None:

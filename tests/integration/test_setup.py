@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from instructrl.errors import InputError, RunError
-from launchers.setup import check_devices
 from tests.paths import ROOT
 
 # A Python 3.MINOR that logs its calls, and creates an environment whose Python does the same.
@@ -215,21 +213,3 @@ def test_all_that_is_installed_has_a_fixed_version(kind: str) -> None:
     text = (ROOT / f"requirements-{kind}.txt").read_text() + (ROOT / "requirements.txt").read_text()
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     assert all(line == "-r requirements.txt" or re.fullmatch(r"[\w.\[\]-]+==[\w.]+", line) for line in lines), lines
-
-
-def test_devices_that_cannot_be_used_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check_devices, "DEV", tmp_path)
-    with pytest.raises(RunError, match=r"^tpu: found no chip in .*setup_tpu.sh$"):
-        check_devices.check("tpu")
-    (tmp_path / "accel0").touch()
-    monkeypatch.setattr(check_devices, "host_count", lambda: 4)
-    monkeypatch.setitem(__import__("sys").modules, "libtpu", object())
-    assert check_devices.check("tpu") == "tpu: 1 chips on this host, one of 4"
-    with pytest.raises(InputError, match="found cpu; allowed: gpu or tpu"):
-        check_devices.main(["cpu"])
-
-
-def test_devices_compute_what_is_known_exactly() -> None:
-    import jax
-
-    assert {check_devices.product(device) for device in jax.devices()} == {2.0**19}

@@ -1,0 +1,57 @@
+"""Names of sweeps, and the jobs that are left to submit."""
+
+from pathlib import Path
+
+import pytest
+
+from launchers.job_table import Job
+from launchers.sweep.runner import exit_code, needs_submission, sweep_name
+
+JOBS = [["seed=0", "training.max_instructions=3"], ["seed=1", "training.max_instructions=3"]]
+FORMER = [[word.replace("max_instructions", "sentences") for word in job] for job in JOBS]
+
+
+def test_the_name_of_a_sweep_depends_on_its_jobs_and_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = sweep_name(JOBS, entry="train")
+    assert name.startswith("train-seed-") and sweep_name(JOBS[::-1], entry="train") == name
+    others = {sweep_name(JOBS[:1], entry="train"), sweep_name(JOBS, entry="eval"), sweep_name(FORMER, entry="train")}
+    assert len(others) == 3 and name not in others
+
+
+def test_a_sweep_that_was_started_under_former_names_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    former, current = sweep_name(FORMER, entry="train"), sweep_name(JOBS, entry="train")
+    (tmp_path / "multirun" / former).mkdir(parents=True)
+    assert sweep_name(JOBS, entry="train") == former
+    (tmp_path / "multirun" / current).mkdir()
+    assert sweep_name(JOBS, entry="train") == current
+
+
+def test_only_jobs_without_a_result_are_submitted(tmp_path: Path) -> None:
+    def job(state: str, run: str = str(tmp_path)) -> Job:
+        return Job(1, "x", [], run, state=state)
+
+    assert [needs_submission(job(state)) for state in ("running", "failed", "lost", "done")] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+    assert needs_submission(job("done", str(tmp_path / "removed"))) and not needs_submission(job("done", "gs://b/run"))
+
+
+@pytest.mark.parametrize(
+    ("states", "interrupted", "code"),
+    [
+        (["done", "done"], False, 0),
+        (["done", "failed"], False, 1),
+        (["done", "interrupted"], False, 75),
+        (["done", "cancelled"], False, 1),
+        (["done", "cancelled"], True, 130),
+        (["running"], True, 130),
+    ],
+)
+def test_the_exit_code_of_a_sweep(states: list[str], interrupted: bool, code: int) -> None:
+    jobs = [Job(number, "x", [], "run", state=state) for number, state in enumerate(states)]
+    assert exit_code(jobs, interrupted=interrupted) == code

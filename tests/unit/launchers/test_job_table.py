@@ -1,0 +1,92 @@
+"""The table of a sweep's jobs: text, and jobs that are known from an earlier start."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from instructrl.config.launcher import LauncherConfig
+from instructrl.errors import InputError
+from launchers.job import JobSpec
+from launchers.job_table import (
+    Job,
+    describe_exit_code,
+    distinguishing_overrides,
+    format_table,
+    merge_jobs,
+    read_table,
+    write_table,
+)
+
+
+def spec(*overrides: str) -> JobSpec:
+    return JobSpec(("train.py", *overrides), "outputs/run", "name", overrides, LauncherConfig(name="local"))
+
+
+def recorded(folder: Path, **fields: Any) -> list[Job]:
+    """Read the table of a sweep with one job of these fields."""
+    job = {"number": 1, "name": "a", "overrides": [], "run": "outputs/run", "state": "done", "exit_code": 0} | fields
+    (folder / "jobs.json").write_text(json.dumps({"sweep": "x", "command": "y", "jobs": [job]}))
+    return read_table(folder)
+
+
+def test_the_table_is_read_at_a_glance() -> None:
+    jobs = [
+        Job(1, "a", ["task=x", "seed=0"], "r", id="7@1.5", state="done", exit_code=0),
+        Job(12, "b", ["task=x", "seed=1"], "r", state="refused", error="no such partition", log="l"),
+    ]
+    assert format_table(jobs).splitlines() == [
+        "job  id  state    exit  choices",
+        "1    7   done     0     seed=0",
+        "12   -   refused        seed=1",
+        "     no such partition  [l]",
+    ]
+    assert distinguishing_overrides(jobs[0], jobs[:1]) == "task=x seed=0"
+    assert describe_exit_code(143) == "killed by signal 15" and describe_exit_code(3) == "exit code 3"
+
+
+def test_an_exit_code_sets_the_state() -> None:
+    job = Job(1, "x", [], "run")
+    job.record_exit(75)
+    assert job.state == "interrupted"
+
+
+def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
+    jobs = [Job(3, "a", ["optimizer.ema=0.9", "seed=0"], "r", state="running", id="7@1.5", submissions=2)]
+    write_table(tmp_path, jobs, command="python train.py")
+    assert read_table(tmp_path) == jobs
+    assert read_table(tmp_path / "new") == []
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"jobs": [{}]}', '{"jobs": [{"number": 1, "overrides": 3}]}'])
+def test_a_damaged_table_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "jobs.json").write_text(text)
+    with pytest.raises(InputError, match=r"jobs\.json: damaged; remove it"):
+        read_table(tmp_path)
+
+
+def test_a_job_is_known_by_its_overrides(tmp_path: Path) -> None:
+    known = recorded(tmp_path, number=4, overrides=["seed=0"])
+    same, new = merge_jobs(known, [spec("seed=0"), spec("seed=1")])
+    assert same is known[0] and (new.number, new.state) == (5, "new")
+
+
+@pytest.mark.parametrize(
+    ("former", "current"),
+    [
+        ("hardware.process=1", "hardware.process_id=1"),
+        ("training.sentences=3", "training.max_instructions=3"),
+        ("rows=[trained,held_out]", "conditions=[trained,held_out_instructions]"),
+        ("rows=removed", "conditions=no_instruction"),
+        ("protocol=ours", "protocol=default"),
+        ("objective=masked", "objective=masked_pretraining"),
+        ("protocol.rows=[swapped]", "protocol.conditions=[swapped_instruction]"),
+        ("name=rows=ours", "name=rows=ours"),
+        ("protocol.name=ours-2", "protocol.name=ours-2"),
+    ],
+)
+def test_a_job_that_was_recorded_with_former_names_is_known(tmp_path: Path, former: str, current: str) -> None:
+    known = recorded(tmp_path, overrides=["seed=0", former])
+    assert known[0].overrides == ["seed=0", current]
+    assert merge_jobs(known, [spec("seed=0", current)]) == known
