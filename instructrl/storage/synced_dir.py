@@ -51,13 +51,15 @@ class SyncedDir:
         local = {name: self._state(name) for name in self._names()}
         changed = [name for name, state in local.items() if self._known.get(name) != state]
         removed = [name for name in self._known if name not in local]
-        stale = {parent(name) for name in (*changed, *removed)}
-        markers = [name for name in self._known if is_marker(name) and parent(name) in stale]
+        rewritten = {parent(name) for name in changed}
+        markers = [name for name in self._known if is_marker(name) and parent(name) in rewritten]
         self._each(self._remove, markers)
         self._each(self._send, [name for name in changed if not is_marker(name)])
         to_send = {*changed, *markers}
         self._each(self._send, [name for name in local if is_marker(name) and name in to_send])
-        self._each(self._remove, [name for name in removed if name in self._known])
+        # A checkpoint that was replaced by another one stays complete until that one is.
+        self._each(self._remove, [name for name in removed if is_marker(name)])
+        self._each(self._remove, [name for name in removed if not is_marker(name)])
 
     def _each(self, action: Callable[[str], None], names: Iterable[str]) -> None:
         with ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="sync") as pool:

@@ -38,7 +38,15 @@ class Proxy(ThreadingHTTPServer):
         self.faults: list[Any] = []
         self.delay = 0.0  # seconds before an object is returned
         self.forbidden = ""  # methods that are always answered with 403
+        self.writes_left: int | None = None  # further PUT, POST and DELETE are answered with 403
+        self.checksums = True  # False: none is reported, as by some stores
+        self.damages = False  # content is returned with a flipped bit
         self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def restore(self) -> None:
+        """Answer all requests as the emulator does."""
+        self.faults.clear()
+        self.forbidden, self.writes_left, self.checksums, self.damages = "", None, True, False
 
     def reset(self) -> None:
         """Reset the counters."""
@@ -63,7 +71,11 @@ class Handler(BaseHTTPRequestHandler):
         with server.lock:
             server.requests.append((self.command, self.path))
             fault = server.faults.pop(0) if server.faults else None
-        if self.command in server.forbidden.split():
+            refused = self.command in server.forbidden.split()
+            if server.writes_left is not None and self.command in ("PUT", "POST", "DELETE"):
+                refused = refused or server.writes_left == 0
+                server.writes_left = max(server.writes_left - 1, 0)
+        if refused:
             return self.answer(403, [], b"")
         if fault == "reset":
             self.connection.shutdown(socket.SHUT_RDWR)
@@ -72,18 +84,22 @@ class Handler(BaseHTTPRequestHandler):
         if isinstance(fault, int):
             return self.answer(fault, [], b"")
         store = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-        headers = {key: value for key, value in self.headers.items() if key.lower() not in ("transfer-encoding",)}
-        path, body = media_upload(self.path, body, headers)
-        headers["Content-Length"] = str(len(body))
-        store.request(self.command, path, body, headers)
+        sent = {key: value for key, value in self.headers.items() if key.lower() not in ("transfer-encoding",)}
+        path, body = media_upload(self.path, body, sent)
+        sent["Content-Length"] = str(len(body))
+        store.request(self.command, path, body, sent)
         found = store.getresponse()
-        data = found.read()
+        data, headers = found.read(), found.getheaders()
         store.close()
         if self.command == "GET" and ("alt=media" in self.path or "Range" in self.headers):
             sleep(server.delay)
             with server.lock:
                 server.sent += len(data)
-        return self.answer(found.status, found.getheaders(), data, broken=fault == "break")
+            if server.damages:
+                data = bytes([data[0] ^ 1]) + data[1:]
+        if not server.checksums:
+            headers, data = without_checksums(headers, data)
+        return self.answer(found.status, headers, data, broken=fault == "break")
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_PATCH = forward  # noqa: N815
 
@@ -124,6 +140,15 @@ def media_upload(path: str, body: bytes, headers: dict[str, str]) -> tuple[str, 
     name = quote(json.loads(meta.partition(b"\n")[0])["name"], safe="")
     headers["Content-Type"] = "application/octet-stream"
     return path.replace("uploadType=multipart", f"uploadType=media&name={name}"), content
+
+
+def without_checksums(headers: list[tuple[str, str]], data: bytes) -> tuple[list[tuple[str, str]], bytes]:
+    """Remove checksums from a response: of S3 the ETag of an object with a KMS key is none, of GCS two fields are."""
+    headers = [(key, value) for key, value in headers if not key.lower().startswith("x-amz-checksum")]
+    headers.append(("x-amz-server-side-encryption", "aws:kms"))
+    if b'"md5Hash"' in data:
+        data = json.dumps({k: v for k, v in json.loads(data).items() if k not in ("md5Hash", "crc32c")}).encode()
+    return headers, data
 
 
 @dataclass
