@@ -1,7 +1,8 @@
 """Shared array types: observation, demonstration, batch.
 
 Shape suffixes: K cameras, H x W pixels, S state values, N frames, T keyframe steps, B batch, L tokens.
-All are NamedTuples of numpy or jax arrays, hence pytrees, and need neither jax nor flax to import.
+All are NamedTuples of numpy arrays in loaders and of jax arrays in steps, hence pytrees, and need neither jax nor flax
+to import. A field's type names its dtype and shape; the tests check them wherever a function takes or returns one.
 
 Cameras follow the computer-vision convention: x right, y down, z into the scene; `extrinsics` maps
 camera to world coordinates (metres); `intrinsics` maps camera coordinates to pixels, where the image
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
+from jaxtyping import Float, Float32, Int32, Int64, UInt8
 
 from instructrl.errors import InputError
 
@@ -23,10 +25,10 @@ ACTION_SIZE = 8  # x y z (m, world), quaternion x y z w with w >= 0, gripper ope
 class Observation(NamedTuple):
     """Input of the agent at one step."""
 
-    images: np.ndarray  # K H W 3, uint8, in the order of the configured cameras
-    state: np.ndarray  # S, float32
-    intrinsics: np.ndarray  # K 3 3, float32
-    extrinsics: np.ndarray  # K 4 4, float32, camera to world
+    images: UInt8[np.ndarray, "K H W 3"]  # in the order of the configured cameras
+    state: Float32[np.ndarray, " S"]
+    intrinsics: Float32[np.ndarray, "K 3 3"]
+    extrinsics: Float32[np.ndarray, "K 4 4"]  # camera to world
     instruction: str
 
 
@@ -36,12 +38,12 @@ class Demonstration(NamedTuple):
     Action t leads to frame `keyframes[t]`; it is taken at frame `keyframes[t - 1]`, or at frame 0.
     """
 
-    images: np.ndarray  # N K H W 3, uint8
-    state: np.ndarray  # N S, float32
-    intrinsics: np.ndarray  # N K 3 3, float32
-    extrinsics: np.ndarray  # N K 4 4, float32
-    keyframes: np.ndarray  # T, int64, increasing frame numbers >= 1
-    actions: np.ndarray  # T 8, float32
+    images: UInt8[np.ndarray, "N K H W 3"]
+    state: Float32[np.ndarray, "N S"]
+    intrinsics: Float32[np.ndarray, "N K 3 3"]
+    extrinsics: Float32[np.ndarray, "N K 4 4"]
+    keyframes: Int64[np.ndarray, " T"]  # increasing frame numbers >= 1
+    actions: Float32[np.ndarray, "T 8"]
     instructions: tuple[str, ...]  # equivalent instructions, without held-out ones
     variation: int
     seed: int
@@ -50,22 +52,30 @@ class Demonstration(NamedTuple):
 class Features(NamedTuple):
     """Encoder outputs for camera images and the instruction, in compute precision."""
 
-    pooled: Any  # B T K F: per image, the mean over tokens of every selected layer
-    text: Any  # B G: features of the instruction alone; G is 0 if the encoder reads it jointly with the image
-    patches: Any  # B T K P D, row-major from the top left of the image; None if the head does not need them
+    pooled: Float[Any, "B T K F"]  # per image, the mean over tokens of every selected layer
+    text: Float[Any, "B G"]  # of the instruction alone; G is 0 if the encoder reads it jointly with the image
+    patches: Float[Any, "B T K P D"] | None  # row-major from the top left of the image; None: the head needs none
+
+
+class FrameFeatures(NamedTuple):
+    """Features of N single frames, as an encoder's cache is computed; dimensions as in `Features`."""
+
+    pooled: Float[Any, "N K F"]
+    text: Float[Any, "N G"]
+    patches: Float[Any, "N K P D"] | None
 
 
 class Batch(NamedTuple):
     """B sequences of T keyframe steps; steps past the end of a sequence are zero and have step_mask 0."""
 
-    images: Any  # B T K H W 3, uint8; None if features are cached
-    state: Any  # B T S, float32
-    intrinsics: Any  # B T K 3 3, float32
-    extrinsics: Any  # B T K 4 4, float32
-    tokens: Any  # B L, int32
-    text_padding_mask: Any  # B L, float32, 1 where a token is padding
-    actions: Any  # B T 8, float32: the action taken at each step
-    step_mask: Any  # B T, float32, 1 where the step exists
+    images: UInt8[Any, "B T K H W 3"] | None  # None if features are cached
+    state: Float32[Any, "B T S"]
+    intrinsics: Float32[Any, "B T K 3 3"]
+    extrinsics: Float32[Any, "B T K 4 4"]
+    tokens: Int32[Any, "B L"]
+    text_padding_mask: Float32[Any, "B L"]  # 1 where a token is padding
+    actions: Float32[Any, "B T 8"]  # the action taken at each step
+    step_mask: Float32[Any, "B T"]  # 1 where the step exists
     features: Features | None = None  # cached features of a frozen encoder, instead of images
 
 

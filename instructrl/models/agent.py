@@ -7,7 +7,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int32, UInt8
 
 from instructrl.config.model import EncoderConfig, HeadConfig, PolicyConfig
 from instructrl.models.encoders.registry import make_encoder
@@ -39,8 +40,13 @@ class Agent(nn.Module):
         self.policy = Policy(self.policy_config, dtype=self.dtype, execution=self.execution)
         self.head = make_head(self.head_config, dtype=self.dtype)
 
-    def encode(self, images: Array, tokens: Array, text_padding_mask: Array) -> Features:
-        """Encode images uint8 [B, T, K, H, W, 3] and instructions [B, L]."""
+    def encode(
+        self,
+        images: UInt8[Array | np.ndarray, "B T K H W 3"],
+        tokens: Int32[Array | np.ndarray, "B L"],
+        text_padding_mask: Float32[Array | np.ndarray, "B L"],
+    ) -> Features:
+        """Encode images and instructions."""
         return self.encoder(images, tokens, text_padding_mask)
 
     def predict(self, features: Features, batch: Batch) -> Any:
@@ -70,6 +76,8 @@ class Agent(nn.Module):
         """A batch's precomputed features, or those of its images."""
         if batch.features is not None:
             return batch.features
+        if batch.images is None:
+            raise ValueError("a batch needs images or features")
         return self.encode(batch.images, batch.tokens, batch.text_padding_mask)
 
     def cameras(self, batch: Batch) -> CameraParams:

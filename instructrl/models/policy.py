@@ -104,17 +104,3 @@ def attention_mask(steps: int, observations: int, *, window: int | None = None) 
         past &= (age < window) & (kind == TokenKind.PREDICTION)[:, None]
     present = (age == 0) & (kind == TokenKind.OBSERVATION)[None, :]
     return past | present | np.eye(len(kind), dtype=bool)
-
-
-def format_mask(mask: np.ndarray, observations: int) -> str:
-    """Format the mask as text, a row per token: o observation, p prediction, a action, # attends, . does not."""
-    kinds = np.tile(step_kinds(observations), len(mask) // (observations + 2))
-    letters = [
-        {TokenKind.OBSERVATION: "o", TokenKind.PREDICTION: "p", TokenKind.ACTION: "a"}[TokenKind(kind)]
-        for kind in kinds
-    ]
-    rows = [
-        letter + " " + "".join("#" if attends else "." for attends in row)
-        for letter, row in zip(letters, mask, strict=True)
-    ]
-    return "\n".join(["  " + "".join(letters), *rows])

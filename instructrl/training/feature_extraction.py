@@ -2,23 +2,26 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import jax
 import numpy as np
+from jaxtyping import Array, Float32, Int32, UInt8
 
 from instructrl.config.training import TrainConfig
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.data.feature_cache.cache import FeatureCache, ensure_features
+from instructrl.data.feature_cache.compute import Encode
 from instructrl.data.text.tokenizer import Tokenizer, make_tokenizer
 from instructrl.errors import InputError
 from instructrl.models.agent import Agent
 from instructrl.storage.paths import storage_path
 from instructrl.training.model_factory import abstract_params, dummy_batch, make_agent
 from instructrl.training.parameters.encoder_weights import read_encoder, weight_source
-from instructrl.types import Features, FeatureSizes
+from instructrl.training.types import Params
+from instructrl.types import Features, FeatureSizes, FrameFeatures
 
 ENCODE_BATCH = 8  # frames per call
 REVISION = "1"  # of the encoders' code; bump it when the same weights give different features
@@ -28,22 +31,26 @@ IGNORED_FIELDS = (
     "frozen",
     "tokenizer",
 )  # settings that change no feature, or enter the key by content
-Encode = Callable[[Any, Any, Any], Features]
+Images = UInt8[Array | np.ndarray, "N K H W 3"]
+Tokens = Int32[Array | np.ndarray, "N L"]
+Padding = Float32[Array | np.ndarray, "N L"]
 
 
-def make_encode_fn(agent: Agent, params: Any) -> Encode:
-    """The jitted encoder: images [N,K,H,W,3], tokens [N,L], padding [N,L] -> Features without the time axis."""
+def make_encode_fn(agent: Agent, params: Params) -> Encode:
+    """The jitted encoder: images, tokens and padding of frames -> their features."""
     patches = agent.head_config.reads_patches
 
-    def encode(params: Any, images: Any, tokens: Any, padding: Any) -> Features:
-        features: Any = agent.apply({"params": params}, images[:, None], tokens, padding, method=Agent.encode)
-        return Features(features.pooled[:, 0], features.text, features.patches[:, 0] if patches else None)
+    def encode(params: Params, images: Images, tokens: Tokens, padding: Padding) -> FrameFeatures:
+        inputs = (images[:, None], tokens, padding)
+        features = cast(Features, agent.apply({"params": params}, *inputs, method=Agent.encode))
+        kept = features.patches[:, 0] if patches and features.patches is not None else None
+        return FrameFeatures(features.pooled[:, 0], features.text, kept)
 
     compiled = jax.jit(encode)
     return lambda images, tokens, padding: compiled(params, images, tokens, padding)
 
 
-def feature_sizes(encode: Encode, images: Any, tokens: Any, padding: Any) -> FeatureSizes:
+def feature_sizes(encode: Encode, images: Images, tokens: Tokens, padding: Padding) -> FeatureSizes:
     """Sizes of the features that `encode` returns, by shape inference only."""
     features = jax.eval_shape(encode, images, tokens, padding)
     patches = None if features.patches is None else features.patches.shape[2:]
@@ -63,9 +70,9 @@ def compute_features(config: TrainConfig, files: Sequence[DemonstrationDataset])
         )
     tokenizer = make_tokenizer(config.encoder)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    like = abstract_params(agent, dummy_batch(config, tokenizer))["encoder"]
-    origin = weight_source(config, Path())
-    params = {"encoder": jax.device_put(read_encoder(config, origin.path, tokenizer, like=like))}
+    like = abstract_params(agent, dummy_batch(config.sim, tokenizer))["encoder"]
+    origin = weight_source(config.encoder, Path())
+    params = {"encoder": jax.device_put(read_encoder(config.encoder, origin.path, tokenizer, like=like))}
     return open_features(config, files, tokenizer, agent=agent, params=params, checksum=origin.checksum)
 
 
@@ -75,7 +82,7 @@ def open_features(
     tokenizer: Tokenizer,
     *,
     agent: Agent,
-    params: Any,
+    params: Params,
     checksum: str,
 ) -> list[FeatureCache]:
     """Open the features of demonstration files with equal specs; missing ones are computed.

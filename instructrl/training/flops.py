@@ -2,9 +2,12 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Protocol, cast
 
-from jax.extend.core import ClosedJaxpr, Jaxpr
+import jax
+from jax.core import ShapedArray
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+from jaxtyping import PyTree
 
 PEAK_FLOPS = {  # of one jax device: bfloat16, dense, as published; the first prefix of its device_kind applies
     "NVIDIA B200": 2250e12,
@@ -41,7 +44,14 @@ def peak_flops(device_kind: str) -> float | None:
     return next((rate for kind, rate in PEAK_FLOPS.items() if device_kind.startswith(kind)), None)
 
 
-def step_flops(step: Any, *arguments: Any) -> float:
+class Traceable(Protocol):
+    """A jitted function."""
+
+    def trace(self, *arguments: PyTree) -> jax.stages.Traced:
+        """Trace the function without compiling it."""
+
+
+def step_flops(step: Traceable, *arguments: PyTree) -> float:
     """FLOPs of the matrix products and convolutions in one call of a jitted step, from its trace (not compiled).
 
     A multiply-add counts as two. All other operations are negligible beside these and are not counted, as is usual
@@ -55,7 +65,7 @@ def count_flops(jaxpr: Jaxpr) -> int:
     return sum(_equation_flops(equation) for equation in jaxpr.eqns)
 
 
-def _equation_flops(equation: Any) -> int:
+def _equation_flops(equation: JaxprEqn) -> int:
     name, params = equation.primitive.name, equation.params
     if name in _FLOPS_OF:
         return _FLOPS_OF[name](equation)
@@ -65,7 +75,7 @@ def _equation_flops(equation: Any) -> int:
     return sum(inner) * (params["length"] if name == "scan" else 1)
 
 
-def _sub_jaxprs(value: Any) -> Iterator[Jaxpr]:
+def _sub_jaxprs(value: object) -> Iterator[Jaxpr]:
     """Jaxprs in a parameter of an equation."""
     if isinstance(value, ClosedJaxpr):
         yield value.jaxpr
@@ -76,16 +86,20 @@ def _sub_jaxprs(value: Any) -> Iterator[Jaxpr]:
             yield from _sub_jaxprs(one)
 
 
-def _dot_flops(equation: Any) -> int:
+def _shape(value: Var | Literal) -> tuple[int, ...]:
+    return cast(ShapedArray, value.aval).shape  # products have arrays alone as operands
+
+
+def _dot_flops(equation: JaxprEqn) -> int:
     (contracted, _), _ = equation.params["dimension_numbers"]
-    left = equation.invars[0].aval.shape
-    return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+    left = _shape(equation.invars[0])
+    return 2 * math.prod(_shape(equation.outvars[0])) * math.prod(left[axis] for axis in contracted)
 
 
-def _conv_flops(equation: Any) -> int:
-    kernel = equation.invars[1].aval.shape
+def _conv_flops(equation: JaxprEqn) -> int:
+    kernel = _shape(equation.invars[1])
     outputs = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-    return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // outputs
+    return 2 * math.prod(_shape(equation.outvars[0])) * math.prod(kernel) // outputs
 
 
-_FLOPS_OF: dict[str, Callable[[Any], int]] = {"dot_general": _dot_flops, "conv_general_dilated": _conv_flops}
+_FLOPS_OF: dict[str, Callable[[JaxprEqn], int]] = {"dot_general": _dot_flops, "conv_general_dilated": _conv_flops}

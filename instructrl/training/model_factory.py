@@ -1,29 +1,31 @@
 """Construction of the models that are trained, their random parameters and parameter shapes."""
 
-from typing import Any, cast
+from typing import cast
 
 import jax
 import numpy as np
 
 from instructrl.config.encoders import M3AEConfig
+from instructrl.config.environment import SimConfig
 from instructrl.config.training import TrainConfig
 from instructrl.data.text.tokenizer import Tokenizer
 from instructrl.models.agent import Agent
 from instructrl.models.encoders.m3ae_decoder import MaskedM3AE
 from instructrl.models.weight_files import DECODER
 from instructrl.training.distributed.platform import compute_dtype, execution_config
+from instructrl.training.types import Params
 from instructrl.types import Batch, BatchSizes, fake_batch
 
 DECODER_PARTS = {name.rstrip("/") for name in DECODER}
 
 
-def split_encoder_decoder(params: Any) -> dict[str, Any]:
+def split_encoder_decoder(params: Params) -> Params:
     """Split the model's parameters into `encoder`, named as in an agent, and `decoder`."""
     decoder = {name: part for name, part in params.items() if name in DECODER_PARTS}
     return {"encoder": {name: part for name, part in params.items() if name not in decoder}, "decoder": decoder}
 
 
-def random_masked_params(model: MaskedM3AE, *, size: int, length: int, seed: int) -> dict[str, Any]:
+def random_masked_params(model: MaskedM3AE, *, size: int, length: int, seed: int) -> Params:
     """Random parameters, determined by the seed; the other arguments only give shapes."""
     images, tokens = np.zeros((1, size, size, 3), np.uint8), np.zeros((1, length), np.int32)
     visible = np.zeros(1, np.int32)
@@ -58,16 +60,16 @@ def make_agent(config: TrainConfig, *, vocabulary_size: int) -> Agent:
     )
 
 
-def dummy_batch(config: TrainConfig, tokenizer: Tokenizer) -> Batch:
+def dummy_batch(sim: SimConfig, tokenizer: Tokenizer) -> Batch:
     """A minimal dummy batch for shape inference."""
-    return fake_batch(BatchSizes(1, 1, len(config.sim.cameras), config.sim.image_size, tokenizer.length))
+    return fake_batch(BatchSizes(1, 1, len(sim.cameras), sim.image_size, tokenizer.length))
 
 
-def random_params(agent: Agent, batch: Batch, *, seed: int) -> Any:
+def random_params(agent: Agent, batch: Batch, *, seed: int) -> Params:
     """Random parameters, determined by the seed; `batch` only gives shapes."""
     return jax.jit(agent.init)(jax.random.key(seed), batch)["params"]
 
 
-def abstract_params(agent: Agent, batch: Batch) -> Any:
+def abstract_params(agent: Agent, batch: Batch) -> Params:
     """Shapes and types of the agent's parameters, by shape inference only."""
     return jax.eval_shape(agent.init, jax.random.key(0), batch)["params"]

@@ -1,16 +1,18 @@
 """The optimizer: AdamW with gradient clipping, learning rate schedule, weight decay mask and per-layer rates."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.tree_util import KeyPath
+from jaxtyping import Array, Int
 
 from instructrl.config.training import OptimizerConfig
 from instructrl.errors import InputError
 from instructrl.models.encoders.registry import flatten_params, layer_depths_from_top
 from instructrl.training.param_paths import path_of, pattern_mask
+from instructrl.training.types import Params
 
 ENCODER_PREFIX = "encoder/"  # path prefix of the encoder's parameters in an agent
 
@@ -50,7 +52,7 @@ def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.G
     Its `init` raises InputError if a pattern of `optimizer.decay` matches no parameter.
     """
 
-    def decay_mask(params: Any) -> Any:
+    def decay_mask(params: Params) -> Params:
         if config.decay is None:
             return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
         return pattern_mask(params, config.decay, key="optimizer.decay")
@@ -60,7 +62,7 @@ def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.G
     if config.layer_lr_decay == config.encoder_lr_scale == 1:
         return optax.chain(clip, adamw)
 
-    def scale(updates: Any, _: Any = None) -> Any:
+    def scale(updates: Params, _: Params | None = None) -> Params:
         return jax.tree.map(lambda update, factor: update * factor, updates, learning_rate_scales(config, updates))
 
     return optax.chain(clip, adamw, optax.stateless(scale))
@@ -74,7 +76,7 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     reason: without it, squares shared by the logged norm and Adam are materialized.
     """
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: Params, state: optax.OptState, params: Params | None = None) -> tuple[Params, optax.OptState]:
         del params
         norm = optax.tree.norm(updates)
         factor = jnp.where(norm < max_norm, 1.0, max_norm / norm)
@@ -83,11 +85,11 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def learning_rate_scales(config: OptimizerConfig, params: Any) -> Any:
+def learning_rate_scales(config: OptimizerConfig, params: Params) -> Params:
     """Learning rate scale of every parameter, in a tree like `params`; 1 outside the encoder."""
     depths = layer_depths_from_top(flatten_params(params.get("encoder", {})))
 
-    def scale(keys: Any, _: Any) -> float:
+    def scale(keys: KeyPath, _: Array) -> float:
         path = path_of(keys)
         if not path.startswith(ENCODER_PREFIX):
             return 1.0
@@ -96,7 +98,7 @@ def learning_rate_scales(config: OptimizerConfig, params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(scale, params)
 
 
-def update_average(average: Any, params: Any, *, step: Any, decay: float) -> Any:
+def update_average(average: Params, params: Params, *, step: Int[Array, ""], decay: float) -> Params:
     """Exponential moving average of the parameters after step number `step`.
 
     The effective decay is min(decay, (1 + step) / (10 + step)), so that the random initialization is soon forgotten.

@@ -6,22 +6,23 @@ matches the parameters at and below a path: `policy/block_0` is the entire block
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Any
 
 import jax
+from jax.tree_util import KeyPath
 
 from instructrl.config.fields import format_value
 from instructrl.errors import InputError
+from instructrl.training.types import Params
 
 MAX_EXAMPLES = 6  # paths listed in an error message
 
 
-def path_of(keys: Any) -> str:
+def path_of(keys: KeyPath) -> str:
     """The slash-separated path of a leaf."""
     return jax.tree_util.keystr(keys, simple=True, separator="/")
 
 
-def paths(tree: Any) -> list[str]:
+def paths(tree: Params) -> list[str]:
     """The path of every leaf, in the order of the leaves."""
     return [path_of(keys) for keys, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
@@ -31,7 +32,7 @@ def matches(path: str, pattern: str) -> bool:
     return fnmatchcase(path, pattern) or fnmatchcase(path, f"{pattern}/*")
 
 
-def pattern_mask(tree: Any, patterns: Sequence[str], *, key: str) -> Any:
+def pattern_mask(tree: Params, patterns: Sequence[str], *, key: str) -> Params:
     """A tree like `tree` (of parameters or shapes) with True where a pattern matches the leaf, else False.
 
     Raises:

@@ -9,7 +9,7 @@ import dataclasses
 import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -24,6 +24,19 @@ from instructrl.storage.atomic import write_atomically
 from instructrl.storage.paths import StoragePath, storage_path
 
 RECORDED_KEYS = ("encoder.weights", "pretraining.train", "pretraining.val")  # data.json records their checksums
+
+
+class DataEntry(TypedDict, total=False):
+    """An input of a run in data.json: a file, or another run."""
+
+    path: str
+    checksum: str
+    provenance: dict[str, str]  # of demonstrations
+    step: int  # of the run that this one starts from
+    fresh: list[str]  # patterns of the parameters that do not come from it
+
+
+DataRecord = dict[str, DataEntry]  # by split (and task, or number), or by the name of what is no data
 
 FREE_KEYS = (  # may change when a run resumes: they affect paths, speed and logging, but no result
     *RECORDED_KEYS,
@@ -142,7 +155,7 @@ def check_agent(config: TrainConfig, run: StoragePath, *, key: str) -> None:
         )
 
 
-def record_data(run: Path, data: dict[str, dict[str, Any]]) -> None:
+def record_data(run: Path, data: DataRecord) -> None:
     """Record paths and checksums of a run's demonstrations, tokenizer and encoder weights.
 
     Raises:
@@ -161,7 +174,7 @@ def record_data(run: Path, data: dict[str, dict[str, Any]]) -> None:
     write_atomically(path, json.dumps(data, indent=2))
 
 
-def read_data(run: Path) -> dict[str, dict[str, Any]]:
+def read_data(run: Path) -> DataRecord:
     """Read paths and checksums of a run's demonstrations (by split), tokenizer and encoder weights.
 
     Raises:

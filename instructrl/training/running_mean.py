@@ -1,7 +1,15 @@
 """Weighted running means of metrics; serializable so that an epoch can resume."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TypedDict
+
+
+class MeanState(TypedDict, total=False):
+    """Constructor arguments of a `RunningMean`, as a checkpoint holds them; none at the end of an epoch."""
+
+    sums: dict[str, float]
+    count: float
+    counts: dict[str, float]
 
 
 class RunningMean:
@@ -40,6 +48,6 @@ class RunningMean:
         """The means so far."""
         return {key: value / self.counts[key] for key, value in self.sums.items()}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> MeanState:
         """Constructor arguments that restore this state exactly."""
         return {"sums": dict(self.sums), "count": self.count, "counts": dict(self.counts)}

@@ -1,10 +1,10 @@
 """The training loop: epochs with periodic validation, rollouts and checkpoints, for any `Objective`."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import jax
 from tqdm import tqdm
@@ -13,35 +13,43 @@ from instructrl.config.training import TrainConfig
 from instructrl.errors import RunError
 from instructrl.preemption import raise_if_preempted
 from instructrl.storage.lease import exclusive_lease
-from instructrl.storage.paths import StoragePath
 from instructrl.training.checkpointing.manager import Retention, open_checkpoints
 from instructrl.training.checkpointing.saver import CheckpointSaver
 from instructrl.training.distributed.mesh import DATA, FSDP
 from instructrl.training.distributed.multihost import is_leader, leader_first
 from instructrl.training.monitoring.metric_writer import Metrics, open_metrics
 from instructrl.training.monitoring.monitor import TrainMonitor
-from instructrl.training.objectives.base import Objective, ObjectiveKind
-from instructrl.training.objectives.behavior_cloning import open_demonstrations, prepare_behavior_cloning
-from instructrl.training.objectives.masked_pretraining import open_image_text, prepare_masked_pretraining
+from instructrl.training.objectives.base import BatchT, DataFiles, Objective, ObjectiveKind, SplitsT
+from instructrl.training.objectives.registry import OBJECTIVES
 from instructrl.training.running_mean import RunningMean
 from instructrl.training.state import TrainState, parameter_table
+from instructrl.training.types import Params
 
 ELSEWHERE = "choose another output_dir"
-OBJECTIVES = {
-    "behavior_cloning": ObjectiveKind(open_demonstrations, prepare_behavior_cloning),
-    "masked_pretraining": ObjectiveKind(open_image_text, prepare_masked_pretraining),
-}
-Rollout = Callable[[Any, int], dict[str, float]]  # (params, epoch) -> metrics
+Rollout = Callable[[Params, int], dict[str, float]]  # (params, epoch) -> metrics
+
+
+class ProgressBar(Protocol):
+    """The part of tqdm's progress bar that the loop uses."""
+
+    @property
+    def format_dict(self) -> Mapping[str, float | None]: ...
+
+    def update(self) -> object: ...
+
+    def set_postfix_str(self, s: str, refresh: bool) -> None: ...
+
+    def write(self, s: str) -> None: ...
 
 
 def train(
     config: TrainConfig,
     run: Path,
     *,
-    data: Mapping[str, Sequence[StoragePath]],
+    data: DataFiles,
     rollout: Rollout | None = None,
     on_saved: Callable[[], None] | None = None,
-    objective_kind: ObjectiveKind | None = None,
+    objective_kind: ObjectiveKind[SplitsT, BatchT] | None = None,
 ) -> None:
     """Train to the last epoch, from the last checkpoint if there is one.
 
@@ -78,7 +86,7 @@ def train(
                 run_epochs(objective, state, epoch_mean, metrics=metrics, monitor=monitor, rollout=rollout, saver=saver)
 
 
-def print_summary(objective: Objective, state: TrainState, epoch_mean: RunningMean) -> None:
+def print_summary(objective: Objective[BatchT], state: TrainState, epoch_mean: RunningMean) -> None:
     """Print the parameter counts, the batch's shapes and the epoch at which training starts."""
     print(parameter_table(state.params, objective.frozen))
     print(objective.summary())
@@ -89,7 +97,7 @@ def print_summary(objective: Objective, state: TrainState, epoch_mean: RunningMe
     print(f"training {status}: epoch {epoch} of {epochs} on {describe_devices(objective)}", flush=True)
 
 
-def describe_devices(objective: Objective) -> str:
+def describe_devices(objective: Objective[BatchT]) -> str:
     """Number and kind of the devices in use, and the axes of the mesh."""
     mesh, kind = objective.mesh, jax.devices()[0].device_kind
     count = jax.process_count()
@@ -100,12 +108,12 @@ def describe_devices(objective: Objective) -> str:
 
 
 def run_epochs(
-    objective: Objective,
+    objective: Objective[BatchT],
     state: TrainState,
     epoch_mean: RunningMean,
     *,
     metrics: Metrics,
-    monitor: TrainMonitor,
+    monitor: TrainMonitor[BatchT],
     rollout: Rollout | None,
     saver: CheckpointSaver,
 ) -> None:
@@ -117,7 +125,7 @@ def run_epochs(
     start, stop = int(state.step), options.epochs * per_epoch
     first = (start - (epoch_mean.count > 0)) // per_epoch + 1
     disable = None if is_leader() else True
-    progress: Any = tqdm(
+    progress = tqdm(
         total=stop, initial=start, disable=disable, unit="step", desc="train", dynamic_ncols=True, mininterval=0.5
     )
     with progress, closing(objective.batches(objective.train, start, stop)) as batches:
@@ -148,21 +156,21 @@ def run_epochs(
     objective.finish(state, step=stop)
 
 
-def rollout_on_leader(rollout: Rollout, params: Any, epoch: int) -> dict[str, float]:
+def rollout_on_leader(rollout: Rollout, params: Params, epoch: int) -> dict[str, float]:
     """Run a rollout on process 0 while the others wait; they get an empty dict."""
     with leader_first():
         return rollout(params, epoch) if is_leader() else {}
 
 
 def run_epoch(
-    objective: Objective,
+    objective: Objective[BatchT],
     state: TrainState,
     total: RunningMean,
-    batches: Any,
+    batches: Generator[BatchT],
     *,
     steps: range,
-    progress: Any,
-    monitor: TrainMonitor,
+    progress: ProgressBar,
+    monitor: TrainMonitor[BatchT],
     saver: CheckpointSaver,
 ) -> tuple[TrainState, dict[str, float]]:
     """Train the remaining `steps` of an epoch; `total` holds the metrics of its earlier steps.
@@ -193,7 +201,7 @@ def run_epoch(
     return state, total.means() | {"learning_rate": float(objective.learning_rate(first_step))}
 
 
-def validate(objective: Objective, state: TrainState) -> dict[str, float]:
+def validate(objective: Objective[BatchT], state: TrainState) -> dict[str, float]:
     """Mean metrics over the validation data; with several parts (tasks, kinds of batches) also the loss of each.
 
     Raises:

@@ -19,17 +19,19 @@ from PIL import Image
 
 from instructrl.cli.entry import compose
 from instructrl.config.training import PretrainingConfig, TrainConfig
+from instructrl.data.text.tokenizer import make_tokenizer
 from instructrl.errors import InputError
 from instructrl.models.encoders.m3ae_decoder import MaskedM3AE, hidden_mask, visible_count, visible_indices
+from instructrl.models.encoders.registry import flatten_params
 from instructrl.models.layers.augmentation import CropParams, crop_and_resize, full_crops, random_crops
-from instructrl.models.weight_files import read_weights
+from instructrl.models.weight_files import read_weights, write_weights
 from instructrl.preemption import handle_signals
-from instructrl.training.model_factory import split_encoder_decoder
+from instructrl.training.checkpointing.manager import open_checkpoints
+from instructrl.training.model_factory import make_masked_model, random_masked_params, split_encoder_decoder
 from instructrl.training.monitoring.metric_writer import read_lines
 from instructrl.training.objectives.mae_step import Pairs, VisibleIndices, masked_losses
-from instructrl.training.parameters.export_encoder import export_run
 from instructrl.training.preflight import check_inputs
-from instructrl.training.run_dir import open_run
+from instructrl.training.run_dir import open_run, read_config
 from instructrl.training.train_loop import train
 from tests.fixtures import encoders, pretraining
 from tests.fixtures.encoders import M3AE_TINY, M3AE_WORDS
@@ -200,25 +202,32 @@ def test_what_is_told_of_hidden_patches_and_words_is_drawn(undisturbed: Path) ->
 def test_the_weights_are_those_of_the_last_step_and_fit_an_agents_frozen_encoder(
     undisturbed: Path, data: Path, tmp_path: Path
 ) -> None:
-    path = tmp_path / "again.safetensors"
-    assert export_run(undisturbed, checkpoint="last", out=path) == 30 * 8
-    found = read_weights(path, kind="m3ae")
-    for name, array in weights(undisturbed).items():
-        np.testing.assert_array_equal(found.arrays[name], array)
-    assert not any(name.startswith("decoder") for name in found.arrays)
+    path = undisturbed / "encoder.safetensors"
+    model = make_masked_model(
+        read_config(undisturbed), vocabulary_size=make_tokenizer(read_config(undisturbed).encoder).vocabulary_size
+    )
+    abstract = jax.eval_shape(lambda: random_masked_params(model, size=32, length=8, seed=0))
+    with open_checkpoints(undisturbed, read_only=True) as checkpoints:
+        assert checkpoints.step("last") == 30 * 8
+        params = checkpoints.params(abstract, step=30 * 8, averaged=False)
+    found, saved = weights(undisturbed), flatten_params(params["encoder"])
+    assert found.keys() == saved.keys() and not any(name.startswith("decoder") for name in found)
+    for name, array in saved.items():
+        np.testing.assert_array_equal(found[name], array)
     words = ["encoder=m3ae_tiny", f"encoder.weights={path}", "encoder.dim=16", "encoder.depth=2", "encoder.heads=2",
              "encoder.patch_size=8", "encoder.text_length=8", "policy=vit_debug", "sim.image_size=32"]  # fmt: skip
     check_inputs(compose("train", TrainConfig, words))
-    with pytest.raises(InputError, match=r"again.safetensors: .*encoder.depth|again.safetensors"):
+    with pytest.raises(InputError, match=r"encoder.safetensors: .*encoder.depth|encoder.safetensors"):
         check_inputs(compose("train", TrainConfig, [*words, "encoder.depth=3"]))
-    whole = tmp_path / "whole.safetensors"
-    export_run(undisturbed, checkpoint="last", out=whole, decoder=True)
+    whole, tokenizer = tmp_path / "whole.safetensors", read_weights(path, kind="m3ae").tokenizer
+    both = saved | flatten_params(params["decoder"])
+    write_weights(whole, both, kind="m3ae", source="a test", metadata={"tokenizer": tokenizer})
     with pretraining.prepared(tmp_path, data, f"encoder.weights={whole}") as (training, state):
         training.finish(state, step=0)
     begun = weights(tmp_path / "outputs/run")
-    assert begun.keys() == found.arrays.keys()
+    assert begun.keys() == found.keys()
     for name, array in begun.items():
-        np.testing.assert_array_equal(array, found.arrays[name])
+        np.testing.assert_array_equal(array, found[name])
 
 
 def test_a_mesh_gives_the_same_losses(undisturbed: Path, data: Path, tmp_path: Path) -> None:

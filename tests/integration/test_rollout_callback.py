@@ -29,7 +29,7 @@ def config() -> TrainConfig:
 def params(config: TrainConfig) -> Any:
     tokenizer = make_tokenizer(config.encoder)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    return random_params(agent, dummy_batch(config, tokenizer), seed=0)
+    return random_params(agent, dummy_batch(config.sim, tokenizer), seed=0)
 
 
 def actor(config: TrainConfig, params: Any) -> BatchedAgent:

@@ -245,7 +245,7 @@ def stored_runs(config: TrainConfig) -> None:
 
     tokenizer = make_tokenizer(config.encoder)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    shapes = abstract_params(agent, dummy_batch(config, tokenizer))
+    shapes = abstract_params(agent, dummy_batch(config.sim, tokenizer))
     for first, name in ((1.0, "run"), (3.0, "elsewhere")):
         source = dataclasses.replace(config, name=name, output_dir=".", init_from=None)
         source.training = dataclasses.replace(config.training, reinit=None)

@@ -65,7 +65,7 @@ class FeatureCache:
         maps, views = self._mapped(), self.layout.rows(episode, choice)
         length = views.stop - views.start
         out.pooled[:length] = maps["pooled"][views]
-        if "patches" in maps:
+        if "patches" in maps and out.patches is not None:
             out.patches[:length] = maps["patches"][views]
         if "text" in maps:
             out.text[:] = maps["text"][self.layout.instructions.row(episode, choice)]

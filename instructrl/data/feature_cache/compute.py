@@ -21,11 +21,10 @@ from instructrl.data.feature_cache.row_layout import RowLayout
 from instructrl.errors import InputError, RunError
 from instructrl.preemption import raise_if_preempted
 from instructrl.storage.paths import StoragePath
-from instructrl.types import Features
+from instructrl.types import FrameFeatures
 
-# Images uint8 [N,K,H,W,3], tokens int32 [N,L] and padding float32 [N,L] to pooled [N,K,F], text [N,G] and patches
-# [N,K,P,D] or None, as numpy or jax arrays; N is constant.
-Encode = Callable[[np.ndarray, np.ndarray, np.ndarray], Features]
+# Images uint8 [N,K,H,W,3], tokens int32 [N,L] and padding float32 [N,L] to numpy or jax arrays; N is constant.
+Encode = Callable[[np.ndarray, np.ndarray, np.ndarray], FrameFeatures]
 READ_AHEAD = 3  # batches read or being read when the device starts on the first of them
 MAX_UNWRITTEN = 1  # batches encoded but not yet written
 WRITE_HINT = "set features_dir=... to a writable folder"
@@ -124,7 +123,7 @@ class FeatureWriter:
         self.folder, self.rows, self.layout = folder, rows, layout
         self.batch_size, self.demonstrations = batch_size, demonstrations
 
-    def __call__(self, begin: int, end: int, features: Features) -> None:
+    def __call__(self, begin: int, end: int, features: FrameFeatures) -> None:
         """Transfer the features of items `begin` to `end` from the device, check and write them."""
         views, texts = self.layout.row_ranges(begin, end)
         for name, rows in self.rows.items():

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float32, Int32, UInt8
 
 from instructrl.data.image_text.images import BadImageError, decode_image
 from instructrl.data.image_text.sources import PairSet, open_pairs
@@ -27,9 +28,9 @@ __all__ = ["KINDS", "PairBatch", "PairLoader", "PairSet", "PairSizes", "empty_pa
 class PairBatch(NamedTuple):
     """B images with their captions; no captions if the kind is "image", no images if it is "text"."""
 
-    images: np.ndarray  # B C C 3, uint8; zeros for kind "text"
-    tokens: np.ndarray  # B L, int32; zeros for kind "image"
-    text_padding_mask: np.ndarray  # B L, float32, 1 where a token is padding; all ones for kind "image"
+    images: UInt8[np.ndarray, "B C C 3"]  # zeros for kind "text"
+    tokens: Int32[np.ndarray, "B L"]  # zeros for kind "image"
+    text_padding_mask: Float32[np.ndarray, "B L"]  # 1 where a token is padding; all ones for kind "image"
 
 
 class PairSizes(NamedTuple):

@@ -140,10 +140,9 @@ class LoaderSource:
     def fill(self, batch: Batch, row: int, episode: int, *, draw: int) -> None:
         """Write an episode of this file into one row, with the instruction that `draw` selects."""
         choice = draw % int(self.instructions.counts[episode])
-        if self.features is None:
-            steps = self.episodes.episode(episode, out=batch.images[row])
-        else:
-            steps = self.episodes.episode(episode, pixels=False)
+        pixels = None if batch.images is None else batch.images[row]
+        steps = self.episodes.episode(episode, pixels=pixels is not None, out=pixels)
+        if self.features is not None:
             parts = Features(*(None if part is None else part[row] for part in batch.features or ()))
             self.features.read(episode, choice, out=parts)
         length = len(steps.actions)

@@ -2,11 +2,20 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
+
+from instructrl.training.running_mean import MeanState
 
 INVENTORY = "sizes.json"
 MARKER = "_CHECKPOINT_METADATA"  # Orbax's; this file and the next one are rewritten when the checkpoint is committed
 WRITTEN_LAST = (INVENTORY, MARKER, "commit_success.txt")
+
+
+class Marker(TypedDict, total=False):
+    """The part of Orbax's metadata that is read here."""
+
+    commit_timestamp_nsecs: int
+    custom_metadata: MeanState | None
 
 
 def file_sizes(folder: Path) -> dict[str, int]:
@@ -20,10 +29,10 @@ def write_inventory(folder: Path) -> None:
     (folder / INVENTORY).write_text(json.dumps(file_sizes(folder)))
 
 
-def read_marker(folder: Path) -> dict[str, Any]:
+def read_marker(folder: Path) -> Marker:
     """Orbax's metadata of a checkpoint; empty if it is damaged."""
     try:
-        marker = json.loads((folder / MARKER).read_text())
+        marker: Marker = json.loads((folder / MARKER).read_text())
         return marker if isinstance(marker, dict) and marker.get("commit_timestamp_nsecs") else {}
     except (OSError, ValueError):
         return {}

@@ -2,19 +2,22 @@
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from instructrl.errors import InputError, RunError
 from instructrl.training.checkpointing.integrity import find_damage, read_marker, write_inventory
+from instructrl.training.running_mean import MeanState
 from instructrl.training.state import TrainState
+from instructrl.training.types import Params
 
 REMOVED = ".removed"  # old checkpoints are moved here atomically before their files are deleted
 UNFINISHED = ".orbax-checkpoint-tmp"  # name suffix of a checkpoint that is being written
@@ -42,12 +45,12 @@ class Retention(NamedTuple):
 DEFAULT_RETENTION = Retention()
 
 
-def validation_loss(metrics: Any) -> float:
+def validation_loss(metrics: Mapping[str, float]) -> float:
     """Metric that ranks checkpoints; the smallest is best."""
     return metrics["loss"]
 
 
-def state_fields(state: TrainState) -> dict[str, Any]:
+def state_fields(state: TrainState) -> dict[str, PyTree]:
     """Fields of a state to save. A state without an EMA omits the field, so its format is that of a run without EMA."""
     return {key: value for key, value in state._asdict().items() if value is not None}
 
@@ -98,7 +101,7 @@ class Checkpoints:
         *,
         step: int,
         metrics: dict[str, float] | None = None,
-        progress: dict[str, Any] | None = None,
+        progress: MeanState | None = None,
     ) -> None:
         """Start an asynchronous save. An existing checkpoint of the same step is replaced.
 
@@ -132,7 +135,7 @@ class Checkpoints:
         """The step of the `last` or `best` checkpoint; None if there is none."""
         return self.manager.latest_step() if which == "last" else self.manager.best_step()
 
-    def progress(self, step: int) -> dict[str, Any]:
+    def progress(self, step: int) -> MeanState:
         """The `progress` saved with a mid-epoch checkpoint; empty for one at the end of an epoch."""
         return read_marker(self.directory / str(step)).get("custom_metadata") or {}
 
@@ -141,7 +144,7 @@ class Checkpoints:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state_fields(state))
         return TrainState(**self._restore(step, ocp.args.StandardRestore(abstract)))
 
-    def params(self, abstract: Any, *, step: int, averaged: bool) -> Any:
+    def params(self, abstract: Params, *, step: int, averaged: bool) -> Params:
         """The saved parameters, or their average, as numpy arrays with the shapes of `abstract`."""
         part = "average" if averaged else "params"
         item = {part: abstract}
@@ -149,7 +152,7 @@ class Checkpoints:
         args = ocp.args.PyTreeRestore(item, restore_args=plain, partial_restore=True)
         return self._restore(step, args)[part]
 
-    def _restore(self, step: int, args: Any) -> Any:
+    def _restore(self, step: int, args: ocp.args.CheckpointArgs) -> dict[str, PyTree]:
         try:
             return self.manager.restore(step, args=args)
         except (OSError, ValueError, KeyError) as error:

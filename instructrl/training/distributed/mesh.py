@@ -8,11 +8,12 @@ their parameters. Results equal those of one device up to the order of summation
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import ArrayLike, PyTree
 
 from instructrl.config.training import HardwareConfig
 from instructrl.errors import InputError
@@ -20,7 +21,7 @@ from instructrl.errors import InputError
 DATA, FSDP = "data", "fsdp"
 BATCH_SPEC = PartitionSpec((DATA, FSDP))  # a batch is split among all devices
 REPLICATED = PartitionSpec()
-T = TypeVar("T")
+T = TypeVar("T")  # a pytree
 MIN_SHARDED_SIZE = 2**14  # elements; smaller arrays are replicated
 
 
@@ -30,7 +31,7 @@ def make_mesh(config: HardwareConfig) -> Mesh:
     Raises:
         InputError: there are too few devices, or `fsdp` does not divide their number.
     """
-    groups: dict[int, list[Any]] = {}
+    groups: dict[int, list[jax.Device]] = {}
     for device in sorted(jax.devices(), key=lambda one: (one.process_index, one.id)):
         groups.setdefault(device.process_index, []).append(device)
     wanted = config.local_devices
@@ -69,23 +70,23 @@ def partition_spec(shape: tuple[int, ...], *, parts: int) -> PartitionSpec:
     return PartitionSpec(*[None] * longest, FSDP)
 
 
-def shardings_of(tree: Any, mesh: Mesh) -> Any:
+def shardings_of(tree: PyTree, mesh: Mesh) -> PyTree[NamedSharding]:
     """Sharding of each array (or ShapeDtypeStruct) of a tree."""
     return jax.tree.map(lambda leaf: NamedSharding(mesh, partition_spec(leaf.shape, parts=mesh.shape[FSDP])), tree)
 
 
-def jit_sharded(function: Callable[..., Any], mesh: Mesh, *inputs: Any) -> Any:
+def jit_sharded(function: Callable[..., T], mesh: Mesh, *inputs: PyTree) -> T:
     """Call `function` jitted with sharded outputs and donated inputs, so that no full copy is materialized."""
     shardings = shardings_of(jax.eval_shape(function, *inputs), mesh)
     return jax.jit(function, out_shardings=shardings, donate_argnums=tuple(range(len(inputs))))(*inputs)
 
 
-def device_put_tree(tree: Any, mesh: Mesh) -> Any:
+def device_put_tree(tree: T, mesh: Mesh) -> T:
     """Shard a tree of arrays that every process has; arrays that are already on the mesh stay there."""
     return jax.tree.map(_device_put, tree, shardings_of(tree, mesh))
 
 
-def _device_put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+def _device_put(leaf: ArrayLike, sharding: NamedSharding) -> jax.Array:
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         return leaf
     if sharding.is_fully_addressable:
@@ -102,7 +103,7 @@ def global_batch(part: T, mesh: Mesh) -> T:
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), part)
 
 
-def gather(tree: Any, mesh: Mesh) -> Any:
+def gather(tree: T, mesh: Mesh) -> T:
     """All-gather a tree on the mesh to each process's first device (collective)."""
     if mesh.size == 1:
         return tree

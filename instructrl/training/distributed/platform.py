@@ -4,10 +4,10 @@ import os
 import platform
 import zlib
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from instructrl.config.training import HardwareConfig
 from instructrl.errors import InputError
@@ -71,6 +71,6 @@ def cpu_fingerprint() -> str:
     return f"{platform.machine()}-{zlib.crc32(features.encode()):08x}"
 
 
-def compute_dtype(config: HardwareConfig) -> Any:
+def compute_dtype(config: HardwareConfig) -> DTypeLike:
     """Data type of activations; parameters stay float32."""
     return {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[config.precision]

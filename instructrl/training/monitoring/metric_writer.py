@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from instructrl.config.training import TrainConfig
 from instructrl.errors import InputError, RunError
@@ -13,13 +13,17 @@ from instructrl.storage.atomic import write_atomically
 from instructrl.training.distributed.multihost import is_leader
 from instructrl.training.run_dir import run_path
 
+if TYPE_CHECKING:
+    from wandb import Run
+
+Line = dict[str, Any]  # a line of a metrics file: step, epoch, split, and numbers by name
 SPEED_FILE = "speed.jsonl"  # depends on the machine; metrics.jsonl is the same however often a run is resumed
 
 
 class Metrics:
     """Append {"step", "epoch", "split", ...} to metrics.jsonl, throughput to speed.jsonl, and both to W&B."""
 
-    def __init__(self, run: Path, *, from_step: int, unfinished: bool = False, wandb_run: Any = None) -> None:
+    def __init__(self, run: Path, *, from_step: int, unfinished: bool = False, wandb_run: "Run | None" = None) -> None:
         """Open the files; lines after `from_step` are dropped, since those steps will be repeated.
 
         `unfinished`: the lines written at the end of the epoch at `from_step` will be repeated as well.
@@ -28,15 +32,15 @@ class Metrics:
         self.file, self.speed_file = (open_truncated(run / name, from_step, unfinished=unfinished) for name in names)
         self.wandb_run = wandb_run
 
-    def write(self, split: str, values: dict[str, Any], *, step: int, epoch: float) -> None:
+    def write(self, split: str, values: Mapping[str, float], *, step: int, epoch: float) -> None:
         """Write a line to metrics.jsonl; numbers become plain floats."""
         self._write(self.file, split, values, step=step, epoch=epoch)
 
-    def write_speed(self, values: dict[str, Any], *, step: int, epoch: float) -> None:
+    def write_speed(self, values: Mapping[str, float], *, step: int, epoch: float) -> None:
         """Write a line to speed.jsonl."""
         self._write(self.speed_file, "speed", values, step=step, epoch=epoch)
 
-    def _write(self, file: TextIO, split: str, values: dict[str, Any], *, step: int, epoch: float) -> None:
+    def _write(self, file: TextIO, split: str, values: Mapping[str, float], *, step: int, epoch: float) -> None:
         numbers = {key: float(value) for key, value in values.items()}
         try:
             file.write(json.dumps({"step": step, "epoch": epoch, "split": split, **numbers}) + "\n")
@@ -63,7 +67,7 @@ class Metrics:
 def open_truncated(path: Path, from_step: int, *, unfinished: bool) -> TextIO:
     """Open a metrics file for appending, without the lines that will be repeated (see `Metrics`)."""
 
-    def is_final(line: dict[str, Any]) -> bool:
+    def is_final(line: Line) -> bool:
         repeated = unfinished and line["split"] not in ("step", "speed")
         return line["step"] < from_step or (line["step"] == from_step and not repeated)
 
@@ -72,7 +76,7 @@ def open_truncated(path: Path, from_step: int, *, unfinished: bool) -> TextIO:
     return path.open("a", buffering=1)
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[Line]:
     """The complete lines of a metrics file; [] if there is no file. An incomplete last line is skipped."""
     lines = []
     for text in path.read_text().splitlines() if path.exists() else []:
@@ -89,10 +93,10 @@ class NoMetrics(Metrics):
     def __init__(self) -> None:
         pass
 
-    def write(self, split: str, values: dict[str, Any], *, step: int, epoch: float) -> None:
+    def write(self, split: str, values: Mapping[str, float], *, step: int, epoch: float) -> None:
         """Do nothing."""
 
-    def write_speed(self, values: dict[str, Any], *, step: int, epoch: float) -> None:
+    def write_speed(self, values: Mapping[str, float], *, step: int, epoch: float) -> None:
         """Do nothing."""
 
     def log_images(self, images: Mapping[str, Path], *, step: int) -> None:
@@ -117,7 +121,7 @@ def open_metrics(config: TrainConfig, run: Path, *, from_step: int, unfinished: 
             wandb_run.finish(exit_code)
 
 
-def start_wandb(config: TrainConfig, run: Path) -> Any:
+def start_wandb(config: TrainConfig, run: Path) -> "Run":
     """Start or resume the W&B run.
 
     Raises:

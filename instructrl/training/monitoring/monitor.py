@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Generic
 
 import jax
 
@@ -12,14 +12,15 @@ from instructrl.training.monitoring.finite_guard import NonFiniteGuard
 from instructrl.training.monitoring.metric_writer import Metrics
 from instructrl.training.monitoring.profiler import ProfilerWindow
 from instructrl.training.monitoring.throughput import ThroughputMeter
-from instructrl.training.objectives.base import Objective
+from instructrl.training.objectives.base import BatchT, Objective
 from instructrl.training.state import TrainState
+from instructrl.training.types import StepMetrics
 
 
-class TrainMonitor:
+class TrainMonitor(Generic[BatchT]):
     """Monitors every step without blocking it: a step's metrics are fetched after the next step is dispatched."""
 
-    def __init__(self, objective: Objective, run: Path, metrics: Metrics) -> None:
+    def __init__(self, objective: Objective[BatchT], run: Path, metrics: Metrics) -> None:
         self._objective, self._metrics = objective, metrics
         self._guard = NonFiniteGuard(objective.describe_batch, advice=objective.advice)
         self._profiler = ProfilerWindow(objective.config.hardware.profile, run)
@@ -27,7 +28,7 @@ class TrainMonitor:
         self.timed = self._throughput.timed
 
     @contextmanager
-    def step_context(self, step: int, state: TrainState, batch: Any) -> Iterator[None]:
+    def step_context(self, step: int, state: TrainState, batch: BatchT) -> Iterator[None]:
         """Context manager around a train step; the first call in a process includes compilation."""
         with self.timed("profiling"):
             self._profiler.before_step(step)
@@ -39,7 +40,7 @@ class TrainMonitor:
             self._measure(state, batch)
             yield
 
-    def _measure(self, state: TrainState, batch: Any) -> None:
+    def _measure(self, state: TrainState, batch: BatchT) -> None:
         """Measure the FLOPs of a step and the peak rate of the devices."""
         self._throughput.flops = self._objective.flops(state, batch)
         devices = sorted(jax.tree.leaves(state.params)[0].sharding.device_set, key=lambda device: device.id)
@@ -47,7 +48,7 @@ class TrainMonitor:
         self._throughput.devices = devices
         self._throughput.peak = None if peak is None else peak * len(devices)
 
-    def on_step_end(self, values: Any, *, step: int) -> dict[str, float]:
+    def on_step_end(self, values: StepMetrics, *, step: int) -> dict[str, float]:
         """Fetch a step's metrics from the device, and log them every `training.log_every` steps.
 
         Raises:

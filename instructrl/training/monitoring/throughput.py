@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import jax
 
@@ -20,7 +19,7 @@ class ThroughputMeter:
     def __init__(self) -> None:
         self.flops: float | None = None  # of a step
         self.peak: float | None = None  # FLOP/s of all devices together
-        self.devices: Sequence[Any] = ()
+        self.devices: Sequence[jax.Device] = ()
         self._clear()
 
     def _clear(self) -> None:
@@ -67,7 +66,7 @@ class ThroughputMeter:
         return measured
 
 
-def memory(devices: Sequence[Any]) -> dict[str, float]:
+def memory(devices: Sequence[jax.Device]) -> dict[str, float]:
     """Peak memory in bytes: of the fullest of these devices, or else of this process."""
     own = [device.memory_stats() or {} for device in devices if device.process_index == jax.process_index()]
     peaks = [stats["peak_bytes_in_use"] for stats in own if "peak_bytes_in_use" in stats]

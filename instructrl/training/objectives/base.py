@@ -1,22 +1,57 @@
-"""The training objective's interface: behaviour cloning (preparation.py), masked pretraining (pretraining.py)."""
+"""The training objective's interface: `behavior_cloning` and `masked_pretraining` implement it."""
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Generic, Protocol, TypeVar
 
+import jax
 from jax.sharding import Mesh
+from jaxtyping import Array, Float
 
 from instructrl.config.training import TrainConfig
+from instructrl.storage.paths import StoragePath
 from instructrl.training.state import TrainState
+from instructrl.training.types import Params, StepMetrics
+
+BatchT = TypeVar("BatchT")  # a pytree of arrays
+LoadedT = TypeVar("LoadedT", covariant=True)
+StepT = TypeVar("StepT", contravariant=True)
+SplitsT = TypeVar("SplitsT")  # the open data of an objective
+OpenT = TypeVar("OpenT", contravariant=True)
+BuiltT = TypeVar("BuiltT")
+DataFiles = Mapping[str, Sequence[StoragePath]]  # demonstrations: files by split, one per task
 
 
-class BatchLoader(Protocol):
-    """The part of a loader that the loop uses directly."""
+class BatchLoader(Protocol[LoadedT]):
+    """A loader whose batch is a function of the step alone."""
 
-    steps_per_epoch: int
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    def batch(self, step: int) -> LoadedT:
+        """The batch of a training step, counted from 0."""
 
 
-class Objective(Protocol):
+class TrainStep(Protocol[StepT]):
+    """A jitted train step; the old state is donated."""
+
+    def __call__(self, state: TrainState, batch: StepT, frozen: Params, /) -> tuple[TrainState, StepMetrics]:
+        """Take a step; `frozen`: parameters that are not trained."""
+
+    def trace(self, state: TrainState, batch: StepT, frozen: Params, /) -> jax.stages.Traced:
+        """Trace the step without compiling it, for arrays or their shapes."""
+
+
+class EvalStep(Protocol[StepT]):
+    """A jitted validation step."""
+
+    def __call__(self, params: Params, batch: StepT, /) -> StepMetrics:
+        """Mean metrics of a batch, and as `steps` the number of examples that they are means over."""
+
+
+class Objective(Protocol[BatchT]):
     """Everything the training loop needs from an objective: parameters, loaders, steps, logging hooks."""
 
     @property
@@ -34,37 +69,35 @@ class Objective(Protocol):
     def mesh(self) -> Mesh: ...
 
     @property
-    def frozen(self) -> Any:
+    def frozen(self) -> Params:
         """Parameters that are not trained; {} if there are none."""
 
     @property
-    def train(self) -> BatchLoader: ...
+    def train(self) -> BatchLoader[BatchT]: ...
 
     @property
-    def val(self) -> Mapping[str, BatchLoader]:
+    def val(self) -> Mapping[str, BatchLoader[BatchT]]:
         """A loader for each part of the validation data."""
 
     @property
-    def train_step(self) -> Callable[[TrainState, Any, Any], tuple[TrainState, Any]]:
-        """(state, batch, frozen parameters) -> state, metrics."""
+    def train_step(self) -> TrainStep[BatchT]: ...
 
     @property
-    def eval_step(self) -> Callable[[Any, Any], Any]:
-        """(parameters, batch) -> metrics."""
+    def eval_step(self) -> EvalStep[BatchT]: ...
 
     @property
-    def learning_rate(self) -> Callable[[int], Any]: ...
+    def learning_rate(self) -> Callable[[int], float | Float[Array, ""]]: ...
 
-    def batches(self, loader: Any, start: int, stop: int) -> Generator[Any]:
+    def batches(self, loader: BatchLoader[BatchT], start: int, stop: int) -> Generator[BatchT]:
         """Prefetch the loader's batches to the devices."""
 
-    def params(self, state: TrainState) -> Any:
+    def params(self, state: TrainState) -> Params:
         """All parameters as used for validation (averaged, with EMA)."""
 
-    def gathered_params(self, state: TrainState) -> Any:
+    def gathered_params(self, state: TrainState) -> Params:
         """All-gather `params` to host-local arrays (collective)."""
 
-    def flops(self, state: TrainState, batch: Any) -> float:
+    def flops(self, state: TrainState, batch: BatchT) -> float:
         """FLOPs of the matrix products in a train step; nothing is executed."""
 
     def step_counts(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
@@ -86,8 +119,18 @@ class Objective(Protocol):
         """Finalize the run after the last epoch (collective)."""
 
 
-class ObjectiveKind(NamedTuple):
+class Prepare(Protocol[OpenT, BuiltT]):
+    """Builds an objective and the initial state from a run's open data."""
+
+    def __call__(
+        self, config: TrainConfig, run: Path, splits: OpenT, *, resuming: bool = False
+    ) -> tuple[Objective[BuiltT], TrainState]:
+        """Build both; if `resuming`, a checkpoint will replace the initial state."""
+
+
+@dataclass(frozen=True)
+class ObjectiveKind(Generic[SplitsT, BatchT]):
     """How the training loop opens the data of an objective and builds it."""
 
-    open_data: Callable[..., Any]  # (config, data files) -> context manager of the open data
-    prepare: Callable[..., tuple[Any, TrainState]]  # (config, run, open data, resuming=...) -> objective, state
+    open_data: Callable[[TrainConfig, DataFiles], AbstractContextManager[SplitsT]]
+    prepare: Prepare[SplitsT, BatchT]

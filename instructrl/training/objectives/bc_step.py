@@ -1,25 +1,25 @@
 """Train and validation steps of behaviour cloning: pure functions, compiled once."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding
-from jaxtyping import Array
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from instructrl.models.agent import Agent
 from instructrl.training.distributed.mesh import REPLICATED
-from instructrl.training.gradient_accumulation import mean_gradient
+from instructrl.training.gradient_accumulation import mean_gradient, num_valid_steps
+from instructrl.training.objectives.base import BatchT, EvalStep, TrainStep
 from instructrl.training.optimizer import update_average
 from instructrl.training.state import TrainState, merge_params
+from instructrl.training.types import Params, StepMetrics
 from instructrl.types import Batch
 
-Metrics = dict[str, Array]
 
-
-def drop_tokens(batch: Batch, key: Array, *, share: float, special_token_ids: tuple[int, ...] = ()) -> Batch:
+def drop_tokens(batch: Batch, key: PRNGKeyArray, *, share: float, special_token_ids: tuple[int, ...] = ()) -> Batch:
     """Mask instruction tokens at random (regularization), except those with `special_token_ids`.
 
     `share`: the probability that a token is masked.
@@ -30,6 +30,11 @@ def drop_tokens(batch: Batch, key: Array, *, share: float, special_token_ids: tu
     return batch._replace(text_padding_mask=jnp.maximum(batch.text_padding_mask, hidden))
 
 
+def agent_loss(agent: Agent, params: Params, batch: Batch) -> tuple[Float[Array, ""], StepMetrics]:
+    """The agent's mean loss on a batch, and its metrics (see `Agent.loss`)."""
+    return cast(tuple[Float[Array, ""], StepMetrics], agent.apply({"params": params}, batch))
+
+
 def make_train_step(
     agent: Agent,
     optimizer: optax.GradientTransformation,
@@ -38,9 +43,9 @@ def make_train_step(
     token_dropout: float,
     special_token_ids: tuple[int, ...] = (),
     accumulation: int = 1,
-    shardings: TrainState | None = None,
+    shardings: PyTree[NamedSharding] | None = None,
     ema: float | None = None,
-) -> Callable[[TrainState, Batch, Any], tuple[TrainState, Metrics]]:
+) -> TrainStep[Batch]:
     """The jitted train step: (state, batch, frozen parameters) -> state, metrics. The old state is donated.
 
     Args:
@@ -54,53 +59,65 @@ def make_train_step(
         ema: decay of the parameters' moving average in the state.
     """
 
-    def train_step(state: TrainState, batch: Batch, frozen: Any) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, batch: Batch, frozen: Params) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         batch = drop_tokens(batch, key, share=token_dropout, special_token_ids=special_token_ids)
 
-        def loss(params: Any, batch: Batch) -> Any:
-            return agent.apply({"params": merge_params(params, frozen)}, batch)
+        def loss(params: Params, batch: Batch) -> tuple[Float[Array, ""], StepMetrics]:
+            return agent_loss(agent, merge_params(params, frozen), batch)
 
-        param_shardings = None if shardings is None else shardings.params
         gradients, metrics = mean_gradient(
-            loss, state.params, batch, microbatches=accumulation, shardings=param_shardings
+            loss,
+            state.params,
+            batch,
+            microbatches=accumulation,
+            shardings=None if shardings is None else shardings.params,
+            count=num_valid_steps,
         )
-        return apply_gradients(
-            state, gradients, metrics | {"steps": batch.step_mask.sum()}, optimizer=optimizer, ema=ema
-        )
+        metrics["steps"] = num_valid_steps(batch)
+        return apply_gradients(state, gradients, metrics, optimizer=optimizer, ema=ema)
 
     return jit_train_step(train_step, shardings)
 
 
 def apply_gradients(
-    state: TrainState, gradients: Any, metrics: Metrics, *, optimizer: optax.GradientTransformation, ema: float | None
-) -> tuple[TrainState, Metrics]:
+    state: TrainState,
+    gradients: Params,
+    metrics: StepMetrics,
+    *,
+    optimizer: optax.GradientTransformation,
+    ema: float | None,
+) -> tuple[TrainState, StepMetrics]:
     """Apply an optimizer step; returns the new state, and the metrics with the norms of the step."""
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     norms = {"gradient": gradients, "parameter": params, "update": updates}
     metrics |= {f"{name}_norm": optax.tree.norm(tree) for name, tree in norms.items()}
-    average = None if ema is None else update_average(state.average, params, step=state.step, decay=ema)
+    average = None
+    if ema is not None and state.average is not None:
+        average = update_average(state.average, params, step=state.step, decay=ema)
     return TrainState(state.step + 1, params, opt_state, average), metrics
 
 
-def jit_train_step(train_step: Callable[..., Any], shardings: TrainState | None) -> Any:
+def jit_train_step(
+    train_step: Callable[[TrainState, BatchT, Params], tuple[TrainState, StepMetrics]],
+    shardings: PyTree[NamedSharding] | None,
+) -> TrainStep[BatchT]:
     """Jit a train step with a donated state."""
     if shardings is None:
         return jax.jit(train_step, donate_argnums=0)
     return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, replicated(shardings)))
 
 
-def replicated(shardings: TrainState) -> NamedSharding:
+def replicated(shardings: PyTree[NamedSharding]) -> NamedSharding:
     """The replicated sharding on a state's mesh."""
     return NamedSharding(shardings.step.mesh, REPLICATED)
 
 
-def make_eval_step(agent: Agent, *, shardings: TrainState | None = None) -> Callable[[Any, Batch], Metrics]:
+def make_eval_step(agent: Agent, *, shardings: PyTree[NamedSharding] | None = None) -> EvalStep[Batch]:
     """The jitted validation step: mean metrics of a batch, and the number of keyframe steps as `steps`."""
 
-    def eval_step(params: Any, batch: Batch) -> Metrics:
-        metrics: Any = agent.apply({"params": params}, batch)[1]
-        return metrics | {"steps": batch.step_mask.sum()}
+    def eval_step(params: Params, batch: Batch) -> StepMetrics:
+        return agent_loss(agent, params, batch)[1] | {"steps": num_valid_steps(batch)}
 
     return jax.jit(eval_step, out_shardings=None if shardings is None else replicated(shardings))

@@ -1,19 +1,18 @@
 """The behaviour-cloning objective: data loaders, agent, optimizer and jitted steps."""
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
-from instructrl.config.environment import task_names
+from instructrl.config.environment import TaskConfig, task_names
 from instructrl.config.fields import number_ranges
-from instructrl.config.model import HEADS
+from instructrl.config.model import HEADS, HeadConfig
 from instructrl.config.training import TrainConfig, token_dropout_rate, uses_cached_features
 from instructrl.data.demonstrations.dataset import DemonstrationDataset, check_alike
 from instructrl.data.feature_cache.cache import FeatureCache
@@ -21,27 +20,19 @@ from instructrl.data.loading.loader import Loader, prefetch
 from instructrl.data.text.tokenizer import Tokenizer, make_tokenizer
 from instructrl.errors import InputError
 from instructrl.models.agent import Agent
-from instructrl.models.layers.attention import has_cudnn
-from instructrl.models.layers.block_stack import DEFAULT_EXECUTION
 from instructrl.storage.paths import StoragePath
-from instructrl.training.distributed.mesh import (
-    check_divisible,
-    device_put_tree,
-    gather,
-    global_batch,
-    jit_sharded,
-    make_mesh,
-    shardings_of,
-)
-from instructrl.training.distributed.multihost import is_leader, leader_first, process_shard
+from instructrl.training.distributed.mesh import gather, global_batch, jit_sharded
+from instructrl.training.distributed.multihost import leader_first, process_shard
 from instructrl.training.feature_extraction import open_features
 from instructrl.training.flops import step_flops
 from instructrl.training.model_factory import dummy_batch, make_agent, random_params
+from instructrl.training.objectives.base import BatchLoader
 from instructrl.training.objectives.bc_step import make_eval_step, make_train_step
-from instructrl.training.optimizer import learning_rate, make_optimizer
+from instructrl.training.objectives.build import BuiltObjective, build, record_inputs, training_mesh
 from instructrl.training.parameters.warm_start import init_params
-from instructrl.training.run_dir import record_data
-from instructrl.training.state import TrainState, initial_state, merge_params, split_params
+from instructrl.training.run_dir import DataEntry, DataRecord
+from instructrl.training.state import TrainState, split_params
+from instructrl.training.types import Params
 from instructrl.types import Batch, BatchSizes, batch_spec, check_batch
 
 ADVICE = (
@@ -76,50 +67,35 @@ def open_demonstrations(
         )
         check_alike([*splits.train, *splits.val])
         for dataset in (*splits.train, *splits.val):
-            check_cameras(config, dataset)
+            check_cameras(config.head, dataset)
         yield splits
 
 
-def check_cameras(config: TrainConfig, episodes: DemonstrationDataset) -> None:
+def check_cameras(head: HeadConfig, episodes: DemonstrationDataset) -> None:
     """Raise InputError if the head needs camera matrices that a demonstration file does not have."""
-    if config.head.reads_cameras and episodes.provenance.get("cameras") == "unknown":
+    if head.reads_cameras and episodes.provenance.get("cameras") == "unknown":
         without = [name for name in HEADS.own if not HEADS.load_own(name).reads_cameras]
         raise InputError(
-            f"head.kind: found {config.head.kind}, but {episodes.path} was converted without camera matrices; "
+            f"head.kind: found {head.kind}, but {episodes.path} was converted without camera matrices; "
             f"allowed without them: {', '.join(without)}"
         )
 
 
 @dataclass(frozen=True)
-class BehaviorCloning:
+class BehaviorCloning(BuiltObjective[Batch]):
     """Behaviour cloning on demonstrations (see `Objective`)."""
 
     unit: ClassVar[str] = "episodes"
     advice: ClassVar[str] = ADVICE
-    config: TrainConfig
-    mesh: Mesh
-    frozen: Any  # parameters that are not trained
     train: Loader
     val: Mapping[str, Loader]  # by task
-    train_step: Callable[[TrainState, Any, Any], tuple[TrainState, Any]]
-    flops_step: Any  # train_step without remat and custom kernels; used only to count FLOPs, never executed
-    eval_step: Callable[[Any, Any], Any]
-    learning_rate: Callable[[int], Any]
 
-    def batches(self, loader: Loader, start: int, stop: int) -> Generator[Batch]:
+    def batches(self, loader: BatchLoader[Batch], start: int, stop: int) -> Generator[Batch]:
         """Prefetch the loader's batches to the devices."""
         put = partial(global_batch, mesh=self.mesh)
         return prefetch(loader, start, stop, depth=self.config.hardware.prefetch, put=put)
 
-    def params(self, state: TrainState) -> Any:
-        """All parameters of the agent as used for validation and acting (averaged, with EMA)."""
-        return merge_params(state.eval_params(), self.frozen)
-
-    def gathered_params(self, state: TrainState) -> Any:
-        """All-gather `params` to host-local arrays (collective)."""
-        return gather(self.params(state), self.mesh)
-
-    def flops(self, state: TrainState, batch: Any) -> float:
+    def flops(self, state: TrainState, batch: Batch) -> float:
         """FLOPs of the matrix products in a train step; nothing is executed."""
         return step_flops(self.flops_step, state, batch, self.frozen)
 
@@ -172,85 +148,67 @@ def prepare_behavior_cloning(
         InputError: weights or features cannot be used, or differ, like the demonstrations, from those at the start
             of the run.
     """
-    mesh = make_mesh(config.hardware)
-    check_divisible(mesh, batch_size=config.training.batch_size, accumulation=config.hardware.accumulation)
-    tokenizer = make_tokenizer(config.encoder)
+    mesh, tokenizer = training_mesh(config.hardware, config.training), make_tokenizer(config.encoder)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    params = jit_sharded(partial(random_params, agent, dummy_batch(config, tokenizer), seed=config.seed), mesh)
+    params = jit_sharded(partial(random_params, agent, dummy_batch(config.sim, tokenizer), seed=config.seed), mesh)
     if config.init_from is not None or config.training.freeze or (config.encoder.frozen and not config.encoder.weights):
         params = gather(params, mesh)  # some are compared with files or written
     with leader_first():
         params, initialization = init_params(config, params, tokenizer, run=run, resuming=resuming)
-    record = data_record(config, splits) | initialization
-    record["tokenizer"] = {"path": f"encoder.tokenizer={config.encoder.tokenizer}", "checksum": tokenizer.checksum}
-    if is_leader():
-        record_data(run, record)
-    trained, frozen = split_params(params, config)
+    record = data_record(config.task, splits) | initialization
+    record = record_inputs(run, record, tokenizer, tokenizer_name=config.encoder.tokenizer)
+    trained, frozen = split_params(params, config.training, config.encoder)
     caches = None
     if uses_cached_features(config):
-        encoder_params = {"encoder": jax.device_put(frozen["encoder"])}
-        checksum = record["encoder"]["checksum"]
-        with leader_first():
-            caches = open_features(
-                config,
-                [*splits.train, *splits.val],
-                tokenizer,
-                agent=agent,
-                params=encoder_params,
-                checksum=checksum,
-            )
+        caches = cached_features(config, splits, tokenizer, agent, frozen, checksum=record["encoder"]["checksum"])
     train, val = make_loaders(config, splits, tokenizer, caches)
-    schedule = learning_rate(
-        config.optimizer,
-        epochs=config.training.epochs,
+    built, state = build(
+        config,
+        mesh,
+        agent,
+        trained=trained,
+        frozen=frozen,
         steps_per_epoch=train.steps_per_epoch,
-        batch_size=config.training.batch_size,
-    )
-    optimizer, ema = make_optimizer(config.optimizer, schedule), config.optimizer.ema
-    init_state = partial(initial_state, optimizer=optimizer, ema=ema is not None)
-    state = jit_sharded(init_state, mesh, device_put_tree(trained, mesh))
-    shardings = shardings_of(state, mesh)
-
-    def train_step_of(agent: Agent) -> Callable[..., Any]:
-        return make_train_step(
-            agent,
-            optimizer,
+        make_train_step=partial(
+            make_train_step,
             seed=config.seed,
             token_dropout=token_dropout_rate(config.training, config.encoder),
             special_token_ids=tokenizer.special_token_ids,
-            accumulation=config.hardware.accumulation,
-            shardings=shardings,
-            ema=ema,
-        )
-
-    train_step = flops_step = train_step_of(agent)
-    if config.hardware.remat != "none" or has_cudnn():
-        flops_step = train_step_of(agent.clone(execution=DEFAULT_EXECUTION))
-    objective = BehaviorCloning(
-        config,
-        mesh,
-        device_put_tree(frozen, mesh),
-        train,
-        val,
-        train_step,
-        flops_step,
-        make_eval_step(agent, shardings=shardings),
-        schedule,
+        ),
+        make_eval_step=make_eval_step,
     )
-    return objective, state
+    return BehaviorCloning(**vars(built), train=train, val=val), state
 
 
-def data_record(config: TrainConfig, splits: DemonstrationSplits) -> dict[str, dict[str, Any]]:
+def cached_features(
+    config: TrainConfig,
+    splits: DemonstrationSplits,
+    tokenizer: Tokenizer,
+    agent: Agent,
+    frozen: Params,
+    *,
+    checksum: str,
+) -> list[FeatureCache]:
+    """The features of all demonstration files; process 0 computes missing ones first.
+
+    Raises:
+        InputError: the features cannot be written.
+    """
+    encoder = {"encoder": jax.device_put(frozen["encoder"])}
+    with leader_first():
+        files = [*splits.train, *splits.val]
+        return open_features(config, files, tokenizer, agent=agent, params=encoder, checksum=checksum)
+
+
+def data_record(task: TaskConfig, splits: DemonstrationSplits) -> DataRecord:
     """Entries of data.json for the demonstrations, keyed by split, or by split and task if there are several."""
-    tasks = task_names(config.task)
+    tasks = task_names(task)
     return {
-        split if len(tasks) == 1 else f"{split}/{task}": {
-            "path": str(dataset.path),
-            "checksum": dataset.digest(),
-            "provenance": dataset.provenance,
-        }
+        split if len(tasks) == 1 else f"{split}/{name}": DataEntry(
+            path=str(dataset.path), checksum=dataset.digest(), provenance=dataset.provenance
+        )
         for split, datasets in splits._asdict().items()
-        for task, dataset in zip(tasks, datasets, strict=True)
+        for name, dataset in zip(tasks, datasets, strict=True)
     }
 
 
@@ -263,20 +221,22 @@ def make_loaders(
         InputError: the demonstrations do not match the configuration.
     """
     size, steps = config.training.batch_size, max(dataset.steps for datasets in splits for dataset in datasets)
-    options: dict[str, Any] = {
-        "batch_size": size,
-        "seed": config.seed,
-        "steps": steps,
-        "max_instructions": config.training.max_instructions,
-        "shard": process_shard(),
-    }
+    make_loader = partial(
+        Loader,
+        tokenizer=tokenizer,
+        batch_size=size,
+        seed=config.seed,
+        steps=steps,
+        max_instructions=config.training.max_instructions,
+        shard=process_shard(),
+    )
     count = len(splits.train)
     train_features = None if caches is None else caches[:count]
-    train = Loader(splits.train, tokenizer, features=train_features, weights=config.task.weights, **options)
+    train = make_loader(splits.train, features=train_features, weights=config.task.weights)
     val = {}
     for index, (task, dataset) in enumerate(zip(task_names(config.task), splits.val, strict=True), count):
         features = None if caches is None else [caches[index]]
-        val[task] = Loader([dataset], tokenizer, shuffle=False, features=features, **options)
+        val[task] = make_loader([dataset], shuffle=False, features=features)
     sizes = BatchSizes(
         size // process_shard()[1], steps, len(config.sim.cameras), config.sim.image_size, tokenizer.length
     )

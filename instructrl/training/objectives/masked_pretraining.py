@@ -1,43 +1,32 @@
 """The masked-pretraining objective: image-text loaders, M3AE with decoder, optimizer and jitted steps."""
 
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from instructrl.config.training import TrainConfig, batch_kind_rates, loaded_image_size, pretraining_image_size
 from instructrl.data.image_text.loader import PairLoader, PairSet, open_pairs
 from instructrl.data.loading.loader import prefetch
 from instructrl.data.text.tokenizer import Tokenizer, make_tokenizer
-from instructrl.models.encoders.m3ae_decoder import MaskedM3AE
-from instructrl.models.layers.attention import has_cudnn
-from instructrl.models.layers.block_stack import DEFAULT_EXECUTION
-from instructrl.training.distributed.mesh import (
-    check_divisible,
-    device_put_tree,
-    gather,
-    global_batch,
-    jit_sharded,
-    make_mesh,
-    shardings_of,
-)
+from instructrl.training.distributed.mesh import global_batch, jit_sharded
 from instructrl.training.distributed.multihost import is_leader, process_shard
 from instructrl.training.flops import step_flops
 from instructrl.training.model_factory import make_masked_model, random_masked_params
+from instructrl.training.objectives.base import BatchLoader
+from instructrl.training.objectives.build import BuiltObjective, build, record_inputs, training_mesh
 from instructrl.training.objectives.mae_step import Pairs, StepBatch, make_masked_eval_step, make_masked_train_step
 from instructrl.training.objectives.reconstructions import Reconstructions
-from instructrl.training.optimizer import learning_rate, make_optimizer
 from instructrl.training.parameters.export_encoder import export_encoder
 from instructrl.training.parameters.mae_weights import init_masked_params
-from instructrl.training.run_dir import record_data
-from instructrl.training.state import TrainState, initial_state
+from instructrl.training.run_dir import DataEntry, DataRecord
+from instructrl.training.state import TrainState
 
 TEXT_ONLY, IMAGE_ONLY = "text", "image"
 
@@ -68,7 +57,7 @@ def select_modalities(pairs: Pairs, kind: str) -> Pairs:
 
 
 @dataclass(frozen=True)
-class MaskedPretraining:
+class MaskedPretraining(BuiltObjective[StepBatch]):
     """Masked pretraining of an encoder (see `Objective`)."""
 
     unit: ClassVar[str] = "pairs"
@@ -76,21 +65,14 @@ class MaskedPretraining:
         "the last checkpoint is from before this step; lower optimizer.learning_rate or optimizer.clip_norm, and "
         "train under another name=..."
     )
-    config: TrainConfig
-    mesh: Mesh
     tokenizer: Tokenizer
     train: KindBatches
     val: Mapping[str, KindBatches]  # by kind of batch
-    train_step: Callable[[TrainState, Any, Any], tuple[TrainState, Any]]
-    flops_step: Any  # train_step without remat and custom kernels; used only to count FLOPs, never executed
-    eval_step: Callable[[Any, Any], Any]
-    learning_rate: Callable[[int], Any]
     reconstructions: Reconstructions
     run: Path
     checksums: Mapping[str, str]  # of the data
-    frozen: Any = field(default_factory=dict)  # all parameters are trained
 
-    def batches(self, loader: KindBatches, start: int, stop: int) -> Generator[StepBatch]:
+    def batches(self, loader: BatchLoader[StepBatch], start: int, stop: int) -> Generator[StepBatch]:
         """Prefetch the loader's batches to the devices."""
 
         def put(batch: StepBatch) -> StepBatch:
@@ -98,15 +80,7 @@ class MaskedPretraining:
 
         return prefetch(loader, start, stop, depth=self.config.hardware.prefetch, put=put)
 
-    def params(self, state: TrainState) -> Any:
-        """All parameters as used for validation (averaged, with EMA)."""
-        return state.eval_params()
-
-    def gathered_params(self, state: TrainState) -> Any:
-        """All-gather `params` to host-local arrays (collective)."""
-        return gather(self.params(state), self.mesh)
-
-    def flops(self, state: TrainState, batch: Any) -> float:
+    def flops(self, state: TrainState, batch: StepBatch) -> float:
         """FLOPs of the matrix products in a train step, averaged over the kinds of batches; nothing is executed."""
         rates = {kind: rate for kind, rate in batch_kind_rates(self.config.pretraining).items() if rate}
         pairs = abstract_batch(self.config, self.tokenizer)
@@ -160,7 +134,7 @@ class MaskedPretraining:
 
 
 @contextmanager
-def open_image_text(config: TrainConfig, data: Any = None) -> Iterator[ImageTextSplits]:
+def open_image_text(config: TrainConfig, data: object = None) -> Iterator[ImageTextSplits]:
     """Open the configured image and text sources; `data` is unused.
 
     Raises:
@@ -196,68 +170,40 @@ def prepare_masked_pretraining(
         InputError: weights or data cannot be used, or differ from those at the start of the run.
     """
     del resuming  # initial weights are always read, so that changed ones are noticed
-    mesh = make_mesh(config.hardware)
-    check_divisible(mesh, batch_size=config.training.batch_size, accumulation=config.hardware.accumulation)
-    tokenizer = make_tokenizer(config.encoder)
+    mesh, tokenizer = training_mesh(config.hardware, config.training), make_tokenizer(config.encoder)
     model, size = make_masked_model(config, vocabulary_size=tokenizer.vocabulary_size), pretraining_image_size(config)
-    params = jit_sharded(
-        partial(random_masked_params, model, size=size, length=tokenizer.length, seed=config.seed), mesh
-    )
-    params, initialization = init_masked_params(config, params, tokenizer)
+    random = partial(random_masked_params, model, size=size, length=tokenizer.length, seed=config.seed)
+    params, initialization = init_masked_params(config.encoder, jit_sharded(random, mesh), tokenizer)
     data = data_record(splits)
-    record = data | initialization
-    record["tokenizer"] = {"path": f"encoder.tokenizer={config.encoder.tokenizer}", "checksum": tokenizer.checksum}
-    if is_leader():
-        record_data(run, record)
+    record_inputs(run, data | initialization, tokenizer, tokenizer_name=config.encoder.tokenizer)
     train, val = make_loaders(config, splits, tokenizer)
-    schedule = learning_rate(
-        config.optimizer,
-        epochs=config.training.epochs,
-        steps_per_epoch=train.steps_per_epoch,
-        batch_size=config.training.batch_size,
-    )
-    optimizer, ema = make_optimizer(config.optimizer, schedule), config.optimizer.ema
-    state = jit_sharded(
-        partial(initial_state, optimizer=optimizer, ema=ema is not None), mesh, device_put_tree(params, mesh)
-    )
-    options, shardings = config.pretraining, shardings_of(state, mesh)
-
-    def train_step_of(model: MaskedM3AE) -> Callable[..., Any]:
-        return make_masked_train_step(
-            model,
-            optimizer,
-            options=options,
-            size=size,
-            seed=config.seed,
-            accumulation=config.hardware.accumulation,
-            shardings=shardings,
-            ema=ema,
-        )
-
-    train_step = flops_step = train_step_of(model)
-    if config.hardware.remat != "none" or has_cudnn():
-        flops_step = train_step_of(model.clone(execution=DEFAULT_EXECUTION))
-    objective = MaskedPretraining(
+    options, seed = config.pretraining, config.seed
+    built, state = build(
         config,
         mesh,
-        tokenizer,
-        train,
-        val,
-        train_step,
-        flops_step,
-        make_masked_eval_step(model, options=options, size=size, seed=config.seed, shardings=shardings),
-        schedule,
-        Reconstructions(model, tokenizer, run, options=options, size=size, seed=config.seed),
-        run,
+        model,
+        trained=params,
+        frozen={},
+        steps_per_epoch=train.steps_per_epoch,
+        make_train_step=partial(make_masked_train_step, options=options, size=size, seed=seed),
+        make_eval_step=partial(make_masked_eval_step, options=options, size=size, seed=seed),
+    )
+    objective = MaskedPretraining(
+        **vars(built),
+        tokenizer=tokenizer,
+        train=train,
+        val=val,
+        reconstructions=Reconstructions(model, tokenizer, run, options=options, size=size, seed=seed),
+        run=run,
         checksums={name: entry["checksum"] for name, entry in data.items()},
     )
     return objective, state
 
 
-def data_record(splits: ImageTextSplits) -> dict[str, dict[str, Any]]:
+def data_record(splits: ImageTextSplits) -> DataRecord:
     """Entries of data.json for the data, keyed by split and number."""
     return {
-        f"{split}/{number}": {"path": str(source.path), "checksum": source.checksum()}
+        f"{split}/{number}": DataEntry(path=str(source.path), checksum=source.checksum())
         for split, sources in splits._asdict().items()
         for number, source in enumerate(sources)
     }
@@ -271,17 +217,19 @@ def make_loaders(
     Raises:
         InputError: there is no data for a kind of batch.
     """
-    options: dict[str, Any] = {
-        "batch_size": config.training.batch_size,
-        "image_size": loaded_image_size(config),
-        "seed": config.seed,
-        "shard": process_shard(),
-        "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-    }
+    make_loader = partial(
+        PairLoader,
+        tokenizer=tokenizer,
+        batch_size=config.training.batch_size,
+        image_size=loaded_image_size(config),
+        seed=config.seed,
+        shard=process_shard(),
+        threads=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+    )
     rates = batch_kind_rates(config.pretraining)
-    train = KindBatches(PairLoader(splits.train, tokenizer, rates=rates, **options))
+    train = KindBatches(make_loader(splits.train, rates=rates))
     val = {}
     for kind in (kind for kind, rate in rates.items() if rate):
         single = {other: float(other == kind) for other in rates}
-        val[kind] = KindBatches(PairLoader(splits.val, tokenizer, rates=single, shuffle=False, **options))
+        val[kind] = KindBatches(make_loader(splits.val, rates=single, shuffle=False))
     return train, val

@@ -5,11 +5,12 @@ Shape suffixes: M pairs, P patches, C values per patch, L tokens, S pixels along
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from instructrl.config.training import PretrainingConfig
@@ -17,7 +18,9 @@ from instructrl.data.text.tokenizer import Tokenizer
 from instructrl.models.encoders.m3ae import MEAN, STD
 from instructrl.models.encoders.m3ae_decoder import MaskedM3AE, hidden_mask
 from instructrl.models.layers.image_ops import normalize, patchify
-from instructrl.training.objectives.mae_step import StepBatch, merge_encoder_decoder, validation_inputs
+from instructrl.training.objectives.base import BatchLoader
+from instructrl.training.objectives.mae_step import Pairs, StepBatch, reconstruct, validation_inputs
+from instructrl.training.types import Params
 
 FOLDER = "reconstructions"  # in the run
 MAX_EARLIER = 4  # images of earlier validations that are kept, besides the first and the latest
@@ -28,19 +31,17 @@ BACKGROUND, FOREGROUND, MUTED, GREY = "white", "black", "#666666", 160
 
 
 class Reconstruction(NamedTuple):
-    """Reconstructions of some pairs; images uint8."""
+    """Reconstructions of some pairs."""
 
-    masked: Any  # M S S 3: input of the encoder, grey where a patch is masked
-    predicted: Any  # M S S 3: output of the decoder
-    combined: Any  # M S S 3: visible patches from the input, masked ones from the decoder
-    target: Any  # M S S 3
-    texts: Any  # per text: the original (said), the visible part (seen) and the prediction (told)
+    masked: UInt8[np.ndarray, "M S S 3"]  # input of the encoder, grey where a patch is masked
+    predicted: UInt8[np.ndarray, "M S S 3"]  # output of the decoder
+    combined: UInt8[np.ndarray, "M S S 3"]  # visible patches from the input, masked ones from the decoder
+    target: UInt8[np.ndarray, "M S S 3"]
+    texts: list[dict[str, str]]  # per text: the original (said), the visible part (seen) and the prediction (told)
 
-
-class BatchSource(Protocol):
-    """A source of batches."""
-
-    def batch(self, step: int) -> StepBatch: ...
+    def images(self) -> tuple[UInt8[np.ndarray, "M S S 3"], ...]:
+        """The images in the order of COLUMNS."""
+        return self.masked, self.predicted, self.combined, self.target
 
 
 class Reconstructions:
@@ -58,26 +59,31 @@ class Reconstructions:
     ) -> None:
         self._tokenizer, self._folder, self._count = tokenizer, run / FOLDER, options.num_visualized
 
-        def reconstruct(params: Any, batch: StepBatch) -> Any:
+        def stages_of(
+            params: Params, batch: StepBatch
+        ) -> tuple[list[UInt8[Array, "M S S 3"]], Pairs, Int[Array, "M L"], Float[Array, " L"]]:
             pairs, visible = validation_inputs(model, batch, options=options, size=size, seed=seed)
-            merged = merge_encoder_decoder(params)
-            outputs: Any = model.apply({"params": merged}, *pairs, *visible, method="reconstruct")
-            pixels, logits = outputs
+            pixels, logits = reconstruct(model, params, pairs, visible)
+            (image, text), tokens = visible, pairs.tokens
+            if pairs.images is None or tokens is None or image is None or text is None:
+                raise ValueError("only pairs of an image and a text are visualized")
+            if pixels is None or logits is None:
+                raise ValueError("the model reconstructs only images or only texts")
             target = patchify(normalize(pairs.images, MEAN, STD), model.config.patch_size)
-            hidden = hidden_mask(visible.image, target.shape[1])[None, :, None]
+            hidden = hidden_mask(image, target.shape[1])[None, :, None]
             grey = jnp.asarray([(GREY / 255 - m) / s for m, s in zip(MEAN, STD, strict=True)])
             grey = jnp.tile(grey, model.config.patch_size**2)
             stages = (jnp.where(hidden > 0, grey, target), pixels, jnp.where(hidden > 0, pixels, target), target)
             images = [unpatchify(part, model.config.patch_size) for part in stages]
-            return images, pairs, jnp.argmax(logits, axis=-1), hidden_mask(visible.text, pairs.tokens.shape[1])
+            return images, pairs, jnp.argmax(logits, axis=-1), hidden_mask(text, tokens.shape[1])
 
-        self._reconstruct = jax.jit(reconstruct)
+        self._stages = jax.jit(stages_of)
 
-    def reconstruct(self, params: Any, source: BatchSource) -> Reconstruction:
+    def reconstruct(self, params: Params, source: BatchLoader[StepBatch]) -> Reconstruction:
         """Reconstruct the first pairs of a source."""
         batch = source.batch(0)
         first = batch._replace(pairs=jax.tree.map(lambda leaf: leaf[: self._count], batch.pairs))
-        images, pairs, predicted, hidden = jax.device_get(self._reconstruct(params, first))
+        images, pairs, predicted, hidden = jax.device_get(self._stages(params, first))
         texts = [
             self._decode(tokens, padding, prediction, hidden)
             for tokens, padding, prediction in zip(pairs.tokens, pairs.text_padding_mask, predicted, strict=True)
@@ -85,7 +91,13 @@ class Reconstructions:
         masked, prediction, combined, target = images
         return Reconstruction(masked, prediction, combined, target, texts)
 
-    def _decode(self, tokens: Any, padding: Any, predicted: Any, hidden: Any) -> dict[str, str]:
+    def _decode(
+        self,
+        tokens: Int[np.ndarray, " L"],
+        padding: Float[np.ndarray, " L"],
+        predicted: Int[np.ndarray, " L"],
+        hidden: Float[np.ndarray, " L"],
+    ) -> dict[str, str]:
         """A text, the text with gaps for masked tokens, and with predictions in the gaps (starred if wrong)."""
         lines: dict[str, list[str]] = {"said": [], "seen": [], "told": []}
         real = padding == 0
@@ -96,7 +108,7 @@ class Reconstructions:
             lines["told"].append(word if not masked or word == guess else f"*{guess}*")
         return {key: " ".join(parts) for key, parts in lines.items()}
 
-    def draw(self, params: Any, source: BatchSource, *, step: int) -> dict[str, Path]:
+    def draw(self, params: Params, source: BatchLoader[StepBatch], *, step: int) -> dict[str, Path]:
         """Write an image and its texts, named after the step; images of outdated steps are deleted."""
         reconstruction = self.reconstruct(params, source)
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -114,8 +126,8 @@ def outdated(paths: list[Path]) -> list[Path]:
     return paths[1:-MAX_EARLIER] if len(paths) > MAX_EARLIER + 1 else []
 
 
-def unpatchify(x_MPC: Any, side: int) -> Any:
-    """Convert normalised patches to images [M, S, S, 3] uint8."""
+def unpatchify(x_MPC: Float[Array, "M P C"], side: int) -> UInt8[Array, "M S S 3"]:
+    """Convert normalised patches to images."""
     count, length, _ = x_MPC.shape
     across = round(length**0.5)
     x = x_MPC.reshape(count, across, across, side, side, 3).swapaxes(2, 3)
@@ -133,7 +145,7 @@ def draw_grid(reconstruction: Reconstruction) -> Image.Image:
         draw.text((MARGIN + column * (TILE + GAP), MARGIN), name, MUTED, font=font)
     for index in range(count):
         top = MARGIN + LINE + index * row
-        for column, images in enumerate(reconstruction[: len(COLUMNS)]):
+        for column, images in enumerate(reconstruction.images()):
             tile = Image.fromarray(images[index]).resize((TILE, TILE), Image.Resampling.NEAREST)
             sheet.paste(tile, (MARGIN + column * (TILE + GAP), top))
         for line, (key, label) in enumerate(LABELS.items()):
@@ -142,7 +154,9 @@ def draw_grid(reconstruction: Reconstruction) -> Image.Image:
     return sheet
 
 
-def truncate(text: str, width: int, draw: Any, font: Any) -> str:
+def truncate(
+    text: str, width: int, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+) -> str:
     """Shorten a text with an ellipsis to a width in pixels."""
     while draw.textlength(text, font=font) > width:
         text = text[:-2].rstrip(" .") + "…"

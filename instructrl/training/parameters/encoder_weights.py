@@ -1,12 +1,12 @@
 """Encoder parameters: read from weight files, and stored in the run where no file holds them."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from instructrl.config.training import TrainConfig
+from instructrl.config.model import EncoderConfig
 from instructrl.data.text.tokenizer import Tokenizer
 from instructrl.errors import InputError
 from instructrl.models.encoders.registry import encoder_shapes, flatten_params
@@ -21,7 +21,8 @@ from instructrl.models.weight_files import (
     weights_path,
     write_weights,
 )
-from instructrl.training.run_dir import read_data
+from instructrl.training.run_dir import DataEntry, read_data
+from instructrl.training.types import Params
 
 
 class WeightSource(NamedTuple):
@@ -30,26 +31,33 @@ class WeightSource(NamedTuple):
     path: Path
     checksum: str
 
-    def record(self) -> dict[str, str]:
+    def record(self) -> DataEntry:
         """The entry in data.json."""
-        return {"path": str(self.path), "checksum": self.checksum}
+        return DataEntry(path=str(self.path), checksum=self.checksum)
 
 
-def load_encoder_weights(config: TrainConfig, params: Any, tokenizer: Tokenizer) -> Any:
+def load_encoder_weights(encoder: EncoderConfig, params: Params, tokenizer: Tokenizer) -> Params:
     """Replace the encoder's parameters by those of `encoder.weights`, if set.
 
     Raises:
         InputError: the weights are missing, damaged, or have a different size or vocabulary.
     """
-    path = weights_path(config.encoder)
+    path = weights_path(encoder)
     if path is None:
         return params
-    return {**params, "encoder": read_encoder(config, path, tokenizer, like=params["encoder"])}
+    return {**params, "encoder": read_encoder(encoder, path, tokenizer, like=params["encoder"])}
 
 
 def store_frozen_encoder(
-    config: TrainConfig, params: Any, tokenizer: Tokenizer, *, run: Path, resuming: bool
-) -> tuple[Any, WeightSource]:
+    encoder: EncoderConfig,
+    params: Params,
+    tokenizer: Tokenizer,
+    *,
+    run: Path,
+    resuming: bool,
+    seed: int,
+    init_from: str | None,
+) -> tuple[Params, WeightSource]:
     """Replace a frozen encoder's parameters by those of its weight file; returns them and the file.
 
     If the run does not start from `encoder.weights` (unset, or overridden by `init_from`), the parameters are first
@@ -58,63 +66,64 @@ def store_frozen_encoder(
     Raises:
         InputError: the file is missing or damaged, or cannot be written.
     """
-    named = config.encoder.weights is not None
-    if not resuming and (not named or config.init_from is not None):
+    named = encoder.weights is not None
+    if not resuming and (not named or init_from is not None):
         like = params["encoder"]
         same = (
             named
-            and config.init_from is not None
-            and _equal_trees(load_encoder_weights(config, params, tokenizer)["encoder"], like)
+            and init_from is not None
+            and _equal_trees(load_encoder_weights(encoder, params, tokenizer)["encoder"], like)
         )
-        if not same and (config.init_from is not None or not (run / ENCODER_FILE).exists()):
+        if not same and (init_from is not None or not (run / ENCODER_FILE).exists()):
             arrays = {name: np.asarray(leaf) for name, leaf in flatten_params(like).items()}
-            source = config.init_from or f"random, seed {config.seed}"
-            write_weights(run / ENCODER_FILE, arrays, kind=config.encoder.kind, source=source)
-    origin = weight_source(config, run)
-    return {**params, "encoder": read_encoder(config, origin.path, tokenizer, like=params["encoder"])}, origin
+            write_weights(run / ENCODER_FILE, arrays, kind=encoder.kind, source=init_from or f"random, seed {seed}")
+    origin = weight_source(encoder, run, init_from=init_from)
+    return {**params, "encoder": read_encoder(encoder, origin.path, tokenizer, like=params["encoder"])}, origin
 
 
-def _equal_trees(one: Any, other: Any) -> bool:
+def _equal_trees(one: Params, other: Params) -> bool:
     return all(np.array_equal(*pair) for pair in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
 
 
-def weight_source(config: TrainConfig, run: Path) -> WeightSource:
-    """The weight file of a run's encoder."""
-    stored, named = run / ENCODER_FILE, weights_path(config.encoder)
-    path = stored if named is None or (config.init_from is not None and stored.exists()) else named
-    return WeightSource(path, read_checksum(path, kind=config.encoder.kind))
+def weight_source(encoder: EncoderConfig, run: Path, *, init_from: str | None = None) -> WeightSource:
+    """The weight file of a run's encoder; `init_from`: the run that it started from, if any."""
+    stored, named = run / ENCODER_FILE, weights_path(encoder)
+    path = stored if named is None or (init_from is not None and stored.exists()) else named
+    return WeightSource(path, read_checksum(path, kind=encoder.kind))
 
 
-def read_encoder(config: TrainConfig, path: Path, tokenizer: Tokenizer, *, like: Any) -> Any:
+def read_encoder(encoder: EncoderConfig, path: Path, tokenizer: Tokenizer, *, like: Params) -> Params:
     """Read the encoder parameters in the tree `like` from a file, which may also hold unused text parameters.
 
     Raises:
         InputError: the weights are damaged, or have a different size or vocabulary.
     """
-    shapes = encoder_shapes(config.encoder, vocabulary_size=tokenizer.vocabulary_size)
-    besides = DECODER if config.encoder.text else (*DECODER, *TEXT)
-    weights = read_weights(path, kind=config.encoder.kind)
-    if config.encoder.text:
-        check_tokenizer(path, weights.tokenizer, tokenizer=tokenizer.checksum, name=config.encoder.tokenizer)
+    shapes = encoder_shapes(encoder, vocabulary_size=tokenizer.vocabulary_size)
+    besides = DECODER if encoder.text else (*DECODER, *TEXT)
+    weights = read_weights(path, kind=encoder.kind)
+    if encoder.text:
+        check_tokenizer(path, weights.tokenizer, tokenizer=tokenizer.checksum, name=encoder.tokenizer)
     loaded = match_params(weights, shapes, ignore=besides)
     return prune_like(loaded, like)
 
 
-def prune_like(tree: Any, like: Any) -> Any:
+def prune_like(tree: Params, like: Params) -> Params:
     """Restrict a tree of dicts to the keys of another one."""
     return {key: prune_like(tree[key], part) for key, part in like.items()} if isinstance(like, dict) else tree
 
 
-def read_frozen_encoder(config: TrainConfig, params: Any, tokenizer: Tokenizer, *, run: Path) -> Any:
+def read_frozen_encoder(
+    encoder: EncoderConfig, params: Params, tokenizer: Tokenizer, *, run: Path, init_from: str | None
+) -> Params:
     """Read the parameters of a trained run's frozen encoder, with the shapes of `params`.
 
     Raises:
         InputError: the weights are missing, damaged, or have changed since the run started.
     """
-    origin, recorded = weight_source(config, run), read_data(run).get("encoder", {})
+    origin, recorded = weight_source(encoder, run, init_from=init_from), read_data(run).get("encoder", {})
     if origin.checksum != recorded.get("checksum"):
         raise InputError(
             f"{origin.path}: its content differs from what {run} was trained with "
             f"(checksum {origin.checksum[:12]}, recorded {str(recorded.get('checksum'))[:12]}); restore the file"
         )
-    return jax.tree.map(np.asarray, read_encoder(config, origin.path, tokenizer, like=params["encoder"]))
+    return jax.tree.map(np.asarray, read_encoder(encoder, origin.path, tokenizer, like=params["encoder"]))

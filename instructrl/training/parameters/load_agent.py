@@ -1,10 +1,13 @@
 """Loading of trained agents, from a run directory or from a folder exported by `Agent.save`."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import jax
 from omegaconf import OmegaConf
 
+from instructrl.config.model import EncoderConfig
 from instructrl.config.training import HardwareConfig, TrainConfig
 from instructrl.data.text.tokenizer import Tokenizer, make_tokenizer
 from instructrl.errors import InputError
@@ -16,6 +19,7 @@ from instructrl.training.model_factory import abstract_params, dummy_batch, make
 from instructrl.training.parameters.encoder_weights import read_frozen_encoder
 from instructrl.training.run_dir import check_agent, read_config, read_data
 from instructrl.training.state import merge_params, split_params
+from instructrl.training.types import Params
 
 FROZEN_FILE = "frozen.safetensors"  # in a run: parameters frozen by training.freeze, which checkpoints omit
 AGENT_FILE = "agent.safetensors"  # in an exported folder, next to config.yaml: all parameters of an agent
@@ -26,7 +30,7 @@ class LoadedAgent(NamedTuple):
 
     config: TrainConfig
     tokenizer: Tokenizer
-    params: Any  # of the entire agent, numpy arrays
+    params: Params  # of the entire agent, numpy arrays
     step: int  # at which they were saved
 
 
@@ -46,9 +50,9 @@ def load_agent(run: Path, *, checkpoint: str, hardware: HardwareConfig) -> Loade
         return _load_exported(run, config)
     tokenizer = _checked_tokenizer(config, run, read_data(run).get("tokenizer", {}).get("checksum"))
     abstract = abstract_params(
-        make_agent(config, vocabulary_size=tokenizer.vocabulary_size), dummy_batch(config, tokenizer)
+        make_agent(config, vocabulary_size=tokenizer.vocabulary_size), dummy_batch(config.sim, tokenizer)
     )
-    trained, frozen = split_params(abstract, config)
+    trained, frozen = split_params(abstract, config.training, config.encoder)
     if not (run / "checkpoints").is_dir():
         raise InputError(f"{run}: no checkpoint yet; train it first")
     with open_checkpoints(run, read_only=True) as checkpoints:
@@ -58,19 +62,20 @@ def load_agent(run: Path, *, checkpoint: str, hardware: HardwareConfig) -> Loade
             raise InputError(f"{run}: {found} yet; run its training command again to resume")
         trained = checkpoints.params(trained, step=step, averaged=config.optimizer.ema is not None)
     if config.encoder.frozen:
-        encoder = read_frozen_encoder(config, abstract, tokenizer, run=run)
+        encoder = read_frozen_encoder(config.encoder, abstract, tokenizer, run=run, init_from=config.init_from)
         frozen = {**frozen, "encoder": encoder}
-    if run_frozen_params(config, frozen):
-        frozen = {**frozen, **read_frozen(run, like=run_frozen_params(config, frozen))}
+    stored = run_frozen_params(config.encoder, frozen)
+    if stored:
+        frozen = {**frozen, **read_frozen(run, like=stored)}
     return LoadedAgent(config, tokenizer, merge_params(trained, frozen), step)
 
 
-def run_frozen_params(config: TrainConfig, frozen: Any) -> Any:
+def run_frozen_params(encoder: EncoderConfig, frozen: Params) -> Params:
     """The frozen parameters in the run's FROZEN_FILE: all except a frozen encoder's, which have a separate file."""
-    return {name: part for name, part in frozen.items() if not (name == "encoder" and config.encoder.frozen)}
+    return {name: part for name, part in frozen.items() if not (name == "encoder" and encoder.frozen)}
 
 
-def read_frozen(run: Path, *, like: Any) -> Any:
+def read_frozen(run: Path, *, like: Params) -> Params:
     """Read a run's frozen parameters, with the shapes of `like`.
 
     Raises:
@@ -102,7 +107,7 @@ def _load_exported(folder: Path, config: TrainConfig) -> LoadedAgent:
     params, metadata = read_parameters(folder / AGENT_FILE, hint="export the agent again")
     tokenizer = _checked_tokenizer(config, folder, metadata.get("tokenizer"))
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    expected = flatten_params(abstract_params(agent, dummy_batch(config, tokenizer)))
+    expected = flatten_params(abstract_params(agent, dummy_batch(config.sim, tokenizer)))
     found = flatten_params(params)
     names = sorted(found.keys() | expected.keys())
     mismatched = [name for name in names if _shape(found, name) != _shape(expected, name)]
@@ -115,8 +120,8 @@ def _load_exported(folder: Path, config: TrainConfig) -> LoadedAgent:
     return LoadedAgent(config, tokenizer, params, int(metadata.get("step", 0)))
 
 
-def _shape(leaves: dict[str, Any], name: str) -> Any:
-    return leaves[name].shape if name in leaves else "none"
+def _shape(leaves: Mapping[str, jax.Array], name: str) -> str:
+    return str(leaves[name].shape) if name in leaves else "none"
 
 
 def _checked_tokenizer(config: TrainConfig, run: Path, recorded: str | None) -> Tokenizer:

@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import jax
+from jax.tree_util import KeyPath
+from jaxtyping import Array
 
 from instructrl.config.fields import format_value
 from instructrl.config.resolve import differences
@@ -27,17 +28,17 @@ from instructrl.training.parameters.load_agent import (
     read_frozen,
     run_frozen_params,
 )
-from instructrl.training.run_dir import check_agent, read_config, read_data
+from instructrl.training.run_dir import DataEntry, DataRecord, check_agent, read_config, read_data
 from instructrl.training.state import merge_params, split_params
+from instructrl.training.types import Params
 
-Record = dict[str, dict[str, Any]]
 VOCABULARY_PARAMS = ("*/words", "*/word_weight", "*/text_embedding", "*/token_embedding")  # one row per token
 MAX_LISTED = 4  # parameters or settings named in an error message
 
 
 def init_params(
-    config: TrainConfig, params: Any, tokenizer: Tokenizer, *, run: Path, resuming: bool
-) -> tuple[Any, Record]:
+    config: TrainConfig, params: Params, tokenizer: Tokenizer, *, run: Path, resuming: bool
+) -> tuple[Params, DataRecord]:
     """Replace random parameters by those that the settings name; returns them and their entries of data.json.
 
     If `resuming`, the trainable parameters are placeholders: a checkpoint overwrites them. Frozen parameters are
@@ -46,40 +47,48 @@ def init_params(
     Raises:
         InputError: the weights or the run `init_from` are missing, damaged, changed, or incompatible.
     """
-    record: Record = {}
+    record: DataRecord = {}
     if config.init_from is not None and resuming:
         record["init_from"] = read_data(run).get("init_from", {})
     elif config.init_from is not None:
         params, record["init_from"] = warm_start(config, params, tokenizer, run=run)
     elif config.encoder.weights is not None and not config.encoder.frozen:
-        params = load_encoder_weights(config, params, tokenizer)
-        record["encoder"] = weight_source(config, run).record()
+        params = load_encoder_weights(config.encoder, params, tokenizer)
+        record["encoder"] = weight_source(config.encoder, run, init_from=config.init_from).record()
     if config.encoder.frozen:
-        params, origin = store_frozen_encoder(config, params, tokenizer, run=run, resuming=resuming)
+        params, origin = store_frozen_encoder(
+            config.encoder,
+            params,
+            tokenizer,
+            run=run,
+            resuming=resuming,
+            seed=config.seed,
+            init_from=config.init_from,
+        )
         record["encoder"] = origin.record()
-    if run_frozen_params(config, split_params(params, config)[1]):
+    if run_frozen_params(config.encoder, split_params(params, config.training, config.encoder)[1]):
         params, record["frozen"] = store_frozen(config, params, run=run, resuming=resuming)
     return params, record
 
 
-def store_frozen(config: TrainConfig, params: Any, *, run: Path, resuming: bool) -> tuple[Any, dict[str, Any]]:
+def store_frozen(config: TrainConfig, params: Params, *, run: Path, resuming: bool) -> tuple[Params, DataEntry]:
     """Write the parameters that `training.freeze` selects to the run's file, or read them back if `resuming`.
 
     Returns:
         All parameters, and the file's entry of data.json.
     """
-    trained, frozen = split_params(params, config)
-    stored = run_frozen_params(config, frozen)
+    trained, frozen = split_params(params, config.training, config.encoder)
+    stored = run_frozen_params(config.encoder, frozen)
     if resuming:
         stored = read_frozen(run, like=stored)
         checksum = params_checksum(stored)
     else:
         checksum = write_parameters(run / FROZEN_FILE, stored, metadata={})
     others = {name: part for name, part in frozen.items() if name not in stored}
-    return merge_params(trained, {**stored, **others}), {"path": str(run / FROZEN_FILE), "checksum": checksum}
+    return merge_params(trained, {**stored, **others}), DataEntry(path=str(run / FROZEN_FILE), checksum=checksum)
 
 
-def warm_start(config: TrainConfig, params: Any, tokenizer: Tokenizer, *, run: Path) -> tuple[Any, dict[str, Any]]:
+def warm_start(config: TrainConfig, params: Params, tokenizer: Tokenizer, *, run: Path) -> tuple[Params, DataEntry]:
     """Replace all parameters outside `training.reinit` by those of `init_from`; returns them and the data.json entry.
 
     Raises:
@@ -104,19 +113,19 @@ def warm_start(config: TrainConfig, params: Any, tokenizer: Tokenizer, *, run: P
             f"{source.step} now); restore it, or add name=... for a new run"
         )
     if any(matches_any(path, reinit) for path in flatten_params(params["encoder"])):
-        params = load_encoder_weights(config, params, tokenizer)
+        params = load_encoder_weights(config.encoder, params, tokenizer)
     leaves = flatten_params(source.params)
 
-    def select(keys: Any, leaf: Any) -> Any:
+    def select(keys: KeyPath, leaf: Array) -> Array:
         path = path_of(keys)
         return leaf if matches_any(path, reinit) else leaves[path]
 
     print(describe_warm_start(config, params, source), flush=True)
-    entry = {"path": str(config.init_from), "checksum": checksum, "step": source.step, "fresh": reinit}
+    entry = DataEntry(path=str(config.init_from), checksum=checksum, step=source.step, fresh=reinit)
     return jax.tree_util.tree_map_with_path(select, params), entry
 
 
-def describe_warm_start(config: TrainConfig, params: Any, source: LoadedAgent) -> str:
+def describe_warm_start(config: TrainConfig, params: Params, source: LoadedAgent) -> str:
     """One line on the source of the parameters, with the settings in which the source run differs."""
     reinitialized = sum(matches_any(path, config.training.reinit or []) for path in flatten_params(params))
     checkpoint = f"{config.init_checkpoint} checkpoint, step {source.step}"
@@ -138,7 +147,7 @@ def check_initialization(config: TrainConfig, run: Path) -> None:
     if config.objective == "masked_pretraining" or (run / "data.json").exists():
         return  # pretraining has neither setting; a run that already started is compared when it resumes
     tokenizer, params = abstract_agent(config)
-    split_params(params, config)
+    split_params(params, config.training, config.encoder)
     if config.init_from is None:
         return
     origin = storage_path(config.init_from, config.data)
@@ -159,20 +168,20 @@ def check_initialization(config: TrainConfig, run: Path) -> None:
     )
 
 
-def abstract_agent(config: TrainConfig) -> tuple[Tokenizer, Any]:
+def abstract_agent(config: TrainConfig) -> tuple[Tokenizer, Params]:
     """The tokenizer of a run, and the shapes of its agent's parameters."""
     tokenizer = make_tokenizer(config.encoder)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    return tokenizer, abstract_params(agent, dummy_batch(config, tokenizer))
+    return tokenizer, abstract_params(agent, dummy_batch(config.sim, tokenizer))
 
 
 def check_compatible(
     config: TrainConfig,
-    params: Any,
+    params: Params,
     tokenizer: Tokenizer,
     *,
     source: TrainConfig,
-    source_params: Any,
+    source_params: Params,
     source_tokenizer: Tokenizer,
 ) -> None:
     """Raise InputError unless both agents' parameter trees match outside `training.reinit`.

@@ -5,7 +5,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instructrl.models.policy import TokenKind, attention_mask, format_mask, step_kinds
+from instructrl.models.policy import TokenKind, attention_mask, step_kinds
+
+
+def format_mask(mask: np.ndarray, observations: int) -> str:
+    """Format the mask as text, a row per token: o observation, p prediction, a action, # attends, . does not."""
+    kinds = np.tile(step_kinds(observations), len(mask) // (observations + 2))
+    letters = [
+        {TokenKind.OBSERVATION: "o", TokenKind.PREDICTION: "p", TokenKind.ACTION: "a"}[TokenKind(kind)]
+        for kind in kinds
+    ]
+    rows = [
+        letter + " " + "".join("#" if attends else "." for attends in row)
+        for letter, row in zip(letters, mask, strict=True)
+    ]
+    return "\n".join(["  " + "".join(letters), *rows])
 
 
 def test_the_mask_of_two_steps_is_as_drawn():
