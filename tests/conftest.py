@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+from tests import typecheck
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
@@ -22,6 +25,21 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 # A test computes little and compiles much; what users' programs compute is compared in files that ask for `optimized`.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
+
+# Where batches, features and states pass, arrays have the dtypes and shapes that the annotations name. Other modules
+# are called by some tests with stand-ins, or with numpy arrays for jax's.
+CHECKED = (
+    "instructrl.data.loading.loader",
+    "instructrl.models.agent",
+    "instructrl.training.distributed.mesh",
+    "instructrl.training.feature_extraction",
+    "instructrl.training.gradient_accumulation",
+    "instructrl.training.objectives.bc_step",
+    "instructrl.training.objectives.mae_step",
+    "instructrl.training.optimizer",
+    "instructrl.training.state",
+)
+install_import_hook(CHECKED, f"sys.modules['{typecheck.__name__}'].check")
 
 # A shell that starts the tests in the background has them ignore ctrl-C, and all that they start would inherit it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -7,7 +7,7 @@ that is killed. A pure function of the step has no state to save, and a thread d
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -24,6 +24,7 @@ B = TypeVar("B")
 BatchT = TypeVar("BatchT", covariant=True)
 
 
+@runtime_checkable
 class BatchSource(Protocol[BatchT]):
     """Protocol of loaders whose batch is a function of the step alone: `Loader` and `pairs.PairLoader`."""
 

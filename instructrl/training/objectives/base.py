@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import jax
 from jax.sharding import Mesh
@@ -34,6 +34,7 @@ class BatchLoader(Protocol[LoadedT]):
         """The batch of a training step, counted from 0."""
 
 
+@runtime_checkable
 class TrainStep(Protocol[StepT]):
     """A jitted train step; the old state is donated."""
 
@@ -44,6 +45,7 @@ class TrainStep(Protocol[StepT]):
         """Trace the step without compiling it, for arrays or their shapes."""
 
 
+@runtime_checkable
 class EvalStep(Protocol[StepT]):
     """A jitted validation step."""
 
