@@ -34,8 +34,9 @@ def check(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def named_tuples(hint: Any) -> tuple[type, ...]:
-    """The named tuples among the alternatives of a type."""
-    return tuple(one for one in (hint, *get_args(hint)) if isinstance(one, type) and hasattr(one, "_fields"))
+    """The named tuples of this project among the alternatives of a type."""
+    classes = [one for one in (hint, *get_args(hint)) if isinstance(one, type) and hasattr(one, "_fields")]
+    return tuple(one for one in classes if one.__module__.startswith("instructrl."))
 
 
 def check_fields(value: Any) -> None:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.tree_util import KeyPath
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, PyTree
 
 from instructrl.config.training import OptimizerConfig
 from instructrl.errors import InputError
@@ -76,7 +76,7 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     reason: without it, squares shared by the logged norm and Adam are materialized.
     """
 
-    def update(updates: Params, state: optax.OptState, params: Params | None = None) -> tuple[Params, optax.OptState]:
+    def update(updates: Params, state: PyTree, params: Params | None = None) -> tuple[Params, PyTree]:
         del params
         norm = optax.tree.norm(updates)
         factor = jnp.where(norm < max_norm, 1.0, max_norm / norm)
@@ -89,7 +89,7 @@ def learning_rate_scales(config: OptimizerConfig, params: Params) -> Params:
     """Learning rate scale of every parameter, in a tree like `params`; 1 outside the encoder."""
     depths = layer_depths_from_top(flatten_params(params.get("encoder", {})))
 
-    def scale(keys: KeyPath, _: Array) -> float:
+    def scale(keys: KeyPath, _: object) -> float:
         path = path_of(keys)
         if not path.startswith(ENCODER_PREFIX):
             return 1.0
@@ -98,7 +98,7 @@ def learning_rate_scales(config: OptimizerConfig, params: Params) -> Params:
     return jax.tree_util.tree_map_with_path(scale, params)
 
 
-def update_average(average: Params, params: Params, *, step: Int[Array, ""], decay: float) -> Params:
+def update_average(average: Params, params: Params, *, step: Int[Array, ""] | int, decay: float) -> Params:
     """Exponential moving average of the parameters after step number `step`.
 
     The effective decay is min(decay, (1 + step) / (10 + step)), so that the random initialization is soon forgotten.

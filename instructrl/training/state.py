@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int32
+from jaxtyping import Array, Int32, PyTree
 
 from instructrl.config.fields import format_value
 from instructrl.config.model import EncoderConfig
@@ -20,7 +20,7 @@ class TrainState(NamedTuple):
 
     step: Int32[Array, ""]  # optimizer steps taken
     params: Params  # trainable parameters
-    opt_state: optax.OptState
+    opt_state: PyTree  # of the optimizer
     average: Params | None = None  # EMA of the parameters; None unless optimizer.ema
 
     def eval_params(self) -> Params:

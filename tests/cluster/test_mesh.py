@@ -32,7 +32,7 @@ from instructrl.training.distributed.mesh import (
     make_mesh,
     partition_spec,
 )
-from instructrl.training.gradient_accumulation import mean_gradient, num_valid_steps, split_batch
+from instructrl.training.gradient_accumulation import mean_gradient, split_batch
 from instructrl.training.monitoring.metric_writer import read_lines
 from instructrl.training.objectives.behavior_cloning import open_demonstrations, prepare_behavior_cloning
 from instructrl.training.run_dir import open_run
@@ -120,13 +120,13 @@ def test_parts_of_a_batch_count_by_their_steps(parts, existing):
     batch = Batch3(numbers, mask)
 
     def loss(params, batch):
-        values = (jnp.tanh(batch.numbers @ params) - 1) ** 2
+        values = (jnp.tanh(batch.numbers @ params["kernel"]) - 1) ** 2
         mean = jnp.sum(values * batch.step_mask) / jnp.maximum(batch.step_mask.sum(), 1)
         return mean, {"loss": mean}
 
-    params = jnp.arange(5.0)
+    params = {"kernel": jnp.arange(5.0)}
     expected = jax.grad(loss, has_aux=True)(params, batch)
-    counted = {"microbatches": parts, "shardings": None, "count": num_valid_steps}
+    counted = {"microbatches": parts, "shardings": None, "count": lambda batch: batch.step_mask.sum()}
     found = jax.jit(lambda *given: mean_gradient(loss, *given, **counted))(params, batch)
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-6), found, expected)
 
