@@ -15,8 +15,6 @@ import instructrl.sim.gym
 from instructrl.errors import InputError
 from instructrl.inference.agent import Agent
 from instructrl.inference.batched_agent import load_batched_agent
-from instructrl.training.run_dir import open_run
-from instructrl.training.train_loop import train
 from instructrl.types import Observation
 from tests.fixtures import tiny
 from tests.fixtures.cameras import ring_of_cameras
@@ -27,10 +25,9 @@ ASK = "reach the red ball"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with its random parameters: those of a trained one are read and used in the same way."""
     folder = tmp_path_factory.mktemp("run")
-    config = tiny.config(folder, "training.epochs=1", "optimizer.warmup_epochs=0", "training.freeze=[policy/block_0]")
-    train(config, open_run(config), data=tiny.demonstrations(folder))
-    return Path(config.output_dir) / config.name
+    return tiny.begun(folder, tiny.shared_demonstrations(), "training.freeze=[policy/block_0]")
 
 
 def observations(count: int) -> list[Observation]:

@@ -67,7 +67,7 @@ def test_scanned_and_computed_again_blocks_have_the_same_parameters_and_numbers(
 
 
 def test_a_run_may_go_on_with_another_strategy(tmp_path):
-    data = tiny.demonstrations(tmp_path / "data")
+    data = tiny.shared_demonstrations()
     overrides = ("policy.depth=3", "training.rollout_every=1", "head=regression")
 
     def run(folder, *more, stop=None):

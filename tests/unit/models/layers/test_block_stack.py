@@ -26,7 +26,7 @@ def test_the_last_block_answers_predictions_as_if_it_answered_all(depth, window)
     config = PolicyConfig(name="small", dim=16, depth=depth, heads=2, window=window)
     inputs, mask = policy_inputs(jax.random.key(0)), jnp.asarray(attention_mask(4, 7, window=window))
     policy = Policy(config)
-    params = policy.init(jax.random.key(1), *inputs)["params"]
+    params = jax.jit(policy.init)(jax.random.key(1), *inputs)["params"]
     inputs_of_blocks = []
 
     def recording(self, x, mask, query_slice=slice(None)):
