@@ -129,13 +129,13 @@ def test_killed_in_every_phase_the_same_commands_end_bit_equal(tmp_path: Path, m
 
 
 def test_killed_at_many_moments_of_training_it_ends_bit_equal(tmp_path: Path) -> None:
-    words = ("training.epochs=100", "training.save_every=2", "name=run")
+    words = ("training.epochs=150", "training.save_every=2", "name=run")
     undisturbed = tiny_objective.trained(tmp_path / "undisturbed", *words)
     session, rng = Session(tmp_path / "killed"), random.Random(4)
-    for moment in range(6):
+    for moment in range(5):
         process = session.start(*TINY, str(session.folder), *words)
         phase = ("training", "saving")[moment % 2]
-        session.kill(process, phase, rng.uniform(0, 0.02 if phase == "saving" else 0.5))
+        session.kill(process, phase, rng.uniform(0, 0.02 if phase == "saving" else 0.15))
     session.finish(session.start(*TINY, str(session.folder), *words))
     assert session.said("training resumed")
     tiny_objective.assert_same_end(session.run, undisturbed)
