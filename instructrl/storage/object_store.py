@@ -50,13 +50,16 @@ class ObjectStat(NamedTuple):
     md5: str | None  # hexadecimal; None if not reported
     crc32c: str | None  # base64; None if not reported
 
-    def matches(self, path: Path) -> bool | None:
-        """Return True if a local file has this content; None if no checksum is reported."""
+    def matches(self, path: Path, *, part: int = UPLOAD_PART) -> bool | None:
+        """Return True if a local file has this content; None if no checksum is reported.
+
+        `part`: bytes of a part, if it was uploaded in several.
+        """
         if path.stat().st_size != self.size:
             return False
         if self.md5 is not None:
             return digests(path)[0] == self.md5
-        if "-" in self.tag and digests(path)[1] == self.tag:
+        if "-" in self.tag and digests(path, part=part)[1] == self.tag:
             return True  # otherwise it may have been uploaded in parts of another size
         return crc32c(path) == self.crc32c if self.crc32c is not None else None
 
@@ -173,11 +176,11 @@ def stat_from_gcs(response: dict[str, Any]) -> ObjectStat:
     return ObjectStat(int(response["size"]), response["etag"].strip('"'), md5, response.get("crc32c"))
 
 
-def digests(path: Path) -> tuple[str, str]:
-    """Return a file's MD5, and the ETag that S3 gives it after a multipart upload."""
+def digests(path: Path, *, part: int = UPLOAD_PART) -> tuple[str, str]:
+    """Return a file's MD5, and the ETag that S3 gives it after a multipart upload in parts of this size."""
     total, parts = hashlib.md5(usedforsecurity=False), []
     with path.open("rb") as file:
-        while block := file.read(UPLOAD_PART):
+        while block := file.read(part):
             total.update(block)
             parts.append(hashlib.md5(block, usedforsecurity=False).digest())
     return total.hexdigest(), f"{hashlib.md5(b''.join(parts), usedforsecurity=False).hexdigest()}-{len(parts)}"
@@ -194,9 +197,9 @@ def crc32c(path: Path) -> str:
     return base64.b64encode(total.digest()).decode()
 
 
-def byte_ranges(size: int) -> Iterator[tuple[int, int]]:
+def byte_ranges(size: int, part: int = DOWNLOAD_PART) -> Iterator[tuple[int, int]]:
     """Yield the byte range [begin, end) of each request of a download."""
-    return ((begin, min(begin + DOWNLOAD_PART, size)) for begin in range(0, size, DOWNLOAD_PART))
+    return ((begin, min(begin + part, size)) for begin in range(0, size, part))
 
 
 def fetch(url: str, begin: int, end: int) -> bytes:
@@ -212,8 +215,8 @@ def fetch(url: str, begin: int, end: int) -> bytes:
     return with_retries(url, read_range)
 
 
-def download(url: str, found: ObjectStat, target: Path) -> None:
-    """Download an object into a local file and verify its checksum.
+def download(url: str, found: ObjectStat, target: Path, *, part: int = DOWNLOAD_PART) -> None:
+    """Download an object into a local file, in requests of `part` bytes, and verify its checksum.
 
     Raises:
         FileNotFoundError: the object no longer exists.
@@ -230,7 +233,7 @@ def download(url: str, found: ObjectStat, target: Path) -> None:
                 written += os.pwrite(handle, data[written:], bounds[0] + written)
 
         with ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="download") as pool:
-            for _ in pool.map(fetch_part, byte_ranges(found.size)):
+            for _ in pool.map(fetch_part, byte_ranges(found.size, part)):
                 pass
         os.fsync(handle)
     finally:
@@ -243,19 +246,19 @@ def download(url: str, found: ObjectStat, target: Path) -> None:
         raise RunError(f"{url}: the download does not match its checksum or size; the same command tries again")
 
 
-def upload(source: Path, url: str) -> ObjectStat:
-    """Upload a local file atomically and verify the checksum of the object.
+def upload(source: Path, url: str, *, part: int = UPLOAD_PART) -> ObjectStat:
+    """Upload a local file atomically, a large one in requests of `part` bytes, and verify the object's checksum.
 
     Raises:
         InputError, RunError: object storage rejects it, or the stored object differs.
     """
-    fs, options = client(url), {"chunksize": UPLOAD_PART}
+    fs, options = client(url), {"chunksize": part}
 
     def send() -> ObjectStat:
         fs.put_file(str(source), url, **options)
         found = stat(url)
         if found is None or not (
-            content_equals(source, url, found) if (matches := found.matches(source)) is None else matches
+            content_equals(source, url, found) if (matches := found.matches(source, part=part)) is None else matches
         ):
             raise ConnectionError("the uploaded object differs from the file")
         return found

@@ -43,7 +43,7 @@ def store(running: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reque
     """Provide a separate folder in the bucket, an environment with its endpoint, and short retry delays."""
     for key, value in running.environment.items():
         monkeypatch.setenv(key, value)
-    monkeypatch.setattr(object_store, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(object_store, "FIRST_WAIT", 0.01)  # seconds before a retry
     running.root = f"{running.kind}://{emulators.BUCKET}/{tmp_path.name}"
     running.proxy.restore()
     running.proxy.reset()
@@ -364,20 +364,19 @@ def test_what_the_store_stored_wrongly_is_sent_again(
     assert len(read(address(store, settings(tmp_path, None)))[1].seed) == len(SOME)
 
 
-def test_large_files_are_sent_in_parts_and_compared(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(object_store, "UPLOAD_PART", 6 * 2**20)
-    monkeypatch.setattr(object_store, "DOWNLOAD_PART", 2**20)
+def test_large_files_are_sent_in_parts_and_compared(store: Store, tmp_path: Path) -> None:
     source, target = tmp_path / "large", tmp_path / "fetched"
     source.write_bytes(np.random.default_rng(0).bytes(20_000_000))
-    found = object_store.upload(source, f"{store.root}/large")
-    assert found.size == 20_000_000 and found.matches(source) is True
+    part = 6 * 2**20
+    found = object_store.upload(source, f"{store.root}/large", part=part)
+    assert found.size == 20_000_000 and found.matches(source, part=part) is True
+    assert sum(method in ("PUT", "POST") for method, _ in store.proxy.requests) >= 4
     store.proxy.reset()
-    object_store.download(f"{store.root}/large", found, target)
+    object_store.download(f"{store.root}/large", found, target, part=2**20)
     assert target.read_bytes() == source.read_bytes() and store.proxy.sent == 20_000_000
+    assert sum(method == "GET" for method, _ in store.proxy.requests) == 20
     target.write_bytes(target.read_bytes()[:-1] + b"x")
-    assert found.matches(target) is not True
+    assert found.matches(target, part=part) is not True
 
 
 def test_stores_without_checksums_are_read_back(store: Store, tmp_path: Path) -> None:
