@@ -43,8 +43,8 @@ class StepBatch(NamedTuple):
 class VisibleIndices(NamedTuple):
     """Indices of the visible (unmasked) patches and tokens, the same for the entire batch."""
 
-    image: Int[Array, " N"] | None
-    text: Int[Array, " R"] | None
+    image: Int[Any, " N"] | None
+    text: Int[Any, " R"] | None
 
 
 def merge_encoder_decoder(params: Params) -> Params:
