@@ -28,7 +28,7 @@ TRAIN_STREAM, VALIDATION_STREAM = 0, 1  # folded into the random key
 class Pairs(NamedTuple):
     """Images and texts, as in PairBatch; None for the modality that the batch's kind lacks."""
 
-    images: UInt8[Any, "M H H 3"] | None
+    images: UInt8[Any, "M _ _ 3"] | None  # square; cropping changes the size
     tokens: Int32[Any, "M L"] | None
     text_padding_mask: Float32[Any, "M L"] | None  # 1 where a token is padding
 
