@@ -243,9 +243,9 @@ def assert_same_training(found, expected):
     assert_near(other_params, params)
 
 
-def test_two_processes_of_four_devices_train_as_one_and_roll_out(tmp_path):
-    more = ("hardware.fsdp=8", "hardware.accumulation=2", "training.rollout_every=3", "training.rollout_episodes=2")
-    run, said = trained(tmp_path, "name=two", *more, processes=2, devices=4)
+def test_two_processes_of_two_devices_train_as_one_and_roll_out(tmp_path):
+    more = ("hardware.fsdp=4", "hardware.accumulation=2", "training.rollout_every=3", "training.rollout_episodes=2")
+    run, said = trained(tmp_path, "name=two", *more, processes=2, devices=2)
     assert_same_training(numbers(run), alone(tmp_path))
     outputs = [out for out, _, _ in said]
     assert "training begins" in outputs[0]
