@@ -155,7 +155,7 @@ def test_a_variation_or_task_that_is_not_there_is_one_line(stand_in: StandIn, tm
         ("task.variations=[3]", "task.variations: found 3; allowed for close_jar: 0 to 2"),
         ("task.name=close_jars", "task.name: found close_jars; not one of RLBench's 3; similar: close_jar"),
         ("task.name=Close-Jar", "task.name: found Close-Jar; allowed: the name of a task of RLBench, like close_jar"),
-        ("sim.renderer=raycast", "sim.renderer: found raycast; allowed with sim=rlbench: auto, rlbench_opengl"),
+        ("sim.renderer=raycast", "sim.renderer: found raycast; allowed: auto, rlbench_opengl, rlbench_opengl3"),
     ):
         refused = run(tmp_path, word)
         assert refused.returncode == 2 and refused.stderr.count("\n") == 1, refused.stderr
