@@ -24,6 +24,7 @@ from instructrl.evaluation.run_checks import check_run, choose_renderer, recorde
 from instructrl.sim import EpisodeLimits
 from instructrl.sim.tabletop import env as tabletop
 from tests.fakes.sim import FakePolicy, InlineWorkers, without_clock
+from tests.fixtures.commands import run_main
 from tests.paths import ROOT
 
 
@@ -151,9 +152,7 @@ def test_data_that_does_not_tell_its_renderer_is_refused(tmp_path: Path) -> None
     ],
 )
 def test_eval_answers_a_mistake_in_one_line(arguments: list[str], expected: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "eval.py", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = run_main(eval_entry.main, *arguments)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert expected in done.stderr

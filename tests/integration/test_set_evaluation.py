@@ -15,8 +15,7 @@ from instructrl.config.evaluation import EvalConfig
 from instructrl.evaluation.evaluate import evaluate
 from instructrl.evaluation.results.summary import headline, table
 from instructrl.evaluation.run_checks import check_run
-from instructrl.training.run_dir import open_run
-from instructrl.training.train_loop import train
+from instructrl.training.run_dir import read_config
 from tests.fakes.sim import without_clock
 from tests.fixtures import tiny
 
@@ -28,13 +27,9 @@ FEW = ("episodes=3", "workers=2", "conditions=[trained,oracle]")
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two runs of the same barely trained agent: one recorded with three tasks, the other with one of them."""
-    folder = tmp_path_factory.mktemp("set")
-    config = tiny.config(folder, "training.epochs=1", "name=learnt", "task=pick_and_lift")
-    learnt = open_run(config)
-    train(config, learnt, data=tiny.demonstrations(folder), rollout=None)
-    found = {}
+    folder, config, found = tmp_path_factory.mktemp("set"), read_config(tiny.shared_run()), {}
     for name, task in (("set", {"tasks": TASKS}), ("single", {"name": "push_button"})):
-        found[name] = Path(shutil.copytree(learnt, learnt.with_name(name)))
+        found[name] = Path(shutil.copytree(tiny.shared_run(), folder / name))
         renamed = replace(config, name=name, task=replace(config.task, **task))
         (found[name] / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(renamed)))
     return found
