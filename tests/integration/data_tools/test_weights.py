@@ -529,7 +529,9 @@ def hub(tmp_path, monkeypatch):
             "projection",
             "text_length",
         )
-        return replace(encoder, **{key: getattr(tiny[name], key) for key in keys}) if name in tiny else encoder
+        if name not in tiny:
+            return encoder
+        return replace(encoder, **{key: getattr(tiny[name], key) for key in keys if hasattr(encoder, key)})
 
     monkeypatch.setattr(weights, "encoder_option", option)
     with serving() as server:

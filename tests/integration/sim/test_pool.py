@@ -14,6 +14,7 @@ import pytest
 from instructrl.errors import InputError, RunError, SimulatorError
 from instructrl.sim.vector import heartbeat
 from instructrl.sim.vector.pool import WorkerFailure, Workers, worker_count
+from tests.paths import ROOT
 
 
 class Fake:
@@ -303,10 +304,9 @@ def test_interrupts_are_for_the_parent(tmp_path: Path) -> None:
 def test_workers_die_with_a_killed_parent(tmp_path: Path, thread: bool) -> None:
     """One idle and one busy worker, started from the main or another thread."""
     script = f"""
-import sys, threading
-sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(ROOT)!r}]
+import threading
 from pathlib import Path
-from test_pool import make_factory
+from tests.integration.sim.test_pool import make_factory
 from instructrl.sim.vector.pool import Workers
 
 def run():
@@ -319,7 +319,7 @@ if {thread}:
 else:
     run()
 """
-    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     pids = [int(word) for word in parent.stdout.readline().split()]
     time.sleep(0.3)

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from instructrl.config.environment import SimConfig
 from instructrl.errors import InputError
 from instructrl.sim import make_env
 from instructrl.sim.rlbench import check
 from instructrl.sim.rlbench.check import check_installation, coppeliasim_version, findings, is_served
-from tests.fakes.rlbench_stand_in import StandIn, display, installed
+from tests.fakes.rlbench_stand_in import StandIn, display, installed, settings
 from tests.paths import ROOT
 
 
@@ -53,7 +52,7 @@ def test_nothing_installed_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=expected):
         check_installation()
     with pytest.raises(InputError, match=expected):
-        make_env(SimConfig(kind="rlbench"), "reach_target")
+        make_env(settings(), "reach_target")
 
 
 @pytest.mark.parametrize("machine", [("darwin", "arm64"), ("linux", "aarch64")])
