@@ -556,7 +556,7 @@ def test_local_commands_do_not_load_the_stores(tmp_path: Path) -> None:
         "import sys\nfrom instructrl.data.demonstrations.dataset import DemonstrationDataset\n"
         "from instructrl.storage.synced_dir import working_dir\n"
         f"DemonstrationDataset({str(path)!r}).verify()\n"
-        "print([name for name in ('fsspec', 'gcsfs', 's3fs', 'hdf5plugin', 'asyncio') if name in sys.modules])"
+        "print([name for name in ('fsspec', 'gcsfs', 's3fs', 'hdf5plugin', 'aiohttp') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.replace("'", '"')) == []
