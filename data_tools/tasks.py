@@ -7,12 +7,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from instructrl.cli.args import Parser
-from instructrl.config.environment import TASKS
 from instructrl.data.demonstrations.writer import write_error
 from instructrl.errors import InputError, report_user_errors
 from instructrl.sim import EpisodeStart
 from instructrl.sim.rendering import opengl_backend
 from instructrl.sim.tabletop.env import Tabletop
+from instructrl.tasks import TASKS
 
 TILE, GAP, LINE_HEIGHT, MARGIN = 136, 3, 17, 8  # pixels
 COLUMNS = 9  # images per row

@@ -1,10 +1,9 @@
 """Settings of tasks, simulators, data and collection, and their checks. No jax here."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from instructrl.config.fields import (
     MAX_EPISODES,
@@ -17,8 +16,8 @@ from instructrl.config.fields import (
 )
 from instructrl.config.kinds import kind_of
 from instructrl.errors import InputError
-from instructrl.package_files import PACKAGE
-from instructrl.registry import Registry, modules
+from instructrl.registry import Registry
+from instructrl.tasks import TASKS
 
 SIMULATORS: "Registry[type[SimConfig]]" = Registry(
     "sim.kind",
@@ -28,12 +27,6 @@ SIMULATORS: "Registry[type[SimConfig]]" = Registry(
     },
     group="instructrl.simulators",
     base="instructrl.config.environment:SimConfig",
-)
-TASKS: Registry[Callable[[], Any]] = Registry(  # of the embedded simulator; each file in sim/tabletop/tasks is one
-    "task",
-    modules("instructrl.sim.tabletop.tasks", PACKAGE / "sim" / "tabletop" / "tasks"),
-    group="instructrl.tasks",
-    base="instructrl.sim.tabletop.task:Task",
 )
 EMBEDDED_TASKS = tuple(TASKS.own)
 

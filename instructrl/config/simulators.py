@@ -4,9 +4,10 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from instructrl.config.environment import CAMERAS, RENDERERS, RLBENCH_RENDERERS, TASKS, SimConfig
+from instructrl.config.environment import CAMERAS, RENDERERS, RLBENCH_RENDERERS, SimConfig
 from instructrl.config.fields import choice_list, format_value, number, one_of
 from instructrl.errors import InputError
+from instructrl.tasks import TASKS
 
 
 @dataclass

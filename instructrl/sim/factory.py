@@ -1,13 +1,15 @@
 """From a simulator's settings to an environment."""
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from instructrl.config.environment import SIMULATORS, SimConfig
 from instructrl.registry import load_implementation
 from instructrl.sim.env import Env, Simulator
 
+if TYPE_CHECKING:
+    from instructrl.config.environment import SimConfig
 
-def make_env(cfg: SimConfig, task: str) -> Env:
+
+def make_env(cfg: "SimConfig", task: str) -> Env:
     """Create the environment of one task; simulators are imported lazily, RLBench only once per process.
 
     Raises:
@@ -16,10 +18,12 @@ def make_env(cfg: SimConfig, task: str) -> Env:
     return simulator_class(cfg).from_config(cfg, task)
 
 
-def simulator_class(cfg: SimConfig) -> type[Simulator]:
+def simulator_class(cfg: "SimConfig") -> type[Simulator]:
     """Import the class of a simulator.
 
     Raises:
         InputError: an unknown simulator, or one of another package that cannot be imported.
     """
+    from instructrl.config.environment import SIMULATORS  # an environment of gymnasium needs no configuration
+
     return cast(type[Simulator], load_implementation(f"sim.kind={cfg.kind}", SIMULATORS[cfg.kind]))

@@ -22,10 +22,10 @@ from gymnasium import spaces
 from gymnasium.vector.utils import read_from_shared_memory
 
 from instructrl.actions import WORKSPACE_HIGH, WORKSPACE_LOW
-from instructrl.config.environment import TASKS
 from instructrl.errors import InputError
 from instructrl.sim.env import EpisodeLimits, EpisodeStart, Outcome, Step
 from instructrl.sim.rendering import available_renderer
+from instructrl.tasks import TASKS
 from instructrl.types import Observation
 
 NAMESPACE, VERSION = "instructrl", "v0"

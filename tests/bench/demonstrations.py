@@ -13,10 +13,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from instructrl.config.environment import TASKS
 from instructrl.sim import EpisodeStart, rendering
 from instructrl.sim.tabletop.env import Tabletop
 from instructrl.sim.tabletop.scene import CAMERAS
+from instructrl.tasks import TASKS
 
 ROUNDS, EPISODES = 3, 20
 GOALS = {"reach_target": 900, "pick_and_lift": 300}  # with OpenGL, four cameras, 256x256

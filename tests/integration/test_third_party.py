@@ -14,11 +14,12 @@ import pytest
 import train as train_entry
 from instructrl.cli.entry import compose, help_text
 from instructrl.cli.folders import shipped_folders
-from instructrl.config.environment import SIMULATORS, TASKS, SimConfig
+from instructrl.config.environment import SIMULATORS, SimConfig
 from instructrl.config.model import ENCODERS, HEADS
 from instructrl.config.training import TrainConfig
 from instructrl.errors import InputError
 from instructrl.sim import EpisodeStart, Outcome, make_env
+from instructrl.tasks import TASKS
 from tests.fixtures.packages import THIRD_PARTY, install_third_party, write_metadata
 from tests.paths import ROOT
 

@@ -2,13 +2,12 @@
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import mujoco
 import numpy as np
 
 from instructrl.actions import check_action
-from instructrl.config.environment import SimConfig
 from instructrl.errors import InputError
 from instructrl.sim.env import EpisodeLimits, EpisodeStart, Outcome, Step, StepCounter, replay
 from instructrl.sim.rendering import available_renderer, opengl_backend
@@ -20,6 +19,9 @@ from instructrl.sim.tabletop.task import load_task
 from instructrl.sim.tabletop.things import GripperState, SceneObject, find_scene_objects
 from instructrl.sim.tabletop.world import World
 from instructrl.types import Demonstration, Observation
+
+if TYPE_CHECKING:
+    from instructrl.config.environment import SimConfig
 
 _DRAWS = 2000  # placement attempts before the task counts as impossible
 _FRAME_SECONDS = 0.1
@@ -56,7 +58,7 @@ class Tabletop:
         self._outcome: Outcome | None = Outcome.TIME_LIMIT  # no episode has begun
 
     @classmethod
-    def from_config(cls, config: SimConfig, task: str) -> Self:
+    def from_config(cls, config: "SimConfig", task: str) -> Self:
         """Create the environment of a task, with a renderer that works on this machine."""
         renderer = cls.available_renderer(config.renderer)
         return cls(task, cameras=config.cameras, image_size=config.image_size, renderer=renderer)

@@ -12,10 +12,10 @@ from typing import cast
 
 import numpy as np
 
-from instructrl.config.environment import TASKS
 from instructrl.sim.env import Outcome
 from instructrl.sim.tabletop.scene import FRONT
 from instructrl.sim.tabletop.world import World
+from instructrl.tasks import TASKS
 
 OPEN, CLOSED = 1.0, 0.0
 

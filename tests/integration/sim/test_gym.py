@@ -66,7 +66,7 @@ env.step(env.action_space.sample())
 env.close()
 loaded = {{"jax", "flax", "optax", "hydra", "omegaconf", "h5py", "wandb", "rlbench", "data_tools"}} & set(sys.modules)
 rooms = [name for name in sys.modules if name.startswith("instructrl.") and name.split(".")[1] in
-         ("config", "command", "data", "models", "training", "evaluation")]
+         ("config", "cli", "data", "models", "training", "inference", "evaluation")]
 print(sorted(loaded), rooms)
 """
     assert ran(program) == "[] []"
