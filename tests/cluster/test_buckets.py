@@ -34,8 +34,6 @@ from tests.fixtures import tiny
 from tests.fixtures.commands import run_main
 from tests.paths import ROOT
 
-pytestmark = pytest.mark.slow
-
 
 def train_here(*words: str) -> str:
     ended = run_main(train.main, *words)

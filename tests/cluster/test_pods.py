@@ -308,7 +308,6 @@ def test_a_sweep_makes_a_pod_and_deletes_it(checkout: Path, running_pod: Pod, se
 
 
 @needs_sshd
-@pytest.mark.slow
 def test_hosts_train_together(checkout: Path, tmp_path: Path) -> None:
     with pod(tmp_path / "pod", addresses=ADDRESSES[:2]) as hosts:
         tpu = Commands(checkout, hosts.words)

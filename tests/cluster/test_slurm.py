@@ -57,7 +57,6 @@ def small(slurm: Cluster, folder: Path, programs: dict[str, str]) -> Sweep:
 
 
 @needs_slurm
-@pytest.mark.slow
 def test_an_array_of_trainings_of_which_one_fails(slurm: Cluster, studies: Path) -> None:
     own = [f"data.dir={studies}/data", f"output_dir={studies}/outputs", "training.epochs=2", "hardware.local_devices=1"]
     words = [*tiny.overrides(studies, *own), "name=run${seed}", "launcher.sweep=array"]
@@ -104,7 +103,6 @@ def ended_alike(run: Path, other: Path) -> None:
 
 
 @needs_slurm
-@pytest.mark.slow
 def test_two_processes_are_preempted_and_end_as_if_undisturbed(slurm: Cluster, studies: Path) -> None:
     """Preempted by SIGUSR2, which SLURM sends before the time limit."""
     own = [f"data.dir={studies}/data", f"output_dir={studies}/outputs", "training.batch_size=6", "training.epochs=60",
@@ -173,7 +171,6 @@ def test_a_preempted_job_is_queued_again(slurm: Cluster, tmp_path: Path) -> None
 
 
 @needs_slurm
-@pytest.mark.slow
 def test_a_cancelled_job_ends_the_wait_and_ctrl_c_does_not_end_the_jobs(slurm: Cluster, tmp_path: Path) -> None:
     sweep = small(slurm, tmp_path, {"long": "import time; time.sleep(300)", "fine": "print('fine')"})
     running = sweep.begin()
@@ -195,7 +192,6 @@ def test_a_cancelled_job_ends_the_wait_and_ctrl_c_does_not_end_the_jobs(slurm: C
 
 
 @needs_slurm
-@pytest.mark.slow
 def test_what_a_cluster_refuses_or_kills_is_one_line(slurm: Cluster, tmp_path: Path) -> None:
     greedy = "import time; kept = b'x' * 400_000_000; print('began', flush=True); time.sleep(60)"
     sweep = small(slurm, tmp_path, {"greedy": greedy})
@@ -220,7 +216,6 @@ def test_what_a_cluster_refuses_or_kills_is_one_line(slurm: Cluster, tmp_path: P
 
 
 @needs_slurm
-@pytest.mark.slow
 def test_a_controller_that_does_not_answer_is_waited_for(slurm: Cluster, tmp_path: Path) -> None:
     resume = tmp_path / "resume"
     sweep = small(

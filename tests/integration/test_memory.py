@@ -85,7 +85,6 @@ def test_data_larger_than_memory_are_read(tmp_path: Path, program: str) -> None:
     run_limited(program, 220 * 2**20, tmp_path)
 
 
-@pytest.mark.slow
 def test_data_larger_than_memory_are_learnt_from(tmp_path: Path) -> None:
     """The limit is about the memory of a training with almost no data, most of which is used by the compiler."""
     run_limited(TRAIN, 1600 * 2**20, tmp_path)

@@ -109,7 +109,6 @@ def test_what_cannot_be_done_is_typed(workers: Workers, pose: list[float], outco
     assert ask(workers, "step", np.array([*pose, 1.0])).outcome in outcomes
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_the_experts_keyframes_succeed_when_replayed(task: str) -> None:
     with opened(task, cameras=["front"]) as workers:
@@ -118,7 +117,6 @@ def test_the_experts_keyframes_succeed_when_replayed(task: str) -> None:
     assert all(1 <= len(made.actions) <= 12 for made, outcome in ended if outcome is Outcome.SUCCESS)
 
 
-@pytest.mark.slow
 def test_every_variation_has_sentences(workers: Workers) -> None:
     for variation in range(ask(workers, "variations")):
         assert all(text.strip() for text in ask(workers, "instructions", variation))

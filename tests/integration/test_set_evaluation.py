@@ -20,7 +20,6 @@ from tests.fakes.sim import without_clock
 from tests.fixtures import tiny
 
 TASKS = ["reach_target", "push_button", "pick_and_lift"]
-pytestmark = pytest.mark.slow
 FEW = ("episodes=3", "workers=2", "conditions=[trained,oracle]")
 
 

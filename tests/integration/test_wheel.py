@@ -15,7 +15,6 @@ from tests.fixtures import tiny
 from tests.fixtures.cameras import ring_of_cameras
 from tests.paths import ROOT
 
-pytestmark = pytest.mark.slow
 ACT = """
 import sys
 import instructrl

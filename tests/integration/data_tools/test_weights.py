@@ -691,7 +691,6 @@ def test_the_command_fetches_from_the_hub_that_the_environment_names(hub, tmp_pa
 # From a published file to a trained agent.
 
 
-@pytest.mark.slow
 def test_train_py_trains_with_a_converted_pickle(tmp_path):
     size = M3AEConfig(name="x", kind="m3ae", dim=16, depth=2, heads=2, patch_size=16)
     words = make_tokenizer(size).vocabulary_size
