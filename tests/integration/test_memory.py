@@ -43,7 +43,7 @@ from data_tools.inspect import arguments, inspect
 inspect(arguments([str(folder / "train.hdf5"), "--verify"]))
 """
 MEASURE = """
-from data_tools.stats import arguments, stats
+from data_tools.stats.__main__ import arguments, stats
 stats(arguments([str(folder / "train.hdf5")]))
 """
 TRAIN = """
