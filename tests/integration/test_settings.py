@@ -418,6 +418,17 @@ def collected(config: Any) -> Any:
     return seen
 
 
+def rlbench_arguments(config: Any) -> Any:
+    """Arguments with which RLBench's environment is created; CoppeliaSim does not start."""
+    from instructrl.sim.rlbench.env import RLBench
+
+    class Recorded(RLBench):
+        def __init__(self, task: str, **arguments: Any) -> None:
+            self.arguments = task, arguments
+
+    return Recorded.from_config(config.sim, "reach_target").arguments
+
+
 def collect_command(config: CollectConfig) -> Any:
     """The episodes of the splits that the command collects."""
     from instructrl.commands import collect
@@ -662,7 +673,7 @@ TRAIN_PROBES: dict[str, Probe] = {
     "sim.renderer": ("opengl", collected, ("sim.renderer=raycast",)),
     "sim.workers": ("7", collected, ()),
     "sim.timeout": ("7", collected, ()),
-    "sim.planner_attempts": ("7", collected, ()),
+    "sim.planner_attempts": ("7", rlbench_arguments, ("sim.kind=rlbench",)),
     "data.dir": ("elsewhere", collected, ()),
     "data.compression": ("lz4", collected, ()),
     "data.cache_dir": ("elsewhere", collected, ("data.dir=gs://bucket/folder",)),
