@@ -1,4 +1,4 @@
-"""What all action heads share: camera parameters, pose targets, pose loss, decoding and metric errors.
+"""Parts shared by all action heads: camera parameters, pose targets, pose loss, decoding and metric errors.
 
 Shapes: B sequences, T steps, K cameras. Positions are in normalised workspace units unless stated otherwise.
 """

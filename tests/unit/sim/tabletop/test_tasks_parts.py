@@ -11,6 +11,7 @@ from instructrl.sim.tabletop.scene import TABLE_Z
 from instructrl.sim.tabletop.task import CLOSED, OPEN, downward
 from instructrl.sim.tabletop.tasks.push_buttons import SEQUENCES
 from instructrl.sim.tabletop.world import World
+from tests.fixtures.tabletop import play
 
 BUTTON = """
 <body name="{name}_base" mocap="true"><body name="{name}" gravcomp="1">
@@ -22,16 +23,6 @@ WALL = '<body name="wall" mocap="true"><geom class="prop" type="box" size=".02 .
 
 def make(task: str) -> Tabletop:
     return Tabletop(task, cameras=("front",), image_size=16, renderer="raycast")
-
-
-def play(env: Tabletop, actions: list[np.ndarray]) -> list[Outcome | None]:
-    """The outcomes of some actions, up to the one that ends the episode."""
-    outcomes: list[Outcome | None] = []
-    for action in actions:
-        outcomes.append(env.step(action).outcome)
-        if outcomes[-1] is not None:
-            break
-    return outcomes
 
 
 def begin(env: Tabletop, start: EpisodeStart) -> list[np.ndarray]:

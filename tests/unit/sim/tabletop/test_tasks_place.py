@@ -8,6 +8,7 @@ from instructrl.sim import EpisodeStart, Outcome
 from instructrl.sim.tabletop.env import Tabletop
 from instructrl.sim.tabletop.scene import TABLE_Z
 from instructrl.sim.tabletop.task import downward, wrap_angle
+from tests.fixtures.tabletop import play
 
 TASKS = (
     "meat_off_grill",
@@ -29,16 +30,6 @@ def plan(env: Tabletop, start: EpisodeStart) -> list[np.ndarray]:
     """The expert's actions, after restarting the episode."""
     env.reset(start)
     return env._expert()
-
-
-def play(env: Tabletop, actions: list[np.ndarray]) -> list[Outcome | None]:
-    """The outcomes of some actions, up to the one that ends the episode."""
-    outcomes: list[Outcome | None] = []
-    for action in actions:
-        outcomes.append(env.step(action).outcome)
-        if outcomes[-1] is not None:
-            break
-    return outcomes
 
 
 def closed(action: np.ndarray) -> np.ndarray:
