@@ -15,6 +15,7 @@ from pathlib import Path
 from instructrl.config.environment import EMBEDDED_TASKS, SimConfig
 from instructrl.data.text.tokenizer import PADDING, UNKNOWN, VOCABULARY
 from instructrl.errors import InputError, report_user_errors
+from instructrl.storage.atomic import write_atomically
 
 WORDS = Path(__file__).with_name("words.txt")
 MAX_ENTRIES = 4000  # entries
@@ -68,9 +69,7 @@ def main() -> None:
         entries = build_vocabulary(words)
         if len(entries) > MAX_ENTRIES:
             raise InputError(f"{WORDS}: found {len(entries)} entries, allowed: {MAX_ENTRIES}; remove words")
-        temporary = VOCABULARY.with_suffix(".tmp")
-        temporary.write_text("\n".join(entries) + "\n", encoding="utf-8")
-        temporary.replace(VOCABULARY)
+        write_atomically(VOCABULARY, "\n".join(entries) + "\n", hint="use a checkout that you can write")
         print(f"{VOCABULARY}: {len(entries)} entries, {len(words)} of them whole words")
 
 

@@ -32,6 +32,7 @@ from instructrl.errors import InputError, RunError, report_user_errors
 from instructrl.models.weight_files import read_checksum, weights_path
 from instructrl.sim.rendering import available_renderer
 from instructrl.sim.vector.pool import WorkerFailure, Workers, worker_count
+from instructrl.storage.atomic import atomic_path
 
 PROG = "python -m data_tools.probe"
 
@@ -251,10 +252,8 @@ def write(path: Path, probe_config: ProbeConfig, config: TrainConfig, rows: list
         "sim": asdict(config.sim),
         "rows": [asdict(row) | {"margin": row.margin} for row in rows],
     }
-    with writable(path):
-        temporary = path.with_name(f"{path.name}.tmp")
+    with writable(path), atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
-        temporary.replace(path)
     print(f"{path}: {len(rows)} rows")
 
 

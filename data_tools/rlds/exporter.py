@@ -1,6 +1,5 @@
 """Export of demonstrations to a tensorflow-datasets directory, which is written atomically."""
 
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -14,9 +13,9 @@ from instructrl.config.environment import DataConfig, SimConfig, TaskConfig
 from instructrl.config.fields import format_value
 from instructrl.data.demonstrations.dataset import DemonstrationDataset, check_alike
 from instructrl.data.demonstrations.schema import Contents, Header, checksum
-from instructrl.data.demonstrations.writer import sync_folder
 from instructrl.data.image_text.tfrecord import INFO, short_message
 from instructrl.errors import InputError
+from instructrl.storage.atomic import sync
 from instructrl.storage.file_lock import exclusive_lock
 
 SHARD_BYTES = 1 << 28  # approximate bytes of uncompressed pixels per record file
@@ -218,10 +217,8 @@ def temporary_folder(out: Path) -> Iterator[Path]:
 
 def move_into_place(folder: Path, out: Path) -> None:
     """Move a written folder to `out` atomically, replacing earlier content."""
-    for path in folder.rglob("*"):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    sync_folder(folder)
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
     old = folder.with_name("old")  # removed with its parent folder
     if out.exists():
         out.replace(old)
@@ -231,4 +228,4 @@ def move_into_place(folder: Path, out: Path) -> None:
         if old.exists():
             old.replace(out)
         raise
-    sync_folder(out.absolute().parent)
+    sync(out.absolute().parent)

@@ -13,6 +13,7 @@ import requests
 from tqdm import tqdm
 
 from instructrl.errors import InputError
+from instructrl.storage.atomic import commit
 
 TIMEOUT = 30  # seconds without data
 MAX_FAILURES = 5  # consecutive attempts without progress
@@ -90,7 +91,7 @@ def download(remote: Remote, path: Path, *, headers: Mapping[str, str] = Mapping
         path.parent.mkdir(parents=True, exist_ok=True)
         download_all(remote, part, headers)
         check_digest(remote, part)
-        part.replace(path)
+        commit(part, path)
     except OSError as error:
         raise InputError(f"{part}: cannot be written ({error.strerror}); make room or choose another out=") from None
     finally:

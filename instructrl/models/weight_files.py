@@ -5,9 +5,7 @@ identify kind and origin; `checksum` covers names, shapes and values.
 """
 
 import hashlib
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -20,6 +18,7 @@ from instructrl.config.model import EncoderConfig
 from instructrl.errors import InputError
 from instructrl.models.encoders.registry import flatten_params
 from instructrl.package_files import SHIPPED_WEIGHTS
+from instructrl.storage.atomic import write_atomically
 
 # In the run directory: the weights of a frozen encoder that are not those of `encoder.weights`.
 ENCODER_FILE = "encoder.safetensors"
@@ -207,18 +206,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping
     Raises:
         InputError: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(save(dict(arrays), dict(metadata)))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise InputError(f"{path}: cannot be written ({error.strerror}); make room or choose another path") from None
+    write_atomically(path, save(dict(arrays), dict(metadata)), hint="choose another path")
 
 
 def match_params(

@@ -23,6 +23,7 @@ import psutil
 from instructrl.errors import InputError, RunError
 from instructrl.preemption import POLL_INTERVAL, raise_if_preempted
 from instructrl.storage import object_store
+from instructrl.storage.atomic import atomic_path
 from instructrl.storage.file_lock import exclusive_lock
 from instructrl.storage.paths import StoragePath
 
@@ -91,9 +92,8 @@ class LeaseRecord:
     def write(self, holder: LeaseHolder) -> None:
         """Write the record of a new holder."""
         if isinstance(self.path, Path):
-            temporary = self.path.with_name(f"{NAME}.{holder.token}")
-            temporary.write_text(json.dumps(asdict(holder)))
-            temporary.replace(self.path)
+            with atomic_path(self.path) as temporary:
+                temporary.write_text(json.dumps(asdict(holder)))
         else:
             self._send(holder)
 

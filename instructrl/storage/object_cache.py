@@ -20,6 +20,7 @@ from pathlib import Path
 
 from instructrl.errors import InputError
 from instructrl.storage import object_store
+from instructrl.storage.atomic import atomic_path, commit
 
 MAX_REPLACEMENTS = 5  # retries if an object is replaced during its download
 
@@ -50,7 +51,7 @@ class Cache:
         """Move a file that was just uploaded to `url` into the cache, or delete it if there is no space."""
         with self._writable(), self._locked(self._note(url).with_suffix(".lock")), self._locked(self.folder / ".lock"):
             if self._make_room(found.size, replacing=self.path(url)):
-                source.replace(self.path(url))
+                commit(source, self.path(url))
                 self._write_note(url, found)
             source.unlink(missing_ok=True)
 
@@ -109,7 +110,7 @@ class Cache:
         try:
             object_store.download(url, found, part)
             with self._locked(self.folder / ".lock"):
-                part.replace(self.path(url))
+                commit(part, self.path(url))
                 self._write_note(url, found)
         except BaseException:
             part.unlink(missing_ok=True)
@@ -118,9 +119,8 @@ class Cache:
         return handle
 
     def _write_note(self, url: str, found: object_store.ObjectStat) -> None:
-        temporary = self._note(url).with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(cache_note(url, found, self.path(url).stat().st_mtime_ns)))
-        temporary.replace(self._note(url))
+        with atomic_path(self._note(url), exclusive=True) as temporary:
+            temporary.write_text(json.dumps(cache_note(url, found, self.path(url).stat().st_mtime_ns)))
 
     def _make_room(self, size: int, *, replacing: Path | None = None) -> bool:
         """Evict least recently used copies until `size` more bytes fit; if they cannot, evict none and return False."""

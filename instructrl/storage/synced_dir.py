@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from instructrl.errors import InputError, RunError
 from instructrl.storage import object_store
+from instructrl.storage.atomic import atomic_path
 from instructrl.storage.lease import exclusive_lease
 from instructrl.storage.paths import BucketPath, StoragePath
 
@@ -80,14 +81,10 @@ class SyncedDir:
         found = object_store.stat(url)
         if found is None:
             raise FileNotFoundError(url)
-        temporary = target.with_name(f".{target.name}.part")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            try:
+            with atomic_path(target, exclusive=True) as temporary:
                 object_store.download(url, found, temporary)
-                temporary.replace(target)
-            finally:
-                temporary.unlink(missing_ok=True)
         except FileNotFoundError:
             raise
         except OSError as error:

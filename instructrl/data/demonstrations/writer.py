@@ -4,8 +4,6 @@ A file in a bucket is written locally and uploaded when complete.
 """
 
 import contextlib
-import os
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,6 +25,7 @@ from instructrl.data.demonstrations.schema import (
     image_field,
 )
 from instructrl.errors import InputError
+from instructrl.storage.atomic import commit
 from instructrl.storage.paths import BucketPath, StoragePath, staging_path, storage_path, upload_file
 from instructrl.types import Demonstration
 
@@ -136,8 +135,7 @@ class Writer:
             upload_file(self.temporary, self.path)
             return
         try:
-            self.temporary.replace(self.path)
-            sync_folder(self.path.parent)
+            commit(self.temporary, self.path)
         except OSError as error:
             raise write_error(self.path, error) from None
 
@@ -171,15 +169,6 @@ def fixed_length(value: Any) -> Any:
 def write_error(path: StoragePath, error: OSError, *, setting: str = "data.dir") -> InputError:
     """Build the error for a path, from a setting, that cannot be written."""
     return InputError(f"{path}: cannot be written ({error.strerror}); free space there or choose another {setting}")
-
-
-def sync_folder(path: Path) -> None:
-    """Sync a folder, so that its new entries survive a power failure."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def to_contents(demonstration: Demonstration) -> Contents:

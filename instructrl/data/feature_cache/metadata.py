@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from instructrl.config.resolve import differences
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.data.feature_cache.row_layout import RowLayout
+from instructrl.storage.atomic import atomic_path
 from instructrl.types import FeatureSizes
 
 FORMAT, VERSION = "instructrl features", 1
@@ -70,12 +70,8 @@ def read_index(folder: Path) -> Any:
 
 def write_index(folder: Path, index: dict[str, Any]) -> None:
     """Write `index.json` atomically."""
-    temporary = folder / f"{INDEX}.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(index, file, indent=2, sort_keys=True, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / INDEX)
+    with atomic_path(folder / INDEX, exclusive=True) as temporary:
+        temporary.write_text(json.dumps(index, indent=2, sort_keys=True, ensure_ascii=False), encoding="utf-8")
 
 
 def closest_cache(folder: Path, index: dict[str, Any]) -> str | None:

@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from instructrl.storage.atomic import sync
+
 
 @dataclass(frozen=True)
 class RowFile:
@@ -94,11 +96,7 @@ class RowFile:
             OSError: the file system is full or fails.
         """
         for path in self.sizes:
-            handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+            sync(path)
 
 
 def checksums(rows: Iterable[np.ndarray]) -> np.ndarray:

@@ -5,7 +5,6 @@ An entry of `jpg` is an encoded image (uint8, of any length); one of `caption` o
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from instructrl.data.demonstrations.reader import READ_ERRORS, short_message
 from instructrl.errors import InputError
+from instructrl.storage.atomic import atomic_path
 from instructrl.storage.paths import StoragePath, open_source, read_error
 
 IMAGE, TEXTS = "jpg", ("caption", "text")
@@ -138,19 +138,16 @@ def write_pairs(path: Path, pairs: Iterable[tuple[bytes, str]], attributes: Mapp
     Raises:
         InputError: the file cannot be written.
     """
-    temporary = path.with_name(f"{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+        with (
+            atomic_path(path, exclusive=True) as temporary,
+            h5py.File(temporary, "w", libver=("v110", "v110")) as file,
+        ):
             count = _write_arrays(file, pairs)
             file.attrs.update(attributes)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({short_message(error)}); choose another folder") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     return count
 
 

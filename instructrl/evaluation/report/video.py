@@ -1,6 +1,5 @@
 """Episode videos rendered by replay, captioned with instruction and outcome, as H.264 that all browsers play."""
 
-import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from instructrl.evaluation.results.summary import requested_variation
 from instructrl.evaluation.rollout import Episode
 from instructrl.sim import Outcome
 from instructrl.sim.vector.pool import WorkerFailure, Workers
+from instructrl.storage.atomic import atomic_path
 
 FRAMES_PER_SECOND = 10
 _HOLD_FRAMES = 12  # repetitions of the last frame
@@ -134,7 +134,6 @@ def write_video(path: Path, frames: np.ndarray) -> None:
         RunError: ffmpeg does not run on this machine, or the file cannot be written.
     """
     _, height, width, _ = frames.shape
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.mp4")
     input_options = [
         "-f",
         "rawvideo",
@@ -158,6 +157,8 @@ def write_video(path: Path, frames: np.ndarray) -> None:
         "slow",
         "-movflags",
         "+faststart",
+        "-f",
+        "mp4",
     ]
     try:
         # not imageio_ffmpeg's own writer: it forks with a hook, which may deadlock once jax has started its threads
@@ -170,12 +171,10 @@ def write_video(path: Path, frames: np.ndarray) -> None:
             *output_options,
             "-threads",
             "1",
-            str(temporary),
         ]
-        subprocess.run(command, input=frames.tobytes(), capture_output=True, check=True)
-        temporary.replace(path)
+        with atomic_path(path) as temporary:
+            subprocess.run([*command, str(temporary)], input=frames.tobytes(), capture_output=True, check=True)
     except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
-        temporary.unlink(missing_ok=True)
         message = (
             error.stderr.decode(errors="replace") if isinstance(error, subprocess.CalledProcessError) else str(error)
         )
