@@ -1,11 +1,11 @@
 """Exclusive use of a folder by one process of this machine, through a file lock."""
 
 import errno
-import fcntl
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from filelock import BaseFileLock, FileLock, Timeout
 
 from instructrl.errors import InputError
 from instructrl.preemption import POLL_INTERVAL, raise_if_preempted
@@ -41,29 +41,30 @@ def exclusive_lock(
     try:
         locked_folder = lock_folder(folder)
         locked_folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(locked_folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        lock = FileLock(locked_folder / ".lock", fallback_to_soft=False)
+        free = try_lock(lock)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror}); free space there or {write_hint}") from None
     try:
-        if not try_lock(handle):
+        if not free:
             name = holder()
             other = "another process" if name is None else f"another process ({name})"
             if busy_hint is not None:
                 raise InputError(f"{folder}: {other} {activity} here; wait for it or {busy_hint}")
             print(f"{folder}: {other} {activity} here; waiting for it", flush=True)
-            while not try_lock(handle):
+            while not try_lock(lock):
                 raise_if_preempted()
                 time.sleep(POLL_INTERVAL)
         yield
     finally:
-        os.close(handle)
+        lock.release()
 
 
-def try_lock(handle: int) -> bool:
+def try_lock(lock: BaseFileLock) -> bool:
     """Return True if the lock was acquired, or the file system has no locking."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        lock.acquire(blocking=False)
+    except Timeout:
         return False
     except OSError as error:
         if error.errno not in NO_LOCKING:

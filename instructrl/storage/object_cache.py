@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import BaseFileLock, FileLock, lock_descriptor
+
 from instructrl.errors import InputError
 from instructrl.storage import object_store
 from instructrl.storage.atomic import atomic_path, commit
@@ -49,7 +51,7 @@ class Cache:
 
     def adopt(self, source: Path, url: str, found: object_store.ObjectStat) -> None:
         """Move a file that was just uploaded to `url` into the cache, or delete it if there is no space."""
-        with self._writable(), self._locked(self._note(url).with_suffix(".lock")), self._locked(self.folder / ".lock"):
+        with self._writable(), locked(self._note(url).with_suffix(".lock")), locked(self.folder / ".lock"):
             if self._make_room(found.size, replacing=self.path(url)):
                 commit(source, self.path(url))
                 self._write_note(url, found)
@@ -66,7 +68,7 @@ class Cache:
         """Return an open handle on the copy, with a shared lock."""
         for subfolder in ("files", "notes"):
             (self.folder / subfolder).mkdir(parents=True, exist_ok=True)
-        with self._locked(self._note(url).with_suffix(".lock")):  # one process downloads it, others wait
+        with locked(self._note(url).with_suffix(".lock")):  # one process downloads it, others wait
             for _ in range(MAX_REPLACEMENTS):
                 found = object_store.stat(url)
                 if found is None:
@@ -80,7 +82,7 @@ class Cache:
 
     def _open(self, url: str, found: object_store.ObjectStat) -> int | None:
         """Return a handle on the copy if it exists, is of this version, and was not modified; else None."""
-        with self._locked(self.folder / ".lock"):
+        with locked(self.folder / ".lock"):
             try:
                 handle = os.open(self.path(url), os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
@@ -100,7 +102,7 @@ class Cache:
 
     def _fetch(self, url: str, found: object_store.ObjectStat) -> int:
         part = self.path(url).with_name(self.path(url).name + ".part")
-        with self._locked(self.folder / ".lock"):
+        with locked(self.folder / ".lock"):
             part.unlink(missing_ok=True)  # left by a process that died
             if not self._make_room(found.size):
                 raise self._too_small(url, found.size)
@@ -109,7 +111,7 @@ class Cache:
             os.ftruncate(handle, found.size)  # counts towards the limit from now on
         try:
             object_store.download(url, found, part)
-            with self._locked(self.folder / ".lock"):
+            with locked(self.folder / ".lock"):
                 commit(part, self.path(url))
                 self._write_note(url, found)
         except BaseException:
@@ -152,15 +154,6 @@ class Cache:
         )
 
     @contextmanager
-    def _locked(self, path: Path) -> Iterator[None]:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
-
-    @contextmanager
     def _writable(self) -> Iterator[None]:
         try:
             yield
@@ -176,6 +169,11 @@ def cache_note(url: str, found: object_store.ObjectStat, modified: int) -> dict[
     return {"url": url, "size": found.size, "tag": found.tag, "modified": modified}
 
 
+def locked(path: Path) -> BaseFileLock:
+    """Return a lock on a file that is created if missing, to enter with `with`: waits for other processes."""
+    return FileLock(path, fallback_to_soft=False, poll_interval=0.01)
+
+
 def is_unlocked(path: Path) -> bool:
     """Return True if no process has locked a file."""
     try:
@@ -183,9 +181,6 @@ def is_unlocked(path: Path) -> bool:
     except FileNotFoundError:
         return True
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return lock_descriptor(handle, blocking=False)
     finally:
         os.close(handle)
-    return True

@@ -81,9 +81,12 @@ def test_a_living_owner_is_named_and_a_killed_one_is_followed_at_once(tmp_path: 
     assert not (tmp_path / NAME).exists()
 
 
-def test_where_the_disk_knows_no_locks_the_record_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.ENOSYS])
+def test_where_the_disk_knows_no_locks_the_record_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
     def unknown(handle: int, how: int) -> None:
-        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+        raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(fcntl, "flock", unknown)
     with holder(tmp_path) as process, pytest.raises(InputError, match=f"process {process.pid} on "):
