@@ -40,7 +40,8 @@ from instructrl.config.resolve import resolve
 from instructrl.config.training import TrainConfig
 from instructrl.errors import InputError, report_user_errors
 from instructrl.models.encoders.infer_config import check_sizes
-from instructrl.models.weight_files import checksum, read_weights, write_weights
+from instructrl.models.parameter_files import checksum
+from instructrl.models.weight_files import read_weights, write_weights
 from instructrl.storage.file_lock import exclusive_lock
 
 M3AE_PAGE = "https://github.com/young-geng/m3ae_public"

@@ -9,10 +9,10 @@ from typing import Any
 
 import msgpack
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from data_tools.weights.array_tree import FLOAT_DTYPES, MAX_DEPTH, flatten, to_float32
 from instructrl.errors import InputError
+from instructrl.models.parameter_files import open_arrays
 
 CLIP_FILES = ("model.safetensors", "flax_model.msgpack")
 INTEGER_DTYPES = {np.dtype(name) for name in ("int32", "int64")}  # dtypes of buffers, which are not parameters
@@ -49,14 +49,9 @@ def read_clip(path: Path) -> dict[str, np.ndarray]:
 
 def from_torch(path: Path) -> dict[str, np.ndarray]:
     """Read model.safetensors, converted to the names and layout of Hugging Face's flax model."""
-    try:
-        with safe_open(path, "numpy") as file:
-            names = [name for name in file.keys() if not name.endswith("position_ids")]  # noqa: SIM118
-            arrays = {name: to_float32(path, name, file.get_tensor(name)) for name in names}
-    except (SafetensorError, OSError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: damaged or not a safetensors file ({type(error).__name__}); download it again"
-        ) from None
+    with open_arrays(path, "download it again") as (file, _):
+        names = [name for name in file.keys() if not name.endswith("position_ids")]  # noqa: SIM118
+        arrays = {name: to_float32(path, name, file.get_tensor(name)) for name in names}
     return dict(starmap(to_flax, arrays.items()))
 
 

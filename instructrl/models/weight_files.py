@@ -1,29 +1,27 @@
-"""Encoder weight files: one format for all encoders, written atomically, validated on reading. Needs no jax or flax.
+"""Encoder weight files: one format for all encoders, written atomically, validated on reading.
 
 A safetensors file of float32 arrays, named by slash-separated paths in the encoder's parameter tree. Its metadata
 identify kind and origin; `checksum` covers names, shapes and values.
 """
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from instructrl.config.model import EncoderConfig
 from instructrl.errors import InputError
-from instructrl.models.encoders.registry import flatten_params
+from instructrl.models.parameter_files import checksum, damaged_file, open_arrays, unflatten_params, write_arrays
 from instructrl.package_files import SHIPPED_WEIGHTS
-from instructrl.storage.atomic import write_atomically
 
 # In the run directory: the weights of a frozen encoder that are not those of `encoder.weights`.
 ENCODER_FILE = "encoder.safetensors"
 
 FORMAT, VERSION = "instructrl encoder weights", "1"
+REMEDY = "convert or fetch it again"  # of a damaged file
 
 DECODER = (  # of M3AE's pretraining; optional in its file
     "decoder/",
@@ -66,23 +64,14 @@ def weights_path(encoder: EncoderConfig) -> Path | None:
     return SHIPPED_WEIGHTS / f"{encoder.name}.safetensors" if encoder.weights == "shipped" else Path(encoder.weights)
 
 
-def checksum(arrays: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 of names, shapes and values."""
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        digest.update(f"{name} {arrays[name].shape}\n".encode())
-        digest.update(np.ascontiguousarray(arrays[name]).data)
-    return digest.hexdigest()
-
-
 def read_checksum(path: Path, *, kind: str) -> str:
     """The checksum recorded in a file; its arrays are not read.
 
     Raises:
         InputError: the file is missing, has another format, or is of another kind.
     """
-    with open_weights(path) as file:
-        return check_metadata(path, file.metadata() or {}, kind)
+    with open_weights(path, kind) as (_, metadata):
+        return metadata["checksum"]
 
 
 def read_shapes(path: Path, *, kind: str) -> dict[str, tuple[int, ...]]:
@@ -91,8 +80,7 @@ def read_shapes(path: Path, *, kind: str) -> dict[str, tuple[int, ...]]:
     Raises:
         InputError: the file is missing or damaged, has another format, or is of another kind.
     """
-    with open_weights(path) as file:
-        check_metadata(path, file.metadata() or {}, kind)
+    with open_weights(path, kind) as (file, _):
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
@@ -102,55 +90,35 @@ def read_weights(path: Path, *, kind: str) -> Weights:
     Raises:
         InputError: the file is missing or damaged, has another format, or is of another kind.
     """
-    with open_weights(path) as file:
-        metadata = file.metadata() or {}
-        recorded = check_metadata(path, metadata, kind)
-        try:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise damaged_file(path, error) from None
-    if checksum(arrays) != recorded:
-        raise damaged_file(path, "checksum mismatch")
-    return Weights(path, kind, recorded, arrays, metadata.get("tokenizer", ""))
+    with open_weights(path, kind) as (file, metadata):
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if checksum(arrays) != metadata["checksum"]:
+        raise damaged_file(path, "checksum mismatch", REMEDY)
+    return Weights(path, kind, metadata["checksum"], arrays, metadata.get("tokenizer", ""))
 
 
-def open_weights(path: Path) -> Any:
-    """Open a safetensors file, as a context manager.
+@contextmanager
+def open_weights(path: Path, kind: str) -> Iterator[tuple[Any, dict[str, str]]]:
+    """Open a weight file, of this kind; yields what `open_arrays` does.
 
     Raises:
-        InputError: the file is missing or damaged.
+        InputError: the file is missing or damaged, has another format, or is of another kind.
     """
     if not path.is_file():
         raise InputError(
             f"{path}: no encoder weights found; restore them, or get them with python -m data_tools.weights "
             "fetch or convert (see its --help)"
         )
-    try:
-        return safe_open(path, "numpy")
-    except (SafetensorError, OSError) as error:
-        raise damaged_file(path, error) from None
-
-
-def damaged_file(path: Path, reason: object) -> InputError:
-    """InputError for a file that cannot be read."""
-    return InputError(f"{path}: damaged or not a safetensors file ({reason}); convert or fetch it again")
-
-
-def check_metadata(path: Path, metadata: Mapping[str, str], kind: str) -> str:
-    """Check format and kind in a file's metadata; returns the recorded checksum.
-
-    Raises:
-        InputError: the file has another format, or is of another kind.
-    """
-    if metadata.get("format") != FORMAT or metadata.get("version") != VERSION or "checksum" not in metadata:
-        raise InputError(
-            f"{path}: not written by InstructRL; convert it with "
-            f"python -m data_tools.weights convert kind={kind} src={path} out=..."
-        )
-    if metadata.get("kind") != kind:
-        found = metadata.get("kind")
-        raise InputError(f"{path}: found weights of kind {found}, expected {kind}; choose a file of that kind")
-    return metadata["checksum"]
+    with open_arrays(path, REMEDY) as (file, metadata):
+        if metadata.get("format") != FORMAT or metadata.get("version") != VERSION or "checksum" not in metadata:
+            raise InputError(
+                f"{path}: not written by InstructRL; convert it with "
+                f"python -m data_tools.weights convert kind={kind} src={path} out=..."
+            )
+        if metadata.get("kind") != kind:
+            found = metadata.get("kind")
+            raise InputError(f"{path}: found weights of kind {found}, expected {kind}; choose a file of that kind")
+        yield file, metadata
 
 
 def read_tokenizer(path: Path, *, kind: str) -> str:
@@ -159,9 +127,7 @@ def read_tokenizer(path: Path, *, kind: str) -> str:
     Raises:
         InputError: the file is missing, has another format, or is of another kind.
     """
-    with open_weights(path) as file:
-        metadata = file.metadata() or {}
-        check_metadata(path, metadata, kind)
+    with open_weights(path, kind) as (_, metadata):
         return metadata.get("tokenizer", "")
 
 
@@ -200,15 +166,6 @@ def write_weights(
     write_arrays(path, plain, {**metadata, **own, "checksum": checksum(plain)})
 
 
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Write arrays and metadata as a safetensors file, atomically.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    write_atomically(path, save(dict(arrays), dict(metadata)), hint="choose another path")
-
-
 def match_params(
     weights: Weights, shapes: Mapping[str, tuple[int, ...]], *, ignore: tuple[str, ...] = ()
 ) -> dict[str, Any]:
@@ -239,56 +196,3 @@ def match_params(
             )
         raise InputError(f"{line}{more}; choose the encoder= option or the weights of the right size")
     return unflatten_params({name: weights.arrays[name] for name in shapes})
-
-
-def unflatten_params(leaves: Mapping[str, Any]) -> Any:
-    """Build a tree of dicts from leaves by slash-separated path."""
-    tree: dict[str, Any] = {}
-    for name, leaf in leaves.items():
-        *branches, last = name.split("/")
-        node = tree
-        for branch in branches:
-            node = node.setdefault(branch, {})
-        node[last] = leaf
-    return tree
-
-
-FORMAT, VERSION = "instructrl parameters", "1"
-
-
-def params_checksum(params: Any) -> str:
-    """Checksum of the paths, shapes and values of a parameter tree."""
-    return checksum({name: np.asarray(leaf) for name, leaf in flatten_params(params).items()})
-
-
-def write_parameters(path: Path, params: Any, *, metadata: Mapping[str, str]) -> str:
-    """Write a parameter tree atomically; returns its checksum.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    arrays = {name: np.asarray(leaf, order="C") for name, leaf in flatten_params(params).items()}
-    full = {"format": FORMAT, "version": VERSION, "checksum": checksum(arrays), **metadata}
-    write_arrays(path, arrays, full)
-    return full["checksum"]
-
-
-def read_parameters(path: Path, *, hint: str) -> tuple[Any, dict[str, str]]:
-    """Read a parameter tree (numpy arrays) and its metadata; `hint` ends every error message.
-
-    Raises:
-        InputError: the file is missing, damaged, or was not written by `write_parameters`.
-    """
-    try:
-        with safe_open(path, "numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise InputError(f"{path}: missing; {hint}") from None
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: damaged or not a safetensors file ({error}); {hint}") from None
-    if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
-        raise InputError(f"{path}: not written by InstructRL, or by another version of it; {hint}")
-    if checksum(arrays) != metadata.get("checksum"):
-        raise InputError(f"{path}: damaged (checksum mismatch); {hint}")
-    return unflatten_params(arrays), metadata
