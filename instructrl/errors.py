@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class InputError(Exception):
@@ -47,3 +48,22 @@ def report_user_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted: the same command resumes", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def format_value(value: Any) -> str:
+    """A value as it would be typed on a command line: on one line, at most 80 characters."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, list):
+        return shorten(f"[{', '.join(map(format_value, value))}]")
+    plain = isinstance(value, str) and value.isprintable() and value.strip() == value != ""
+    try:
+        text = value if plain else repr(value)
+    except ValueError:  # Python prints no integers of more than 4300 digits
+        return "a number of thousands of digits"
+    return shorten(" ".join(text.split()))
+
+
+def shorten(text: str) -> str:
+    """A text cut to at most 80 characters."""
+    return text if len(text) <= 80 else f"{text[:77]}..."

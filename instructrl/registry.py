@@ -23,7 +23,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
-from instructrl.errors import InputError
+from instructrl.errors import InputError, format_value
 
 T = TypeVar("T")
 
@@ -84,7 +84,7 @@ class Registry(Generic[T]):
             )
         if name not in self:
             raise InputError(
-                f"{self.key}: found {printable(name)}; allowed: {', '.join(self)}, "
+                f"{self.key}: found {format_value(name)}; allowed: {', '.join(self)}, "
                 f"or an entry point of that name in the group {self.group} of an installed package"
             )
 
@@ -125,12 +125,6 @@ class Registry(Generic[T]):
             expected = "a function" if self._base is None else f"a subclass of {self._base.replace(':', '.')}"
             raise InputError(f"{where} is not {expected}; {remedy}")
         return found
-
-
-def printable(name: str) -> str:
-    """A name as an error shows it: on one line, not too long."""
-    text = name if name.isprintable() and name.strip() == name != "" else repr(name)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def describe(point: EntryPoint) -> str:

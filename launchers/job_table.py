@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+from instructrl.cli.table import align
 from instructrl.config.fields import with_current_name
 from instructrl.errors import InputError
 from instructrl.storage.atomic import write_atomically
@@ -126,13 +127,8 @@ def format_table(jobs: Sequence[Job]) -> str:
         rows.append(
             (str(job.number), job.id.partition("@")[0] or "-", job.state, code, distinguishing_overrides(job, jobs))
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = []
     errors = ["", *(f"     {job.error}  [{job.log}]" if job.error else "" for job in jobs)]
-    for row, error in zip(rows, errors, strict=True):
-        lines.append("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]))
-        lines += [error] * bool(error)
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(line.rstrip() for pair in zip(align(rows), errors, strict=True) for line in pair if line)
 
 
 def distinguishing_overrides(job: Job, jobs: Sequence[Job]) -> str:

@@ -30,7 +30,7 @@ from data_tools.convert.skip_report import ConversionReport, SkippedError, SkipR
 from instructrl import __version__
 from instructrl.actions import canonical_quaternion
 from instructrl.cli.args import parse_settings
-from instructrl.cli.entry import format_settings
+from instructrl.cli.entry import tool_help
 from instructrl.collection.target_file import ATTEMPTS, FIRST_SEED, demonstration_paths
 from instructrl.config.environment import CAMERAS, EMBEDDED_TASKS, RLBENCH_RENDERERS, DataConfig, SimConfig, TaskConfig
 from instructrl.config.fields import choice_list, format_value, number, one_of, setting
@@ -255,18 +255,12 @@ def train_overrides(config: ConvertConfig, task: str, size: int, counts: dict[st
     ]
 
 
-def usage() -> str:
-    """Help text of the command."""
-    rows = format_settings(ConvertConfig)
-    return "\n".join([(__doc__ or "").strip(), "", "key=value: meaning [allowed values]", *rows])
-
-
 def main() -> None:
     """Run the command."""
     with report_user_errors():
         argv = sys.argv[1:]
         if "--help" in argv or "-h" in argv:
-            print(usage())
+            print(tool_help(__doc__, {"": ConvertConfig}))
             return
         convert(parse(argv))
 

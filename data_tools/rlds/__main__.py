@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from data_tools.convert.__main__ import ConvertConfig
 from instructrl.cli.args import parse_settings
-from instructrl.cli.entry import format_settings
+from instructrl.cli.entry import tool_help
 from instructrl.config.environment import RLBENCH_RENDERERS
 from instructrl.config.fields import format_value, number, one_of, setting
 from instructrl.data.demonstrations.schema import SPLITS
@@ -146,11 +146,7 @@ def run_import(config: ImportConfig) -> None:
 
 def usage() -> str:
     """Help text of the command."""
-    lines = [(__doc__ or "").strip()]
-    for name, schema in (("export", ExportConfig), ("import", ImportConfig)):
-        rows = format_settings(schema)
-        lines += ["", f"{name} key=value: meaning [allowed values]", *rows]
-    return "\n".join(lines)
+    return tool_help(__doc__, {"export": ExportConfig, "import": ImportConfig})
 
 
 def main() -> None:

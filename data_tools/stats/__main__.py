@@ -19,6 +19,7 @@ from data_tools.stats.duplicates import (
 from data_tools.stats.measures import NUMBERS, Measures, measure
 from data_tools.stats.page import page
 from instructrl.cli.args import Parser
+from instructrl.cli.table import align
 from instructrl.errors import InputError, report_user_errors
 from instructrl.storage.atomic import write_atomically
 from instructrl.storage.paths import StoragePath, list_files, storage_path
@@ -85,14 +86,7 @@ def overview(sets: Sequence[Measures]) -> list[str]:
             (str(one.path), one.header.task, one.header.split, f"{len(one.lengths)}", f"{one.frames.sum()}", lengths)
             + (f"{len(one.variations)}", f"{len(one.sentences)}", f"{one.coverage:.1%}", f"{len(one.outliers)}")
         )  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if place < TEXT_COLUMNS else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(labelled, widths, strict=True))
-        )
-        for labelled in rows
-    ]
+    return align(rows, right=range(TEXT_COLUMNS, len(rows[0])))
 
 
 def details(one: Measures) -> list[str]:

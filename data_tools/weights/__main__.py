@@ -32,7 +32,7 @@ from data_tools.weights.download import (
     sha256,
 )
 from data_tools.weights.published import read_published
-from instructrl.cli.entry import compose, format_settings
+from instructrl.cli.entry import compose, tool_help
 from instructrl.cli.overrides import options
 from instructrl.config.fields import format_value, one_of, setting
 from instructrl.config.model import EncoderConfig
@@ -97,12 +97,8 @@ def parse(words: list[str]) -> ConvertConfig | FetchConfig:
 
 def usage() -> str:
     """Help text of the command."""
-    lines = [(__doc__ or "").strip()]
-    for name, schema in SCHEMAS.items():
-        lines += ["", f"{name}: key=value: meaning [allowed values]"]
-        lines += format_settings(schema)
     names = (f"{kind}: {', '.join(downloadable_options(kind))}" for kind in ("m3ae", "clip"))
-    return "\n".join([*lines, "", f"names of {'; of '.join(names)}"])
+    return f"{tool_help(__doc__, SCHEMAS)}\n\nnames of {'; of '.join(names)}"
 
 
 def convert(config: ConvertConfig) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,12 +12,13 @@ import requests
 from tqdm import tqdm
 
 from instructrl.errors import InputError
+from instructrl.retries import attempts
 from instructrl.storage.atomic import commit
 
 TIMEOUT = 30  # seconds without data
 MAX_FAILURES = 5  # consecutive attempts without progress
 CHUNK = 1 << 18
-BACKOFF = 0.5  # seconds, doubled with each failure
+BACKOFF = 1.0  # seconds before an attempt after one without progress, doubled each time
 
 
 class Remote(NamedTuple):
@@ -102,22 +102,21 @@ def download(remote: Remote, path: Path, *, headers: Mapping[str, str] = Mapping
 
 def download_all(remote: Remote, part: Path, headers: Mapping[str, str]) -> None:
     """Request the missing bytes of a file until it is complete."""
-    failures = 0
+    tries = attempts(MAX_FAILURES, first_wait=BACKOFF)
     while True:
-        before = file_size(part)
+        before, last = file_size(part), next(tries)
         try:
             return request_rest(remote, part, headers)
         except requests.RequestException as error:
-            failures = 1 if file_size(part) > before else failures + 1
-            never = isinstance(error, requests.ConnectionError) and not file_size(part)
-            if never:
+            if isinstance(error, requests.ConnectionError) and not file_size(part):
                 raise UnreachableError(f"{remote.url}: cannot be reached ({type(error).__name__})") from None
-            if failures >= MAX_FAILURES:
+            if file_size(part) > before:
+                tries = attempts(MAX_FAILURES, first_wait=BACKOFF)
+            elif last:
                 raise InputError(
                     f"{remote.url}: interrupted after {file_size(part) / 1e6:.1f} MB ({type(error).__name__}); "
                     "the same command resumes it"
                 ) from None
-        time.sleep(BACKOFF * 2**failures)
 
 
 def request_rest(remote: Remote, part: Path, headers: Mapping[str, str]) -> None:

@@ -252,6 +252,14 @@ def current_value(config: DictConfig, key: str) -> str:
     return re.sub(r"['\" ]", "", str(value)) if isinstance(value, list) else format_value(value)
 
 
+def tool_help(about: str | None, schemas: Mapping[str, type]) -> str:
+    """Help of a tool: description, and the settings of each command; "" is the name of an only one."""
+    lines = [(about or "").strip()]
+    for command, schema in schemas.items():
+        lines += ["", f"{command} key=value: meaning [allowed values]".strip(), *format_settings(schema)]
+    return "\n".join(lines)
+
+
 def format_settings(schema: type, values: Mapping[str, str] = MappingProxyType({})) -> list[str]:
     """Help lines of all settings of a schema: key (and value), then meaning and [allowed values], wrapped beside it."""
     entries, lines = leaves(schema), []

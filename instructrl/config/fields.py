@@ -9,7 +9,7 @@ import difflib
 import math
 import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import Field, field
 from types import MappingProxyType, UnionType
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException, ValidationError
 
-from instructrl.errors import InputError
+from instructrl.errors import InputError, format_value
 
 MAX_NAME_BYTES = 200  # file systems allow 255, and names of temporary files contain it
 
@@ -177,6 +177,15 @@ def leaves(schema: type, prefix: str = "") -> dict[str, Field]:
     return found
 
 
+def flatten(values: Any, prefix: str = "", *, separator: str = ".") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested dicts by their dotted keys."""
+    if not isinstance(values, dict):
+        yield prefix, values
+        return
+    for key, value in values.items():
+        yield from flatten(value, f"{prefix}{separator}{key}" if prefix else f"{key}", separator=separator)
+
+
 def known_keys(schema: type) -> list[str]:
     """Every dotted key of a schema, groups included."""
     settings = list(leaves(schema))
@@ -241,20 +250,6 @@ def unwrap_optional(entry: Field) -> tuple[Any, bool]:
     return kind, type(None) in options
 
 
-def format_value(value: Any) -> str:
-    """A value as it would be typed on a command line: on one line, at most 80 characters."""
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else str(value).lower()
-    if isinstance(value, list):
-        return shorten(f"[{', '.join(map(format_value, value))}]")
-    plain = isinstance(value, str) and value.isprintable() and value.strip() == value != ""
-    try:
-        text = value if plain else repr(value)
-    except ValueError:  # Python prints no integers of more than 4300 digits
-        return "a number of thousands of digits"
-    return shorten(" ".join(text.split()))
-
-
 def number_ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
     """Increasing numbers as ranges without a gap, the first and the last of each: 0, 1, 2, 5 are (0, 2), (5, 5)."""
     found: list[tuple[int, int]] = []
@@ -264,11 +259,6 @@ def number_ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
         else:
             found.append((number, number))
     return found
-
-
-def shorten(text: str) -> str:
-    """A text cut to at most 80 characters."""
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def renamed_value(key: str, value: Any) -> str | None:

@@ -5,16 +5,14 @@ A profile is composed beside a run's settings, not into them: a run has the same
 
 import json
 import os
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from instructrl.config.fields import number, one_of, setting
+from instructrl.config.fields import flatten, number, one_of, setting
 from instructrl.errors import InputError
 
 MAX_MINUTES = 60 * 24 * 365
@@ -130,12 +128,3 @@ def user_overrides() -> list[str]:
     if not isinstance(values, dict):
         raise InputError(f"{path}: found no settings; write them as in conf/launcher/, like slurm: {{account: NAME}}")
     return [f"launcher.{key}={json.dumps(value)}" for key, value in flatten(values)]
-
-
-def flatten(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of nested dicts by their dotted keys."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -11,9 +11,7 @@ import hashlib
 import io
 import logging
 import os
-import random
 import re
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from instructrl.errors import InputError, RunError
+from instructrl.retries import attempts
 
 SCHEMES = ("gs://", "s3://")
 DOWNLOAD_PART = 16 * 2**20  # bytes of one request of a download
@@ -96,7 +95,7 @@ def with_retries(url: str, call: Callable[[], T]) -> T:
         InputError: it failed permanently.
         RunError: it failed `MAX_ATTEMPTS` times.
     """
-    for attempt in range(MAX_ATTEMPTS):
+    for last in attempts(MAX_ATTEMPTS, first_wait=FIRST_WAIT, longest_wait=LONGEST_WAIT):
         try:
             return call()
         except FileNotFoundError:
@@ -107,12 +106,11 @@ def with_retries(url: str, call: Callable[[], T]) -> T:
                 if status is None:
                     raise
             raise_if_permanent(url, error)
-            if attempt == MAX_ATTEMPTS - 1:
+            if last:
                 raise RunError(
                     f"{url}: object storage failed {MAX_ATTEMPTS} times, last error: {short_message(error)}; "
                     "the same command resumes"
                 ) from None
-        time.sleep(min(LONGEST_WAIT, FIRST_WAIT * 2**attempt) * random.uniform(0.5, 1))
     raise AssertionError
 
 

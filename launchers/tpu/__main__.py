@@ -27,7 +27,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from instructrl.cli.entry import format_settings
+from instructrl.cli.entry import tool_help
 from instructrl.config.fields import format_value
 from instructrl.errors import InputError, report_user_errors
 from launchers.job import checkout
@@ -194,18 +194,12 @@ VERBS: dict[str, Callable[[PodConfig], int | None]] = {
 }
 
 
-def usage() -> str:
-    """Help text of the command."""
-    rows = format_settings(PodConfig)
-    return "\n".join([(__doc__ or "").strip(), "", "key=value: meaning [allowed values]", *rows])
-
-
 def main() -> None:
     """Run the command line."""
     with report_user_errors():
         words = sys.argv[1:]
         if not words or words[0] in ("-h", "--help"):
-            print(usage())
+            print(tool_help(__doc__, {"": PodConfig}))
             return
         verb, rest = words[0], words[1:]
         command: list[str] = []

@@ -13,6 +13,7 @@ from typing import Any
 import requests
 
 from instructrl.errors import InputError, RunError
+from instructrl.retries import attempts
 
 ADDRESS = "https://tpu.googleapis.com"
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
@@ -56,10 +57,7 @@ class Cloud:
             CloudError: the cloud refuses or does not answer.
         """
         url = f"{self.address}/v2/{path}"
-        for attempt in range(MAX_ATTEMPTS):
-            if attempt:
-                time.sleep(self.pause * 2 ** (attempt - 1))
-            last = attempt == MAX_ATTEMPTS - 1
+        for last in attempts(MAX_ATTEMPTS, first_wait=self.pause):
             try:
                 response = self.session.request(method, url, json=body, params=query, timeout=TIMEOUT)
             except requests.RequestException as error:

@@ -9,8 +9,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from instructrl.cli.args import parse_settings
-from instructrl.config.fields import format_value, number, setting
-from instructrl.config.launcher import TpuConfig, flatten, user_overrides
+from instructrl.config.fields import flatten, format_value, number, setting
+from instructrl.config.launcher import TpuConfig, user_overrides
 from instructrl.errors import InputError
 from instructrl.package_files import CONFIG_DIR
 

@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 from tensorflow_datasets.core.example_parser import ExampleParserNp
 
+from instructrl.config.fields import flatten
 from instructrl.data.image_text.hdf5_source import probe_indices
 from instructrl.data.image_text.tfrecord import INFO, ArrayRecords, Records, TFRecords, short_message
 from instructrl.errors import InputError
@@ -50,7 +51,7 @@ class TfdsDataset:
             self.features = self.info.features
             self.metadata = dict(self.info.metadata or {})
             self.splits = {name: split.num_examples for name, split in self.info.splits.items() if split.num_examples}
-            self.specs = dict(flatten_specs(self.features.get_serialized_info()))
+            self.specs = dict(flatten(self.features.get_serialized_info(), separator="/"))
             self.keys = sorted(self.specs)
             file_format = self.info.file_format.value
         except Exception as error:  # a damaged or foreign file can raise any exception
@@ -261,12 +262,3 @@ def dataset_folder(src: Path) -> Path:
     if len(found) > 1:
         raise InputError(f"src: found {len(found)} datasets in {src}; name one: {', '.join(map(str, found[:4]))}")
     return found[0]
-
-
-def flatten_specs(specs: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Yield every entry of nested dictionaries with its path."""
-    if not isinstance(specs, dict):
-        yield prefix, specs
-        return
-    for name, inner in specs.items():
-        yield from flatten_specs(inner, f"{prefix}/{name}" if prefix else name)

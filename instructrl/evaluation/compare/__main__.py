@@ -12,23 +12,15 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from instructrl.errors import InputError, report_user_errors
+from instructrl.cli.args import Parser
+from instructrl.errors import report_user_errors
 from instructrl.evaluation.compare.grouping import Comparison, group_runs, table
 from instructrl.evaluation.compare.page import page
 from instructrl.evaluation.compare.sweep_runs import load_sweep
 from instructrl.storage.atomic import write_atomically
 
 PAGE, NUMBERS = "comparison.html", "comparison.json"
-
-
-class Parser(argparse.ArgumentParser):
-    """Argument parser that reports errors in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise InputError instead of printing the usage."""
-        raise InputError(f"{message}; see {self.prog} --help")
 
 
 def compare(folder: Path, *, protocol: str | None = None) -> tuple[Comparison, Path]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from instructrl.cli.table import align
 from instructrl.config.fields import format_value
 from instructrl.errors import InputError
 from instructrl.evaluation.compare.sweep_runs import Run, Sweep, evaluation_command
@@ -214,10 +215,4 @@ def table(found: Comparison) -> str:
         rest = [f"{group.conditions[key]['success_rate']:.3f}" if key in group.conditions else "-" for key in others]
         loss = f"{group.loss[0]:.4g}" if group.loss else "-"
         lines.append([group.label, str(len(group.runs)), *cells, *rest, loss])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
-        )
-        for line in lines
-    )
+    return "\n".join(align(lines, right=range(1, len(lines[0]))))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from instructrl.config.evaluation import DEFAULT_PROTOCOL
-from instructrl.config.fields import RENAMED_PROTOCOLS, format_value
+from instructrl.config.fields import RENAMED_PROTOCOLS, flatten, format_value
 from instructrl.errors import InputError
 from instructrl.evaluation.results.summary import current_format
 from instructrl.evaluation.run_checks import evaluation_folder
@@ -151,7 +151,8 @@ def load_run(run: Run, folder: Path, *, needs_results: bool) -> None:
         return
     run.seed = config.seed
     # a run may resume with the same weights or pairs from another path, but in a sweep different paths are a choice
-    run.settings = dict(flatten(settings(config, without=set(FREE_KEYS) - set(RECORDED_KEYS))))
+    values = flatten(settings(config, without=set(FREE_KEYS) - set(RECORDED_KEYS)))
+    run.settings = {key: format_value(value) if isinstance(value, list) else value for key, value in values}
     run.metrics = [line for line in read_lines(folder / "metrics.jsonl") if line.get("split") not in ("step", None)]
     results = evaluation_folder(folder, run.protocol) / RESULTS
     if results.is_file():
@@ -166,17 +167,6 @@ def load_run(run: Run, folder: Path, *, needs_results: bool) -> None:
         run.reason = f"has no results of protocol {run.protocol}; evaluate it with {command}"
     elif not run.metrics:
         run.reason = f"has no curves and no results in {run.location} yet"
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """The leaves of nested dicts by dotted keys, with lists as text so that they can be compared and printed."""
-    found: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        if isinstance(value, dict):
-            found += flatten(value, f"{prefix}{key}.")
-        else:
-            found.append((f"{prefix}{key}", format_value(value) if isinstance(value, list) else value))
-    return found
 
 
 def evaluation_command(sweep: Sweep) -> str:
