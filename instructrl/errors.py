@@ -64,6 +64,11 @@ def format_value(value: Any) -> str:
     return shorten(" ".join(text.split()))
 
 
-def shorten(text: str) -> str:
-    """A text cut to at most 80 characters."""
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def short_message(error: Exception) -> str:
+    """The text of an error of a library, or its type if it has none: on one line, at most 200 characters."""
+    return shorten(" ".join(str(error).split()) or type(error).__name__, 200)
+
+
+def shorten(text: str, length: int = 80) -> str:
+    """A text cut to a maximum length."""
+    return text if len(text) <= length else f"{text[: length - 3]}..."

@@ -13,8 +13,8 @@ from instructrl.config.environment import DataConfig, SimConfig, TaskConfig
 from instructrl.config.fields import format_value
 from instructrl.data.demonstrations.dataset import DemonstrationDataset, check_alike
 from instructrl.data.demonstrations.schema import Contents, Header, checksum
-from instructrl.data.image_text.tfrecord import INFO, short_message
-from instructrl.errors import InputError
+from instructrl.data.image_text.tfrecord import INFO
+from instructrl.errors import InputError, short_message
 from instructrl.storage.atomic import sync
 from instructrl.storage.file_lock import exclusive_lock
 

@@ -30,8 +30,7 @@ from data_tools.rlds.source import Episode, Source
 from instructrl.config.environment import CAMERAS
 from instructrl.config.fields import format_value, number, one_of, setting
 from instructrl.config.resolve import resolve
-from instructrl.data.image_text.tfrecord import short_message
-from instructrl.errors import InputError
+from instructrl.errors import InputError, short_message
 
 ROTATIONS = {"quaternion_xyzw": 4, "quaternion_wxyz": 4, "euler_xyz": 3, "rotation_vector": 3, "matrix": 9}
 KEY = re.compile(r"([^\[\]<>\s]+)(?:\[(-?\d+)(?:(:)(-?\d+))?\])?(?:\s*([<>])\s*(\S+))?")

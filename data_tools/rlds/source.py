@@ -9,8 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from instructrl.data.image_text.tfds_source import TfdsDataset
-from instructrl.data.image_text.tfrecord import short_message
-from instructrl.errors import InputError
+from instructrl.errors import InputError, short_message
 
 
 class Source(TfdsDataset):

@@ -20,7 +20,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from instructrl.errors import InputError, RunError
+from instructrl.errors import InputError, RunError, short_message
 from instructrl.retries import attempts
 
 SCHEMES = ("gs://", "s3://")
@@ -138,12 +138,6 @@ def http_status(error: BaseException) -> int | None:
         if str(found).isdigit():
             return int(str(found))
     return None
-
-
-def short_message(error: Exception) -> str:
-    """Return the message of an error on one line of at most 200 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:197] + "..."
 
 
 def not_found_error(url: str) -> InputError:

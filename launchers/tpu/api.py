@@ -12,7 +12,7 @@ from typing import Any
 
 import requests
 
-from instructrl.errors import InputError, RunError
+from instructrl.errors import InputError, RunError, short_message
 from instructrl.retries import attempts
 
 ADDRESS = "https://tpu.googleapis.com"
@@ -65,9 +65,7 @@ class Cloud:
                     raise CloudError(f"{self.address}: no answer ({type(error).__name__}); try again later") from None
                 continue
             except Exception as error:  # google-auth's errors have no common base class with requests'
-                raise InputError(
-                    f"credentials: cannot be used ({' '.join(str(error).split())[:200]}); {LOGIN}"
-                ) from None
+                raise InputError(f"credentials: cannot be used ({short_message(error)}); {LOGIN}") from None
             if response.status_code < 400:
                 return response.json() if response.content else {}
             if last or not (response.status_code in TRANSIENT or (response.status_code == 429 and method == "GET")):
@@ -137,7 +135,7 @@ def signed_session() -> Any:
     try:
         return AuthorizedSession(google.auth.default(scopes=[SCOPE])[0])
     except Exception as error:  # DefaultCredentialsError, and errors of a damaged credentials file
-        raise InputError(f"credentials: none found ({' '.join(str(error).split())[:100]}); {LOGIN}") from None
+        raise InputError(f"credentials: none found ({short_message(error)}); {LOGIN}") from None
 
 
 def refused_request(response: requests.Response, path: str) -> CloudError:

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, Self
 import h5py
 import numpy as np
 
-from instructrl.data.demonstrations.reader import READ_ERRORS, RECOLLECT_HINT, open_file, read, short_message
+from instructrl.data.demonstrations.reader import READ_ERRORS, RECOLLECT_HINT, open_file, read
 from instructrl.data.demonstrations.schema import crc32, image_field
 from instructrl.data.demonstrations.writer import Writer
-from instructrl.errors import InputError
+from instructrl.errors import InputError, short_message
 from instructrl.storage.paths import Hdf5Source, StoragePath, read_error, storage_path
 from instructrl.types import Demonstration
 

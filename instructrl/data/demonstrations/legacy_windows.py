@@ -15,8 +15,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from instructrl.data.demonstrations.reader import READ_ERRORS, short_message
-from instructrl.errors import InputError
+from instructrl.data.demonstrations.reader import READ_ERRORS
+from instructrl.errors import InputError, short_message
 
 STATE = ("gripper_pose", "gripper_open", "gripper_joint_positions")
 NUMBERS = (*STATE, "cont_action", "time", "variation_id")

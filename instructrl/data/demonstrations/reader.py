@@ -23,7 +23,7 @@ from instructrl.data.demonstrations.schema import (
     fields,
     image_field,
 )
-from instructrl.errors import InputError
+from instructrl.errors import InputError, short_message
 from instructrl.storage.paths import Hdf5Source, StoragePath, open_source, read_error
 
 READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError)
@@ -81,12 +81,6 @@ def describe_open_error(path: Any, error: Exception) -> str:
     if path.stat().st_size and not h5py.is_hdf5(path):
         return "not an HDF5 file; name one written by python -m data_tools.collect"
     return f"truncated or damaged ({short_message(error)}); {RECOLLECT_HINT}"
-
-
-def short_message(error: Exception) -> str:
-    """Return the message of an error of HDF5 on one line of at most 160 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 160 else text[:157] + "..."
 
 
 @contextmanager

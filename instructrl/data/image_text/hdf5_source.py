@@ -13,8 +13,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from instructrl.data.demonstrations.reader import READ_ERRORS, short_message
-from instructrl.errors import InputError
+from instructrl.data.demonstrations.reader import READ_ERRORS
+from instructrl.errors import InputError, short_message
 from instructrl.storage.atomic import atomic_path
 from instructrl.storage.paths import StoragePath, open_source, read_error
 

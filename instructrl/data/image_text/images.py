@@ -6,6 +6,8 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps
 
+from instructrl.errors import short_message
+
 WHITE = (255, 255, 255)
 
 
@@ -29,7 +31,7 @@ def decode_image(content: bytes, size: int) -> np.ndarray:
             image = flatten_alpha(ImageOps.exif_transpose(image))
             return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
     except Exception as error:  # Pillow's decoders raise exceptions of any type
-        raise BadImageError(" ".join(str(error).split()) or type(error).__name__) from None
+        raise BadImageError(short_message(error)) from None
 
 
 def flatten_alpha(image: Image.Image) -> Image.Image:

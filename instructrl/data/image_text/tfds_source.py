@@ -17,8 +17,8 @@ from tensorflow_datasets.core.example_parser import ExampleParserNp
 
 from instructrl.config.fields import flatten
 from instructrl.data.image_text.hdf5_source import probe_indices
-from instructrl.data.image_text.tfrecord import INFO, ArrayRecords, Records, TFRecords, short_message
-from instructrl.errors import InputError
+from instructrl.data.image_text.tfrecord import INFO, ArrayRecords, Records, TFRecords
+from instructrl.errors import InputError, short_message
 
 MAX_DEPTH = 3  # depth at which a dataset is searched below the given folder: name, config, version
 FORMATS = ("array_record", "tfrecord")

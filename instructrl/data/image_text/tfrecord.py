@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from instructrl.errors import InputError
+from instructrl.errors import InputError, short_message
 
 INFO = "dataset_info.json"
 MASK = 0xA282EAD8  # constant in the masked checksums of TFRecord
@@ -131,9 +131,3 @@ def check_count(path: Path, found: int, expected: int) -> None:
     """Raise InputError unless a file holds the expected number of records."""
     if found != expected:
         raise InputError(f"{path}: holds {found} records, {path.parent / INFO} says {expected}; copy both again")
-
-
-def short_message(error: Exception) -> str:
-    """Return the message of an error on one line of at most 200 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:197] + "..."

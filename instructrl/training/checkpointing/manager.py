@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from instructrl.errors import InputError, RunError
+from instructrl.errors import InputError, RunError, short_message
 from instructrl.training.checkpointing.integrity import find_damage, read_marker, write_inventory
 from instructrl.training.running_mean import MeanState
 from instructrl.training.state import TrainState
@@ -159,8 +159,8 @@ class Checkpoints:
             folder = self.directory / str(step)
             if not folder.exists():
                 raise InputError(f"{folder}: replaced by a newer checkpoint just now; run the command again") from None
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise self._unusable(step, f"cannot be read as this run's checkpoint ({reason})") from None
+            reason = f"cannot be read as this run's checkpoint ({short_message(error)})"
+            raise self._unusable(step, reason) from None
 
     def close(self) -> None:
         """Finish pending saves and close.
@@ -205,9 +205,8 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError) as error:  # tensorstore raises ValueError when the disk is full
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise RunError(
-                f"{self.directory}: cannot be written ({reason}); earlier checkpoints are intact: "
+                f"{self.directory}: cannot be written ({short_message(error)}); earlier checkpoints are intact: "
                 "make room and run the same command again"
             ) from None
 

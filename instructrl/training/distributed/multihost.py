@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from instructrl.config.training import HardwareConfig
-from instructrl.errors import InputError, InterruptedRun, RunError
+from instructrl.errors import InputError, InterruptedRun, RunError, short_message
 from instructrl.preemption import pending_signal, raise_if_preempted
 
 NO_TIMEOUT_MS = 1000 * 60 * 60 * 24 * 30
@@ -181,12 +181,12 @@ def connect(config: HardwareConfig) -> ProcessGroup:
                 )
         except (ValueError, TypeError) as error:
             raise InputError(
-                f"hardware.coordinator: found {config.coordinator}, but {' '.join(str(error).split())[:200]}; "
+                f"hardware.coordinator: found {config.coordinator}, but {short_message(error)}; "
                 "auto needs srun or a TPU pod, else set host:port with hardware.num_processes and hardware.process_id"
             ) from None
         except RuntimeError as error:
             raise RunError(
                 f"hardware.coordinator: {config.coordinator} could not be joined in {time.monotonic() - started:.0f} s "
-                f"({' '.join(str(error).split())[:200]}); check that all processes run and can reach process 0"
+                f"({short_message(error)}); check that all processes run and can reach process 0"
             ) from None
     return ProcessGroup(*coordination(), next(_sessions))
