@@ -58,6 +58,14 @@ def rotation_angle(first: Any, second: Any) -> Any:
     return 2 * xp.arccos(xp.clip(cosine, 0.0, 1.0))
 
 
+def turn_about_approach(action: np.ndarray, angle: float) -> np.ndarray:
+    """Return the action [8] with the gripper turned by an angle (radians) about its approach axis, z of its frame."""
+    x, y, z, w = action[3:7]
+    sine, cosine = math.sin(angle / 2), math.cos(angle / 2)
+    turned = [x * cosine + y * sine, y * cosine - x * sine, z * cosine + w * sine, w * cosine - z * sine]
+    return np.concatenate([action[:3], canonical_quaternion(np.array(turned)), action[7:]])
+
+
 def euler_angles(quaternion: Any) -> Any:
     """Convert unit quaternions [..., 4] of either sign to angles about x, y, z in radians [..., 3].
 

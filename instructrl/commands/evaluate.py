@@ -21,10 +21,10 @@ def main(config: EvalConfig) -> None:
         check_run(work_dir.folder, tasks=config.tasks)  # before jax is imported
         from instructrl.evaluation.evaluate import evaluate
         from instructrl.evaluation.results.summary import headline, table
+        from instructrl.evaluation.results.tables import tables
 
         results, report = evaluate(config, work_dir.folder)
-    print(table(results))
-    print(headline(results))
+    print("\n".join(filter(None, [table(results), tables(results), headline(results)])))
     print(f"report: {work_dir.display(report)}")
     if results["problems"]:
         raise RunError(f"{'; '.join(results['problems'])}; the same command resumes")

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from instructrl.config.fields import RENAMED_CONDITIONS
 from instructrl.errors import RunError
+from instructrl.evaluation.diagnosis import Deviation
 from instructrl.evaluation.rollout import Episode
 from instructrl.sim import EpisodeStart, Outcome
 from instructrl.storage.atomic import write_atomically
@@ -72,6 +74,10 @@ class EpisodeLog:
             "actions": episode.actions.tolist(),
             "seconds": round(now - self._clock, 4),
         }
+        if episode.deviations:
+            entry["deviations"] = [asdict(deviation) for deviation in episode.deviations]
+        if episode.diagnosis is not None:
+            entry["cause"], entry["cause_keyframe"] = str(episode.diagnosis.cause), episode.diagnosis.keyframe
         self._clock = now
         try:
             self._file.write(json.dumps(entry) + "\n")
@@ -86,7 +92,8 @@ class EpisodeLog:
         condition, index = entry_condition(entry), entry["index"]
         start = EpisodeStart(entry["variation"], entry["seed"], entry["goal"])
         actions = np.array(entry["actions"], np.float64).reshape(-1, ACTION_SIZE)
-        episode = Episode(start, entry["instruction"], Outcome(entry["outcome"]), actions)
+        deviations = tuple(Deviation(**one) for one in entry.get("deviations", ()))
+        episode = Episode(start, entry["instruction"], Outcome(entry["outcome"]), actions, deviations)
         self._episodes.setdefault(condition, {})[index] = episode
         self._seconds[condition, index] = entry["seconds"]
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from instructrl.actions import check_action
 from instructrl.errors import InputError
+from instructrl.evaluation.diagnosis import Deviation, Diagnosis, diagnose
 from instructrl.sim import EpisodeStart, Outcome
 from instructrl.sim.vector.pool import Request, WorkerFailure, Workers
 from instructrl.types import ACTION_SIZE, Observation
@@ -42,6 +43,7 @@ class Episode:
     instruction: str
     outcome: Outcome
     actions: np.ndarray  # T 8, float64, as the simulator received them
+    deviations: tuple[Deviation, ...] = ()  # of the first actions from the expert's, as far as the expert has any
 
     @property
     def steps(self) -> int:
@@ -53,6 +55,13 @@ class Episode:
         """True if the task succeeded."""
         return self.outcome is Outcome.SUCCESS
 
+    @property
+    def diagnosis(self) -> Diagnosis | None:
+        """The cause of a failure; None after a success, or if no action was compared with the expert's."""
+        if self.success or (len(self.actions) and not self.deviations):
+            return None
+        return diagnose(self.outcome, self.deviations)
+
 
 class _Slot:
     """One slot: the episodes still to run, and the current one."""
@@ -62,6 +71,7 @@ class _Slot:
         self.index = -1
         self.instruction = ""
         self.actions: list[np.ndarray] = []
+        self.deviations: list[Deviation] = []
 
 
 class _BatchedRollout:
@@ -84,10 +94,13 @@ class _BatchedRollout:
                 slot_state.instruction = result.instruction if instruction is None else instruction
                 policy.start_episode(slot, slot_state.instruction)
                 observations[slot] = result
-            elif result.outcome is None:
-                observations[slot] = result.observation
             else:
-                self._finish(slot_state, result.outcome)
+                if result.deviation is not None:
+                    slot_state.deviations.append(result.deviation)
+                if result.outcome is None:
+                    observations[slot] = result.observation
+                else:
+                    self._finish(slot_state, result.outcome)
         return {
             slot: observation._replace(instruction=self._slots[slot].instruction)
             for slot, observation in observations.items()
@@ -111,12 +124,13 @@ class _BatchedRollout:
     def _next(self, slot_state: _Slot) -> EpisodeSpec:
         slot_state.index = slot_state.waiting.popleft()
         spec = self._specs[slot_state.index]
-        slot_state.instruction, slot_state.actions = spec.instruction or "", []
+        slot_state.instruction, slot_state.actions, slot_state.deviations = spec.instruction or "", [], []
         return spec
 
     def _finish(self, slot_state: _Slot, outcome: Outcome) -> None:
         actions = np.array(slot_state.actions, np.float64).reshape(-1, ACTION_SIZE)
-        episode = Episode(self._specs[slot_state.index].start, slot_state.instruction, outcome, actions)
+        start, deviations = self._specs[slot_state.index].start, tuple(slot_state.deviations)
+        episode = Episode(start, slot_state.instruction, outcome, actions, deviations)
         self.done[slot_state.index] = episode
         if self._on_episode is not None:
             self._on_episode(slot_state.index, episode)

@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
 from instructrl.config.environment import SimConfig
 from instructrl.errors import SimulatorError
-from instructrl.sim import Env, EpisodeLimits, EpisodeStart, Outcome, Step, make_env
+from instructrl.evaluation.diagnosis import Deviation, compare
+from instructrl.sim import Env, EpisodeLimits, EpisodeStart, OffersExpert, Outcome, make_env
 from instructrl.sim.vector.pool import WorkerFailure, Workers, worker_count
 from instructrl.types import Observation
 
@@ -24,6 +26,15 @@ class TaskInfo:
     instructions: Mapping[int, tuple[str, ...]]  # of every variation, also of those that are only alternative goals
     held_out_instructions: Mapping[int, tuple[str, ...]]
     provenance: Mapping[str, str]
+    expert: bool = False  # True if the simulator offers its expert's actions in any state
+
+
+class ComparedStep(NamedTuple):
+    """A `Step`, and how far its action was from the expert's; None if the expert has none in that state."""
+
+    observation: Observation
+    outcome: Outcome | None
+    deviation: Deviation | None
 
 
 class EvalEnv:
@@ -31,13 +42,25 @@ class EvalEnv:
 
     def __init__(self, env: Env, limits: EpisodeLimits = EpisodeLimits()):  # noqa: B008  (immutable)
         self._env = env
+        self._expert = env if isinstance(env, OffersExpert) else None
+        self._expert_gripper: float | None = None  # in the expert's previous action
         env.limits = limits
 
     def reset(self, start: EpisodeStart) -> Observation:
+        self._expert_gripper = None
         return self._env.reset(start)
 
-    def step(self, action: np.ndarray) -> Step:
-        return self._env.step(action)
+    def step(self, action: np.ndarray) -> ComparedStep:
+        deviation = self._compare(action)
+        return ComparedStep(*self._env.step(action), deviation)
+
+    def _compare(self, action: np.ndarray) -> Deviation | None:
+        experts = self._expert.expert_actions() if self._expert is not None else []
+        if not experts:
+            return None
+        deviation = compare(action, experts, before=self._expert_gripper)
+        self._expert_gripper = float(experts[0][0, 7])
+        return deviation
 
     def close(self) -> None:
         self._env.close()
@@ -54,6 +77,7 @@ class EvalEnv:
             instructions={variation: self._env.instructions(variation) for variation in every},
             held_out_instructions={variation: self._env.instructions(variation, held_out=True) for variation in every},
             provenance=self._env.provenance(),
+            expert=self._expert is not None,
         )
 
     def alternative_goals(self, start: EpisodeStart) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """Simulators behind one interface, run in worker processes."""
 
-from instructrl.sim.env import Env, EpisodeLimits, EpisodeStart, Outcome, Simulator, Step, StepCounter
+from instructrl.sim.env import Env, EpisodeLimits, EpisodeStart, OffersExpert, Outcome, Simulator, Step, StepCounter
 from instructrl.sim.factory import make_env, simulator_class
 from instructrl.sim.rendering import available_renderer
 
@@ -8,6 +8,7 @@ __all__ = [
     "Env",
     "EpisodeLimits",
     "EpisodeStart",
+    "OffersExpert",
     "Outcome",
     "Simulator",
     "Step",

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -135,6 +135,20 @@ class Env(Protocol):
 
     def close(self) -> None:
         """Release the simulator's resources."""
+        ...
+
+
+@runtime_checkable
+class OffersExpert(Protocol):
+    """What an environment may offer beside `Env`: its expert's next action in any state, to tell why agents fail."""
+
+    def expert_actions(self) -> list[np.ndarray]:
+        """The expert's next action in the current state for each object that an action can go to; nothing is executed.
+
+        Returns:
+            For the requested goal first, then for the other objects: actions [N 8] that do the same, for instance with
+            the gripper turned by half a turn. Empty if the expert has no further action.
+        """
         ...
 
 

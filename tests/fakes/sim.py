@@ -106,11 +106,29 @@ class FakeEnv:
             raise ConnectionError
 
 
+class FakeEnvWithExpert(FakeEnv):
+    """The same, with an expert that says what it would do in any state."""
+
+    def expert_actions(self) -> list[np.ndarray]:
+        if self._counter.steps >= 2:
+            return []
+        order = [self._goal, *(v for v in range(VARIATIONS) if v != self._goal)]
+        return [towards(self._places[v])[None] for v in order]
+
+
 class InlineWorkers:
     """`Workers` without processes; results of `map` arrive in reverse order, which is allowed."""
 
-    def __init__(self, count: int = 3, *, limits: EpisodeLimits = EpisodeLimits(), **settings: Any):  # noqa: B008
-        self._envs = [EvalEnv(FakeEnv(**settings), limits) for _ in range(count)]
+    def __init__(
+        self,
+        count: int = 3,
+        *,
+        limits: EpisodeLimits = EpisodeLimits(),  # noqa: B008
+        expert: bool = True,
+        **settings: Any,
+    ):
+        kind = FakeEnvWithExpert if expert else FakeEnv
+        self._envs = [EvalEnv(kind(**settings), limits) for _ in range(count)]
         self.calls: list[tuple[int, Request]] = []
 
     def __len__(self) -> int:

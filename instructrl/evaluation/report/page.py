@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from instructrl.config.evaluation import DEFAULT_PROTOCOL
+from instructrl.evaluation.diagnosis import POSITION_TOLERANCE, ROTATION_TOLERANCE
 from instructrl.evaluation.report import charts, sections
 from instructrl.evaluation.report.charts import Figure
 from instructrl.evaluation.report.sections import Rate, Sections
@@ -82,6 +83,8 @@ def page(
         overall=sections.of_means(results, tasks=len(entries))
         if entries
         else sections.of_task(results, folder, meanings=True),
+        tolerances=(POSITION_TOLERANCE, ROTATION_TOLERANCE),
+        undiagnosed=_undiagnosed(results),
         tasks=[_task(entry, folder) for entry in entries],
         main_curves=[figure for key, figure in curves.items() if key in charts.TITLES],
         other_curves=[figure for key, figure in curves.items() if key not in charts.TITLES],
@@ -100,6 +103,15 @@ def _warnings(results: Mapping[str, Any]) -> list[str]:
         f"The demonstrations were rendered by {renderer['data']}, these episodes by "
         f"{renderer['evaluation']}: the images differ from the training images.",
     ]
+
+
+def _undiagnosed(results: Mapping[str, Any]) -> str:
+    """Why failures have no causes; empty if they have, if none failed, or in results of an earlier version."""
+    diagnosed = any("diagnosis" in condition for condition in results["conditions"].values())
+    if diagnosed or "improve_next" not in results or results["success_rate"] == 1:
+        return ""
+    simulator = results["simulator"].get("simulator", "none")
+    return f"Not diagnosed: simulator {simulator} does not offer its expert's action in the states that agents reach."
 
 
 def _protocol(protocol: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from instructrl.evaluation.evaluator import CONDITION_DESCRIPTIONS
+from instructrl.evaluation.results.causes import keyframes_text
 from instructrl.evaluation.results.summary import bounds
 from instructrl.sim import Outcome
 
@@ -44,6 +45,15 @@ class OutcomeRow(NamedTuple):
     outcomes: Sequence[OutcomeCount]
 
 
+class CauseRow(NamedTuple):
+    """The causes of a condition's failures; `keyframes` says where each begins."""
+
+    name: str
+    failures: int
+    causes: Sequence[OutcomeCount]
+    keyframes: Sequence[str]
+
+
 class VariationRow(NamedTuple):
     """Successes in a requested variation: the rate of the training instructions, and each condition's counts."""
 
@@ -72,18 +82,25 @@ class Sections(NamedTuple):
 
     conditions: Sequence[ConditionRow]
     outcomes: Sequence[OutcomeRow]
+    causes: Sequence[CauseRow]
     variations: VariationTable | None
     videos: Mapping[str, Sequence[Video]]
 
 
 def of_task(entry: Mapping[str, Any], folder: Path, *, meanings: bool) -> Sections:
     """The sections of one task, with or without the meanings of the conditions; videos are read from `folder`."""
-    return Sections(conditions(entry, meanings=meanings), outcomes(entry), variations(entry), videos(entry, folder))
+    return Sections(
+        conditions(entry, meanings=meanings),
+        outcomes(entry),
+        causes(entry),
+        variations(entry),
+        videos(entry, folder),
+    )
 
 
 def of_means(results: Mapping[str, Any], *, tasks: int) -> Sections:
     """The sections of the means over several tasks."""
-    return Sections(conditions(results, tasks=tasks), outcomes(results), None, {})
+    return Sections(conditions(results, tasks=tasks), outcomes(results), causes(results), None, {})
 
 
 def rate(condition: Mapping[str, Any]) -> Rate:
@@ -112,6 +129,22 @@ def outcomes(results: Mapping[str, Any]) -> list[OutcomeRow]:
         counts = {name: count for name, count in condition["outcomes"].items() if count}
         shares = [OutcomeCount(name, count, 100 * count / condition["episodes"]) for name, count in counts.items()]
         rows.append(OutcomeRow(condition_name(key), shares))
+    return rows
+
+
+def causes(results: Mapping[str, Any]) -> list[CauseRow]:
+    """The causes of each condition's failures; nothing for conditions without failures or diagnosis."""
+    rows = []
+    for key, condition in results["conditions"].items():
+        counts = condition.get("diagnosis", {"failures": 0, "causes": {}})
+        if counts["failures"]:
+            found = counts["causes"]
+            shares = [
+                OutcomeCount(name, cause["episodes"], 100 * cause["episodes"] / counts["failures"])
+                for name, cause in found.items()
+            ]
+            places = [keyframes_text(cause) for cause in found.values()]
+            rows.append(CauseRow(condition_name(key), counts["failures"], shares, places))
     return rows
 
 

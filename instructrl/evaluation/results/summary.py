@@ -7,6 +7,7 @@ from typing import Any
 from instructrl.config.evaluation import DEFAULT_PROTOCOL, ProtocolConfig
 from instructrl.config.fields import RENAMED_CONDITIONS, RENAMED_PROTOCOLS
 from instructrl.evaluation.evaluator import Condition
+from instructrl.evaluation.results.causes import add_causes, count_causes, improve_next
 from instructrl.evaluation.results.statistics import mean_interval, wilson_interval
 from instructrl.evaluation.results.variations import coverage, format_variations
 from instructrl.evaluation.rollout import Episode
@@ -22,7 +23,7 @@ def summarize(conditions: Sequence[Condition], info: TaskInfo, *, about: Mapping
     headline_condition = next(condition for condition in conditions if condition.name == HEADLINE)
     lost = next((condition.lost for condition in conditions if condition.lost), "")
     return {
-        **{key: value for key, value in numbers[HEADLINE].items() if key != "variations"},
+        **{key: value for key, value in numbers[HEADLINE].items() if key not in ("variations", "diagnosis")},
         **about,
         "task": info.task,
         "task_variations": len(info.instructions),
@@ -33,7 +34,13 @@ def summarize(conditions: Sequence[Condition], info: TaskInfo, *, about: Mapping
         "conditions": numbers,
         "absent_conditions": {condition.name: condition.absent for condition in conditions if condition.absent},
         "problems": [f"{info.task}: {lost}; episodes that were not run count as simulator_error"] if lost else [],
+        "improve_next": _improve_next(numbers),
     }
+
+
+def _improve_next(conditions: Mapping[str, Mapping[str, Any]]) -> str:
+    """What to improve next, by the failures of the headline condition; empty if they are not diagnosed."""
+    return improve_next(conditions[HEADLINE].get("diagnosis", {"causes": {}}), HEADLINE)
 
 
 def current_format(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,6 +74,7 @@ def failed_task_results(task: str, reason: str, protocol: ProtocolConfig) -> dic
         "conditions": {name: {**condition, "variations": []} for name in protocol.conditions},
         "absent_conditions": {},
         "problems": [f"{task}: {reason}; all its episodes count as simulator_error"],
+        "improve_next": "",
         "videos": [],
     }
 
@@ -83,13 +91,14 @@ def combine(tasks: Mapping[str, Mapping[str, Any]], *, about: Mapping[str, Any])
     absent = {name: first_task["absent_conditions"][name] for name, found in conditions.items() if not found}
     opened = [entry["simulator"] for entry in tasks.values() if entry["simulator"]]
     return {
-        **means[HEADLINE],
+        **{key: value for key, value in means[HEADLINE].items() if key != "diagnosis"},
         **about,
         "simulator": opened[0] if opened else {},
         "wall_seconds": round(sum(entry["wall_seconds"] for entry in tasks.values()), 2),
         "conditions": means,
         "absent_conditions": absent,
         "problems": [problem for entry in tasks.values() for problem in entry["problems"]],
+        "improve_next": _improve_next(means),
         "tasks": dict(tasks),
     }
 
@@ -98,6 +107,7 @@ def mean(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One condition averaged over several tasks with equal weight; episodes, successes and outcomes are summed."""
     low, high = mean_interval([(entry["successes"], entry["episodes"]) for entry in entries])
     seconds, episodes = (sum(entry[key] for entry in entries) for key in ("wall_seconds", "episodes"))
+    diagnosed = [entry["diagnosis"] for entry in entries if "diagnosis" in entry]
     return {
         "averaged_tasks": len(entries),
         "episodes": episodes,
@@ -109,6 +119,7 @@ def mean(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "mean_steps": round(sum(entry["mean_steps"] for entry in entries) / len(entries), 3),
         "wall_seconds": round(seconds, 2),
         "episodes_per_minute": round(60 * episodes / seconds, 1) if seconds else None,
+        **({"diagnosis": add_causes(diagnosed)} if diagnosed else {}),
     }
 
 
@@ -128,6 +139,7 @@ def condition_numbers(condition: Condition, info: TaskInfo) -> dict[str, Any]:
             {"variation": variation, "sentence": instructions[variation][0], **rate(by_variation[variation])}
             for variation in sorted(by_variation)
         ],
+        **({"diagnosis": count_causes(episodes)} if info.expert and condition.name != "oracle" else {}),
     }
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 import mujoco
 import numpy as np
 
-from instructrl.actions import check_action
+from instructrl.actions import check_action, turn_about_approach
 from instructrl.errors import InputError
 from instructrl.sim.env import EpisodeLimits, EpisodeStart, Outcome, Step, StepCounter, replay
 from instructrl.sim.rendering import available_renderer, opengl_backend
@@ -55,6 +55,7 @@ class Tabletop:
         self.limits = EpisodeLimits()
         self._counter = StepCounter(self.limits, max_steps=self.max_steps)
         self._goal, self._instruction = 0, ""
+        self._keyframe = 0  # of the expert's keyframes, the one that comes next
         self._outcome: Outcome | None = Outcome.TIME_LIMIT  # no episode has begun
 
     @classmethod
@@ -104,6 +105,17 @@ class Tabletop:
             yield
             if outcome is not None:
                 return
+
+    def expert_actions(self) -> list[np.ndarray]:
+        """The expert's next action in the current state, for the goal and for the other objects: see `OffersExpert`."""
+        goal = self._goal_objects[self._goal]
+        others = [name for name in (*self._goal_objects.values(), *self._task.distractors) if name != goal]
+        plans = [self._task.waypoints(self._world, name) for name in (goal, *others)]
+        if self._keyframe >= len(plans[0]):
+            return []
+        turns = 2 * np.pi * np.arange(self._task.symmetry) / self._task.symmetry
+        actions = [check_action(plan[self._keyframe]) for plan in plans if self._keyframe < len(plan)]
+        return [np.stack([turn_about_approach(action, turn) for turn in turns]) for action in actions]
 
     def camera_image(self, camera: str) -> np.ndarray:
         """The current image of a camera, uint8 [H, W, 3]."""
@@ -205,6 +217,7 @@ class Tabletop:
         texts = self.instructions(self._goal)
         self._instruction = texts[int(np.random.default_rng((*source, 1)).integers(len(texts)))]
         self._counter, self._outcome = StepCounter(self.limits, max_steps=self.max_steps), None
+        self._keyframe = 0
 
     def _expert(self) -> list[np.ndarray]:
         """The expert's actions as float32, as in data sets, so that a replay is bit-identical."""
@@ -225,6 +238,7 @@ class Tabletop:
         result = self._motion.execute(action)
         if result is MotionResult.UNREACHABLE:
             return Outcome.UNREACHABLE
+        self._keyframe += 1
         goal_object = self._goal_objects[self._goal]
         distractors = tuple(name for name in self._goal_objects.values() if name != goal_object)
         outcome = self._task.outcome(self._world, goal_object, distractors)

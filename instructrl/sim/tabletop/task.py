@@ -26,6 +26,8 @@ class Task(ABC):
     variations: int
     max_steps: int  # keyframe limit
     graspable: tuple[str, ...] = ()  # bodies that can be grasped: free ones, or parts on a joint
+    distractors: tuple[str, ...] = ()  # objects that no instruction asks for, in the naming of goal objects
+    symmetry: int = 2  # number of equivalent rotations of the gripper about its approach axis: the fingers are alike
     joint_thresholds: Mapping[str, float] = MappingProxyType(
         {}
     )  # joint -> position; `World.crossed` lists joints beyond it
@@ -45,7 +47,10 @@ class Task(ABC):
 
     @abstractmethod
     def waypoints(self, world: World, goal_object: str) -> list[np.ndarray]:
-        """The expert's keyframe actions [8] for `goal_object` in a newly placed world."""
+        """The expert's keyframe actions [8] for `goal_object` in a newly placed world.
+
+        Called between keyframes, the one that comes next has to be right for the objects' current positions.
+        """
 
     @abstractmethod
     def outcome(self, world: World, goal_object: str, distractors: tuple[str, ...]) -> Outcome | None:

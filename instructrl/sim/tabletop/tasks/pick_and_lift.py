@@ -26,6 +26,7 @@ class PickAndLift(Task):
     variations = len(COLOR_NAMES)
     max_steps = 6
     graspable = _BLOCKS
+    symmetry = 4
     templates = (
         "pick up the {color} block and lift it to the target",
         "lift the {color} block up to the ball",

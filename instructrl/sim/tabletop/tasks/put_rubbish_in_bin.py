@@ -24,6 +24,7 @@ class PutRubbishInBin(Task):
     variations = 1
     max_steps = 6
     graspable = _THINGS
+    distractors = _THINGS[1:]
     templates = (
         "put the rubbish in the bin",
         "throw the crumpled paper into the bin",

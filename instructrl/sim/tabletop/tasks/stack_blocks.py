@@ -29,6 +29,7 @@ class StackBlocks(Task):
     variations = len(COLOR_NAMES) * len(_COUNTS)
     max_steps = 26
     graspable = _BLOCKS
+    symmetry = 4
     templates = (
         "stack {count} {color} blocks on the mat",
         "build a tower of {count} {color} blocks",

@@ -64,7 +64,8 @@ class TakeMoneyOutSafe(Task):
         yaw = world.yaw(goal_object)
         forward = np.array([np.cos(yaw), np.sin(yaw), 0.0])
         grasp = world.position(goal_object) - REAR * forward + (0.0, 0.0, HIGHER)
-        table = grasp - _AWAY * forward
+        pulled = _CLEARANCE if world.held() == goal_object else 0.0  # before it is laid down, it is that far out
+        table = grasp - (_AWAY - pulled) * forward
         table[2] = world.position("safe")[2] + MONEY[2] + HIGHER + 0.002
         return [
             downward(grasp - _CLEARANCE * forward + (0.0, 0.0, 0.03), yaw=yaw, tilt=TILT, gripper=OPEN),

@@ -78,6 +78,13 @@ def results(**changes: Any) -> dict[str, Any]:
     return {**summarize(conditions, info, about=about), **changes}
 
 
+def page_text(found: dict[str, Any]) -> str:
+    """The text on the page of these results of one task, with no run behind them."""
+    about = ("run", "checkpoint", "seed", "renderer", "command", "date", "workers", "videos", "protocol")
+    known = {key: value for key, value in results().items() if key in about}
+    return read(page({**known, **found}, metrics=[], settings="", folder=Path())).text
+
+
 class Checker(HTMLParser):
     """Checks that tags nest and close; collects the page's text and references."""
 

@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from instructrl.actions import rotation_angle
 from instructrl.config.environment import EMBEDDED_TASKS, SimConfig
 from instructrl.errors import InputError
 from instructrl.sim import EpisodeStart, Outcome, make_env
@@ -120,6 +121,42 @@ def shown(task: str) -> tuple[list[EpisodeStart], list[tuple[Demonstration, Outc
 def test_experts_succeed(task: str) -> None:
     assert make(task).variations == VARIATIONS[task]
     assert [outcome for _, outcome in shown(task)[1]] == [Outcome.SUCCESS] * 5
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_expert_agrees_with_itself_in_every_state_on_its_way(task: str) -> None:
+    env, (starts, shows) = make(task), shown(task)
+    env.reset(starts[0])
+    for action in shows[0][0].actions:
+        own = env.expert_actions()[0]
+        assert np.linalg.norm(own[0, :3] - action[:3]) < 0.01
+        assert rotation_angle(own[:, 3:7], action[3:7]).min() < np.radians(10)
+        assert own[0, 7] == action[7]
+        env.step(action)
+    assert env.expert_actions() == []
+
+
+@pytest.mark.parametrize("task", RIVALS)
+def test_the_experts_other_actions_go_to_the_other_objects(task: str) -> None:
+    env = make(task)
+    env.reset(EpisodeStart(0, 3))
+    others = env.expert_actions()[1:]
+    expected = [env.demonstrate(EpisodeStart(0, 3, goal))[0].actions[0] for goal in env.alternative_goals()]
+    assert len(others) == len(expected)
+    for other, action in zip(others, expected, strict=True):
+        assert np.allclose(other[0], action, atol=1e-5)
+
+
+def test_the_expert_sees_where_an_object_was_pushed_to() -> None:
+    env = make("pick_and_lift")
+    env.reset(EpisodeStart(0, 3))
+    first, block = env.expert_actions()[0][0], env.goal_object()
+    before = env._world.position(block)
+    for point in (before + (0.07, 0.0, 0.0), before):  # beside the block, and to where it was
+        env.step(np.array([*point, *first[3:7], 0.0]))
+    after = env._world.position(block)
+    assert np.linalg.norm(after - before) > 0.02
+    assert np.allclose(env.expert_actions()[0][0, :3], after)
 
 
 @pytest.mark.parametrize("task", TASKS)
