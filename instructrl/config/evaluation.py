@@ -16,7 +16,14 @@ from instructrl.config.fields import (
 )
 from instructrl.config.training import HardwareConfig
 
-EVALUATION_CONDITIONS = ("trained", "held_out_instructions", "no_instruction", "swapped_instruction", "oracle")
+EVALUATION_CONDITIONS = (
+    "trained",
+    "held_out_instructions",
+    "no_instruction",
+    "swapped_instruction",
+    "dropped_word",
+    "oracle",
+)
 
 DEFAULT_PROTOCOL = "default"  # its evaluations are written to eval/ in the run directory, those of others to eval-NAME/
 

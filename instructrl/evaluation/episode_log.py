@@ -74,6 +74,8 @@ class EpisodeLog:
             "actions": episode.actions.tolist(),
             "seconds": round(now - self._clock, 4),
         }
+        if episode.dropped_word:
+            entry["dropped_word"] = episode.dropped_word
         if episode.deviations:
             entry["deviations"] = [asdict(deviation) for deviation in episode.deviations]
         if episode.diagnosis is not None:
@@ -93,7 +95,8 @@ class EpisodeLog:
         start = EpisodeStart(entry["variation"], entry["seed"], entry["goal"])
         actions = np.array(entry["actions"], np.float64).reshape(-1, ACTION_SIZE)
         deviations = tuple(Deviation(**one) for one in entry.get("deviations", ()))
-        episode = Episode(start, entry["instruction"], Outcome(entry["outcome"]), actions, deviations)
+        outcome, dropped = Outcome(entry["outcome"]), entry.get("dropped_word", "")
+        episode = Episode(start, entry["instruction"], outcome, actions, deviations, dropped)
         self._episodes.setdefault(condition, {})[index] = episode
         self._seconds[condition, index] = entry["seconds"]
 

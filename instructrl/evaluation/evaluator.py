@@ -30,6 +30,10 @@ CONDITION_DESCRIPTIONS = MappingProxyType(
             "Swapped instruction",
             "names another object in the same scene; success means the arm went to that one",
         ),
+        "dropped_word": (
+            "One word left out",
+            "the same scenes and instructions without one word, chosen by the seed; below, which word decides",
+        ),
         "oracle": ("Expert", "the scripted expert of the demonstrations, which knows the true state"),
     }
 )
@@ -120,12 +124,16 @@ class TaskEvaluator:
             )
         elif name == "no_instruction":
             specs = {index: EpisodeSpec(start, "") for index, start in starts.items()}
-        elif name == "trained" and self.sentence == "seed":
-            specs = {index: EpisodeSpec(start) for index, start in starts.items()}  # the simulator chooses by seed
+        elif name in ("trained", "dropped_word") and self.sentence == "seed":  # the simulator chooses by seed
+            specs = {index: EpisodeSpec(start, drop_word=name == "dropped_word") for index, start in starts.items()}
         else:
             pool = self.info.held_out_instructions if name == "held_out_instructions" else self.info.instructions
             specs = {
-                index: EpisodeSpec(start, self._choose_instruction(pool[start.variation], start.seed))
+                index: EpisodeSpec(
+                    start,
+                    self._choose_instruction(pool[start.variation], start.seed),
+                    drop_word=name == "dropped_word",
+                )
                 for index, start in starts.items()
             }
         run_rollouts(self.workers, self.policy, specs=specs, on_episode=on_episode)

@@ -33,6 +33,7 @@ class EpisodeSpec:
 
     start: EpisodeStart
     instruction: str | None = None
+    drop_word: bool = False  # leave one word of the instruction out, chosen by the seed
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Episode:
     outcome: Outcome
     actions: np.ndarray  # T 8, float64, as the simulator received them
     deviations: tuple[Deviation, ...] = ()  # of the first actions from the expert's, as far as the expert has any
+    dropped_word: str = ""  # that the instruction lacks
 
     @property
     def steps(self) -> int:
@@ -69,7 +71,7 @@ class _Slot:
     def __init__(self, waiting: list[int]):
         self.waiting = deque(waiting)
         self.index = -1
-        self.instruction = ""
+        self.instruction = self.dropped_word = ""
         self.actions: list[np.ndarray] = []
         self.deviations: list[Deviation] = []
 
@@ -90,8 +92,12 @@ class _BatchedRollout:
             if isinstance(result, WorkerFailure):
                 self._finish(slot_state, Outcome.SIMULATOR_ERROR)
             elif isinstance(result, Observation):
-                instruction = self._specs[slot_state.index].instruction
-                slot_state.instruction = result.instruction if instruction is None else instruction
+                spec = self._specs[slot_state.index]
+                slot_state.instruction = result.instruction if spec.instruction is None else spec.instruction
+                if spec.drop_word:
+                    slot_state.instruction, slot_state.dropped_word = without_a_word(
+                        slot_state.instruction, seed=spec.start.seed
+                    )
                 policy.start_episode(slot, slot_state.instruction)
                 observations[slot] = result
             else:
@@ -124,16 +130,26 @@ class _BatchedRollout:
     def _next(self, slot_state: _Slot) -> EpisodeSpec:
         slot_state.index = slot_state.waiting.popleft()
         spec = self._specs[slot_state.index]
-        slot_state.instruction, slot_state.actions, slot_state.deviations = spec.instruction or "", [], []
+        slot_state.instruction, slot_state.dropped_word = spec.instruction or "", ""
+        slot_state.actions, slot_state.deviations = [], []
         return spec
 
     def _finish(self, slot_state: _Slot, outcome: Outcome) -> None:
         actions = np.array(slot_state.actions, np.float64).reshape(-1, ACTION_SIZE)
         start, deviations = self._specs[slot_state.index].start, tuple(slot_state.deviations)
-        episode = Episode(start, slot_state.instruction, outcome, actions, deviations)
+        episode = Episode(start, slot_state.instruction, outcome, actions, deviations, slot_state.dropped_word)
         self.done[slot_state.index] = episode
         if self._on_episode is not None:
             self._on_episode(slot_state.index, episode)
+
+
+def without_a_word(sentence: str, *, seed: int) -> tuple[str, str]:
+    """Leave out one word of a sentence, chosen by the seed; returns the rest and that word."""
+    words = sentence.split()
+    if not words:
+        return "", ""
+    index = int(np.random.default_rng(seed).integers(len(words)))
+    return " ".join(words[:index] + words[index + 1 :]), words[index]
 
 
 def run_rollouts(

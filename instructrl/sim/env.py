@@ -147,7 +147,7 @@ class OffersExpert(Protocol):
 
         Returns:
             For the requested goal first, then for the other objects: actions [N 8] that do the same, for instance with
-            the gripper turned by half a turn. Empty if the expert has no further action.
+            the gripper turned by half a turn (of the others, one is enough). Empty if the expert has no further action.
         """
         ...
 

@@ -198,5 +198,5 @@ class FakePolicy:
             "the observation has another instruction than `start_episode`"
         )
         words = self.instructions[slot].split()
-        target = int(words[-1]) if words and words[0] in self._knows else 0
+        target = int(words[-1]) if words and words[0] in self._knows and words[-1].isdigit() else 0
         return towards(seen.extrinsics[0, target, :3])

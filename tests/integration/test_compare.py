@@ -28,7 +28,8 @@ from tests.unit.evaluation.report.test_report import Checker
 
 def condition(successes: int, episodes: int = 20) -> dict[str, Any]:
     ends = [Outcome.SUCCESS] * successes + [Outcome.FAILURE] * (episodes - successes)
-    return {**rate(ends), "mean_steps": 2.0, "wall_seconds": 1.0}
+    scenes = {f"0/{seed}": str(end) for seed, end in enumerate(ends)}
+    return {**rate(ends), "mean_steps": 2.0, "wall_seconds": 1.0, "scenes": scenes}
 
 
 def evaluated_results(successes: int) -> dict[str, Any]:
@@ -105,13 +106,57 @@ def test_runs_that_differ_in_their_seed_alone_are_one_line(study: Study) -> None
         "loss",
     ]
     assert text[1].split() == ["head=spatial", "2", "0.900", "[0.000,", "1.000]", "0.100", "1.8"]
-    assert text[-1] == f"comparison: {path}" and len(text) == 4
+    assert text[-1] == f"comparison: {path}" and len(text) == 5
+    assert text[3] == (
+        "paired: head=spatial minus head=regression: +0.750 [+0.563, +0.866] p < 0.001 (40 pairs of 2 runs each)"
+    )
     page = checked(path)
     assert all(part in page.text for part in ("study", "head=spatial", "80.0, 100.0", "Loss, validation", "seeds 0, 1"))
     assert "../../outputs/spatial-0/eval/report.html" in page.references
     assert path.read_text().count("<polyline") == 2 * (2 * 2 + 2), "each run faintly, and the means"
     numbers = json.loads((study.sweep / "comparison.json").read_text())
     assert numbers["groups"][0]["conditions"]["trained"]["rates"] == [0.8, 1.0] and numbers["left_out"] == []
+    [difference] = numbers["paired_differences"]
+    assert (difference["settings"], difference["minus"]) == ("head=spatial", "head=regression")
+    assert (difference["gained"], difference["lost"], difference["pairs"], difference["paired_runs"]) == (30, 0, 40, 2)
+    assert "Paired differences" in page.text and "+75.0" in page.text and "+56.3 to +86.6" in page.text
+
+
+def without_scenes(results: dict[str, Any]) -> dict[str, Any]:
+    del results["conditions"]["trained"]["scenes"]
+    return results
+
+
+def with_other_seeds(results: dict[str, Any]) -> dict[str, Any]:
+    scenes = results["conditions"]["trained"]["scenes"]
+    results["conditions"]["trained"]["scenes"] = {key.replace("0/", "0/1"): end for key, end in scenes.items()}
+    return results
+
+
+@pytest.mark.parametrize(
+    ("other", "seed", "said"),
+    [
+        (evaluated_results(4), 1, "head=spatial has training seeds 0, head=regression has 1, expected one in common"),
+        (
+            with_other_seeds(evaluated_results(4)),
+            0,
+            "b has 20 scenes, a 20, of which 10 are the same, expected the same",
+        ),
+        (without_scenes(evaluated_results(4)), 0, "a: its results have no scenes; evaluate it again"),
+    ],
+    ids=["training seeds", "scenes", "earlier version"],
+)
+def test_pairs_of_other_scenes_are_refused_in_one_line(
+    study: Study, other: dict[str, Any], seed: int, said: str
+) -> None:
+    study.add_results(study.run("a", "head=regression", f"seed={seed}"), other)
+    study.add_results(study.run("b", "head=spatial", "seed=0"), evaluated_results(16))
+    found, path = compare(study.sweep)
+    [line] = [line for line in summary(found, path).splitlines() if "paired" in line]
+    assert line.startswith(f"not paired: {said}")
+    assert f"not paired: {said}" in checked(path).text
+    [difference] = json.loads((study.sweep / "comparison.json").read_text())["paired_differences"]
+    assert difference["refused"].startswith(said)
 
 
 @pytest.mark.parametrize(("word", "labels"), [("head", ["head=spatial", "head=regression"]),

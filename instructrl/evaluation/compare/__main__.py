@@ -41,8 +41,9 @@ def compare(folder: Path, *, protocol: str | None = None) -> tuple[Comparison, P
 
 
 def summary(found: Comparison, path: Path) -> str:
-    """The table, the runs left out with the reasons, the command for pending evaluations, and the page's path."""
-    lines = [table(found), *(f"left out: {run.name} {run.reason}" for run in found.left_out)]
+    """The table, differences to the best setting, runs left out, the command for pending evaluations, and the page."""
+    best = [difference.text() for difference in found.differences if difference.first == found.groups[0].label]
+    lines = [table(found), *best, *(f"left out: {run.name} {run.reason}" for run in found.left_out)]
     if found.pending_command:
         lines.append(f"not evaluated yet: {found.pending_command}")
     return "\n".join([*lines, f"comparison: {path}"])

@@ -9,6 +9,7 @@ from typing import Any
 from instructrl.cli.table import align
 from instructrl.config.fields import format_value
 from instructrl.errors import InputError
+from instructrl.evaluation.compare.pairing import PairedDifference, paired_differences
 from instructrl.evaluation.compare.sweep_runs import Run, Sweep, evaluation_command
 from instructrl.evaluation.results.statistics import seeds_interval, student_interval
 from instructrl.evaluation.results.summary import HEADLINE
@@ -43,11 +44,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups sorted by success, the runs left out, and the command that evaluates the pending ones."""
+    """Groups sorted by success, paired differences, the runs left out, and the command that evaluates pending ones."""
 
     name: str
     command: str
     groups: Sequence[Group]
+    differences: Sequence[PairedDifference]
     left_out: Sequence[Run]
     pending_command: str
 
@@ -75,7 +77,14 @@ class Comparison:
             for group in self.groups
         ]
         left_out = [{"run": run.location, "job": run.name, "reason": run.reason} for run in self.left_out]
-        return {"sweep": self.name, "command": self.command, "groups": groups, "left_out": left_out}
+        differences = [difference.record() for difference in self.differences]
+        return {
+            "sweep": self.name,
+            "command": self.command,
+            "groups": groups,
+            "paired_differences": differences,
+            "left_out": left_out,
+        }
 
 
 def group_runs(sweep: Sweep, folder: Path) -> Comparison:
@@ -100,7 +109,8 @@ def group_runs(sweep: Sweep, folder: Path) -> Comparison:
     ]
     of_one_kind = not any(key.partition(".")[0] in MEASURES for key in differing)
     ranked = sorted(groups, key=lambda group: rank(group, by_loss=of_one_kind))
-    return Comparison(sweep.name, sweep.command, ranked, left_out, evaluation_command(sweep))
+    differences = paired_differences([(group.label, group.runs) for group in ranked])
+    return Comparison(sweep.name, sweep.command, ranked, differences, left_out, evaluation_command(sweep))
 
 
 def rank(group: Group, *, by_loss: bool) -> tuple[float, float]:

@@ -71,6 +71,7 @@ def page(found: Comparison, folder: Path) -> str:
         groups=[_setting(index, group) for index, group in enumerate(found.groups)],
         conditions=_grid([group.conditions for group in found.groups], found.conditions, sections.condition_name),
         tasks=_grid([group.tasks for group in found.groups], found.tasks, lambda task: task.replace("_", " ")),
+        differences=found.differences,
         several_seeds=any(len(group.runs) > 1 for group in found.groups),
         main_curves=[figures[key] for key in MAIN if key in figures],
         other_curves=[figure for key, figure in figures.items() if key not in MAIN],

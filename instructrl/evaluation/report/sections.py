@@ -10,6 +10,8 @@ from instructrl.evaluation.results.causes import keyframes_text
 from instructrl.evaluation.results.summary import bounds
 from instructrl.sim import Outcome
 
+_WORDS = 8  # shown of those that are counted together
+
 
 class Rate(NamedTuple):
     """A success rate and its 95 % interval, in percent."""
@@ -70,6 +72,15 @@ class VariationTable(NamedTuple):
     rows: Sequence[VariationRow]
 
 
+class PairsRow(NamedTuple):
+    """Comparison of a condition, or of sentences without a word, with the training instructions in the same scenes."""
+
+    name: str
+    notes: Sequence[str]
+    rate: Rate
+    paired: Mapping[str, Any]
+
+
 class Video(NamedTuple):
     """A video as base64, with what is read aloud for it."""
 
@@ -83,6 +94,8 @@ class Sections(NamedTuple):
     conditions: Sequence[ConditionRow]
     outcomes: Sequence[OutcomeRow]
     causes: Sequence[CauseRow]
+    pairs: Sequence[PairsRow]
+    words: Sequence[PairsRow]
     variations: VariationTable | None
     videos: Mapping[str, Sequence[Video]]
 
@@ -93,6 +106,8 @@ def of_task(entry: Mapping[str, Any], folder: Path, *, meanings: bool) -> Sectio
         conditions(entry, meanings=meanings),
         outcomes(entry),
         causes(entry),
+        pairs(entry),
+        words(entry),
         variations(entry),
         videos(entry, folder),
     )
@@ -100,7 +115,8 @@ def of_task(entry: Mapping[str, Any], folder: Path, *, meanings: bool) -> Sectio
 
 def of_means(results: Mapping[str, Any], *, tasks: int) -> Sections:
     """The sections of the means over several tasks."""
-    return Sections(conditions(results, tasks=tasks), outcomes(results), causes(results), None, {})
+    shared = outcomes(results), causes(results), pairs(results), words(results)
+    return Sections(conditions(results, tasks=tasks), *shared, None, {})
 
 
 def rate(condition: Mapping[str, Any]) -> Rate:
@@ -146,6 +162,28 @@ def causes(results: Mapping[str, Any]) -> list[CauseRow]:
             places = [keyframes_text(cause) for cause in found.values()]
             rows.append(CauseRow(condition_name(key), counts["failures"], shares, places))
     return rows
+
+
+def pairs(results: Mapping[str, Any]) -> list[PairsRow]:
+    """The paired difference of each condition to the training instructions."""
+    return [
+        PairsRow(condition_name(key), [], rate(condition), condition["paired"])
+        for key, condition in results["conditions"].items()
+        if "paired" in condition
+    ]
+
+
+def words(results: Mapping[str, Any]) -> list[PairsRow]:
+    """The same for each word that was left out; long lists of words are shortened."""
+    rows = results["conditions"].get("dropped_word", {}).get("words", [])
+    return [PairsRow(row["word"], _words(row), rate(row), row["paired"]) for row in rows]
+
+
+def _words(row: Mapping[str, Any]) -> list[str]:
+    if row["words"] == [row["word"]]:
+        return []
+    more = ", ..." if len(row["words"]) > _WORDS else ""
+    return [", ".join(row["words"][:_WORDS]) + more]
 
 
 def videos(entry: Mapping[str, Any], folder: Path) -> dict[str, list[Video]]:

@@ -48,7 +48,7 @@ def improve_next(counts: Mapping[str, Any], condition: str) -> str:
     where = ""
     if cause["keyframes"]:
         keyframe, count = max(cause["keyframes"].items(), key=lambda item: item[1])
-        where = f", {count} of them from keyframe {keyframe} on"
+        where = f", {'all' if count == cause['episodes'] else count} of them from keyframe {keyframe} on"
     failures = f"{cause['episodes']} of {counts['failures']} failures of {condition}{where}"
     return f"Most common cause: {name.replace('_', ' ')} ({failures}); {ADVICE[Cause(name)]}."
 

@@ -1,4 +1,4 @@
-"""Confidence intervals of success rates and means."""
+"""Confidence intervals of success rates and means, and tests of paired differences."""
 
 import math
 from collections.abc import Sequence
@@ -81,3 +81,34 @@ def seeds_interval(rates: Sequence[float], counts: Sequence[tuple[int, int]]) ->
     if seeds is not None:
         low, high = min(low, seeds[0]), max(high, seeds[1])
     return max(0.0, low), min(1.0, high)
+
+
+def mcnemar_test(gained: int, lost: int) -> float:
+    """The two-sided p-value of McNemar's exact test: that pairs differ in either direction equally often.
+
+    Args:
+        gained: pairs of which only the second succeeds.
+        lost: pairs of which only the first succeeds.
+    """
+    if gained + lost == 0:
+        return 1.0
+    from scipy.stats import binomtest  # takes seconds to import: only where a test is computed
+
+    return float(binomtest(gained, gained + lost).pvalue)
+
+
+def paired_interval(gained: int, lost: int, pairs: int) -> tuple[float, float]:
+    """The 95 % interval of the difference of two success rates over the same scenes, second minus first.
+
+    The adjusted Wald interval, with a pair added to each of the two kinds that differ (Bonett and Price 2012,
+    "Adjusted Wald confidence interval for a difference of binomial proportions based on paired data").
+
+    Raises:
+        ValueError: no pairs, or impossible counts.
+    """
+    if not (gained >= 0 and lost >= 0 and gained + lost <= pairs and pairs > 0):
+        raise ValueError(f"found {gained} and {lost} of {pairs} pairs, expected at least one pair and not more of both")
+    more, less = (gained + 1) / (pairs + 2), (lost + 1) / (pairs + 2)
+    half = _Z * math.sqrt((more + less - (more - less) ** 2) / (pairs + 2))
+    difference = (gained - lost) / pairs
+    return min(difference, max(-1.0, more - less - half)), max(difference, min(1.0, more - less + half))

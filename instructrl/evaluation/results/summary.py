@@ -1,29 +1,33 @@
 """Summary of evaluated episodes: the content of results.json and the printed table."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from instructrl.config.evaluation import DEFAULT_PROTOCOL, ProtocolConfig
 from instructrl.config.fields import RENAMED_CONDITIONS, RENAMED_PROTOCOLS
 from instructrl.evaluation.evaluator import Condition
 from instructrl.evaluation.results.causes import add_causes, count_causes, improve_next
+from instructrl.evaluation.results.pairs import add_pairs, compare_pairs, scene_outcomes
 from instructrl.evaluation.results.statistics import mean_interval, wilson_interval
 from instructrl.evaluation.results.variations import coverage, format_variations
+from instructrl.evaluation.results.words import add_words, count_words
 from instructrl.evaluation.rollout import Episode
 from instructrl.evaluation.worker_env import TaskInfo
 from instructrl.sim import Outcome
 
 HEADLINE = "trained"  # the condition whose numbers are repeated at the top level of results.json
+_OF_CONDITIONS = ("variations", "diagnosis", "scenes")  # numbers that are not
 
 
 def summarize(conditions: Sequence[Condition], info: TaskInfo, *, about: Mapping[str, Any]) -> dict[str, Any]:
     """The part of results.json for one task: numbers of the headline condition, `about`, then all conditions."""
-    numbers = {condition.name: condition_numbers(condition, info) for condition in conditions if not condition.absent}
     headline_condition = next(condition for condition in conditions if condition.name == HEADLINE)
+    reference = scene_outcomes(headline_condition.episodes.values())
+    numbers = {one.name: condition_numbers(one, info, reference) for one in conditions if not one.absent}
     lost = next((condition.lost for condition in conditions if condition.lost), "")
     return {
-        **{key: value for key, value in numbers[HEADLINE].items() if key not in ("variations", "diagnosis")},
+        **{key: value for key, value in numbers[HEADLINE].items() if key not in _OF_CONDITIONS},
         **about,
         "task": info.task,
         "task_variations": len(info.instructions),
@@ -91,7 +95,7 @@ def combine(tasks: Mapping[str, Mapping[str, Any]], *, about: Mapping[str, Any])
     absent = {name: first_task["absent_conditions"][name] for name, found in conditions.items() if not found}
     opened = [entry["simulator"] for entry in tasks.values() if entry["simulator"]]
     return {
-        **{key: value for key, value in means[HEADLINE].items() if key != "diagnosis"},
+        **{key: value for key, value in means[HEADLINE].items() if key not in _OF_CONDITIONS},
         **about,
         "simulator": opened[0] if opened else {},
         "wall_seconds": round(sum(entry["wall_seconds"] for entry in tasks.values()), 2),
@@ -107,7 +111,8 @@ def mean(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One condition averaged over several tasks with equal weight; episodes, successes and outcomes are summed."""
     low, high = mean_interval([(entry["successes"], entry["episodes"]) for entry in entries])
     seconds, episodes = (sum(entry[key] for entry in entries) for key in ("wall_seconds", "episodes"))
-    diagnosed = [entry["diagnosis"] for entry in entries if "diagnosis" in entry]
+    sums: dict[str, Callable[[Sequence[Any]], Any]] = {"diagnosis": add_causes, "paired": add_pairs, "words": add_words}
+    found = {key: [entry[key] for entry in entries if key in entry] for key in sums}
     return {
         "averaged_tasks": len(entries),
         "episodes": episodes,
@@ -119,16 +124,21 @@ def mean(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "mean_steps": round(sum(entry["mean_steps"] for entry in entries) / len(entries), 3),
         "wall_seconds": round(seconds, 2),
         "episodes_per_minute": round(60 * episodes / seconds, 1) if seconds else None,
-        **({"diagnosis": add_causes(diagnosed)} if diagnosed else {}),
+        **{key: add(found[key]) for key, add in sums.items() if found[key]},
     }
 
 
-def condition_numbers(condition: Condition, info: TaskInfo) -> dict[str, Any]:
-    """Counts, success rate with interval and speed of a condition, and the same for every requested variation."""
+def condition_numbers(condition: Condition, info: TaskInfo, reference: Mapping[str, str]) -> dict[str, Any]:
+    """Counts, success rate with interval and speed of a condition, and the same for every requested variation.
+
+    `reference` are the outcomes of the headline condition by scene, with which the others are compared.
+    """
     episodes = list(condition.episodes.values())
     by_variation: dict[int, list[Outcome]] = {}
     for episode in episodes:
         by_variation.setdefault(requested_variation(episode), []).append(episode.outcome)
+    scenes = scene_outcomes(episodes)
+    comparable = condition.name != HEADLINE and bool(scenes.keys() & reference.keys())
     instructions = info.held_out_instructions if condition.name == "held_out_instructions" else info.instructions
     return {
         **rate([episode.outcome for episode in episodes]),
@@ -140,6 +150,9 @@ def condition_numbers(condition: Condition, info: TaskInfo) -> dict[str, Any]:
             for variation in sorted(by_variation)
         ],
         **({"diagnosis": count_causes(episodes)} if info.expert and condition.name != "oracle" else {}),
+        **({"paired": compare_pairs(scenes, reference)} if comparable else {}),
+        **({"words": count_words(episodes, reference, instructions)} if condition.name == "dropped_word" else {}),
+        "scenes": scenes,
     }
 
 

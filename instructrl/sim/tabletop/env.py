@@ -113,9 +113,9 @@ class Tabletop:
         plans = [self._task.waypoints(self._world, name) for name in (goal, *others)]
         if self._keyframe >= len(plans[0]):
             return []
+        own, *rest = [check_action(plan[self._keyframe]) for plan in plans if self._keyframe < len(plan)]
         turns = 2 * np.pi * np.arange(self._task.symmetry) / self._task.symmetry
-        actions = [check_action(plan[self._keyframe]) for plan in plans if self._keyframe < len(plan)]
-        return [np.stack([turn_about_approach(action, turn) for turn in turns]) for action in actions]
+        return [np.stack([turn_about_approach(own, turn) for turn in turns]), *(action[None] for action in rest)]
 
     def camera_image(self, camera: str) -> np.ndarray:
         """The current image of a camera, uint8 [H, W, 3]."""

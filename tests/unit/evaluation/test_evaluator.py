@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from instructrl.cli.entry import compose
-from instructrl.config.evaluation import EVALUATION_CONDITIONS, EvalConfig, ProtocolConfig, effective_protocol
+from instructrl.config.evaluation import EvalConfig, ProtocolConfig, effective_protocol
 from instructrl.config.fields import RENAMED_CONDITIONS
 from instructrl.errors import InputError, SimulatorError
 from instructrl.evaluation.episode_log import EpisodeLog
@@ -25,6 +25,8 @@ from instructrl.evaluation.worker_env import task_info
 from instructrl.sim import EpisodeStart, Outcome
 from instructrl.types import Observation
 from tests.fakes.sim import TRAINING, FakePolicy, InlineWorkers, without_clock
+
+CONDITIONS = ("trained", "held_out_instructions", "no_instruction", "swapped_instruction", "oracle")
 
 
 class Interrupted(FakePolicy):
@@ -44,7 +46,7 @@ class Interrupted(FakePolicy):
 def play(path: Path, policy: FakePolicy, *, identity: Any = 1, **settings: Any) -> list[Condition]:
     workers = settings.pop("workers", None) or InlineWorkers()
     conditions, episodes, seed = (
-        settings.get("conditions", EVALUATION_CONDITIONS),
+        settings.get("conditions", CONDITIONS),
         settings.get("episodes", 12),
         settings.get("seed", 0),
     )
@@ -323,7 +325,7 @@ class Mortal(InlineWorkers):
 def test_a_lost_simulator_costs_what_it_did_not_play(calls: int, tmp_path: Path) -> None:
     whole = {condition.name: condition.episodes for condition in play(tmp_path / "whole", FakePolicy())}
     conditions = play(tmp_path / "e", FakePolicy(), workers=Mortal(calls), keep_going=True)
-    assert [condition.name for condition in conditions] == list(EVALUATION_CONDITIONS)
+    assert [condition.name for condition in conditions] == list(CONDITIONS)
     lost = 0
     for condition in conditions:
         assert len(condition.episodes) == 12, "every episode is counted"
