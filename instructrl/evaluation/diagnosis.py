@@ -1,4 +1,4 @@
-"""Why an episode failed: how far each action was from the expert's in the same state, and the cause that follows."""
+"""Diagnosis of failed episodes: deviations of actions from the expert's in the same state, and the cause."""
 
 import math
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ class Deviation:
     other_cm: float | None
 
     def exceeded(self) -> dict[Cause, float]:
-        """What is beyond its tolerance, in multiples of it, the most exceeded first."""
+        """Each deviation beyond its tolerance, in multiples of it, the largest first."""
         nearer = self.other_cm is not None and _NEARER * self.other_cm < self.position_cm
         found = {
             Cause.WRONG_OBJECT if nearer else Cause.POSITION: self.position_cm / POSITION_TOLERANCE,

@@ -140,7 +140,7 @@ class Env(Protocol):
 
 @runtime_checkable
 class OffersExpert(Protocol):
-    """What an environment may offer beside `Env`: its expert's next action in any state, to tell why agents fail."""
+    """An optional part of an environment: its expert's next action in any state, for the diagnosis of failures."""
 
     def expert_actions(self) -> list[np.ndarray]:
         """The expert's next action in the current state for each object that an action can go to; nothing is executed.

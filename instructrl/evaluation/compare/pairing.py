@@ -13,7 +13,7 @@ from instructrl.evaluation.results.summary import HEADLINE
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """How much more often the first of two settings succeeds in the same scenes; `refused` says why it is unknown."""
+    """The success of one setting minus that of another in the same scenes; `refused` is the reason if there is none."""
 
     first: str
     second: str

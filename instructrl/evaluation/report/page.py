@@ -106,7 +106,7 @@ def _warnings(results: Mapping[str, Any]) -> list[str]:
 
 
 def _undiagnosed(results: Mapping[str, Any]) -> str:
-    """Why failures have no causes; empty if they have, if none failed, or in results of an earlier version."""
+    """The reason why failures have no causes; empty if they have, without failures, or in earlier results."""
     diagnosed = any("diagnosis" in condition for condition in results["conditions"].values())
     if diagnosed or "improve_next" not in results or results["success_rate"] == 1:
         return ""

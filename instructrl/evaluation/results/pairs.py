@@ -44,7 +44,7 @@ def pair_numbers(gained: int, lost: int, pairs: int) -> dict[str, Any]:
 
 
 def pairs_text(pairs: Mapping[str, Any]) -> str:
-    """A paired difference in words: the difference, its interval, and the p-value."""
+    """A paired difference as text: the difference, its interval, and the p-value."""
     p_value = "p < 0.001" if pairs["p_value"] < 0.001 else f"p = {pairs['p_value']:.3f}"
     low, high = pairs["difference_low"], pairs["difference_high"]
     return f"{pairs['difference']:+.3f} [{low:+.3f}, {high:+.3f}] {p_value}"

@@ -43,7 +43,7 @@ def summarize(conditions: Sequence[Condition], info: TaskInfo, *, about: Mapping
 
 
 def _improve_next(conditions: Mapping[str, Mapping[str, Any]]) -> str:
-    """What to improve next, by the failures of the headline condition; empty if they are not diagnosed."""
+    """The sentence on the failures of the headline condition; empty if they are not diagnosed."""
     return improve_next(conditions[HEADLINE].get("diagnosis", {"causes": {}}), HEADLINE)
 
 

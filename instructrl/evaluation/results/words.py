@@ -1,4 +1,4 @@
-"""Which word of the sentence decides: success by the word that was left out."""
+"""Success by the word that was left out of the sentence."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
