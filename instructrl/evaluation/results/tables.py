@@ -1,8 +1,9 @@
 """Printed tables beside that of the conditions: paired differences, words, variations, causes of failures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
+from instructrl.cli.table import align
 from instructrl.evaluation.results.causes import causes_text
 from instructrl.evaluation.results.pairs import pairs_text
 from instructrl.evaluation.results.summary import HEADLINE
@@ -20,7 +21,7 @@ def pairs_table(results: Mapping[str, Any]) -> str:
     """The paired difference of each condition to the headline one."""
     conditions = {name: one["paired"] for name, one in results["conditions"].items() if "paired" in one}
     cells = [[name, str(pairs["pairs"]), pairs_text(pairs)] for name, pairs in conditions.items()]
-    return aligned(["", "pairs", f"difference to {HEADLINE} in the same scenes"], cells, left=(2,))
+    return _text(["", "pairs", f"difference to {HEADLINE} in the same scenes"], cells, right=(1,))
 
 
 def words_table(results: Mapping[str, Any]) -> str:
@@ -31,7 +32,7 @@ def words_table(results: Mapping[str, Any]) -> str:
         for row in rows[:_MOST_WORDS]
     ]
     heads = ["word left out", "episodes", "success", f"difference to {HEADLINE} in the same scenes"]
-    return _with_rest(aligned(heads, cells, left=(3,)), len(rows) - len(cells))
+    return _text(heads, cells, right=(1, 2), left_out=len(rows) - len(cells))
 
 
 def variations_table(results: Mapping[str, Any]) -> str:
@@ -49,7 +50,7 @@ def variations_table(results: Mapping[str, Any]) -> str:
                 for row in lowest
             ]
     heads = ["task" if any(tasks) else "", "variation", "success", "for instance"]
-    return _with_rest(aligned(heads, cells, left=(3,)), left_out)
+    return _text(heads, cells, right=(1, 2), left_out=left_out)
 
 
 def causes_table(results: Mapping[str, Any]) -> str:
@@ -58,27 +59,11 @@ def causes_table(results: Mapping[str, Any]) -> str:
     rows = {**by_task, **results["conditions"]}
     counted = {name: row["diagnosis"] for name, row in rows.items() if "diagnosis" in row}
     cells = [[name, str(counts["failures"]), causes_text(counts)] for name, counts in counted.items()]
-    table = aligned(["", "failures", "cause, and the keyframe that it begins at"], cells, left=(2,))
+    table = _text(["", "failures", "cause, and the keyframe that it begins at"], cells, right=(1,))
     return "\n".join(filter(None, [table, results.get("improve_next")]))
 
 
-def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = ()) -> str:
-    """Rows below their heads in columns: the first and those in `left` begin, the others end below each other.
-
-    Empty without rows.
-    """
-    if not rows:
-        return ""
-    lines = [heads, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
-    return "\n".join(
-        "   ".join(
-            cell.ljust(width) if column in (0, *left) else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
-
-
-def _with_rest(table: str, left_out: int) -> str:
-    return f"{table}\n... and {left_out} more, on the page" if left_out else table
+def _text(heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: Container[int], left_out: int = 0) -> str:
+    """The rows below their heads, and how many are left out; empty without rows."""
+    lines = align([heads, *rows], right=right) if rows else []
+    return "\n".join(lines + ([f"... and {left_out} more, on the page"] if left_out else []))
