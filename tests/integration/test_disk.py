@@ -187,3 +187,14 @@ def test_a_directory_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
     with pytest.raises(InputError, match="cannot be written"):
         Checkpoints(tmp_path / "file")
+
+
+def test_a_checkpoint_without_some_of_the_models_parameters_is_one_line(tmp_path: Path) -> None:
+    with open_checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 1)
+    wanted = {"a": jax.ShapeDtypeStruct((1024,), np.float32)}
+    with open_checkpoints(tmp_path, read_only=True) as checkpoints:
+        np.testing.assert_array_equal(checkpoints.params(wanted, step=1, averaged=False)["a"], state(1).params["a"])
+        with pytest.raises(InputError, match="another version of InstructRL") as raised:
+            checkpoints.params(wanted | {"later": {"scale": wanted["a"]}}, step=1, averaged=False)
+    assert str(raised.value).startswith(f"{tmp_path}/checkpoints/1: parameter later/scale and 0 more missing")

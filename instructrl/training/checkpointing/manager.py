@@ -14,6 +14,7 @@ from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from instructrl.errors import InputError, RunError, short_message
+from instructrl.models.encoders.registry import flatten_params
 from instructrl.training.checkpointing.integrity import find_damage, read_marker, write_inventory
 from instructrl.training.running_mean import MeanState
 from instructrl.training.state import TrainState
@@ -145,12 +146,23 @@ class Checkpoints:
         return TrainState(**self._restore(step, ocp.args.StandardRestore(abstract)))
 
     def params(self, abstract: Params, *, step: int, averaged: bool) -> Params:
-        """The saved parameters, or their average, as numpy arrays with the shapes of `abstract`."""
+        """The saved parameters, or their average, as numpy arrays with the shapes of `abstract`.
+
+        Raises:
+            InputError: the checkpoint cannot be read, or lacks some of them.
+        """
         part = "average" if averaged else "params"
         item = {part: abstract}
         plain = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype), item)
         args = ocp.args.PyTreeRestore(item, restore_args=plain, partial_restore=True)
-        return self._restore(step, args)[part]
+        params = self._restore(step, args)[part]
+        missing = [name for name, leaf in flatten_params(params).items() if not isinstance(leaf, np.ndarray)]
+        if missing:  # Orbax leaves them as they were asked for
+            raise InputError(
+                f"{self.directory / str(step)}: parameter {missing[0]} and {len(missing) - 1} more missing: written by "
+                "another version of InstructRL, or of a package with its model: use that one, or train again"
+            )
+        return params
 
     def _restore(self, step: int, args: ocp.args.CheckpointArgs) -> dict[str, PyTree]:
         try:
