@@ -1,4 +1,4 @@
-"""Keyframe actions: position, quaternion and gripper, and their normalized and discretized forms.
+"""Keyframe actions: position, quaternion and gripper, their normalized form, and in bins.
 
 An action is 8 numbers: x y z in meters in the world frame, a unit quaternion x y z w with w >= 0, and
 gripper open in {0, 1}. Functions take numpy or jax arrays and return the same type (array API).
@@ -106,44 +106,48 @@ def wrap_angle(angle: Any) -> Any:
     return angle - 2 * math.pi * xp.round(angle / (2 * math.pi))
 
 
-def discretize(actions: Any, *, position_bins: int, rotation_bins: int) -> Any:
-    """Discretize actions [..., 8] to bins int32 [..., 7]: x, y, z, the three Euler angles, and the gripper's class.
+def position_in_bins(position: Any, count: int) -> Any:
+    """Positions (m) in bins along each axis of the workspace: integers are centres of bins, and limits are clipped."""
+    xp = position.__array_namespace__()
+    fraction = (position - WORKSPACE_LOW) / (WORKSPACE_HIGH - WORKSPACE_LOW)
+    return xp.clip(fraction * count, 0, count) - 0.5
 
-    Position: equal bins along each axis of the workspace; points outside map to the nearest. Rotation: equal bins over
-    2 pi, bin 0 centered on pi, as in PerAct: the angles of a gripper that points down are at bin centers, not edges;
+
+def position_from_bins(values: Any, count: int) -> Any:
+    """Invert `position_in_bins`."""
+    return (values + 0.5) / count * (WORKSPACE_HIGH - WORKSPACE_LOW) + WORKSPACE_LOW
+
+
+def rotation_in_bins(quaternion: Any, count: int) -> Any:
+    """Euler angles of quaternions [..., 4] in bins [..., 3]: equal bins over 2 pi, whose centres are integers.
+
+    Bin 0 is centered on pi, as in PerAct: the angles of a gripper that points down are at bin centers, not edges;
     with a multiple of 4 bins, so are all multiples of pi/2. If the middle angle's bin represents gimbal lock, the first
     angle is pi, so that every rotation has a unique triple of bins.
     """
-    xp = actions.__array_namespace__()
-    fraction = (actions[..., :3] - WORKSPACE_LOW) / (WORKSPACE_HIGH - WORKSPACE_LOW)
-    position = xp.clip(xp.floor(fraction * position_bins), 0, position_bins - 1)
-    angles = euler_angles(canonical_quaternion(actions[..., 3:7]))
+    xp = quaternion.__array_namespace__()
+    angles = euler_angles(canonical_quaternion(quaternion))
     first, middle, last = (angles[..., i] for i in range(3))
-    low = (rotation_bins + 2) // 4  # bin of the middle angle nearest to -pi/2; of two, the inner one
-    tilt = xp.clip(xp.round(turn_fraction(middle) * rotation_bins), low, rotation_bins - low)
-    if 4 * low <= rotation_bins:  # its center is at -pi/2 or beyond, which is decoded as gimbal lock
-        locked = (tilt == low) | (tilt == rotation_bins - low)
+    low = lowest_tilt(count)
+    if 4 * low <= count:  # its center is at -pi/2 or beyond, which is decoded as gimbal lock
+        tilt = xp.round(turn_fraction(middle) * count)
+        locked = (tilt <= low) | (tilt >= count - low)
         last = xp.where(locked, last - xp.sign(middle) * first + math.pi, last)
         first = xp.where(locked, math.pi, first)
-    outer = [xp.round(turn_fraction(angle) * rotation_bins) % rotation_bins for angle in (first, last)]
-    gripper = xp.astype(actions[..., 7] > 0.5, position.dtype)
-    bins = xp.stack([*(position[..., i] for i in range(3)), outer[0], tilt, outer[1], gripper], axis=-1)
-    return xp.astype(bins, xp.int32)
+    return xp.stack([turn_fraction(angle) * count for angle in (first, middle, last)], axis=-1)
 
 
-def undiscretize(bins: Any, *, position_bins: int, rotation_bins: int) -> Any:
-    """Invert `discretize`: actions float32 [..., 8] at the bin centers.
+def rotation_from_bins(values: Any, count: int) -> Any:
+    """Invert `rotation_in_bins`: the canonical quaternion [..., 4]; values may lie between bins."""
+    xp = values.__array_namespace__()
+    angles = (values / count - 0.5) * (2 * math.pi)
+    middle = xp.clip(angles[..., 1], -math.pi / 2, math.pi / 2)
+    return quaternion_from_euler(xp.stack([angles[..., 0], middle, angles[..., 2]], axis=-1))
 
-    The position is within half a bin along each axis; the rotation is one whose Euler angles differ by at most
-    half a bin each.
-    """
-    xp = bins.__array_namespace__()
-    center = (xp.astype(bins[..., :3], xp.float32) + 0.5) / position_bins
-    position = center * (WORKSPACE_HIGH - WORKSPACE_LOW) + WORKSPACE_LOW
-    angles = (xp.astype(bins[..., 3:6], xp.float32) / rotation_bins - 0.5) * (2 * math.pi)
-    limit = np.array([math.pi, math.pi / 2, math.pi], np.float32)
-    quaternion = quaternion_from_euler(xp.clip(angles, -limit, limit))
-    return xp.concat([position, quaternion, xp.astype(bins[..., 6:], xp.float32)], axis=-1)
+
+def lowest_tilt(count: int) -> int:
+    """The bin of the middle angle that is nearest to -pi/2; of two, the inner one."""
+    return (count + 2) // 4
 
 
 def turn_fraction(angle: Any) -> Any:

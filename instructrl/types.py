@@ -53,7 +53,7 @@ class Features(NamedTuple):
     """Encoder outputs for camera images and the instruction, in compute precision."""
 
     pooled: Float[Any, "B T K F"]  # per image, the mean over tokens of every selected layer
-    text: Float[Any, "B G"]  # of the instruction alone; G is 0 if the encoder reads it jointly with the image
+    text: Float[Any, "B G"]  # of the instruction alone; G is 0 if the encoder ignores it
     patches: Float[Any, "B T K P D"] | None  # row-major from the top left of the image; None: the head needs none
 
 
@@ -84,7 +84,7 @@ class FeatureSizes:
     """Sizes that determine every shape of Features, and their dtype."""
 
     pooled: int  # F
-    text: int  # G, 0 if the instruction is read jointly with the image or ignored
+    text: int  # G, 0 if the instruction is ignored
     patches: tuple[int, int] | None  # P and D; None if the head does not need them
     dtype: str  # float32 or bfloat16
 

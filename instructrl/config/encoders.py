@@ -29,6 +29,7 @@ class M3AEConfig(EncoderConfig):
     """Image patches and instruction tokens in one transformer."""
 
     implementation: ClassVar[str] = "instructrl.models.encoders.m3ae:M3AE"
+    has_class_token: ClassVar[bool] = True
     masks_patches: ClassVar[bool] = True
 
     heads: int = number(1, low=1, high=64, help="attention heads")
@@ -58,6 +59,7 @@ class ClipConfig(EncoderConfig):
 
     implementation: ClassVar[str] = "instructrl.models.encoders.clip:Clip"
     fuses_text: ClassVar[bool] = False
+    has_class_token: ClassVar[bool] = True
     reads_byte_pairs: ClassVar[bool] = True
 
     image_size: int = number(low=16, high=1024, help="side in pixels to which images are resized")

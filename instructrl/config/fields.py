@@ -17,7 +17,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException, ValidationError
 
-from instructrl.errors import InputError, format_value
+from instructrl.errors import InputError, format_value, shorten
 
 MAX_NAME_BYTES = 200  # file systems allow 255, and names of temporary files contain it
 
@@ -331,6 +331,16 @@ def check_literals(values: Any, key: str = "") -> None:
             check_literals(value, f"{key}.{name}" if key else str(name))
     elif "${" in str(values):
         raise InputError(f"{key}: found {format_value(values)}; allowed: ${{...}} without a backslash, or no ${{")
+
+
+def check_values(values: Any, schema: type) -> None:
+    """Raise InputError for a group of settings in place of a value, for which OmegaConf does not name the key."""
+    for key, entry in leaves(schema).items():
+        *path, name = key.split(".")
+        value = subdict(values, path).get(name)
+        if isinstance(value, dict):
+            names = shorten(", ".join(map(str, value)))
+            raise InputError(f"{key}: found a group of settings ({names}); allowed: {describe_allowed(entry)}")
 
 
 def check_fields(config: Any, prefix: str = "") -> None:

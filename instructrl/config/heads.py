@@ -8,8 +8,28 @@ from instructrl.config.model import HeadConfig
 
 
 @dataclass
-class RegressionConfig(HeadConfig):
-    """Eight numbers from the prediction token alone."""
+class SlotsConfig(HeadConfig):
+    """Settings of heads that read patches through slots of attention."""
+
+    slots: int = number(4, low=0, high=64, help="slots of attention over each camera's patches; 0: as in the paper")
+    heatmap_weight: float = number(
+        1.0, low=0, help="weight of the loss that has the first slot attend to the action's position"
+    )
+
+    @property
+    def reads_patches(self) -> bool:
+        """True if the head reads patch features."""
+        return self.slots > 0
+
+    @property
+    def supervises_slots(self) -> bool:
+        """True if camera matrices say where the first slot shall attend."""
+        return self.slots > 0 and self.heatmap_weight > 0
+
+
+@dataclass
+class RegressionConfig(SlotsConfig):
+    """Eight numbers from the prediction token and what its slots read."""
 
     implementation: ClassVar[str] = "instructrl.models.heads.regression:RegressionHead"
 
@@ -17,14 +37,20 @@ class RegressionConfig(HeadConfig):
 
 
 @dataclass
-class DiscreteConfig(HeadConfig):
-    """Bins of every axis of position and rotation, from the prediction token alone."""
+class DiscreteConfig(SlotsConfig):
+    """Bins of every axis of position and rotation, from the prediction token and what its slots read."""
 
     implementation: ClassVar[str] = "instructrl.models.heads.discrete:DiscreteHead"
 
     position_weight: float = number(3.0, low=0, help="weight of the position loss")
     position_bins: int = number(100, low=2, high=1000, help="position bins along each workspace axis")
+    position_sigma: float = number(
+        2.0, above=0, high=100, help="standard deviation of the position's target shares, in bins"
+    )
     rotation_bins: int = number(72, low=4, high=720, help="bins of each Euler angle over a full turn")
+    rotation_sigma: float = number(
+        1.0, above=0, high=100, help="standard deviation of the rotation's target shares, in bins"
+    )
 
 
 @dataclass
@@ -32,8 +58,17 @@ class SpatialConfig(HeadConfig):
     """A heatmap over each camera's patches, lifted to one point by the camera matrices."""
 
     implementation: ClassVar[str] = "instructrl.models.heads.spatial:SpatialHead"
-    reads_patches: ClassVar[bool] = True
     reads_cameras: ClassVar[bool] = True
 
     heatmap_weight: float = number(1.0, low=0, help="weight of the patch classification loss")
     offset_weight: float = number(1.0, low=0, help="weight of the within-patch offset loss")
+    rotation_weight: float = number(0.5, low=0, help="weight of the rotation loss")
+    rotation_bins: int = number(72, low=4, high=720, help="bins of each Euler angle over a full turn")
+    rotation_sigma: float = number(
+        1.0, above=0, high=100, help="standard deviation of the rotation's target shares, in bins"
+    )
+
+    @property
+    def reads_patches(self) -> bool:
+        """True: the heatmaps are over patches."""
+        return True

@@ -8,6 +8,7 @@ from instructrl.config.fields import (
     choice_or_integers,
     format_value,
     number,
+    one_of,
     setting,
 )
 from instructrl.config.kinds import kind_of
@@ -59,6 +60,7 @@ class EncoderConfig:
 
     implementation: ClassVar[str] = ""  # "module:class" of the flax module
     fuses_text: ClassVar[bool] = True  # an image's features depend on the instruction, unless text=false
+    has_class_token: ClassVar[bool] = False  # can pool an image by a token of its own
     masks_patches: ClassVar[bool] = False  # can be pretrained by objective=masked_pretraining
     reads_byte_pairs: ClassVar[bool] = False  # needs a byte-pair tokenizer such as CLIP's
 
@@ -73,6 +75,13 @@ class EncoderConfig:
     text: bool = setting(True, help="condition on the instruction")
     layers: Any = choice_or_integers(
         "all", "last", default="last", low=0, high=63, help="layers whose pooled outputs are concatenated"
+    )
+    pooling: str = one_of(
+        "mean",
+        "slots",
+        "cls",
+        default="mean",
+        help="what the policy reads of an image: mean of its tokens, class token, or mean and slots of attention",
     )
     frozen: bool = setting(False, help="keep the encoder's weights fixed")
     weights: str | None = setting(
@@ -98,6 +107,8 @@ class EncoderConfig:
         """Raise InputError if sizes do not fit together, or not to camera images of `rendered_size` pixels."""
         patch, size = self.patch_size, self.image_size or rendered_size
         key = "encoder.image_size" if self.image_size else "sim.image_size"
+        if self.pooling == "cls" and not self.has_class_token:
+            raise InputError(f"encoder.pooling: found cls; allowed for encoder.kind={self.kind}: mean, slots")
         if size % patch:
             raise InputError(f"{key}: found {size}; allowed: a multiple of encoder.patch_size={patch}")
         pooled_layers(self)
@@ -134,7 +145,6 @@ class HeadConfig:
     """
 
     implementation: ClassVar[str] = ""  # "module:class" of the flax module
-    reads_patches: ClassVar[bool] = False  # reads patch features
     reads_cameras: ClassVar[bool] = False  # needs camera matrices
 
     name: str = setting(help="label of the head in names of runs")
@@ -142,6 +152,11 @@ class HeadConfig:
     dim: int = number(128, low=8, high=4096, help="hidden width of the head")
     rotation_weight: float = number(4.0, low=0, help="weight of the rotation loss")
     gripper_weight: float = number(1.0, low=0, help="weight of the gripper loss")
+
+    @property
+    def reads_patches(self) -> bool:
+        """True if the head reads patch features."""
+        return False
 
 
 def pooled_layers(encoder: EncoderConfig) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from instructrl.config.fields import (
     MAX_NAME_BYTES,
     check_fields,
     check_literals,
+    check_values,
     explain,
     format_value,
     renamed_value,
@@ -49,6 +50,7 @@ def resolve(config: DictConfig, schema: type[T]) -> T:
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         check_literals(values)
         chosen = specialize(schema, chosen_kinds(values, schema))
+        check_values(values, chosen)
         merged = OmegaConf.merge(OmegaConf.structured(chosen), values)
         typed = cast(T, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:

@@ -15,8 +15,11 @@ from instructrl.models.encoders.registry import make_encoder
 from instructrl.models.heads.base import CameraParams, action_errors
 from instructrl.models.heads.registry import make_head
 from instructrl.models.layers.block_stack import DEFAULT_EXECUTION, ExecutionConfig
+from instructrl.models.patch_reader import PatchReader
 from instructrl.models.policy import Policy
 from instructrl.types import Batch, Features
+
+POOLING_SLOTS, POOLING_DIM = 4, 64  # of encoder.pooling=slots
 
 
 class Agent(nn.Module):
@@ -33,10 +36,17 @@ class Agent(nn.Module):
     dtype: Any = jnp.float32
     execution: ExecutionConfig = DEFAULT_EXECUTION
 
+    @property
+    def reads_patches(self) -> bool:
+        """True if patch features are needed besides pooled ones."""
+        return self.head_config.reads_patches or self.encoder_config.pooling == "slots"
+
     def setup(self) -> None:
         self.encoder = make_encoder(
             self.encoder_config, vocabulary_size=self.vocabulary_size, dtype=self.dtype, execution=self.execution
         )
+        if self.encoder_config.pooling == "slots":
+            self.pooling = PatchReader(POOLING_SLOTS, POOLING_DIM, self.dtype)
         self.policy = Policy(self.policy_config, dtype=self.dtype, execution=self.execution)
         self.head = make_head(self.head_config, dtype=self.dtype)
 
@@ -51,8 +61,17 @@ class Agent(nn.Module):
 
     def predict(self, features: Features, batch: Batch) -> Any:
         """The head's prediction for every step of a batch; the batch's images are not used."""
+        features = features._replace(pooled=self.pooled(features))
         hidden = self.policy(features, batch.state, batch.actions)
         return self.head(hidden, features.patches, self.cameras(batch))
+
+    def pooled(self, features: Features) -> Float[Array, "B T K Z"]:
+        """What the policy reads of every image: with encoder.pooling=slots, also what the sentence's slots read."""
+        if self.encoder_config.pooling != "slots":
+            return features.pooled
+        assert features.patches is not None
+        summary = self.pooling(features.text[:, None], features.patches).summary
+        return jnp.concatenate([features.pooled, summary], axis=-1)
 
     def decode(self, features: Features, batch: Batch) -> Float[Array, "B T 8"]:
         """The action at every step."""

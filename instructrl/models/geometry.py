@@ -58,12 +58,14 @@ def robust_closest_point_to_rays(
     directions: Float[Array, "... K 3"],
     weights: Float[Array, "... K"],
     *,
+    start: Float[Array, "... 3"] | None = None,
     scale: float = 0.02,
     rounds: int = 5,
 ) -> Float[Array, "... 3"]:
     """`closest_point_to_rays`, robust to outliers: rays farther than about `scale` metres are downweighted.
 
-    Iteratively reweighted least squares with Cauchy weights (Holland and Welsch 1977).
+    `start` says near which point, by default that closest to all rays. Iteratively reweighted least squares with
+    Cauchy weights (Holland and Welsch 1977).
     """
 
     def refine(_: int, point: Array) -> Array:
@@ -72,4 +74,6 @@ def robust_closest_point_to_rays(
         distance = jnp.linalg.norm(apart - along * directions, axis=-1)
         return closest_point_to_rays(origins, directions, weights / (1 + (distance / scale) ** 2))
 
-    return jax.lax.fori_loop(0, rounds, refine, closest_point_to_rays(origins, directions, weights))
+    if start is None:
+        start = closest_point_to_rays(origins, directions, weights)
+    return jax.lax.fori_loop(0, rounds, refine, start)

@@ -59,6 +59,8 @@ class Policy(nn.Module):
         direction = self.param("state_direction", init, (values, width)).astype(self.dtype)
         numbers = state.astype(self.dtype)[..., None] * direction
         predict = jnp.zeros((batch, steps, 1, width), self.dtype)
+        if features.text.shape[-1]:  # the prediction begins with the sentence, which heads need to choose patches by
+            predict += nn.Dense(width, dtype=self.dtype, name="embed_text")(features.text)[:, None, None]
         action = nn.Dense(width, dtype=self.dtype, name="embed_action")(action_features(actions))[:, :, None]
         kinds = self.param("token_kind", init, (cameras + values + 2, width)).astype(self.dtype)
         return jnp.concatenate([views, numbers, predict, action], axis=2) + kinds

@@ -24,7 +24,7 @@ from instructrl.training.types import Params
 from instructrl.types import Features, FeatureSizes, FrameFeatures
 
 ENCODE_BATCH = 8  # frames per call
-REVISION = "1"  # of the encoders' code; bump it when the same weights give different features
+REVISION = "2"  # of the encoders' code; bump it when the same weights give different features
 IGNORED_FIELDS = (
     "name",
     "weights",
@@ -38,7 +38,7 @@ Padding = Float32[Array | np.ndarray, "N L"]
 
 def make_encode_fn(agent: Agent, params: Params) -> Encode:
     """The jitted encoder: images, tokens and padding of frames -> their features."""
-    patches = agent.head_config.reads_patches
+    patches = agent.reads_patches
 
     def encode(params: Params, images: Images, tokens: Tokens, padding: Padding) -> FrameFeatures:
         inputs = (images[:, None], tokens, padding)

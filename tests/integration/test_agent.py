@@ -189,7 +189,7 @@ def test_features_computed_before_give_the_same_loss_and_need_neither_images_nor
     agent, batch, params = prepared(encoder, head)
     live = agent.apply({"params": params}, batch)[0]
     before = agent.apply({"params": params}, batch.images, batch.tokens, batch.text_padding_mask, method=Agent.encode)
-    if not agent.head_config.reads_patches:
+    if not agent.reads_patches:
         before = before._replace(patches=None)
     rest = {name: part for name, part in params.items() if name != "encoder"}
     cached = agent.apply({"params": rest}, batch._replace(images=None, features=before))[0]

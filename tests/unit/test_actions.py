@@ -1,6 +1,7 @@
 """Actions: exact inverses, one quaternion and one triple of bins per rotation, rejected values."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +18,15 @@ from instructrl.actions import (
     canonical_quaternion,
     check_action,
     denormalize_position,
-    discretize,
     euler_angles,
+    lowest_tilt,
     normalize_position,
+    position_from_bins,
+    position_in_bins,
     quaternion_from_euler,
     rotation_angle,
-    undiscretize,
+    rotation_from_bins,
+    rotation_in_bins,
 )
 from instructrl.errors import InputError
 
@@ -30,6 +34,29 @@ positions = arrays(np.float32, (3,), elements=st.floats(-2, 2, width=32))
 numbers = st.floats(-1, 1, width=32)
 quaternions = arrays(np.float64, (4,), elements=numbers).filter(lambda q: np.linalg.norm(q) > 1e-3)
 unit_quaternions = quaternions.map(lambda q: q / np.linalg.norm(q))
+
+
+def discretize(actions: Any, *, position_bins: int, rotation_bins: int) -> Any:
+    """Bins of actions [..., 8], int32 [..., 7]: the nearest to position and Euler angles, and the gripper's class."""
+    xp = actions.__array_namespace__()
+    position = xp.clip(xp.floor(position_in_bins(actions[..., :3], position_bins) + 0.5), 0, position_bins - 1)
+    rotation, low = xp.round(rotation_in_bins(actions[..., 3:7], rotation_bins)), lowest_tilt(rotation_bins)
+    tilt = xp.clip(rotation[..., 1], low, rotation_bins - low)
+    outer = rotation % rotation_bins
+    gripper = xp.astype(actions[..., 7] > 0.5, position.dtype)
+    bins = xp.stack(
+        [*(position[..., i] for i in range(3)), outer[..., 0], tilt, outer[..., 2], gripper],
+        axis=-1,
+    )
+    return xp.astype(bins, xp.int32)
+
+
+def undiscretize(bins: Any, *, position_bins: int, rotation_bins: int) -> Any:
+    """Actions float32 [..., 8] at the centres of bins."""
+    xp = bins.__array_namespace__()
+    position = position_from_bins(xp.astype(bins[..., :3], xp.float32), position_bins)
+    quaternion = rotation_from_bins(xp.astype(bins[..., 3:6], xp.float32), rotation_bins)
+    return xp.concat([position, quaternion, xp.astype(bins[..., 6:], xp.float32)], axis=-1)
 
 
 def matrix(q: np.ndarray) -> np.ndarray:
@@ -274,3 +301,13 @@ def test_a_bad_action_is_one_line(action: list, found: str) -> None:
     with pytest.raises(InputError, match=found) as error:
         check_action(action)
     assert str(error.value).startswith("action: ") and "\n" not in str(error.value)
+
+
+@given(actions, position_bins, rotation_bins)
+def test_values_between_bins_come_back(action: np.ndarray, places: int, turns: int) -> None:
+    position = position_from_bins(position_in_bins(action[:3], places), places)
+    np.testing.assert_allclose(position, action[:3], atol=1e-5)
+    values = rotation_in_bins(action[3:7], turns)
+    low = lowest_tilt(turns)
+    if low < round(float(values[1])) < turns - low:  # else gimbal lock, where the bin's centre stands for all
+        assert rotation_angle(rotation_from_bins(values, turns), canonical_quaternion(action[3:7])) < 2e-3

@@ -202,8 +202,8 @@ class TextTower(nn.Module):
 class Clip(nn.Module):
     """Image and text towers, without interaction between them.
 
-    A layer's features are the mean over its image tokens and its end-of-text token; those of the last layer are the
-    projections into the joint embedding space.
+    A layer's features are the mean over its image tokens, or its class token, and its end-of-text token; those of the
+    last layer are the projections into the joint embedding space.
     """
 
     config: ClipConfig
@@ -228,7 +228,8 @@ class Clip(nn.Module):
         text_padding_mask: Float[Array, "B L"],
     ) -> Features:
         views = images.shape[:3]
-        vision = self.encode_images(images.reshape(-1, *images.shape[3:]), mean)
+        readout = first_token if self.config.pooling == "cls" else mean
+        vision = self.encode_images(images.reshape(-1, *images.shape[3:]), readout)
         patches = vision.final[:, 1:]
         return Features(
             pooled=self.image_features(vision).reshape(*views, -1),
@@ -279,6 +280,11 @@ def text_layers(config: ClipConfig) -> tuple[int, ...]:
 def mean(x_MSD: Float[Array, "M S D"]) -> Float[Array, "M D"]:
     """Mean over tokens."""
     return x_MSD.astype(jnp.float32).mean(axis=1).astype(x_MSD.dtype)
+
+
+def first_token(x_MSD: Float[Array, "M S D"]) -> Float[Array, "M D"]:
+    """The class token."""
+    return x_MSD[:, 0]
 
 
 def take_end_token(x_MLD: Float[Array, "M L D"], tokens: Int[Array, "M L"]) -> Float[Array, "M D"]:

@@ -133,15 +133,25 @@ class M3AE(nn.Module):
             text_MLD = jnp.repeat(self.embed_text(tokens), steps * cameras, axis=0)
             padding_ML = jnp.repeat(text_padding_mask, steps * cameras, axis=0)
         outputs, padding_MS = self.outputs(image_MPD, text_MLD, padding_ML, pool=True)
-        layers = [*outputs.blocks[:-1], masked_mean(outputs.final, padding_MS)]
-        pooled_MF = jnp.concatenate([layers[index] for index in pooled_layers(self.config)], axis=-1)
+        pooled_MF = self.pooled(outputs, padding_MS)
         patches_MPD = outputs.final[:, 1 : 1 + image_MPD.shape[1]]
         views = (batch, steps, cameras)
         return Features(
             pooled=pooled_MF.reshape(*views, -1),
-            text=jnp.zeros((batch, 0), self.dtype),
+            text=self.encode_text(tokens, text_padding_mask),
             patches=patches_MPD.reshape(*views, *patches_MPD.shape[1:]),
         )
+
+    def encode_text(self, tokens: Int[Array, "B L"], text_padding_mask: Float[Array, "B L"]) -> Float[Array, "B F"]:
+        """Features of the instruction alone; width 0 without `config.text`."""
+        if not self.config.text:
+            return jnp.zeros((len(tokens), 0), self.dtype)
+        return self.pooled(*self.outputs(None, self.embed_text(tokens), text_padding_mask, pool=True))
+
+    def pooled(self, outputs: TransformerOutputs, padding_MS: Float[Array, "M S"]) -> Float[Array, "M F"]:
+        """Means over tokens, or class tokens, of the configured layers, concatenated."""
+        layers = [*outputs.blocks[:-1], self.readout(padding_MS)(outputs.final)]
+        return jnp.concatenate([layers[index] for index in pooled_layers(self.config)], axis=-1)
 
     def embed_image(self, images: UInt8[Array, "M H W 3"]) -> Float[Array, "M P D"]:
         """Patch embeddings with positions and modality embedding."""
@@ -155,12 +165,16 @@ class M3AE(nn.Module):
         position = sinusoid(np.arange(tokens.shape[1]), self.config.dim)[None]
         return (self.text_embedding(tokens) + position + self.encoder_text_type_embedding).astype(self.dtype)
 
+    def readout(self, padding_MS: Float[Array, "M S"]) -> Callable[[Any], Any]:
+        """The configured pooling of tokens [M, S, D] to [M, D]."""
+        return class_token if self.config.pooling == "cls" else partial(masked_mean, padding_MS=padding_MS)
+
     def outputs(
         self, image_MPD: Array | None, text_MLD: Array | None, text_padding_ML: Array | None, *, pool: bool = False
     ) -> tuple[TransformerOutputs, Float[Array, "M S"]]:
         """Transformer outputs for [cls, image, text] (image or text may be None), and the padding of all tokens.
 
-        With `pool` the blocks' outputs are means over tokens.
+        With `pool` the blocks' outputs are means over tokens, or class tokens.
         """
         parts = [part for part in (image_MPD, text_MLD) if part is not None]
         count = parts[0].shape[0]
@@ -168,8 +182,13 @@ class M3AE(nn.Module):
         unpadded = 1 + (0 if image_MPD is None else image_MPD.shape[1])
         padding = [jnp.zeros((count, unpadded)), *([] if text_padding_ML is None else [text_padding_ML])]
         padding_MS = jnp.concatenate(padding, axis=1)
-        readout = partial(masked_mean, padding_MS=padding_MS) if pool else identity
+        readout = self.readout(padding_MS) if pool else identity
         return self.encoder(jnp.concatenate([cls_M1D, *parts], axis=1), padding_MS, readout), padding_MS
+
+
+def class_token(x_MSD: Float[Array, "M S D"]) -> Float[Array, "M D"]:
+    """The first token."""
+    return x_MSD[:, 0]
 
 
 def masked_mean(x_MSD: Float[Array, "M S D"], padding_MS: Float[Array, "M S"]) -> Float[Array, "M D"]:

@@ -1,21 +1,25 @@
-"""Parts shared by all action heads: camera parameters, pose targets, pose loss, decoding and metric errors.
+"""Parts shared by action heads: cameras, poses as regressed, the decoded action, slots and metric errors.
 
-Shapes: B sequences, T steps, K cameras. Positions are in normalised workspace units unless stated otherwise.
+Shapes: B sequences, T steps, K cameras.
 """
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from instructrl.actions import (
+    WORKSPACE_HIGH,
+    WORKSPACE_LOW,
     canonical_quaternion,
     denormalize_position,
     normalize_position,
     rotation_angle,
 )
+from instructrl.config.heads import SlotsConfig
 from instructrl.config.model import HeadConfig
+from instructrl.models.patch_reader import PatchReader
 
 
 class CameraParams(NamedTuple):
@@ -35,11 +39,6 @@ class PosePrediction(NamedTuple):
     gripper: Any  # B T, logit of open
 
 
-def cross_entropy(logits: Float[Array, "... N"], labels: Int[Array, "..."]) -> Float[Array, "..."]:
-    """Cross-entropy with integer labels."""
-    return -jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), labels[..., None], axis=-1)[..., 0]
-
-
 def pose_targets(actions: Float[Array, "B T 8"]) -> PosePrediction:
     """The action with its position normalised."""
     return PosePrediction(
@@ -57,9 +56,21 @@ def pose_loss(config: HeadConfig, predicted: PosePrediction, targets: PosePredic
 
 def decode_pose(pose: PosePrediction) -> Float[Array, "B T 8"]:
     """Decode to a position in metres within the workspace, a unit quaternion and a binary gripper state."""
-    position = denormalize_position(jnp.clip(pose.position, -1, 1))
-    gripper = (pose.gripper > 0).astype(position.dtype)
-    return jnp.concatenate([position, canonical_quaternion(pose.quaternion), gripper[..., None]], axis=-1)
+    return join_action(denormalize_position(pose.position), canonical_quaternion(pose.quaternion), pose.gripper)
+
+
+def join_action(
+    position: Float[Array, "B T 3"], quaternion: Float[Array, "B T 4"], gripper: Float[Array, "B T"]
+) -> Float[Array, "B T 8"]:
+    """An action from a position (m), clipped to the workspace, a unit quaternion and the logit of an open gripper."""
+    position = jnp.clip(position, WORKSPACE_LOW, WORKSPACE_HIGH)
+    gripper = (gripper > 0).astype(position.dtype)
+    return jnp.concatenate([position, quaternion, gripper[..., None]], axis=-1)
+
+
+def gripper_loss(logit: Float[Array, "B T"], opened: Float[Array, "B T"]) -> Float[Array, "B T"]:
+    """Binary cross-entropy of the logit of an open gripper."""
+    return jax.nn.softplus(logit) - opened * logit
 
 
 def action_errors(predicted: Float[Array, "B T 8"], actions: Float[Array, "B T 8"]) -> dict[str, Float[Array, "B T"]]:
@@ -69,3 +80,17 @@ def action_errors(predicted: Float[Array, "B T 8"], actions: Float[Array, "B T 8
         "rotation_deg": jnp.degrees(rotation_angle(predicted[..., 3:7], actions[..., 3:7])),
         "gripper_accuracy": (predicted[..., 7] == actions[..., 7]).astype(jnp.float32),
     }
+
+
+def read_with_slots(
+    config: SlotsConfig, hidden: Float[Array, "B T E"], patches: Array, dtype: Any
+) -> tuple[Array, Array | None]:
+    """Inputs of a head's MLP, [B T Z], and the first slot's scores; called within the head's compact method.
+
+    Without slots these are the policy's output alone, as in the published method.
+    """
+    if not config.slots:
+        return hidden, None
+    reading = PatchReader(config.slots, config.dim, dtype, name="reader")(hidden, patches)
+    summary = reading.summary.reshape(*hidden.shape[:-1], -1)
+    return jnp.concatenate([hidden, summary], axis=-1), reading.scores[..., 0, :]

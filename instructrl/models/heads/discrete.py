@@ -7,56 +7,73 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from instructrl.actions import (
-    discretize,
-    undiscretize,
-)
+from instructrl.actions import position_from_bins, position_in_bins
 from instructrl.config.heads import DiscreteConfig
-from instructrl.models.heads.base import CameraParams, cross_entropy
+from instructrl.models.heads.base import CameraParams, gripper_loss, join_action, read_with_slots
+from instructrl.models.heads.bins import expected_near_peak, gaussian_bins, soft_cross_entropy
+from instructrl.models.heads.heatmap import heatmap_loss, heatmap_targets
+from instructrl.models.heads.rotation import BinnedRotation
 from instructrl.models.layers.transformer import Mlp
 
 
-class BinLogits(NamedTuple):
-    """Logits of an action's bins."""
+class Bins(NamedTuple):
+    """An action's bins: logits of a prediction, shares of a target."""
 
     position: Any  # B T 3 N
-    rotation: Any  # B T 3 M, of Euler angles
-    gripper: Any  # B T 2, closed and open
+    rotation: Any  # B T 3 M, of Euler angles; a prediction is flat
+    gripper: Any  # B T, a prediction is the logit of open
+    scores: Any  # B T K P+1, of the first slot; of a target: shares; None without slots
 
 
 class DiscreteHead(nn.Module):
-    """Discrete head of the method: for every axis the probabilities of its bins, from the prediction token alone."""
+    """Discrete head of the method: for every axis the probabilities of its bins.
+
+    Targets are Gaussians over the bins: neighbours of the right bin are nearly right, and a value between two bins can
+    be told from both.
+    """
 
     config: DiscreteConfig
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, hidden: Float[Array, "B T E"], patches: Array, cameras: CameraParams) -> BinLogits:
-        del patches, cameras
-        positions, angles = 3 * self.config.position_bins, 3 * self.config.rotation_bins
-        out = Mlp(self.config.dim, positions + angles + 2, self.dtype, name="mlp")(hidden).astype(jnp.float32)
-        position, rotation, gripper = jnp.split(out, [positions, positions + angles], axis=-1)
-        batch = hidden.shape[:-1]
-        return BinLogits(position.reshape(*batch, 3, -1), rotation.reshape(*batch, 3, -1), gripper)
-
-    def targets(self, actions: Float[Array, "B T 8"], cameras: CameraParams) -> Int[Array, "B T 7"]:
-        """The action's bins."""
+    def __call__(self, hidden: Float[Array, "B T E"], patches: Array, cameras: CameraParams) -> Bins:
         del cameras
-        return discretize(actions, position_bins=self.config.position_bins, rotation_bins=self.config.rotation_bins)
+        inputs, scores = read_with_slots(self.config, hidden, patches, self.dtype)
+        positions = 3 * self.config.position_bins
+        out = Mlp(self.config.dim, positions + self.rotation.size + 1, self.dtype, name="mlp")(inputs)
+        out = out.astype(jnp.float32)
+        position = out[..., :positions].reshape(*hidden.shape[:-1], 3, -1)
+        return Bins(position, out[..., positions:-1], out[..., -1], scores)
 
-    def loss(self, predicted: BinLogits, targets: Int[Array, "B T 7"]) -> Float[Array, "B T"]:
+    def targets(self, actions: Float[Array, "B T 8"], cameras: CameraParams) -> Bins:
+        """Shares of the bins around the action's values."""
+        config = self.config
+        shares = heatmap_targets(actions[..., :3], cameras).shares if config.supervises_slots else None
+        values = position_in_bins(actions[..., :3], config.position_bins)
+        position = gaussian_bins(values, config.position_bins, sigma=config.position_sigma)
+        return Bins(position, self.rotation.targets(actions[..., 3:7]), actions[..., 7], shares)
+
+    def loss(self, predicted: Bins, targets: Bins) -> Float[Array, "B T"]:
         """Weighted cross-entropies of position and rotation (each averaged over its axes) and of the gripper."""
         config = self.config
-        position = jnp.mean(cross_entropy(predicted.position, targets[..., :3]), axis=-1)
-        rotation = jnp.mean(cross_entropy(predicted.rotation, targets[..., 3:6]), axis=-1)
-        gripper = cross_entropy(predicted.gripper, targets[..., 6])
-        return config.position_weight * position + config.rotation_weight * rotation + config.gripper_weight * gripper
+        position = jnp.mean(soft_cross_entropy(predicted.position, targets.position), axis=-1)
+        rotation = self.rotation.loss(predicted.rotation, targets.rotation)
+        gripper = gripper_loss(predicted.gripper, targets.gripper)
+        loss = config.position_weight * position + config.rotation_weight * rotation + config.gripper_weight * gripper
+        if config.supervises_slots:
+            loss += config.heatmap_weight * heatmap_loss(predicted.scores, targets.scores)
+        return loss
 
-    def decode(self, predicted: BinLogits, cameras: CameraParams) -> Float[Array, "B T 8"]:
-        """The action at the centres of the most likely bins."""
+    def decode(self, predicted: Bins, cameras: CameraParams) -> Float[Array, "B T 8"]:
+        """The action at the values that are expected around the most likely bins."""
         del cameras
-        position, rotation, gripper = (jnp.argmax(logits, axis=-1) for logits in predicted)
-        bins = jnp.concatenate([position, rotation, gripper[..., None]], axis=-1)
-        return undiscretize(bins, position_bins=self.config.position_bins, rotation_bins=self.config.rotation_bins)
+        values = expected_near_peak(predicted.position, sigma=self.config.position_sigma)
+        position = position_from_bins(values, self.config.position_bins)
+        return join_action(position, self.rotation.decode(predicted.rotation), predicted.gripper)
+
+    @property
+    def rotation(self) -> BinnedRotation:
+        """The rotation's bins."""
+        return BinnedRotation(self.config.rotation_bins, self.config.rotation_sigma)

@@ -1,39 +1,59 @@
 """The regression head: position, quaternion and gripper from the policy's output (shapes as in `base`)."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from instructrl.config.heads import RegressionConfig
-from instructrl.models.heads.base import CameraParams, PosePrediction, decode_pose, pose_loss, pose_targets
+from instructrl.models.heads.base import (
+    CameraParams,
+    PosePrediction,
+    decode_pose,
+    pose_loss,
+    pose_targets,
+    read_with_slots,
+)
+from instructrl.models.heads.heatmap import heatmap_loss, heatmap_targets
 from instructrl.models.layers.transformer import Mlp
 
 
+class SlotPose(NamedTuple):
+    """A pose, and where the first slot attends; predicted, or as a target."""
+
+    pose: PosePrediction
+    scores: Any  # B T K P+1, logits over patches, of a target: shares; None if the slots are not supervised
+
+
 class RegressionHead(nn.Module):
-    """Regression head of the method: eight numbers from the prediction token alone."""
+    """Regression head of the method: eight numbers from the prediction token and what its slots read."""
 
     config: RegressionConfig
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, hidden: Float[Array, "B T E"], patches: Array, cameras: CameraParams) -> PosePrediction:
-        del patches, cameras
-        out = Mlp(self.config.dim, 8, self.dtype, name="mlp")(hidden).astype(jnp.float32)
-        return PosePrediction(out[..., :3], out[..., 3:7], out[..., 7])
-
-    def targets(self, actions: Float[Array, "B T 8"], cameras: CameraParams) -> PosePrediction:
-        """The action in the prediction's units."""
+    def __call__(self, hidden: Float[Array, "B T E"], patches: Array, cameras: CameraParams) -> SlotPose:
         del cameras
-        return pose_targets(actions)
+        inputs, scores = read_with_slots(self.config, hidden, patches, self.dtype)
+        out = Mlp(self.config.dim, 8, self.dtype, name="mlp")(inputs).astype(jnp.float32)
+        return SlotPose(PosePrediction(out[..., :3], out[..., 3:7], out[..., 7]), scores)
 
-    def loss(self, predicted: PosePrediction, targets: PosePrediction) -> Float[Array, "B T"]:
+    def targets(self, actions: Float[Array, "B T 8"], cameras: CameraParams) -> SlotPose:
+        """The action in the prediction's units."""
+        shares = heatmap_targets(actions[..., :3], cameras).shares if self.config.supervises_slots else None
+        return SlotPose(pose_targets(actions), shares)
+
+    def loss(self, predicted: SlotPose, targets: SlotPose) -> Float[Array, "B T"]:
         """Weighted squared errors of position, rotation (up to the quaternion's sign) and gripper."""
-        position = jnp.mean((predicted.position - targets.position) ** 2, axis=-1)
-        return self.config.position_weight * position + pose_loss(self.config, predicted, targets)
+        config = self.config
+        position = jnp.mean((predicted.pose.position - targets.pose.position) ** 2, axis=-1)
+        loss = config.position_weight * position + pose_loss(config, predicted.pose, targets.pose)
+        if config.supervises_slots:
+            loss += config.heatmap_weight * heatmap_loss(predicted.scores, targets.scores)
+        return loss
 
-    def decode(self, predicted: PosePrediction, cameras: CameraParams) -> Float[Array, "B T 8"]:
+    def decode(self, predicted: SlotPose, cameras: CameraParams) -> Float[Array, "B T 8"]:
         """The decoded action."""
         del cameras
-        return decode_pose(predicted)
+        return decode_pose(predicted.pose)

@@ -12,6 +12,7 @@ import numpy as np
 
 from instructrl.config.environment import TaskConfig, task_names
 from instructrl.config.fields import number_ranges
+from instructrl.config.heads import SlotsConfig
 from instructrl.config.model import HEADS, HeadConfig
 from instructrl.config.training import TrainConfig, token_dropout_rate, uses_cached_features
 from instructrl.data.demonstrations.dataset import DemonstrationDataset, check_alike
@@ -22,7 +23,7 @@ from instructrl.errors import InputError
 from instructrl.models.agent import Agent
 from instructrl.storage.paths import StoragePath
 from instructrl.training.distributed.mesh import gather, global_batch, jit_sharded
-from instructrl.training.distributed.multihost import leader_first, process_shard
+from instructrl.training.distributed.multihost import is_leader, leader_first, process_shard
 from instructrl.training.feature_extraction import open_features
 from instructrl.training.flops import step_flops
 from instructrl.training.model_factory import dummy_batch, make_agent, random_params
@@ -69,6 +70,18 @@ def open_demonstrations(
         for dataset in (*splits.train, *splits.val):
             check_cameras(config.head, dataset)
         yield splits
+
+
+def without_unknown_cameras(head: HeadConfig, splits: DemonstrationSplits) -> HeadConfig:
+    """The head's settings without the loss on its slots if some file has no camera matrices, which is reported."""
+    if not isinstance(head, SlotsConfig) or not head.supervises_slots:
+        return head
+    for dataset in (*splits.train, *splits.val):
+        if dataset.provenance.get("cameras") == "unknown":
+            if is_leader():
+                print(f"head.heatmap_weight: 0, not {head.heatmap_weight:g}: {dataset.path} has no camera matrices")
+            return replace(head, heatmap_weight=0.0)
+    return head
 
 
 def check_cameras(head: HeadConfig, episodes: DemonstrationDataset) -> None:
@@ -149,6 +162,7 @@ def prepare_behavior_cloning(
             of the run.
     """
     mesh, tokenizer = training_mesh(config.hardware, config.training), make_tokenizer(config.encoder)
+    config = replace(config, head=without_unknown_cameras(config.head, splits))
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
     params = jit_sharded(partial(random_params, agent, dummy_batch(config.sim, tokenizer), seed=config.seed), mesh)
     if config.init_from is not None or config.training.freeze or (config.encoder.frozen and not config.encoder.weights):

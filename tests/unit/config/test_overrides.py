@@ -39,6 +39,7 @@ TWO = "task.tasks=[reach_target,push_button]"
         (["nonsense=3"], "nonsense: no such setting; allowed here: data, encoder, "),
         (["seed=${nowhere.at.all}"], "seed: Interpolation key 'nowhere.at.all' not found"),
         (["name=${name}"], "name: Recursive interpolation detected"),
+        (["optimizer.decay=${policy}"], "optimizer.decay: found a group of settings (name, dim, "),
         (["name=\\${seed}"], "name: found ${seed}; allowed: ${...} without a backslash"),
         (["task.tasks=\\${seed}"], "task.tasks: found ${seed}; allowed: ${...} without a backslash"),
         (["seed=???"], "seed: no value given; write seed=...; allowed: an integer"),

@@ -62,7 +62,24 @@ def test_features_are_means_over_tokens_that_are_no_padding_of_the_chosen_layers
     expected = np.concatenate([(recorded[i] * exists).sum(1) / exists.sum(1) for i in chosen], axis=-1)
     np.testing.assert_allclose(features.pooled[:, 0, 0], expected, **close)
     np.testing.assert_allclose(features.patches[:, 0, 0], GOLDEN["output"][:, 1:17], **close)
-    assert features.text.shape == (4, 0)
+    assert features.text.shape == (4, expected.shape[-1])
+
+
+def test_the_class_token_can_stand_for_an_image_and_for_the_text():
+    features = applied(model(layers=[0, 2], pooling="cls"), INPUTS[0][:, None, None], *INPUTS[1:])
+    expected = np.concatenate([GOLDEN["block_0"][:, 0], GOLDEN["output"][:, 0]], axis=-1)
+    np.testing.assert_allclose(features.pooled[:, 0, 0], expected, **close)
+    assert features.text.shape == expected.shape
+
+
+def test_text_features_depend_on_the_sentence_alone():
+    encode = jax.jit(lambda *inputs: model().apply({"params": PARAMS}, *inputs).text)
+    images, words, padding = INPUTS[0][:, None, None], INPUTS[1], np.zeros_like(INPUTS[2])
+    text = encode(images, words, padding)
+    np.testing.assert_array_equal(encode(255 - images, words, padding), text)
+    other = words.copy()
+    other[:, 3] = (other[:, 3] + 1) % M3AE_WORDS
+    assert (np.abs(encode(images, other, padding) - text).max(axis=-1) > 1e-3).all()
 
 
 def test_the_pretraining_pass_gives_the_published_outputs_and_losses():
