@@ -66,7 +66,7 @@ class Agent(nn.Module):
         return self.head(hidden, features.patches, self.cameras(batch))
 
     def pooled(self, features: Features) -> Float[Array, "B T K Z"]:
-        """What the policy reads of every image: with encoder.pooling=slots, also what the sentence's slots read."""
+        """The policy's input for every image: pooled features; with encoder.pooling=slots, also those of slots."""
         if self.encoder_config.pooling != "slots":
             return features.pooled
         assert features.patches is not None

@@ -15,7 +15,7 @@ CONTENT = 32  # numbers that a slot reads from the patches that it attends to, b
 
 
 class Reading(NamedTuple):
-    """What slots of attention read from the patches of each camera."""
+    """Contents that slots of attention read from the patches of each camera."""
 
     scores: Any  # B T K N P+1, logits over patches; the last one means out of view
     attended: Any  # B T K N D, mean patch

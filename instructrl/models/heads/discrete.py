@@ -31,7 +31,7 @@ class DiscreteHead(nn.Module):
     """Discrete head of the method: for every axis the probabilities of its bins.
 
     Targets are Gaussians over the bins: neighbours of the right bin are nearly right, and a value between two bins can
-    be told from both.
+    be decoded from both.
     """
 
     config: DiscreteConfig

@@ -82,7 +82,7 @@ def triangulate(
 def compare(
     candidates: Float[Array, "... R 3"], maxima: Maxima, cameras: CameraParams
 ) -> tuple[Float[Array, "... R K"], Array, Float[Array, "... R K"]]:
-    """How likely candidates are in every camera, the maximum nearest to their projection, and its weight."""
+    """The likelihood of candidates in every camera, the maximum nearest to their projection, and its weight."""
     pixels, depth = project(candidates, cameras.intrinsics[..., None, :, :, :], cameras.extrinsics[..., None, :, :, :])
     point = pixels * (cameras.side / cameras.image_size)  # ... R K 2
     visible = (depth > 0) & jnp.all((point >= 0) & (point <= cameras.side), axis=-1)
