@@ -57,12 +57,13 @@ class BatchedAgent:
             images[slot, 0] = observation.images
         features = self.encode(self.params, images, self.tokens, self.text_padding_mask)
         self.text = np.asarray(features.text)
-        pooled, patches = np.asarray(features.pooled)[:, 0], np.asarray(features.patches)[:, 0]
+        pooled = np.asarray(features.pooled)[:, 0]
+        patches = None if features.patches is None else np.asarray(features.patches)[:, 0]
         for slot, observation in observations.items():
             self.history[slot].append(
                 {
                     "pooled": pooled[slot],
-                    "patches": patches[slot],
+                    "patches": None if patches is None else patches[slot],
                     "state": observation.state,
                     "intrinsics": observation.intrinsics,
                     "extrinsics": observation.extrinsics,

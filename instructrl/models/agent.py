@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int32, UInt8
 
 from instructrl.config.model import EncoderConfig, HeadConfig, PolicyConfig
+from instructrl.errors import InputError
 from instructrl.models.encoders.registry import make_encoder
 from instructrl.models.heads.base import CameraParams, action_errors
 from instructrl.models.heads.registry import make_head
@@ -41,6 +42,11 @@ class Agent(nn.Module):
         """True if patch features are needed besides pooled ones."""
         return self.head_config.reads_patches or self.encoder_config.pooling == "slots"
 
+    @property
+    def patch_side(self) -> int:
+        """Patches along an edge of the image."""
+        return (self.encoder_config.image_size or self.image_size) // self.encoder_config.patch_size
+
     def setup(self) -> None:
         self.encoder = make_encoder(
             self.encoder_config, vocabulary_size=self.vocabulary_size, dtype=self.dtype, execution=self.execution
@@ -61,9 +67,21 @@ class Agent(nn.Module):
 
     def predict(self, features: Features, batch: Batch) -> Any:
         """The head's prediction for every step of a batch; the batch's images are not used."""
+        if self.reads_patches:
+            self.check_patches(features)
         features = features._replace(pooled=self.pooled(features))
         hidden = self.policy(features, batch.state, batch.actions)
         return self.head(hidden, features.patches, self.cameras(batch))
+
+    def check_patches(self, features: Features) -> None:
+        """Raise InputError unless the encoder gives a square grid of patches, which the head or the pooling reads."""
+        found = 0 if features.patches is None else features.patches.shape[-2]
+        if found != self.patch_side**2:
+            raise InputError(
+                f"encoder.kind: found {self.encoder_config.kind} with {found} patches of an image; allowed: a square "
+                f"grid, here {self.patch_side**2}, or encoder.pooling=mean and a head that reads no patches, such as "
+                "head=regression head.slots=0"
+            )
 
     def pooled(self, features: Features) -> Float[Array, "B T K Z"]:
         """The policy's input for every image: pooled features; with encoder.pooling=slots, also those of slots."""
@@ -101,5 +119,4 @@ class Agent(nn.Module):
 
     def cameras(self, batch: Batch) -> CameraParams:
         """Camera matrices of the batch, and the side length of the encoder's patch grid."""
-        side = (self.encoder_config.image_size or self.image_size) // self.encoder_config.patch_size
-        return CameraParams(batch.intrinsics, batch.extrinsics, self.image_size, side)
+        return CameraParams(batch.intrinsics, batch.extrinsics, self.image_size, self.patch_side)
