@@ -190,9 +190,9 @@ def test_features_are_of_the_weights_or_of_a_seed(weights: Path) -> None:
     again = encoders.features(scenes[17:], seed=0, max_grid=8)  # the same seed, with other scenes in the batch
     shapes = {name: array.shape for name, array in ones[0].items()}
     assert shapes == {
-        "colour, pooled": (19, 2 * 2 * 16),
+        "colour, pooled": (19, 2 * 2 * 16 + 2 * 16),  # of two layers: two cameras, and the instruction
         "colour, its patch": (19, 16),
-        "position, pooled": (19, 2 * 2 * 16),
+        "position, pooled": (19, 2 * 2 * 16 + 2 * 16),
         "position, patches": (19, 2 * 16 * 16),
     }
     for name in shapes:
