@@ -105,8 +105,8 @@ def ended_alike(run: Path, other: Path) -> None:
 @needs_slurm
 def test_two_processes_are_preempted_and_end_as_if_undisturbed(slurm: Cluster, studies: Path) -> None:
     """Preempted by SIGUSR2, which SLURM sends before the time limit."""
-    own = [f"data.dir={studies}/data", f"output_dir={studies}/outputs", "training.batch_size=6", "training.epochs=180",
-           "training.validate_every=60", "launcher.slurm.tasks_per_node=2"]  # fmt: skip
+    own = [f"data.dir={studies}/data", f"output_dir={studies}/outputs", "training.batch_size=6", "training.epochs=80",
+           "training.validate_every=20", "launcher.slurm.tasks_per_node=2"]  # fmt: skip
     words = tiny.overrides(studies, *own)
 
     def train(name: str) -> subprocess.Popen:
@@ -118,7 +118,7 @@ def test_two_processes_are_preempted_and_end_as_if_undisturbed(slurm: Cluster, s
     def logs() -> str:
         return "".join(path.read_text() for path in log.glob("slurm/*.out"))
 
-    until(lambda: (metrics.exists() and metrics.read_text().count("\n") >= 2) or disturbed.poll() is not None, 600)
+    until(lambda: (metrics.exists() and metrics.read_text().count("\n") >= 1) or disturbed.poll() is not None, 600)
     assert disturbed.poll() is None, output_of(disturbed, code=0, timeout=800)
     [job] = slurm.jobs("disturbed")
     slurm.run("scancel", "--signal=USR2", job["JobId"])
