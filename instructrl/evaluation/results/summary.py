@@ -17,7 +17,7 @@ from instructrl.evaluation.worker_env import TaskInfo
 from instructrl.sim import Outcome
 
 HEADLINE = "trained"  # the condition whose numbers are repeated at the top level of results.json
-_OF_CONDITIONS = ("variations", "diagnosis", "scenes")  # numbers that are not
+_OF_CONDITIONS = ("variations", "diagnosis", "scenes")  # numbers of it that are not repeated there
 
 
 def summarize(conditions: Sequence[Condition], info: TaskInfo, *, about: Mapping[str, Any]) -> dict[str, Any]:

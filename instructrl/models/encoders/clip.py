@@ -19,6 +19,7 @@ from instructrl.config.model import pooled_layers
 from instructrl.models.layers.attention import attend
 from instructrl.models.layers.block_stack import DEFAULT_EXECUTION, ExecutionConfig, identity, run_blocks
 from instructrl.models.layers.image_ops import normalize, resize
+from instructrl.models.layers.transformer import first_token
 from instructrl.types import Features
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -280,11 +281,6 @@ def text_layers(config: ClipConfig) -> tuple[int, ...]:
 def mean(x_MSD: Float[Array, "M S D"]) -> Float[Array, "M D"]:
     """Mean over tokens."""
     return x_MSD.astype(jnp.float32).mean(axis=1).astype(x_MSD.dtype)
-
-
-def first_token(x_MSD: Float[Array, "M S D"]) -> Float[Array, "M D"]:
-    """The class token."""
-    return x_MSD[:, 0]
 
 
 def take_end_token(x_MLD: Float[Array, "M L D"], tokens: Int[Array, "M L"]) -> Float[Array, "M D"]:

@@ -19,6 +19,7 @@ from instructrl.models.layers.attention import attend, pad_to_even
 from instructrl.models.layers.block_stack import DEFAULT_EXECUTION, ExecutionConfig, identity, run_blocks
 from instructrl.models.layers.image_ops import normalize, patchify, resize
 from instructrl.models.layers.positional import sinusoid, sinusoid_2d
+from instructrl.models.layers.transformer import first_token
 from instructrl.types import Features
 
 MEAN, STD = (0.5762, 0.5503, 0.5213), (0.3207, 0.3169, 0.3307)  # of CC12M, the pretraining data
@@ -167,7 +168,7 @@ class M3AE(nn.Module):
 
     def readout(self, padding_MS: Float[Array, "M S"]) -> Callable[[Any], Any]:
         """The configured pooling of tokens [M, S, D] to [M, D]."""
-        return class_token if self.config.pooling == "cls" else partial(masked_mean, padding_MS=padding_MS)
+        return first_token if self.config.pooling == "cls" else partial(masked_mean, padding_MS=padding_MS)
 
     def outputs(
         self, image_MPD: Array | None, text_MLD: Array | None, text_padding_ML: Array | None, *, pool: bool = False
@@ -184,11 +185,6 @@ class M3AE(nn.Module):
         padding_MS = jnp.concatenate(padding, axis=1)
         readout = self.readout(padding_MS) if pool else identity
         return self.encoder(jnp.concatenate([cls_M1D, *parts], axis=1), padding_MS, readout), padding_MS
-
-
-def class_token(x_MSD: Float[Array, "M S D"]) -> Float[Array, "M D"]:
-    """The first token."""
-    return x_MSD[:, 0]
 
 
 def masked_mean(x_MSD: Float[Array, "M S D"], padding_MS: Float[Array, "M S"]) -> Float[Array, "M D"]:

@@ -1,4 +1,4 @@
-"""Parts shared by action heads: cameras, poses as regressed, the decoded action, slots and metric errors.
+"""Parts shared by action heads: cameras, poses as regressed, the decoded action and metric errors.
 
 Shapes: B sequences, T steps, K cameras.
 """
@@ -17,9 +17,7 @@ from instructrl.actions import (
     normalize_position,
     rotation_angle,
 )
-from instructrl.config.heads import SlotsConfig
 from instructrl.config.model import HeadConfig
-from instructrl.models.patch_reader import PatchReader
 
 
 class CameraParams(NamedTuple):
@@ -80,17 +78,3 @@ def action_errors(predicted: Float[Array, "B T 8"], actions: Float[Array, "B T 8
         "rotation_deg": jnp.degrees(rotation_angle(predicted[..., 3:7], actions[..., 3:7])),
         "gripper_accuracy": (predicted[..., 7] == actions[..., 7]).astype(jnp.float32),
     }
-
-
-def read_with_slots(
-    config: SlotsConfig, hidden: Float[Array, "B T E"], patches: Array, dtype: Any
-) -> tuple[Array, Array | None]:
-    """Inputs of a head's MLP, [B T Z], and the first slot's scores; called within the head's compact method.
-
-    Without slots these are the policy's output alone, as in the published method.
-    """
-    if not config.slots:
-        return hidden, None
-    reading = PatchReader(config.slots, config.dim, dtype, name="reader")(hidden, patches)
-    summary = reading.summary.reshape(*hidden.shape[:-1], -1)
-    return jnp.concatenate([hidden, summary], axis=-1), reading.scores[..., 0, :]

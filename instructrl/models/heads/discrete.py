@@ -11,10 +11,10 @@ from jaxtyping import Array, Float
 
 from instructrl.actions import position_from_bins, position_in_bins
 from instructrl.config.heads import DiscreteConfig
-from instructrl.models.heads.base import CameraParams, gripper_loss, join_action, read_with_slots
+from instructrl.models.heads.base import CameraParams, gripper_loss, join_action
 from instructrl.models.heads.bins import expected_near_peak, gaussian_bins, soft_cross_entropy
-from instructrl.models.heads.heatmap import heatmap_loss, heatmap_targets
 from instructrl.models.heads.rotation import BinnedRotation
+from instructrl.models.heads.slots import read_with_slots, slot_loss, slot_targets
 from instructrl.models.layers.transformer import Mlp
 
 
@@ -50,7 +50,7 @@ class DiscreteHead(nn.Module):
     def targets(self, actions: Float[Array, "B T 8"], cameras: CameraParams) -> Bins:
         """Shares of the bins around the action's values."""
         config = self.config
-        shares = heatmap_targets(actions[..., :3], cameras).shares if config.supervises_slots else None
+        shares = slot_targets(config, actions, cameras)
         values = position_in_bins(actions[..., :3], config.position_bins)
         position = gaussian_bins(values, config.position_bins, sigma=config.position_sigma)
         return Bins(position, self.rotation.targets(actions[..., 3:7]), actions[..., 7], shares)
@@ -62,9 +62,7 @@ class DiscreteHead(nn.Module):
         rotation = self.rotation.loss(predicted.rotation, targets.rotation)
         gripper = gripper_loss(predicted.gripper, targets.gripper)
         loss = config.position_weight * position + config.rotation_weight * rotation + config.gripper_weight * gripper
-        if config.supervises_slots:
-            loss += config.heatmap_weight * heatmap_loss(predicted.scores, targets.scores)
-        return loss
+        return loss + slot_loss(config, predicted.scores, targets.scores)
 
     def decode(self, predicted: Bins, cameras: CameraParams) -> Float[Array, "B T 8"]:
         """The action at the values that are expected around the most likely bins."""

@@ -13,9 +13,8 @@ from instructrl.models.heads.base import (
     decode_pose,
     pose_loss,
     pose_targets,
-    read_with_slots,
 )
-from instructrl.models.heads.heatmap import heatmap_loss, heatmap_targets
+from instructrl.models.heads.slots import read_with_slots, slot_loss, slot_targets
 from instructrl.models.layers.transformer import Mlp
 
 
@@ -41,17 +40,14 @@ class RegressionHead(nn.Module):
 
     def targets(self, actions: Float[Array, "B T 8"], cameras: CameraParams) -> SlotPose:
         """The action in the prediction's units."""
-        shares = heatmap_targets(actions[..., :3], cameras).shares if self.config.supervises_slots else None
-        return SlotPose(pose_targets(actions), shares)
+        return SlotPose(pose_targets(actions), slot_targets(self.config, actions, cameras))
 
     def loss(self, predicted: SlotPose, targets: SlotPose) -> Float[Array, "B T"]:
         """Weighted squared errors of position, rotation (up to the quaternion's sign) and gripper."""
         config = self.config
         position = jnp.mean((predicted.pose.position - targets.pose.position) ** 2, axis=-1)
         loss = config.position_weight * position + pose_loss(config, predicted.pose, targets.pose)
-        if config.supervises_slots:
-            loss += config.heatmap_weight * heatmap_loss(predicted.scores, targets.scores)
-        return loss
+        return loss + slot_loss(config, predicted.scores, targets.scores)
 
     def decode(self, predicted: SlotPose, cameras: CameraParams) -> Float[Array, "B T 8"]:
         """The decoded action."""

@@ -53,19 +53,15 @@ def triangulate(
 ) -> Float[Array, "... 3"]:
     """The most likely point (m) given each camera's heatmap (logits, the last for out of view) and offsets."""
     maxima = local_maxima(scores, offsets, cameras.side)
-    scale = cameras.image_size / cameras.side
-    views = maxima.points.shape[-3]
-    each = jnp.moveaxis(maxima.points, -2, 0) * scale  # M ... K 2
-    origins, directions = rays(each, cameras.intrinsics, cameras.extrinsics)
-    origins = jnp.broadcast_to(origins, directions.shape)
+    views, count = maxima.masses.shape[-2:]
+    pixels = jnp.swapaxes(maxima.points, -2, -3) * (cameras.image_size / cameras.side)  # ... M K 2
+    origins, directions = rays(pixels, cameras.intrinsics[..., None, :, :, :], cameras.extrinsics[..., None, :, :, :])
+    origins = jnp.broadcast_to(origins, directions.shape)  # ... M K 3
     if views == 1:
-        return closest_point_to_rays(origins[0], directions[0], maxima.masses[..., 0])
-    pairs = ray_pairs(views, len(each))
-    ends = [(origins[number, ..., view, :], directions[number, ..., view, :]) for view, number in pairs.reshape(-1, 2)]
-    starts, ways = (jnp.stack(parts, axis=-2) for parts in zip(*ends, strict=True))
-    shape = (*starts.shape[:-2], -1, 2, 3)
-    starts, ways = starts.reshape(shape), ways.reshape(shape)
-    candidates = closest_point_to_rays(starts, ways, jnp.ones(starts.shape[:-1]))  # ... R 3
+        return closest_point_to_rays(origins[..., 0, :, :], directions[..., 0, :, :], maxima.masses[..., 0])
+    view, number = np.moveaxis(ray_pairs(views, count), -1, 0)  # R 2 each
+    ends = origins[..., number, view, :], directions[..., number, view, :]  # ... R 2 3
+    candidates = closest_point_to_rays(*ends, jnp.ones(ends[0].shape[:-1]))  # ... R 3
     likelihood, nearest, weight = compare(candidates, maxima, cameras)
     inside = jnp.all((candidates >= WORKSPACE_LOW) & (candidates <= WORKSPACE_HIGH), axis=-1)
     score = jnp.where(inside, 0, views * np.log(FLOOR)) + jnp.sum(jnp.log(likelihood), axis=-1)
@@ -73,9 +69,8 @@ def triangulate(
     start = jnp.take_along_axis(candidates, best, axis=-2)[..., 0, :]
     nearest = jnp.take_along_axis(nearest, best, axis=-2)[..., 0, :]  # ... K
     weight = jnp.take_along_axis(weight, best, axis=-2)[..., 0, :]
-    chosen = jnp.take_along_axis(maxima.points, nearest[..., None, None], axis=-2)[..., 0, :] * scale
-    origins, directions = rays(chosen, cameras.intrinsics, cameras.extrinsics)
-    origins = jnp.broadcast_to(origins, directions.shape)
+    chosen = nearest[..., None, :, None]
+    origins, directions = (jnp.take_along_axis(each, chosen, axis=-3)[..., 0, :, :] for each in (origins, directions))
     return robust_closest_point_to_rays(origins, directions, weight + 1e-9, start=start, scale=SCALE)
 
 

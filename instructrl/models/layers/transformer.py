@@ -14,6 +14,11 @@ from instructrl.models.layers.attention import attend
 ALL_TOKENS = slice(None)
 
 
+def first_token(x_BSD: Float[Array, "B S D"]) -> Float[Array, "B D"]:
+    """The first token, which is the class token of an image encoder."""
+    return x_BSD[:, 0]
+
+
 class Mlp(nn.Module):
     """Dense, GELU, Dense: D -> hidden -> out."""
 

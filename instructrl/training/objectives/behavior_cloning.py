@@ -76,17 +76,22 @@ def without_unknown_cameras(head: HeadConfig, splits: DemonstrationSplits) -> He
     """The head's settings without the loss on its slots if some file has no camera matrices, which is reported."""
     if not isinstance(head, SlotsConfig) or not head.supervises_slots:
         return head
-    for dataset in (*splits.train, *splits.val):
-        if dataset.provenance.get("cameras") == "unknown":
-            if is_leader():
-                print(f"head.heatmap_weight: 0, not {head.heatmap_weight:g}: {dataset.path} has no camera matrices")
-            return replace(head, heatmap_weight=0.0)
-    return head
+    without = next(filter(lacks_cameras, (*splits.train, *splits.val)), None)
+    if without is None:
+        return head
+    if is_leader():
+        print(f"head.heatmap_weight: 0, not {head.heatmap_weight:g}: {without.path} has no camera matrices")
+    return replace(head, heatmap_weight=0.0)
+
+
+def lacks_cameras(episodes: DemonstrationDataset) -> bool:
+    """Return True if a demonstration file was converted without camera matrices."""
+    return episodes.provenance.get("cameras") == "unknown"
 
 
 def check_cameras(head: HeadConfig, episodes: DemonstrationDataset) -> None:
     """Raise InputError if the head needs camera matrices that a demonstration file does not have."""
-    if head.reads_cameras and episodes.provenance.get("cameras") == "unknown":
+    if head.reads_cameras and lacks_cameras(episodes):
         without = [name for name in HEADS.own if not HEADS.load_own(name).reads_cameras]
         raise InputError(
             f"head.kind: found {head.kind}, but {episodes.path} was converted without camera matrices; "

@@ -104,8 +104,8 @@ def test_several_tasks_are_added(tmp_path: Path) -> None:
     results = combine(tasks, about={"protocol": {"name": "default", "conditions": list(names)}})
     without = results["conditions"]["no_instruction"]["paired"]
     assert (without["pairs"], without["difference"]) == (80, -0.75)
-    words = results["conditions"]["dropped_word"]["words"]
-    assert sum(row["episodes"] for row in words) == 80 and words[0]["words"] == ["0", "1", "2", "3"]
+    table = results["conditions"]["dropped_word"]["words"]
+    assert sum(row["episodes"] for row in table) == 80 and table[0]["words"] == ["0", "1", "2", "3"]
     assert results["conditions"]["no_instruction"]["diagnosis"]["failures"] == 60
     text = tables(results)
     assert text.count("first ") >= 3 and "... and 2 more, on the page" in text, "the lowest variations of each task"
