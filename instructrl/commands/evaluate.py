@@ -24,7 +24,7 @@ def main(config: EvalConfig) -> None:
         from instructrl.evaluation.results.tables import tables
 
         results, report = evaluate(config, work_dir.folder)
-    print("\n".join(filter(None, [table(results), tables(results), headline(results)])))
+    print("\n\n".join(filter(None, [table(results), tables(results), headline(results)])))
     print(f"report: {work_dir.display(report)}")
     if results["problems"]:
         raise RunError(f"{'; '.join(results['problems'])}; the same command resumes")

@@ -12,9 +12,9 @@ _MOST_WORDS, _MOST_VARIATIONS, _MOST_OF_A_TASK = 12, 20, 3  # lines; the page ha
 
 
 def tables(results: Mapping[str, Any]) -> str:
-    """All tables for which the results have numbers, one below the other; empty if there are none."""
+    """All tables for which the results have numbers, separated by empty lines; empty if there are none."""
     made = (pairs_table(results), words_table(results), variations_table(results), causes_table(results))
-    return "\n".join(filter(None, made))
+    return "\n\n".join(filter(None, made))
 
 
 def pairs_table(results: Mapping[str, Any]) -> str:
