@@ -1,5 +1,6 @@
 """Strict settings for every test, as environment variables: tests without jax pay nothing, child processes agree."""
 
+import gc
 import os
 import signal
 import sys
@@ -11,9 +12,10 @@ import pytest
 from jaxtyping import install_import_hook
 
 from tests import typecheck
+from tests.fixtures.xla_flags import xla_flags
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags(devices=8)}".strip()
 
 # The same small agents are compiled, and demonstrated to, in many tests: once a session is enough, for all processes.
 if "PYTEST_XDIST_WORKER" not in os.environ:
@@ -25,6 +27,9 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 # A test computes little and compiles much; what users' programs compute is compared in files that ask for `optimized`.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
+
+# Tracing makes many small objects of which few are ever garbage: looking for it took a tenth of the time.
+gc.set_threshold(100_000, 50, 100)
 
 # Where batches, features and states pass, arrays have the dtypes and shapes that the annotations name. Other modules
 # are called by some tests with stand-ins, or with numpy arrays for jax's.

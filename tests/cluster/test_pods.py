@@ -19,6 +19,7 @@ from tests.fakes.cloud import PROJECT, QUOTA, ZONE, FakeCloud, cloud
 from tests.fakes.pods import ADDRESSES, SSHD, Pod, pod
 from tests.fixtures import tiny
 from tests.fixtures.commands import run_main
+from tests.fixtures.xla_flags import QUICK_COMPILATION
 from tests.paths import ROOT
 
 GOLDEN = paths.GOLDEN / "tpu_dry_run.txt"
@@ -318,7 +319,8 @@ def test_hosts_train_together(checkout: Path, tmp_path: Path) -> None:
             words = tiny.overrides(tmp_path, f"training.epochs={epochs}", "training.batch_size=6", f"name={name}")
             words += [f"hardware.coordinator={{first}}:{hosts.port - 7}", "hardware.num_processes={processes}"]
             words += ["hardware.process_id={process}", f"hardware.compilation_cache={tmp_path}/compiled"]
-            return ["--", "JAX_PLATFORMS=cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS=true", "train.py", *words]
+            return ["--", "JAX_PLATFORMS=cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS=true", f"XLA_FLAGS={QUICK_COMPILATION}",
+                    "train.py", *words]  # fmt: skip
 
         # Training continues without an observer, and the run is found again.
         tpu("run", "run=short", "detach=true", *training("short", 2))

@@ -21,6 +21,7 @@ from tests.fakes.slurm_cluster import CPUS, UNFIT, Cluster, cluster
 from tests.fixtures import tiny
 from tests.fixtures.sweeps import Sweep, output_of
 from tests.fixtures.waiting import until
+from tests.fixtures.xla_flags import xla_flags
 from tests.paths import ROOT
 
 GOLDEN = paths.GOLDEN / "slurm_dry_run.txt"
@@ -42,7 +43,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def begin(slurm: Cluster, folder: Path, *words: str) -> subprocess.Popen:
-    environment = {**slurm.environment, "XDG_CONFIG_HOME": str(folder), "XLA_FLAGS": ""}
+    environment = {**slurm.environment, "XDG_CONFIG_HOME": str(folder), "XLA_FLAGS": xla_flags(devices=1)}
     entry, *rest = words
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL, "text": True}
     return subprocess.Popen([sys.executable, str(ROOT / entry), *rest, *LAUNCHER], cwd=folder, env=environment, **pipes)

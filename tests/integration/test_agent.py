@@ -51,107 +51,109 @@ def random_batch(seed=0, sizes=SIZES):
     return batch
 
 
-def prepared(encoder="scratch_tiny", head="spatial", *, window=None, text=True):
-    agent, params = initialized(encoder, head, window, text)
-    return agent, random_batch(), params
+class Compiled:
+    """An agent, its parameters, and its programs, each compiled once."""
 
+    def __init__(self, agent):
+        self.agent = agent
+        params = jax.jit(agent.init)(jax.random.key(0), random_batch())["params"]
+        # random scales, so that nothing is zero or equal by initialisation
+        self.params = jax.tree.map(
+            lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), params
+        )
+        self.encode = jax.jit(self._encode)
+        self.predictions = jax.jit(self._predictions)
+        self.loss = jax.jit(lambda params, batch: agent.apply({"params": params}, batch))
+        self.loss_and_gradients = jax.jit(jax.value_and_grad(self.loss, has_aux=True))
+        self._gradient = jax.jit(jax.grad(self._answer))
 
-@cache
-def initialized(encoder, head, window, text):
-    agent = make_agent(encoder, head, window=window, text=text)
-    params = agent.init(jax.random.key(0), random_batch())["params"]
-    # random scales, so that nothing is zero or equal by initialisation
-    return agent, jax.tree.map(
-        lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), params
-    )
+    def influence(self, batch, *, step):
+        """Largest gradients of the prediction at `step`, per step of the state [T] and of the action [T]."""
+        gradients = self._gradient((jnp.asarray(batch.state), jnp.asarray(batch.actions)), batch, step)
+        return (np.abs(gradient).max(axis=(0, *range(2, gradient.ndim))) for gradient in gradients)
 
+    def _encode(self, images, tokens, padding):
+        return self.agent.apply({"params": self.params}, images, tokens, padding, method=Agent.encode)
 
-def predictions(agent, params, batch):
-    variables = {"params": params}
-    features = agent.apply(variables, batch.images, batch.tokens, batch.text_padding_mask, method=Agent.encode)
-    return agent.apply(variables, features, batch, method=Agent.predict)
+    def _predictions(self, batch):
+        features = self._encode(batch.images, batch.tokens, batch.text_padding_mask)
+        return self.agent.apply({"params": self.params}, features, batch, method=Agent.predict)
 
-
-def influence(agent, params, batch, *, step, of):
-    """Largest gradient of the prediction at `step` with respect to one field, per step of that field [T]."""
-
-    def answer(value):
-        predicted = predictions(agent, params, batch._replace(**{of: value}))
+    def _answer(self, state_and_actions, batch, step):
+        state, actions = state_and_actions
+        predicted = self._predictions(batch._replace(state=state, actions=actions))
         return sum(jnp.sum(leaf[:, step] * (1 + jnp.arange(leaf[:, step].size).reshape(leaf[:, step].shape) % 7))
                    for leaf in jax.tree.leaves(predicted))  # fmt: skip
 
-    gradient = jax.grad(answer)(jnp.asarray(getattr(batch, of)))
-    return np.abs(gradient).max(axis=tuple(axis for axis in range(gradient.ndim) if axis != 1))
+
+@cache
+def compiled(encoder="scratch_tiny", head="spatial", *, window=None, text=True):
+    return Compiled(make_agent(encoder, head, window=window, text=text))
 
 
 @every_part
 def test_a_prediction_sees_its_state_and_the_past_but_not_its_action_nor_the_future(encoder, head):
-    agent, batch, params = prepared(encoder, head)
-    state = influence(agent, params, batch, step=1, of="state")
-    action = influence(agent, params, batch, step=1, of="actions")
+    state, action = compiled(encoder, head).influence(random_batch(), step=1)
     assert state[0] > 0 and state[1] > 0 and state[2] == 0
     assert action[0] > 0 and action[1] == 0 and action[2] == 0
 
 
 @every_part
 def test_images_of_the_past_and_present_matter_and_those_of_the_future_do_not(encoder, head):
-    agent, batch, params = prepared(encoder, head)
-    before = predictions(agent, params, batch)
+    program, batch = compiled(encoder, head), random_batch()
+    before = program.predictions(batch)
     for changed, expected in ((0, True), (1, True), (2, False)):
         images = batch.images.copy()
         images[:, changed] = 255 - images[:, changed]
-        after = predictions(agent, params, batch._replace(images=images))
+        after = program.predictions(batch._replace(images=images))
         pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
         assert any(bool(jnp.any(a[:, 1] != b[:, 1])) for a, b in pairs) is expected
 
 
 @every_part
 def test_the_sign_of_a_past_quaternion_means_nothing(encoder, head):
-    agent, batch, params = prepared(encoder, head)
+    batch = random_batch()
     flipped = batch.actions.copy()
     flipped[..., 3:7] *= -1
-    pair = (predictions(agent, params, batch._replace(actions=actions)) for actions in (batch.actions, flipped))
+    program = compiled(encoder, head)
+    pair = (program.predictions(batch._replace(actions=actions)) for actions in (batch.actions, flipped))
     jax.tree.map(np.testing.assert_array_equal, *pair)
 
 
 def test_a_window_forgets_what_lies_before_it_through_all_layers():
-    agent, batch, params = prepared(window=1)
-    assert influence(agent, params, batch, step=2, of="state")[:2].max() == 0
-    agent, batch, params = prepared(window=2)
-    state = influence(agent, params, batch, step=2, of="state")
-    assert state[0] == 0 and state[1] > 0 and state[2] > 0
-    agent, batch, params = prepared(window=None)
-    assert influence(agent, params, batch, step=2, of="state")[:2].min() > 0
+    of_one, of_two, of_all = (
+        next(compiled(window=window).influence(random_batch(), step=2)) for window in (1, 2, None)
+    )
+    assert of_one[:2].max() == 0
+    assert of_two[0] == 0 and of_two[1] > 0 and of_two[2] > 0
+    assert of_all[:2].min() > 0
 
 
 @every_part
 def test_the_instruction_matters_where_it_is_read_and_only_its_words_do(encoder, head):
-    agent, batch, params = prepared(encoder, head)
+    batch = random_batch()
     batch.text_padding_mask[:, 3:] = 1
     other_words, other_padding = batch.tokens.copy(), batch.tokens.copy()
     other_words[:, 1] += 1
     other_padding[:, 4] += 1
-    before, words, padding = (
-        np.concatenate(
-            [np.ravel(leaf) for leaf in jax.tree.leaves(predictions(agent, params, batch._replace(tokens=t)))]
-        )
-        for t in (batch.tokens, other_words, other_padding)
-    )
-    assert np.any(before != words)
-    np.testing.assert_array_equal(before, padding)
-    agent, batch, params = prepared(encoder, head, text=False)
-    np.testing.assert_array_equal(
-        *(jax.tree.leaves(predictions(agent, params, batch._replace(tokens=t)))[0] for t in (batch.tokens, other_words))
-    )
+
+    def numbers(tokens, *, text=True):
+        predicted = compiled(encoder, head, text=text).predictions(batch._replace(tokens=tokens))
+        return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(predicted)])
+
+    before = numbers(batch.tokens)
+    assert np.any(before != numbers(other_words))
+    np.testing.assert_array_equal(before, numbers(other_padding))
+    np.testing.assert_array_equal(numbers(batch.tokens, text=False), numbers(other_words, text=False))
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_encoding_frames_one_by_one_equals_encoding_the_sequence(encoder):
-    agent, batch, params = prepared(encoder)
-    together = agent.apply({"params": params}, batch.images, batch.tokens, batch.text_padding_mask, method=Agent.encode)
+    batch, encode = random_batch(), compiled(encoder).encode
+    together = encode(batch.images, batch.tokens, batch.text_padding_mask)
     for step in range(SIZES.steps):
         images = batch.images[:, step : step + 1]
-        alone = agent.apply({"params": params}, images, batch.tokens, batch.text_padding_mask, method=Agent.encode)
+        alone = encode(images, batch.tokens, batch.text_padding_mask)
         for whole, part in ((together.pooled, alone.pooled), (together.patches, alone.patches)):
             np.testing.assert_allclose(whole[:, step], part[:, 0], atol=1e-5, rtol=1e-5)
         np.testing.assert_allclose(together.text, alone.text, atol=1e-5)
@@ -159,16 +161,12 @@ def test_encoding_frames_one_by_one_equals_encoding_the_sequence(encoder):
 
 @every_part
 def test_missing_steps_change_neither_loss_nor_gradients(encoder, head):
-    agent, batch, params = prepared(encoder, head)
+    program, batch = compiled(encoder, head), random_batch()
     batch.step_mask[:, 2] = 0
     empty = batch._replace(**{key: getattr(batch, key).copy() for key in ("images", "state", "actions", "intrinsics")})
     empty.images[:, 2], empty.state[:, 2], empty.actions[:, 2], empty.intrinsics[:, 2] = 0, 0, 0, 0
-
-    def loss(params, batch):
-        return agent.apply({"params": params}, batch)
-
-    (first, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(params, batch)
-    (second, blank), other = jax.value_and_grad(loss, has_aux=True)(params, empty)
+    (first, metrics), gradient = program.loss_and_gradients(program.params, batch)
+    (second, blank), other = program.loss_and_gradients(program.params, empty)
     assert np.isfinite(first) and all(np.isfinite(value) for value in (metrics | blank).values())
     np.testing.assert_allclose(first, second, rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), gradient, other)
@@ -176,8 +174,8 @@ def test_missing_steps_change_neither_loss_nor_gradients(encoder, head):
 
 @every_part
 def test_every_parameter_but_unused_words_learns(encoder, head):
-    agent, batch, params = prepared(encoder, head)
-    gradients = jax.grad(lambda params: agent.apply({"params": params}, batch)[0])(params)
+    program = compiled(encoder, head)
+    _, gradients = program.loss_and_gradients(program.params, random_batch())
     still = [name for name, leaf in flatten_params(gradients).items() if not leaf.any()]
     assert [
         name for name in still if name != "encoder/logit_scale"
@@ -186,13 +184,13 @@ def test_every_parameter_but_unused_words_learns(encoder, head):
 
 @every_part
 def test_features_computed_before_give_the_same_loss_and_need_neither_images_nor_the_encoder(encoder, head):
-    agent, batch, params = prepared(encoder, head)
-    live = agent.apply({"params": params}, batch)[0]
-    before = agent.apply({"params": params}, batch.images, batch.tokens, batch.text_padding_mask, method=Agent.encode)
-    if not agent.reads_patches:
+    program, batch = compiled(encoder, head), random_batch()
+    live, _ = program.loss(program.params, batch)
+    before = program.encode(batch.images, batch.tokens, batch.text_padding_mask)
+    if not program.agent.reads_patches:
         before = before._replace(patches=None)
-    rest = {name: part for name, part in params.items() if name != "encoder"}
-    cached = agent.apply({"params": rest}, batch._replace(images=None, features=before))[0]
+    rest = {name: part for name, part in program.params.items() if name != "encoder"}
+    cached, _ = program.loss(rest, batch._replace(images=None, features=before))
     np.testing.assert_allclose(cached, live, rtol=1e-6)
 
 

@@ -124,7 +124,7 @@ def test_saved_agents_that_are_damaged_or_in_a_runs_place_are_one_line(run: Path
         assert refused(lambda: Agent.load(tmp_path)).startswith(f"{file}: damaged")
     file.write_bytes(whole)
     settings = (tmp_path / "config.yaml").read_text()
-    (tmp_path / "config.yaml").write_text(re.sub(r"(policy:\n(?:  .*\n)*?  depth: )\d+", r"\g<1>1", settings))
+    (tmp_path / "config.yaml").write_text(re.sub(r"(policy:\n(?:  .*\n)*?  depth: )\d+", r"\g<1>3", settings))
     assert "according to config.yaml in the same folder" in refused(lambda: Agent.load(tmp_path))
 
 

@@ -28,7 +28,7 @@ from tests.paths import ROOT
 
 HARDWARE = HardwareConfig("auto")
 SHORT = ("training.epochs=1", "optimizer.warmup_epochs=0")
-FROZEN = "training.freeze=[encoder/block_0,'policy/block_[0-1]','*/bias']"
+FROZEN = "training.freeze=[encoder/block_0,'policy/block_[0-3]','*/bias']"
 Data = dict[str, list[Path]]
 
 
@@ -104,7 +104,7 @@ def test_a_run_begins_with_anothers_parameters_on_other_tasks_and_records_it(
 
 @pytest.mark.parametrize(
     ("settings", "reinit"),
-    [(("head=regression",), ["head"]), (("policy.depth=1",), ["policy/block_1"]),
+    [(("head=regression",), ["head"]), (("policy.depth=2",), ["policy/block_1"]),
      (("encoder.dim=24", "encoder.depth=2"),
       ["encoder", "head", "policy/embed_camera/kernel", "policy/embed_text/kernel"])],
 )  # fmt: skip

@@ -19,10 +19,9 @@ from instructrl.types import Demonstration
 from tests.fixtures import cameras, demonstrations, tiny
 from tests.paths import GOLDEN
 
-pytestmark = pytest.mark.usefixtures("optimized")
 RECORDED = GOLDEN / "losses.json"
 STEPS, EPISODES, LENGTH, SIZE = 20, 10, 4, 32
-TOLERANCE = 2e-4  # relative; another number of threads or another CPU changes losses by about 1e-6
+TOLERANCE = 2e-4  # relative; other threads, another CPU and XLA's optimizations change losses by about 1e-6
 HEADER = Header("reach_target", "train", ("front", "left_shoulder"), SIZE, {"simulator": "made up", "renderer": "none"})
 M3AE = ("encoder=m3ae_tiny", "encoder.dim=16", "encoder.depth=2", "encoder.heads=2", "encoder.weights=null")
 CASES = {
@@ -71,7 +70,7 @@ def losses(folder: Path, *words: str) -> list[float]:
     from instructrl.training.objectives.behavior_cloning import open_demonstrations, prepare_behavior_cloning
     from instructrl.training.run_dir import open_run
 
-    sizes = ("task.episodes=8", "task.val_episodes=2", "training.batch_size=3", "training.epochs=10")
+    sizes = ("task.episodes=8", "task.val_episodes=2", "training.batch_size=3", "training.epochs=10", "policy.depth=2")
     config = tiny.config(folder, *sizes, *words)
     episodes = [demonstration(seed) for seed in range(EPISODES)]
     data = {

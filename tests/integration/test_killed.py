@@ -31,11 +31,11 @@ WORDS = (
     "task.episodes=20",
     "encoder.frozen=true",  # with cached features
     "training.token_dropout=0",
-    "training.epochs=20",
-    "training.save_every=5",
+    "training.epochs=10",
+    "training.save_every=4",
     "name=run",
 )
-STEPS = 20 * 8
+STEPS = 10 * 8
 PHASES = ["collecting", "features", "training", "saving"]
 TINY = ("-m", "tests.fixtures.tiny_objective")
 BEGUN = ("training begins", "training resumed")
@@ -141,8 +141,8 @@ def test_killed_at_many_moments_of_training_it_ends_bit_equal(tmp_path: Path, mo
 
 
 def test_two_processes_that_are_killed_or_stopped_end_bit_equal(tmp_path: Path) -> None:
-    words = ["hardware.local_devices=null", "training.batch_size=12", "training.epochs=150",
-             "training.validate_every=30", "training.save_every=15"]  # fmt: skip
+    words = ["hardware.local_devices=null", "training.batch_size=12", "training.epochs=80",
+             "training.validate_every=20", "training.save_every=15"]  # fmt: skip
     checkpoints = tmp_path / "outputs/killed/checkpoints"
 
     def steps() -> set[int]:

@@ -1,4 +1,4 @@
-"""Data ten times larger than the memory limit: loading, verification, statistics and training."""
+"""Data larger than the memory limit: ten times for loading, verification and statistics, three times for training."""
 
 import os
 import subprocess
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.sparse import write_sparse
+from tests.fixtures.xla_flags import xla_flags
 from tests.paths import ROOT
 
 CAMERAS = ("front", "left_shoulder")
@@ -63,7 +64,7 @@ Loader.batch = batch
 train(config, open_run(config), data={split: [folder / f"{split}.hdf5"] for split in ("train", "val")})
 begin, end = peaks[len(peaks) // 10], peaks[len(peaks) - 2]
 print("peak", begin, end)
-assert end < begin + 160, peaks  # 1% of the data; the number of batches in flight varies with the load
+assert end < begin + 100, peaks  # 4% of the data; the number of batches in flight varies with the load
 """
 
 
@@ -74,7 +75,7 @@ def run_limited(program: str, limit: int, folder: Path, times: float = 10) -> No
     write_sparse(folder / "val.hdf5", 2, size=SIZE, cameras=CAMERAS, split="val")
     assert path.stat().st_size > times * limit
     command = [sys.executable, "-c", LIMITED + program, str(limit), str(folder), str(episodes)]
-    alone = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}  # eight devices need more memory
+    alone = os.environ | {"XLA_FLAGS": xla_flags(devices=1)}  # eight devices need more memory
     ran = subprocess.run(command, cwd=ROOT, env=alone, capture_output=True, text=True)
     path.unlink()
     assert ran.returncode == 0, ran.stdout[-1000:] + ran.stderr[-2000:]
@@ -87,4 +88,4 @@ def test_data_larger_than_memory_are_read(tmp_path: Path, program: str) -> None:
 
 def test_data_larger_than_memory_are_learnt_from(tmp_path: Path) -> None:
     """The limit is about the memory of a training with almost no data, most of which is used by the compiler."""
-    run_limited(TRAIN, 1600 * 2**20, tmp_path)
+    run_limited(TRAIN, 900 * 2**20, tmp_path, times=3)

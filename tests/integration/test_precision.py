@@ -14,7 +14,6 @@ from instructrl.training.state import initial_state
 from instructrl.types import BatchSizes, fake_batch
 from tests.fixtures import encoders
 
-pytestmark = pytest.mark.usefixtures("optimized")
 AGENT = ("policy=vit_debug", "policy.dim=32", "policy.heads=2", "head.dim=16", "sim.image_size=32", "encoder.dim=32",
          "sim.cameras=[front,wrist]", "encoder.frozen=false", "encoder.weights=null", "encoder.tokenizer=small",
          "encoder.depth=2", "encoder.patch_size=8", "encoder.layers=all", "optimizer.ema=0.9",

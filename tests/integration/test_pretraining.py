@@ -43,8 +43,9 @@ PARAMS = split_encoder_decoder(encoders.nested(encoders.published(GOLDEN)))
 PAIRS = Pairs(*(GOLDEN[key] for key in ("image", "text", "text_padding_mask")))
 KEPT = VisibleIndices(*(np.flatnonzero(GOLDEN[f"pre_{half}_mask"][0] == 0) for half in ("image", "text")))
 OPTIONS = PretrainingConfig()
+EPOCHS = 20
 MIXED = ("pretraining.pair_rate=2", "pretraining.image_rate=1", "pretraining.text_rate=1")
-LONG = ("training.epochs=30", *MIXED)
+LONG = (f"training.epochs={EPOCHS}", "optimizer.learning_rate=2e-2", *MIXED)
 
 
 # The objective.
@@ -176,7 +177,7 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_both_losses_fall_and_everything_is_noted(undisturbed: Path) -> None:
     lines = [line for line in read_lines(undisturbed / "metrics.jsonl") if line["split"] == "val"]
-    assert len(lines) == 30
+    assert len(lines) == EPOCHS
     first, last = lines[0], lines[-1]
     assert last["pixel_loss"] < 0.8 * first["pixel_loss"] and last["word_loss"] < 0.6 * first["word_loss"]
     assert last["word_accuracy"] > 0.5 > first["word_accuracy"]
@@ -208,8 +209,8 @@ def test_the_weights_are_those_of_the_last_step_and_fit_an_agents_frozen_encoder
     )
     abstract = jax.eval_shape(lambda: random_masked_params(model, size=32, length=8, seed=0))
     with open_checkpoints(undisturbed, read_only=True) as checkpoints:
-        assert checkpoints.step("last") == 30 * 8
-        params = checkpoints.params(abstract, step=30 * 8, averaged=False)
+        assert checkpoints.step("last") == EPOCHS * 8
+        params = checkpoints.params(abstract, step=EPOCHS * 8, averaged=False)
     found, saved = weights(undisturbed), flatten_params(params["encoder"])
     assert found.keys() == saved.keys() and not any(name.startswith("decoder") for name in found)
     for name, array in saved.items():
