@@ -1,6 +1,9 @@
 """File systems that are full, read-only or damaged, and concurrent trainings: one-line errors without data loss."""
 
+import contextlib
+import io
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -13,6 +16,7 @@ import numpy as np
 import pytest
 
 from instructrl.errors import InputError, RunError, report_user_errors
+from instructrl.training.checkpointing.integrity import find_damage
 from instructrl.training.checkpointing.manager import Checkpoints, Retention, open_checkpoints
 from instructrl.training.monitoring.metric_writer import read_lines
 from instructrl.training.run_dir import open_run
@@ -110,34 +114,103 @@ def check_full_disk(disk: Path, folder: Path, capfd: pytest.CaptureFixture[str],
     ]
 
 
-def test_any_truncated_file_of_a_checkpoint_is_found_and_said(tmp_path: Path) -> None:
-    with open_checkpoints(tmp_path / "whole", keep=Retention(2, 1)) as checkpoints:
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with checkpoints of steps 2 and 3, the latter within an epoch."""
+    run = tmp_path_factory.mktemp("saved")
+    with open_checkpoints(run, keep=Retention(2, 1)) as checkpoints:
         save(checkpoints, 1, 2)
         checkpoints.save(state(3), step=3, progress={"sums": {"loss": 0.1}, "count": 2.0})
-    last = tmp_path / "whole/checkpoints/3"
+    return run
+
+
+def accepted(run: Path) -> bool:
+    """Whether the checkpoint of step 3 is used, unchanged; else it is refused and training goes on from step 2."""
+    folder = f"{run}/checkpoints/3"
+    try:
+        with open_checkpoints(run, read_only=True) as checkpoints:
+            same(checkpoints.restore(state(0), step=3), state(3))
+            assert checkpoints.progress(3) == {"sums": {"loss": 0.1}, "count": 2.0}
+        unchanged = True
+    except InputError as error:
+        assert str(error).startswith(f"{folder}: damaged (") and "\n" not in str(error)
+        assert str(error).endswith("train again: the same command goes on from step 2")
+        unchanged = False
+    with contextlib.redirect_stdout(io.StringIO()) as printed, open_checkpoints(run) as checkpoints:
+        last = checkpoints.step("last")
+        assert last == (3 if unchanged else 2)
+        same(checkpoints.restore(state(0), step=last), state(last))
+    moved = f"; moved to {run}/damaged_checkpoints/3, and step 2 is used\n"
+    said = printed.getvalue()
+    assert said == "" if unchanged else said.startswith(f"{folder}: damaged (") and said.endswith(moved)
+    return unchanged
+
+
+def test_any_truncated_file_of_a_checkpoint_is_found_and_said(saved: Path, tmp_path: Path) -> None:
+    last = saved / "checkpoints/3"
     files = [path.relative_to(last) for path in last.rglob("*") if path.is_file()]
     assert len(files) > 8
     silent = []
     for file in files:
         for part in (0.0, 0.5):
-            run = tmp_path / "damaged"
-            shutil.rmtree(run, ignore_errors=True)
-            shutil.copytree(tmp_path / "whole", run)
+            run = shutil.copytree(saved, tmp_path / "run")
             damaged = run / "checkpoints/3" / file
             os.truncate(damaged, int(damaged.stat().st_size * part))
-            for read_only in (False, True):
-                try:
-                    with open_checkpoints(run, read_only=read_only) as checkpoints:
-                        same(checkpoints.restore(state(0), step=3), state(3))
-                        assert checkpoints.progress(3)["count"] == 2
-                    silent.append(file.name)
-                except InputError as error:
-                    assert str(error).startswith(f"{run}/checkpoints/3: damaged (") and "\n" not in str(error)
-                    assert str(error).endswith("remove that folder to resume from step 2")
+            silent += [file.name] * accepted(run)
+            shutil.rmtree(run)
     assert set(silent) <= {"commit_success.txt"}, "its content is never read"
-    shutil.rmtree(run / "checkpoints/3")
-    with open_checkpoints(run) as checkpoints:
-        same(checkpoints.restore(state(0), step=2), state(2))
+
+
+def test_no_damage_of_a_checkpoint_is_silent(saved: Path, tmp_path: Path) -> None:
+    """Bits flipped, bytes zeroed, parts exchanged or repeated: 120 damages that leave the sizes as they were."""
+    rng = random.Random(0)
+    last = saved / "checkpoints/3"
+    files = sorted(path.relative_to(last) for path in last.rglob("*") if path.is_file() and path.stat().st_size)
+    arrays = [file for file in files if "d" in file.parts]
+    refused = 0
+    for number in range(120):
+        file = rng.choice(arrays if number % 2 else files)
+        whole = (last / file).read_bytes()
+        content, at, length = bytearray(whole), rng.randrange(len(whole)), rng.randint(1, 64)
+        kind = rng.choice(("flip", "zero", "exchange", "repeat"))
+        if kind == "flip":
+            content[at] ^= 1 << rng.randrange(8)
+        elif kind == "zero":
+            content[at : at + length] = bytes(len(content[at : at + length]))
+        elif kind == "exchange":
+            content = content[at:] + content[:at]
+        else:
+            content[at : at + length] = content[: len(content[at : at + length])]
+        if content == whole:
+            continue
+        run = shutil.copytree(saved, tmp_path / str(number))
+        (run / "checkpoints/3" / file).write_bytes(content)
+        damage = find_damage(run / "checkpoints/3", contents=True)
+        refused += damage is not None
+        if damage is None or number % 20 == 0:
+            assert accepted(run) == (damage is None)  # it compares all that is used
+        if damage is None:
+            assert file.name in ("commit_success.txt", "_CHECKPOINT_METADATA"), f"{kind} of {file}"
+        shutil.rmtree(run)
+    assert refused >= 80
+
+
+def test_training_goes_on_from_the_checkpoint_before_a_damaged_one_and_ends_bit_equal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("training.epochs=4", "training.keep_last=2", "name=run")
+    whole = tiny_objective.trained(tmp_path / "whole", *words)
+    run = shutil.copytree(whole, tmp_path / "damaged/outputs/run")
+    [array] = [path for path in (run / "checkpoints/12").rglob("d/*") if path.parent.parent.name == "default"]
+    content = bytearray(array.read_bytes())
+    content[len(content) // 2] ^= 1
+    array.write_bytes(content)
+    with pytest.raises(InputError, match=r"checkpoints/12: damaged \(the content of default/d/\w+ has changed\)"):
+        tiny_objective.state(run)
+    assert tiny_objective.trained(tmp_path / "damaged", *words) == run
+    printed = capsys.readouterr().out
+    assert f"{run}/checkpoints/12: damaged (the content of " in printed and "training resumed: epoch 3 of 4" in printed
+    tiny_objective.assert_same_end(run, whole)
 
 
 def test_the_only_checkpoint_damaged_says_that_training_begins_anew(tmp_path: Path) -> None:
@@ -145,14 +218,15 @@ def test_the_only_checkpoint_damaged_says_that_training_begins_anew(tmp_path: Pa
         save(checkpoints, 1)
     os.truncate(tmp_path / "checkpoints/1/metrics/metrics", 3)
     with pytest.raises(InputError, match=r"metrics/metrics has 3 bytes, not \d+.*to start from scratch"):
-        Checkpoints(tmp_path, read_only=True)
+        Checkpoints(tmp_path)
+    assert (tmp_path / "checkpoints/1").is_dir(), "nothing is moved"
 
 
 def test_a_checkpoint_without_an_inventory_is_read(tmp_path: Path) -> None:
     """Read checkpoints of versions without an inventory."""
     with open_checkpoints(tmp_path) as checkpoints:
         save(checkpoints, 1)
-    (tmp_path / "checkpoints/1/sizes.json").unlink()
+    (tmp_path / "checkpoints/1/inventory.json").unlink()
     with open_checkpoints(tmp_path) as checkpoints:
         same(checkpoints.restore(state(0), step=1), state(1))
 

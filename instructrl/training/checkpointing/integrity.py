@@ -1,12 +1,13 @@
-"""Checkpoint integrity: file sizes, recorded before the checkpoint is committed, reveal truncated files."""
+"""Checkpoint integrity: sizes and checksums of all files, recorded before the checkpoint is committed."""
 
 import json
 from pathlib import Path
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
+from instructrl.storage.object_store import crc32c
 from instructrl.training.running_mean import MeanState
 
-INVENTORY = "sizes.json"
+INVENTORY = "inventory.json"
 MARKER = "_CHECKPOINT_METADATA"  # Orbax's; this file and the next one are rewritten when the checkpoint is committed
 WRITTEN_LAST = (INVENTORY, MARKER, "commit_success.txt")
 
@@ -18,15 +19,24 @@ class Marker(TypedDict, total=False):
     custom_metadata: MeanState | None
 
 
-def file_sizes(folder: Path) -> dict[str, int]:
-    """Sizes in bytes of all files below a folder, except the top-level ones that are written last."""
+class FileRecord(NamedTuple):
+    """A file of a checkpoint as it was written."""
+
+    size: int  # bytes
+    crc32c: str  # base64
+
+
+def checkpoint_files(folder: Path) -> dict[str, Path]:
+    """All files below a folder, except the top-level ones that are written last."""
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: path.stat().st_size for name, path in files.items() if name not in WRITTEN_LAST}
+    return {name: path for name, path in files.items() if name not in WRITTEN_LAST}
 
 
 def write_inventory(folder: Path) -> None:
-    """Record the sizes of the files in a checkpoint."""
-    (folder / INVENTORY).write_text(json.dumps(file_sizes(folder)))
+    """Record sizes and checksums of the files in a checkpoint, and a copy of the progress in Orbax's metadata."""
+    files = {name: FileRecord(path.stat().st_size, crc32c(path)) for name, path in checkpoint_files(folder).items()}
+    progress = json.loads((folder / MARKER).read_text()).get("custom_metadata")
+    (folder / INVENTORY).write_text(json.dumps({"files": files, "progress": progress}))
 
 
 def read_marker(folder: Path) -> Marker:
@@ -38,21 +48,32 @@ def read_marker(folder: Path) -> Marker:
         return {}
 
 
-def find_damage(folder: Path) -> str | None:
+def find_damage(folder: Path, *, contents: bool) -> str | None:
     """Describe the first damage in a checkpoint's files; None if they are intact.
 
-    Checkpoints of older versions have no inventory; only reading them with Orbax reveals damage.
+    Sizes are always compared, checksums with `contents`, for which all files are read. Checkpoints of older versions
+    have no inventory; only reading them with Orbax reveals damage.
     """
-    if not read_marker(folder):
+    marker = read_marker(folder)
+    if not marker:
         return f"{MARKER} is damaged"
     if not (folder / INVENTORY).exists():
         return None
     try:
-        expected = json.loads((folder / INVENTORY).read_text())
-        found = file_sizes(folder)
-        damaged = [name for name, size in expected.items() if found.get(name) != size]
-    except (OSError, ValueError, AttributeError):
+        inventory = json.loads((folder / INVENTORY).read_text())
+        expected = {name: FileRecord(*record) for name, record in inventory["files"].items()}
+        progress = inventory["progress"]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return f"{INVENTORY} is damaged"
-    if not damaged:
-        return None
-    return f"{damaged[0]} has {found.get(damaged[0], 'no')} bytes, not {expected[damaged[0]]}"
+    if progress != marker.get("custom_metadata"):
+        return f"{MARKER} and {INVENTORY} differ"
+    found = checkpoint_files(folder)
+    for name, record in expected.items():
+        if name not in found or found[name].stat().st_size != record.size:
+            size = found[name].stat().st_size if name in found else "no"
+            return f"{name} has {size} bytes, not {record.size}"
+    if contents:
+        for name, record in expected.items():
+            if crc32c(found[name]) != record.crc32c:
+                return f"the content of {name} has changed"
+    return None

@@ -1,5 +1,6 @@
 """Orbax checkpoints: written asynchronously and atomically; the latest and the best ones are retained."""
 
+import itertools
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
@@ -16,11 +17,13 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from instructrl.errors import InputError, RunError, short_message
 from instructrl.models.encoders.registry import flatten_params
 from instructrl.training.checkpointing.integrity import find_damage, read_marker, write_inventory
+from instructrl.training.distributed.multihost import leader_first
 from instructrl.training.running_mean import MeanState
 from instructrl.training.state import TrainState
 from instructrl.training.types import Params
 
 REMOVED = ".removed"  # old checkpoints are moved here atomically before their files are deleted
+DAMAGED = "damaged_checkpoints"  # folder in the run directory
 UNFINISHED = ".orbax-checkpoint-tmp"  # name suffix of a checkpoint that is being written
 # Expected here: read-only access, mid-epoch checkpoints without metrics, and a slow file system.
 IGNORED_WARNINGS = ("Given directory is read only", "Requested `tracked_metric`", "Waiting for previous save")
@@ -60,13 +63,21 @@ class Checkpoints:
     """Checkpoints of one run directory. Mid-epoch checkpoints have no metrics and are never the best."""
 
     def __init__(self, run: Path, *, read_only: bool = False, keep: Retention = DEFAULT_RETENTION) -> None:
-        """Open the checkpoints; unless `read_only`, partial writes of a killed run are deleted (trainer only).
+        """Open the checkpoints.
+
+        Unless `read_only`, as only the trainer does, partial writes of a killed run are deleted, and damaged
+        checkpoints are moved away if there is an intact one.
 
         Raises:
             InputError: a checkpoint is damaged, or the directory cannot be written.
         """
         self.directory, self.read_only = run.resolve() / "checkpoints", read_only
-        self._check()
+        if self.read_only:
+            self._refuse_damaged()
+        else:
+            with leader_first():
+                if jax.process_index() == 0:
+                    self._move_damaged()
         policy = preservation_policy.AnyPreservationPolicy(
             [
                 preservation_policy.LatestN(keep.last),
@@ -165,6 +176,8 @@ class Checkpoints:
         return params
 
     def _restore(self, step: int, args: ocp.args.CheckpointArgs) -> dict[str, PyTree]:
+        if self.read_only:  # else all was read when it was opened
+            self._refuse(step, contents=True)
         try:
             return self.manager.restore(step, args=args)
         except (OSError, ValueError, KeyError) as error:
@@ -189,17 +202,46 @@ class Checkpoints:
         folders = self.directory.iterdir() if self.directory.is_dir() else ()
         return sorted(int(folder.name) for folder in folders if folder.name.isdecimal() and folder.is_dir())
 
-    def _check(self) -> None:
+    def _refuse_damaged(self) -> None:
         """Raise InputError if a checkpoint is damaged, since the latest and the best must not depend on the damage."""
         for step in reversed(self._steps()):
-            damage = find_damage(self.directory / str(step))
-            if damage is not None and (self.directory / str(step)).exists():  # else a newer one has just replaced it
-                raise self._unusable(step, f"damaged ({damage})")
+            self._refuse(step, contents=False)
+
+    def _refuse(self, step: int, *, contents: bool) -> None:
+        damage = find_damage(self.directory / str(step), contents=contents)
+        if damage is not None and (self.directory / str(step)).exists():  # else a newer one has just replaced it
+            raise self._unusable(step, f"damaged ({damage})")
+
+    def _move_damaged(self) -> None:
+        """Move damaged checkpoints out of the way of the newest intact one, from which training goes on.
+
+        Raises:
+            InputError: none is intact.
+        """
+        damaged, intact = dict[int, str](), None
+        for step in reversed(self._steps()):  # the one that is gone on with is read as a whole, the others when needed
+            damage = find_damage(self.directory / str(step), contents=intact is None)
+            if damage is not None:
+                damaged[step] = damage
+            elif intact is None:
+                intact = step
+        if damaged and intact is None:
+            step, damage = next(iter(damaged.items()))
+            raise self._unusable(step, f"damaged ({damage})")
+        for step, damage in damaged.items():
+            folder, moved = self.directory / str(step), unused_path(self.directory.parent / DAMAGED / str(step))
+            moved.parent.mkdir(exist_ok=True)
+            folder.rename(moved)
+            print(f"{folder}: damaged ({damage}); moved to {moved}, and step {intact} is used", flush=True)
 
     def _unusable(self, step: int, problem: str) -> InputError:
         others = [other for other in self._steps() if other != step]
-        effect = f"resume from step {others[-1]}" if others else "start from scratch: there is no other checkpoint"
-        return InputError(f"{self.directory / str(step)}: {problem}; remove that folder to {effect}")
+        advice = (
+            f"train again: the same command goes on from step {others[-1]}"
+            if others
+            else "remove that folder to start from scratch: there is no other checkpoint"
+        )
+        return InputError(f"{self.directory / str(step)}: {problem}; {advice}")
 
     def _write_inventories(self) -> None:
         """Orbax callback: all files of a checkpoint are written, but it is not committed yet."""
@@ -221,6 +263,15 @@ class Checkpoints:
                 f"{self.directory}: cannot be written ({short_message(error)}); earlier checkpoints are intact: "
                 "make room and run the same command again"
             ) from None
+
+
+def unused_path(path: Path) -> Path:
+    """The path, with a number if something is there already."""
+    return next(
+        candidate
+        for number in itertools.count()
+        if not (candidate := path.with_name(f"{path.name}-{number}" if number else path.name)).exists()
+    )
 
 
 @contextmanager
