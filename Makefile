@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := outputs/quickstart-reach_target-spatial-seed0
 EPISODES ?= 200
-JOBS ?= 2
+JOBS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo rlbench test test-fast test-rlbench lint lock bench clean
@@ -30,7 +30,7 @@ demo: $(VENV)/installed  ## collect, train, evaluate and report from scratch, in
 rlbench: $(VENV)/installed  ## install RLBench and CoppeliaSim (for non-commercial use) and play one episode
 	launchers/setup/setup_rlbench.sh $(BIN)/python
 
-test: $(VENV)/installed-dev  ## run all tests (unit, integration, cluster), JOBS files in parallel
+test: $(VENV)/installed-dev  ## run all tests (unit, integration, cluster), JOBS files at a time
 	$(BIN)/python -m pytest -n $(JOBS) --durations=20
 
 test-fast: $(VENV)/installed-dev  ## run the unit tests, which start no process

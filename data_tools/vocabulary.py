@@ -32,7 +32,7 @@ def task_instructions() -> list[str]:
 
     instructions = []
     for task in EMBEDDED_TASKS:
-        env = make_env(SimConfig(image_size=16), task)
+        env = make_env(SimConfig(image_size=16, renderer="raycast"), task)  # nothing is rendered
         try:
             for variation in range(env.variations):
                 instructions += [*env.instructions(variation), *env.instructions(variation, held_out=True)]

@@ -16,10 +16,10 @@ import jax
 import numpy as np
 
 from instructrl.config.environment import DataConfig
-from instructrl.config.fields import format_value
 from instructrl.config.training import HardwareConfig
-from instructrl.errors import InputError
+from instructrl.errors import InputError, RunError, format_value
 from instructrl.inference.batched_agent import BatchedAgent
+from instructrl.plausibility import RULES, implausible
 from instructrl.storage.paths import storage_path
 from instructrl.storage.synced_dir import working_dir
 from instructrl.training.distributed.platform import select_platform
@@ -99,7 +99,8 @@ class Agent:
 
         Raises:
             InputError: a camera is missing, an array has a wrong shape or type, or the instruction is too long or
-                changes within the episode.
+                changes within the episode, or the state or a camera matrix has numbers that no scene has.
+            RunError: the policy's answer is not finite.
         """
         checked = self._checked(observation, instruction)
         if self._instruction is None:
@@ -112,7 +113,10 @@ class Agent:
             )
         while len(self._batched.history[0]) >= self._batched.steps:
             self._batched.steps *= 2
-        return self._batched.act({0: checked})[0]
+        action = self._batched.act({0: checked})[0]
+        if not np.isfinite(action).all():
+            raise RunError(f"action: found {action.tolist()}: the policy diverged in training, see its metrics")
+        return action
 
     def _checked(self, observation: Observation | Mapping[str, Any], instruction: str) -> Observation:
         checked = observation if isinstance(observation, Observation) else self._from_arrays(observation, instruction)
@@ -130,6 +134,12 @@ class Agent:
                 raise InputError(
                     f"observation.{name}: found {found.dtype}{found.shape}, expected {np.dtype(dtype)}{shape}: this "
                     f"agent uses the cameras {', '.join(self.cameras)} with images of {size} pixels"
+                )
+        for name, rule in RULES.items():
+            if implausible(name, arrays[name][None]).any():
+                raise InputError(
+                    f"observation.{name}: found {format_value(arrays[name].tolist())}, expected {rule}; look "
+                    "at what reads the robot or the cameras. The observation was not taken into the episode's history"
                 )
         return Observation(
             **{name: found.astype(expected[name][1]) for name, found in arrays.items()}, instruction=instruction

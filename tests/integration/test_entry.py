@@ -23,6 +23,10 @@ from tests.fixtures.cameras import ring_of_cameras
 from tests.paths import ROOT
 
 ASK = "reach the red ball"
+IMPLAUSIBLE = [
+    ("state", np.nan), ("state", 3e38), ("state", -np.inf), ("intrinsics", 0.0), ("intrinsics", np.nan),
+    ("extrinsics", np.inf), ("extrinsics", 1e30),
+]  # fmt: skip
 
 
 BEST: dict[str, Any] = {"checkpoint": "best", "slots": 1, "steps": 16, "hardware": HardwareConfig("auto")}
@@ -147,7 +151,14 @@ def test_what_cannot_be_answered_is_one_line(run: Path, tmp_path: Path) -> None:
     small = views | {"front_rgb": views["front_rgb"][:8, :8]}
     assert "found front_rgb of shape (8, 8, 3), expected (32, 32, 3)" in refused(lambda: agent.act(small, ASK))
     assert "tokens, at most 32 fit; shorten it" in refused(lambda: agent.act(seen, "red " * 40))
-    agent.act(seen, ASK)  # none of these changed the state
+    for name, value in IMPLAUSIBLE:
+        array = getattr(seen, name).copy()
+        array.flat[0] = value
+        line = refused(lambda array=array, name=name: agent.act(seen._replace(**{name: array}), ASK))
+        assert line.startswith(f"observation.{name}: found [") and "expected finite, at most 1" in line
+    whole = agent.act(seen, ASK)  # none of these changed the state
+    np.testing.assert_array_equal(whole, agent_first(agent, seen))
+    agent.act(seen, ASK)
     assert "call reset() before another episode" in refused(lambda: agent.act(seen, "reach the blue ball"))
     (tmp_path / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
     (tmp_path / "data.json").write_bytes((run / "data.json").read_bytes())

@@ -1,6 +1,7 @@
 """Dataset with random access to the keyframe episodes of one file."""
 
 import hashlib
+import json
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -11,7 +12,7 @@ import h5py
 import numpy as np
 
 from instructrl.data.demonstrations.reader import READ_ERRORS, RECOLLECT_HINT, open_file, read
-from instructrl.data.demonstrations.schema import crc32, image_field
+from instructrl.data.demonstrations.schema import crc32, fields, image_field
 from instructrl.data.demonstrations.writer import Writer
 from instructrl.errors import InputError, short_message
 from instructrl.storage.paths import Hdf5Source, StoragePath, read_error, storage_path
@@ -95,11 +96,14 @@ class DemonstrationDataset:
         return tuple(self.contents.text[first : first + self.contents.sentences[episode]])
 
     def digest(self) -> str:
-        """Return a digest of the selected episodes: unchanged when more are appended to the file."""
+        """Return a digest of all of the selected episodes: unchanged when more are appended to the file."""
         contents, count = self.contents, len(self)
-        frames, keyframes = int(contents.frames[:count].sum()), int(contents.keyframes[:count].sum())
-        digest = hashlib.sha256(contents.crc32[:frames].tobytes() + contents.action[:keyframes].tobytes())
-        digest.update("\n".join(sentence for index in range(count) for sentence in self.instructions(index)).encode())
+        sizes = {"frames": contents.frames, "keyframes": contents.keyframes, "episodes": np.ones_like(contents.seed)}
+        digest = hashlib.sha256(json.dumps([self.cameras, self.image_size]).encode())
+        for name, field in fields(self.header).items():
+            used = int(sizes[field.path.partition("/")[0]][:count].sum())
+            digest.update(np.ascontiguousarray(getattr(contents, name)[:used]).data)
+        digest.update(json.dumps([self.instructions(index) for index in range(count)]).encode())
         return digest.hexdigest()
 
     def frames(self, episode: int) -> np.ndarray:

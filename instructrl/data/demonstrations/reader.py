@@ -11,11 +11,13 @@ import numpy as np
 
 from instructrl.data.demonstrations.schema import (
     CHECKS,
+    CONVENTIONS,
     FORMAT,
     VERSION,
     Contents,
     Field,
     Header,
+    attributes,
     check_array,
     check_contents,
     checksum,
@@ -23,7 +25,7 @@ from instructrl.data.demonstrations.schema import (
     fields,
     image_field,
 )
-from instructrl.errors import InputError, short_message
+from instructrl.errors import InputError, format_value, short_message
 from instructrl.storage.paths import Hdf5Source, StoragePath, open_source, read_error
 
 READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError)
@@ -138,7 +140,25 @@ def read_header(path: StoragePath, file: h5py.File) -> Header:
             raise InputError(f"{path}: attribute {key}: missing; {RECOLLECT_HINT}")
         with report_field(path, f"attribute {key}"):
             values[key] = kind(file.attrs[key])
-    return Header(**values)
+    header = Header(**values)
+    for key, ours in attributes(header).items():
+        if key in CONVENTIONS:
+            check_convention(path, file, key, ours)
+    return header
+
+
+def check_convention(path: StoragePath, file: h5py.File, key: str, ours: Any) -> None:
+    """Raise InputError unless a file's actions mean what ours do."""
+    if key not in file.attrs:
+        raise InputError(f"{path}: attribute {key}: missing; {RECOLLECT_HINT}")
+    with report_field(path, f"attribute {key}"):
+        value = file.attrs[key]
+        found = value.tolist() if isinstance(value, np.ndarray) else text(value)
+    if found != ours:
+        raise InputError(
+            f"{path}: attribute {key}: found {format_value(found)}, InstructRL uses {format_value(ours)}; collect or "
+            "convert it again with this version"
+        )
 
 
 def text(value: Any) -> str:

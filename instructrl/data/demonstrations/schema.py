@@ -24,10 +24,12 @@ import numpy as np
 
 from instructrl.actions import WORKSPACE_HIGH, WORKSPACE_LOW
 from instructrl.errors import InputError
+from instructrl.plausibility import LARGEST, RULES, implausible
 from instructrl.types import ACTION_SIZE, STATE_SIZE
 
 FORMAT, VERSION = "instructrl demonstrations", 1
 ACTION_CONVENTION = "x y z (m, world), quaternion x y z w with w >= 0, gripper open 0 or 1"
+CONVENTIONS = ("action", "workspace_low", "workspace_high")  # attributes that every file of this version shares
 SPLITS = ("train", "val")
 CHECKS = "episodes/checks"
 
@@ -183,9 +185,8 @@ def check_values(where: str, contents: Contents) -> None:
         values = getattr(contents, name)
         if len(values) != len(frame_of):
             raise InputError(f"{where}: frames/{name}: found {len(values)} entries for {len(frame_of)} frames")
-        raise_for_episode(
-            where, f"frames/{name} (finite)", ~np.isfinite(values).all(tuple(range(1, values.ndim))), frame_of
-        )
+        if name in RULES:
+            raise_for_episode(where, f"frames/{name} ({RULES[name]})", implausible(name, values), frame_of)
     if len(contents.action) != len(keyframe_of):
         raise InputError(f"{where}: keyframes/action: found {len(contents.action)} for {len(keyframe_of)} keyframes")
     before = np.roll(contents.keyframe, 1)
@@ -194,8 +195,10 @@ def check_values(where: str, contents: Contents) -> None:
     raise_for_episode(where, "keyframes/frame (increasing, from 1, within the episode)", outside, keyframe_of)
     rotation, gripper = contents.action[:, 3:7], contents.action[:, 7]
     unit = np.abs(np.linalg.norm(rotation.astype(np.float64), axis=1) - 1) < 1e-2
-    valid = np.isfinite(contents.action).all(1) & unit & (rotation[:, 3] >= 0) & ((gripper == 0) | (gripper == 1))
-    raise_for_episode(where, f"keyframes/action ({ACTION_CONVENTION})", ~valid, keyframe_of)
+    near = (np.abs(contents.action[:, :3]) <= LARGEST).all(1)
+    valid = near & unit & (rotation[:, 3] >= 0) & ((gripper == 0) | (gripper == 1))  # false for what is not finite
+    rule = f"keyframes/action ({ACTION_CONVENTION}, position at most {LARGEST:g})"
+    raise_for_episode(where, rule, ~valid, keyframe_of)
     raise_for_episode(where, "episodes/variation (>= 0)", contents.variation < 0)
     raise_for_episode(where, "episodes/seed (>= 0)", contents.seed < 0)
 

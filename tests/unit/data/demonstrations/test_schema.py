@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from instructrl.data.demonstrations import schema
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.data.demonstrations.reader import read
 from instructrl.data.demonstrations.schema import CHECKS, checksum, fields
@@ -98,6 +99,11 @@ def wrong_demonstrations() -> dict[str, dict]:
         "quaternion": {"actions": -good.actions},
         "keyframes/action .x y z": {"actions": good.actions * np.float32(np.nan)},
         "state .finite": {"state": good.state * np.float32(np.inf)},
+        "state .finite, at most": {"state": np.full_like(good.state, 3e38)},
+        "intrinsics .finite, at most": {"intrinsics": np.zeros_like(good.intrinsics)},
+        "extrinsics .finite, at most": {"extrinsics": np.full_like(good.extrinsics, 1e30)},
+        "extrinsics .finite.*independent axes": {"extrinsics": np.ones_like(good.extrinsics)},
+        "position at most 10000": {"actions": good.actions + np.float32([1e30, 0, 0, 0, 0, 0, 0, 0])},
         "sentences .at least": {"instructions": ()},
         "sentences .text": {"instructions": ("a", "b\0")},
         "episode 0: wrong sentences": {"instructions": ("\ud800",)},
@@ -114,6 +120,23 @@ def test_wrong_demonstrations_are_refused(tmp_path: Path, message: str) -> None:
         writer.add(demonstration(0)._replace(**changes))
     assert "demonstration 1 (seed 0)" in str(refused.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("state", 3e38), ("intrinsics", 0.0), ("extrinsics", 1e30), ("actions", 1e30)]
+)
+def test_a_sealed_file_with_numbers_that_no_scene_has_is_refused(
+    tmp_path: Path, field: str, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written by a program that does not look at them, with valid checksums."""
+    array = getattr(demonstration(0), field).copy()
+    array[..., 0] = value
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "implausible", lambda name, values: np.zeros(len(values), bool))
+        patch.setattr(schema, "LARGEST", np.inf)
+        path = write(tmp_path / "file.hdf5", [demonstration(1), demonstration(0)._replace(**{field: array})])
+    with pytest.raises(InputError, match=f"{path}.*: episode 1: wrong (frames|keyframes)/{field.removesuffix('s')}"):
+        DemonstrationDataset(path)
 
 
 def delete(name: str) -> object:
@@ -133,6 +156,13 @@ DAMAGES = {
     "another format": lambda file: file.attrs.__setitem__("format", "something"),
     "format version 2, InstructRL reads version 1": lambda file: file.attrs.__setitem__("version", 2),
     "attribute cameras: missing": lambda file: file.attrs.__delitem__("cameras"),
+    "attribute workspace_high: missing": lambda file: file.attrs.__delitem__("workspace_high"),
+    "attribute workspace_low: found .*; collect or convert it again": lambda file: file.attrs.__setitem__(
+        "workspace_low", file.attrs["workspace_low"] - 0.05
+    ),
+    "attribute action: found joint angles, InstructRL uses x y z": lambda file: file.attrs.__setitem__(
+        "action", "joint angles"
+    ),
     "frames/images: missing": delete("frames/images"),
     "frames/images: found 1": put("frames/images", lambda images: images[:1]),
     "frames/images: found float32": put("frames/images", lambda images: images.astype(np.float32)),
