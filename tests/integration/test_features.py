@@ -574,19 +574,20 @@ def test_reading_computing_and_writing_happen_at_once(
     path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first batch is still computed when the next is read, and still written when the next is computed."""
-    plain, pwrite, computing, begun = Encoder(JOINT, True), os.pwrite, threading.Event(), []
+    plain, pwrite = Encoder(JOINT, True), os.pwrite
+    encoding, reading, computing = threading.Event(), threading.Event(), threading.Event()
 
     class Episodes(DemonstrationDataset):
         def episode(self, number: int) -> Any:
-            begun.append(number)
+            if encoding.wait(0.5):  # slow enough that all is not read before the first batch is encoded
+                reading.set()
             return super().episode(number)
 
     def encode(*inputs: np.ndarray) -> Features:
-        first = plain.calls == 0
-        if not first:
+        if encoding.is_set():
             computing.set()
-        before = len(begun)
-        assert not first or wait_for(lambda: len(begun) > before, 60), "nothing is read meanwhile"
+        encoding.set()
+        assert reading.wait(60), "nothing is read meanwhile"
         return plain(*inputs)
 
     def write(handle: int, data: Any, offset: int) -> int:
