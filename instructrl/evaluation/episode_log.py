@@ -9,15 +9,67 @@ from typing import Any
 
 import numpy as np
 
+from instructrl.config.evaluation import EVALUATION_CONDITIONS
 from instructrl.config.fields import RENAMED_CONDITIONS
 from instructrl.errors import RunError
-from instructrl.evaluation.diagnosis import Deviation
+from instructrl.evaluation.diagnosis import Cause, Deviation
 from instructrl.evaluation.rollout import Episode
 from instructrl.sim import EpisodeStart, Outcome
 from instructrl.storage.atomic import write_atomically
+from instructrl.storage.json_lines import (
+    FINITE,
+    FLAG,
+    INTEGER,
+    NUMBER,
+    TEXT,
+    Entry,
+    Kind,
+    LineError,
+    check_keys,
+    read_json_lines,
+)
 from instructrl.types import ACTION_SIZE
 
+EPISODES = "episodes.jsonl"  # name of the file
 _HEADER = '{"evaluation": '  # prefix of a header line; no episode line begins so
+_CONDITION = Kind(
+    lambda value: isinstance(value, str) and RENAMED_CONDITIONS.get(value, value) in EVALUATION_CONDITIONS,
+    ", ".join(EVALUATION_CONDITIONS),
+)
+_OBJECT = Kind(lambda value: isinstance(value, dict), "an object")
+_EPISODE = {  # what every line of an episode has, beside its condition
+    "index": INTEGER,
+    "variation": INTEGER,
+    "seed": INTEGER,
+    "goal": Kind(lambda value: value is None or INTEGER.accepts(value), "null, or an integer"),
+    "instruction": TEXT,
+    "outcome": Kind(lambda value: value in list(Outcome), ", ".join(Outcome)),
+    "actions": Kind(
+        lambda value: isinstance(value, list) and all(map(is_action, value)),
+        f"a list of lists of {ACTION_SIZE} numbers",
+    ),
+    "seconds": FINITE,
+}
+_ADDITIONS = {
+    "dropped_word": TEXT,
+    "deviations": Kind(
+        lambda value: isinstance(value, list) and all(isinstance(one, dict) for one in value), "a list of objects"
+    ),
+    "cause": Kind(lambda value: value in list(Cause), ", ".join(Cause)),
+    "cause_keyframe": Kind(lambda value: value is None or INTEGER.accepts(value), "null, or an integer"),
+}
+_DEVIATION = {
+    "position_cm": NUMBER,
+    "rotation_deg": NUMBER,
+    "gripper_wrong": FLAG,
+    "gripper_acts": FLAG,
+    "other_cm": Kind(lambda value: value is None or NUMBER.accepts(value), "null, or a number"),
+}
+
+
+def is_action(value: Any) -> bool:
+    """Return True for a list of an action's numbers; they need not be finite if the action was invalid."""
+    return isinstance(value, list) and len(value) == ACTION_SIZE and all(map(NUMBER.accepts, value))
 
 
 class EpisodeLog:
@@ -27,11 +79,16 @@ class EpisodeLog:
     """
 
     def __init__(self, path: Path, identity: dict[str, Any]):
+        """Read the file, and open it for appending.
+
+        Raises:
+            InputError: the file is damaged; it has not changed then.
+        """
         self._episodes: dict[str, dict[int, Episode]] = {}
         self._seconds: dict[tuple[str, int], float] = {}
         self._clock = time.perf_counter()
         header = json.dumps({"evaluation": identity}, sort_keys=True)
-        lines, current = complete_lines(path), ""
+        lines, current = [json.dumps(entry) for entry in read_log(path)], ""
         for line in lines:
             if line.startswith(_HEADER):
                 current = line
@@ -106,8 +163,35 @@ def entry_condition(entry: dict[str, Any]) -> str:
     return entry["condition"] if "condition" in entry else RENAMED_CONDITIONS.get(entry["row"], entry["row"])
 
 
-def complete_lines(path: Path) -> list[str]:
-    """The file's lines without a truncated last one (the process was killed while writing)."""
-    if not path.is_file():
-        return []
-    return [line.removesuffix("\n") for line in path.open(encoding="utf-8", newline="\n") if line.endswith("\n")]
+def read_log(path: Path) -> list[Entry]:
+    """The lines of an episode log, headers among them; [] if there is no file.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    evaluation = ""
+    seen: set[tuple[str, str, int]] = set()
+
+    def check(entry: Entry) -> None:
+        nonlocal evaluation
+        if "evaluation" in entry:
+            check_keys(entry, {"evaluation": _OBJECT}, {})
+            evaluation = json.dumps(entry)
+            return
+        if not evaluation:
+            raise LineError('found no evaluation; allowed: {"evaluation": ...} in the first line')
+        check_episode(entry)
+        condition, index = entry_condition(entry), entry["index"]
+        if (evaluation, condition, index) in seen:
+            raise LineError(f"found episode {index} of {condition} a second time; allowed: once")
+        seen.add((evaluation, condition, index))
+
+    return read_json_lines(path, check, advice="restore the file, or move it away to run its episodes again")
+
+
+def check_episode(entry: Entry) -> None:
+    """Raise LineError for the line of an episode that lacks something or has a value of a wrong kind."""
+    name = "row" if "row" in entry and "condition" not in entry else "condition"
+    check_keys(entry, {name: _CONDITION, **_EPISODE}, _ADDITIONS)
+    for deviation in entry.get("deviations", ()):
+        check_keys(deviation, _DEVIATION, {})

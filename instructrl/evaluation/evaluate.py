@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ from instructrl.config.environment import task_names
 from instructrl.config.evaluation import EvalConfig, ProtocolConfig, effective_protocol, protocol_record
 from instructrl.config.training import TrainConfig
 from instructrl.errors import RunError, SimulatorError
-from instructrl.evaluation.episode_log import EpisodeLog
+from instructrl.evaluation.episode_log import EPISODES, EpisodeLog, read_log
 from instructrl.evaluation.evaluator import Condition, TaskEvaluator
 from instructrl.evaluation.report.page import write_report
 from instructrl.evaluation.report.video import choose_episodes, film_episodes
@@ -26,6 +26,7 @@ from instructrl.sim import EpisodeLimits
 from instructrl.sim.vector.pool import Workers, worker_count
 from instructrl.storage.atomic import write_atomically
 from instructrl.storage.paths import storage_path
+from instructrl.training.monitoring.metric_writer import SPEED_FILE, read_lines
 from instructrl.training.run_dir import read_config
 
 
@@ -40,13 +41,16 @@ def evaluate(config: EvalConfig, run: Path | None = None) -> tuple[dict[str, Any
         The content of results.json, whose `problems` names lost simulators and failed videos, and the report's path.
 
     Raises:
-        InputError: the run, the renderer or a variation cannot be used.
+        InputError: the run, the renderer or a variation cannot be used, or a file of curves or episodes is damaged.
         SimulatorError: no simulator starts, or that of the only task cannot be kept alive.
     """
     stored, protocol = storage_path(config.run), effective_protocol(config)
     run = run or Path(config.run)
     recorded, trained = recorded_renderer(run), read_config(run)
     tasks, folder = chosen_tasks(trained.task, config.tasks), evaluation_folder(run, protocol.name)
+    several = len(task_names(trained.task)) > 1
+    folders = {task: folder / task if several else folder for task in tasks}
+    check_logs(run, list(folders.values()))
     renderer, count = choose_renderer(trained.sim, recorded, config.renderer), worker_count(config.workers)
     pool = EnvPool(trained, protocol, renderer, count)
     if len(tasks) > 1:
@@ -56,7 +60,6 @@ def evaluate(config: EvalConfig, run: Path | None = None) -> tuple[dict[str, Any
     about["checkpoint"] = {"name": config.checkpoint, "step": step}
     identity = {**about, "run": run.name, "origin": run_fingerprint(run), "parameters": fingerprint(agent)}
     evaluation = AgentEvaluation(pool, agent, identity, folder)
-    several = len(task_names(trained.task)) > 1
     videos = config.videos if config.videos is not None else 1 if several else 3
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     about |= {"run": str(stored), "command": command_line(), "date": date, "workers": count}
@@ -68,6 +71,14 @@ def evaluate(config: EvalConfig, run: Path | None = None) -> tuple[dict[str, Any
     write_atomically(folder / "results.json", json.dumps(results, indent=2) + "\n")
     write_report(folder / "report.html", results, run=run)
     return results, folder / "report.html"
+
+
+def check_logs(run: Path, folders: Sequence[Path]) -> None:
+    """Raise InputError, before hours of rollouts, if a file of the run's curves or of its episodes is damaged."""
+    for name in ("metrics.jsonl", SPEED_FILE):
+        read_lines(run / name)
+    for folder in folders:
+        read_log(folder / EPISODES)
 
 
 @dataclass(frozen=True)
@@ -138,7 +149,7 @@ class AgentEvaluation:
             self.agent.steps = info.max_steps
             recorded = {key: protocol_record(protocol)[key] for key in ("sentence", "keyframes", "tries")}
             identity = {**self.identity, **recorded, "variations": info.variations, "simulator": dict(info.provenance)}
-            with EpisodeLog(folder / "episodes.jsonl", identity) as episode_log:
+            with EpisodeLog(folder / EPISODES, identity) as episode_log:
                 evaluator = TaskEvaluator(workers, self.agent, info, episode_log, protocol.sentence, keep_going)
                 conditions = evaluator.evaluate(protocol.conditions, episodes=protocol.episodes, seed=protocol.seed)
             return self._film(workers, conditions, summarize(conditions, info, about={}), folder, videos=videos)

@@ -190,13 +190,6 @@ def read_data(run: Path) -> DataRecord:
     return data
 
 
-def lowest_validation_loss(run: Path) -> float | None:
-    """The lowest validation loss in a run's metrics.jsonl; None if there is none yet."""
-    path = run / "metrics.jsonl"
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-    return min((line["loss"] for line in lines if line.get("split") == "val"), default=None)
-
-
 def damaged_record(path: Path) -> InputError:
     """InputError for a missing or damaged data.json."""
     return InputError(f"{path}: missing or damaged; remove it and run the training command again to rewrite it")

@@ -178,6 +178,9 @@ def test_what_is_not_compared_is_named_with_the_reason(study: Study) -> None:
     broken = study.run("g", "seed=6")
     study.add_results(broken, evaluated_results(3))
     (broken / "eval/results.json").write_text('{"conditions"')
+    torn = study.run("h", "seed=7") / "metrics.jsonl"
+    lines = torn.read_text().splitlines(keepends=True)
+    torn.write_text("".join([*lines[:2], lines[2][:20] + "\n", *lines[3:]]))
     found, path = compare(study.sweep)
     [group] = found.groups
     assert group.seeds == [0, 1] and group.label == "reach_target, scratch_tiny, vit_debug, spatial"
@@ -190,12 +193,13 @@ def test_what_is_not_compared_is_named_with_the_reason(study: Study) -> None:
     assert reasons["job 5 (seed=4)"] == "interrupted; run the sweep's command again to resume it"
     assert reasons["job 6 (seed=5)"].startswith("has no curves and no results in ")
     assert reasons["job 7 (seed=6)"].startswith("has damaged results in ")
+    assert reasons["job 8 (seed=7)"].startswith(f"has damaged curves: {torn}, line 3: found ")
     text = summary(found, path)
     assert "left out: job 3 (seed=2) failed: error: loss is nan  [logs/3]\n" in text
     command = f"python eval.py --multirun run={study.folder}/outputs/b launcher=local launcher.jobs=2"
     assert f"not evaluated yet: {command}\n" in text
     page = checked(path)
-    assert command in page.text and "5 of 7 runs are left out" in page.text and "error: loss is nan" in page.text
+    assert command in page.text and "6 of 8 runs are left out" in page.text and "error: loss is nan" in page.text
 
 
 def test_an_options_name_stands_for_what_it_sets(study: Study) -> None:

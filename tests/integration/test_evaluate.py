@@ -432,6 +432,21 @@ def test_an_interrupted_set_goes_on(set_run: Path, monkeypatch: pytest.MonkeyPat
     assert results["episodes"] == 24 and 24 - 14 <= len(policy.started) < 24 - 8
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "speed.jsonl", "eval/pick_and_lift/episodes.jsonl"])
+def test_damaged_curves_or_episodes_are_refused_before_anything_is_run(
+    set_run: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+    monkeypatch.setattr(judge_module, "load_batched_agent", lambda *_, **__: started.append("agent"))
+    damaged = set_run / name
+    damaged.parent.mkdir(parents=True, exist_ok=True)
+    damaged.write_text('{"step": 1, "epo\n{"step": 2, "split": "train"}\n')
+    before = {path: path.read_bytes() for path in set_run.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=f"^{damaged}, line 1: found .*; allowed: a JSON object; restore the file, or"):
+        judge_module.evaluate(settings(set_run))
+    assert {path: path.read_bytes() for path in set_run.rglob("*") if path.is_file()} == before and not started
+
+
 def test_a_variation_that_one_task_lacks_is_refused_before_anything_is_played(
     set_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

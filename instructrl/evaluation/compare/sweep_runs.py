@@ -153,7 +153,11 @@ def load_run(run: Run, folder: Path, *, needs_results: bool) -> None:
     # a run may resume with the same weights or pairs from another path, but in a sweep different paths are a choice
     values = flatten(settings(config, without=set(FREE_KEYS) - set(RECORDED_KEYS)))
     run.settings = {key: format_value(value) if isinstance(value, list) else value for key, value in values}
-    run.metrics = [line for line in read_lines(folder / "metrics.jsonl") if line.get("split") not in ("step", None)]
+    try:
+        run.metrics = [line for line in read_lines(folder / "metrics.jsonl") if line["split"] != "step"]
+    except InputError as error:  # of a copy, where the run is in object storage
+        run.reason = f"has damaged curves: {str(error).replace(str(folder), run.location)}"
+        return
     results = evaluation_folder(folder, run.protocol) / RESULTS
     if results.is_file():
         try:

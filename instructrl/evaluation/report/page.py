@@ -48,7 +48,7 @@ def write_report(path: Path, results: Mapping[str, Any], *, run: Path) -> None:
     """Write the report of results.json's content, with the run's curves, settings and videos.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: the file cannot be written, or the curves are damaged.
     """
     config = run / "config.yaml"
     settings = config.read_text(encoding="utf-8") if config.is_file() else ""
@@ -139,7 +139,7 @@ def _task(entry: Mapping[str, Any], folder: Path) -> Task:
 
 def training_speed(lines: Sequence[Mapping[str, Any]]) -> Speed | None:
     """The throughput in the lines of speed.jsonl; None without any."""
-    lines = [line for line in lines if line.get("steps_per_second") and line.get("seconds")]
+    lines = [line for line in lines if all(line.get(key) for key in ("steps_per_second", "steps", "seconds"))]
     if not lines:
         return None
     seconds = sum(line["seconds"] for line in lines)
@@ -152,7 +152,7 @@ def training_speed(lines: Sequence[Mapping[str, Any]]) -> Speed | None:
 
     durations = {part: sum(line.get(f"share_{part}", 0) * line["seconds"] for line in lines) for part in _TIME_PARTS}
     shares = ", ".join(f"{part} {time / seconds:.1%}" for part, time in durations.items() if time >= seconds / 2000)
-    known = [what for what in _UNITS if all(f"{what}_per_second" in line for line in lines)]
+    known = [what for what in _UNITS if all(f"{what}_per_second" in line for line in lines)] or ["steps"]
     throughput = (f"{mean(f'{what}_per_second'):,.4g} {what}" for what in known)
     facts = {
         "Throughput": f"{' and '.join(throughput)} per second, without validation and logging",

@@ -2,14 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from instructrl.config.training import TrainConfig
-from instructrl.errors import InputError, RunError
+from instructrl.errors import InputError, RunError, format_value
 from instructrl.storage.atomic import write_atomically
+from instructrl.storage.json_lines import FINITE, INTEGER, NUMBER, TEXT, LineError, check_keys, read_json_lines
 from instructrl.training.distributed.multihost import is_leader
 from instructrl.training.run_dir import run_path
 
@@ -27,9 +28,18 @@ class Metrics:
         """Open the files; lines after `from_step` are dropped, since those steps will be repeated.
 
         `unfinished`: the lines written at the end of the epoch at `from_step` will be repeated as well.
+
+        Raises:
+            InputError: one of the files is damaged; neither has changed then.
         """
-        names = ("metrics.jsonl", SPEED_FILE)
-        self.file, self.speed_file = (open_truncated(run / name, from_step, unfinished=unfinished) for name in names)
+
+        def is_final(line: Line) -> bool:
+            repeated = unfinished and line["split"] not in ("step", "speed")
+            return line["step"] < from_step or (line["step"] == from_step and not repeated)
+
+        paths = [run / name for name in ("metrics.jsonl", SPEED_FILE)]
+        remaining = [[line for line in read_lines(path) if is_final(line)] for path in paths]  # before any is rewritten
+        self.file, self.speed_file = map(reopen, paths, remaining)
         self.wandb_run = wandb_run
 
     def write(self, split: str, values: Mapping[str, float], *, step: int, epoch: float) -> None:
@@ -64,27 +74,44 @@ class Metrics:
         self.speed_file.close()
 
 
-def open_truncated(path: Path, from_step: int, *, unfinished: bool) -> TextIO:
-    """Open a metrics file for appending, without the lines that will be repeated (see `Metrics`)."""
-
-    def is_final(line: Line) -> bool:
-        repeated = unfinished and line["split"] not in ("step", "speed")
-        return line["step"] < from_step or (line["step"] == from_step and not repeated)
-
-    remaining = [line for line in read_lines(path) if is_final(line)]
-    write_atomically(path, "".join(json.dumps(line) + "\n" for line in remaining))
+def reopen(path: Path, lines: Sequence[Line]) -> TextIO:
+    """Open a metrics file for appending, with these lines in it."""
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
     return path.open("a", buffering=1)
 
 
 def read_lines(path: Path) -> list[Line]:
-    """The complete lines of a metrics file; [] if there is no file. An incomplete last line is skipped."""
-    lines = []
-    for text in path.read_text().splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
-    return lines
+    """The lines of a metrics file; [] if there is no file. A last line that was cut short by a crash is left out.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    seen: set[tuple[int, str]] = set()
+    last = 0
+
+    def check(line: Line) -> None:
+        nonlocal last
+        needed = {"steps": NUMBER} if "steps_per_second" in line else {}
+        check_keys(line, {"step": INTEGER, "split": TEXT, **needed}, {**dict.fromkeys(line, NUMBER), "epoch": FINITE})
+        step, split = line["step"], line["split"]
+        if step < last:
+            raise LineError(f"found step {step} after step {last}; allowed: steps that do not decrease")
+        if (step, split) in seen:
+            raise LineError(f"found {format_value(split)} of step {step} a second time; allowed: once")
+        last = step
+        seen.add((step, split))
+
+    return read_json_lines(path, check, advice="restore the file, or remove this line to go on without its numbers")
+
+
+def lowest_validation_loss(run: Path) -> float | None:
+    """The lowest validation loss in a run's metrics.jsonl; None if there is none yet.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    lines = read_lines(run / "metrics.jsonl")
+    return min((line["loss"] for line in lines if line["split"] == "val" and "loss" in line), default=None)
 
 
 class NoMetrics(Metrics):

@@ -1,0 +1,241 @@
+"""Metrics, speeds and episodes, one JSON object per line: what is read is what was written, or one line says where not.
+
+A line that a crash cut short is left out, if it is the last one. A refused file stays as it is.
+"""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from instructrl.errors import InputError
+from instructrl.evaluation.diagnosis import Deviation
+from instructrl.evaluation.episode_log import EpisodeLog
+from instructrl.evaluation.report.page import training_speed
+from instructrl.evaluation.rollout import Episode
+from instructrl.sim import EpisodeStart, Outcome
+from instructrl.training.monitoring.metric_writer import Metrics, lowest_validation_loss, read_lines
+
+IDENTITY = {"run": "second"}
+FILES = ("metrics.jsonl", "speed.jsonl", "episodes.jsonl")
+SPLITS = ("step", "train", "val")
+
+
+def write(folder: Path) -> None:
+    """Write one file of each kind."""
+    metrics = Metrics(folder, from_step=0)
+    for epoch in (1, 2, 3, 4):
+        for split in SPLITS:
+            metrics.write(split, {"loss": 1.5 / epoch, "gripper_accuracy": 0.25}, step=3 * epoch, epoch=epoch)
+        speed = {"seconds": 2.5, "steps": 3, "steps_per_second": 1.25, "share_step": 0.5}
+        metrics.write_speed(speed, step=3 * epoch, epoch=epoch)
+    metrics.close()
+    for identity in ({"run": "first"}, IDENTITY):
+        with EpisodeLog(folder / "episodes.jsonl", identity) as log:
+            for index, condition in enumerate(("trained", "trained", "oracle", "no_instruction")):
+                log.append(condition, index, episode(index))
+
+
+def episode(index: int) -> Episode:
+    outcome = Outcome.SUCCESS if index else Outcome.UNREACHABLE
+    deviation = Deviation(1.5, 20.0, gripper_wrong=False, gripper_acts=True, other_cm=None)
+    return Episode(EpisodeStart(index, 70 + index), "push it", outcome, np.full((2, 8), 0.5), (deviation,) * 2)
+
+
+def reopen(path: Path) -> None:
+    """Do what the next command does with the file: read it, drop what is to be repeated, and open it for appending."""
+    if path.name == "episodes.jsonl":
+        with EpisodeLog(path, IDENTITY):
+            return
+    Metrics(path.parent, from_step=12).close()
+
+
+def entries(content: bytes) -> list[Any]:
+    return [json.loads(line) for line in content.splitlines()]
+
+
+def refusal(path: Path) -> str:
+    """The error of a file, which stays as it is."""
+    before = {one.name: one.read_bytes() for one in path.parent.iterdir()}
+    with pytest.raises(InputError) as refused:
+        reopen(path)
+    assert {one.name: one.read_bytes() for one in path.parent.iterdir()} == before
+    message = str(refused.value)
+    assert message.startswith(f"{path}, line ") and message.isprintable() and len(message) < len(str(path)) + 400
+    assert "; restore the file, or " in message
+    return message.removeprefix(str(path))
+
+
+def replace_line(path: Path, number: int, line: bytes) -> None:
+    lines = path.read_bytes().split(b"\n")
+    lines[number - 1] = line
+    path.write_bytes(b"\n".join(lines))
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        (b'{"step": 3, "spl', 'found {"step": 3, "spl, which is no JSON; allowed: a JSON object'),
+        (b"", "found '', which is no JSON"),
+        (b"[1, 2]", "found [1, 2]; allowed: a JSON object"),
+        (b"null", "found null; allowed: a JSON object"),
+        (b"[" * 100_000, "which is no JSON"),
+        (b'{"step": 1' + b"0" * 5000 + b"}", "which is no JSON"),
+        (b"\xff\xfe{}", "found bytes that are not UTF-8"),
+        (b"{\0\0\0}", "found NUL bytes"),
+        (b'{"step": 3, "step": 4}', "found step twice; allowed: once"),
+        (b"{}", "found no "),
+    ],
+)
+def test_a_damaged_line_within_a_file_is_refused(tmp_path: Path, name: str, line: bytes, found: str) -> None:
+    write(tmp_path)
+    path = tmp_path / name
+    replace_line(path, 3, line)
+    message = refusal(path)
+    assert message.startswith(", line 3: ") and found in message
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "found"),
+    [
+        ("metrics.jsonl", {"step": "3"}, "found step 3; allowed: an integer, at least 0"),
+        ("metrics.jsonl", {"step": True}, "found step true; allowed: an integer, at least 0"),
+        ("metrics.jsonl", {"step": 99}, "found step 6 after step 99; allowed: steps that do not decrease"),
+        ("metrics.jsonl", {"split": "train"}, "found train of step 3 a second time; allowed: once"),
+        ("metrics.jsonl", {"split": None}, "found split null; allowed: a text"),
+        ("metrics.jsonl", {"epoch": float("nan")}, "found epoch nan; allowed: a finite number"),
+        ("metrics.jsonl", {"loss": "low"}, "found loss low; allowed: a number"),
+        ("metrics.jsonl", {"loss": 10**400}, "found loss 1000"),
+        ("speed.jsonl", {"steps": None}, "found steps null; allowed: a number"),
+        ("episodes.jsonl", {"index": -1}, "found index -1; allowed: an integer, at least 0"),
+        ("episodes.jsonl", {"index": 0}, "found episode 0 of trained a second time; allowed: once"),
+        ("episodes.jsonl", {"condition": "other"}, "found condition other; allowed: trained, held_out_instructions"),
+        ("episodes.jsonl", {"outcome": "won"}, "found outcome won; allowed: success, failure"),
+        ("episodes.jsonl", {"actions": [[1, 2]]}, "allowed: a list of lists of 8 numbers"),
+        ("episodes.jsonl", {"actions": [["1"] * 8]}, "allowed: a list of lists of 8 numbers"),
+        ("episodes.jsonl", {"deviations": [{}]}, "found no position_cm; allowed: a number"),
+        ("episodes.jsonl", {"colour": 3}, "found the unknown key colour"),
+        ("episodes.jsonl", {"evaluation": {}}, "found the unknown key condition"),
+    ],
+)
+def test_a_line_of_no_use_is_refused(tmp_path: Path, name: str, change: dict[str, Any], found: str) -> None:
+    write(tmp_path)
+    path = tmp_path / name
+    replace_line(path, 3, json.dumps(entries(path.read_bytes())[2] | change).encode())
+    assert found in refusal(path)
+
+
+def test_episodes_without_an_evaluation_are_refused(tmp_path: Path) -> None:
+    write(tmp_path)
+    path = tmp_path / "episodes.jsonl"
+    path.write_bytes(path.read_bytes().partition(b"\n")[2])
+    assert refusal(path).startswith(', line 1: found no evaluation; allowed: {"evaluation": ...} in the first line')
+
+
+def test_neither_file_of_a_run_is_shortened_if_the_other_is_damaged(tmp_path: Path) -> None:
+    write(tmp_path)
+    replace_line(tmp_path / "speed.jsonl", 2, b"{")
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    with pytest.raises(InputError):
+        Metrics(tmp_path, from_step=3)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_lowest_loss_is_that_of_a_validation_with_one(tmp_path: Path) -> None:
+    write(tmp_path)
+    assert lowest_validation_loss(tmp_path) == 1.5 / 4
+    lines = entries((tmp_path / "metrics.jsonl").read_bytes())
+    del lines[-1]["loss"]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 1')
+    assert lowest_validation_loss(tmp_path) == 1.5 / 3
+
+
+def test_speeds_without_a_unit_count_steps(tmp_path: Path) -> None:
+    write(tmp_path)
+    speed = training_speed(read_lines(tmp_path / "speed.jsonl"))
+    assert speed is not None and speed.facts["Throughput"].startswith("1.25 steps per second")
+
+
+def cut(content: bytes, numbers: random.Random) -> bytes:
+    return content[: numbers.randrange(len(content))]
+
+
+def flip(content: bytes, numbers: random.Random) -> bytes:
+    offset = numbers.randrange(len(content))
+    return content[:offset] + bytes([content[offset] ^ 1 << numbers.randrange(8)]) + content[offset + 1 :]
+
+
+def erase(content: bytes, numbers: random.Random) -> bytes:
+    offset, length = numbers.randrange(len(content)), numbers.choice([1, 20, 300])
+    return content[:offset] + content[offset + length :]
+
+
+def zero(content: bytes, numbers: random.Random) -> bytes:
+    offset, length = numbers.randrange(len(content)), numbers.choice([1, 20, 10_000])
+    return (content[:offset] + bytes(length) + content[offset + length :])[: len(content)]
+
+
+def insert(content: bytes, numbers: random.Random) -> bytes:
+    offset = numbers.randrange(len(content))
+    return content[:offset] + numbers.randbytes(numbers.choice([1, 5, 50])) + content[offset:]
+
+
+def duplicate_line(content: bytes, numbers: random.Random) -> bytes:
+    lines = content.splitlines(keepends=True)
+    number = numbers.randrange(len(lines))
+    return b"".join([*lines[:number], lines[number], *lines[number:]])
+
+
+def remove_line(content: bytes, numbers: random.Random) -> bytes:
+    lines = content.splitlines(keepends=True)
+    del lines[numbers.randrange(len(lines))]
+    return b"".join(lines)
+
+
+DAMAGES = (cut, flip, erase, zero, insert, duplicate_line, remove_line)
+SEEDS = range(40)  # of each damage of each file
+
+
+def whole_lines(content: bytes) -> tuple[list[Any], bytes]:
+    """The objects of a file's complete lines, and the beginning of another one at its end."""
+    *lines, rest = content.split(b"\n")
+    if rest.endswith(b"}") and rest.count(b"{") == rest.count(b"}"):
+        lines, rest = [*lines, rest], b""
+    return [json.loads(line) for line in lines], rest
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_no_damage_loses_a_line_in_silence(
+    tmp_path: Path, name: str, damage: Callable[[bytes, random.Random], bytes]
+) -> None:
+    """What is accepted has every line that is there; one may have other digits or letters within one of its values.
+
+    That and a whole line that is missing cannot be known without a second copy; a missing episode is run again.
+    """
+    write(tmp_path)
+    path = tmp_path / name
+    original, refused = path.read_bytes(), 0
+    for seed in SEEDS:
+        damaged = damage(original, random.Random(seed))
+        path.write_bytes(damaged)
+        try:
+            reopen(path)
+        except InputError:
+            path.write_bytes(damaged)
+            refusal(path)
+            refused += 1
+            continue
+        expected, rest = whole_lines(damaged)
+        assert not rest or damage in (cut, erase), seed
+        found = entries(path.read_bytes())
+        added = found[len(expected) :]
+        assert found == expected + added, seed
+        assert not added or (name == "episodes.jsonl" and added == [{"evaluation": IDENTITY}]), seed
+        assert len([one for one in expected if one not in entries(original)]) <= 1, seed
+    assert refused >= {cut: 0, remove_line: 0, flip: len(SEEDS) // 3}.get(damage, len(SEEDS) // 2)
