@@ -1,7 +1,7 @@
 """Field constraints of the settings, their validation, and one-line messages for wrong keys and values.
 
-A field's type and its metadata (`one_of`, `number`, `choice_list`, ...) say what it accepts and what it means. Of the
-settings themselves this file only knows former names and common synonyms, for the messages.
+A field's type and its metadata (`one_of`, `number`, `word`, `choice_list`, ...) say what it accepts and what it means.
+Of the settings themselves this file only knows former names and common synonyms, for the messages.
 """
 
 import dataclasses
@@ -127,6 +127,15 @@ def one_of(*choices: str, default: Any = MISSING, help: str = "") -> Any:
     return field(default=default, metadata={"choices": choices, "help": help})
 
 
+def word(pattern: str, allowed: str, *, default: Any = None, help: str = "") -> Any:
+    """A field that accepts texts that match a regular expression, which `allowed` describes.
+
+    For words that reach a shell, a scheduler, another program's options, a path or an address of the web: a quoted word
+    is safe in a shell, but `..` still leaves a folder, a leading `-` is an option, and some programs replace `%`.
+    """
+    return field(default=default, metadata={"pattern": pattern, "allowed": allowed, "help": help})
+
+
 def number(
     default: Any = MISSING,
     *,
@@ -208,6 +217,8 @@ def describe_allowed(entry: Field) -> str:
         text = f"a list {of}, without repetition"
     elif "choices" in limits:
         text = ", ".join(limits["choices"])
+    elif "pattern" in limits:
+        text = limits["allowed"]
     else:
         text = f"{TYPE_NAMES[kind]} {describe_bounds(limits)}".strip()
     return f"{text}, or null" if optional else text
@@ -371,6 +382,7 @@ def check_field(key: str, value: Any, entry: Field) -> None:
     else:
         valid = not isinstance(value, str) or (value.strip() == value != "" and value.isprintable())
         valid = valid and (not isinstance(value, str) or len(value) <= MAX_TEXT_LENGTH)
+        valid = valid and ("pattern" not in limits or re.fullmatch(limits["pattern"], value) is not None)
     if not valid:
         raise invalid_value(key, value, entry)
 

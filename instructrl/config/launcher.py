@@ -12,10 +12,30 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from instructrl.config.fields import flatten, number, one_of, setting
+from instructrl.config.fields import flatten, number, one_of, setting, word
 from instructrl.errors import InputError
 
 MAX_MINUTES = 60 * 24 * 365
+
+# Words of settings that reach a scheduler, a shell, ssh or the cloud, with what to say of each
+FOLDER_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.,=+-]{0,199}"
+FOLDER_NAME_ALLOWED = "at most 200 letters, digits and ._-=,+, a letter, a digit or _ first"
+SLURM_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]*"
+SLURM_NAME_ALLOWED = "letters, digits and ._-:@+, a letter, a digit or _ first"
+SLURM_NAMES = rf"{SLURM_NAME}(,{SLURM_NAME})*"
+SLURM_NAMES_ALLOWED = f"one name, or several with commas between, of {SLURM_NAME_ALLOWED}"
+FEATURES = r"[A-Za-z0-9_(\[!][A-Za-z0-9_.:,=&|*!()\[\]+-]*"
+CLOUD_ID = r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?"
+CLOUD_ID_ALLOWED = "at most 63 lower-case letters, digits and -, a letter first and no - last"
+CLOUD_NAME = r"[A-Za-z0-9]([A-Za-z0-9_.:-]*[A-Za-z0-9])?"
+CLOUD_NAME_ALLOWED = "letters, digits and ._:-, a letter or a digit first and last"
+NETWORK = rf"(https://)?{CLOUD_NAME}(/{CLOUD_NAME})*"
+NETWORK_ALLOWED = "a name, or projects/PROJECT/global/networks/NAME"
+USER = r"[A-Za-z_][A-Za-z0-9_.-]*"
+ADDRESS = rf"({USER}@)?[A-Za-z0-9_][A-Za-z0-9_.-]*(:\d{{1,5}})?"
+SSH_PATH = r"[\w./~][\w./~+@=,:-]*"  # ssh splits its options at spaces, and replaces % and quotes in them
+SSH_PATH_ALLOWED = "the path of a file, of letters, digits and ._/~+@=,:-"
+HOME_FOLDER = r"(?!.*(^|/)\.{1,2}(/|$))[A-Za-z0-9_.][A-Za-z0-9_.+-]*(/[A-Za-z0-9_.+-]+)*"
 
 
 @dataclass
@@ -27,7 +47,7 @@ class SlurmConfig:
         1, low=1, high=1024, help="processes per node; each sees all GPUs of its node and uses one"
     )
     gpus_per_node: int | None = number(None, low=1, high=64, help="GPUs per node")
-    gpu: str | None = setting(None, help="GPU type as the cluster names it, like a100")
+    gpu: str | None = word(SLURM_NAME, SLURM_NAME_ALLOWED, help="GPU type as the cluster names it, like a100")
     cpus_per_task: int | None = number(None, low=1, high=1024, help="CPU cores per process")
     memory_gb: float | None = number(None, above=0, high=1e6, help="memory per node in GB")
     minutes: int = number(60, low=1, high=MAX_MINUTES, help="time limit of a job, after which it is requeued")
@@ -36,11 +56,13 @@ class SlurmConfig:
     )
     parallel: int = number(256, low=1, high=100_000, help="jobs of a sweep that run at a time")
     requeues: int = number(100, low=0, high=100_000, help="requeues after which an interrupted job is given up")
-    partition: str | None = setting(None, help="partition")
-    account: str | None = setting(None, help="account")
-    qos: str | None = setting(None, help="quality of service")
-    constraint: str | None = setting(None, help="node features")
-    reservation: str | None = setting(None, help="reservation")
+    partition: str | None = word(SLURM_NAMES, SLURM_NAMES_ALLOWED, help="partition")
+    account: str | None = word(SLURM_NAME, SLURM_NAME_ALLOWED, help="account")
+    qos: str | None = word(SLURM_NAME, SLURM_NAME_ALLOWED, help="quality of service")
+    constraint: str | None = word(
+        FEATURES, "names of features, joined by & | , * ! and brackets, without spaces", help="node features"
+    )
+    reservation: str | None = word(SLURM_NAMES, SLURM_NAMES_ALLOWED, help="reservation")
     setup: list[str] | None = setting(None, help="shell lines before the command, like 'module load cuda'")
 
 
@@ -48,28 +70,55 @@ class SlurmConfig:
 class TpuConfig:
     """A pod of TPU hosts in Google's cloud, or existing hosts that ssh reaches."""
 
-    accelerator: str | None = setting(None, help="accelerator type as the cloud names it, like v4-32")
-    runtime: str = setting("tpu-ubuntu2204-base", help="runtime version (system image) of the hosts")
+    accelerator: str | None = word(
+        CLOUD_NAME, CLOUD_NAME_ALLOWED, help="accelerator type as the cloud names it, like v4-32"
+    )
+    runtime: str = word(
+        CLOUD_NAME,
+        CLOUD_NAME_ALLOWED,
+        default="tpu-ubuntu2204-base",
+        help="runtime version (system image) of the hosts",
+    )
     hosts: int | None = number(None, low=1, high=10_000, help="number of hosts of the accelerator")
     spot: bool = setting(
         False, help="preemptible pod: cheaper; requested again after a preemption, and the run resumes"
     )
     queued: bool = setting(False, help="request the pod as a queued resource and wait for capacity")
-    pod: str | None = setting(None, help="name of the pod")
-    project: str | None = setting(None, help="Google Cloud project")
-    zone: str | None = setting(None, help="zone")
-    network: str | None = setting(None, help="VPC network")
-    subnetwork: str | None = setting(None, help="VPC subnetwork")
-    service_account: str | None = setting(None, help="service account of the hosts, for access to buckets")
-    internal: bool = setting(False, help="reach the hosts by internal addresses, and give them no external ones")
-    addresses: str | None = setting(
-        None, help="existing hosts, as [USER@]ADDRESS[:PORT],..., instead of a pod in the cloud"
+    pod: str | None = word(CLOUD_ID, CLOUD_ID_ALLOWED, help="name of the pod")
+    project: str | None = word(CLOUD_NAME, CLOUD_NAME_ALLOWED, help="Google Cloud project")
+    zone: str | None = word(CLOUD_ID, CLOUD_ID_ALLOWED, help="zone")
+    network: str | None = word(NETWORK, NETWORK_ALLOWED, help="VPC network")
+    subnetwork: str | None = word(NETWORK, NETWORK_ALLOWED, help="VPC subnetwork")
+    service_account: str | None = word(
+        rf"{CLOUD_NAME}@{CLOUD_NAME}",
+        "NAME@PROJECT.iam.gserviceaccount.com",
+        help="service account of the hosts, for access to buckets",
     )
-    user: str | None = setting(None, help="user on the hosts; null: the local user")
-    key: str = setting("~/.ssh/id_ed25519", help="private ssh key; its .pub file is installed on new hosts")
-    known_hosts: str | None = setting(None, help="known_hosts file for tpu.addresses; null: ssh's own")
+    internal: bool = setting(False, help="reach the hosts by internal addresses, and give them no external ones")
+    addresses: str | None = word(
+        rf"{ADDRESS}(, ?{ADDRESS})*",
+        "[USER@]ADDRESS[:PORT], separated by commas",
+        help="existing hosts, as [USER@]ADDRESS[:PORT],..., instead of a pod in the cloud",
+    )
+    user: str | None = word(
+        USER, "letters, digits and ._-, a letter or _ first", help="user on the hosts; null: the local user"
+    )
+    key: str = word(
+        SSH_PATH,
+        SSH_PATH_ALLOWED,
+        default="~/.ssh/id_ed25519",
+        help="private ssh key; its .pub file is installed on new hosts",
+    )
+    known_hosts: str | None = word(
+        SSH_PATH, SSH_PATH_ALLOWED, help="known_hosts file for tpu.addresses; null: ssh's own"
+    )
     ssh_port: int = number(22, low=1, high=65_535, help="ssh port of the hosts")
-    folder: str = setting("instructrl", help="folder of the code on the hosts, in the home directory")
+    folder: str = word(
+        HOME_FOLDER,
+        "a folder within the home directory, of letters, digits and ._+-, without . and .. in its path",
+        default="instructrl",
+        help="folder of the code on the hosts, in the home directory",
+    )
     setup: list[str] | None = setting(
         None, help="shell lines on each host before ours, like 'sudo mount SERVER:/DISK /mnt/disk'"
     )
@@ -87,7 +136,7 @@ class LauncherConfig:
     name: str = setting(help="label of the profile")
     kind: str = one_of("local", "slurm", "tpu", help="where jobs run")
     jobs: int = number(1, low=1, high=1024, help="jobs that run at a time; local only")
-    sweep: str | None = setting(None, help="name of the sweep; null: from its overrides")
+    sweep: str | None = word(FOLDER_NAME, FOLDER_NAME_ALLOWED, help="name of the sweep; null: from its overrides")
     wait: bool = setting(True, help="wait until all jobs have ended; slurm only")
     on_interrupt: str = one_of(
         "detach", "cancel", default="detach", help="on ctrl-C, leave the jobs running or cancel them; slurm only"

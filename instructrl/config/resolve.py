@@ -88,6 +88,9 @@ def check_groups(config: Any) -> None:
     if isinstance(config, TrainConfig | EvalConfig):
         check_profile(config.hardware)
     if isinstance(config, TrainConfig | CollectConfig):
+        check_name(config.task.name, key="task.name")  # also a set's label, which no simulator checks
+        for name in config.task.tasks or ():  # also those of another package's simulator: each has files of its name
+            check_name(name, key="task.tasks")
         check_task(config.task, config.sim)
 
 

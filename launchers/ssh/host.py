@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Thread
 
 from instructrl.config.fields import format_value
+from instructrl.config.launcher import ADDRESS
 from instructrl.errors import InputError, RunError
 
 NO_ANSWER = 255  # exit code of ssh itself
@@ -65,13 +66,13 @@ def read_hosts(text: str, *, user: str | None = None, key: str | None = None, kn
     """
     found = []
     for part in text.split(","):
-        match = re.fullmatch(r"(?:(?P<user>[\w.-]+)@)?(?P<address>[\w.-]+)(?::(?P<port>\d{1,5}))?", part.strip())
-        if match is None or match["address"].startswith("-"):
+        own_user, _, where = part.strip().rpartition("@")
+        address, _, port = where.partition(":")
+        if not re.fullmatch(ADDRESS, part.strip()) or not 0 < int(port or 22) < 2**16:
             raise InputError(
                 f"addresses: found {format_value(part)}; allowed: [USER@]ADDRESS[:PORT], separated by commas"
             )
-        port = int(match["port"] or 22)
-        found.append(Host(match["address"], match["address"], port, match["user"] or user, key, known))
+        found.append(Host(address, address, int(port or 22), own_user or user, key, known))
     duplicates = {host.name for host in found if sum(other.name == host.name for other in found) > 1}
     if duplicates:
         raise InputError(f"addresses: {sorted(duplicates)[0]} is duplicated; list each host once")

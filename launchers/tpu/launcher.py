@@ -1,6 +1,7 @@
 """Backend that runs the jobs of a sweep on a TPU pod, one after another, each monitored by a local process."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -10,23 +11,35 @@ from instructrl.errors import InputError, RunError
 from launchers.job import JobSpec, checkout
 from launchers.job_table import Job
 from launchers.local import Local
-from launchers.ssh.host import Host
+from launchers.ssh.host import Host, read_hosts
 from launchers.tpu import pod
 from launchers.tpu.run import SETUP, command_of
 
 PORT = 8476  # coordinator port of process 0, for hosts of `addresses`
 
 
+def derived_pod_name(sweep: str) -> str:
+    """Derive a name that the cloud accepts for a pod from the end of a sweep's name."""
+    return re.sub("[^a-z0-9]+", "-", f"instructrl-{sweep[-8:].lower()}").strip("-")
+
+
 class TpuBackend(Local):
     """Runs jobs as `launchers.tpu run create=true`: each creates the pod if needed, and again after preemption."""
 
     def __init__(self, folder: Path, resources: LauncherConfig):
+        """Check the settings.
+
+        Raises:
+            InputError: there are several jobs at a time, or the addresses are not those of different hosts.
+        """
         if resources.jobs != 1:
             raise InputError(f"launcher.jobs: found {resources.jobs}; allowed: 1, a pod runs one job at a time")
         super().__init__(folder, resources)
         self.tpu = resources.tpu
         if self.tpu.pod is None and self.tpu.addresses is None:
-            self.tpu = replace(self.tpu, pod=f"instructrl-{(resources.sweep or folder.name)[-8:].lower()}")
+            self.tpu = replace(self.tpu, pod=derived_pod_name(resources.sweep or folder.name))
+        if self.tpu.addresses is not None:
+            read_hosts(self.tpu.addresses)  # refuses a host that is given twice, also in a dry run
         self.closed = False  # True once the end of all jobs was handled
 
     def preview(self, specs: Sequence[JobSpec]) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from instructrl.cli.args import parse_settings
-from instructrl.config.fields import flatten, format_value, number, setting
-from instructrl.config.launcher import TpuConfig, user_overrides
+from instructrl.config.fields import flatten, format_value, number, setting, word
+from instructrl.config.launcher import FOLDER_NAME, FOLDER_NAME_ALLOWED, TpuConfig, user_overrides
 from instructrl.errors import InputError
 from instructrl.package_files import CONFIG_DIR
 
@@ -22,7 +22,7 @@ class PodConfig(TpuConfig):
     """Settings of a pod command."""
 
     launcher: str | None = setting(None, help="profile of conf/launcher/")
-    run: str | None = setting(None, help="name of the run; null: from its command")
+    run: str | None = word(FOLDER_NAME, FOLDER_NAME_ALLOWED, help="name of the run; null: from its command")
     detach: bool = setting(False, help="run: keep running when the terminal closes")
     create: bool = setting(
         False, help="run: first create, copy and set up what is missing, and again when the pod is lost"
@@ -61,17 +61,8 @@ def profile_words(name: str) -> list[str]:
 
 
 def run_name(config: PodConfig, words: Sequence[str]) -> str:
-    """Return the run's name: as given, or derived from its command, so that repeating the command finds it.
-
-    Raises:
-        InputError: it is not a valid folder name.
-    """
-    name = config.run or "run-" + hashlib.sha256("\0".join(words).encode()).hexdigest()[:8]
-    if not all(letter.isalnum() or letter in "._-=," for letter in name) or name.startswith((".", "-")):
-        raise InputError(
-            f"run: found {format_value(name)}; allowed: letters, digits and ._-=, not beginning with . or -"
-        )
-    return name
+    """Return the run's name: as given, or derived from its command, so that repeating the command finds it."""
+    return config.run or "run-" + hashlib.sha256("\0".join(words).encode()).hexdigest()[:8]
 
 
 def required_run(config: PodConfig) -> str:

@@ -229,7 +229,7 @@ def test_refusals_are_one_line(checkout: Path, server: FakeCloud, tmp_path: Path
         ("create", ["zon=x"], "zon: no such setting; did you mean zone?"),
         ("logs", ["addresses=127.0.0.9:1"], "run: not set"),
         ("run", [], "run: found no command"),
-        ("run", ["run=../x", "--", "train.py"], "run: found ../x; allowed: letters"),
+        ("run", ["run=../x", "--", "train.py"], "run: found ../x; allowed: at most 200 letters"),
         ("run", ["detach=true", "create=true", "--", "train.py"], "detach: found true with create=true"),
         ("grow", [], "grow: allowed: run, create"),
         ("delete", ["--", "train.py"], "delete: takes no command"),

@@ -67,11 +67,19 @@ WRONG = [
     ("eval", ["run=."], ".: no config.yaml found"),
     ("eval", ["run=x", "conditions=[oracle]"], "conditions: found"),
     ("eval", ["run=x", "rows=[oracle]"], "rows: is now called conditions; write conditions=..."),
+    ("eval", ["run=x", "protocol.name=../x"], "protocol.name: found ../x; allowed: a folder's name without slashes"),
     ("eval", ["run=x", "policy=vit_base"], "policy: no such setting; allowed here: "),
     ("eval", ["run=x", "checkpoint=first"], "checkpoint: found first; allowed: best, last"),
     ("collect", ["task=unknown"], "task: found unknown; allowed: close_jar"),
     ("collect", ["episodes=0"], "episodes: found 0; allowed: an integer at least 1"),
     ("collect", ["policy=vit_base"], "policy: no such setting"),
+    ("collect", ["task=multi_10", "task.name=../x"], "task.name: found ../x; allowed: a folder's name without slashes"),
+    ("train", ["task=multi_10", "task.name=../x", "name=x"], "task.name: found ../x; allowed: a folder's name without"),
+    *(
+        ("train", ["launcher=slurm_gpu", f"launcher.sweep={name}", *more], f"launcher.sweep: found {name}; allowed: at")
+        for name in ("../../../x", "p%A q", "-x", ".", "a/b")
+        for more in ([], ["--dry-run"], ["-m", "seed=1,2"])
+    ),
 ]
 
 IN_PROCESS = "hydra/launcher=basic"  # Hydra's own; InstructRL's is tested in test_local.py

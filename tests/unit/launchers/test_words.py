@@ -1,0 +1,114 @@
+"""Words of settings that reach a scheduler, a shell, ssh, the cloud or a path have the form that those expect."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from instructrl.cli.entry import compose
+from instructrl.config.fields import leaves
+from instructrl.config.launcher import LaunchConfig, LauncherConfig, TpuConfig
+from instructrl.errors import InputError
+from launchers.tpu.launcher import TpuBackend
+from launchers.tpu.settings import PodConfig, read
+
+ODD = (
+    "-x",
+    "-oProxyCommand=touch",
+    "a b",
+    "p%A",
+    'a"b',
+    "a'b",
+    "a;b",
+    "$(x)",
+    "`x`",
+    "a\\b",
+    "é x",
+    "#",
+    "a\u2028b",
+    "x" * 201 + " ",
+)
+PATHS = {"tpu.key", "tpu.known_hosts"}  # may lie anywhere
+VALID = {
+    "sweep": ["study", "x" * 200, "train-seed,lr-0123abcd", "2026-01-01_a.b=c"],
+    "slurm.gpu": ["a100", "nvidia_a100_80gb_pcie_1g.5gb"],
+    "slurm.partition": ["gpus", "gpus,long"],
+    "slurm.account": ["lab", "def-me_gpu"],
+    "slurm.qos": ["high"],
+    "slurm.constraint": ["a100", "a100|h100", "[rack1*2&rack2*4]", "!old", "(a&b)|c,d"],
+    "slurm.reservation": ["day_1"],
+    "tpu.accelerator": ["v4-32", "v5litepod-256"],
+    "tpu.runtime": ["tpu-vm-tf-2.16.1-pjrt", "v2-alpha-tpuv5-lite"],
+    "tpu.pod": ["study", "a-1"],
+    "tpu.project": ["lab-123", "example.com:lab"],
+    "tpu.zone": ["us-central2-b"],
+    "tpu.network": ["default", "projects/lab/global/networks/one"],
+    "tpu.subnetwork": ["https://www.googleapis.com/compute/v1/projects/lab/regions/r/subnetworks/one"],
+    "tpu.service_account": ["me@lab.iam.gserviceaccount.com"],
+    "tpu.addresses": ["me@10.0.0.1:2222, tpu-7", "a,b"],
+    "tpu.user": ["me", "sa_1.x"],
+    "tpu.key": ["~/.ssh/id_ed25519", "/home/me/key-1"],
+    "tpu.known_hosts": ["known"],
+    "tpu.folder": ["instructrl", "code/instructrl-2", ".code"],
+}
+
+
+def texts(schema: type) -> set[str]:
+    """The settings of a schema that are any text."""
+    found = leaves(schema).items()
+    return {key for key, entry in found if entry.type in (str, str | None) and "choices" not in entry.metadata}
+
+
+def test_every_text_of_a_launcher_has_a_form() -> None:
+    assert texts(LauncherConfig) - {"name"} == set(VALID), "name is only shown"
+    assert texts(PodConfig) - texts(TpuConfig) == {"launcher", "run"}, "a profile's name is one of those that exist"
+
+
+@pytest.mark.parametrize("key", VALID)
+def test_a_launchers_words_are_taken_or_refused_in_one_line(key: str) -> None:
+    entry = leaves(LauncherConfig)[key]
+    for text in VALID[key]:
+        config: LauncherConfig = compose("launch", LaunchConfig, [f"launcher.{key}='{text}'"]).launcher
+        group, _, name = key.rpartition(".")
+        assert getattr(getattr(config, group) if group else config, name) == text
+    outside = () if key in PATHS else ("../x", "../../..", "..", "a/../../b", "/etc")
+    for text in (*ODD, *outside):
+        assert not re.fullmatch(entry.metadata["pattern"], text), text
+    with pytest.raises(InputError) as refused:
+        compose("launch", LaunchConfig, [f"launcher.{key}=-oProxyCommand"])
+    line = str(refused.value)
+    assert line.startswith(f"launcher.{key}: found -oProxyCommand; allowed: ") and line.isprintable()
+    assert entry.metadata["allowed"] in line
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["folder=../../.."], "folder: found ../../..; allowed: a folder within the home directory"),
+        (["folder=/etc"], "folder: found /etc; allowed: a folder within the home directory"),
+        (["addresses=-oProxyCommand"], "addresses: found -oProxyCommand; allowed: [USER@]ADDRESS[:PORT]"),
+        (["addresses=-x@host"], "addresses: found -x@host; allowed: [USER@]ADDRESS[:PORT]"),
+        (["run=../x"], "run: found ../x; allowed: at most 200 letters"),
+        (["pod=a/b"], "pod: found a/b; allowed: at most 63 lower-case letters"),
+        (["user=-x"], "user: found -x; allowed: letters, digits"),
+        (["key=a b"], "key: found a b; allowed: the path of a file"),
+    ],
+)
+def test_a_pods_words_are_refused_at_once(words: list[str], line: str) -> None:
+    with pytest.raises(InputError, match="^" + re.escape(line)):
+        read([*words, "dry_run=true"])
+
+
+@pytest.mark.parametrize("addresses", ["a,a", "a:99999", "a:0"])
+def test_addresses_of_no_hosts_are_refused_also_in_a_dry_run(tmp_path: Path, addresses: str) -> None:
+    resources = LauncherConfig(name="x", kind="tpu", dry_run=True, tpu=TpuConfig(addresses=addresses))
+    with pytest.raises(InputError, match=r"^addresses: "):
+        TpuBackend(tmp_path, resources)
+
+
+@pytest.mark.parametrize("sweep", ["my_study", "-,=+.A", "Grüße", "study"])
+def test_a_pod_without_a_name_gets_one_that_the_cloud_accepts(tmp_path: Path, sweep: str) -> None:
+    pod = TpuBackend(tmp_path, LauncherConfig(name="x", kind="tpu", sweep=sweep)).tpu.pod
+    [entry] = [entry for entry in dataclasses.fields(TpuConfig) if entry.name == "pod"]
+    assert pod is not None and re.fullmatch(entry.metadata["pattern"], pod), pod
