@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from instructrl.cli.folders import added_folders
 from instructrl.cli.overrides import check_override, groups, options, read_override
+from instructrl.config.evaluation import EvalConfig, ProtocolConfig, check_protocol_name
 from instructrl.config.fields import explain, invalid_value, is_group, known_keys, leaves, unknown_key
 from instructrl.config.kinds import chosen_kinds, registries, specialize
 from instructrl.config.resolve import resolve
@@ -40,11 +41,28 @@ def compose(config_name: str, schema: type[T], overrides: Sequence[str]) -> T:
     try:
         for key in keys:  # first, so that an error names an override rather than a setting that refers to it
             OmegaConf.select(composed, key, throw_on_missing=True)
-        return resolve(composed, schema)
+        config = resolve(composed, schema)
     except OmegaConfBaseException as error:
         raise InputError(explain(error, known)) from None
     except (RecursionError, ValueError, TypeError) as error:  # of resolvers in ${...}
         raise InputError(one_line_message(error)) from None
+    if isinstance(config, EvalConfig) and any(key.startswith("protocol.") for key in keys):
+        for preset in presets_of(config.protocol.name, overrides):
+            check_protocol_name(config.protocol, preset)
+    return config
+
+
+def presets_of(name: str, overrides: Sequence[str]) -> list[ProtocolConfig]:
+    """The presets with which a protocol could be confused: the one that it changes, and the one of its name."""
+    chosen = [text for text in overrides if read_override(text).key_or_group == "protocol"]
+    named = [(f"protocol={name}",)] if name in options("protocol") else []
+    return [preset_of(words, added_folders()) for words in (tuple(chosen), *named)]
+
+
+@functools.cache  # for sweeps of many jobs
+def preset_of(words: tuple[str, ...], folders: tuple[Path, ...]) -> ProtocolConfig:
+    """The preset that these words choose from the options in these folders and our own; not to be changed."""
+    return compose("eval", EvalConfig, ["run=any", *words]).protocol
 
 
 def merge(config_name: str, schema: type, overrides: Sequence[str]) -> DictConfig:

@@ -1,8 +1,9 @@
 """Evaluate a trained agent; the settings of its model, task and simulator come from the run.
 
 python eval.py run=outputs/NAME
-python eval.py run=outputs/NAME episodes=1000 'conditions=[trained,held_out_instructions]' checkpoint=last
-python eval.py run=outputs/NAME protocol=peract protocol.max_keyframes=10
+python eval.py run=outputs/NAME episodes=1000
+python eval.py run=outputs/NAME 'conditions=[trained,held_out_instructions]' checkpoint=last protocol.name=last
+python eval.py run=outputs/NAME protocol=peract protocol.max_keyframes=10 protocol.name=short
 """
 
 from instructrl.cli.entry import entry_point

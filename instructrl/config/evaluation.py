@@ -1,6 +1,6 @@
 """Settings of eval.py: evaluation conditions and protocols. No jax here."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from omegaconf import MISSING
@@ -15,6 +15,7 @@ from instructrl.config.fields import (
     setting,
 )
 from instructrl.config.training import HardwareConfig
+from instructrl.errors import InputError, format_value
 
 EVALUATION_CONDITIONS = (
     "trained",
@@ -87,6 +88,22 @@ def effective_protocol(config: EvalConfig) -> ProtocolConfig:
     """The protocol with the overrides beside it: `episodes`, `seed` and `conditions` take precedence."""
     overrides: dict[str, Any] = {"episodes": config.episodes, "seed": config.seed, "conditions": config.conditions}
     return replace(config.protocol, **{key: value for key, value in overrides.items() if value is not None})
+
+
+def check_protocol_name(protocol: ProtocolConfig, preset: ProtocolConfig) -> None:
+    """Raise InputError for a protocol with the name of a preset, but not with all that the preset fixes.
+
+    Episodes, seed and conditions may differ: they are part of every result.
+    """
+    if protocol.name != preset.name:
+        return
+    for entry in fields(ProtocolConfig):
+        found, fixed = getattr(protocol, entry.name), getattr(preset, entry.name)
+        if found != fixed and entry.name not in ("episodes", "seed", "conditions"):
+            raise InputError(
+                f"protocol.{entry.name}: found {format_value(found)}; allowed with protocol.name={preset.name}: "
+                f"{format_value(fixed)}; add protocol.name=NAME for a protocol of your own"
+            )
 
 
 def protocol_record(protocol: ProtocolConfig) -> dict[str, Any]:

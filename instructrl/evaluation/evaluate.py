@@ -17,6 +17,7 @@ from instructrl.evaluation.episode_log import EPISODES, EpisodeLog, read_log
 from instructrl.evaluation.evaluator import Condition, TaskEvaluator
 from instructrl.evaluation.report.page import write_report
 from instructrl.evaluation.report.video import choose_episodes, film_episodes
+from instructrl.evaluation.results.existing import check_existing
 from instructrl.evaluation.results.summary import HEADLINE, combine, failed_task_results, summarize
 from instructrl.evaluation.results.variations import evaluated_variations
 from instructrl.evaluation.run_checks import choose_renderer, chosen_tasks, evaluation_folder, recorded_renderer
@@ -41,7 +42,8 @@ def evaluate(config: EvalConfig, run: Path | None = None) -> tuple[dict[str, Any
         The content of results.json, whose `problems` names lost simulators and failed videos, and the report's path.
 
     Raises:
-        InputError: the run, the renderer or a variation cannot be used, or a file of curves or episodes is damaged.
+        InputError: the run, the renderer or a variation cannot be used, a file of curves or episodes is damaged, or
+            the folder holds results of other settings.
         SimulatorError: no simulator starts, or that of the only task cannot be kept alive.
     """
     stored, protocol = storage_path(config.run), effective_protocol(config)
@@ -52,10 +54,12 @@ def evaluate(config: EvalConfig, run: Path | None = None) -> tuple[dict[str, Any
     folders = {task: folder / task if several else folder for task in tasks}
     check_logs(run, list(folders.values()))
     renderer, count = choose_renderer(trained.sim, recorded, config.renderer), worker_count(config.workers)
+    about: dict[str, Any] = {"seed": protocol.seed, "renderer": {"data": recorded, "evaluation": renderer}}
+    requested = {"protocol": protocol_record(protocol), "checkpoint": {"name": config.checkpoint}, "tasks": tasks}
+    check_existing(folder / "results.json", {**about, **requested})
     pool = EnvPool(trained, protocol, renderer, count)
     if len(tasks) > 1:
         pool.check_variations(tasks)
-    about: dict[str, Any] = {"seed": protocol.seed, "renderer": {"data": recorded, "evaluation": renderer}}
     agent, step = load_batched_agent(run, checkpoint=config.checkpoint, slots=count, steps=1, hardware=config.hardware)
     about["checkpoint"] = {"name": config.checkpoint, "step": step}
     identity = {**about, "run": run.name, "origin": run_fingerprint(run), "parameters": fingerprint(agent)}

@@ -1,6 +1,7 @@
 """Evaluation of a run directory: results, videos and report; runs that cannot be evaluated are refused."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -79,7 +80,7 @@ def test_the_same_command_again_gives_the_same_numbers(run: Path) -> None:
     (run / "eval" / "episodes.jsonl").unlink()
     third, _ = judge_module.evaluate(settings(run))
     assert without_clock(first) == without_clock(second) == without_clock(third)
-    other, _ = judge_module.evaluate(settings(run, seed=1))
+    other, _ = judge_module.evaluate(settings(run, seed=1, protocol=replace(settings(run).protocol, name="other")))
     assert (
         other["conditions"]["no_instruction"] != first["conditions"]["no_instruction"]
         or other["videos"] != first["videos"]
@@ -236,29 +237,100 @@ def test_a_protocol_does_not_disturb_the_results_of_another(run: Path) -> None:
     assert peract["protocol"]["episodes"] == 8 and peract["seed"] == peract["protocol"]["seed"] == 0
 
 
-CHANGES = [
-    {"max_keyframes": 1},
-    {"max_unreachable": 2},
-    {"sentence": "first"},
-    {"variations": [2]},
-    {"order": "shuffled"},
-    {"seed": 5},
+CHANGES: list[tuple[dict[str, Any], str]] = [
+    ({"max_keyframes": 1}, "protocol.max_keyframes=null, asked 1"),
+    ({"max_unreachable": 2}, "protocol.max_unreachable=1, asked 2"),
+    ({"sentence": "first"}, "protocol.sentence=seed, asked first"),
+    ({"variations": [2]}, "protocol.variations=trained, asked [2]"),
+    ({"order": "shuffled"}, "protocol.order=in_turn, asked shuffled"),
+    ({"seed": 5}, "seed=0, asked 5"),
 ]
 RECORDED_NAMES = {"max_keyframes": "keyframes", "max_unreachable": "tries"}  # in results.json
+TRAINED = {"conditions": ["trained"]}
+REPLACEMENTS: list[tuple[dict[str, Any], str]] = [
+    ({"episodes": 7}, "episodes=8, asked 7"),
+    ({"seed": 5}, "seed=0, asked 5"),
+    ({"checkpoint": "last"}, "checkpoint=best, asked last"),
+    ({"conditions": ["trained", "no_instruction"]}, "conditions=[trained, oracle], asked [trained, no_instruction]"),
+    ({"seed": 5, "episodes": 2}, "episodes=8, asked 2; seed=0, asked 5"),
+]
 
 
-def test_changed_settings_of_a_protocol_play_anew_and_lose_nothing(run: Path) -> None:
-    first, _, _ = played(run, conditions=["trained"])
-    for change in CHANGES:
+def files_of(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def assert_kept(run: Path, said: str, **changes: Any) -> None:
+    """Check that an evaluation is refused for the results that are there, which stay."""
+    before = files_of(run)
+    line = f"{run}/eval/results.json: found results of {said}; they would be lost: add protocol.name=NAME, which writes"
+    with pytest.raises(InputError, match=f"^{re.escape(line)}"):
+        played(run, **changes)
+    assert files_of(run) == before
+
+
+def test_a_changed_protocol_replaces_no_results(run: Path) -> None:
+    first, _, _ = played(run, **TRAINED)
+    for index, (change, said) in enumerate(CHANGES):
         protocol = replace(settings(run).protocol, **change)
+        assert_kept(run, said, protocol=protocol, **TRAINED)
         recorded = {RECORDED_NAMES.get(key, key): value for key, value in change.items()}
-        changed, policy, _ = played(run, protocol=protocol, conditions=["trained"])
+        name = f"other{index}"
+        changed, policy, _ = played(run, protocol=replace(protocol, name=name), **TRAINED)
         assert len(policy.started) == 8, change
-        assert changed["protocol"] == {**first["protocol"], **recorded}
+        assert changed["protocol"] == {**first["protocol"], **recorded, "name": name}
         assert (changed["outcomes"]["time_limit"] == 8) == ("max_keyframes" in change), "one keyframe is too few"
-    again, policy, _ = played(run, conditions=["trained"])
+    again, policy, _ = played(run, **TRAINED)
     assert policy.started == []
     assert without_clock(again) == without_clock(first)
+
+
+@pytest.mark.parametrize(("change", "said"), REPLACEMENTS)
+def test_results_of_another_question_are_not_replaced(run: Path, change: dict[str, Any], said: str) -> None:
+    played(run, conditions=["trained", "oracle"])
+    assert_kept(run, said, **{"conditions": ["trained", "oracle"], **change})
+
+
+def test_another_renderer_replaces_no_results(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    played(run, **TRAINED)
+    monkeypatch.setattr(judge_module, "choose_renderer", lambda *_: "opengl")
+    assert_kept(run, "renderer=raycast, asked opengl", **TRAINED)
+
+
+def test_more_episodes_and_conditions_go_on_where_fewer_ended(run: Path) -> None:
+    played(run, **TRAINED)
+    more, policy, _ = played(run, episodes=11, **TRAINED)
+    assert (more["episodes"], len(policy.started)) == (11, 3)
+    both, policy, _ = played(run, episodes=11, conditions=["no_instruction", "trained"])
+    assert (list(both["conditions"]), len(policy.started)) == (["no_instruction", "trained"], 11)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{", "{}", "\0", '{"task": "x", "protocol": 3}', '{"task": "x", "protocol": {"episodes": "x"}}',
+     '{"task": [], "protocol": {}}', '{"task": "x", "protocol": {"conditions": 3}}'],
+)  # fmt: skip
+def test_damaged_results_are_not_replaced(run: Path, content: str) -> None:
+    (run / "eval").mkdir()
+    (run / "eval" / "results.json").write_text(content)
+    before = files_of(run)
+    with pytest.raises(InputError, match=f"^{run}/eval/results.json: damaged; move it away, and the same command "):
+        played(run)
+    assert files_of(run) == before
+
+
+@pytest.mark.parametrize("change", ["max_keyframes=10", "max_unreachable=2", "sentence=seed", "variations=trained"])
+def test_a_preset_keeps_its_name_only_as_it_is(change: str) -> None:
+    words = ["run=x", "protocol=peract", f"protocol.{change}"]
+    with pytest.raises(
+        InputError, match=r"^protocol\.\w+: found \w+; allowed with protocol.name=peract: \w+; add proto"
+    ):
+        compose("eval", EvalConfig, words)
+    with pytest.raises(InputError, match=r"allowed with protocol\.name=hiveformer"):  # nor does it get that of another
+        compose("eval", EvalConfig, [*words, "protocol.name=hiveformer"])
+    assert compose("eval", EvalConfig, [*words, "protocol.name=mine"]).protocol.name == "mine"
+    free = ["protocol.episodes=3", "protocol.seed=4", "protocol.conditions=[trained]", "protocol.max_keyframes=25"]
+    assert compose("eval", EvalConfig, [*words[:2], *free]).protocol.name == "peract"
 
 
 def test_a_protocol_of_ones_own_has_a_folder_of_its_own(run: Path) -> None:
@@ -281,7 +353,7 @@ def test_variations_kept_out_of_training_can_be_judged(run: Path, monkeypatch: p
     trained = SimpleNamespace(sim=SimConfig(), task=TaskConfig("reach_target", 1, 1, [0, 1]))
     monkeypatch.setattr(judge_module, "read_config", lambda _: trained)
     for choice, expected in (("trained", [0, 1]), ("held_out", [2, 3]), ("all", [0, 1, 2, 3]), ([3], [3])):
-        protocol = replace(settings(run).protocol, variations=choice)
+        protocol = replace(settings(run).protocol, variations=choice, name=f"of-{choice}")
         results, _, _ = played(run, protocol=protocol)
         assert results["judged_variations"] == expected
         assert results["trained_variations"] == [0, 1]
@@ -368,7 +440,9 @@ def test_some_tasks_of_a_set_can_be_judged(set_run: Path) -> None:
         settings(set_run, tasks=["pick_and_lift", "reach_target"], conditions=["trained"])
     )
     assert list(results["tasks"]) == ["reach_target", "pick_and_lift"], "in the run's order"
-    results, _ = judge_module.evaluate(settings(set_run, tasks=["push_button"], conditions=["trained"]))
+    assert_kept(set_run, "tasks=[reach_target, pick_and_lift], asked [push_button]", tasks=["push_button"], **TRAINED)
+    protocol = replace(settings(set_run).protocol, name="button")
+    results, _ = judge_module.evaluate(settings(set_run, tasks=["push_button"], protocol=protocol, **TRAINED))
     assert (list(results["tasks"]), results["episodes"]) == (["push_button"], 8)
     assert results["mean_low"] == results["tasks"]["push_button"]["wilson_low"]
 

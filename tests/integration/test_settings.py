@@ -732,6 +732,7 @@ COLLECT_PROBES: dict[str, Probe] = {
     "sim.image_size": ("64", collected, ()),
 }
 FEW = ("protocol.episodes=6", "workers=2")
+OWN = (*FEW, "protocol.name=mine")
 EVAL_PROBES: dict[str, Probe] = {
     "run": ("outputs/y", evaluation, FEW),
     "tasks": ("[push_button]", evaluation, FEW),
@@ -746,11 +747,11 @@ EVAL_PROBES: dict[str, Probe] = {
     "protocol.episodes": ("7", evaluation, ("protocol=peract", "workers=2")),
     "protocol.seed": ("7", evaluation, FEW),
     "protocol.conditions": ("[trained]", evaluation, FEW),
-    "protocol.variations": ("held_out", evaluation, FEW),
-    "protocol.order": ("shuffled", evaluation, (*FEW, "protocol.variations=all")),
-    "protocol.sentence": ("first", evaluation, FEW),
-    "protocol.max_keyframes": ("2", evaluation, FEW),
-    "protocol.max_unreachable": ("2", evaluation, FEW),
+    "protocol.variations": ("held_out", evaluation, OWN),
+    "protocol.order": ("shuffled", evaluation, (*OWN, "protocol.variations=all")),
+    "protocol.sentence": ("first", evaluation, OWN),
+    "protocol.max_keyframes": ("2", evaluation, OWN),
+    "protocol.max_unreachable": ("2", evaluation, OWN),
     "hardware.platform": ("cpu", evaluation, FEW),
     "hardware.precision": ("bfloat16", evaluation, FEW),
     "hardware.prefetch": ("5", evaluation, FEW),

@@ -90,6 +90,7 @@ def test_an_evaluation_on_rlbench_says_which_renderers_there_are(stand_in: Stand
     with pytest.raises(InputError, match=r"sim.renderer: found 'raycast'; allowed with sim=rlbench"):
         evaluated(run, renderer="raycast")
     assert evaluated(run, renderer="auto", conditions=["trained"], episodes=2, videos=0)[0]["success_rate"] == 1.0
+    (run / "eval" / "results.json").unlink()
     other = evaluated(run, renderer="rlbench_opengl", conditions=["trained"], episodes=2, videos=0)[0]
     assert other["renderer"] == {"data": "rlbench_opengl3", "evaluation": "rlbench_opengl"}
 

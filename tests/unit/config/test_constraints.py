@@ -152,6 +152,7 @@ def test_a_protocol_fixes_what_is_not_set_beside_it() -> None:
     words = (
         "protocol=peract",
         "protocol.max_keyframes=7",
+        "protocol.name=short",
         "seed=0",
         "episodes=3",
         "conditions=[trained]",
@@ -159,7 +160,8 @@ def test_a_protocol_fixes_what_is_not_set_beside_it() -> None:
     )
     changed = effective_protocol(composed(*words, name="eval"))
     assert (changed.episodes, changed.conditions, changed.max_keyframes) == (3, ["trained"], 7)
-    assert dataclasses.replace(changed, episodes=25, conditions=plain.conditions, max_keyframes=25) == plain
+    preset = {"name": "peract", "episodes": 25, "conditions": plain.conditions, "max_keyframes": 25}
+    assert dataclasses.replace(changed, **preset) == plain
     assert effective_protocol(composed("protocol=hiveformer", "seed=0", name="eval")).seed == 0, "zero is a value"
 
 

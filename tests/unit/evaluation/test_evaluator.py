@@ -223,7 +223,7 @@ def test_an_episode_is_on_disk_as_soon_as_it_ends(tmp_path: Path) -> None:
 
 
 def asked(*overrides: str) -> ProtocolConfig:
-    return effective_protocol(compose("eval", EvalConfig, ["run=x", *overrides]))
+    return effective_protocol(compose("eval", EvalConfig, ["run=x", "protocol.name=mine", *overrides]))
 
 
 @pytest.mark.parametrize(

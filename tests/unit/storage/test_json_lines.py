@@ -214,7 +214,7 @@ def whole_lines(content: bytes) -> tuple[list[Any], bytes]:
 def test_no_damage_loses_a_line_in_silence(
     tmp_path: Path, name: str, damage: Callable[[bytes, random.Random], bytes]
 ) -> None:
-    """What is accepted has every line that is there; one may have other digits or letters within one of its values.
+    """Every line that is there is accepted or refused; one may have other digits or letters within one of its values.
 
     That and a whole line that is missing cannot be known without a second copy; a missing episode is run again.
     """
