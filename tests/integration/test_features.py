@@ -28,7 +28,6 @@ from instructrl.data.text.tokenizer import Tokenizer, make_tokenizer
 from instructrl.errors import InputError, RunError
 from instructrl.types import Batch, Features, FeatureSizes, check_batch
 from tests.fixtures.demonstrations import HEADER, SENTENCES, demonstration, write
-from tests.fixtures.waiting import wait_for
 from tests.paths import ROOT
 
 LENGTHS = [1 + seed % 4 for seed in range(9)]
