@@ -1,4 +1,4 @@
-"""What the checksums of a checkpoint cost: processor time to write and to read it, with them and without.
+"""Cost of the checksums of a checkpoint: processor time to write and to read it, with them and without.
 
 python tests/bench/checkpoints.py [MEGABYTES]      160 MB of parameters that do not compress: about a minute
 """

@@ -125,7 +125,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def accepted(run: Path) -> bool:
-    """Whether the checkpoint of step 3 is used, unchanged; else it is refused and training goes on from step 2."""
+    """Return True if the checkpoint of step 3 is used, unchanged; else it is refused, and training resumes from 2."""
     folder = f"{run}/checkpoints/3"
     try:
         with open_checkpoints(run, read_only=True) as checkpoints:
@@ -134,7 +134,7 @@ def accepted(run: Path) -> bool:
         unchanged = True
     except InputError as error:
         assert str(error).startswith(f"{folder}: damaged (") and "\n" not in str(error)
-        assert str(error).endswith("train again: the same command goes on from step 2")
+        assert str(error).endswith("train again: the same command resumes from step 2")
         unchanged = False
     with contextlib.redirect_stdout(io.StringIO()) as printed, open_checkpoints(run) as checkpoints:
         last = checkpoints.step("last")

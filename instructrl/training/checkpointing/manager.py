@@ -237,7 +237,7 @@ class Checkpoints:
     def _unusable(self, step: int, problem: str) -> InputError:
         others = [other for other in self._steps() if other != step]
         advice = (
-            f"train again: the same command goes on from step {others[-1]}"
+            f"train again: the same command resumes from step {others[-1]}"
             if others
             else "remove that folder to start from scratch: there is no other checkpoint"
         )
