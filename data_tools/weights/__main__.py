@@ -43,8 +43,8 @@ from instructrl.models.encoders.infer_config import check_sizes
 from instructrl.models.parameter_files import checksum
 from instructrl.models.weight_files import read_weights, write_weights
 from instructrl.storage.file_lock import exclusive_lock
+from instructrl.training.preflight import M3AE_PAGE
 
-M3AE_PAGE = "https://github.com/young-geng/m3ae_public"
 M3AE_SIZES = {"s": "small", "b": "base", "l": "large", "h": "huge"}
 
 

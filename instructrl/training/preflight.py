@@ -10,6 +10,8 @@ from instructrl.errors import InputError
 from instructrl.models.encoders.infer_config import check_sizes
 from instructrl.models.weight_files import check_tokenizer, read_shapes, read_tokenizer, weights_path
 
+M3AE_PAGE = "https://github.com/young-geng/m3ae_public"  # it links a folder; the files have no fixed address
+
 
 def check_inputs(config: TrainConfig) -> None:
     """Check the encoder's weights and its tokenizer.
@@ -53,6 +55,9 @@ def weights_hint(path: Path, encoder: EncoderConfig) -> str:
         return f"InstructRL ships those of {shipped}; name a file, or use encoder.weights=null for random ones"
     if encoder.tokenizer == "small":
         return "none are published for it: name a file of your own, or use encoder.weights=null for random ones"
+    if encoder.kind == "m3ae":
+        convert = f"python -m data_tools.weights convert kind=m3ae src=FILE out={shlex.quote(str(path))}"
+        return f"download the pickle of {encoder.name} from the folder that {M3AE_PAGE} links, and run {convert}"
     _, _, name = encoder.name.partition("_")
     out = "" if path == Path("weights") / f"{encoder.name}.safetensors" else f" out={shlex.quote(str(path))}"
     return f"get them with python -m data_tools.weights fetch kind={encoder.kind} name={name}{out}"
