@@ -17,6 +17,7 @@ from tensorflow_datasets.core.example_parser import ExampleParserNp
 
 from instructrl.config.fields import flatten
 from instructrl.data.image_text.hdf5_source import probe_indices
+from instructrl.data.image_text.tfds_classes import check_classes
 from instructrl.data.image_text.tfrecord import INFO, ArrayRecords, Records, TFRecords
 from instructrl.errors import InputError, short_message
 
@@ -41,10 +42,11 @@ class TfdsDataset:
         """Read the metadata of the directory.
 
         Raises:
-            InputError: it is not a tensorflow-datasets directory, or cannot be read.
+            InputError: it is not a tensorflow-datasets directory, cannot be read, or names classes of others.
         """
         logging.set_verbosity(logging.ERROR)  # otherwise it logs a recommendation of OpenCV
         self.folder = dataset_folder(src)
+        check_classes(self.folder, feature_classes())
         try:
             self._builder = tfds.builder_from_directory(self.folder)
             self.info = self._builder.info
@@ -242,6 +244,15 @@ def element_feature(feature: Any) -> Any:
     while isinstance(feature, tfds.features.Sequence):
         feature = feature.feature
     return feature
+
+
+def feature_classes() -> set[str]:
+    """Return the full names of tensorflow-datasets' own feature classes, including their former names."""
+    base = tfds.features.FeatureConnector
+    classes: list[Any] = [
+        one for one in vars(tfds.features).values() if isinstance(one, type) and issubclass(one, base)
+    ]
+    return {name for one in classes for name in (f"{one.__module__}.{one.__name__}", *one.ALIASES)}
 
 
 def dataset_folder(src: Path) -> Path:

@@ -149,6 +149,10 @@ def test_the_free_keys_are_settings() -> None:
         (b"name: ${name}\n", "name: Recursive interpolation"),
         (b"sim: {cameras: [{a: b}]}\n", ""),
         (b"1: 2\n", ""),
+        (b"!!python/object/apply:os.mkdir ['.mark']\n", "could not determine a constructor for the tag"),
+        (b"encoder: !!python/name:os.system\n", "could not determine a constructor for the tag"),
+        (b"_target_: os.mkdir\npath: .mark\n", "_target_: no such setting"),
+        (b"encoder: {_target_: os.mkdir, path: .mark}\n", "encoder._target_: no such setting"),
     ],
 )
 def test_a_damaged_config_is_one_line_that_names_the_file(tmp_path: Path, content: bytes, found: str) -> None:
