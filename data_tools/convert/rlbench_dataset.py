@@ -20,13 +20,14 @@ from PIL import Image
 from data_tools.convert.skip_report import SkippedError, SkipReason
 from data_tools.weights import safe_unpickler
 from data_tools.weights.safe_pickle_types import InertObject
-from instructrl.errors import InputError
+from instructrl.errors import InputError, format_value
 from instructrl.sim.keyframes import find_keyframes, keyframe_actions, velocities
 from instructrl.sim.rlbench.env import MAX_STEPS
 from instructrl.sim.rlbench.views import depths, matrices, observed, state
 from instructrl.types import Demonstration
 
 CLASSES = ("rlbench.demo.Demo", "rlbench.backend.observation.Observation")
+MAX_JOINTS = 64  # numbers per frame: a pickle can use one large array in every frame
 MAX_DEPTH = 2**24 - 1  # of a depth image: 24 bits, the highest in red
 
 
@@ -161,7 +162,24 @@ def observations(path: Path) -> list[Any]:
             raise SkippedError(SkipReason.PICKLE, f"{path}: contains an object that is not an Observation")
         if not isinstance(frame.state.get("misc"), dict):
             raise SkippedError(SkipReason.NUMBERS, f"{path}: an observation without misc, so without camera matrices")
-    return [SimpleNamespace(**{key: value for key, value in one.state.items() if type(key) is str}) for one in frames]
+    # A pickle can use one object as many observations: its fields are copied once.
+    distinct = {id(frame.state): frame.state for frame in frames}
+    fields_by_id = {number: read_fields(path, state) for number, state in distinct.items()}
+    return [fields_by_id[id(frame.state)] for frame in frames]
+
+
+def read_fields(path: Path, state: dict[Any, Any]) -> SimpleNamespace:
+    """Return the fields of an observation.
+
+    Raises:
+        SkippedError: one of them is a list of lists or arrays, which numpy would expand: if they are the same object,
+            to any size.
+    """
+    found = {key: value for key, value in state.items() if type(key) is str}
+    for key, value in (*found.items(), *found["misc"].items()):
+        if isinstance(value, list | tuple) and any(isinstance(one, list | tuple | np.ndarray) for one in value):
+            raise SkippedError(SkipReason.NUMBERS, f"{path}: {format_value(key)}: a list of lists, expected an array")
+    return SimpleNamespace(**found)
 
 
 def check_frames(folder: Path, cameras: Sequence[str], count: int) -> None:
@@ -214,8 +232,11 @@ def stack_rows(values: Sequence[Any]) -> np.ndarray:
     """Stack rows of numbers [N J].
 
     Raises:
-        InputError: their lengths differ.
+        InputError: their lengths differ, or are too large.
     """
+    for value in values:
+        if np.size(value) > MAX_JOINTS:
+            raise InputError(f"joints: found {np.size(value)} numbers in a frame, allowed: at most {MAX_JOINTS}")
     plain = [np.asarray(value, np.float64).reshape(-1) for value in values]
     if len({len(row) for row in plain}) != 1:
         raise InputError("joints: their number changes from frame to frame")

@@ -8,6 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from data_tools.weights.pickle_budget import Budget, RefusedError, check_shape
 from instructrl.errors import InputError
 
 FLOAT_DTYPES = {np.dtype(name) for name in ("float16", "float32", "float64", ml_dtypes.bfloat16)}
@@ -15,7 +16,12 @@ MAX_DEPTH, MAX_NAMES, MAX_NAME_LENGTH = 16, 8, 60
 
 
 def flatten(path: Path, tree: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the arrays of a nested dict as (path joined with slashes, float32 array)."""
+    """Yield the arrays of a nested dict as (path joined with slashes, float32 array).
+
+    Raises:
+        InputError: it is no tree of arrays, or one array has so many names that the file cannot hold their content.
+    """
+    budget = Budget(path.stat().st_size)
     pending: list[tuple[tuple[str, ...], Any]] = [((), tree)]
     visited = set()
     while pending:
@@ -30,7 +36,12 @@ def flatten(path: Path, tree: Any) -> Iterator[tuple[str, np.ndarray]]:
                     raise InputError(f"{path}: {name}: found a key {printable(key)}; expected parameter names")
                 pending.append(((*keys, key), value))
         else:
-            yield name, to_float32(path, name, node)
+            converted = to_float32(path, name, node)
+            try:
+                budget.spend(converted.nbytes)
+            except RefusedError as error:
+                raise InputError(f"{path}: {name}: {error}") from None
+            yield name, converted
 
 
 def to_float32(path: Path, name: str, value: Any) -> np.ndarray:
@@ -46,6 +57,10 @@ def to_float32(path: Path, name: str, value: Any) -> np.ndarray:
             else printable(getattr(value, "name", type(value).__name__))
         )
         raise InputError(f"{path}: {printable(name)}: found {kind}, expected an array of floating-point numbers")
+    try:
+        check_shape(value.shape)
+    except RefusedError as error:
+        raise InputError(f"{path}: {printable(name)}: {error}") from None
     with np.errstate(over="ignore"):
         converted = np.asarray(value, np.float32)
     if not np.isfinite(converted).all():

@@ -3,7 +3,6 @@
 Each builder takes the unvalidated arguments in the file and raises unless they are those of a valid file.
 """
 
-import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -11,12 +10,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from data_tools.weights.pickle_budget import Budget, RefusedError, check_shape
+
 NUMBER_CODES = re.compile("b1|[iu][1248]|f[248]|c8|c16")  # dtype codes in numpy's pickles
-MAX_KEY_SIZE = 1000  # elements of a dict's key: bounds the time and recursion depth of hashing
-
-
-class RefusedError(Exception):
-    """The content is valid, but of a kind that is refused."""
+MAX_PARTS = 64  # arguments of a builder, entries of a state, axes of an array
+ENTRY_SIZE = 4  # minimum bytes of a dict's entry in a file
 
 
 class InertObject:
@@ -49,21 +47,6 @@ class Dtype:
         self.code, self.dtype = code, dtype
 
 
-class ByteBudget:
-    """Budget of bytes that may be allocated for a file of a given size.
-
-    A valid file needs at most two per byte (text, bytes, array); one that copies repeatedly needs more.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.left = 2 * size
-
-    def spend(self, size: int) -> None:
-        self.left -= size
-        if self.left < 0:
-            raise MemoryError
-
-
 class KnownGlobal:
     """A global name with its own safe builder."""
 
@@ -73,30 +56,13 @@ class KnownGlobal:
         self.name, self.make = name, make
 
 
-def check_key(key: Any) -> Any:
-    """Return a dict's key or a set's member if hashing it is safe.
-
-    Raises:
-        RefusedError: it has too many elements. TypeError: it is mutable.
-    """
-    pending, count = [key], 1
-    while pending:
-        part = pending.pop()
-        if type(part) in (tuple, frozenset):
-            count += len(part)
-            if count > MAX_KEY_SIZE:
-                raise RefusedError("found a key with too many elements; it is not read")
-            pending.extend(part)
-        elif type(part) in (list, dict, FrozenDictStandIn, set, bytearray, np.ndarray):
-            raise TypeError("a mutable key")
-    return key
-
-
-def set_state(budget: ByteBudget, target: Any, state: Any) -> None:
+def set_state(budget: Budget, target: Any, state: Any) -> None:
     """Set the state of an object that was created empty."""
     if type(target) is FrozenDictStandIn:
         attributes = state[1] if type(state) is tuple else state
-        target.update(plain_dict(attributes["_dict"]))
+        content = plain_dict(attributes["_dict"])
+        budget.spend(ENTRY_SIZE * len(content))
+        target.update(content)
     elif type(target) is Dtype:
         set_byte_order(target, state)
     else:
@@ -109,9 +75,16 @@ def plain_dict(found: Any) -> dict:
     return found
 
 
+def check_length(parts: Any) -> tuple:
+    """Return arguments, axes or a state; raises TypeError for more than any valid file has, which are not copied."""
+    if type(parts) not in (tuple, list) or len(parts) > MAX_PARTS:
+        raise TypeError("not a short tuple")
+    return tuple(parts)
+
+
 def set_byte_order(target: Dtype, state: Any) -> None:
     """Apply the state of a dtype; one with fields is not numeric."""
-    _, order, inner, names, fields, *_ = state
+    _, order, inner, names, fields, *_ = check_length(state)
     if inner is not None or names is not None or fields is not None:
         target.dtype = None
     elif target.dtype is not None and target.dtype.itemsize > 1 and order == ">":
@@ -127,16 +100,16 @@ def number_dtype(dtype: Any) -> np.dtype:
     return dtype.dtype
 
 
-def check_array(budget: ByteBudget, data: Any, dtype: np.dtype, shape: Any) -> None:
+def check_array(budget: Budget, data: Any, dtype: np.dtype, shape: Any) -> None:
     """Raise unless the bytes exactly fill an array of this shape."""
     if type(data) not in (bytes, bytearray) or type(shape) is not tuple:
         raise TypeError("not bytes, or not a shape")
-    if any(type(size) is not int or size < 0 for size in shape) or math.prod(shape) * dtype.itemsize != len(data):
+    if check_shape(shape) * dtype.itemsize != len(data):
         raise ValueError("bytes that do not fill the array")
     budget.spend(len(data))
 
 
-def fill_array(budget: ByteBudget, array: np.ndarray, state: Any) -> None:
+def fill_array(budget: Budget, array: np.ndarray, state: Any) -> None:
     """Set the content of an array that was created empty."""
     if array.dtype != np.int8 or array.shape != (0,) or not array.flags.owndata:
         raise TypeError("an array with content")
@@ -145,7 +118,7 @@ def fill_array(budget: ByteBudget, array: np.ndarray, state: Any) -> None:
     array.__setstate__((1, shape, number_dtype(dtype), fortran is True, bytes(data)))  # type: ignore[arg-type]
 
 
-def empty_array(_: ByteBudget, kind: Any, shape: Any, code: Any) -> np.ndarray | InertObject:
+def empty_array(_: Budget, kind: Any, shape: Any, code: Any) -> np.ndarray | InertObject:
     """Create an empty array, whose content follows."""
     if type(kind) is InertObject:  # a subclass of arrays
         return InertObject(kind.name)
@@ -154,32 +127,32 @@ def empty_array(_: ByteBudget, kind: Any, shape: Any, code: Any) -> np.ndarray |
     return np.empty(0, np.int8)
 
 
-def from_buffer(budget: ByteBudget, data: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> np.ndarray:
+def from_buffer(budget: Budget, data: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> np.ndarray:
     """Build an array from a buffer in the same pickle."""
     plain = number_dtype(dtype)
     check_array(budget, data, plain, shape)
-    if order not in ("C", "F", "K") or (order == "K" and sorted(axes) != [*range(len(shape))]):
+    if order not in ("C", "F", "K") or (order == "K" and sorted(check_length(axes)) != [*range(len(shape))]):
         raise ValueError("an unknown order")
     array = np.frombuffer(data, plain).reshape(shape, order="F" if order == "F" else "C")
     return array.transpose(axes) if order == "K" else array
 
 
-def scalar(budget: ByteBudget, dtype: Any, data: Any) -> Any:
+def scalar(budget: Budget, dtype: Any, data: Any) -> Any:
     plain = number_dtype(dtype)
     check_array(budget, data, plain, ())
     return np.frombuffer(data, plain)[0]
 
 
-def from_jax(budget: ByteBudget, make: Any, arguments: Any, state: Any, _: Any) -> np.ndarray:
+def from_jax(budget: Budget, make: Any, arguments: Any, state: Any, _: Any) -> np.ndarray:
     """Build a numpy array from a pickled jax array, which contains a pickled numpy array."""
     if type(make) is not KnownGlobal or make.make is not empty_array or type(arguments) is not tuple:
         raise TypeError("not an array")
-    array = make.make(budget, *arguments)
+    array = make.make(budget, *check_length(arguments))
     fill_array(budget, array, state)
     return array
 
 
-def dtype(_: ByteBudget, code: Any, *flags: Any) -> Dtype:
+def dtype(_: Budget, code: Any, *flags: Any) -> Dtype:
     if type(code) is KnownGlobal and code.name == "bfloat16":
         return Dtype(code.name, np.dtype(ml_dtypes.bfloat16))
     if type(code) is str and NUMBER_CODES.fullmatch(code):
@@ -187,20 +160,20 @@ def dtype(_: ByteBudget, code: Any, *flags: Any) -> Dtype:
     return Dtype(code if type(code) is str else getattr(code, "name", "unknown"), None)
 
 
-def frozen_dict(_: ByteBudget, content: Any = None) -> dict:
+def frozen_dict(_: Budget, content: Any = None) -> dict:
     """Build a FrozenDict stand-in from its content, or an empty one."""
     return FrozenDictStandIn() if content is None else plain_dict(content)
 
 
-def ordered_dict(budget: ByteBudget, pairs: Any = ()) -> dict:
+def ordered_dict(budget: Budget, pairs: Any = ()) -> dict:
     """Build an OrderedDict as a dict, usually empty at first."""
     if type(pairs) not in (tuple, list):
         raise TypeError("not pairs")
-    budget.spend(len(pairs))
-    return {check_key(key): value for key, value in pairs}
+    budget.spend(ENTRY_SIZE * len(pairs))
+    return {budget.check_key(key): value for key, value in pairs}
 
 
-def encode_latin1(budget: ByteBudget, text: str, encoding: str = "") -> bytes:
+def encode_latin1(budget: Budget, text: str, encoding: str = "") -> bytes:
     """Build bytes as in protocols before 3: text in latin1, one byte per character."""
     if type(text) is not str or encoding not in ("latin1", "latin-1"):
         raise TypeError("not bytes")
@@ -208,23 +181,23 @@ def encode_latin1(budget: ByteBudget, text: str, encoding: str = "") -> bytes:
     return text.encode("latin1")
 
 
-def set_of(budget: ByteBudget, items: Any = ()) -> set:
+def set_of(budget: Budget, items: Any = ()) -> set:
     if type(items) not in (tuple, list, set):
         raise TypeError("not members")
     budget.spend(2 * len(items))  # minimum size of members in a file
-    return {*map(check_key, items)}
+    return {*map(budget.check_key, items)}
 
 
-def frozenset_of(budget: ByteBudget, items: Any = ()) -> frozenset:
+def frozenset_of(budget: Budget, items: Any = ()) -> frozenset:
     return frozenset(set_of(budget, items))
 
 
-def empty_bytes(_: ByteBudget) -> bytes:
+def empty_bytes(_: Budget) -> bytes:
     """Build empty bytes, as in protocols before 3."""
     return b""
 
 
-def bytearray_of(budget: ByteBudget, content: Any = b"", encoding: Any = None) -> bytearray:
+def bytearray_of(budget: Budget, content: Any = b"", encoding: Any = None) -> bytearray:
     """Build a bytearray from bytes; a number is refused, since Python would allocate that length."""
     data = encode_latin1(budget, content, encoding) if encoding is not None else content
     if type(data) is not bytes:
@@ -233,18 +206,18 @@ def bytearray_of(budget: ByteBudget, content: Any = b"", encoding: Any = None) -
     return bytearray(data)
 
 
-def complex_of(_: ByteBudget, real: Any, imaginary: Any) -> complex:
+def complex_of(_: Budget, real: Any, imaginary: Any) -> complex:
     if type(real) is not float or type(imaginary) is not float:
         raise TypeError("not numbers")
     return complex(real, imaginary)
 
 
-def no_call(_: ByteBudget, *arguments: Any) -> None:
+def no_call(_: Budget, *arguments: Any) -> None:
     """Raise: the name is known only as an argument of other builders."""
     raise TypeError("not to be called")
 
 
-def reconstruct(_: ByteBudget, kind: Any, base: Any, state: Any) -> Any:
+def reconstruct(_: Budget, kind: Any, base: Any, state: Any) -> Any:
     """Build an object as in protocols before 2."""
     if type(kind) is InertObject:
         return InertObject(kind.name)

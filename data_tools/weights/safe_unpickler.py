@@ -13,28 +13,28 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
+from data_tools.weights.pickle_budget import Budget, RefusedError
 from data_tools.weights.safe_pickle_types import (
     KNOWN,
-    ByteBudget,
     Dtype,
     FrozenDictStandIn,
     InertObject,
     KnownGlobal,
-    RefusedError,
-    check_key,
+    check_length,
     set_state,
 )
 from instructrl.errors import InputError
 
 # Opcodes inherited from the standard library: they push plain values, and move or memoize stack entries.
 INHERITED_OPCODES = (
-    "PROTO FRAME STOP MARK POP POP_MARK DUP PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET NONE",
+    "PROTO FRAME STOP MARK POP POP_MARK DUP BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET NONE",
     "NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING",
     "BINBYTES BINBYTES8 SHORT_BINBYTES UNICODE BINUNICODE BINUNICODE8 SHORT_BINUNICODE EMPTY_TUPLE TUPLE TUPLE1 TUPLE2",
     "TUPLE3 EMPTY_LIST LIST EMPTY_DICT EMPTY_SET",
     "GLOBAL STACK_GLOBAL EXT1 EXT2 EXT4 PERSID BINPERSID",  # call methods that are overridden below
 )
 MAX_NAME_LENGTH = 80  # characters of a name in an error
+MAX_FULL_NAME = 500  # characters of the name of a class or function, with its module
 
 
 def load(path: Path, *, unknown: str = "inert", allowed: Collection[str] = ()) -> Any:
@@ -83,6 +83,7 @@ class Unpickler(pickle._Unpickler):
     """The stack machine, in pure Python: the C implementation resolves extension codes to real objects."""
 
     stack: list[Any]
+    memo: dict[int, Any]
     append: Callable[[Any], None]
     read: Callable[[int], bytes]
     readline: Callable[[], bytes]
@@ -95,10 +96,12 @@ class Unpickler(pickle._Unpickler):
     def __init__(self, file: BinaryIO, *, refuse: bool = False, allowed: Collection[str] = ()) -> None:
         source = BoundedFile(file)
         super().__init__(source)
-        self.refuse, self.allowed, self.budget = refuse, frozenset(allowed), ByteBudget(source.size)
+        self.refuse, self.allowed, self.budget = refuse, frozenset(allowed), Budget(source.size)
 
     def find_class(self, module: str, name: str) -> Any:
         """Return a stand-in for a global name; nothing is imported."""
+        if len(module) + len(name) > MAX_FULL_NAME:  # two strings of the file would be copied into many names
+            raise RefusedError(f"found a name of {len(module) + len(name)} characters; it is not read")
         full = f"{module}.{name}"
         return KNOWN[full] if full in KNOWN else self.stand_in(full)
 
@@ -122,7 +125,7 @@ class Unpickler(pickle._Unpickler):
         if type(target) is InertObject:
             return InertObject(target.name)
         if type(target) is KnownGlobal:
-            return target.make(self.budget, *arguments)
+            return target.make(self.budget, *check_length(arguments))
         raise TypeError("called something other than a name")
 
 
@@ -134,6 +137,14 @@ def opcode(name: str) -> Callable[[Callable[[Unpickler], None]], Callable[[Unpic
         return function
 
     return decorate
+
+
+@opcode("PUT")
+def put(machine: Unpickler) -> None:
+    number = int(machine.readline()[:-1])
+    if not 0 <= number < 1 << 32:  # as in the other opcodes; large numbers may have equal hashes
+        raise ValueError("not an index of the memo")
+    machine.memo[number] = machine.stack[-1]
 
 
 @opcode("BYTEARRAY8")
@@ -205,27 +216,28 @@ def extend(machine: Unpickler, items: list[Any]) -> None:
 def setitem(machine: Unpickler) -> None:
     items = machine.stack[-2:]
     del machine.stack[-2:]
-    update(machine.stack[-1], items)
+    update(machine, items)
 
 
 @opcode("SETITEMS")
 def setitems(machine: Unpickler) -> None:
     items = machine.pop_mark()
-    update(machine.stack[-1], items)
+    update(machine, items)
 
 
 @opcode("DICT")
 def dictionary(machine: Unpickler) -> None:
     items = machine.pop_mark()
     machine.append({})
-    update(machine.stack[-1], items)
+    update(machine, items)
 
 
-def update(container: Any, items: list[Any]) -> None:
-    """Insert alternating keys and values into a dict."""
+def update(machine: Unpickler, items: list[Any]) -> None:
+    """Insert alternating keys and values into the dict on top of the stack."""
+    container = machine.stack[-1]
     if type(container) in (dict, FrozenDictStandIn):
         for key, value in zip(items[::2], items[1::2], strict=True):
-            container[check_key(key)] = value
+            container[machine.budget.check_key(key)] = value
     elif type(container) is not InertObject:
         raise TypeError("an entry for something other than a dict")
 
@@ -235,7 +247,7 @@ def additems(machine: Unpickler) -> None:
     items = machine.pop_mark()
     container = machine.stack[-1]
     if type(container) is set:
-        container.update(map(check_key, items))
+        container.update(map(machine.budget.check_key, items))
     elif type(container) is not InertObject:
         raise TypeError("added to something other than a set")
 
@@ -243,4 +255,4 @@ def additems(machine: Unpickler) -> None:
 @opcode("FROZENSET")
 def frozen_set(machine: Unpickler) -> None:
     items = machine.pop_mark()
-    machine.append(frozenset(map(check_key, items)))
+    machine.append(frozenset(map(machine.budget.check_key, items)))

@@ -4,6 +4,7 @@ import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -110,6 +111,14 @@ def rewritten(**changes: object) -> Callable[[Path], None]:
     return change
 
 
+def same_list_within(depth: int) -> list[Any]:
+    """A list of two references to a list, and so on: few bytes in a pickle, 2**depth numbers in an array."""
+    found: list[Any] = [0.0, 0.0]
+    for _ in range(depth - 1):
+        found = [found, found]
+    return found
+
+
 def number(value: object) -> Callable[[Path], None]:
     return lambda folder: stored.dump(folder / "variation_number.pkl", value)
 
@@ -143,6 +152,8 @@ def sentences(value: object) -> Callable[[Path], None]:
         (rewritten(gripper_pose=np.zeros(3)), SkipReason.NUMBERS),
         (rewritten(gripper_open="open"), SkipReason.NUMBERS),
         (rewritten(joint_velocities=None, joint_positions=None), SkipReason.NUMBERS),
+        (rewritten(joint_velocities=same_list_within(18)), SkipReason.NUMBERS),
+        (rewritten(joint_velocities=np.zeros(100_000)), SkipReason.NUMBERS),
     ],
 )
 def test_what_cannot_be_used_is_named_and_counted_and_the_rest_goes_on(
