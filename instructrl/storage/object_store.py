@@ -346,6 +346,10 @@ class RangeReader(io.RawIOBase):
         self._position += count
         return count
 
+    def read_range(self, begin: int, end: int) -> bytes:
+        """Return bytes without moving the position, which HDF5 uses in another thread; zeros after a failed read."""
+        return self._read(begin, max(begin, min(end, self.size)))
+
     def _read(self, begin: int, end: int) -> bytes:
         if self.error is not None:
             return bytes(end - begin)

@@ -14,6 +14,7 @@ import numpy as np
 from instructrl.data.demonstrations.reader import READ_ERRORS, RECOLLECT_HINT, open_file, read
 from instructrl.data.demonstrations.schema import crc32, fields, image_field
 from instructrl.data.demonstrations.writer import Writer
+from instructrl.data.hdf5_chunks import ChunkCheck
 from instructrl.errors import InputError, short_message
 from instructrl.storage.paths import Hdf5Source, StoragePath, read_error, storage_path
 from instructrl.types import Demonstration
@@ -173,7 +174,10 @@ class DemonstrationDataset:
         breaks = np.flatnonzero(np.diff(frames) != 1) + 1
         try:
             stored = self._open()["frames/images"]
+            check = ChunkCheck(f"{self.path}: frames/images", stored)
             for begin, end in zip([0, *breaks], [*breaks, len(frames)], strict=True):
+                if not self._verified[frames[begin:end]].all():
+                    check(frames[begin], frames[end - 1] + 1)
                 stored.read_direct(images, np.s_[frames[begin] : frames[end - 1] + 1], np.s_[begin:end])
         except READ_ERRORS as error:
             where = f"{self.path}: episode {self._episode_of(int(frames[begin]))}: frames/images"

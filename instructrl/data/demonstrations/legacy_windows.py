@@ -15,7 +15,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from instructrl.data.demonstrations.reader import READ_ERRORS
+from instructrl.data.hdf5 import READ_ERRORS, check_stored, open_hdf5
+from instructrl.data.hdf5_chunks import ChunkCheck
+from instructrl.data.hdf5_lengths import LengthCheck
 from instructrl.errors import InputError, short_message
 
 STATE = ("gripper_pose", "gripper_open", "gripper_joint_positions")
@@ -53,6 +55,9 @@ class Windows:
         for name in (*names, *NUMBERS):
             if not isinstance(file.get(name), h5py.Dataset):
                 raise InputError(f"{path}: {name}: missing; not a file of windows of the first release")
+            check_stored(f"{path}: {name}", file[name])
+            if file[name].dtype.kind not in "biuf":
+                raise InputError(f"{path}: {name}: found {file[name].dtype}; allowed: numbers; download the file again")
         shapes = {name: file[name].shape[:2] for name in (*names, *NUMBERS)}
         if len(set(shapes.values())) != 1 or len(shapes["time"]) != 2:
             found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
@@ -68,6 +73,8 @@ class Windows:
         """Return the name of the task recorded in the file; empty if there is none."""
         if "task_id" not in self.file or not self.count:
             return ""
+        ChunkCheck(f"{self.path}: task_id", self.file["task_id"])(0, 1)
+        LengthCheck(f"{self.path}: task_id", self.file["task_id"], self.path)(0)
         first = np.asarray(self.file["task_id"][0]).reshape(-1)
         return bytes(np.asarray(first[0], np.uint8)).decode(errors="replace") if len(first) else ""
 
@@ -82,8 +89,11 @@ class Windows:
                 parent[key] = key = parent[parent[key]]
             return key
 
-        stored = 0
+        stored, names = 0, [f"{name}_rgb" for name in self.cameras]
+        checks = [ChunkCheck(f"{self.path}: {name}", self.file[name]) for name in (*names, *NUMBERS)]
         for window in range(self.count):
+            for check in checks:
+                check(window, window + 1)
             numbers = {
                 name: np.asarray(self.file[name][window], np.float64).reshape(self.length, -1) for name in NUMBERS
             }
@@ -155,7 +165,7 @@ def open_windows(path: Path, cameras: Sequence[str]) -> Iterator[Windows]:
     if not path.is_file():
         raise InputError(f"src: found {path}, which is not a file; name an .hdf5 file of the first release")
     try:
-        file: Any = h5py.File(path, "r", locking=False)
+        file: Any = open_hdf5(path, path)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path}: cannot be opened as HDF5 ({short_message(error)}); download the file again"

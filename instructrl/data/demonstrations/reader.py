@@ -25,10 +25,11 @@ from instructrl.data.demonstrations.schema import (
     fields,
     image_field,
 )
+from instructrl.data.hdf5 import READ_ERRORS, check_stored, open_hdf5
+from instructrl.data.hdf5_chunks import ChunkCheck
 from instructrl.errors import InputError, format_value, short_message
 from instructrl.storage.paths import Hdf5Source, StoragePath, open_source, read_error
 
-READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError)
 RECOLLECT_HINT = "delete it and collect or copy it again"
 
 
@@ -50,12 +51,11 @@ def open_file(path: StoragePath) -> Iterator[tuple[h5py.File, Hdf5Source]]:
         raise InputError(f"{path}: no such file; collect it with python -m data_tools.collect")
     with open_source(path) as source:
         try:
-            file = h5py.File(source, "r", locking=False)  # files are replaced, never modified: no lock is needed
+            file = open_hdf5(source, path)
         except (OSError, ValueError) as error:
             raise read_error(source) or InputError(f"{path}: {describe_open_error(source, error)}") from None
         with file:
             try:
-                add_filters(file)
                 yield file, source
             except READ_ERRORS as error:
                 raise read_error(source) or InputError(
@@ -63,13 +63,6 @@ def open_file(path: StoragePath) -> Iterator[tuple[h5py.File, Hdf5Source]]:
                 ) from None
             except InputError as error:
                 raise read_error(source) or error from None
-
-
-def add_filters(file: h5py.File) -> None:
-    """Register lz4 and zstd with HDF5, if pixels are compressed."""
-    images = file.get("frames/images")
-    if isinstance(images, h5py.Dataset) and images.id.get_create_plist().get_nfilters():
-        import hdf5plugin  # noqa: F401  (registers them)
 
 
 def describe_open_error(path: Any, error: Exception) -> str:
@@ -117,6 +110,7 @@ def locate_damage(path: StoragePath, file: h5py.File, header: Header, contents: 
         written, found = file.get(CHECKS), episode_checksums(header, contents)
         if not isinstance(written, h5py.Dataset) or written.shape != found.shape:
             return ""
+        check_size(path, CHECKS, written)
         wrong = np.argwhere(written[()] != found)
     if not len(wrong):
         return ""
@@ -213,7 +207,7 @@ def read_field(path: StoragePath, file: h5py.File, field: Field) -> np.ndarray:
     """Read a field."""
     found = field_dataset(path, file, field)
     with report_field(path, field.path):
-        check_stored(path, field.path, found)
+        check_size(path, field.path, found)
         return found[()]
 
 
@@ -223,12 +217,14 @@ def read_instructions(path: StoragePath, file: h5py.File) -> list[str]:
         found = file.get("sentences")
         if not isinstance(found, h5py.Dataset) or found.dtype.kind != "S" or found.ndim != 1:
             raise InputError(f"{path}: sentences: missing or not text")
-        check_stored(path, "sentences", found)
+        check_size(path, "sentences", found)
         return [sentence.decode() for sentence in found[()].tolist()]
 
 
-def check_stored(path: StoragePath, name: str, found: h5py.Dataset) -> None:
+def check_size(path: StoragePath, name: str, found: h5py.Dataset) -> None:
     """Raise InputError for a data set whose size in the file is not that of its shape: it would return garbage."""
+    check_stored(f"{path}: {name}", found)
+    ChunkCheck(f"{path}: {name}", found)(0, len(found) if found.ndim else 0)
     if found.chunks is None and found.id.get_storage_size() != found.nbytes:
         raise InputError(f"{path}: {name}: found {found.id.get_storage_size()} bytes, expected {found.nbytes}")
 

@@ -13,10 +13,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from instructrl.data.demonstrations.reader import READ_ERRORS
+from instructrl.data.hdf5 import READ_ERRORS, check_stored, open_hdf5
+from instructrl.data.hdf5_chunks import ChunkCheck
+from instructrl.data.hdf5_lengths import LengthCheck
 from instructrl.errors import InputError, short_message
 from instructrl.storage.atomic import atomic_path
-from instructrl.storage.paths import StoragePath, open_source, read_error
+from instructrl.storage.paths import Hdf5Source, StoragePath, open_source, read_error
 
 IMAGE, TEXTS = "jpg", ("caption", "text")
 PROBED = 64  # number of entries that a checksum reads
@@ -30,10 +32,12 @@ class PairFile:
         attributes: the file's attributes, as text.
     """
 
-    def __init__(self, path: str, file: h5py.File) -> None:
-        """Raise InputError unless the file has the right arrays, of equal length."""
+    def __init__(self, path: str, file: h5py.File, source: Hdf5Source) -> None:
+        """Raise InputError unless the file, opened from `source`, has the right arrays, of equal length."""
         self.path = path
         arrays = {name: file[name] for name in (IMAGE, *TEXTS) if isinstance(file.get(name), h5py.Dataset)}
+        self._chunks = {array: ChunkCheck(f"{path}: {array.name}", array) for array in arrays.values()}
+        self._lengths = {array: LengthCheck(f"{path}: {array.name}", array, source) for array in arrays.values()}
         self._images = arrays.get(IMAGE)
         self._texts = next((arrays[name] for name in TEXTS if name in arrays), None)
         if not arrays:
@@ -44,8 +48,12 @@ class PairFile:
         for name, array in arrays.items():
             if array.ndim != 1:
                 raise InputError(f"{path}: {name}: found shape {array.shape}; allowed: one dimension of entries")
+            check_stored(f"{path}: {name}", array)
         if self._images is not None and h5py.check_vlen_dtype(self._images.dtype) != np.dtype(np.uint8):
             raise InputError(f"{path}: {IMAGE}: found {self._images.dtype}; allowed: uint8 arrays of any length")
+        if self._texts is not None and not is_text(self._texts.dtype):
+            name, dtype = self._texts.name, self._texts.dtype
+            raise InputError(f"{path}: {name}: found {dtype}; allowed: strings, or uint8 arrays of any length")
         lengths = {name: len(array) for name, array in arrays.items()}
         if len(set(lengths.values())) > 1:
             raise InputError(f"{path}: arrays of unequal length: {lengths}; copy or create it again")
@@ -85,6 +93,8 @@ class PairFile:
 
     def _entry(self, array: h5py.Dataset, index: int) -> Any:
         try:
+            self._chunks[array](index, index + 1)
+            self._lengths[array](index)
             return array[index]
         except READ_ERRORS as error:
             raise InputError(
@@ -101,6 +111,11 @@ class PairFile:
         return digest.hexdigest()
 
 
+def is_text(dtype: np.dtype) -> bool:
+    """Return True for strings, and for bytes of any length."""
+    return h5py.check_string_dtype(dtype) is not None or h5py.check_vlen_dtype(dtype) == np.dtype(np.uint8)
+
+
 def probe_indices(length: int) -> list[int]:
     """Return evenly spaced indices of a set."""
     return sorted({index * length // PROBED for index in range(PROBED)}) if length else []
@@ -114,20 +129,28 @@ def open_pair_file(path: StoragePath) -> Iterator[PairFile]:
         InputError: the file is missing, not HDF5, damaged, or of another layout.
         RunError: object storage keeps failing.
     """
-    if isinstance(path, Path) and not path.is_file():
+    if isinstance(path, Path) and (path.is_dir() or not path.exists()):
         raise InputError(f"{path}: no such file; name an HDF5 file with jpg and caption, or a folder with such files")
     with open_source(path) as source:
         try:
-            file = h5py.File(source, "r", locking=False)  # files are replaced, never modified: no lock is needed
+            file = open_hdf5(source, path)
         except (OSError, ValueError) as error:
             raise read_error(source) or InputError(
                 f"{path}: not an HDF5 file, or damaged ({short_message(error)}); copy or create it again"
             ) from None
         with file:
             try:
-                yield PairFile(str(path), file)
+                yield open_arrays(str(path), file, source)
             except InputError as error:
                 raise read_error(source) or error from None
+
+
+def open_arrays(path: str, file: h5py.File, source: Hdf5Source) -> PairFile:
+    """Return the arrays of an open file; any error of HDF5 becomes an InputError."""
+    try:
+        return PairFile(path, file, source)
+    except READ_ERRORS as error:
+        raise InputError(f"{path}: damaged ({short_message(error)}); copy or create it again") from None
 
 
 def write_pairs(path: Path, pairs: Iterable[tuple[bytes, str]], attributes: Mapping[str, Any]) -> int:
