@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := outputs/quickstart-reach_target-spatial-seed0
 EPISODES ?= 200
-JOBS ?= 3
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo rlbench test test-fast test-rlbench lint lock bench clean

@@ -17,7 +17,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from instructrl.errors import InputError, RunError, short_message
 from instructrl.models.encoders.registry import flatten_params
 from instructrl.training.checkpointing.integrity import find_damage, read_marker, write_inventory
-from instructrl.training.distributed.multihost import leader_first
+from instructrl.training.distributed.multihost import is_leader, leader_first
 from instructrl.training.running_mean import MeanState
 from instructrl.training.state import TrainState
 from instructrl.training.types import Params
@@ -76,7 +76,7 @@ class Checkpoints:
             self._refuse_damaged()
         else:
             with leader_first():
-                if jax.process_index() == 0:
+                if is_leader():  # jax.process_index() would wait for the others, who wait here
                     self._move_damaged()
         policy = preservation_policy.AnyPreservationPolicy(
             [
