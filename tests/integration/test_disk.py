@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 
 from instructrl.errors import InputError, RunError, report_user_errors
+from instructrl.storage.object_store import crc32c
+from instructrl.training.checkpointing import integrity
 from instructrl.training.checkpointing.integrity import find_damage
 from instructrl.training.checkpointing.manager import Checkpoints, Retention, open_checkpoints
 from instructrl.training.monitoring.metric_writer import read_lines
@@ -211,6 +213,30 @@ def test_training_goes_on_from_the_checkpoint_before_a_damaged_one_and_ends_bit_
     printed = capsys.readouterr().out
     assert f"{run}/checkpoints/12: damaged (the content of " in printed and "training resumed: epoch 3 of 4" in printed
     tiny_objective.assert_same_end(run, whole)
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_one_line(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(saved, tmp_path / "run")
+
+    def replaced(path: Path) -> str:
+        shutil.rmtree(run / "checkpoints/3")  # by the training, whose next checkpoint is there now
+        return crc32c(path)
+
+    with open_checkpoints(run, read_only=True) as checkpoints:
+        monkeypatch.setattr(integrity, "crc32c", replaced)
+        with pytest.raises(InputError, match=r"checkpoints/3: replaced by a newer checkpoint just now; run .* again$"):
+            checkpoints.restore(state(0), step=3)
+
+
+def test_a_damaged_checkpoint_that_cannot_be_moved_is_one_line(saved: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(saved, tmp_path / "run")
+    os.truncate(next((run / "checkpoints/3/default").rglob("d/*")), 1)
+    (run / "damaged_checkpoints").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        Checkpoints(run)
+    assert (run / "checkpoints/3").is_dir() and (run / "checkpoints/2").is_dir()
 
 
 def test_the_only_checkpoint_damaged_says_that_training_begins_anew(tmp_path: Path) -> None:

@@ -67,13 +67,14 @@ def find_damage(folder: Path, *, contents: bool) -> str | None:
         return f"{INVENTORY} is damaged"
     if progress != marker.get("custom_metadata"):
         return f"{MARKER} and {INVENTORY} differ"
-    found = checkpoint_files(folder)
-    for name, record in expected.items():
-        if name not in found or found[name].stat().st_size != record.size:
-            size = found[name].stat().st_size if name in found else "no"
-            return f"{name} has {size} bytes, not {record.size}"
-    if contents:
+    try:
+        found = checkpoint_files(folder)
+        sizes = {name: path.stat().st_size for name, path in found.items()}
         for name, record in expected.items():
-            if crc32c(found[name]) != record.crc32c:
-                return f"the content of {name} has changed"
-    return None
+            if sizes.get(name) != record.size:
+                return f"{name} has {sizes.get(name, 'no')} bytes, not {record.size}"
+        changed = (name for name, record in expected.items() if contents and crc32c(found[name]) != record.crc32c)
+        name = next(changed, None)
+    except OSError as error:  # or a training has just replaced the checkpoint
+        return f"cannot be read: {error.strerror}"
+    return None if name is None else f"the content of {name} has changed"

@@ -74,10 +74,6 @@ class Checkpoints:
         self.directory, self.read_only = run.resolve() / "checkpoints", read_only
         if self.read_only:
             self._refuse_damaged()
-        else:
-            with leader_first():
-                if is_leader():  # jax.process_index() would wait for the others, who wait here
-                    self._move_damaged()
         policy = preservation_policy.AnyPreservationPolicy(
             [
                 preservation_policy.LatestN(keep.last),
@@ -100,6 +96,10 @@ class Checkpoints:
             save_interval_steps=0 if self.read_only else 1,
         )
         try:
+            if not self.read_only:
+                with leader_first():
+                    if is_leader():  # jax.process_index() would wait for the others, who wait here
+                        self._move_damaged()
             self._delete_removed()
             self.manager = ocp.CheckpointManager(self.directory, options=options)
         except OSError as error:
