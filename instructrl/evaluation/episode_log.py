@@ -31,7 +31,6 @@ from instructrl.storage.json_lines import (
 from instructrl.types import ACTION_SIZE
 
 EPISODES = "episodes.jsonl"  # name of the file
-_HEADER = '{"evaluation": '  # prefix of a header line; no episode line begins so
 _CONDITION = Kind(
     lambda value: isinstance(value, str) and RENAMED_CONDITIONS.get(value, value) in EVALUATION_CONDITIONS,
     ", ".join(EVALUATION_CONDITIONS),
@@ -88,12 +87,13 @@ class EpisodeLog:
         self._seconds: dict[tuple[str, int], float] = {}
         self._clock = time.perf_counter()
         header = json.dumps({"evaluation": identity}, sort_keys=True)
-        lines, current = [json.dumps(entry) for entry in read_log(path)], ""
-        for line in lines:
-            if line.startswith(_HEADER):
-                current = line
+        entries, current = read_log(path), ""
+        for entry in entries:
+            if "evaluation" in entry:
+                current = json.dumps(entry)
             elif current == header:
-                self._add(json.loads(line))
+                self._add(entry)
+        lines = [json.dumps(entry) for entry in entries]
         if current != header:
             lines.append(header)
         write_atomically(path, "".join(line + "\n" for line in lines))

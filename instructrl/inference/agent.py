@@ -15,9 +15,10 @@ from typing import Any, Self
 import jax
 import numpy as np
 
+from instructrl.actions import check_action
 from instructrl.config.environment import DataConfig
 from instructrl.config.training import HardwareConfig
-from instructrl.errors import InputError, RunError, format_value
+from instructrl.errors import InputError, format_value
 from instructrl.inference.batched_agent import BatchedAgent
 from instructrl.plausibility import RULES, implausible
 from instructrl.storage.paths import storage_path
@@ -99,8 +100,8 @@ class Agent:
 
         Raises:
             InputError: a camera is missing, an array has a wrong shape or type, or the instruction is too long or
-                changes within the episode, or the state or a camera matrix has numbers that no scene has.
-            RunError: the policy's answer is not finite.
+                changes within the episode, the state or a camera matrix has numbers that no scene has, or the
+                policy's answer is not finite.
         """
         checked = self._checked(observation, instruction)
         if self._instruction is None:
@@ -114,8 +115,7 @@ class Agent:
         while len(self._batched.history[0]) >= self._batched.steps:
             self._batched.steps *= 2
         action = self._batched.act({0: checked})[0]
-        if not np.isfinite(action).all():
-            raise RunError(f"action: found {action.tolist()}: the policy diverged in training, see its metrics")
+        check_action(action)  # not finite if the policy diverged in training
         return action
 
     def _checked(self, observation: Observation | Mapping[str, Any], instruction: str) -> Observation:

@@ -17,6 +17,7 @@ from instructrl.config.training import HardwareConfig
 from instructrl.errors import InputError
 from instructrl.inference.agent import Agent
 from instructrl.inference.batched_agent import load_batched_agent
+from instructrl.training.parameters.load_agent import load_agent
 from instructrl.types import Observation
 from tests.fixtures import tiny
 from tests.fixtures.cameras import ring_of_cameras
@@ -130,6 +131,13 @@ def test_saved_agents_that_are_damaged_or_in_a_runs_place_are_one_line(run: Path
     settings = (tmp_path / "config.yaml").read_text()
     (tmp_path / "config.yaml").write_text(re.sub(r"(policy:\n(?:  .*\n)*?  depth: )\d+", r"\g<1>3", settings))
     assert "according to config.yaml in the same folder" in refused(lambda: Agent.load(tmp_path))
+
+
+def test_no_action_that_is_not_finite_leaves_a_policy_that_diverged(run: Path) -> None:
+    trained = load_agent(run, checkpoint="best", hardware=HardwareConfig("auto"))
+    spoilt = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), trained.params)
+    agent = Agent(trained._replace(params=spoilt))
+    assert "expected finite numbers; the policy diverged" in refused(lambda: agent.act(observations(1)[0], ASK))
 
 
 def test_what_cannot_be_answered_is_one_line(run: Path, tmp_path: Path) -> None:

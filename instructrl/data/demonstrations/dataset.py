@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from instructrl.data.demonstrations.reader import READ_ERRORS, RECOLLECT_HINT, open_file, read
-from instructrl.data.demonstrations.schema import crc32, fields, image_field
+from instructrl.data.demonstrations.schema import crc32, entry_counts, fields, image_field
 from instructrl.data.demonstrations.writer import Writer
 from instructrl.data.hdf5_chunks import ChunkCheck
 from instructrl.errors import InputError, short_message
@@ -99,10 +99,9 @@ class DemonstrationDataset:
     def digest(self) -> str:
         """Return a digest of all of the selected episodes: unchanged when more are appended to the file."""
         contents, count = self.contents, len(self)
-        sizes = {"frames": contents.frames, "keyframes": contents.keyframes, "episodes": np.ones_like(contents.seed)}
         digest = hashlib.sha256(json.dumps([self.cameras, self.image_size]).encode())
         for name, field in fields(self.header).items():
-            used = int(sizes[field.path.partition("/")[0]][:count].sum())
+            used = int(entry_counts(contents, field)[:count].sum())
             digest.update(np.ascontiguousarray(getattr(contents, name)[:used]).data)
         digest.update(json.dumps([self.instructions(index) for index in range(count)]).encode())
         return digest.hexdigest()
@@ -174,9 +173,10 @@ class DemonstrationDataset:
         breaks = np.flatnonzero(np.diff(frames) != 1) + 1
         try:
             stored = self._open()["frames/images"]
-            check = ChunkCheck(f"{self.path}: frames/images", stored)
+            is_verified = self._verified[frames].all()
+            check = None if is_verified else ChunkCheck(f"{self.path}: frames/images", stored)
             for begin, end in zip([0, *breaks], [*breaks, len(frames)], strict=True):
-                if not self._verified[frames[begin:end]].all():
+                if check is not None:
                     check(frames[begin], frames[end - 1] + 1)
                 stored.read_direct(images, np.s_[frames[begin] : frames[end - 1] + 1], np.s_[begin:end])
         except READ_ERRORS as error:

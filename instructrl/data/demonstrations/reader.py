@@ -1,7 +1,7 @@
 """Validating reader of demonstration files: everything but the pixels, or a one-line error."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -128,31 +128,29 @@ def read_header(path: StoragePath, file: h5py.File) -> Header:
         version = int(file.attrs["version"])
     if version != VERSION:
         raise InputError(f"{path}: format version {version}, InstructRL reads version {VERSION}; collect it again")
-    values: dict[str, Any] = {}
-    for key, kind in HEADER.items():
-        if key not in file.attrs:
-            raise InputError(f"{path}: attribute {key}: missing; {RECOLLECT_HINT}")
-        with report_field(path, f"attribute {key}"):
-            values[key] = kind(file.attrs[key])
-    header = Header(**values)
-    for key, ours in attributes(header).items():
-        if key in CONVENTIONS:
-            check_convention(path, file, key, ours)
+    header = Header(**{key: read_attribute(path, file, key, parse) for key, parse in HEADER.items()})
+    ours = attributes(header)
+    for key in CONVENTIONS:
+        found = read_attribute(path, file, key, text_or_list)
+        if found != ours[key]:
+            raise InputError(
+                f"{path}: attribute {key}: found {format_value(found)}, InstructRL uses {format_value(ours[key])}; "
+                "collect or convert it again with this version"
+            )
     return header
 
 
-def check_convention(path: StoragePath, file: h5py.File, key: str, ours: Any) -> None:
-    """Raise InputError unless a file's actions mean what ours do."""
+def read_attribute(path: StoragePath, file: h5py.File, key: str, parse: Callable[[Any], Any]) -> Any:
+    """Return an attribute of a file, parsed."""
     if key not in file.attrs:
         raise InputError(f"{path}: attribute {key}: missing; {RECOLLECT_HINT}")
     with report_field(path, f"attribute {key}"):
-        value = file.attrs[key]
-        found = value.tolist() if isinstance(value, np.ndarray) else text(value)
-    if found != ours:
-        raise InputError(
-            f"{path}: attribute {key}: found {format_value(found)}, InstructRL uses {format_value(ours)}; collect or "
-            "convert it again with this version"
-        )
+        return parse(file.attrs[key])
+
+
+def text_or_list(value: Any) -> Any:
+    """Parse an attribute as a list of numbers or as text; raises TypeError for anything else."""
+    return value.tolist() if isinstance(value, np.ndarray) else text(value)
 
 
 def text(value: Any) -> str:

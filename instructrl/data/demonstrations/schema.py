@@ -125,12 +125,17 @@ def checksum(header: Header, contents: Contents) -> str:
     return digest.hexdigest()
 
 
+def entry_counts(contents: Contents, field: Field) -> np.ndarray:
+    """Return the number of a field's entries in each episode [E]."""
+    group = field.path.partition("/")[0]
+    return np.ones_like(contents.seed) if group == "episodes" else getattr(contents, group)
+
+
 def episode_checksums(header: Header, contents: Contents) -> np.ndarray:
     """Return the CRC-32 of each episode's entries in every field and, last, of its instructions: uint32 [E, F]."""
-    sizes = {"frames": contents.frames, "keyframes": contents.keyframes, "episodes": np.ones_like(contents.seed)}
     columns = []
     for name, field in fields(header).items():
-        ends = np.cumsum(sizes[field.path.partition("/")[0]])
+        ends = np.cumsum(entry_counts(contents, field))
         parts = np.split(np.ascontiguousarray(getattr(contents, name)), ends[:-1])
         columns.append([crc32(part) for part in parts])
     bounds = zip(contents.first_sentence, contents.sentences, strict=True)
