@@ -4,9 +4,10 @@ BIN := $(VENV)/bin
 RUN := outputs/quickstart-reach_target-spatial-seed0
 EPISODES ?= 200
 JOBS ?= 2
+SEEDS ?= 0,1,2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo rlbench test test-fast test-rlbench lint lock bench clean
+.PHONY: help install demo reproduce rlbench test test-fast test-rlbench lint lock bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +27,9 @@ install: $(VENV)/installed  ## install InstructRL for the CPU into .venv
 demo: $(VENV)/installed  ## collect, train, evaluate and report from scratch, in minutes
 	$(BIN)/python train.py experiment=quickstart
 	$(BIN)/python eval.py run=$(RUN) episodes=$(EPISODES)
+
+reproduce: $(VENV)/installed  ## run the method's comparisons and write docs/benchmarks/method.md, in hours (SEEDS=0,1,2)
+	$(BIN)/python -m data_tools.reproduce --seeds $(SEEDS)
 
 rlbench: $(VENV)/installed  ## install RLBench and CoppeliaSim (for non-commercial use) and play one episode
 	launchers/setup/setup_rlbench.sh $(BIN)/python

@@ -34,7 +34,7 @@ def groups(config_name: str) -> dict[str, str | None]:
 
 
 def options(group: str) -> tuple[str, ...]:
-    """The options of a group: the YAML files in its folder, InstructRL's, other packages' and those of --config-dir."""
+    """The options of a group: the YAML files below its folder, InstructRL's, other packages' and of --config-dir."""
     return tuple(sorted(option_files(group, (CONFIG_DIR, *added_folders()))))
 
 
@@ -42,8 +42,9 @@ def options(group: str) -> tuple[str, ...]:
 def option_files(group: str, folders: tuple[Path, ...]) -> dict[str, list[Path]]:
     """The YAML files of each option of a group."""
     found: dict[str, list[Path]] = {}
-    for path in [path for folder in folders for path in (folder / group).glob("*.yaml")]:
-        found.setdefault(path.stem, []).append(path)
+    for root in [folder / group for folder in folders]:
+        for path in sorted(root.rglob("*.yaml")):
+            found.setdefault(path.relative_to(root).with_suffix("").as_posix(), []).append(path)
     return found
 
 
@@ -95,7 +96,7 @@ def check_override(text: str, config_name: str, schema: type) -> None:
 def check_option(group: str, value: Any, *, optional: bool) -> None:
     """Raise InputError if a group has no such option."""
     if not (value in options(group) if isinstance(value, str) else value is None and optional):
-        choices = [*options(group), *(["null"] if optional else [])]
+        choices = [*shown_options(group, str(value)), *(["null"] if optional else [])]
         renamed = renamed_value(group, value)
         note = f" ({renamed})" if renamed else ""
         line = f"{group}: found {format_value(value)}{note}; allowed: {', '.join(choices)}"
@@ -103,6 +104,14 @@ def check_option(group: str, value: Any, *, optional: bool) -> None:
     files = option_files(group, (CONFIG_DIR, *added_folders())).get(str(value), [])
     if len(files) > 1:
         raise InputError(f"{group}: found {value} in {' and in '.join(map(str, files))}; rename one of the files")
+
+
+def shown_options(group: str, value: str) -> list[str]:
+    """The options to show for an unknown one: those in its folder, or all, with `FOLDER/...` for those in folders."""
+    folder = value.rpartition("/")[0]
+    inside = [option for option in options(group) if folder and option.startswith(f"{folder}/")]
+    names = [option.partition("/") for option in options(group)]
+    return inside or sorted({f"{top}/..." if slash else top for top, slash, _ in names})
 
 
 def check_value(key: str, value: Any, schema: type) -> None:
