@@ -44,7 +44,7 @@ class SlurmConfig:
 
     nodes: int = number(1, low=1, high=10_000, help="nodes")
     tasks_per_node: int = number(
-        1, low=1, high=1024, help="processes per node; each sees all GPUs of its node and uses one"
+        1, low=1, high=1024, help="processes per node, which divide its GPUs evenly; one may use all of them"
     )
     gpus_per_node: int | None = number(None, low=1, high=64, help="GPUs per node")
     gpu: str | None = word(SLURM_NAME, SLURM_NAME_ALLOWED, help="GPU type as the cluster names it, like a100")

@@ -11,13 +11,20 @@ from instructrl.config.environment import CollectConfig
 from instructrl.config.evaluation import EvalConfig
 from instructrl.config.launcher import LauncherConfig
 from instructrl.config.training import TrainConfig
+from instructrl.errors import InputError
 from launchers.job import JobSpec
 from launchers.sweep.runner import sweep_name
 
 
 def job_specs(request: SweepRequest) -> tuple[list[JobSpec], str]:
-    """Return a job spec per job, and the name of the sweep."""
+    """Return a job spec per job, and the name of the sweep.
+
+    Raises:
+        InputError: a training is to have more processes than GPUs on a node.
+    """
     jobs = request.jobs
+    if any(isinstance(config, TrainConfig) for config in request.configs):
+        check_gpus(request.launcher)
     name = request.launcher.sweep or sweep_name(jobs, entry=request.config_name)
     resources = replace(request.launcher, sweep=name)
     specs = []
@@ -32,6 +39,16 @@ def job_specs(request: SweepRequest) -> tuple[list[JobSpec], str]:
         )
         specs.append(spec)
     return specs, name
+
+
+def check_gpus(resources: LauncherConfig) -> None:
+    """Raise InputError if a node has fewer GPUs than processes, of which each needs one of its own."""
+    tasks, gpus = resources.slurm.tasks_per_node, resources.slurm.gpus_per_node
+    if resources.kind == "slurm" and gpus is not None and tasks > gpus:
+        raise InputError(
+            f"launcher.slurm.tasks_per_node: found {tasks} with launcher.slurm.gpus_per_node={gpus}; allowed: at most "
+            "as many, as each process of a training needs a GPU of its own"
+        )
 
 
 def launcher_overrides(config: Any, overrides: Sequence[str], resources: LauncherConfig, *, sweep: str) -> list[str]:

@@ -7,6 +7,7 @@ An array's sharding follows from its shape alone, so that optimizer state and ac
 their parameters. Results equal those of one device up to the order of summation.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -26,7 +27,7 @@ MIN_SHARDED_SIZE = 2**14  # elements; smaller arrays are replicated
 
 
 def make_mesh(config: HardwareConfig) -> Mesh:
-    """The mesh of all processes' devices, in the order of the processes.
+    """The mesh of all processes' devices, as many of each, in the order of the processes.
 
     Raises:
         InputError: there are too few devices, or `fsdp` does not divide their number.
@@ -38,7 +39,7 @@ def make_mesh(config: HardwareConfig) -> Mesh:
     fewest = min(map(len, groups.values()))
     if wanted is not None and wanted > fewest:
         raise InputError(f"hardware.local_devices: found {wanted}; allowed: at most {fewest}, or null for all")
-    devices = [device for group in groups.values() for device in group[:wanted]]
+    devices = [device for group in groups.values() for device in group[: wanted or fewest]]
     if len(devices) % config.fsdp:
         raise InputError(
             f"hardware.fsdp: found {config.fsdp}; allowed: a divisor of the number of devices, {len(devices)}"
@@ -57,8 +58,14 @@ def check_divisible(mesh: Mesh, *, batch_size: int, accumulation: int) -> None:
 
 
 def check_devices(config: HardwareConfig, *, batch_size: int) -> None:
-    """Raise InputError if the available devices do not fit the settings."""
-    check_divisible(make_mesh(config), batch_size=batch_size, accumulation=config.accumulation)
+    """Raise InputError if the available devices do not fit the settings; warn of those that stay idle unasked."""
+    mesh = make_mesh(config)
+    idle = [str(device) for device in jax.devices() if device not in mesh.devices]
+    if idle and config.local_devices is None and jax.process_index() == 0:
+        warnings.warn(
+            f"{', '.join(idle)} stay idle: all processes use as many devices as the one with the fewest", stacklevel=2
+        )
+    check_divisible(mesh, batch_size=batch_size, accumulation=config.accumulation)
 
 
 def partition_spec(shape: tuple[int, ...], *, parts: int) -> PartitionSpec:

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from instructrl.config.training import HardwareConfig
 from instructrl.errors import InputError, InterruptedRun, RunError, short_message
 from instructrl.preemption import pending_signal, raise_if_preempted
+from instructrl.training.distributed.local_devices import local_device_ids
 
 NO_TIMEOUT_MS = 1000 * 60 * 60 * 24 * 30
 POLL_SECONDS = 0.5  # interval at which the failure key is polled
@@ -163,7 +164,7 @@ def connect(config: HardwareConfig) -> ProcessGroup:
     """Connect to the other processes; later runs in the same process reuse the connection.
 
     Raises:
-        InputError: the coordinator or this process's index cannot be determined.
+        InputError: the coordinator or this process's index cannot be determined, or there are too few GPUs.
         RunError: not all processes connect in time.
     """
     import jax
@@ -171,13 +172,17 @@ def connect(config: HardwareConfig) -> ProcessGroup:
     from instructrl.training.distributed.jax_internals import coordination
 
     if not jax.distributed.is_initialized():
-        started = time.monotonic()
+        started, devices = time.monotonic(), local_device_ids(config)
         try:
             if config.coordinator == "auto":
-                jax.distributed.initialize()
+                jax.distributed.initialize(local_device_ids=devices)
             else:
                 jax.distributed.initialize(
-                    config.coordinator, config.num_processes, config.process_id, cluster_detection_method="deactivate"
+                    config.coordinator,
+                    config.num_processes,
+                    config.process_id,
+                    local_device_ids=devices,
+                    cluster_detection_method="deactivate",
                 )
         except (ValueError, TypeError) as error:
             raise InputError(
