@@ -9,7 +9,6 @@ model.safetensors or flax_model.msgpack. Other weights at the same path are kept
 """
 
 import re
-import shlex
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -43,9 +42,7 @@ from instructrl.models.encoders.infer_config import check_sizes
 from instructrl.models.parameter_files import checksum
 from instructrl.models.weight_files import read_weights, write_weights
 from instructrl.storage.file_lock import exclusive_lock
-from instructrl.training.preflight import M3AE_PAGE
-
-M3AE_SIZES = {"s": "small", "b": "base", "l": "large", "h": "huge"}
+from instructrl.training.preflight import convert_command, m3ae_steps
 
 
 @dataclass
@@ -192,7 +189,7 @@ def fetch(config: FetchConfig) -> None:
             except UnreachableError as error:
                 failures.append(str(error))
     if failures:
-        raise InputError(f"{failures[-1]}; {manual_steps(encoder, out, tokenizer)}")
+        raise InputError("; ".join([failures[-1], *manual_steps(config, encoder, out, tokenizer)]))
 
 
 def fetch_tokenizer(encoder: EncoderConfig, path: Path) -> None:
@@ -232,21 +229,17 @@ def published_file(encoder: EncoderConfig) -> Remote:
     raise UnreachableError(f"{encoder.tokenizer}: the repository has neither {' nor '.join(CLIP_FILES)}")
 
 
-def manual_steps(encoder: EncoderConfig, out: Path, tokenizer: Path) -> str:
+def manual_steps(config: FetchConfig, encoder: EncoderConfig, out: Path, tokenizer: Path) -> list[str]:
     """Instructions for obtaining missing files manually, without a network or a fixed address."""
     steps = []
-    if not out.exists():
-        command = f"python -m data_tools.weights convert kind={encoder.kind} src=FILE out={shlex.quote(str(out))}"
-        if encoder.kind == "m3ae":
-            size = M3AE_SIZES[encoder.name.removeprefix("m3ae_")[0]]
-            where = f"the pickle of M3AE {size} (not of MAE) in the folder that {M3AE_PAGE} links as its weights"
-            command += ", or give its direct link as url=..."
-        else:
-            where = hub_address(encoder.tokenizer, CLIP_FILES[0])
-        steps.append(f"download {where}, and run {command}")
+    if config.overwrite or not out.exists():
+        by_hand = f"download {hub_address(encoder.tokenizer, CLIP_FILES[0])}, and run {convert_command(out, encoder)}"
+        step = m3ae_steps(out, encoder) if encoder.kind == "m3ae" else by_hand
+        step += " overwrite=true" if out.exists() else ""
+        steps.append(step + (", or give its direct link as url=..." if encoder.kind == "m3ae" else ""))
     if not tokenizer.exists():
-        steps.append(f"put {hub_address(encoder.tokenizer, tokenizer.name)} at {tokenizer}")
-    return "; and ".join(steps)
+        steps.append(f"{'and ' if steps else ''}put {hub_address(encoder.tokenizer, tokenizer.name)} at {tokenizer}")
+    return steps
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 import shlex
 from pathlib import Path
 
+from instructrl.cli.overrides import options
 from instructrl.config.model import EncoderConfig
 from instructrl.config.training import TrainConfig
 from instructrl.data.text.tokenizer import make_tokenizer
@@ -11,6 +12,7 @@ from instructrl.models.encoders.infer_config import check_sizes
 from instructrl.models.weight_files import check_tokenizer, read_shapes, read_tokenizer, weights_path
 
 M3AE_PAGE = "https://github.com/young-geng/m3ae_public"  # it links a folder; the files have no fixed address
+M3AE_SIZES = {"s": "small", "b": "base", "l": "large", "h": "huge"}  # of our names, and of its files
 
 
 def check_inputs(config: TrainConfig) -> None:
@@ -55,9 +57,22 @@ def weights_hint(path: Path, encoder: EncoderConfig) -> str:
         return f"InstructRL ships those of {shipped}; name a file, or use encoder.weights=null for random ones"
     if encoder.tokenizer == "small":
         return "none are published for it: name a file of your own, or use encoder.weights=null for random ones"
+    if encoder.name not in options("encoder"):
+        return f"convert published ones with {convert_command(path, encoder)}"
     if encoder.kind == "m3ae":
-        convert = f"python -m data_tools.weights convert kind=m3ae src=FILE out={shlex.quote(str(path))}"
-        return f"download the pickle of {encoder.name} from the folder that {M3AE_PAGE} links, and run {convert}"
+        return m3ae_steps(path, encoder)
     _, _, name = encoder.name.partition("_")
     out = "" if path == Path("weights") / f"{encoder.name}.safetensors" else f" out={shlex.quote(str(path))}"
     return f"get them with python -m data_tools.weights fetch kind={encoder.kind} name={name}{out}"
+
+
+def m3ae_steps(path: Path, encoder: EncoderConfig) -> str:
+    """Next action for missing weights of M3AE, which no command can download by itself."""
+    size = M3AE_SIZES.get(encoder.name.removeprefix("m3ae_")[:1], f"{encoder.dim} wide")
+    where = f"the folder that {M3AE_PAGE} links under Pre-trained Model Weights"
+    return f"download the pickle of M3AE {size} (not of MAE) from {where}, and run {convert_command(path, encoder)}"
+
+
+def convert_command(path: Path, encoder: EncoderConfig) -> str:
+    """The command that converts a published file of an encoder, FILE."""
+    return f"python -m data_tools.weights convert kind={encoder.kind} src=FILE out={shlex.quote(str(path))}"

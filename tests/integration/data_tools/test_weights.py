@@ -468,7 +468,9 @@ def test_the_command_that_a_missing_file_names_is_the_right_one(tmp_path, option
             assert not found and "encoder.weights=null" in str(caught.value)
             continue
         if encoder.kind == "m3ae":  # published without a fixed address
-            _, _, command = str(caught.value).partition(f"the folder that {M3AE_PAGE} links, and run ")
+            _, _, command = str(caught.value).partition(
+                f"the folder that {M3AE_PAGE} links under Pre-trained Model Weights, and run "
+            )
             command_config = weights.parse(shlex.split(command)[3:])
             assert (command_config.kind, Path(command_config.out)) == ("m3ae", path)
             continue
@@ -632,12 +634,40 @@ def commands(message):
     return [weights.parse(shlex.split(words)) for words in found]
 
 
-def test_m3ae_without_a_link_says_where_it_is_and_what_then_to_do(hub):
-    with pytest.raises(InputError, match=r"M3AE base .*https://github.com/young-geng/m3ae_public") as caught:
-        fetch("kind=m3ae", "name=b16")
+@pytest.mark.parametrize("name", weights.downloadable_options("m3ae"))
+def test_m3ae_without_a_link_says_where_it_is_and_what_then_to_do(hub, name):
+    """And says the same as a training whose weights are missing."""
+    encoder = weights.encoder_option(f"m3ae_{name}")
+    with pytest.raises(InputError) as missing:
+        check_weights(Path(encoder.weights), encoder)
+    _, _, steps = str(missing.value).partition("no encoder weights found; ")
+    size = {"s16": "small", "b16": "base", "l16": "large", "h16": "huge"}[name]
+    assert steps.startswith(f"download the pickle of M3AE {size} (not of MAE) from the folder that {M3AE_PAGE} links ")
+    with pytest.raises(InputError) as caught:
+        fetch("kind=m3ae", f"name={name}")
+    assert steps in str(caught.value) and "tokenizer" not in str(caught.value)
     [command_config] = commands(str(caught.value))
-    assert command_config == weights.ConvertConfig(kind="m3ae", src="FILE", out=str(M3AE_OUT))
-    assert files_in() == [BERT_WORDS_FILE] and "tokenizer" not in str(caught.value)
+    assert command_config == weights.ConvertConfig(kind="m3ae", src="FILE", out=encoder.weights)
+    assert files_in() == [BERT_WORDS_FILE]
+
+
+@pytest.mark.parametrize(("kind", "out"), [("clip", CLIP_OUT), ("m3ae", M3AE_OUT)])
+def test_weights_that_cannot_be_replaced_are_named_with_the_command_that_replaces_them(hub, kind, out):
+    write_weights(out, CLIP_FLAT if kind == "clip" else M3AE_FLAT, kind=kind, source="test")
+    hub.shutdown()
+    hub.server_close()
+    with pytest.raises(InputError) as caught:
+        fetch(f"kind={kind}", "name=b16", "overwrite=true")
+    [command_config] = commands(str(caught.value))
+    assert command_config == weights.ConvertConfig(kind=kind, src="FILE", out=str(out), overwrite=True)
+
+
+def test_an_encoder_of_ones_own_is_not_sent_to_a_command_that_does_not_know_it(tmp_path):
+    encoder = replace(weights.encoder_option("clip_b16"), name="mine")
+    with pytest.raises(InputError, match=r"no encoder weights found; convert published ones with ") as caught:
+        check_weights(tmp_path / "w.safetensors", encoder)
+    [command_config] = commands(str(caught.value))
+    assert command_config == weights.ConvertConfig(kind="clip", src="FILE", out=f"{tmp_path}/w.safetensors")
 
 
 @pytest.mark.parametrize(
