@@ -1,6 +1,7 @@
 """Comparison of a sweep's runs: groups, intervals, and the reasons for runs left out."""
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from urllib.parse import unquote
 import pytest
 from omegaconf import OmegaConf
 
+from instructrl.cli.compose import compose
+from instructrl.config.evaluation import EvalConfig, effective_protocol, protocol_record
 from instructrl.errors import InputError
 from instructrl.evaluation.compare import sweep_runs
 from instructrl.evaluation.compare.__main__ import compare, main, summary
@@ -272,6 +275,60 @@ def test_results_of_several_protocols_need_a_choice(study: Study) -> None:
     with pytest.raises(InputError, match=r"^--protocol: not given, but there are results of hiveformer, peract"):
         compare(study.sweep)
     assert compare(study.sweep, protocol="peract")[0].groups[0].conditions["trained"]["success_rate"] == 0.2
+
+
+@pytest.mark.parametrize(
+    ("words", "folder"),
+    [
+        (["protocol.name=short", "protocol.max_keyframes=10", "protocol.max_unreachable=3"], "eval-short"),
+        (["protocol=peract", "protocol.name=mine", "protocol.variations=[0,2]", "seed=4"], "eval-mine"),
+        (
+            ["protocol.name=last", "checkpoint=last", "renderer=raycast", "conditions=[trained,dropped_word]"],
+            "eval-last",
+        ),
+        (["protocol=peract", "episodes=50"], "eval-peract"),
+        (["episodes=1000"], "eval"),
+        ([], "eval"),
+    ],
+)
+def test_the_command_for_runs_that_are_not_evaluated_asks_what_the_others_were_asked(
+    study: Study, words: list[str], folder: str
+) -> None:
+    asked = compose("eval", EvalConfig, ["run=x", *words])
+    record = protocol_record(effective_protocol(asked))
+    renderer = {"data": "opengl", "evaluation": asked.renderer or "opengl"}
+    about = {"protocol": record, "checkpoint": {"name": asked.checkpoint, "step": 9}, "renderer": renderer}
+    study.add_results(study.run("a", "seed=0"), evaluated_results(10) | about, folder)
+    study.run("b", "seed=1")
+    study.command += " launcher.sweep=study"
+    write_table(study.sweep, study.jobs, command=study.command)
+    protocols = [None] if folder == "eval" else [None, folder.removeprefix("eval-")]
+    for protocol in protocols:
+        found, _ = compare(study.sweep, protocol=protocol)
+        python, script, multirun, run, *more = shlex.split(found.pending_command)
+        assert (python, script, multirun, run) == ("python", "eval.py", "--multirun", f"run={study.folder}/outputs/b")
+        assert more[-2:] == ["launcher=local", "launcher.jobs=2"], "not in the folder of the sweep that trained"
+        given = compose("eval", EvalConfig, ["run=x", *more[:-2]])
+        assert effective_protocol(given) == effective_protocol(asked)
+        assert (given.checkpoint, given.renderer) == (asked.checkpoint, asked.renderer)
+
+
+def test_a_protocol_without_results_that_is_no_option_is_refused(study: Study) -> None:
+    study.add_results(study.run("a"), evaluated_results(4), "eval-short")
+    with pytest.raises(InputError, match=r"^--protocol: found shrot, of which .*; allowed: short, default, hiveformer"):
+        compare(study.sweep, protocol="shrot")
+    assert compare(study.sweep, protocol="peract")[0].pending_command.split()[4] == "protocol=peract"
+
+
+def test_an_evaluation_without_results_is_given_as_it_was(study: Study) -> None:
+    run = study.run("a")
+    study.jobs.clear()
+    words = [f"run={run}", "protocol.name=short", "protocol.max_keyframes=10", "conditions=[trained,oracle]"]
+    study.job(str(run), words)
+    with pytest.raises(InputError) as error:
+        compare(study.sweep)
+    _, _, command = str(error.value).partition("evaluate it with ")
+    assert shlex.split(command) == ["python", "eval.py", *words]
 
 
 def test_sets_are_compared_task_by_task(study: Study) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 from instructrl.cli.table import align
 from instructrl.config.fields import format_value
 from instructrl.errors import InputError
+from instructrl.evaluation.compare.commands import evaluation_command, protocol_word
 from instructrl.evaluation.compare.pairing import PairedDifference, paired_differences
-from instructrl.evaluation.compare.sweep_runs import Run, Sweep, evaluation_command
+from instructrl.evaluation.compare.sweep_runs import Run, Sweep
 from instructrl.evaluation.results.statistics import seeds_interval, student_interval
 from instructrl.evaluation.results.summary import HEADLINE
 
@@ -147,7 +148,7 @@ def group_labels(firsts: Sequence[Run], differing: Sequence[str]) -> list[str]:
     found = []
     for run in firsts:
         parts = [f"{key.removesuffix('.name')}={format_value(run.settings.get(key))}" for key in shown_keys]
-        parts += [f"protocol={run.protocol}"] * (len(protocols) > 1)
+        parts += [protocol_word(run.protocol)] * (len(protocols) > 1)
         found.append(" ".join(parts) or describe(run))
     return found
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from instructrl.cli.overrides import options
 from instructrl.config.evaluation import DEFAULT_PROTOCOL
-from instructrl.config.fields import RENAMED_PROTOCOLS, flatten, format_value
+from instructrl.config.fields import RENAMED_PROTOCOLS, flatten, format_value, with_current_name
 from instructrl.errors import InputError
 from instructrl.evaluation.results.summary import current_format
 from instructrl.evaluation.run_checks import evaluation_folder
@@ -32,6 +33,7 @@ class Run:
         name: the job's number and overrides.
         location: of the run, as the sweep recorded it.
         path: the same as a path on this machine or in object storage.
+        overrides: of the job.
         reason: why it is left out of the comparison; empty if it is compared.
         settings: those that determine the result, by dotted keys.
         metrics: lines of metrics.jsonl.
@@ -41,6 +43,7 @@ class Run:
     name: str
     location: str
     path: StoragePath
+    overrides: Sequence[str] = ()
     protocol: str = DEFAULT_PROTOCOL
     seed: int = 0
     reason: str = ""
@@ -63,7 +66,8 @@ def load_sweep(folder: Path, *, protocol: str | None) -> Sweep:
     """Load the runs of all jobs of a sweep.
 
     Raises:
-        InputError: there is no sweep, or `protocol` is None and there are results of several protocols.
+        InputError: there is no sweep, `protocol` is None and there are results of several protocols, or there are none
+            of it and it is not known.
     """
     table = folder / "jobs.json"
     if not table.is_file():
@@ -83,7 +87,7 @@ def load_sweep(folder: Path, *, protocol: str | None) -> Sweep:
             run.location: local_run_folder(run.path, Path(temporary) / str(index)) for index, run in enumerate(found)
         }
         if not is_evaluation:
-            chosen = protocol or only_protocol([folders[run.location] for run in found if not run.reason])
+            chosen = choose_protocol([folders[run.location] for run in found if not run.reason], protocol)
             for run in found:
                 run.protocol = chosen
         for run in found:
@@ -96,13 +100,13 @@ def load_sweep(folder: Path, *, protocol: str | None) -> Sweep:
 
 def run_of_job(job: Mapping[str, Any], jobs: Sequence[Mapping[str, Any]], *, is_evaluation: bool) -> Run:
     """A run as recorded in the sweep's job table."""
-    overrides = [str(override) for override in job["overrides"]]
+    overrides = [with_current_name(str(override)) for override in job["overrides"]]
     own = [
         override
         for override in overrides
         if len(jobs) == 1 or any(override not in other["overrides"] for other in jobs)
     ]
-    run = Run(f"job {job['number']} ({' '.join(own)})", str(job["run"]), storage_path(str(job["run"])))
+    run = Run(f"job {job['number']} ({' '.join(own)})", str(job["run"]), storage_path(str(job["run"])), overrides)
     if is_evaluation:
         for key in ("protocol=", "protocol.name="):  # the latter takes precedence
             names = [override.removeprefix(key) for override in overrides if override.startswith(key)]
@@ -127,14 +131,22 @@ def local_run_folder(run: StoragePath, folder: Path) -> Path:
     return folder
 
 
-def only_protocol(folders: Sequence[Path]) -> str:
-    """The protocol of the runs' evaluations: the default one if any used it, else the only one.
+def choose_protocol(folders: Sequence[Path], requested: str | None) -> str:
+    """The requested protocol, else that of the runs' evaluations: the default one if any used it, else the only one.
 
     Raises:
-        InputError: there are several.
+        InputError: there are several and none is requested, or there are no results of the requested one and it is no
+            option either.
     """
     found = {path.parent.name for folder in folders for path in folder.glob(f"eval*/{RESULTS}")}
     names = sorted(name.removeprefix("eval-") if name != "eval" else DEFAULT_PROTOCOL for name in found)
+    if requested is not None:
+        if requested not in (*names, *options("protocol")):
+            allowed = ", ".join(dict.fromkeys([*names, *options("protocol")]))
+            raise InputError(
+                f"--protocol: found {format_value(requested)}, of which no run has results; allowed: {allowed}"
+            )
+        return requested
     if DEFAULT_PROTOCOL in names or not names:
         return DEFAULT_PROTOCOL
     if len(names) > 1:
@@ -167,20 +179,7 @@ def load_run(run: Run, folder: Path, *, needs_results: bool) -> None:
             run.results = None
             run.reason = f"has damaged results in {results}; evaluate it again"
     elif needs_results:
-        command = f"{' '.join(EVALUATE)} run={run.location}"
+        command = shlex.join([*EVALUATE, *run.overrides])
         run.reason = f"has no results of protocol {run.protocol}; evaluate it with {command}"
     elif not run.metrics:
         run.reason = f"has no curves and no results in {run.location} yet"
-
-
-def evaluation_command(sweep: Sweep) -> str:
-    """The command that evaluates the not yet evaluated runs of a sweep of train.py; empty if there are none."""
-    if sweep.is_evaluation:
-        return ""
-    pending = [run for run in sweep.runs if not run.reason and run.results is None]
-    if not pending:
-        return ""
-    names = [run.location if re.fullmatch(r"[\w./:+-]+", run.location) else json.dumps(run.location) for run in pending]
-    launcher = [override for override in shlex.split(sweep.command) if override.startswith("launcher")]
-    protocol = [f"protocol={pending[0].protocol}"] if pending[0].protocol != DEFAULT_PROTOCOL else []
-    return shlex.join([*EVALUATE, "--multirun", f"run={','.join(names)}", *protocol, *launcher])
