@@ -5,7 +5,7 @@ An entry of `jpg` is an encoded image (uint8, of any length); one of `caption` o
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -174,6 +174,19 @@ def write_pairs(path: Path, pairs: Iterable[tuple[bytes, str]], attributes: Mapp
     return count
 
 
+def _write_bytes(array: h5py.Dataset, begin: int, contents: Sequence[bytes]) -> None:
+    """Write byte strings into an array of them, from an index on.
+
+    By h5py's low-level interface: its other one fails for several byte strings of the same length, which it stacks.
+    """
+    rows = np.empty(len(contents), array.dtype)
+    for row, content in enumerate(contents):
+        rows[row] = np.frombuffer(content, np.uint8)
+    place = array.id.get_space()
+    place.select_hyperslab((begin,), rows.shape)
+    array.id.write(h5py.h5s.create_simple(rows.shape), place, rows, h5py.h5t.py_create(array.dtype))
+
+
 def _write_arrays(file: h5py.File, pairs: Iterable[tuple[bytes, str]]) -> int:
     """Write both arrays, one chunk at a time."""
     chunk = 1024
@@ -188,9 +201,7 @@ def _write_arrays(file: h5py.File, pairs: Iterable[tuple[bytes, str]]) -> int:
         begin, end = len(arrays[IMAGE]), len(arrays[IMAGE]) + len(buffer)
         for array in arrays.values():
             array.resize((end,))
-        images = np.empty(len(buffer), object)
-        images[:] = [np.frombuffer(image, np.uint8) for image, _ in buffer]
-        arrays[IMAGE][begin:end] = images
+        _write_bytes(arrays[IMAGE], begin, [image for image, _ in buffer])
         arrays[TEXTS[0]][begin:end] = [text for _, text in buffer]
         buffer.clear()
 

@@ -295,6 +295,16 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         assert (found.image(2047), found.text(2047)) == pairs[2047]
 
 
+def test_images_of_the_same_length_are_written_like_others(tmp_path: Path) -> None:
+    for count in (1, 2, 1025):  # 1025: a block of 1024 and one of a single image
+        for length in (1, 3):
+            pairs = [(bytes([number % 256, 8, 7][:length]), f"caption {number}") for number in range(count)]
+            path = tmp_path / f"{count}-{length}.hdf5"
+            assert write_pairs(path, pairs, {}) == count
+            with open_pairs([str(path)], "train") as [found]:
+                assert [(found.image(row), found.text(row)) for row in range(count)] == pairs
+
+
 def test_threads_end_with_the_loader(tmp_path: Path) -> None:
     with open_pairs([str(samples.some(tmp_path / "a.hdf5"))], "train") as sets:
         several = loader(sets, threads=2)
