@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from instructrl.cli.folders import added_folders
 from instructrl.cli.overrides import check_override, groups, options, read_override
+from instructrl.config.environment import SimConfig
 from instructrl.config.evaluation import EvalConfig, ProtocolConfig, check_protocol_name
 from instructrl.config.fields import explain, invalid_value, is_group, known_keys, leaves, unknown_key
 from instructrl.config.kinds import chosen_kinds, registries, specialize
@@ -27,6 +28,8 @@ from instructrl.errors import InputError
 from instructrl.package_files import CONFIG_DIR
 
 T = TypeVar("T")
+# In conf/render_size.yaml: the side of rendered images that fits an encoder which resizes to this one, or to none.
+OmegaConf.register_new_resolver("render_size", lambda read: SimConfig.image_size if read is None else read)
 
 
 def compose(config_name: str, schema: type[T], overrides: Sequence[str]) -> T:

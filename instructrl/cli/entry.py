@@ -3,6 +3,7 @@
 Every error is one line with exit code 2, before jax is imported and before anything is written.
 """
 
+import copy
 import functools
 import inspect
 import os
@@ -99,7 +100,7 @@ def entry_point(
                 if "--cfg" in flags:
                     for overrides in jobs:
                         known = schema_of(config_name, schema, overrides)
-                        print(OmegaConf.to_yaml(merge(config_name, known, overrides)))
+                        print(OmegaConf.to_yaml(with_numbers(merge(config_name, known, overrides))))
                     return
                 flags -= {"--dry-run"}
                 if uses_launcher(flags, words, launcher):
@@ -250,6 +251,16 @@ def current_value(config: DictConfig, key: str) -> str:
         return "???"
     value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
     return re.sub(r"['\" ]", "", str(value)) if isinstance(value, list) else format_value(value)
+
+
+def with_numbers(config: DictConfig) -> DictConfig:
+    """A composed configuration in which numbers that follow from other settings stand for themselves."""
+    numbers = copy.deepcopy(config)
+    for group in filter(OmegaConf.is_dict, numbers.values()):
+        for key in group:
+            if OmegaConf.is_interpolation(group, key) and isinstance(group[key], int | float):
+                group[key] = group[key]
+    return numbers
 
 
 def tool_help(about: str | None, schemas: Mapping[str, type]) -> str:

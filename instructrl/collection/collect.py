@@ -23,7 +23,9 @@ from instructrl.collection.target_file import (
     check_provenance,
     check_renderer,
     check_same_renderer,
+    demonstration_paths,
     num_present,
+    other_image_sizes,
     required_splits,
     select_variations,
     with_available_renderer,
@@ -72,6 +74,7 @@ def ensure_demonstrations(
     settings = with_available_renderer(sim, every) if missing else sim
     for number, one in enumerate(tasks):
         if one.name in missing:
+            note_other_sizes(one, sim, data)
             if len(tasks) > 1:
                 print(f"task {number + 1} of {len(tasks)}: {one.name}", flush=True)
             folder = splits[one.name][0].path.parent
@@ -87,6 +90,17 @@ def ensure_demonstrations(
 def single_tasks(task: TaskConfig) -> list[TaskConfig]:
     """Split a set into its tasks, each configured as if alone."""
     return [replace(task, name=name, tasks=None, weights=None) for name in task_names(task)]
+
+
+def note_other_sizes(task: TaskConfig, sim: SimConfig, data: DataConfig) -> None:
+    """Say which demonstrations of a task there are instead, if there are none with images of this size."""
+    sizes = other_image_sizes(task, sim, data)
+    if sizes and not demonstration_paths(task, sim, data)["train"].exists():
+        print(
+            f"{data.dir}: found no demonstrations of {task.name} with images of {sim.image_size} pixels, which are "
+            f"collected now; add sim.image_size={sizes[-1]} to use those of {sizes[-1]} pixels",
+            flush=True,
+        )
 
 
 def collect(workers: Workers, task: TaskConfig, splits: list[Split]) -> None:

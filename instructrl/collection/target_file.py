@@ -1,6 +1,8 @@
 """Target file of a collection: its path and expected content, and checks of an existing file."""
 
+import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from instructrl.collection.shards import EPISODES, Parts
 from instructrl.config.environment import DataConfig, SimConfig, TaskConfig
@@ -45,6 +47,17 @@ def demonstration_paths(task: TaskConfig, sim: SimConfig, data: DataConfig) -> d
     suffix = "" if task.variations is None else "-variations" + "+".join(format_ranges(sorted(task.variations)))
     folder = storage_path(data.dir, data) / sim.kind / f"{task.name}{suffix}-{sim.image_size}px-{'+'.join(sim.cameras)}"
     return {split: folder / f"{split}.hdf5" for split in FIRST_SEED}
+
+
+def other_image_sizes(task: TaskConfig, sim: SimConfig, data: DataConfig) -> list[int]:
+    """Image sizes of the local demonstrations of a task that otherwise have these settings."""
+    folder = demonstration_paths(task, sim, data)["train"].parent
+    if not isinstance(folder, Path):  # object stores are not searched
+        return []
+    begin, end = folder.name.split(f"-{sim.image_size}px-")
+    names = (path.parent.name for path in folder.parent.glob(f"{begin}-*px-{end}/train.hdf5"))
+    sizes = (re.fullmatch("([0-9]+)px", name.removeprefix(f"{begin}-").removesuffix(f"-{end}")) for name in names)
+    return sorted({int(size[1]) for size in sizes if size} - {sim.image_size})
 
 
 def required_splits(task: TaskConfig, sim: SimConfig, data: DataConfig) -> list[Split]:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import data_tools.collect as collect_entry
 import eval as eval_entry
@@ -218,6 +219,16 @@ def test_cfg_job_prints_the_settings_and_does_nothing(
     set_argv(["--cfg", "job", "experiment=quickstart", "seed=7"], monkeypatch)
     recording_entry(ran)()
     assert ran == []
-    assert {"seed: 7", "name: quickstart-${task.name}-${head.name}-seed${seed}"} <= set(
+    assert {"seed: 7", "  image_size: 96", "name: quickstart-${task.name}-${head.name}-seed${seed}"} <= set(
         capsys.readouterr().out.splitlines()
     )
+
+
+@pytest.mark.parametrize(("encoder", "size"), [("m3ae_b16", 256), ("clip_l14", 224), ("scratch_tiny", 128)])
+def test_cfg_job_prints_the_size_of_images_that_follows_from_the_encoder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, encoder: str, size: int
+) -> None:
+    set_argv(["--cfg", "job", f"encoder={encoder}"], monkeypatch)
+    recording_entry([])()
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["sim"]["image_size"] == size and printed["sim"]["timeout"] == 60.0

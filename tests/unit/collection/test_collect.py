@@ -1,6 +1,8 @@
 """Collection: the result is a function of the settings alone, whatever happens in between."""
 
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,23 @@ def test_chosen_variations_have_files_of_their_own(tmp_path: Path) -> None:
         collected(tmp_path, 5, variations=[0, 3])
     task = TaskConfig("push_button", 1, 1, [0, 1, 2, 5, 7, 8])
     assert "variations0..2+5+7..8" in str(demonstration_paths(task, sim(), DataConfig("x"))["train"])
+
+
+def test_demonstrations_with_images_of_another_size_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def note(**settings: Any) -> list[str]:
+        """What is printed about other sizes; the simulator's images have 16 pixels, others are refused."""
+        with suppress(InputError):
+            collected(tmp_path, 3, settings=replace(sim(), **settings))
+        return [line for line in capsys.readouterr().out.splitlines() if "use those of" in line]
+
+    assert note() == note() == []
+    assert note(image_size=40, cameras=["front"]) == []  # none with these cameras
+    assert note(image_size=24) == [
+        f"{tmp_path}: found no demonstrations of push_button with images of 24 pixels, which are collected now; "
+        "add sim.image_size=16 to use those of 16 pixels"
+    ]
 
 
 def test_another_renderer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,8 @@ TWO_PROCESSES = ("hardware.coordinator=host:1", "hardware.num_processes=2", "har
     ("overrides", "found"),
     [
         (["encoder.patch_size=6", "encoder.dim=66"], "encoder.patch_size: found 6; allowed: a multiple of 4"),
-        (["encoder=m3ae_b16", "sim.image_size=100"], "sim.image_size: found 100; allowed: a multiple of encoder.patch"),
+        (["encoder=scratch_b16", "sim.image_size=100"], "sim.image_size: found 100; allowed: a multiple of encod"),
+        (["encoder=m3ae_b16", "encoder.image_size=100"], "encoder.image_size: found 100; allowed: a multiple of"),
         (["encoder=clip_b16", "encoder.image_size=100"], "encoder.image_size: found 100; allowed: a multiple of"),
         (["encoder=clip_b16", "encoder.text_heads=7"], "encoder.text_heads: found 7; allowed: a divisor of"),
         (["encoder=m3ae_b16", "encoder.heads=7"], "encoder.heads: found 7; allowed: a divisor of encoder.dim=768"),

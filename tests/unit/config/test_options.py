@@ -52,6 +52,35 @@ def test_every_option_composes_and_is_taken(name: str, parts: dict) -> None:
             assert len(set(kinds)) == len(kinds), f"options of {group} differ in a label only"
 
 
+RESOLUTIONS = [  # overrides, the side to which the encoder resizes images, the side of rendered ones
+    ((), None, 128),
+    (("encoder=scratch_b16",), None, 128),
+    (("encoder=m3ae_tiny",), None, 96),
+    (("encoder=m3ae_s16",), 256, 256),
+    (("encoder=m3ae_b16", "sim=rlbench"), 256, 256),
+    (("encoder=m3ae_h16", "sim.image_size=128"), 256, 128),
+    (("sim.image_size=128", "encoder=m3ae_l16", "encoder.image_size=64"), 64, 128),
+    (("encoder=m3ae_b16", "encoder.image_size=64"), 64, 64),
+    (("encoder=m3ae_b16", "encoder.image_size=null"), None, 128),
+    (("encoder=clip_b32",), 224, 224),
+    (("encoder=clip_l14", "encoder.image_size=28"), 28, 28),
+    (("experiment=quickstart",), None, 96),
+    (("experiment=quickstart", "encoder=m3ae_tiny", "training.token_dropout=0"), None, 96),
+    (("experiment=quickstart", "encoder=clip_b16", "training.token_dropout=0"), 224, 96),
+    (("experiment=pretrain_m3ae", *MASKED), None, 256),
+    (("experiment=pretrain_m3ae", *MASKED, "sim.image_size=64"), None, 64),
+    (("experiment=pretrain_tiny",), None, 96),
+]
+
+
+@pytest.mark.parametrize(("overrides", "read", "rendered"), RESOLUTIONS)
+def test_cameras_render_at_the_resolution_of_the_encoder(
+    overrides: tuple[str, ...], read: int | None, rendered: int
+) -> None:
+    config = composed(*overrides)
+    assert (config.encoder.image_size, config.sim.image_size) == (read, rendered)
+
+
 @pytest.mark.parametrize("option", options("experiment"))
 def test_every_experiment_composes_and_changes_something(option: str) -> None:
     needed = MASKED if option == "pretrain_m3ae" else ()
@@ -64,7 +93,7 @@ def test_every_file_of_conf_is_an_option_of_some_command() -> None:
     files = {path.relative_to(CONFIG_DIR).as_posix() for path in CONFIG_DIR.rglob("*") if path.is_file()}
     known = {group for name in SCHEMAS for group in groups(name)} | {"launcher"}
     chosen = {f"{group}/{option}.yaml" for group in known for option in options(group)}
-    assert files == chosen | {f"{name}.yaml" for name in (*SCHEMAS, "launch")} | {"quiet.yaml"}
+    assert files == chosen | {f"{name}.yaml" for name in (*SCHEMAS, "launch")} | {"quiet.yaml", "render_size.yaml"}
 
 
 def test_the_sets_of_the_benchmark_hold_tasks_that_there_are() -> None:
