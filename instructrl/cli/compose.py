@@ -15,15 +15,15 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import OverrideType
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from instructrl.cli.folders import added_folders
-from instructrl.cli.overrides import check_override, groups, options, read_override
+from instructrl.cli.overrides import as_list, check_override, groups, options, read_override
 from instructrl.config.environment import SimConfig
 from instructrl.config.evaluation import EvalConfig, ProtocolConfig, check_protocol_name
 from instructrl.config.fields import explain, invalid_value, is_group, known_keys, leaves, unknown_key
 from instructrl.config.kinds import chosen_kinds, registries, specialize
-from instructrl.config.resolve import resolve
+from instructrl.config.resolve import resolve, with_defaults, without_types
 from instructrl.errors import InputError
 from instructrl.package_files import CONFIG_DIR
 
@@ -42,8 +42,9 @@ def compose(config_name: str, schema: type[T], overrides: Sequence[str]) -> T:
     composed = merge(config_name, known, overrides)
     keys = [read_override(text).key_or_group for text in overrides]
     try:
+        untyped = without_types(composed)
         for key in keys:  # first, so that an error names an override rather than a setting that refers to it
-            OmegaConf.select(composed, key, throw_on_missing=True)
+            OmegaConf.select(untyped, key, throw_on_missing=True)
         config = resolve(composed, schema)
     except OmegaConfBaseException as error:
         raise InputError(explain(error, known)) from None
@@ -77,19 +78,33 @@ def merge(config_name: str, schema: type, overrides: Sequence[str]) -> DictConfi
     for text in overrides:
         check_override(text, config_name, schema)
     try:
-        return hydra_compose(config_name, overrides, schema)
+        return hydra_compose(config_name, [as_list(text, schema) for text in overrides], schema)
     except Exception as error:  # Hydra raises what its plugins, grammar and OmegaConf raise
         cause = error.__cause__ or error
         inputs = {override.key_or_group: override.value() for override in map(read_override, overrides)}
+        file = (re.findall(r"^In '([^']+)'", str(error)) or ["configuration"])[0]
         if not isinstance(cause, OmegaConfBaseException):
             key = (re.findall(r"full_key: (\S+)", str(error)) or [""])[0]  # OmegaConf's form of Python's own errors
             if key in inputs and key in leaves(schema):
                 raise invalid_value(key, inputs[key], leaves(schema)[key]) from None
             if key and not key.startswith("hydra") and key not in known_keys(schema):  # in a YAML file
-                file = (re.findall(r"^In '([^']+)'", str(error)) or ["configuration"])[0]
                 raise InputError(f"{file}: {unknown_key(key, schema)}") from None
-            raise InputError(one_line_message(error)) from None
-        raise InputError(explain(cause, schema, inputs)) from None
+            line = wrong_value(config_name, schema, overrides)
+            raise InputError(f"{file}: {line}" if line else one_line_message(error)) from None
+        line = wrong_value(config_name, schema, overrides) if isinstance(cause, InterpolationResolutionError) else ""
+        raise InputError(line or explain(cause, schema, inputs)) from None
+
+
+def wrong_value(config_name: str, schema: type, overrides: Sequence[str]) -> str:
+    """The line on a value of a wrong type in a composition that fails with types, which does not name it; or ""."""
+    try:
+        untyped = hydra_compose(config_name, overrides, schema, typed=False)
+        resolve(with_defaults(untyped, schema), schema)
+    except InputError as error:
+        return str(error)
+    except Exception:  # it fails without types too
+        return ""
+    return ""
 
 
 def hydra_compose(config_name: str, overrides: Sequence[str], schema: type, *, typed: bool = True) -> DictConfig:

@@ -16,7 +16,15 @@ from hydra.core.override_parser.types import Override, OverrideType, ValueType
 from omegaconf import OmegaConf
 
 from instructrl.cli.folders import added_folders, faults
-from instructrl.config.fields import format_value, invalid_value, known_keys, leaves, renamed_value, unknown_key
+from instructrl.config.fields import (
+    format_value,
+    invalid_value,
+    known_keys,
+    leaves,
+    renamed_value,
+    takes_words,
+    unknown_key,
+)
 from instructrl.config.kinds import kinds_with
 from instructrl.errors import InputError
 from instructrl.package_files import CONFIG_DIR
@@ -128,6 +136,16 @@ def check_value(key: str, value: Any, schema: type) -> None:
     else:
         for name, item in value.items():
             check_value(f"{key}.{name}", item, schema)
+
+
+def as_list(text: str, schema: type) -> str:
+    """An override of a list of words, such as cameras, with a single word as the list of that word."""
+    override = read_override(text)
+    entry = leaves(schema).get(override.key_or_group)
+    value = override.value()
+    if entry is None or not takes_words(entry) or not isinstance(value, str) or "${" in value:
+        return text
+    return f"{override.get_key_element()}=[{override.get_value_element_as_str()}]"
 
 
 def check_search(text: str, config_name: str, schema: type) -> None:

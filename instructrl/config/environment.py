@@ -88,6 +88,10 @@ class SimConfig:
     workers: int | None = number(None, low=1, high=1024, help="simulator processes; null: one per CPU core")
     timeout: float = number(60.0, above=0, high=86_400, help="seconds after which a simulator call counts as hung")
 
+    def __post_init__(self) -> None:
+        if isinstance(self.cameras, str):
+            self.cameras = [self.cameras]
+
     def check_task(self, key: str, name: str) -> None:
         """Raise InputError if the simulator has no task of this name, which is a value of the setting `key`."""
         if not re.fullmatch("[a-z][a-z0-9_]*", name):

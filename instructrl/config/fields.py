@@ -14,7 +14,7 @@ from dataclasses import Field, field
 from types import MappingProxyType, UnionType
 from typing import Any
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException, ValidationError
 
 from instructrl.errors import InputError, format_value, shorten
@@ -149,7 +149,7 @@ def number(
 
 
 def choice_list(*default: str, choices: tuple[str, ...], help: str = "") -> Any:
-    """A field that accepts a list of distinct words, at least one."""
+    """A field that accepts a list of distinct words, at least one; on a command line also a single word."""
     return field(default_factory=lambda: list(default), metadata={"choices": choices, "help": help})
 
 
@@ -170,6 +170,11 @@ def choice_or_integers(*choices: str, default: str, low: int, high: int, help: s
     Its type must be Any, which stands for `str | list[int]`: OmegaConf has no such union.
     """
     return field(default=default, metadata={"choices": choices, "integers": range(low, high + 1), "help": help})
+
+
+def takes_words(entry: Field) -> bool:
+    """Return True if a field accepts a list of given words."""
+    return "choices" in entry.metadata and typing.get_origin(unwrap_optional(entry)[0]) is list
 
 
 def is_group(entry: Field) -> bool:
@@ -342,6 +347,16 @@ def check_literals(values: Any, key: str = "") -> None:
             check_literals(value, f"{key}.{name}" if key else str(name))
     elif "${" in str(values):
         raise InputError(f"{key}: found {format_value(values)}; allowed: ${{...}} without a backslash, or no ${{")
+
+
+def check_mappings(config: DictConfig, schema: type) -> None:
+    """Raise InputError for a group that an untyped configuration replaces by a value, or refers to one."""
+    for group in sorted({key.rpartition(".")[0] for key in leaves(schema) if "." in key}):
+        value = OmegaConf.select(config, group, default={})
+        if not isinstance(value, dict | DictConfig):
+            known = ", ".join(key for key in leaves(schema) if key.startswith(group + "."))
+            found = format_value(list(value) if isinstance(value, ListConfig) else value)
+            raise InputError(f"{group}: found {found}; allowed: its settings {known}")
 
 
 def check_values(values: Any, schema: type) -> None:

@@ -17,8 +17,10 @@ from instructrl.config.fields import (
     MAX_NAME_BYTES,
     check_fields,
     check_literals,
+    check_mappings,
     check_values,
     explain,
+    flatten,
     format_value,
     renamed_value,
 )
@@ -45,20 +47,41 @@ def resolve(config: DictConfig, schema: type[T]) -> T:
     Raises:
         InputError: an unknown key, a wrong type, a value out of range or groups that do not fit together.
     """
-    chosen = schema
+    chosen, values = schema, None
     try:
-        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        untyped = without_types(config)
+        check_mappings(untyped, schema)
+        values = OmegaConf.to_container(untyped, resolve=True, throw_on_missing=True)
         check_literals(values)
         chosen = specialize(schema, chosen_kinds(values, schema))
         check_values(values, chosen)
         merged = OmegaConf.merge(OmegaConf.structured(chosen), values)
         typed = cast(T, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
-        raise InputError(explain(error, chosen)) from None
+        raise InputError(explain(error, chosen, dict(flatten(values)))) from None
     resolved = schema(**{entry.name: getattr(typed, entry.name) for entry in fields(cast(Any, schema))})
     check_fields(resolved)
     check_groups(resolved)
     return resolved
+
+
+def without_types(config: DictConfig) -> DictConfig:
+    """A copy without types: an interpolation resolves to what it refers to, which the merge then checks and names."""
+    return cast(DictConfig, OmegaConf.create(OmegaConf.to_container(config)))
+
+
+def with_defaults(config: DictConfig, schema: type) -> DictConfig:
+    """An untyped configuration with the defaults of the schema for what it does not have; at the top, also for null."""
+
+    def merged(defaults: Any, values: Any) -> Any:
+        if not (isinstance(defaults, dict) and isinstance(values, dict)):
+            return values
+        return {**defaults, **{key: merged(defaults.get(key), value) for key, value in values.items()}}
+
+    defaults: Any = OmegaConf.to_container(OmegaConf.structured(schema))
+    values: Any = OmegaConf.to_container(config)
+    given = {key: value for key, value in values.items() if value is not None or isinstance(defaults.get(key), dict)}
+    return cast(DictConfig, OmegaConf.create(merged(defaults, given)))
 
 
 def check_groups(config: Any) -> None:

@@ -6,6 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from instructrl.cli.overrides import groups, options
+from instructrl.config.environment import SimConfig
 from instructrl.config.fields import RENAMED_KEYS, RENAMED_VALUES, SYNONYMS, known_keys
 from instructrl.config.resolve import resolve
 from instructrl.errors import InputError
@@ -31,7 +32,8 @@ TWO = "task.tasks=[reach_target,push_button]"
         (["encoder=clip_b16", "encoder.projection=null"], "encoder.projection: found null; allowed: an integer"),
         (["head.position_bins=7"], "head.position_bins: no such setting here; it is one of head.kind=discrete"),
         (["encoder.heads=7"], "encoder.heads: no such setting here; it is one of encoder.kind=m3ae or clip"),
-        (["sim.cameras=front"], "sim.cameras: found front; allowed: a list of front"),
+        (["sim.cameras=3"], "sim.cameras: found 3; allowed: a list of front"),
+        (["sim.cameras=back"], "sim.cameras: found [back]; allowed: a list of front"),
         (["wandb={mode: on}"], "wandb.mode: found on; allowed: off, offline, online"),
         (["wandb={modes: off}"], "wandb.modes: no such setting; did you mean wandb.mode"),
         (["wandb=off"], "wandb: found off; allowed: its settings wandb.mode, wandb.project, wandb.entity, wandb.group"),
@@ -40,6 +42,16 @@ TWO = "task.tasks=[reach_target,push_button]"
         (["seed=${nowhere.at.all}"], "seed: Interpolation key 'nowhere.at.all' not found"),
         (["name=${name}"], "name: Recursive interpolation detected"),
         (["optimizer.decay=${policy}"], "optimizer.decay: found a group of settings (name, dim, "),
+        (["seed=3", "sim.cameras=${seed}"], "sim.cameras: found 3; allowed: a list of front"),
+        (["sim.cameras=${output_dir}"], "sim.cameras: found outputs; allowed: a list of front"),
+        (["sim.cameras=[${seed}]"], "sim.cameras: found [0]; allowed: a list of front"),
+        (["task.variations=${seed}"], "task.variations: found 0; allowed: a list like [0,1]"),
+        (["task.weights=${seed}"], "task.weights: found 0; allowed: a list of numbers above 0"),
+        (["hardware.profile=${sim.cameras}"], "hardware.profile: found [front, left_shoulder, right_should"),
+        (["training.freeze=${seed}"], "training.freeze: found 0; allowed: a list like [a,b]"),
+        (["training={freeze: '${seed}'}"], "training.freeze: found 0; allowed: a list like [a,b]"),
+        (["pretraining={train: '${sim.workers}', val: '${seed}'}"], "pretraining.val: found 0; allowed: a list"),
+        (["policy.depth=${sim.cameras}"], "policy.depth: found [front, left_shoulder, right_shoulder]; allowed: an i"),
         (["name=\\${seed}"], "name: found ${seed}; allowed: ${...} without a backslash"),
         (["task.tasks=\\${seed}"], "task.tasks: found ${seed}; allowed: ${...} without a backslash"),
         (["seed=???"], "seed: no value given; write seed=...; allowed: an integer"),
@@ -67,6 +79,36 @@ def test_the_line_says_what_was_found_and_what_is_allowed(overrides: list[str], 
 def test_interpolations_are_welcome() -> None:
     config = composed("seed=3", "policy.depth=${seed}", "name=run-${policy.depth}-${task.name}")
     assert (config.policy.depth, config.name) == (3, "run-3-reach_target")
+
+
+def test_a_single_word_is_a_list_of_one() -> None:
+    for word in ("sim.cameras=wrist", "sim.cameras='wrist'", "sim.cameras=[wrist]"):
+        assert composed(word).sim.cameras == ["wrist"]
+    assert composed("conditions=trained", "run=x", name="eval").conditions == ["trained"]
+    assert SimConfig(cameras="wrist").cameras == ["wrist"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("sim: {cameras: 3}", "sim.cameras: found 3; allowed: a list of front"),
+        ("sim: {cameras: '${seed}'}", "sim.cameras: found 0; allowed: a list of front"),
+        ("sim: ${seed}", "sim: found 0; allowed: its settings sim.name, sim.kind, "),
+        ("encoder: ${sim.cameras}", "encoder: found [front, left_shoulder, right_shoulder]; allowed: its settings "),
+        ("hardware: ", "hardware: found null; allowed: its settings hardware.name, "),
+        ("optimizer: {decay: '${seed}'}", "optimizer.decay: found 0; allowed: a list like [a,b]"),
+        ("policy: {depth: [3]}", "policy.depth: found [3]; allowed: an integer"),
+    ],
+)
+def test_values_of_a_wrong_type_in_a_users_yaml_are_named(
+    text: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{text}\n")
+    monkeypatch.setenv("INSTRUCTRL_CONFIG_DIRS", str(tmp_path))
+    with pytest.raises(InputError) as error:
+        composed("experiment=mine")
+    assert str(error.value).removeprefix("experiment/mine: ").startswith(line) and "\n" not in str(error.value)
 
 
 def test_former_names_lead_to_settings_that_exist() -> None:
