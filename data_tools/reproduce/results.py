@@ -1,6 +1,5 @@
 """Results of the runs of a sweep of the paper's experiments, by experiment."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,6 @@ from data_tools.reproduce.comparisons import FOLDER
 from instructrl.evaluation.compare.grouping import over_seeds
 from instructrl.evaluation.compare.pairing import PairedDifference, paired_differences
 from instructrl.evaluation.compare.sweep_runs import Run, load_sweep
-
-TABLE = "jobs.json"  # of a sweep
 
 
 @dataclass(frozen=True)
@@ -43,11 +40,10 @@ def load_results(folder: Path) -> Results:
         InputError: there is no such sweep, or its table is damaged.
     """
     sweep = load_sweep(folder, protocol=None)
-    jobs = json.loads((folder / TABLE).read_text(encoding="utf-8"))["jobs"]
     grouped: dict[str, list[Run]] = {}
-    for job, run in zip(jobs, sweep.runs, strict=True):
+    for run in sweep.runs:
         if not run.reason:
-            grouped.setdefault(experiment_of(job["overrides"]), []).append(run)
+            grouped.setdefault(experiment_of(run.overrides), []).append(run)
     return Results(grouped, [run for run in sweep.runs if run.reason])
 
 
