@@ -28,6 +28,7 @@ class SweepLauncher(Launcher):
             InputError: another sweeper generated other jobs.
         """
         from instructrl.errors import InputError
+        from instructrl.preemption import handle_signals
         from launchers.sweep.plan import job_specs
         from launchers.sweep.runner import run_sweep
 
@@ -37,7 +38,8 @@ class SweepLauncher(Launcher):
             self._record.parent.rmdir()
         if len(job_overrides) != len(self._request.jobs):  # compared by number: Hydra changes the quoting of some words
             raise InputError("hydra/sweeper: another sweeper needs its own launcher; add hydra/launcher=...")
-        code = run_sweep(*job_specs(self._request), command=self._request.command)
+        with handle_signals():
+            code = run_sweep(*job_specs(self._request), command=self._request.command)
         if code:
             raise SystemExit(code)
         return [JobReturn(overrides=words, status=JobStatus.COMPLETED, _return_value=0) for words in job_overrides]

@@ -1,7 +1,8 @@
 """Preemption signals: SIGTERM, as clusters send it, and SIGUSR2, which SLURM can send some time before the time limit.
 
 The handler only sets a flag; long-running loops poll it at safe points, so that no library is interrupted in the middle
-of a call and no file is left half written.
+of a call and no file is left half written. A command that has not begun its work has written nothing, and stops at
+once.
 """
 
 import os
@@ -17,19 +18,31 @@ from instructrl.errors import InterruptedRun
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 POLL_INTERVAL = 0.5  # seconds; the longest that a waiting loop may go without polling
 _pending: list[signal.Signals] = []
+_stop_at_once = False
 
 
 @contextmanager
-def handle_signals() -> Iterator[None]:
-    """Install the signal handlers, in the main thread; the flag is cleared when the outermost context ends."""
+def handle_signals(*, working: bool = True) -> Iterator[None]:
+    """Install the signal handlers, in the main thread; the flag is cleared when the outermost context ends.
+
+    Args:
+        working: False: nothing is written until a nested context begins the work, and a signal raises `InterruptedRun`
+            wherever it arrives: the settings of many jobs take minutes to compose.
+    """
+    global _stop_at_once
     nested = signal.getsignal(signal.SIGTERM) is _on_signal
-    if nested or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _stop_at_once = not working
+    if nested:
         yield
         return
     before = {one: signal.signal(one, _on_signal) for one in SIGNALS}
     try:
         yield
     finally:
+        _stop_at_once = False
         _pending.clear()
         for one, handler in before.items():
             signal.signal(one, signal.SIG_DFL if handler is None else handler)
@@ -37,6 +50,8 @@ def handle_signals() -> Iterator[None]:
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
     _pending.append(signal.Signals(number))
+    if _stop_at_once:
+        raise InterruptedRun(f"by {_pending[0].name}")
     if number != signal.SIGTERM and jax_syncs_preemption():  # jax handles later SIGTERMs itself
         forward_to_jax()
 

@@ -15,23 +15,32 @@ from pathlib import Path
 from types import FrameType
 
 INTERRUPTED = 75  # EX_TEMPFAIL: interrupted, the same command resumes
+ANSWER_SECONDS = 60  # seconds within which a command of SLURM must answer
 FORWARDED = (signal.SIGTERM, signal.SIGUSR2)
 ENDING = ("CANCELLED", "COMPLETING")  # states of a job whose script still runs while SLURM ends or requeues it
 
 
-def write_exit_code(path: Path, code: int) -> None:
-    """Write an exit code atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps({"exit_code": code}))
-    temporary.replace(path)
+def write_exit_code(path: Path, code: int, job: str) -> None:
+    """Write an exit code and the job's ID atomically.
 
-
-def read_exit_code(path: Path) -> int | None:
-    """Read the exit code of a job; None if it has not ended."""
+    If the folder cannot be written, the job has ended all the same: a line says so, and the launcher takes the exit
+    code of this process.
+    """
     try:
-        return int(json.loads(path.read_text())["exit_code"])
-    except (OSError, ValueError, KeyError, TypeError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps({"exit_code": code, "job": job}))
+        temporary.replace(path)
+    except OSError as error:
+        print(f"{path}: cannot be written ({error.strerror}); the job ended with code {code}", file=sys.stderr)
+
+
+def read_exit_code(path: Path, job: str | None = None) -> int | None:
+    """Read the exit code of a job; None if it has not ended, or if the file is another job's."""
+    try:
+        content = json.loads(path.read_text())
+        return None if job is not None and content.get("job", job) != job else int(content["exit_code"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -52,13 +61,13 @@ def run(outcome: Path, words: list[str]) -> int:
         child = subprocess.Popen(words, preexec_fn=end_with_parent)
     except OSError as error:
         print(f"error: {words[0]}: cannot be started ({error.strerror})", file=sys.stderr)
-        write_exit_code(outcome, 127)
+        write_exit_code(outcome, 127, str(os.getpid()))
         return 127
     if received:
         child.send_signal(signal.SIGTERM)
     code = child.wait()
     code = INTERRUPTED if received and code in (-signal.SIGTERM, -signal.SIGUSR2) else 128 - code if code < 0 else code
-    write_exit_code(outcome, code)
+    write_exit_code(outcome, code, str(os.getpid()))
     return code
 
 
@@ -71,21 +80,28 @@ def end_with_parent() -> None:
 
 def slurm(outcome: Path, code: int, requeues: int) -> int:
     """Requeue an interrupted job unless SLURM ends it anyway (a cancelled one); else record its exit code."""
-    state = job_state()
-    if state.startswith(ENDING) and code:
+    if code and job_state().startswith(ENDING):
         return code
     interrupted = code in (INTERRUPTED, *(128 + number for number in FORWARDED))
     restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     if interrupted and restarts < requeues:
         print(f"interrupted: queued again, {restarts + 1} of at most {requeues} times", flush=True)
-        result = subprocess.run(["scontrol", "requeue", job_id()], check=False)
-        if result.returncode == 0:
+        if scontrol("requeue", job_id()) is not None:
             time.sleep(120)  # SLURM ends this process
             return INTERRUPTED
         if job_state().startswith(("PENDING", "REQUEUED", *ENDING)):  # SLURM requeued it first
             return INTERRUPTED
-    write_exit_code(outcome, code)
+    write_exit_code(outcome, code, job_id())
     return code
+
+
+def scontrol(*words: str) -> str | None:
+    """Return what `scontrol` prints; None if it fails, does not answer or is not installed on this node."""
+    try:
+        result = subprocess.run(["scontrol", *words], capture_output=True, text=True, timeout=ANSWER_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return None if result.returncode else result.stdout
 
 
 def job_id() -> str:
@@ -96,9 +112,8 @@ def job_id() -> str:
 
 def job_state() -> str:
     """State of this job in SLURM's controller; empty if it does not answer."""
-    words = ["scontrol", "-o", "show", "job", job_id()]
-    result = subprocess.run(words, capture_output=True, text=True, check=False)
-    return dict(part.split("=", 1) for part in result.stdout.split() if "=" in part).get("JobState", "")
+    text = scontrol("-o", "show", "job", job_id()) or ""
+    return dict(part.split("=", 1) for part in text.split() if "=" in part).get("JobState", "")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """Job spec: describes a job independently of the backend that runs it."""
 
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from instructrl.config.launcher import LauncherConfig
@@ -45,7 +44,6 @@ class JobSpec:
         overrides: the user's choices for this job.
         resources: the launcher profile with its overrides.
         distributed: True if the profile's number of processes work on this job together (training); else it has one.
-        environment: additional environment variables.
     """
 
     command: tuple[str, ...]
@@ -54,7 +52,14 @@ class JobSpec:
     overrides: tuple[str, ...]
     resources: LauncherConfig
     distributed: bool = False
-    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def entry(self) -> tuple[str, ...]:
+        """What the overrides are given to: the program, and the folder of further settings."""
+        count = 2 if self.command[0] == "-m" else 1
+        while self.command[count : count + 1] == ("--config-dir",):
+            count += 2
+        return self.command[:count]
 
     def command_line(self, python: str = sys.executable, root: Path = ROOT) -> list[str]:
         """Return the complete command line, for any working directory on a machine with the checkout in `root`."""

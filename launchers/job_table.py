@@ -1,5 +1,6 @@
 """Job table of a sweep: `jobs.json`, and its text form."""
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from launchers.job import JobSpec
 
 ACTIVE = ("waiting", "running")
 STATES = ("new", *ACTIVE, "done", "failed", "interrupted", "cancelled", "lost", "refused")
+SUBMITTED_AGAIN = "--- submitted again ---\n"  # a line in a log that several submissions of a job share
+SLURM_LINE = re.compile(r"(slurmstepd|srun)\S*: ")
 _TAIL = 16_384  # bytes at the end of a log that are searched for an error
 
 
@@ -22,9 +25,12 @@ class Job:
     """One job of the table.
 
     Attributes:
+        number: unique in the table, and never given to another job.
         id: of the local process (PID and start time) or of the cluster's job; empty before it is submitted.
         state: one of STATES. `interrupted` saved its progress, `lost` recorded no exit code, `refused` never started.
         error: one line with the reason.
+        entry: what its overrides are given to, like ["train.py"]; empty in a table of an earlier version.
+        attempt: unique name of its last submission, which tells the outcomes of jobs and of their attempts apart.
     """
 
     number: int
@@ -38,16 +44,28 @@ class Job:
     exit_code: int | None = None
     error: str = ""
     submissions: int = field(default=0)
+    entry: list[str] = field(default_factory=list)
+    attempt: str = ""
 
     @property
     def active(self) -> bool:
         return self.state in ACTIVE
 
+    def begin_attempt(self, launcher: str, token: str) -> None:
+        """Wait to be submitted under a new name: number, digest of what it runs, and token of the submission."""
+        content = json.dumps([self.entry, self.overrides, self.run])
+        self.attempt = f"{self.number:03}-{hashlib.sha256(content.encode()).hexdigest()[:8]}-{token}"
+        self.launcher, self.id, self.log, self.state, self.exit_code, self.error = launcher, "", "", "waiting", None, ""
+
+    def outcome(self, folder: Path) -> Path:
+        """Return the file in which its exit code is recorded, in the folder of its sweep."""
+        return (folder / "outcomes" / f"{self.attempt or f'{self.number:03}'}.json").absolute()
+
     def record_exit(self, code: int) -> None:
         """Set state and error from the exit code and the log."""
         self.exit_code = code
         self.state = "done" if code == 0 else "interrupted" if code == 75 else "failed"
-        self.error = "" if code == 0 else last_error(self.log) or describe_exit_code(code)
+        self.error = "" if code == 0 else reason_for_exit(code, self.log)
 
 
 def describe_exit_code(code: int) -> str:
@@ -57,26 +75,41 @@ def describe_exit_code(code: int) -> str:
     return f"killed by signal {code - 128}" if 128 < code < 160 else f"exit code {code}"
 
 
-def last_error(log: str) -> str:
-    """Find the reason for a job's end in its log: its last line with `error:`, else SLURM's, else the last line.
+def reason_for_exit(code: int, log: str) -> str:
+    """Find the reason for a job's end in its log: its last `error:`, else SLURM's, else the last line.
 
-    `log` may be a pattern, for the logs of several processes.
+    A job that a signal killed had no time to say why: what it wrote before is no reason, unless an error is the last
+    thing that one of its processes wrote (the others are killed then).
+
+    Args:
+        code: its exit code.
+        log: a path, or a pattern for the logs of several processes.
     """
-    lines: list[str] = []
-    for path in sorted(Path(log).parent.glob(Path(log).name)) if log else []:
-        try:
-            with path.open("rb") as file:
-                file.seek(max(0, path.stat().st_size - _TAIL))
-                lines += [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-        except OSError:
-            continue
-    own_errors = [line for line in lines if line.startswith("error:")]
+    logs = [tail(path) for path in sorted(Path(log).parent.glob(Path(log).name))] if log else []
+    lines = [line for each in logs for line in each]
     slurm_errors = [line for line in lines if re.match(r"slurmstepd\S*: error: (?!\*\*\*)", line)]
+    killed = 128 < code < 160
+    if killed:
+        lines = [each[-1] for each in ([line for line in each if not SLURM_LINE.match(line)] for each in logs) if each]
+    own_errors = [line for line in lines if line.startswith("error:")]
     if not own_errors and any(
         re.search("memory limit|oom.kill|out of memory", line, re.IGNORECASE) for line in slurm_errors
     ):
         return f"killed: it used more memory than launcher.slurm.memory_gb ({slurm_errors[-1]})"
-    return (own_errors or slurm_errors or lines or [""])[-1][:300]
+    if own_errors or slurm_errors or (lines and not killed):
+        return (own_errors or slurm_errors or lines)[-1][:300]
+    return describe_exit_code(code)
+
+
+def tail(path: Path) -> list[str]:
+    """Return the last lines of a log since its last submission, without empty ones; none if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    return [line.strip() for line in text.rpartition(SUBMITTED_AGAIN)[2].splitlines() if line.strip()]
 
 
 def read_table(folder: Path) -> list[Job]:
@@ -106,15 +139,16 @@ def write_table(folder: Path, jobs: Sequence[Job], *, command: str) -> None:
 
 
 def merge_jobs(known_jobs: Sequence[Job], specs: Sequence[JobSpec]) -> list[Job]:
-    """Return a job per spec: the known one with the same overrides, or a new one."""
-    by_overrides = {tuple(job.overrides): job for job in known_jobs}
+    """Return a job per spec: the known one with the same overrides of the same command, or a new one."""
+    known = {(tuple(job.entry), tuple(job.overrides)): job for job in known_jobs}
     last_number = max((job.number for job in known_jobs), default=0)
     jobs = []
     for spec in specs:
-        job = by_overrides.get(spec.overrides)
+        job = known.get((spec.entry, spec.overrides)) or known.get(((), spec.overrides))
         if job is None:
             last_number += 1
-            job = Job(number=last_number, name=spec.name, overrides=list(spec.overrides), run=spec.run)
+            job = Job(last_number, spec.name, list(spec.overrides), spec.run)
+        job.entry = list(spec.entry)
         jobs.append(job)
     return jobs
 

@@ -1,12 +1,14 @@
 """Backend that runs each job in a process on this machine, a limited number at a time."""
 
 import os
+import secrets
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -14,7 +16,7 @@ import psutil
 from instructrl.config.launcher import LauncherConfig
 from launchers.exit_status import read_exit_code
 from launchers.job import JobSpec, import_path
-from launchers.job_table import Job
+from launchers.job_table import SUBMITTED_AGAIN, Job
 
 
 class Local:
@@ -25,54 +27,79 @@ class Local:
     def __init__(self, folder: Path, resources: LauncherConfig):
         self._folder, self._resources = folder, resources
         self._waiting: list[tuple[Job, JobSpec]] = []
+        self._processes: dict[str, subprocess.Popen] = {}  # those that this process started, by job ID
 
     def preview(self, specs: Sequence[JobSpec]) -> str:
         """Return the command lines that would run."""
         return "\n".join(shlex.join(spec.command_line()) for spec in specs)
 
-    def submit(self, pairs: Sequence[tuple[Job, JobSpec]]) -> None:
+    def submit(self, pairs: Sequence[tuple[Job, JobSpec]], record: Callable[[], None]) -> None:
         """Queue jobs; `refresh` starts them."""
         for job, _ in pairs:
+            job.begin_attempt(self._resources.kind, secrets.token_hex(4))
             job.log = str(self._folder / "logs" / f"{job.number:03}.log")
-            job.id, job.state = "", "waiting"
+        record()
         self._waiting += pairs
+
+    def attach(self, jobs: Sequence[Job]) -> None:
+        """Update the states of jobs that another process started."""
+        for job in jobs:
+            if job.state == "waiting":  # that process ended before it started the job, or before it recorded that
+                job.id = find_process(str(job.outcome(self._folder)))
+                job.state = "running" if job.id or job.outcome(self._folder).exists() else "interrupted"
+        self.refresh(jobs)
 
     def refresh(self, jobs: Sequence[Job]) -> None:
         """Update the states of jobs, and start waiting ones in place of those that ended."""
         for job in jobs:
-            if job.id and job.active:
+            if job.state == "running":
                 self._refresh_job(job)
-            elif job.state == "waiting" and not any(job is other for other, _ in self._waiting):
-                job.state = "interrupted"  # the launcher that would have started it has ended
         while self._waiting and sum(job.state == "running" for job in jobs) < self._resources.jobs:
             self._start(*self._waiting.pop(0))
 
     def _refresh_job(self, job: Job) -> None:
-        if is_alive(job.id):  # checked once: it may end at any moment
+        if job.id and is_alive(job.id):  # checked once: it may end at any moment
             return
-        code = read_exit_code(self._outcome(job))
+        process = self._processes.pop(job.id, None)
+        code = read_exit_code(job.outcome(self._folder), job.id.partition("@")[0] or None)
+        if code is None and process is not None and process.wait() >= 0:
+            code = process.returncode  # it could not be recorded
         if code is not None:
             job.record_exit(code)
         else:
             job.state, job.error = "lost", "its process was killed without recording an exit code"
 
     def _start(self, job: Job, spec: JobSpec) -> None:
-        outcome, log = self._outcome(job), Path(job.log)
-        outcome.unlink(missing_ok=True)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        words = [sys.executable, "-m", "launchers.exit_status", "run", str(outcome), *spec.command_line()]
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1", **spec.environment}
+        log = Path(job.log)
+        outcome = str(job.outcome(self._folder))
+        words = [sys.executable, "-m", "launchers.exit_status", "run", outcome, *spec.command_line()]
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", **self._variables()}
         if paths := [*import_path(), *filter(None, [os.environ.get("PYTHONPATH")])]:
             environment["PYTHONPATH"] = os.pathsep.join(paths)
-        with log.open("ab") as file:
-            process = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment, start_new_session=True
-            )
-        job.id, job.state, job.exit_code, job.error = process_id(process.pid), "running", None, ""
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("ab") as file:
+                file.write(SUBMITTED_AGAIN.encode() if file.tell() else b"")
+                file.flush()
+                process = subprocess.Popen(
+                    words, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment, start_new_session=True
+                )
+        except OSError as error:
+            where = log if error.filename is None else error.filename
+            job.state, job.error = "refused", f"{where}: cannot be written or started ({error.strerror})"
+            return
+        job.id, job.state = process_id(process.pid), "running"
         job.submissions += 1
+        self._processes[job.id] = process
+
+    def _variables(self) -> Mapping[str, str]:
+        """Return additional environment variables of the processes."""
+        return {}
 
     def interrupt(self, jobs: Sequence[Job]) -> None:
         """Stop running jobs: SIGTERM lets them save within the grace period, then SIGKILL."""
+        for job, _ in self._waiting:
+            job.state = "interrupted"
         self._waiting.clear()
         running = [job for job in jobs if job.state == "running"]
         for number in (signal.SIGTERM, signal.SIGKILL):
@@ -85,9 +112,6 @@ class Local:
                 time.sleep(0.1)
         self.refresh(jobs)
 
-    def _outcome(self, job: Job) -> Path:
-        return (self._folder / "outcomes" / f"{job.number:03}.json").absolute()
-
 
 def process_id(pid: int) -> str:
     """Identify a process by PID and start time, since PIDs are reused."""
@@ -95,6 +119,15 @@ def process_id(pid: int) -> str:
         return f"{pid}@{psutil.Process(pid).create_time():.2f}"
     except psutil.Error:
         return f"{pid}@0"
+
+
+def find_process(word: str) -> str:
+    """Identify the process that has a word in its command line; empty if there is none."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if word in process.cmdline() and process.pid != os.getpid():
+                return process_id(process.pid)
+    return ""
 
 
 def is_alive(name: str) -> bool:

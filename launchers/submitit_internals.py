@@ -1,13 +1,13 @@
-"""The only access to submitit's private functions, with a fallback.
+"""The only access to submitit's internal functions, with a fallback.
 
-submitit writes a batch script only when it submits it. The function that formats the script has no public name; a dry
-run calls it here. If a later submitit lacks it, a dry run prints the parameters instead of the script. Submitting
-needs public names only.
+submitit formats a batch script only while it submits it, without a time limit and without a way to find the job if
+sbatch does not answer. The function that formats the script has no public name. If a later submitit lacks it, a dry run
+prints the parameters instead of the script, and a submission is refused.
 """
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,3 +26,16 @@ def batch_script(folder: Path, count: int, parameters: Mapping[str, Any]) -> str
     except (ImportError, AttributeError, TypeError):  # removed, or with other arguments
         lines = [f"# {name}: {value}" for name, value in sorted(parameters.items())]
         return "\n".join([f"# submitit {version('submitit')} does not expose its script; its parameters are:", *lines])
+
+
+def pickle_task(task: Callable[[], None], path: Path, *, minutes: int) -> None:
+    """Write a task as the file that submitit loads in a job.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    from submitit.core.utils import DelayedSubmission
+
+    delayed = DelayedSubmission(task)
+    delayed.set_timeout(minutes, 0)
+    delayed.dump(path)

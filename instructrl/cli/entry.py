@@ -88,7 +88,7 @@ def entry_point(
 
         @functools.wraps(function)
         def run() -> None:
-            with report_user_errors(), handle_signals():
+            with report_user_errors(), handle_signals(working=False):
                 flags, words = split_flags(take_folders(sys.argv[1:]))
                 if "--help" in flags:
                     print(help_text(config_name, schema, words, about=inspect.getmodule(function).__doc__ or ""))

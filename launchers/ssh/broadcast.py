@@ -8,6 +8,7 @@ outlive it.
 import queue
 import secrets
 import shlex
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -51,6 +52,8 @@ class RemoteProcess:
         if self.code == NO_ANSWER:
             return f"{self.host.name}: the host does not answer{f' ({why})' if why else ''}"
         code = self.code or 0
+        if code == 128 + signal.SIGKILL:  # it had no time to say why
+            return f"{self.host.name}: the command was killed by signal 9: out of memory, or manually"
         exit_text = f"was killed by signal {code - 128}" if 128 < code < 193 else f"ended with code {code}"
         return f"{self.host.name}: the command {exit_text}" + (f"; its last line: {self.last}" if self.last else "")
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -28,8 +28,15 @@ class Backend(Protocol):
     def preview(self, specs: Sequence[JobSpec]) -> str:
         """Describe what `submit` would run."""
 
-    def submit(self, pairs: Sequence[tuple[Job, JobSpec]]) -> None:
-        """Submit jobs, or set their state to `refused` with the error."""
+    def submit(self, pairs: Sequence[tuple[Job, JobSpec]], record: Callable[[], None]) -> None:
+        """Submit jobs, or set their state to `refused` with the error.
+
+        `record` writes the table. It is called once the jobs have the names of their attempts and before any of them
+        starts, so that a later command finds them even if this process is killed meanwhile.
+        """
+
+    def attach(self, jobs: Sequence[Job]) -> None:
+        """Update the states of jobs of an earlier command, until it is certain which of them still exist."""
 
     def refresh(self, jobs: Sequence[Job]) -> None:
         """Update the states of jobs."""
@@ -76,26 +83,66 @@ def run_sweep(specs: Sequence[JobSpec], name: str, *, command: str) -> int:
         print(backend.preview(specs))
         return 0
     with exclusive_lock(folder, activity="launches", busy_hint="end it with ctrl-C", write_hint="go to another folder"):
-        jobs = merge_jobs(read_table(folder), specs)
-        return follow(backend, jobs, specs, folder, command=command)
+        return follow(Table(folder, specs, backend, command), specs, backend, folder)
 
 
-def follow(backend: Backend, jobs: list[Job], specs: Sequence[JobSpec], folder: Path, *, command: str) -> int:
+class Table:
+    """The table of a sweep: jobs of this command, and those of earlier ones, each updated by the backend it ran on."""
+
+    def __init__(self, folder: Path, specs: Sequence[JobSpec], backend: Backend, command: str):
+        """Read the table and add the jobs that are new.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        known = read_table(folder)
+        self.jobs = merge_jobs(known, specs)  # of this command
+        self.others = [job for job in known if not any(job is own for own in self.jobs)]
+        self._folder, self._command, self._kind = folder, command, specs[0].resources.kind
+        self._backends = {self._kind: backend}
+
+    def write(self) -> None:
+        """Write jobs.json."""
+        jobs = sorted([*self.jobs, *self.others], key=lambda job: job.number)
+        write_table(self._folder, jobs, command=self._command)
+
+    def attach(self) -> None:
+        """Update the states of all jobs at the start of a command."""
+        for backend, jobs in self._active_jobs():
+            backend.attach(jobs)
+
+    def refresh(self) -> None:
+        """Update the states of all jobs."""
+        for backend, jobs in self._active_jobs():
+            backend.refresh(jobs)
+
+    def _active_jobs(self) -> list[tuple[Backend, list[Job]]]:
+        """Return the jobs of each backend that has active ones."""
+        everything = [*self.jobs, *self.others]
+        kinds = {job.launcher for job in everything if job.active and job.launcher}
+        for kind in kinds - set(self._backends):
+            self._backends[kind] = make_backend(LauncherConfig(name=kind, kind=kind), self._folder)
+        return [(self._backends[kind], [job for job in everything if job.launcher == kind]) for kind in sorted(kinds)]
+
+
+def follow(table: Table, specs: Sequence[JobSpec], backend: Backend, folder: Path) -> int:
     """Submit missing jobs, wait for all to end, and print the table."""
-    resources = specs[0].resources
-    refresh(jobs, folder, resources, backend)
+    resources, jobs = specs[0].resources, table.jobs
+    table.attach()
     pairs = [(job, spec) for job, spec in zip(jobs, specs, strict=True) if needs_submission(job)]
     attached, done = sum(job.active for job in jobs), len(jobs) - len(pairs) - sum(job.active for job in jobs)
-    print(f"sweep {folder}: {len(jobs)} jobs, {done} done, {attached} still active, {len(pairs)} to start", flush=True)
-    for job, _ in pairs:
-        job.launcher = resources.kind
+    others = f"; {len(table.others)} more of earlier commands" if table.others else ""
+    print(
+        f"sweep {folder}: {len(jobs)} jobs, {done} done, {attached} still active, {len(pairs)} to start{others}",
+        flush=True,
+    )
     interrupted = False
     try:
         if pairs:
-            backend.submit(pairs)
-        write_table(folder, jobs, command=command)
+            backend.submit(pairs, table.write)
+        table.write()
         if resources.wait or resources.kind != "slurm":  # other backends start the next job from this process
-            wait(jobs, folder, backend, resources, command=command)
+            wait(table, backend)
     except (KeyboardInterrupt, InterruptedRun):
         interrupted = True
         if resources.kind == "local" or resources.on_interrupt == "cancel":
@@ -103,7 +150,7 @@ def follow(backend: Backend, jobs: list[Job], specs: Sequence[JobSpec], folder: 
             backend.interrupt(jobs)
         else:
             print("interrupted: the jobs continue; the same command attaches to them again", flush=True)
-    write_table(folder, jobs, command=command)
+    table.write()
     print(f"{format_table(jobs)}\ntable: {folder / 'jobs.json'}", flush=True)
     again = sum(job.state == "interrupted" for job in jobs)
     if again:
@@ -125,29 +172,18 @@ def comparison(folder: Path, specs: Sequence[JobSpec], jobs: Sequence[Job]) -> s
         return f"not compared: {error}\n"
 
 
-def refresh(jobs: Sequence[Job], folder: Path, resources: LauncherConfig, backend: Backend) -> None:
-    """Update the states of all jobs from the backends that started them."""
-    for kind in {job.launcher for job in jobs if job.active and job.launcher}:
-        own_jobs = [job for job in jobs if job.launcher == kind]
-        if kind == resources.kind:
-            backend.refresh(own_jobs)
-        else:
-            profile = LauncherConfig(name=kind, kind=kind)
-            make_backend(profile, folder).refresh(own_jobs)
-
-
-def wait(jobs: list[Job], folder: Path, backend: Backend, resources: LauncherConfig, *, command: str) -> None:
+def wait(table: Table, backend: Backend) -> None:
     """Poll until all jobs have ended, and report changes."""
-    known = {job.number: (job.state, "") for job in jobs}
+    known = {job.number: (job.state, "") for job in table.jobs}
     while True:
-        refresh(jobs, folder, resources, backend)
-        for job in jobs:
+        table.refresh()
+        for job in table.jobs:
             if known[job.number] != (job.state, job.error):
                 known[job.number] = job.state, job.error
                 reason = f": {job.error}  [{job.log}]" if job.error else ""
-                print(f"job {job.number} ({distinguishing_overrides(job, jobs)}) {job.state}{reason}", flush=True)
-                write_table(folder, jobs, command=command)
-        if not any(job.active for job in jobs):
+                print(f"job {job.number} ({distinguishing_overrides(job, table.jobs)}) {job.state}{reason}", flush=True)
+                table.write()
+        if not any(job.active for job in table.jobs):
             return
         raise_if_preempted()
         time.sleep(backend.poll_seconds)

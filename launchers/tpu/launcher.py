@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -55,12 +55,10 @@ class TpuBackend(Local):
         placeholder = [Host("", "{first}")]
         for spec in specs:
             overrides = [*spec.command, *self.hardware_overrides(spec)]
-            lines.append(
-                f"{spec.name}: {command_of(overrides, placeholder[0], placeholder, self.tpu, **spec.environment)}"
-            )
+            lines.append(f"{spec.name}: {command_of(overrides, placeholder[0], placeholder, self.tpu)}")
         return "\n".join(lines)
 
-    def submit(self, pairs: Sequence[tuple[Job, JobSpec]]) -> None:
+    def submit(self, pairs: Sequence[tuple[Job, JobSpec]], record: Callable[[], None]) -> None:
         """Submit jobs.
 
         Raises:
@@ -72,7 +70,7 @@ class TpuBackend(Local):
                 self.check_output(spec)
             pod.request_of(self.tpu)
             pod.cloud_of(self.tpu)
-        super().submit([(job, replace(spec, command=self.monitor_command(spec))) for job, spec in pairs])
+        super().submit([(job, replace(spec, command=self.monitor_command(spec))) for job, spec in pairs], record)
 
     def check_output(self, spec: JobSpec) -> None:
         """Raise InputError if a job's output would be lost with the pod, or could not be shared by its hosts."""
@@ -95,10 +93,9 @@ class TpuBackend(Local):
         default = TpuConfig()
         given = {entry.name: getattr(self.tpu, entry.name) for entry in fields(TpuConfig)}
         overrides = [f"{key}={json.dumps(value)}" for key, value in given.items() if value != getattr(default, key)]
-        variables = [f"{name}={value}" for name, value in spec.environment.items()]
         command = [*spec.command, *self.hardware_overrides(spec)]
         overrides += [] if spec.distributed else ["alone=true"]
-        return ("-m", "launchers.tpu", "run", "create=true", f"run={spec.name}", *overrides, "--", *variables, *command)
+        return ("-m", "launchers.tpu", "run", "create=true", f"run={spec.name}", *overrides, "--", *command)
 
     def hardware_overrides(self, spec: JobSpec) -> list[str]:
         """Return hardware overrides of a job that the user has not set."""

@@ -1,12 +1,14 @@
 """Commands in processes of their own: they answer at once, import no jax for it, and leave no files."""
 
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.fixtures.waiting import until
 from tests.paths import ROOT
 
 SEVERAL = """
@@ -71,3 +73,22 @@ def test_the_real_command_answers_at_once(words: list[str], code: int, tmp_path:
 def cpu_seconds_of_children() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
+
+
+def test_a_signal_ends_a_command_that_still_composes_its_jobs(tmp_path: Path) -> None:
+    words = ["train.py", "experiment=quickstart", "seed=range(0,1000)", "--multirun"]
+    running = subprocess.Popen(
+        [sys.executable, str(ROOT / words[0]), *words[1:]], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        status = Path(f"/proc/{running.pid}/status")
+        caught = 1 << (signal.SIGTERM - 1)
+        until(lambda: int(status.read_text().partition("SigCgt:")[2].split()[0], 16) & caught)
+        with pytest.raises(subprocess.TimeoutExpired):
+            running.wait(1)
+        running.terminate()
+        err = running.communicate(timeout=20)[1]
+    finally:
+        running.kill()
+    assert running.returncode == 75 and err == "interrupted by SIGTERM: the same command resumes\n"
+    assert not [*tmp_path.iterdir()]

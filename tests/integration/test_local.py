@@ -1,5 +1,6 @@
 """Sweeps on this machine: parallel jobs, failures, attaching, resuming and interruption."""
 
+import json
 import os
 import signal
 import subprocess
@@ -68,7 +69,7 @@ def test_so_many_run_at_a_time_and_the_table_says_how(tmp_path: Path) -> None:
 def test_a_failing_job_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     programs = {
         "bad": "import sys; print('much'); print('error: no data in x', file=sys.stderr); sys.exit(2)",
-        "killed": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+        "killed": "import os, signal; print('error: 1'); print('2', flush=True); os.kill(os.getpid(), signal.SIGKILL)",
         "fine": FINE,
     }
     sweep = Sweep(tmp_path, programs)
@@ -79,7 +80,8 @@ def test_a_failing_job_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     sweep.programs["bad"] = FINE
     del sweep.programs["killed"]
     assert "2 jobs, 1 done, 0 still active, 1 to start" in sweep()
-    assert [job["submissions"] for job in sweep.table] == [2, 1], "only missing jobs"
+    assert [job["submissions"] for job in sweep.table] == [2, 1, 1], "only missing jobs"
+    assert sweep.states == [("done", 0), ("failed", 137), ("done", 0)], "a job of an earlier command is kept"
     (tmp_path / "run").rmdir()
     assert "2 jobs, 0 done, 0 still active, 2 to start" in sweep()
 
@@ -145,6 +147,55 @@ def test_a_job_whose_process_is_killed_is_lost_and_its_command_ends(tmp_path: Pa
     output = sweep.end(running, code=1)
     assert "its process was killed without recording an exit code" in output
     until(lambda: ended(child), 10)
+
+
+def test_a_job_that_a_command_does_not_list_keeps_its_number_and_its_outcome(tmp_path: Path) -> None:
+    """Its outcome is no other job's, and the first command attaches to it again."""
+    sweep = Sweep(tmp_path, {"one": FINE, "two": WAITS.format(folder=str(tmp_path))})
+    first = sweep.begin(jobs=2)
+    until(lambda: "began" in logs(sweep) and sweep.states == [("done", 0), ("running", None)])
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    program = sweep.programs.pop("two")
+    assert "1 jobs, 1 done, 0 still active, 0 to start; 1 more of earlier commands" in sweep()
+    assert sweep.states == [("done", 0), ("running", None)]
+    sweep.programs["three"] = (
+        f"import pathlib, time\npathlib.Path({str(tmp_path)!r}, 'go').touch()\ntime.sleep(2); exit(3)"
+    )
+    assert "job 3 (job=three) failed: exit code 3" in sweep(code=1, jobs=2)
+    assert sweep.states == [("done", 0), ("done", 0), ("failed", 3)]
+    sweep.programs = {"one": FINE, "two": program}
+    assert "2 jobs, 2 done, 0 still active, 0 to start" in sweep()
+    assert [job["submissions"] for job in sweep.table] == [1, 1, 1]
+
+
+def test_a_job_is_found_though_its_launcher_was_killed_before_it_noted_the_start(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, {"long": WAITS.format(folder=str(tmp_path))})
+    first = sweep.begin()
+    until(lambda: "began" in logs(sweep) and sweep.table[0]["state"] == "running")
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    table = tmp_path / "multirun/study/jobs.json"
+    before = json.loads(table.read_text())
+    before["jobs"][0] |= {"id": "", "state": "waiting", "submissions": 0}  # as it was before the start
+    table.write_text(json.dumps(before))
+    again = sweep.begin()
+    assert again.stdout is not None and "1 still active, 0 to start" in again.stdout.readline()
+    (tmp_path / "go").touch()
+    sweep.end(again, code=0)
+
+
+@pytest.mark.parametrize(("name", "state", "reason"), [
+    ("outcomes", ("done", 0), ""),
+    ("logs", ("refused", None), "multirun/study/logs: cannot be written or started (File exists)"),
+])  # fmt: skip
+def test_a_folder_of_the_sweep_that_cannot_be_written(tmp_path: Path, name: str, state: object, reason: str) -> None:
+    """Without a recorded exit code, that of the process counts."""
+    sweep = Sweep(tmp_path, {"fine": FINE})
+    (tmp_path / "multirun/study").mkdir(parents=True)
+    (tmp_path / "multirun/study" / name).write_text("")
+    sweep(code=0 if name == "outcomes" else 1)
+    assert sweep.states == [state] and sweep.table[0]["error"] == reason
 
 
 def test_a_damaged_table_is_one_line(tmp_path: Path) -> None:

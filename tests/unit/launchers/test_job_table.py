@@ -16,6 +16,7 @@ from launchers.job_table import (
     format_table,
     merge_jobs,
     read_table,
+    reason_for_exit,
     write_table,
 )
 
@@ -70,6 +71,37 @@ def test_a_job_is_known_by_its_overrides(tmp_path: Path) -> None:
     known = recorded(tmp_path, number=4, overrides=["seed=0"])
     same, new = merge_jobs(known, [spec("seed=0"), spec("seed=1")])
     assert same is known[0] and (new.number, new.state) == (5, "new")
+    evaluation = JobSpec(("eval.py", "seed=0"), "outputs/run", "name", ("seed=0",), LauncherConfig(name="local"))
+    assert merge_jobs([same, new], [evaluation])[0].number == 6, "the same choices of another command"
+
+
+def test_every_attempt_has_an_outcome_of_its_own(tmp_path: Path) -> None:
+    jobs = merge_jobs([], [spec("seed=0"), spec("seed=1")])
+    for job in jobs:
+        job.begin_attempt("local", "a")
+    outcomes = {job.outcome(tmp_path) for job in jobs}
+    jobs[0].begin_attempt("local", "b")
+    jobs[1].number = jobs[0].number  # in a table that was removed and made again
+    jobs[1].begin_attempt("local", "b")
+    assert len(outcomes | {job.outcome(tmp_path) for job in jobs}) == 4
+
+
+@pytest.mark.parametrize(
+    ("logs", "reason"),
+    [
+        (["error: old\nstep 3"], "killed (signal 9): out of memory, or manually"),
+        (["step 3"], "killed (signal 9): out of memory, or manually"),
+        (["step 3\nerror: no data\nslurmstepd: error: *** STEP 1.0 CANCELLED ***", "step 3"], "error: no data"),
+        (["error: old\n--- submitted again ---\n"], "killed (signal 9): out of memory, or manually"),
+        (["error: x\n3", "slurmstepd: error: Exceeded job memory limit"], "killed: it used more memory than launcher"),
+    ],
+)
+def test_a_killed_job_is_not_blamed_on_what_it_wrote_last(tmp_path: Path, logs: list[str], reason: str) -> None:
+    for number, text in enumerate(logs):
+        (tmp_path / f"{number}.log").write_text(f"{text}\n")
+    assert reason_for_exit(137, str(tmp_path / "*.log")).startswith(reason)
+    (tmp_path / "0.log").write_text("step 3\nno such file\n")
+    assert reason_for_exit(1, str(tmp_path / "0.log")) == "no such file"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,88 @@
+"""Content of the batch script of a submission, and the names by which SLURM and the table know its jobs."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from instructrl.config.launcher import SlurmConfig
+from launchers.job import JobSpec, import_path
+from launchers.job_table import Job
+
+
+def script_parameters(root: Path, spec: JobSpec, jobs: Sequence[Job]) -> dict[str, Any]:
+    """Return submitit's parameters of the batch script of one submission, in the folder of its sweep."""
+    settings = spec.resources.slurm
+    distributed = spec.distributed
+    token, array = token_of(jobs[0]), len(jobs) > 1
+    names = " ".join(job.attempt.rpartition("-")[0] for job in jobs)
+    attempt = f"{names}-{token}"
+    if array:
+        attempt = f"$(echo {names} | cut -d' ' -f$((SLURM_ARRAY_TASK_ID + 1)))-{token}.$SLURM_ARRAY_TASK_ID"
+    number = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}" if array else "${SLURM_JOB_ID}"
+    folder = shlex.quote(str(root))
+    found: dict[str, Any] = {
+        "job_name": spec.resources.sweep or "instructrl",
+        "time": settings.minutes,
+        "nodes": settings.nodes if distributed else 1,
+        "ntasks_per_node": settings.tasks_per_node if distributed else 1,
+        "cpus_per_task": settings.cpus_per_task,
+        "mem": f"{int(settings.memory_gb * 1024)}M" if settings.memory_gb else None,
+        "signal_delay_s": settings.save_seconds,
+        "array_parallelism": settings.parallel,
+        "stderr_to_stdout": True,
+        "srun_args": ["--wait=60"],  # when a process fails, the others are killed after 60 s
+        "setup": [
+            *(settings.setup or []),
+            " ".join(["export", *map(prepend_to_pythonpath, import_path()), "PYTHONUNBUFFERED=1"]),
+            f"attempt={attempt}",
+            f"ln -sf $attempt.pkl {folder}/slurm/{number}_submitted.pkl  # where submitit looks for it",
+            "trap : TERM USR2  # this script stays to see how the command ends",
+        ],
+        "teardown": [
+            "code=$?",
+            f"{shlex.quote(sys.executable)} -m launchers.exit_status slurm {folder}/outcomes/$attempt.json $code "
+            f"{settings.requeues}",
+        ],
+        "additional_parameters": {
+            "requeue": True,
+            "wckey": "instructrl",
+            "comment": comment(token),
+            **extra_options(settings, distributed=distributed),
+        },
+        **{key: getattr(settings, key) for key in ("partition", "account", "qos", "constraint")},
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def prepend_to_pythonpath(folder: str) -> str:
+    """Return a shell assignment that puts a folder before the present PYTHONPATH."""
+    return f"PYTHONPATH={shlex.quote(folder)}${{PYTHONPATH:+:$PYTHONPATH}}"
+
+
+def extra_options(settings: SlurmConfig, *, distributed: bool) -> dict[str, Any]:
+    """Return sbatch options without a submitit parameter: GPU type, GPUs shared by a node's tasks, and reservations."""
+    found: dict[str, Any] = {}
+    if settings.gpus_per_node:
+        count = settings.gpus_per_node if distributed else 1
+        found["gpus-per-node"] = f"{settings.gpu}:{count}" if settings.gpu else count
+    if settings.reservation:
+        found["reservation"] = settings.reservation
+    return found
+
+
+def begin_attempts(jobs: Sequence[Job], token: str) -> None:
+    """Name the attempts of jobs that are submitted together, as one array if there are several."""
+    for index, job in enumerate(jobs):
+        job.begin_attempt("slurm", f"{token}.{index}" if len(jobs) > 1 else token)
+
+
+def token_of(job: Job) -> str:
+    """Return the token of the submission of a job."""
+    return job.attempt.rpartition("-")[2].partition(".")[0]
+
+
+def comment(token: str) -> str:
+    """Return the comment by which SLURM knows a submission."""
+    return f"instructrl-{token}"
