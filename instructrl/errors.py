@@ -5,8 +5,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from instructrl.redaction import redact
 
-class InputError(Exception):
+
+class UserError(Exception):
+    """An expected error. Its message, which quotes settings, files and other programs, shows no password or token."""
+
+    exit_code: int
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redact(message))
+
+
+class InputError(UserError):
     """Invalid user input (a setting, a file, an action). Exit code 2.
 
     The message names the key or file, what was found, what is allowed and the next action.
@@ -15,7 +26,7 @@ class InputError(Exception):
     exit_code = 2
 
 
-class RunError(Exception):
+class RunError(UserError):
     """A run with valid input failed (non-finite loss, crashing simulator). Exit code 1."""
 
     exit_code = 1
@@ -56,6 +67,7 @@ def format_value(value: Any) -> str:
         return "null" if value is None else str(value).lower()
     if isinstance(value, list):
         return shorten(f"[{', '.join(map(format_value, value))}]")
+    value = redact(value) if isinstance(value, str) else value  # before it is shortened
     plain = isinstance(value, str) and value.isprintable() and value.strip() == value != ""
     try:
         text = value if plain else repr(value)
@@ -66,7 +78,7 @@ def format_value(value: Any) -> str:
 
 def short_message(error: Exception) -> str:
     """The text of an error of a library, or its type if it has none: on one line, at most 200 characters."""
-    return shorten(" ".join(str(error).split()) or type(error).__name__, 200)
+    return shorten(" ".join(redact(str(error)).split()) or type(error).__name__, 200)
 
 
 def shorten(text: str, length: int = 80) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from instructrl.cli.table import align
 from instructrl.config.fields import with_current_name
 from instructrl.errors import InputError
+from instructrl.redaction import redact
 from instructrl.storage.atomic import write_atomically
 from launchers.job import JobSpec
 
@@ -65,7 +66,7 @@ class Job:
         """Set state and error from the exit code and the log."""
         self.exit_code = code
         self.state = "done" if code == 0 else "interrupted" if code == 75 else "failed"
-        self.error = "" if code == 0 else reason_for_exit(code, self.log)
+        self.error = "" if code == 0 else redact(reason_for_exit(code, self.log))
 
 
 def describe_exit_code(code: int) -> str:

@@ -23,15 +23,8 @@ from instructrl.errors import InputError, RunError
 from launchers.exit_status import read_exit_code
 from launchers.job import JobSpec
 from launchers.job_table import Job, merge_jobs
-from launchers.slurm_commands import (
-    UNCERTAIN,
-    cancel,
-    ended_with,
-    find_submission,
-    query_queue,
-    submit_script,
-)
-from launchers.slurm_script import begin_attempts, comment, script_parameters, token_of
+from launchers.slurm_commands import UNCERTAIN, cancel, ended_with, find_submission, query_queue, submit_script
+from launchers.slurm_script import begin_attempts, comment, script_parameters, token_of, write_script
 from launchers.submitit_internals import batch_script, pickle_task
 
 STATES = {"PENDING": "waiting", "CONFIGURING": "waiting", "REQUEUED": "waiting", "REQUEUE_HOLD": "waiting"}
@@ -109,7 +102,7 @@ class Slurm:
             for job, spec in pairs:
                 pickle_task(task(spec), folder / f"{job.attempt}.pkl", minutes=self._resources.slurm.minutes)
             text = batch_script(folder, len(jobs), script_parameters(self._folder, pairs[0][1], jobs))
-            script.write_text(text)
+            write_script(script, text, self._resources.slurm)
         except OSError as error:
             raise InputError(f"{folder}: cannot be written ({error.strerror}); make room there") from None
         if not text.startswith("#!"):

@@ -1,5 +1,6 @@
 """Content of the batch script of a submission, and the names by which SLURM and the table know its jobs."""
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -7,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from instructrl.config.launcher import SlurmConfig
+from instructrl.redaction import is_confidential
 from launchers.job import JobSpec, import_path
 from launchers.job_table import Job
+
+SETUP_SUFFIX = ".setup.sh"  # of the private file with the lines of `setup`, beside the script
 
 
 def script_parameters(root: Path, spec: JobSpec, jobs: Sequence[Job]) -> dict[str, Any]:
@@ -34,7 +38,7 @@ def script_parameters(root: Path, spec: JobSpec, jobs: Sequence[Job]) -> dict[st
         "stderr_to_stdout": True,
         "srun_args": ["--wait=60"],  # when a process fails, the others are killed after 60 s
         "setup": [
-            *(settings.setup or []),
+            *([f". {folder}/slurm/{token}{SETUP_SUFFIX}"] if is_confidential_setup(settings) else settings.setup or []),
             " ".join(["export", *map(prepend_to_pythonpath, import_path()), "PYTHONUNBUFFERED=1"]),
             f"attempt={attempt}",
             f"ln -sf $attempt.pkl {folder}/slurm/{number}_submitted.pkl  # where submitit looks for it",
@@ -70,6 +74,25 @@ def extra_options(settings: SlurmConfig, *, distributed: bool) -> dict[str, Any]
     if settings.reservation:
         found["reservation"] = settings.reservation
     return found
+
+
+def is_confidential_setup(settings: SlurmConfig) -> bool:
+    """Return True if lines of `setup` contain a password or a token."""
+    return any(map(is_confidential, settings.setup or []))
+
+
+def write_script(path: Path, text: str, settings: SlurmConfig) -> None:
+    """Write a batch script, and the lines of `setup` if they are confidential: the controller shows scripts to others.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    texts = {path: text}
+    if is_confidential_setup(settings):
+        texts[path.with_suffix(SETUP_SUFFIX)] = "\n".join([*(settings.setup or []), ""])
+    for each, content in texts.items():
+        with open(each, "x", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(content)
 
 
 def begin_attempts(jobs: Sequence[Job], token: str) -> None:

@@ -12,6 +12,7 @@ import requests
 from tqdm import tqdm
 
 from instructrl.errors import InputError
+from instructrl.redaction import redact
 from instructrl.retries import attempts
 from instructrl.storage.atomic import commit
 
@@ -143,7 +144,7 @@ def request_rest(remote: Remote, part: Path, headers: Mapping[str, str]) -> None
         total = start + int(length) if length.isdecimal() else None
         etag = response.headers.get("ETag", "")
         validator = response.headers.get("Last-Modified", "") if etag.startswith("W/") else etag
-        origin_path(part).write_text(f"{remote.url}\n{remote.digest or validator}", encoding="utf-8")
+        origin_path(part).write_text(f"{redact(remote.url)}\n{remote.digest or validator}", encoding="utf-8")
         metadata: dict[str, Any] = {"total": total, "initial": start, "unit": "B", "unit_scale": True, "disable": None}
         with part.open("ab" if start else "wb") as file, tqdm(desc=part.stem, **metadata) as bar:
             for chunk in response.iter_content(CHUNK):
@@ -177,7 +178,7 @@ def stored_tag(remote: Remote, part: Path) -> str:
     if not origin_path(part).is_file():
         return ""
     url, _, tag = origin_path(part).read_text(encoding="utf-8").partition("\n")
-    return tag if url == remote.url and (not remote.digest or tag == remote.digest) else ""
+    return tag if url == redact(remote.url) and (not remote.digest or tag == remote.digest) else ""
 
 
 def file_size(path: Path) -> int:

@@ -37,6 +37,7 @@ from instructrl.config.resolve import check_distinct_outputs
 from instructrl.errors import InputError, report_user_errors
 from instructrl.package_files import CONFIG_DIR, IMPORT_ROOT, IS_CHECKOUT
 from instructrl.preemption import handle_signals
+from instructrl.redaction import redact_words
 
 FLAGS = {
     "--help": "print this help, with the values that the other arguments choose",
@@ -195,7 +196,7 @@ def announce_job() -> None:
     """Print the overrides of a sweep's job that starts."""
     started = HydraConfig.get()
     if started.mode == RunMode.MULTIRUN:
-        print(f"job {started.job.num + 1}: {' '.join(started.overrides.task)}", flush=True)
+        print(f"job {started.job.num + 1}: {' '.join(redact_words(started.overrides.task))}", flush=True)
 
 
 def split_flags(words: Sequence[str]) -> tuple[set[str], list[str]]:
@@ -299,6 +300,6 @@ def wrap(text: str, width: int) -> list[str]:
 
 
 def command_line() -> str:
-    """The command as typed, for files that record how they were made."""
-    program = Path(sys.argv[0])
-    return shlex.join(["python", *sys.argv] if program.suffix == ".py" else [program.name, *sys.argv[1:]])
+    """The command as typed, for files that record how they were made, without passwords and tokens."""
+    program, words = Path(sys.argv[0]), redact_words(sys.argv[1:])
+    return shlex.join(["python", str(program), *words] if program.suffix == ".py" else [program.name, *words])

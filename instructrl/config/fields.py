@@ -18,6 +18,7 @@ from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException, ValidationError
 
 from instructrl.errors import InputError, format_value, shorten
+from instructrl.redaction import is_confidential
 
 MAX_NAME_BYTES = 200  # file systems allow 255, and names of temporary files contain it
 
@@ -122,6 +123,16 @@ def setting(default: Any = MISSING, *, help: str = "") -> Any:
     return field(default=default, metadata={"help": help})
 
 
+def shell_lines(*, help: str = "") -> Any:
+    """A field that accepts a list of shell lines, or null. They may set passwords and tokens, and are not recorded."""
+    return field(default=None, metadata={"confidential": True, "help": help})
+
+
+def word_list(*default: str, pattern: str, allowed: str, help: str = "") -> Any:
+    """A field that accepts a list of distinct words, maybe none, that match a regular expression."""
+    return field(default_factory=lambda: list(default), metadata={"pattern": pattern, "allowed": allowed, "help": help})
+
+
 def one_of(*choices: str, default: Any = MISSING, help: str = "") -> Any:
     """A field that accepts one of the given words."""
     return field(default=default, metadata={"choices": choices, "help": help})
@@ -215,6 +226,8 @@ def describe_allowed(entry: Field) -> str:
         text = f"{', '.join(limits['choices'])}, or a list of {among}, without repetition"
     elif typing.get_origin(kind) is list and "low" in limits:
         text = f"a list of numbers {describe_bounds(limits)}"
+    elif typing.get_origin(kind) is list and "pattern" in limits:
+        text = f"a list like [A,B] of {limits['allowed']}, without repetition"
     elif typing.get_origin(kind) is list:
         [item] = typing.get_args(kind)
         example = "[0,1]" if item is int else "[a,b]"
@@ -373,10 +386,22 @@ def check_fields(config: Any, prefix: str = "") -> None:
     """Raise InputError naming the first field whose value lies outside what its metadata allow."""
     for entry in dataclasses.fields(config):
         key, value = prefix + entry.name, getattr(config, entry.name)
+        if "confidential" not in entry.metadata:
+            check_not_confidential(key, value)
         if dataclasses.is_dataclass(value):
             check_fields(value, key + ".")
         elif value is not None or "integers" in entry.metadata:
             check_field(key, value, entry)
+
+
+def check_not_confidential(key: str, value: Any) -> None:
+    """Raise InputError for a text, or a list with one, that contains a password or a token: settings are recorded."""
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and is_confidential(text):
+            raise InputError(
+                f"{key}: found a password or a token ({format_value(text)}), but settings are recorded; allowed: one "
+                "in a variable of the environment, such as WANDB_API_KEY, HF_TOKEN or HTTPS_PROXY, which jobs get too"
+            )
 
 
 def check_field(key: str, value: Any, entry: Field) -> None:
@@ -387,6 +412,8 @@ def check_field(key: str, value: Any, entry: Field) -> None:
         valid = valid and len(set(value)) == len(value)
     elif isinstance(value, list) and "low" in limits:
         valid = bool(value) and all(in_bounds(item, limits) for item in value)
+    elif isinstance(value, list) and "pattern" in limits:
+        valid = len(set(value)) == len(value) and all(re.fullmatch(limits["pattern"], item) for item in value)
     elif isinstance(value, list):
         valid = bool(value) and all(isinstance(item, int | str) for item in value)
         valid = valid and len(set(value)) == len(value) and set(value) <= set(limits.get("choices", value))

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from instructrl.config.fields import flatten, number, one_of, setting, word
+from instructrl.config.fields import flatten, number, one_of, setting, shell_lines, word, word_list
 from instructrl.errors import InputError
 
 MAX_MINUTES = 60 * 24 * 365
@@ -35,6 +35,11 @@ USER = r"[A-Za-z_][A-Za-z0-9_.-]*"
 ADDRESS = rf"({USER}@)?[A-Za-z0-9_][A-Za-z0-9_.-]*(:\d{{1,5}})?"
 SSH_PATH = r"[\w./~][\w./~+@=,:-]*"  # ssh splits its options at spaces, and replaces % and quotes in them
 SSH_PATH_ALLOWED = "the path of a file, of letters, digits and ._/~+@=,:-"
+VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
+CREDENTIALS = (
+    "WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN", "AWS_SHARED_CREDENTIALS_FILE", "GOOGLE_APPLICATION_CREDENTIALS",
+)  # fmt: skip
 HOME_FOLDER = r"(?!.*(^|/)\.{1,2}(/|$))[A-Za-z0-9_.][A-Za-z0-9_.+-]*(/[A-Za-z0-9_.+-]+)*"
 
 
@@ -63,7 +68,7 @@ class SlurmConfig:
         FEATURES, "names of features, joined by & | , * ! and brackets, without spaces", help="node features"
     )
     reservation: str | None = word(SLURM_NAMES, SLURM_NAMES_ALLOWED, help="reservation")
-    setup: list[str] | None = setting(None, help="shell lines before the command, like 'module load cuda'")
+    setup: list[str] | None = shell_lines(help="shell lines before the command, like 'module load cuda'")
 
 
 @dataclass
@@ -119,8 +124,14 @@ class TpuConfig:
         default="instructrl",
         help="folder of the code on the hosts, in the home directory",
     )
-    setup: list[str] | None = setting(
-        None, help="shell lines on each host before ours, like 'sudo mount SERVER:/DISK /mnt/disk'"
+    setup: list[str] | None = shell_lines(
+        help="shell lines on each host before ours, like 'sudo mount SERVER:/DISK /mnt/disk'"
+    )
+    environment: list[str] = word_list(
+        *CREDENTIALS,
+        pattern=VARIABLE,
+        allowed="names of variables",
+        help="variables of this machine that the hosts get, if they are set; those that name credential files: a copy",
     )
     wait_minutes: float = number(60.0 * 24, above=0, high=MAX_MINUTES, help="maximum wait for the pod to be ready")
     delete_minutes: float = number(15.0, above=0, high=MAX_MINUTES, help="maximum wait for the pod to be deleted")

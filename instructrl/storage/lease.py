@@ -22,6 +22,7 @@ import psutil
 
 from instructrl.errors import InputError, RunError
 from instructrl.preemption import POLL_INTERVAL, raise_if_preempted
+from instructrl.redaction import redact_words
 from instructrl.storage import object_store
 from instructrl.storage.atomic import atomic_path
 from instructrl.storage.file_lock import exclusive_lock
@@ -243,7 +244,7 @@ def current_process() -> LeaseHolder:
         pid=os.getpid(),
         since=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         started=psutil.Process().create_time(),
-        command=shlex.join(sys.argv)[:200],
+        command=shlex.join(redact_words(sys.argv))[:200],
         token=secrets.token_hex(8),
     )
 

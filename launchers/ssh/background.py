@@ -1,16 +1,18 @@
 """Detached runs on hosts, which outlive the terminal: start, list, follow, stop. `runs.sh` implements it per host."""
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 
 from instructrl.errors import InputError, RunError
 from launchers.ssh.broadcast import print_line, run_on_all
 from launchers.ssh.host import Host, HostError, LostHostError, query_all
+from launchers.ssh.variables import LOAD, encode_variables
 
-RUNS = (Path(__file__).parent / "runs.sh").read_text()
+RUNS = LOAD + (Path(__file__).parent / "runs.sh").read_text()
 SAVE_SECONDS = 10  # seconds to save on the other hosts after a failure
 
 
@@ -19,8 +21,10 @@ def script(host: Host, verb: str, run: str, *more: object) -> str:
     return shlex.join(["bash", "-c", RUNS, "runs", verb, run, f"{run}:{host.name}", *map(str, more)])
 
 
-def start(hosts: Sequence[Host], run: str, commands: Sequence[str]) -> None:
-    """Start a run on all hosts, or on none if one fails.
+def start(
+    hosts: Sequence[Host], run: str, commands: Sequence[str], *, variables: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Start a run with these environment variables on all hosts, or on none if one fails.
 
     Raises:
         InputError: a run with that name is active.
@@ -29,8 +33,10 @@ def start(hosts: Sequence[Host], run: str, commands: Sequence[str]) -> None:
     states = [host.name for host, text in status(hosts, run) if text.startswith("running")]
     if states:
         raise InputError(f"run: {run} is running on {', '.join(states)}; follow it with logs, end it with stop")
+    data = f"{encode_variables(variables)}\n".encode()
+    scripts = [script(host, "start", run, command) for host, command in zip(hosts, commands, strict=True)]
     try:
-        query_all(hosts, [script(host, "start", run, command) for host, command in zip(hosts, commands, strict=True)])
+        query_all(hosts, scripts, data=data)
     except RunError:
         stop_reachable(hosts, run)
         raise

@@ -11,16 +11,18 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
+from types import MappingProxyType
 from typing import IO
 
 from launchers.ssh.host import NO_ANSWER, Host, HostError, LostHostError
+from launchers.ssh.variables import LOAD, encode_variables
 
-HOLD = (Path(__file__).parent / "hold.sh").read_text()
+HOLD = LOAD + (Path(__file__).parent / "hold.sh").read_text()
 HEARTBEAT = 3.0  # seconds between heartbeats to a host
 HOLD_TIMEOUT = 60  # seconds without a heartbeat after which a host ends its command
 GRACE = 3  # seconds until the others are killed after a failure; they wait for the failed one, and cannot save
@@ -66,8 +68,16 @@ def print_line(host: Host, text: str) -> None:
 class RemoteGroup:
     """Commands that run on hosts, and the schedule of stop requests."""
 
-    def __init__(self, hosts: Sequence[Host], commands: Sequence[str], mark: str, show: Callable[[Host, str], None]):
+    def __init__(
+        self,
+        hosts: Sequence[Host],
+        commands: Sequence[str],
+        mark: str,
+        show: Callable[[Host, str], None],
+        variables: Mapping[str, str],
+    ):
         self.show = show
+        first_line = encode_variables(variables)
         # Lines of text, and finally the exit code.
         self.events: queue.Queue[tuple[RemoteProcess, str | int]] = queue.Queue()
         token = secrets.token_hex(4)  # commands of the same name started by other processes must not be ended
@@ -75,6 +85,7 @@ class RemoteGroup:
             start_process(host, hold_command(command, f"{mark}:{host.name}:{token}"), self.events)
             for host, command in zip(hosts, commands, strict=True)
         ]
+        self.send(first_line)
         self.failed: RemoteProcess | None = None
         self.interrupts = 0  # number of ctrl-C
         self.schedule: list[tuple[float, Callable[[], None]]] = []  # in order of time
@@ -154,6 +165,7 @@ def run_on_all(
     commands: Sequence[str],
     mark: str,
     *,
+    variables: Mapping[str, str] = MappingProxyType({}),
     save_seconds: int = SAVE_SECONDS,
     show: Callable[[Host, str], None] = print_line,
 ) -> int:
@@ -163,6 +175,7 @@ def run_on_all(
         hosts: the hosts.
         commands: one per host, for its bash.
         mark: a name that identifies the command's processes on the hosts.
+        variables: of the command's environment, see `passed_variables`.
         save_seconds: seconds for the command to save and end after ctrl-C.
         show: called with each line.
 
@@ -174,7 +187,7 @@ def run_on_all(
         LostHostError: a host does not answer.
         KeyboardInterrupt: after ctrl-C, once all have ended.
     """
-    group = RemoteGroup(hosts, commands, mark, show)
+    group = RemoteGroup(hosts, commands, mark, show, variables)
     while group.running:
         try:
             group.step()

@@ -2,12 +2,16 @@
 #
 # $1: the command; its first process receives TERM. $2: a mark that identifies all of its processes. $3: seconds without
 # a line on standard input after which the connection counts as lost.
-# A line `stop N` sends TERM to the command, and KILL after N seconds. So does the end of standard input.
-timeout=$3 mark=HELD_BY=$2
+# The first line of standard input has the command's variables (`load_variables`). A line `stop N` sends TERM to the command, and KILL after N seconds. So does the end of standard input.
+timeout=$3 mark=HELD_BY=$2 private=$HOME/.instructrl/private-$$
 trap : HUP PIPE # not '': the command would inherit that
 exec 3<&0 </dev/null
+IFS= read -r -t "$timeout" variables <&3
 
-env "$mark" setsid bash -c "$1" 3<&- 2>&1 &
+(
+    load_variables "$variables" "$private"
+    exec env "$mark" setsid bash -c "$1" 2>&1
+) 3<&- &
 job=$!
 
 marked() { # also processes that left the session: the mark is in their environment
@@ -49,5 +53,6 @@ while kill -0 $job 2>/dev/null; do # a signal interrupted wait
 done
 kill $watcher 2>/dev/null
 kill_marked
+rm -rf "$private"
 [ $code != 255 ] || code=254 # 255 is ssh's own code for a host that does not answer
 exit $code

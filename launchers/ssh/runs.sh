@@ -1,7 +1,7 @@
 # Manages detached runs on a host. `background.py` sends this text to `bash -c`.
 #
 # $1: start, status, follow, stop or list. $2: the run's name. $3: its mark on this host.
-# start: $4 is the command. follow: $4 is the number of earlier lines. stop: $4 is the number of seconds to save.
+# start: $4 is the command, whose variables (`load_variables`) are a line on standard input. follow: $4 is the number of earlier lines. stop: $4 is the number of seconds to save.
 # A run is a folder with the files command, log, pid, and exit once it has ended. The process that waits for the command
 # and writes its exit code holds a lock on the file keeper.
 runs=$HOME/.instructrl/runs folder=$HOME/.instructrl/runs/$2 mark=RUN_MARK=$3
@@ -24,17 +24,27 @@ state() {
 start() {
     ! running "$folder" || { echo "run $2 is running already" >&2; exit 3; }
     kept "$folder"
-    mkdir -p "$folder"
+    local variables
+    IFS= read -r variables
+    mkdir -p "$runs" && mkdir -p -m 700 "$folder"
     rm -f "$folder/exit" "$folder/pid"
     printf '%s\n' "$4" >"$folder/command"
     printf '%s' "$mark" >"$folder/mark"
-    setsid bash -c '
+    VARIABLES=$variables setsid bash -c "$(declare -f load_variables)"'
         trap "" HUP
         exec 9>"$3/keeper" && flock 9
-        env "$1" bash -c "$2" 9>&- &
+        variables=$VARIABLES
+        unset VARIABLES
+        (load_variables "$variables" "$3/private"; exec env "$1" bash -c "$2") 9>&- &
+        for _ in $(seq 250); do # until `running` recognizes it, or it has ended
+            ! grep -qszxF "$1" /proc/$!/environ && kill -0 $! 2>/dev/null || break
+            sleep 0.02
+        done
         echo $! >"$3/pid.part" && mv "$3/pid.part" "$3/pid"
         wait $!
-        echo $? >"$3/exit.part" && mv "$3/exit.part" "$3/exit"
+        code=$?
+        rm -rf "$3/private"
+        echo $code >"$3/exit.part" && mv "$3/exit.part" "$3/exit"
     ' run "$mark" "$4" "$folder" </dev/null >>"$folder/log" 2>&1 &
     for _ in $(seq 100); do
         [ ! -f "$folder/pid" ] || exit 0

@@ -20,9 +20,11 @@ and after a preemption requests the pod and runs the command again.
 Settings of all pods, such as project and zone, may be given in ~/.config/instructrl/launcher.yaml, as
 tpu: {project: ..., zone: ...}. Instead of pod=, addresses=A,B,... selects existing hosts. In a command, {process},
 {processes} and {first} are replaced by each host's index, the number of hosts, and the first one's address; NAME=VALUE
-before the command sets a variable.
+before the command sets a variable. Variables such as WANDB_API_KEY, HF_TOKEN and the others of environment= are passed
+on from this machine. No command line on the hosts shows the value of a variable.
 """
 
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -30,11 +32,13 @@ from collections.abc import Callable, Sequence
 from instructrl.cli.entry import tool_help
 from instructrl.config.fields import format_value
 from instructrl.errors import InputError, report_user_errors
+from instructrl.redaction import is_confidential, redact_words
 from launchers.job import checkout
 from launchers.ssh import background
 from launchers.ssh.broadcast import INTERRUPTED, print_line, run_on_all
 from launchers.ssh.host import Host
 from launchers.ssh.sync_code import copy_code
+from launchers.ssh.variables import FILE_PREFIX, passed_variables
 from launchers.tpu import pod
 from launchers.tpu.run import command_of, ready_hosts, run_with_recreation, set_up, split_variables
 from launchers.tpu.settings import PROG, PodConfig, read, required_run, run_name
@@ -78,23 +82,28 @@ def run_run(config: PodConfig, words: Sequence[str]) -> int:
     if config.detach and config.create:
         raise InputError("detach: found true with create=true, which monitors the pod; leave one of them out")
     name = run_name(config, words)
-    words, variables = split_variables(words)
+    words, given = split_variables(words)
+    if any(map(is_confidential, words)):
+        raise InputError(
+            f"run: found a password or a token in the command ({shlex.join(redact_words(words))[:80]}), which every "
+            "user of the hosts could read; write NAME=VALUE before it, or export NAME and list it in environment="
+        )
+    variables = {**passed_variables(config.environment), **given}
     if config.dry_run:
         host = Host("", "{first}")
-        print(f"run {name}: {command_of(words, host, [host], config, **variables)}")
+        print(f"run {name}: {command_of(words, host, [host], config)}")
+        print(f"variables: {', '.join(name.removeprefix(FILE_PREFIX) for name in variables) or 'none'}")
         return 0
     if config.create:
         return with_final_report(
             config,
-            lambda: run_with_recreation(
-                config, words, name, show=print_line, environment=variables, alone=config.alone
-            ),
+            lambda: run_with_recreation(config, words, name, show=print_line, environment=given, alone=config.alone),
         )
     hosts = ready_hosts(config)[: 1 if config.alone else None]
-    commands = [command_of(words, host, hosts, config, **variables) for host in hosts]
+    commands = [command_of(words, host, hosts, config) for host in hosts]
     if not config.detach:
-        return with_final_report(config, lambda: run_on_all(hosts, commands, name))
-    background.start(hosts, name, commands)
+        return with_final_report(config, lambda: run_on_all(hosts, commands, name, variables=variables))
+    background.start(hosts, name, commands, variables=variables)
     print(
         f"run {name} continues in the background on {len(hosts)} hosts; "
         f"manage it with {PROG} logs|status|stop run={name}"

@@ -14,6 +14,7 @@ from launchers.local import Local
 from launchers.ssh.host import Host, read_hosts
 from launchers.tpu import pod
 from launchers.tpu.run import SETUP, command_of
+from launchers.tpu.settings import SETUP_VARIABLE
 
 PORT = 8476  # coordinator port of process 0, for hosts of `addresses`
 
@@ -91,11 +92,14 @@ class TpuBackend(Local):
     def monitor_command(self, spec: JobSpec) -> tuple[str, ...]:
         """Return the local command that runs a job on the pod."""
         default = TpuConfig()
-        given = {entry.name: getattr(self.tpu, entry.name) for entry in fields(TpuConfig)}
+        given = {entry.name: getattr(self.tpu, entry.name) for entry in fields(TpuConfig) if entry.name != "setup"}
         overrides = [f"{key}={json.dumps(value)}" for key, value in given.items() if value != getattr(default, key)]
         command = [*spec.command, *self.hardware_overrides(spec)]
         overrides += [] if spec.distributed else ["alone=true"]
         return ("-m", "launchers.tpu", "run", "create=true", f"run={spec.name}", *overrides, "--", *command)
+
+    def _variables(self) -> dict[str, str]:
+        return {SETUP_VARIABLE: json.dumps(self.tpu.setup)} if self.tpu.setup else {}
 
     def hardware_overrides(self, spec: JobSpec) -> list[str]:
         """Return hardware overrides of a job that the user has not set."""

@@ -7,16 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 
 from instructrl.config.launcher import TpuConfig
 from instructrl.errors import RunError
+from instructrl.redaction import redact
 from launchers.job import checkout
 from launchers.ssh.broadcast import INTERRUPTED, run_on_all
 from launchers.ssh.host import Host, HostError, LostHostError, query_all, read_hosts
 from launchers.ssh.sync_code import copy_code
+from launchers.ssh.variables import passed_variables
 from launchers.tpu.api import Cloud
 from launchers.tpu.pod import cloud_of, create, hosts_of, key_of, pod_name, pod_status, wait
 
 PYTHON = ".venv/bin/python"
 SETUP = "launchers/setup/setup_tpu.sh"
 BOOT_SECONDS = 300  # seconds until a new host must answer
+LINES = "INSTRUCTRL_SETUP"  # variable with the lines of `setup`, which may contain passwords
 PREEMPTION_POLLS = 12  # status polls after hosts were lost, until the cloud reports the reason
 
 
@@ -35,7 +38,7 @@ def ready_hosts(tpu: TpuConfig) -> list[Host]:
     return hosts_of(tpu, status.node)
 
 
-def command_of(words: Sequence[str], host: Host, hosts: Sequence[Host], tpu: TpuConfig, **environment: str) -> str:
+def command_of(words: Sequence[str], host: Host, hosts: Sequence[Host], tpu: TpuConfig) -> str:
     """Return the command for a host's bash that runs the checkout's Python.
 
     `{process}`, `{processes}` and `{first}` in a word are replaced by the host's index, the number of hosts, and the
@@ -43,8 +46,7 @@ def command_of(words: Sequence[str], host: Host, hosts: Sequence[Host], tpu: Tpu
     """
     values = {"process": str(hosts.index(host)), "processes": str(len(hosts)), "first": hosts[0].address}
     substituted = [re.sub(r"\{(process|processes|first)\}", lambda match: values[match[1]], word) for word in words]
-    variables = [f"{name}={value}" for name, value in {"PYTHONUNBUFFERED": "1", **environment}.items()]
-    return f"cd {shlex.quote(tpu.folder)} && exec env {shlex.join([*variables, PYTHON, *substituted])}"
+    return f"cd {shlex.quote(tpu.folder)} && exec env {shlex.join(['PYTHONUNBUFFERED=1', PYTHON, *substituted])}"
 
 
 def split_variables(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -78,8 +80,14 @@ def set_up(hosts: Sequence[Host], tpu: TpuConfig, *, show: Callable[[Host, str],
     Raises:
         HostError, LostHostError: as `run_on_all`.
     """
-    command = "\n".join(["set -e", *(tpu.setup or []), f"cd ~/{shlex.quote(tpu.folder)}", f"exec bash {SETUP}"])
-    run_on_all(hosts, [command] * len(hosts), "set-up", save_seconds=5, show=show)
+    lines = ["set -e", f'eval "${LINES}"', f"unset {LINES}", f"cd ~/{shlex.quote(tpu.folder)}", f"exec bash {SETUP}"]
+    variables = {**passed_variables(tpu.environment), LINES: "\n".join(tpu.setup or [])}
+
+    def show_redacted(host: Host, text: str) -> None:
+        show(host, redact(text))  # a shell quotes the line that it cannot read
+
+    command = "\n".join(lines)
+    run_on_all(hosts, [command] * len(hosts), "set-up", variables=variables, save_seconds=5, show=show_redacted)
 
 
 def ensure_ready(
@@ -121,7 +129,7 @@ def run_with_recreation(
         run: the run's name.
         show: called with each line of a host.
         say: called with each message about the pod.
-        environment: variables of the command.
+        environment: variables of the command, beside those that the settings name.
         alone: on the first host only.
 
     Returns:
@@ -130,13 +138,14 @@ def run_with_recreation(
     Raises:
         RunError: the command failed, or the pod cannot be created or was lost too often.
     """
+    variables = {**passed_variables(tpu.environment), **(environment or {})}
     cloud = None if tpu.addresses is not None else cloud_of(tpu)
     losses = 0
     while True:
         try:
             hosts = ensure_ready(tpu, cloud, show=show, say=say)[: 1 if alone else None]
-            commands = [command_of(words, host, hosts, tpu, **(environment or {})) for host in hosts]
-            code = run_on_all(hosts, commands, run, show=show)
+            commands = [command_of(words, host, hosts, tpu) for host in hosts]
+            code = run_on_all(hosts, commands, run, variables=variables, show=show)
             if code != INTERRUPTED or cloud is None or not was_preempted(cloud, tpu, patient=tpu.spot):
                 return code
             reason = "the run was interrupted"

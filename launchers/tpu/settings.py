@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from instructrl.errors import InputError
 from instructrl.package_files import CONFIG_DIR
 
 PROG = "python -m launchers.tpu"
+SETUP_VARIABLE = "INSTRUCTRL_TPU_SETUP"  # the setting `setup` of a sweep's jobs, which may contain passwords
 
 
 @dataclass
@@ -44,7 +46,8 @@ def read(words: Sequence[str]) -> PodConfig:
     profile = [word.partition("=")[2] for word in words if word.startswith("launcher=")]
     from_profile = profile_words(profile[-1]) if profile else []
     from_file = [word.removeprefix("launcher.tpu.") for word in user_overrides() if word.startswith("launcher.tpu.")]
-    return parse_settings([*from_profile, *from_file, *words], PodConfig, prog=PROG)
+    from_sweep = [f"setup={os.environ[SETUP_VARIABLE]}"] if SETUP_VARIABLE in os.environ else []
+    return parse_settings([*from_profile, *from_file, *from_sweep, *words], PodConfig, prog=PROG)
 
 
 def profile_words(name: str) -> list[str]:

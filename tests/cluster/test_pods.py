@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,24 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from launchers.ssh.sync_code import checkout_files
 from launchers.tpu.__main__ import main
 from tests import paths
 from tests.fakes.cloud import PROJECT, QUOTA, ZONE, FakeCloud, cloud
-from tests.fakes.pods import ADDRESSES, SSHD, Pod, pod
+from tests.fakes.pods import ADDRESSES, SSHD, Pod, copy_of_checkout, pod
 from tests.fixtures import tiny
 from tests.fixtures.commands import run_main
 from tests.fixtures.xla_flags import QUICK_COMPILATION
-from tests.paths import ROOT
 
 GOLDEN = paths.GOLDEN / "tpu_dry_run.txt"
-SETUP = f"""#!/bin/sh
-# Stand-in for the installation.
-echo "set up in $PWD"
-mkdir -p .venv/bin
-printf '#!/bin/sh\\nexec {sys.executable} "$@"\\n' >.venv/bin/python
-chmod +x .venv/bin/python
-"""
 TEXTS = ("pod", "accelerator", "project", "zone", "key", "user")  # settings with string values
 needs_sshd = pytest.mark.skipif(SSHD is None, reason="needs openssh-server")
 
@@ -37,14 +27,7 @@ needs_sshd = pytest.mark.skipif(SSHD is None, reason="needs openssh-server")
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout with a fake set-up script."""
-    folder = tmp_path_factory.mktemp("checkout") / "suite"
-    for name in checkout_files(ROOT):
-        if not name.startswith(("tests/", ".github/")):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-    (folder / "launchers/setup/setup_tpu.sh").write_text(SETUP)
-    subprocess.run(["git", "init", "-q", folder], check=True)
-    return folder
+    return copy_of_checkout(tmp_path_factory.mktemp("checkout") / "suite")
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,18 @@ from pathlib import Path
 import psutil
 
 from launchers.ssh.host import Host
+from launchers.ssh.sync_code import checkout_files
+from tests.paths import ROOT
 
 SSHD = shutil.which("sshd") or shutil.which("/usr/sbin/sshd")
 ADDRESSES = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
+SETUP = f"""#!/bin/sh
+# Stand-in for the installation.
+echo "set up in $PWD"
+mkdir -p .venv/bin
+printf '#!/bin/sh\\nexec {sys.executable} "$@"\\n' >.venv/bin/python
+chmod +x .venv/bin/python
+"""
 CONFIG = """
 ListenAddress {address}:{port}
 HostKey {folder}/host_key
@@ -122,3 +131,14 @@ def give_python(running: Pod, code: str = "instructrl") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
         (folder / "python").chmod(0o755)
+
+
+def copy_of_checkout(folder: Path, *, more_setup: str = "") -> Path:
+    """Copy this checkout, with a stand-in for the script that installs its dependencies."""
+    for name in checkout_files(ROOT):
+        if not name.startswith(("tests/", ".github/")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    (folder / "launchers/setup/setup_tpu.sh").write_text(f"{SETUP}{more_setup}\n")
+    subprocess.run(["git", "init", "-q", folder], check=True)
+    return folder
