@@ -1,8 +1,10 @@
 """Expected errors, with exit codes; each is reported in one line that says what to do next."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from instructrl.redaction import redact
@@ -49,6 +51,7 @@ class InterruptedRun(BaseException):  # like KeyboardInterrupt, must not be caug
 def report_user_errors() -> Iterator[None]:
     """Report an expected error in one line on standard error, and exit with its code."""
     try:
+        check_working_directory()
         yield
     except (InputError, RunError) as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
@@ -59,6 +62,18 @@ def report_user_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted: the same command resumes", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def check_working_directory() -> None:
+    """Raise InputError if the folder in which the command was given does not exist: all relative paths refer to it."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        shown = os.environ.get("PWD") or "."
+        raise InputError(
+            f"working directory: found {shown} ({error.strerror}); it was removed or replaced: go to another folder "
+            "with cd, or to that one again, and repeat the command"
+        ) from None
 
 
 def format_value(value: Any) -> str:

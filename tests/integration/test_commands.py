@@ -1,5 +1,6 @@
 """Commands in processes of their own: they answer at once, import no jax for it, and leave no files."""
 
+import os
 import resource
 import signal
 import subprocess
@@ -92,3 +93,32 @@ def test_a_signal_ends_a_command_that_still_composes_its_jobs(tmp_path: Path) ->
         running.kill()
     assert running.returncode == 75 and err == "interrupted by SIGTERM: the same command resumes\n"
     assert not [*tmp_path.iterdir()]
+
+
+REMOVED = """
+import os, runpy, sys
+os.rmdir(os.getcwd())
+sys.path.remove("")  # which is not there if Python starts in such a folder
+for name in sys.argv[1].split():
+    sys.argv = [name, "x=y"]
+    try:
+        runpy.run_path(name, run_name="__main__") if name.endswith(".py") else runpy.run_module(name, None, "__main__")
+    except SystemExit as ended:
+        print(name, ended.code, flush=True, file=sys.stderr)
+"""
+
+
+def test_a_working_directory_that_was_removed_is_one_line(tmp_path: Path) -> None:
+    files = [path for path in (ROOT / "data_tools").rglob("*.py") if '\nif __name__ == "__main__"' in path.read_text()]
+    tools = [file.parent if file.stem == "__main__" else file.with_suffix("") for file in files]
+    names = [".".join(tool.relative_to(ROOT).parts) for tool in tools]
+    names += ["launchers.tpu", "instructrl.evaluation.compare", str(ROOT / "train.py"), str(ROOT / "eval.py")]
+    folder = tmp_path / "removed"
+    folder.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PWD": str(folder)}
+    line = [sys.executable, "-c", REMOVED, " ".join(names)]
+    ran = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    expected = f"error: working directory: found {folder} (No such file or directory); it was removed or replaced"
+    lines = ran.stderr.splitlines()
+    assert lines[1::2] == [f"{name} 2" for name in names], ran.stderr
+    assert all(line.startswith(expected) for line in lines[::2]) and len(names) >= 14
