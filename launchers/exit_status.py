@@ -7,6 +7,7 @@ python -m launchers.exit_status slurm OUTCOME CODE REQUEUES            the last 
 import ctypes
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,8 +24,8 @@ ENDING = ("CANCELLED", "COMPLETING")  # states of a job whose script still runs 
 def write_exit_code(path: Path, code: int, job: str) -> None:
     """Write an exit code and the job's ID atomically.
 
-    If the folder cannot be written, the job has ended all the same: a line says so, and the launcher takes the exit
-    code of this process.
+    If the folder cannot be written, the job has ended all the same, and a line in its log says so, which
+    `unwritten_exit_code` reads.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +33,13 @@ def write_exit_code(path: Path, code: int, job: str) -> None:
         temporary.write_text(json.dumps({"exit_code": code, "job": job}))
         temporary.replace(path)
     except OSError as error:
-        print(f"{path}: cannot be written ({error.strerror}); the job ended with code {code}", file=sys.stderr)
+        print(f"\n{path}: cannot be written ({error.strerror}); the job ended with code {code}", file=sys.stderr)
+
+
+def unwritten_exit_code(path: Path, line: str) -> int | None:
+    """Return the exit code in the last line of a log if `write_exit_code` could not write it to `path`."""
+    found = re.fullmatch(rf"{re.escape(str(path))}: cannot be written \(.*\); the job ended with code (\d+)", line)
+    return int(found[1]) if found else None
 
 
 def read_exit_code(path: Path, job: str | None = None) -> int | None:

@@ -12,6 +12,7 @@ from instructrl.config.fields import with_current_name
 from instructrl.errors import InputError
 from instructrl.redaction import redact
 from instructrl.storage.atomic import write_atomically
+from launchers.exit_status import read_exit_code, unwritten_exit_code
 from launchers.job import JobSpec
 
 ACTIVE = ("waiting", "running")
@@ -62,6 +63,13 @@ class Job:
         """Return the file in which its exit code is recorded, in the folder of its sweep."""
         return (folder / "outcomes" / f"{self.attempt or f'{self.number:03}'}.json").absolute()
 
+    def find_exit_code(self, folder: Path) -> int | None:
+        """Return the exit code that it recorded, in its outcome or else as the last line of its log; None if none."""
+        outcome, process = self.outcome(folder), self.id.partition("@")[0]
+        code = read_exit_code(outcome, process or None)
+        last_lines = [lines[-1] for lines in tails(self.log) if lines] if code is None else []
+        return next((found for line in last_lines if (found := unwritten_exit_code(outcome, line)) is not None), code)
+
     def record_exit(self, code: int) -> None:
         """Set state and error from the exit code and the log."""
         self.exit_code = code
@@ -86,7 +94,7 @@ def reason_for_exit(code: int, log: str) -> str:
         code: its exit code.
         log: a path, or a pattern for the logs of several processes.
     """
-    logs = [tail(path) for path in sorted(Path(log).parent.glob(Path(log).name))] if log else []
+    logs = tails(log)
     lines = [line for each in logs for line in each]
     slurm_errors = [line for line in lines if re.match(r"slurmstepd\S*: error: (?!\*\*\*)", line)]
     killed = 128 < code < 160
@@ -100,6 +108,11 @@ def reason_for_exit(code: int, log: str) -> str:
     if own_errors or slurm_errors or (lines and not killed):
         return (own_errors or slurm_errors or lines)[-1][:300]
     return describe_exit_code(code)
+
+
+def tails(log: str) -> list[list[str]]:
+    """Return the last lines of each log that matches a pattern."""
+    return [tail(path) for path in sorted(Path(log).parent.glob(Path(log).name))] if log else []
 
 
 def tail(path: Path) -> list[str]:

@@ -14,7 +14,6 @@ from pathlib import Path
 import psutil
 
 from instructrl.config.launcher import LauncherConfig
-from launchers.exit_status import read_exit_code
 from launchers.job import JobSpec, import_path
 from launchers.job_table import SUBMITTED_AGAIN, Job
 
@@ -61,7 +60,7 @@ class Local:
         if job.id and is_alive(job.id):  # checked once: it may end at any moment
             return
         process = self._processes.pop(job.id, None)
-        code = read_exit_code(job.outcome(self._folder), job.id.partition("@")[0] or None)
+        code = job.find_exit_code(self._folder)
         if code is None and process is not None and process.wait() >= 0:
             code = process.returncode  # it could not be recorded
         if code is not None:

@@ -216,7 +216,9 @@ class Slurm:
 
     def _end_unrecorded(self, job: Job, found: str | None) -> None:
         """Set the state of a job that recorded no exit code: the batch script ended with the job's own, if it ended."""
-        code = ended_with(job.id) if found in ("COMPLETED", "FAILED") else None
+        code = job.find_exit_code(self._folder)
+        if code is None and found in ("COMPLETED", "FAILED"):
+            code = ended_with(job.id)
         if code is not None:
             job.record_exit(code)
         else:

@@ -198,6 +198,20 @@ def test_a_folder_of_the_sweep_that_cannot_be_written(tmp_path: Path, name: str,
     assert sweep.states == [state] and sweep.table[0]["error"] == reason
 
 
+def test_an_exit_code_that_could_not_be_recorded_is_known_to_a_later_command(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, {"long": f"{WAITS.format(folder=str(tmp_path))}\nprint('no end of line', end='')"})
+    (tmp_path / "multirun/study").mkdir(parents=True)
+    (tmp_path / "multirun/study/outcomes").write_text("")
+    first = sweep.begin()
+    until(lambda: "began" in logs(sweep) and sweep.table[0]["state"] == "running")
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    job = process(sweep, 1)
+    (tmp_path / "go").touch()
+    until(lambda: ended(job))
+    assert "1 jobs, 1 done, 0 still active, 0 to start" in sweep()
+
+
 def test_a_damaged_table_is_one_line(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, {"fine": FINE})
     sweep()
