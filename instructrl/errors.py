@@ -76,6 +76,11 @@ def check_working_directory() -> None:
         ) from None
 
 
+def warn(message: str) -> None:
+    """Print one line on standard error about valid input that may not be what was meant."""
+    print(f"warning: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
 def format_value(value: Any) -> str:
     """A value as it would be typed on a command line: on one line, at most 80 characters."""
     if value is None or isinstance(value, bool):

@@ -33,6 +33,7 @@ from instructrl.models.weight_files import read_checksum, weights_path
 from instructrl.sim.rendering import available_renderer
 from instructrl.sim.vector.pool import WorkerFailure, Workers, worker_count
 from instructrl.storage.atomic import atomic_path
+from instructrl.training.preflight import check_inputs
 
 PROG = "python -m data_tools.probe"
 
@@ -99,6 +100,7 @@ def check(probe_config: ProbeConfig, config: TrainConfig) -> None:
         )
     if not config.sim.locates_objects:
         raise InputError(f"sim: found {config.sim.name}; allowed: tabletop, whose scenes give the positions of objects")
+    check_inputs(config)
     if probe_config.out is not None:
         with writable(Path(probe_config.out).expanduser()) as folder:
             folder.mkdir(parents=True, exist_ok=True)

@@ -5,13 +5,14 @@ python -m data_tools.weights convert kind=m3ae src=FILE out=weights/m3ae_b16.saf
 
 fetch downloads the weights and the tokenizer of an encoder option to the option's path, or those at url= (with the
 checksum sha256=) to out=. convert reads a published file: M3AE's pickle, without executing any of it, or CLIP's
-model.safetensors or flax_model.msgpack. Other weights at the same path are kept unless overwrite=true.
+model.safetensors (or its shards and index) or flax_model.msgpack, with config.json beside it. Architecture and
+preprocessing are recorded with the weights. Other weights at the same path are kept unless overwrite=true.
 """
 
 import re
+import shutil
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -20,6 +21,8 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from data_tools.weights.clip import CLIP_FILES
+from data_tools.weights.clip_config import CONFIG, PREPROCESSOR
+from data_tools.weights.clip_download import download_from_hub, download_from_link
 from data_tools.weights.download import (
     Remote,
     RemoteFileMissingError,
@@ -30,17 +33,17 @@ from data_tools.weights.download import (
     hub_headers,
     sha256,
 )
-from data_tools.weights.published import read_published
+from data_tools.weights.published import Published, read_published
 from instructrl.cli.entry import compose, tool_help
 from instructrl.cli.overrides import options
 from instructrl.config.fields import format_value, one_of, setting
 from instructrl.config.model import EncoderConfig
 from instructrl.config.resolve import resolve
 from instructrl.config.training import TrainConfig
-from instructrl.errors import InputError, report_user_errors
-from instructrl.models.encoders.infer_config import check_sizes
+from instructrl.errors import InputError, report_user_errors, warn
+from instructrl.models.encoders.architecture import check_sizes
 from instructrl.models.parameter_files import checksum
-from instructrl.models.weight_files import read_weights, write_weights
+from instructrl.models.weight_files import Weights, read_weights, write_weights
 from instructrl.storage.file_lock import exclusive_lock
 from instructrl.training.preflight import convert_command, m3ae_steps
 
@@ -115,14 +118,34 @@ def write(
         InputError: it cannot be used, or another file is at `out`.
     """
     published = read_published(src, kind)
-    arrays = published.arrays
+    arrays, found = published.arrays, existing(out, kind)
     if encoder is not None:
         check_sizes(src, shapes(arrays), encoder)
-    if existing_checksum(out, kind) != checksum(arrays):
+    if found is None or found.checksum != checksum(arrays):
         if out.exists() and not overwrite:
             raise InputError(f"{out}: found another file; choose another out=, or add overwrite=true to replace it")
-        write_weights(out, arrays, kind=kind, source=source, source_sha256=sha256(published.path))
+        found = None
+    if published.unknown:
+        warn(
+            f"{src}: does not say {', '.join(published.unknown)}, which {out} does not record: train.py takes its "
+            "settings without comparison"
+        )
+    if found is None or (found.architecture, found.tokenizer) != (published.architecture, published.tokenizer):
+        write_published(out, published, kind=kind, source=source)
     print(f"{out}: {describe(published.config, published.vocabulary)}, checksum {checksum(arrays)[:12]}, from {source}")
+
+
+def write_published(out: Path, published: Published, *, kind: str, source: str) -> None:
+    """Write the parameters of a published file, with its architecture."""
+    write_weights(
+        out,
+        published.arrays,
+        kind=kind,
+        source=source,
+        source_sha256=sha256(published.path),
+        architecture=published.architecture,
+        metadata={"tokenizer": published.tokenizer},
+    )
 
 
 def shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
@@ -130,12 +153,12 @@ def shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
     return {name: value.shape for name, value in arrays.items()}
 
 
-def existing_checksum(out: Path, kind: str) -> str:
-    """Checksum of the weights at a path; empty if there are none or they cannot be read."""
+def existing(out: Path, kind: str) -> Weights | None:
+    """The weights at a path; None if there are none or they cannot be read."""
     try:
-        return read_weights(out, kind=kind).checksum
+        return read_weights(out, kind=kind)
     except InputError:
-        return ""
+        return None
 
 
 def describe(config: EncoderConfig, vocabulary: int) -> str:
@@ -207,33 +230,42 @@ def fetch_weights(config: FetchConfig, encoder: EncoderConfig, out: Path) -> Non
     if out.exists() and not config.overwrite:
         found = read_weights(out, kind=encoder.kind)
         check_sizes(out, shapes(found.arrays), encoder)
-        print(f"{out}: exists already, checksum {found.checksum[:12]}; overwrite=true fetches it again")
+        lacks = "" if found.architecture else " but does not record its architecture"
+        print(f"{out}: exists already{lacks}, checksum {found.checksum[:12]}; overwrite=true fetches it again")
         return
-    file = out.parent / "downloads" / f"{encoder.name}.download"
-    remote = Remote(config.url, (config.sha256 or "").lower(), config.url) if config.url else published_file(encoder)
-    try:
-        download(remote, file, headers={} if config.url else hub_headers())
-    except RemoteFileMissingError:
-        raise InputError(f"{remote.url}: the server has no such file; check the address") from None
-    write(file, out, kind=encoder.kind, source=remote.version, overwrite=config.overwrite, encoder=encoder)
-    file.unlink()
+    folder, digest = out.parent / "downloads", (config.sha256 or "").lower()
+    if encoder.kind == "clip":
+        place = folder / encoder.name
+        if config.url:
+            file, source = download_from_link(config.url, digest, place)
+        else:
+            file, source = download_from_hub(encoder.tokenizer, place)
+    else:
+        file, source = folder / f"{encoder.name}.download", config.url or ""
+        download_m3ae(config.url, digest, file)
+    write(file, out, kind=encoder.kind, source=source, overwrite=config.overwrite, encoder=encoder)
+    if encoder.kind == "clip":
+        shutil.rmtree(place)
+    else:
+        file.unlink()
 
 
-def published_file(encoder: EncoderConfig) -> Remote:
-    """Address of an encoder's published weights."""
-    if encoder.kind == "m3ae":
+def download_m3ae(url: str | None, digest: str, path: Path) -> None:
+    """Download M3AE's pickle from a link."""
+    if url is None:
         raise UnreachableError("url: found null; the weights of M3AE have no fixed address")
-    for name in CLIP_FILES:
-        with suppress(RemoteFileMissingError):
-            return hub_file(encoder.tokenizer, name)
-    raise UnreachableError(f"{encoder.tokenizer}: the repository has neither {' nor '.join(CLIP_FILES)}")
+    try:
+        download(Remote(url, digest, url), path)
+    except RemoteFileMissingError:
+        raise InputError(f"{url}: the server has no such file; check the address") from None
 
 
 def manual_steps(config: FetchConfig, encoder: EncoderConfig, out: Path, tokenizer: Path) -> list[str]:
     """Instructions for obtaining missing files manually, without a network or a fixed address."""
     steps = []
     if config.overwrite or not out.exists():
-        by_hand = f"download {hub_address(encoder.tokenizer, CLIP_FILES[0])}, and run {convert_command(out, encoder)}"
+        files = ", ".join(hub_address(encoder.tokenizer, name) for name in (CLIP_FILES[0], CONFIG, PREPROCESSOR))
+        by_hand = f"download {files} into one folder, and run {convert_command(out, encoder)}"
         step = m3ae_steps(out, encoder) if encoder.kind == "m3ae" else by_hand
         step += " overwrite=true" if out.exists() else ""
         steps.append(step + (", or give its direct link as url=..." if encoder.kind == "m3ae" else ""))

@@ -3,16 +3,26 @@
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
 from data_tools.weights.pickle_budget import Budget, RefusedError, check_shape
+from instructrl.config.model import Architecture
 from instructrl.errors import InputError
 
+Arrays = dict[str, np.ndarray]  # float32, by the names of our models
 FLOAT_DTYPES = {np.dtype(name) for name in ("float16", "float32", "float64", ml_dtypes.bfloat16)}
 MAX_DEPTH, MAX_NAMES, MAX_NAME_LENGTH = 16, 8, 60
+
+
+class Contents(NamedTuple):
+    """Content of a published file."""
+
+    arrays: Arrays
+    architecture: Architecture  # what the file and those beside it say
+    tokenizer: str = ""  # checksum of the tokenizer beside it, if there is one
 
 
 def flatten(path: Path, tree: Any) -> Iterator[tuple[str, np.ndarray]]:

@@ -1,58 +1,67 @@
 """Reader of Hugging Face CLIP weights, converted to the parameter names and layout of its flax model.
 
-Supported files: model.safetensors (PyTorch) and flax_model.msgpack.
+Supported files: model.safetensors (PyTorch), also in shards, and flax_model.msgpack, with config.json beside them.
 """
 
-from itertools import starmap
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import numpy as np
 
-from data_tools.weights.array_tree import FLOAT_DTYPES, MAX_DEPTH, flatten, to_float32
+from data_tools.weights.array_tree import FLOAT_DTYPES, MAX_DEPTH, Arrays, Contents, flatten, printable, to_float32
+from data_tools.weights.clip_config import read_clip_config, tokenizer_checksum
+from data_tools.weights.shards import INDEX, read_tensors
 from instructrl.errors import InputError
-from instructrl.models.parameter_files import open_arrays
 
 CLIP_FILES = ("model.safetensors", "flax_model.msgpack")
 INTEGER_DTYPES = {np.dtype(name) for name in ("int32", "int64")}  # dtypes of buffers, which are not parameters
 ARRAY, NUMBER = 1, 3  # extension types of flax's msgpack
 
 
+class UnsupportedTypeError(Exception):
+    """Numbers of a type that cannot be read; the message is its name."""
+
+
 def find_clip_file(path: Path) -> Path:
     """Return the weight file in a folder of Hugging Face's CLIP; a path to a file is returned unchanged."""
     if not path.is_dir():
         return path
-    files = [path / name for name in CLIP_FILES if (path / name).is_file()]
+    files = [path / name for name in (CLIP_FILES[0], INDEX, *CLIP_FILES[1:]) if (path / name).is_file()]
     if not files:
-        raise InputError(f"{path}: found neither {' nor '.join(CLIP_FILES)} in this folder; put one there")
+        raise InputError(f"{path}: found neither {' nor '.join(CLIP_FILES)} in this folder, nor {INDEX}; put one there")
     return files[0]
 
 
-def read_clip(path: Path) -> dict[str, np.ndarray]:
-    """Read all parameters of Hugging Face's CLIP.
+def read_clip(path: Path) -> Contents:
+    """Read all parameters of Hugging Face's CLIP, its architecture and its preprocessing.
 
     Raises:
-        InputError: the file is missing, damaged or in another format.
+        InputError: a file is missing, damaged or in another format.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file; give the path of {' or '.join(CLIP_FILES)} is")
+        raise InputError(f"{path}: no such file; give the path of {' or '.join(CLIP_FILES)}")
+    arrays = read_parameters(path)
+    return Contents(arrays, read_clip_config(path.parent), tokenizer_checksum(path.parent))
+
+
+def read_parameters(path: Path) -> Arrays:
+    """Read all parameters of one of the supported files."""
     try:
         with path.open("rb") as file:
             head = file.read(9)
         if head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05"):
             raise InputError(f"{path}: found a PyTorch pickle; use {' or '.join(CLIP_FILES)} of the same repository")
-        return from_torch(path) if head[8:9] == b"{" else dict(flatten(path, from_flax(path)))
+        if path.name.endswith(".index.json") or head[8:9] == b"{":
+            return from_torch(path)
+        return dict(flatten(path, from_flax(path)))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def from_torch(path: Path) -> dict[str, np.ndarray]:
-    """Read model.safetensors, converted to the names and layout of Hugging Face's flax model."""
-    with open_arrays(path, "download it again") as (file, _):
-        names = [name for name in file.keys() if not name.endswith("position_ids")]  # noqa: SIM118
-        arrays = {name: to_float32(path, name, file.get_tensor(name)) for name in names}
-    return dict(starmap(to_flax, arrays.items()))
+def from_torch(path: Path) -> Arrays:
+    """Read model.safetensors or an index of shards, converted to names and layout of Hugging Face's flax model."""
+    return dict(to_flax(name, to_float32(file, name, value)) for file, name, value in read_tensors(path))
 
 
 def to_flax(name: str, value: np.ndarray) -> tuple[str, np.ndarray]:
@@ -75,6 +84,11 @@ def from_flax(path: Path) -> Any:
         tree = clean_tree(tree["params"] if type(tree) is dict and set(tree) == {"params"} else tree, depth=0)
     except OSError:
         raise
+    except UnsupportedTypeError as error:
+        allowed = ", ".join(sorted(dtype.name for dtype in FLOAT_DTYPES))
+        raise InputError(
+            f"{path}: found numbers of type {error}; allowed: {allowed}; use the weights in one of these"
+        ) from None
     except Exception as error:  # a damaged or malicious file can raise any error
         raise InputError(f"{path}: damaged or not one of {' and '.join(CLIP_FILES)} ({type(error).__name__})") from None
     if type(tree) is not dict:
@@ -87,7 +101,9 @@ def decode_extension(code: int, data: bytes) -> Any:
     if code not in (ARRAY, NUMBER):
         raise ValueError("unknown extension")
     shape, name, content = msgpack.unpackb(data, raw=True)
-    dtype = next(dtype for dtype in FLOAT_DTYPES | INTEGER_DTYPES if dtype.name.encode() == name)
+    dtype = next((dtype for dtype in FLOAT_DTYPES | INTEGER_DTYPES if dtype.name.encode() == name), None)
+    if dtype is None:
+        raise UnsupportedTypeError(printable(name.decode("latin1")) if type(name) is bytes else "unknown")
     return np.frombuffer(content, dtype).reshape(shape)
 
 

@@ -1,23 +1,24 @@
-"""Published encoder weights, converted to the parameter names and layout of our models.
+"""Published encoder weights, converted to the parameter names and layout of our models, with their architecture.
 
-M3AE: a pickled training state. CLIP: Hugging Face's model.safetensors or flax_model.msgpack, or their folder.
+M3AE: a pickled training state. CLIP: Hugging Face's model.safetensors, its shards or flax_model.msgpack, or the folder.
 """
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_tools.weights.array_tree import flatten, preview, printable
+from data_tools.weights.array_tree import Arrays, Contents, preview, printable
 from data_tools.weights.clip import find_clip_file, read_clip
-from data_tools.weights.safe_pickle_types import FrozenDictStandIn, InertObject
-from data_tools.weights.safe_unpickler import load
-from instructrl.config.model import ENCODERS, EncoderConfig
+from data_tools.weights.m3ae import read_m3ae
+from instructrl.config.fields import format_value
+from instructrl.config.model import ENCODERS, Architecture, EncoderConfig
 from instructrl.errors import InputError
+from instructrl.models.encoders.architecture import check_architecture, unrecorded
 from instructrl.models.weight_files import DECODER
 
-Arrays = dict[str, np.ndarray]
 MAX_BLOCKS = 64
 
 
@@ -27,14 +28,20 @@ class Published(NamedTuple):
     Attributes:
         path: the file that was read.
         arrays: float32, keyed by the parameter names of our models.
-        config: the settings inferred from their shapes.
+        config: the known settings of their training.
         vocabulary: its number of entries.
+        architecture: what is known, to be recorded.
+        unknown: what is not, and cannot be compared later.
+        tokenizer: checksum of the tokenizer beside the file; empty if there is none.
     """
 
     path: Path
     arrays: Arrays
     config: EncoderConfig
     vocabulary: int
+    architecture: Architecture
+    unknown: list[str]
+    tokenizer: str
 
 
 def read_published(path: Path, kind: str) -> Published:
@@ -44,16 +51,23 @@ def read_published(path: Path, kind: str) -> Published:
         InputError: it is damaged, or does not contain an encoder of that kind.
     """
     path = find_clip_file(path) if kind == "clip" else path
-    arrays = read_m3ae(path) if kind == "m3ae" else read_clip(path)
-    return Published(path, arrays, *infer_config(path, kind, arrays))
+    contents = read_m3ae(path) if kind == "m3ae" else read_clip(path)
+    sizes = infer_sizes(path, kind, contents)
+    architecture = contents.architecture | sizes
+    config = encoder_config(path, kind, architecture)
+    check_shapes(path, contents.arrays, config, sizes["vocabulary"])
+    check_architecture(path, architecture, config)
+    unknown = unrecorded(architecture, config)
+    return Published(path, contents.arrays, config, sizes["vocabulary"], architecture, unknown, contents.tokenizer)
 
 
-def infer_config(path: Path, kind: str, arrays: Arrays) -> tuple[EncoderConfig, int]:
-    """Infer the encoder config and vocabulary size from parameter shapes.
+def infer_sizes(path: Path, kind: str, contents: Contents) -> dict[str, int]:
+    """Sizes of an encoder by the shapes of its parameters, which must be those that the file or its settings say.
 
     Raises:
-        InputError: the parameters are not those of an encoder of that kind.
+        InputError: the parameters are not those of an encoder of that kind, or have other sizes.
     """
+    arrays = contents.arrays
     found = ENCODERS[kind].infer_sizes({name: value.shape for name, value in arrays.items()})
     required = ["dim", "depth", "patch_size", "vocabulary"]
     required += ["image_size", "text_dim", "text_depth", "text_length", "projection"] if kind == "clip" else []
@@ -64,15 +78,31 @@ def infer_config(path: Path, kind: str, arrays: Arrays) -> tuple[EncoderConfig, 
         )
     if max(found["depth"], found.get("text_depth", 0)) > MAX_BLOCKS:
         raise InputError(f"{path}: found {found['depth']} blocks, allowed: at most {MAX_BLOCKS}")
-    vocabulary = found.pop("vocabulary")
-    heads: dict[str, Any] = {"heads": 1} | ({"text_heads": 1} if kind == "clip" else {})  # not determined by shapes
-    config = ENCODERS[kind](name=kind, kind=kind, **(found | heads))
+    for key, size in found.items():
+        recorded = contents.architecture.get(key, size)
+        if recorded != size:
+            raise InputError(
+                f"{path}: found parameters with {key} {size}, but its settings say {format_value(recorded)}; use the "
+                "parameters and the settings of the same encoder"
+            )
+    return found
+
+
+def encoder_config(path: Path, kind: str, architecture: Architecture) -> EncoderConfig:
+    """The settings of an encoder with an architecture; numbers of heads that are not known are 1.
+
+    Raises:
+        InputError: the settings are not supported.
+    """
+    settings = {entry.name for entry in fields(ENCODERS[kind])} - {"name", "kind"}
+    known: dict[str, Any] = {key: value for key, value in architecture.items() if key in settings}
+    heads = {"heads": 1} | ({"text_heads": 1} if kind == "clip" else {})
+    config = ENCODERS[kind](name=kind, kind=kind, **(heads | known))
     try:
         config.check(config.patch_size)
     except InputError as error:
         raise InputError(f"{path}: found no supported {kind}: {error}") from None
-    check_shapes(path, arrays, config, vocabulary)
-    return config, vocabulary
+    return config
 
 
 def check_shapes(path: Path, arrays: Arrays, config: EncoderConfig, vocabulary: int) -> None:
@@ -98,33 +128,3 @@ def hint(kind: str, arrays: Mapping[str, np.ndarray]) -> str:
     if kind == "m3ae" and arrays.get("cls_token", np.zeros((1, 1, 1))).ndim == 4:
         return "; the state has a leading device axis: save flax.jax_utils.unreplicate(state)"
     return f"; found: {preview(arrays)}"
-
-
-def read_m3ae(path: Path) -> Arrays:
-    """Read all parameters, including the decoder's, of a published M3AE training state.
-
-    Raises:
-        InputError: the file is damaged, or is not a training state.
-    """
-    found = load(path)
-    state = lookup(found, "state")
-    params = lookup(found if state is None else state, "params")
-    inner = lookup(params, "params")  # flax's `init` returns its collections
-    params = params if inner is None else inner
-    if type(params) not in (dict, FrozenDictStandIn):
-        description = (
-            preview(found) if isinstance(found, dict) else printable(getattr(found, "name", type(found).__name__))
-        )
-        raise InputError(
-            f"{path}: found a pickle without params: {description}; expected M3AE's training state: "
-            "a dict with step and state, whose params are a tree of arrays"
-        )
-    return dict(flatten(path, params))
-
-
-def lookup(found: Any, key: str) -> Any:
-    """Look up an entry of a dict, or an attribute of an inert object; None if missing."""
-    if type(found) is InertObject:
-        parts: tuple[Any, ...] = found.state if type(found.state) is tuple else (found.state,)
-        return next((part[key] for part in parts if type(part) is dict and key in part), None)
-    return found.get(key) if type(found) in (dict, FrozenDictStandIn) else None

@@ -2,12 +2,15 @@
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from instructrl.config.fields import number
+from instructrl.config.fields import format_value, number, number_list, one_of
 from instructrl.config.model import EncoderConfig, Shapes
 from instructrl.errors import InputError
+
+ACTIVATIONS = ("quick_gelu", "gelu", "gelu_tanh")
 
 
 @dataclass
@@ -31,6 +34,13 @@ class M3AEConfig(EncoderConfig):
     implementation: ClassVar[str] = "instructrl.models.encoders.m3ae:M3AE"
     has_class_token: ClassVar[bool] = True
     masks_patches: ClassVar[bool] = True
+    constants: ClassVar[Mapping[str, Any]] = {
+        "activation": "gelu_tanh",
+        "layer_norm_epsilon": 1e-6,
+        "image_mean": [0.5762, 0.5503, 0.5213],  # of CC12M, the pretraining data
+        "image_std": [0.3207, 0.3169, 0.3307],
+        "resampling": "bicubic",
+    }
 
     heads: int = number(1, low=1, high=64, help="attention heads")
 
@@ -61,6 +71,7 @@ class ClipConfig(EncoderConfig):
     fuses_text: ClassVar[bool] = False
     has_class_token: ClassVar[bool] = True
     reads_byte_pairs: ClassVar[bool] = True
+    constants: ClassVar[Mapping[str, Any]] = {"resampling": "bicubic"}
 
     image_size: int = number(low=16, high=1024, help="side in pixels to which images are resized")
     heads: int = number(1, low=1, high=64, help="attention heads of the image tower")
@@ -68,6 +79,18 @@ class ClipConfig(EncoderConfig):
     text_depth: int = number(low=1, high=64, help="blocks of the text tower")
     text_heads: int = number(low=1, high=64, help="attention heads of the text tower")
     projection: int = number(low=8, high=4096, help="dimension of the joint space of images and text")
+    activation: str = one_of(
+        *ACTIVATIONS,
+        default="quick_gelu",
+        help="of both towers' MLPs: OpenAI's quick_gelu, exact gelu, or its tanh form",
+    )
+    layer_norm_epsilon: float = number(1e-5, above=0, high=0.1, help="added to the variance in layer norms")
+    image_mean: list[float] = number_list(
+        0.48145466, 0.4578275, 0.40821073, low=0, high=1, help="mean of red, green and blue that is subtracted"
+    )
+    image_std: list[float] = number_list(
+        0.26862954, 0.26130258, 0.27577711, above=0, high=1, help="deviation of red, green and blue that divides"
+    )
 
     @classmethod
     def infer_sizes(cls, shapes: Shapes) -> dict[str, int]:
@@ -91,6 +114,11 @@ class ClipConfig(EncoderConfig):
         """Raise InputError if sizes do not fit together, or not to camera images of `rendered_size` pixels."""
         check_blocks(self)
         super().check(rendered_size)
+        for key, values in (("image_mean", self.image_mean), ("image_std", self.image_std)):
+            if len(values) != 3:
+                raise InputError(
+                    f"encoder.{key}: found {format_value(values)}; allowed: a number for each of 3 colours"
+                )
         check_heads("heads", self.heads, "dim", self.dim)
         check_heads("text_heads", self.text_heads, "text_dim", self.text_dim)
 

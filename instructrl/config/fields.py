@@ -165,14 +165,15 @@ def choice_list(*default: str, choices: tuple[str, ...], help: str = "") -> Any:
 
 
 def number_list(
-    *,
+    *default: float,
     low: float = -math.inf,
     high: float = math.inf,
     above: float = -math.inf,
     help: str = "",
 ) -> Any:
-    """A field that accepts a list of numbers, each constrained as by `number`, or null."""
-    return field(default=None, metadata={"low": low, "high": high, "above": above, "help": help})
+    """A field that accepts a list of numbers, each constrained as by `number`; by default null, without numbers."""
+    limits = {"low": low, "high": high, "above": above, "help": help}
+    return field(default_factory=lambda: list(default) or None, metadata=limits)
 
 
 def choice_or_integers(*choices: str, default: str, low: int, high: int, help: str = "") -> Any:

@@ -1,7 +1,7 @@
 """Settings of the encoder, the policy and the head, and their checks. No jax here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from instructrl.config.fields import (
@@ -16,6 +16,9 @@ from instructrl.errors import InputError
 from instructrl.package_files import PACKAGE
 from instructrl.registry import Registry, modules
 
+Architecture = dict[str, Any]  # what is recorded with the weights of an encoder, as values of JSON
+# Settings of how an encoder is used, which may differ from those that its weights were trained with.
+USES = ("name", "kind", "text", "layers", "pooling", "frozen", "weights", "tokenizer")
 Shapes = Mapping[str, tuple[int, ...]]  # of parameters, by their paths joined with slashes
 
 ENCODERS: "Registry[type[EncoderConfig]]" = Registry(
@@ -63,6 +66,7 @@ class EncoderConfig:
     has_class_token: ClassVar[bool] = False  # can pool an image by a token of its own
     masks_patches: ClassVar[bool] = False  # can be pretrained by objective=masked_pretraining
     reads_byte_pairs: ClassVar[bool] = False  # needs a byte-pair tokenizer such as CLIP's
+    constants: ClassVar[Mapping[str, Any]] = {}  # of the architecture and preprocessing, which are no settings
 
     name: str = setting(help="label of the encoder in names of runs")
     kind: str = kind_of(ENCODERS, help="architecture")
@@ -102,6 +106,17 @@ class EncoderConfig:
         """Settings, and `vocabulary`, as far as the shapes of the parameters determine them; none by default."""
         del shapes
         return {}
+
+    def architecture(self, *, vocabulary: int, rendered_size: int) -> Architecture:
+        """Architecture and preprocessing, to be recorded with weights that were trained with these settings.
+
+        Args:
+            vocabulary: number of entries of the tokenizer's vocabulary.
+            rendered_size: side in pixels of the images that the encoder was given.
+        """
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in USES}
+        size = self.image_size or rendered_size
+        return {**values, **self.constants, "image_size": size, "vocabulary": vocabulary, "lower_case": True}
 
     def check(self, rendered_size: int) -> None:
         """Raise InputError if sizes do not fit together, or not to camera images of `rendered_size` pixels."""

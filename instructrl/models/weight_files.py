@@ -1,7 +1,7 @@
 """Encoder weight files: one format for all encoders, written atomically, validated on reading.
 
 A safetensors file of float32 arrays, named by slash-separated paths in the encoder's parameter tree. Its metadata
-identify kind and origin; `checksum` covers names, shapes and values.
+tell kind, architecture, preprocessing and origin; `checksum` covers names, shapes and values.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from instructrl.config.model import EncoderConfig
+from instructrl.config.model import Architecture, EncoderConfig
 from instructrl.errors import InputError
+from instructrl.models.encoders.architecture import decode_architecture, encode_architecture
 from instructrl.models.parameter_files import checksum, damaged_file, open_arrays, unflatten_params, write_arrays
 from instructrl.package_files import SHIPPED_WEIGHTS
 
@@ -55,6 +56,7 @@ class Weights(NamedTuple):
     checksum: str
     arrays: dict[str, np.ndarray]
     tokenizer: str = ""  # checksum of the tokenizer used in pretraining; "" if not recorded
+    architecture: Architecture = {}  # and preprocessing; empty if not recorded
 
 
 def weights_path(encoder: EncoderConfig) -> Path | None:
@@ -94,7 +96,18 @@ def read_weights(path: Path, *, kind: str) -> Weights:
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if checksum(arrays) != metadata["checksum"]:
         raise damaged_file(path, "checksum mismatch", REMEDY)
-    return Weights(path, kind, metadata["checksum"], arrays, metadata.get("tokenizer", ""))
+    architecture = decode_architecture(path, metadata.get("architecture", ""))
+    return Weights(path, kind, metadata["checksum"], arrays, metadata.get("tokenizer", ""), architecture)
+
+
+def read_architecture(path: Path, *, kind: str) -> Architecture:
+    """Architecture and preprocessing that are recorded with a file's weights; the arrays are not read.
+
+    Raises:
+        InputError: the file is missing or damaged, has another format, or is of another kind.
+    """
+    with open_weights(path, kind) as (_, metadata):
+        return decode_architecture(path, metadata.get("architecture", ""))
 
 
 @contextmanager
@@ -154,15 +167,26 @@ def write_weights(
     kind: str,
     source: str,
     source_sha256: str = "",
+    architecture: Mapping[str, Any] = MappingProxyType({}),
     metadata: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Write a weight file atomically; `metadata` holds further information on its origin.
+    """Write a weight file atomically.
+
+    Args:
+        path: the file.
+        arrays: parameters by their paths joined with slashes.
+        kind: of the encoder.
+        source: description of their origin.
+        source_sha256: checksum of the file that they come from.
+        architecture: `EncoderConfig.architecture`, or as much of it as is known.
+        metadata: further information on the origin.
 
     Raises:
         InputError: the file cannot be written.
     """
     plain = {name: np.asarray(value, np.float32, order="C") for name, value in arrays.items()}
     own = {"format": FORMAT, "version": VERSION, "kind": kind, "source": source, "source_sha256": source_sha256}
+    own |= {"architecture": encode_architecture(dict(architecture))} if architecture else {}
     write_arrays(path, plain, {**metadata, **own, "checksum": checksum(plain)})
 
 

@@ -7,9 +7,15 @@ from instructrl.cli.overrides import options
 from instructrl.config.model import EncoderConfig
 from instructrl.config.training import TrainConfig
 from instructrl.data.text.tokenizer import make_tokenizer
-from instructrl.errors import InputError
-from instructrl.models.encoders.infer_config import check_sizes
-from instructrl.models.weight_files import check_tokenizer, read_shapes, read_tokenizer, weights_path
+from instructrl.errors import InputError, warn
+from instructrl.models.encoders.architecture import check_architecture, check_sizes, unrecorded
+from instructrl.models.weight_files import (
+    check_tokenizer,
+    read_architecture,
+    read_shapes,
+    read_tokenizer,
+    weights_path,
+)
 
 M3AE_PAGE = "https://github.com/young-geng/m3ae_public"  # it links a folder; the files have no fixed address
 M3AE_SIZES = {"s": "small", "b": "base", "l": "large", "h": "huge"}  # of our names, and of its files
@@ -26,6 +32,8 @@ def check_inputs(config: TrainConfig) -> None:
         weights = None  # init_from provides the encoder; if it is re-initialized, reading the weights fails then
     if weights is not None:
         check_weights(weights, config.encoder)
+        for note in notes_on_weights(weights, config.encoder, rendered_size=config.sim.image_size):
+            warn(note)
     tokenizer = make_tokenizer(config.encoder)
     if weights is not None and config.encoder.text:
         check_vocabulary(weights, config.encoder, tokenizer.vocabulary_size)
@@ -34,10 +42,39 @@ def check_inputs(config: TrainConfig) -> None:
 
 
 def check_weights(path: Path, encoder: EncoderConfig) -> None:
-    """Raise InputError if an encoder's weights are missing, or have a different kind or size."""
+    """Raise InputError if an encoder's weights are missing, or of a different kind, size or architecture."""
     if not path.exists():
         raise InputError(f"{path}: no encoder weights found; {weights_hint(path, encoder)}")
     check_sizes(path, read_shapes(path, kind=encoder.kind), encoder)
+    check_architecture(path, read_architecture(path, kind=encoder.kind), encoder)
+
+
+def notes_on_weights(path: Path, encoder: EncoderConfig, *, rendered_size: int) -> list[str]:
+    """Lines on weights that can be used, but perhaps not as they are meant to be.
+
+    Args:
+        path: the weight file.
+        encoder: the encoder's settings.
+        rendered_size: `sim.image_size`.
+    """
+    recorded, notes = read_architecture(path, kind=encoder.kind), []
+    missing = unrecorded(recorded, encoder)
+    if missing:
+        again = "" if encoder.weights == "shipped" else "; fetch or convert it again with python -m data_tools.weights"
+        notes.append(f"{path}: does not record {', '.join(missing)}: the settings are taken without comparison{again}")
+    trained, read = recorded.get("image_size"), encoder.image_size or rendered_size
+    key = "encoder.image_size" if encoder.image_size else "sim.image_size"
+    if trained is not None and trained != read:
+        notes.append(
+            f"{key}: found {read}, but {path} was trained with images of {trained} pixels, so positions do not mean "
+            f"what they did; encoder.image_size={trained} resizes to that"
+        )
+    elif encoder.image_size and rendered_size < encoder.image_size:
+        notes.append(
+            f"sim.image_size: found {rendered_size}; images are enlarged to encoder.image_size={read}, at which "
+            f"sim.image_size={read} renders them"
+        )
+    return notes
 
 
 def check_vocabulary(path: Path, encoder: EncoderConfig, size: int) -> None:

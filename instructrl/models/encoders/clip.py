@@ -6,6 +6,7 @@ cameras and steps) or texts, S tokens, P patches, L text tokens, D width, V visi
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,10 +23,31 @@ from instructrl.models.layers.image_ops import normalize, resize
 from instructrl.models.layers.transformer import first_token
 from instructrl.types import Features
 
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-MLP_RATIO, EPSILON = 4, 1e-5
+MLP_RATIO = 4
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)  # of the logits, before training
 small = nn.initializers.normal(0.02)
+
+
+def quick_gelu(x: Array) -> Array:
+    """An approximation of GELU, in the original CLIP."""
+    return x * nn.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "quick_gelu": quick_gelu,
+    "gelu": partial(nn.gelu, approximate=False),
+    "gelu_tanh": nn.gelu,
+}
+
+
+@dataclass(frozen=True)
+class BlockConfig:
+    """Properties that the blocks of both towers share."""
+
+    activation: str
+    epsilon: float  # of layer norms
+    dtype: Any
+    execution: ExecutionConfig
 
 
 class Attention(nn.Module):
@@ -47,15 +69,16 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Dense, quick GELU, Dense."""
+    """Dense, activation, Dense."""
 
+    activation: str
     dtype: Any
 
     @nn.compact
     def __call__(self, x_MSD: Float[Array, "M S D"]) -> Float[Array, "M S D"]:
         width = x_MSD.shape[-1]
         x = nn.Dense(MLP_RATIO * width, kernel_init=small, dtype=self.dtype, name="fc1")(x_MSD)
-        x = x * nn.sigmoid(1.702 * x)
+        x = ACTIVATIONS[self.activation](x)
         return nn.Dense(width, kernel_init=small, dtype=self.dtype, name="fc2")(x)
 
 
@@ -63,15 +86,15 @@ class Block(nn.Module):
     """Pre-norm transformer block."""
 
     heads: int
-    dtype: Any
-    attention: str = "xla"
+    config: BlockConfig
 
     @nn.compact
     def __call__(self, x_MSD: Float[Array, "M S D"], mask: Array | None) -> Float[Array, "M S D"]:
-        normed = nn.LayerNorm(EPSILON, dtype=self.dtype, name="layer_norm1")(x_MSD)
-        x_MSD = x_MSD + Attention(self.heads, self.dtype, self.attention, name="self_attn")(normed, mask)
-        normed = nn.LayerNorm(EPSILON, dtype=self.dtype, name="layer_norm2")(x_MSD)
-        return x_MSD + Mlp(self.dtype, name="mlp")(normed)
+        config, dtype = self.config, self.config.dtype
+        normed = nn.LayerNorm(config.epsilon, dtype=dtype, name="layer_norm1")(x_MSD)
+        x_MSD = x_MSD + Attention(self.heads, dtype, config.execution.attention, name="self_attn")(normed, mask)
+        normed = nn.LayerNorm(config.epsilon, dtype=dtype, name="layer_norm2")(x_MSD)
+        return x_MSD + Mlp(config.activation, dtype, name="mlp")(normed)
 
 
 class Encoder(nn.Module):
@@ -79,11 +102,10 @@ class Encoder(nn.Module):
 
     depth: int
     heads: int
-    dtype: Any
-    execution: ExecutionConfig
+    config: BlockConfig
 
     def setup(self) -> None:
-        self.layers = EncoderLayers(self.depth, self.heads, self.dtype, self.execution)
+        self.layers = EncoderLayers(self.depth, self.heads, self.config)
 
     def __call__(
         self, x_MSD: Float[Array, "M S D"], mask: Array | None, readout: Callable[[Any], Any]
@@ -97,16 +119,15 @@ class EncoderLayers(nn.Module):
 
     depth: int
     heads: int
-    dtype: Any
-    execution: ExecutionConfig
+    config: BlockConfig
 
     @nn.compact
     def __call__(
         self, x_MSD: Float[Array, "M S D"], mask: Array | None, readout: Callable[[Any], Any]
     ) -> tuple[Array, list[Array]]:
-        make = partial(Block, self.heads, self.dtype, self.execution.attention)
+        make = partial(Block, self.heads, self.config)
         names = [str(index) for index in range(self.depth)]
-        last, blocks = run_blocks(self, make, names, x_MSD, mask, execution=self.execution, readout=readout)
+        last, blocks = run_blocks(self, make, names, x_MSD, mask, execution=self.config.execution, readout=readout)
         return last, [readout(x_MSD), *blocks]
 
 
@@ -145,11 +166,12 @@ class VisionTower(nn.Module):
     execution: ExecutionConfig
 
     def setup(self) -> None:
-        config = self.config
+        config, epsilon = self.config, self.config.layer_norm_epsilon
         self.embeddings = ImageEmbeddings(config.dim, config.patch_size, self.dtype)
-        self.pre_layrnorm = nn.LayerNorm(EPSILON, dtype=self.dtype)  # its published name
-        self.encoder = Encoder(config.depth, config.heads, self.dtype, self.execution)
-        self.post_layernorm = nn.LayerNorm(EPSILON, dtype=self.dtype)
+        self.pre_layrnorm = nn.LayerNorm(epsilon, dtype=self.dtype)  # its published name
+        blocks = BlockConfig(config.activation, epsilon, self.dtype, self.execution)
+        self.encoder = Encoder(config.depth, config.heads, blocks)
+        self.post_layernorm = nn.LayerNorm(epsilon, dtype=self.dtype)
 
     def __call__(self, images: Float[Array, "M H W 3"], readout: Callable[[Any], Any] = identity) -> TowerOutputs:
         last, hidden = self.encoder(self.pre_layrnorm(self.embeddings(images)), None, readout)
@@ -183,8 +205,9 @@ class TextTower(nn.Module):
     def setup(self) -> None:
         config, width = self.config, self.config.text_dim
         self.embeddings = TextEmbeddings(self.vocabulary_size, config.text_length, width, self.dtype)
-        self.encoder = Encoder(config.text_depth, config.text_heads, self.dtype, self.execution)
-        self.final_layer_norm = nn.LayerNorm(EPSILON, dtype=self.dtype)
+        blocks = BlockConfig(config.activation, config.layer_norm_epsilon, self.dtype, self.execution)
+        self.encoder = Encoder(config.text_depth, config.text_heads, blocks)
+        self.final_layer_norm = nn.LayerNorm(config.layer_norm_epsilon, dtype=self.dtype)
 
     def __call__(
         self,
@@ -261,7 +284,8 @@ class Clip(nn.Module):
 
     def encode_images(self, images: UInt8[Array, "M H W 3"], readout: Callable[[Any], Any] = identity) -> TowerOutputs:
         """Outputs of the vision tower for raw images."""
-        pixels = normalize(resize(images, self.config.image_size), MEAN, STD)
+        config = self.config
+        pixels = normalize(resize(images, config.image_size), config.image_mean, config.image_std)
         return self.vision_model(pixels.astype(self.dtype), readout)
 
     def embed_pairs(

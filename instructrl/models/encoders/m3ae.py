@@ -22,7 +22,7 @@ from instructrl.models.layers.positional import sinusoid, sinusoid_2d
 from instructrl.models.layers.transformer import first_token
 from instructrl.types import Features
 
-MEAN, STD = (0.5762, 0.5503, 0.5213), (0.3207, 0.3169, 0.3307)  # of CC12M, the pretraining data
+MEAN, STD = M3AEConfig.constants["image_mean"], M3AEConfig.constants["image_std"]
 MLP_RATIO = 4
 xavier, small = nn.initializers.xavier_uniform(), nn.initializers.normal(0.02)
 

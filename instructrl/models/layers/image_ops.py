@@ -3,11 +3,13 @@
 Shapes: M images, H W pixels, P patches.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped, UInt8
 
-Triple = tuple[float, float, float]  # red, green, blue
+Triple = Sequence[float]  # red, green, blue
 
 
 def resize(images: Shaped[Array, "M H W 3"], size: int | None) -> Array:

@@ -9,6 +9,7 @@ import numpy as np
 from instructrl.config.model import EncoderConfig
 from instructrl.data.text.tokenizer import Tokenizer
 from instructrl.errors import InputError
+from instructrl.models.encoders.architecture import check_architecture
 from instructrl.models.encoders.registry import encoder_shapes, flatten_params
 from instructrl.models.weight_files import (
     DECODER,
@@ -54,6 +55,7 @@ def store_frozen_encoder(
     tokenizer: Tokenizer,
     *,
     run: Path,
+    rendered_size: int,
     resuming: bool,
     seed: int,
     init_from: str | None,
@@ -76,7 +78,13 @@ def store_frozen_encoder(
         )
         if not same and (init_from is not None or not (run / ENCODER_FILE).exists()):
             arrays = {name: np.asarray(leaf) for name, leaf in flatten_params(like).items()}
-            write_weights(run / ENCODER_FILE, arrays, kind=encoder.kind, source=init_from or f"random, seed {seed}")
+            write_weights(
+                run / ENCODER_FILE,
+                arrays,
+                kind=encoder.kind,
+                source=init_from or f"random, seed {seed}",
+                architecture=encoder.architecture(vocabulary=tokenizer.vocabulary_size, rendered_size=rendered_size),
+            )
     origin = weight_source(encoder, run, init_from=init_from)
     return {**params, "encoder": read_encoder(encoder, origin.path, tokenizer, like=params["encoder"])}, origin
 
@@ -96,11 +104,12 @@ def read_encoder(encoder: EncoderConfig, path: Path, tokenizer: Tokenizer, *, li
     """Read the encoder parameters in the tree `like` from a file, which may also hold unused text parameters.
 
     Raises:
-        InputError: the weights are damaged, or have a different size or vocabulary.
+        InputError: the weights are damaged, or have a different architecture, preprocessing or vocabulary.
     """
     shapes = encoder_shapes(encoder, vocabulary_size=tokenizer.vocabulary_size)
     besides = DECODER if encoder.text else (*DECODER, *TEXT)
     weights = read_weights(path, kind=encoder.kind)
+    check_architecture(path, weights.architecture, encoder)
     if encoder.text:
         check_tokenizer(path, weights.tokenizer, tokenizer=tokenizer.checksum, name=encoder.tokenizer)
     loaded = match_params(weights, shapes, ignore=besides)

@@ -48,6 +48,13 @@ def export_encoder(
         "settings": json.dumps(recorded),
     }
     write_weights(
-        path, arrays, kind=config.encoder.kind, source=f"pretrained by {run.name}, step {step}", metadata=metadata
+        path,
+        arrays,
+        kind=config.encoder.kind,
+        source=f"pretrained by {run.name}, step {step}",
+        architecture=config.encoder.architecture(
+            vocabulary=tokenizer.vocabulary_size, rendered_size=config.sim.image_size
+        ),
+        metadata=metadata,
     )
     return path

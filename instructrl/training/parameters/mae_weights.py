@@ -2,6 +2,7 @@
 
 from instructrl.config.model import EncoderConfig
 from instructrl.data.text.tokenizer import Tokenizer
+from instructrl.models.encoders.architecture import check_architecture
 from instructrl.models.encoders.registry import encoder_shapes, flatten_params
 from instructrl.models.weight_files import DECODER, check_tokenizer, match_params, read_weights, weights_path
 from instructrl.training.model_factory import split_encoder_decoder
@@ -16,12 +17,13 @@ def init_masked_params(encoder: EncoderConfig, params: Params, tokenizer: Tokeni
     A file without a decoder leaves the decoder random.
 
     Raises:
-        InputError: the weights are missing, damaged, or have a different size or vocabulary.
+        InputError: the weights are missing, damaged, or have a different architecture, preprocessing or vocabulary.
     """
     path = weights_path(encoder)
     if path is None:
         return params, {}
     weights = read_weights(path, kind=encoder.kind)
+    check_architecture(path, weights.architecture, encoder)
     check_tokenizer(path, weights.tokenizer, tokenizer=tokenizer.checksum, name=encoder.tokenizer)
     shapes = encoder_shapes(encoder, vocabulary_size=tokenizer.vocabulary_size)
     if any(name.startswith(DECODER) for name in weights.arrays):

@@ -61,6 +61,7 @@ def init_params(
             params,
             tokenizer,
             run=run,
+            rendered_size=config.sim.image_size,
             resuming=resuming,
             seed=config.seed,
             init_from=config.init_from,

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
+from safetensors.numpy import save, save_file
 
 from data_tools.weights import __main__ as weights
 from data_tools.weights import download
-from data_tools.weights.published import read_m3ae, read_published
+from data_tools.weights.m3ae import read_m3ae
+from data_tools.weights.published import read_published
 from instructrl.config.encoders import ClipConfig, M3AEConfig
 from instructrl.data.text.tokenizer import make_tokenizer
 from instructrl.errors import InputError
@@ -34,6 +35,7 @@ from instructrl.training.monitoring.metric_writer import read_lines
 from instructrl.training.preflight import M3AE_PAGE, check_weights
 from tests.fakes.file_server import COMMIT, serving
 from tests.fixtures import encoders, tiny
+from tests.fixtures.clip_files import write_clip_settings
 from tests.fixtures.encoders import CLIP_TINY, CLIP_WORDS, M3AE_TINY, M3AE_WORDS
 from tests.fixtures.pickles import PARAMS, frozen, published_pickle
 from tests.paths import ROOT
@@ -85,7 +87,7 @@ def test_every_form_of_the_published_pickle_gives_its_parameters(tmp_path, tree,
     params, keep = TREES[tree]
     content = published_pickle(params, protocol=protocol, by_reference=by_reference, keep=keep)
     assert b"apply" in content and b"ScaleByAdamState" in content and b"M3AETrainState" in content
-    same(read_m3ae(written(tmp_path / "model.pkl", content)), M3AE_FLAT)
+    same(read_m3ae(written(tmp_path / "model.pkl", content)).arrays, M3AE_FLAT)
 
 
 def test_a_state_that_is_a_plain_dict_too(tmp_path):
@@ -97,7 +99,7 @@ def test_a_state_that_is_a_plain_dict_too(tmp_path):
     ):
         import pickle
 
-        same(read_m3ae(written(tmp_path / "model.pkl", pickle.dumps(one))), M3AE_FLAT)
+        same(read_m3ae(written(tmp_path / "model.pkl", pickle.dumps(one))).arrays, M3AE_FLAT)
 
 
 def test_the_converted_m3ae_gives_the_published_outputs(tmp_path, capsys):
@@ -184,7 +186,8 @@ def test_what_is_no_m3ae_is_named(tmp_path, case):
 # CLIP.
 
 
-def torch_file(folder, arrays=CLIP_TORCH, dtype=np.float32):
+def torch_file(folder, arrays=CLIP_TORCH, dtype=np.float32, *, config=CLIP_TINY, vocabulary=CLIP_WORDS):
+    write_clip_settings(folder, config, vocabulary)
     buffers = {f"{tower}_model.embeddings.position_ids": np.arange(9)[None] for tower in ("text", "vision")}
     path = folder / "model.safetensors"
     folder.mkdir(exist_ok=True)
@@ -193,7 +196,8 @@ def torch_file(folder, arrays=CLIP_TORCH, dtype=np.float32):
     return path
 
 
-def flax_file(folder, arrays=CLIP_FLAT, *, wrap=lambda tree: tree):
+def flax_file(folder, arrays=CLIP_FLAT, *, wrap=lambda tree: tree, config=CLIP_TINY, vocabulary=CLIP_WORDS):
+    write_clip_settings(folder, config, vocabulary)
     tree = encoders.nested({name: np.asarray(value) for name, value in arrays.items()})
     return written(folder / "flax_model.msgpack", flax.serialization.msgpack_serialize(wrap(tree)))
 
@@ -246,6 +250,7 @@ def test_msgpack_in_its_other_forms(tmp_path, monkeypatch):
     path = flax_file(tmp_path / "b", places, wrap=lambda tree: {"params": tree})
     same(converted(tmp_path, "clip", path, "b.safetensors").arrays, CLIP_FLAT)
     scalar = {**CLIP_FLAT, "logit_scale": np.float32(CLIP_FLAT["logit_scale"])}
+    write_clip_settings(tmp_path, CLIP_TINY, CLIP_WORDS)
     path = written(tmp_path / "c.msgpack", flax.serialization.msgpack_serialize(encoders.nested(scalar)))
     same(converted(tmp_path, "clip", path, "c.safetensors").arrays, CLIP_FLAT)
 
@@ -371,9 +376,10 @@ def test_converting_changes_no_bit_of_any_clip(tmp_path_factory, size, tower, vo
     folder, side = tmp_path_factory.mktemp("clip"), tower.pop("side")
     config = ClipConfig(name="x", kind="clip", text_heads=1, image_size=side * size["patch_size"], **size, **tower)
     arrays = random_arrays(config, vocabulary, seed)
-    torch = torch_file(folder / "a", in_torch(arrays))
+    settings = {"config": config, "vocabulary": vocabulary}
+    torch = torch_file(folder / "a", in_torch(arrays), **settings)
     same(converted(folder, "clip", torch).arrays, arrays)
-    flax = converted(folder, "clip", flax_file(folder, arrays), "flax")
+    flax = converted(folder, "clip", flax_file(folder, arrays, **settings), "flax")
     same(flax.arrays, arrays)
     published = read_published(torch, "clip")
     assert published.vocabulary == vocabulary and published.config == replace(config, name="clip")
@@ -546,6 +552,8 @@ def hub(tmp_path, monkeypatch):
         server.files[f"{CLIP}/model.safetensors"] = torch_file(tmp_path / "source").read_bytes()
         server.files[f"{CLIP}/flax_model.msgpack"] = flax_file(tmp_path / "source").read_bytes()
         server.files[f"{CLIP}/tokenizer.json"] = server.files[f"{BERT}/tokenizer.json"] = b'{"version": "1.0"}'
+        for name in ("config.json", "preprocessor_config.json"):
+            server.files[f"{CLIP}/{name}"] = (tmp_path / "source" / name).read_bytes()
         server.files["/model.pkl"] = published_pickle()
         yield server
 
@@ -579,12 +587,15 @@ def test_fetching_clip_brings_weights_and_tokenizer_to_their_places(hub, capsys)
 
 def test_a_fetch_that_broke_off_goes_on(hub):
     size = len(hub.files[f"{CLIP}/model.safetensors"])
-    hub.break_after = [10**6, size // 2, *[0] * 20]  # the tokenizer is complete
+    hub.break_after = [*[10**6] * 3, size // 2, *[0] * 20]  # tokenizer and settings are complete
     with pytest.raises(InputError, match="the same command resumes it"):
         fetch("kind=clip", "name=b16")
     hub.break_after, hub.requests = [], []
     fetch("kind=clip", "name=b16")
-    assert [start > size // 4 for method, _, start in hub.requests if method == "GET"] == [True]
+    starts = [
+        start for method, path, start in hub.requests if (method, Path(path).name) == ("GET", "model.safetensors")
+    ]
+    assert len(starts) == 1 and starts[0] > size // 4
     same(read_weights(CLIP_OUT, kind="clip").arrays, CLIP_FLAT)
     assert files_in() == sorted([CLIP_OUT, CLIP_WORDS_FILE])
 
@@ -599,11 +610,53 @@ def test_a_repository_without_safetensors_has_msgpack(hub):
         fetch("kind=clip", "name=b16")
 
 
+def shard_weights(hub):
+    """Replace the hub's single file by two shards and their index."""
+    del hub.files[f"{CLIP}/model.safetensors"]
+    names, places = sorted(CLIP_TORCH), {}
+    for number in range(2):
+        part = {name: np.array(CLIP_TORCH[name], order="C") for name in names[number::2]}
+        file = f"model-0000{number + 1}-of-00002.safetensors"
+        hub.files[f"{CLIP}/{file}"] = save(part)
+        places |= dict.fromkeys(part, file)
+    hub.files[f"{CLIP}/model.safetensors.index.json"] = json.dumps({"weight_map": places}).encode()
+
+
+def test_a_repository_with_shards(hub):
+    shard_weights(hub)
+    second = hub.files.pop(f"{CLIP}/model-00002-of-00002.safetensors")
+    with pytest.raises(InputError, match=r"has no model-00002-of-00002\.safetensors, which its .*index\.json names$"):
+        fetch("kind=clip", "name=b16")
+    hub.files[f"{CLIP}/model-00002-of-00002.safetensors"] = second
+    hub.requests.clear()
+    fetch("kind=clip", "name=b16")
+    assert [path for method, path, _ in hub.requests if method == "GET" and "-of-" in path] == [
+        f"{CLIP}/model-00002-of-00002.safetensors"  # the first one is there already
+    ]
+    found = read_weights(CLIP_OUT, kind="clip")
+    same(found.arrays, CLIP_FLAT)
+    assert found.architecture["heads"] == CLIP_TINY.heads
+    assert files_in() == sorted([CLIP_OUT, CLIP_WORDS_FILE])
+
+
+def test_clip_from_a_direct_link_with_the_settings_beside_it(hub):
+    url = f"{hub.url}{CLIP}/flax_model.msgpack?download=true"
+    hub.files[f"{CLIP}/flax_model.msgpack?download=true"] = hub.files[f"{CLIP}/flax_model.msgpack"]
+    fetch("kind=clip", "name=b16", f"url={url}")
+    found = read_weights(CLIP_OUT, kind="clip")
+    same(found.arrays, CLIP_FLAT)
+    assert found.architecture == CLIP_TINY.architecture(vocabulary=CLIP_WORDS, rendered_size=64)
+    del hub.files[f"{CLIP}/config.json"]
+    with pytest.raises(InputError, match=r"/config\.json: the server has no such file, which belongs to the weights"):
+        fetch("kind=clip", "name=b16", f"url={url}", "overwrite=true")
+    same(read_weights(CLIP_OUT, kind="clip").arrays, CLIP_FLAT)
+
+
 def test_a_wrong_checksum_of_the_hub(hub):
     hub.etags[f"{CLIP}/model.safetensors"] = "0" * 64
     with pytest.raises(InputError, match="it was deleted"):
         fetch("kind=clip", "name=b16")
-    assert files_in() == [CLIP_WORDS_FILE]
+    assert not CLIP_OUT.exists() and not list(Path("weights").rglob("model.safetensors"))
 
 
 def test_m3ae_from_a_direct_link(hub):
@@ -683,7 +736,10 @@ def test_without_a_network_one_line_says_which_file_goes_where(hub, monkeypatch,
     [command_config] = commands(message)
     assert command_config == weights.ConvertConfig(kind=kind, src="FILE", out=str(out))
     if kind == "clip":
-        assert f"download {hub.url}{CLIP}/model.safetensors" in message and "cannot be reached" in message
+        assert (
+            f"download {hub.url}{CLIP}/model.safetensors, {hub.url}{CLIP}/config.json" in message
+            and "cannot be reached" in message
+        )
 
 
 def test_files_that_were_put_there_by_hand_are_taken(hub):
@@ -733,11 +789,13 @@ def test_train_py_trains_with_a_converted_pickle(tmp_path):
     image, text = np.zeros((1, 32, 32, 3), np.uint8), np.zeros((1, 32), np.int32)
     given = (image, text, np.zeros((1, 32), np.float32), np.arange(2), np.arange(16))
     params = masked.init(jax.random.key(0), *given, method=MaskedM3AE.reconstruct)["params"]
-    src = written(tmp_path / "model.pkl", published_pickle(jax.device_get(params)))
+    variant = {"m3ae.model_type": None, "m3ae.num_heads": 2, "data.tokenizer_max_length": 32, "data.image_size": 32}
+    src = written(tmp_path / "model.pkl", published_pickle(jax.device_get(params), variant=variant))
     out = tmp_path / "w.safetensors"
     settings = tiny.overrides(
         tmp_path, "encoder=m3ae_b16", "encoder.dim=16", "encoder.depth=2", "encoder.heads=2", "encoder.tokenizer=small",
-        "encoder.text_length=32", f"encoder.weights={out}", "training.epochs=2", "training.token_dropout=0", "name=run",
+        "encoder.text_length=32", "encoder.image_size=32", f"encoder.weights={out}", "training.epochs=2",
+        "training.token_dropout=0", "name=run",
     )  # fmt: skip
 
     def command(*words):
@@ -750,8 +808,10 @@ def test_train_py_trains_with_a_converted_pickle(tmp_path):
     )
     done = command("-m", "data_tools.weights", "convert", "kind=m3ae", f"src={src}", f"out={out}")
     assert done.returncode == 0, done.stderr
-    other = command("train.py", *settings, "encoder.dim=32")
-    assert other.returncode == 2 and "found weights with dim 16, expected 32" in other.stderr
+    other = command("train.py", *settings, "encoder.heads=4")
+    assert other.returncode == 2 and other.stderr == (
+        f"error: encoder.heads: found 4; allowed: 2, as in the training of {out}; set encoder.heads=2\n"
+    )
     assert not (tmp_path / "data").exists()
     done = command("train.py", *settings)
     assert done.returncode == 0, done.stderr

@@ -138,7 +138,7 @@ def test_demonstrations_with_images_of_another_size_are_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def note(**settings: Any) -> list[str]:
-        """What is printed about other sizes; the simulator's images have 16 pixels, others are refused."""
+        """Lines about other sizes; the simulator's images have 16 pixels, others are refused."""
         with suppress(InputError):
             collected(tmp_path, 3, settings=replace(sim(), **settings))
         return [line for line in capsys.readouterr().out.splitlines() if "use those of" in line]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_tools.weights.published import read_m3ae
+from data_tools.weights.m3ae import read_m3ae
 from data_tools.weights.safe_unpickler import load
 from instructrl.errors import InputError
 from tests.fixtures.malicious import DTYPE, EMPTY, called, named, text
@@ -116,7 +116,7 @@ def test_every_array_of_half_precision_is_read_if_each_has_one_name(tmp_path: Pa
     params = {f"name{index}": np.full(1000, index, np.float16) for index in range(50)}
     for protocol in range(6):
         path.write_bytes(pickle.dumps({"state": {"params": params}}, protocol))
-        assert {name: value[0] for name, value in read_m3ae(path).items()} == {f"name{n}": n for n in range(50)}
+        assert {name: value[0] for name, value in read_m3ae(path).arrays.items()} == {f"name{n}": n for n in range(50)}
 
 
 HUGE = (0, 2**63 - 1, 2**63 - 1)

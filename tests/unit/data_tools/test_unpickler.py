@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from data_tools.weights.__main__ import main
-from data_tools.weights.published import read_m3ae
+from data_tools.weights.m3ae import read_m3ae
 from data_tools.weights.safe_pickle_types import InertObject
 from data_tools.weights.safe_unpickler import load
 from instructrl.errors import InputError
@@ -90,7 +90,7 @@ def test_nothing_of_it_runs(name, place, mark, tmp_path):
     cached = dict(copyreg._extension_cache)
     with nothing_happens():
         try:
-            found = read_m3ae(file)
+            found = read_m3ae(file).arrays
         except InputError as error:
             assert str(error).startswith(str(file)) and "\n" not in str(error) and len(str(error)) < 400
             found = None
@@ -339,7 +339,7 @@ def survives(content, path):
     with nothing_happens(), contextlib.suppress(InputError):
         only_plain(load(path))
     with nothing_happens(), contextlib.suppress(InputError):
-        for value in read_m3ae(path).values():
+        for value in read_m3ae(path).arrays.values():
             assert value.dtype == np.float32 and np.isfinite(value).all()
 
 

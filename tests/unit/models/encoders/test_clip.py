@@ -1,5 +1,6 @@
 """CLIP reproduces the reference outputs, from parameters named as in Hugging Face's flax model."""
 
+import math
 from dataclasses import replace
 
 import jax
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from instructrl.models.encoders.clip import Clip, text_layers
+from instructrl.models.encoders.clip import Block, BlockConfig, Clip, text_layers
 from instructrl.models.encoders.registry import encoder_shapes
+from instructrl.models.layers.block_stack import DEFAULT_EXECUTION
 from instructrl.models.layers.image_ops import resize
 from tests.fixtures import encoders
 from tests.fixtures.encoders import CLIP_TINY, CLIP_WORDS
@@ -46,6 +48,53 @@ def test_embeddings_in_the_common_space_are_the_references(padding):
     image, text = applied(model(), IMAGES, TEXT, padding, method=Clip.embed_pairs)
     np.testing.assert_allclose(image, GOLDEN["image_embedding"], **close)
     np.testing.assert_allclose(text, GOLDEN["text_embedding"], **close)
+
+
+def exact_gelu(x):
+    return x * np.vectorize(lambda value: (1 + math.erf(value / math.sqrt(2))) / 2)(x)
+
+
+def tanh_gelu(x):
+    return x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
+
+
+ACTIVATIONS = {
+    "quick_gelu": lambda x: x / (1 + np.exp(-1.702 * x)),
+    "gelu": exact_gelu,
+    "gelu_tanh": tanh_gelu,
+}
+
+
+def normed(x, weights, epsilon):
+    centred = x - x.mean(axis=-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + epsilon) * weights["scale"] + weights["bias"]
+
+
+def dense(x, weights):
+    return x @ np.float64(weights["kernel"]) + weights["bias"]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activation_and_epsilon_are_those_of_the_settings(activation):
+    """A block without attention, whose output is switched off, by formulas in float64."""
+    epsilon, weights = 0.03, PARAMS["vision_model"]["encoder"]["layers"]["0"]
+    silent = {**weights, "self_attn": jax.tree.map(np.zeros_like, weights["self_attn"])}
+    x = np.random.default_rng(0).normal(size=(2, 5, 64)).astype(np.float32)
+    config = BlockConfig(activation, epsilon, np.float32, DEFAULT_EXECUTION)
+    found = Block(4, config).apply({"params": silent}, x, None)
+    hidden = ACTIVATIONS[activation](
+        dense(normed(np.float64(x), weights["layer_norm2"], epsilon), weights["mlp"]["fc1"])
+    )
+    np.testing.assert_allclose(found, x + dense(hidden, weights["mlp"]["fc2"]), **close)
+
+
+def test_images_are_normalized_by_the_settings():
+    mean, std = [0.5, 0.25, 0.0], [0.5, 0.25, 1.0]
+    ours = applied(model(image_mean=mean, image_std=std), IMAGES, method=Clip.encode_images)
+    default = model()
+    shifted = (IMAGES / 255 - np.array(mean)) / np.array(std) * default.config.image_std + default.config.image_mean
+    other = applied(default, (shifted * 255).astype(np.float32), method=Clip.encode_images)
+    np.testing.assert_allclose(ours.pooled, other.pooled, rtol=1e-4, atol=1e-4)
 
 
 def test_features_of_all_layers():
