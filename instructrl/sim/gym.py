@@ -6,15 +6,16 @@
     env = gymnasium.make("instructrl/ReachTarget-v0")
 
 An action is a keyframe, float32 [8] as everywhere in InstructRL: x y z of the gripper's tip in metres (world frame),
-its rotation as a quaternion x y z w of any nonzero length, and the gripper, open above 0.5. One step moves the arm
-all the way to the keyframe. The reward is 1.0 on success, else 0.0. An episode is terminated by success, failure, or an
-unreachable or invalid action; it is truncated at the time limit. This module needs no jax, configuration or model.
+its rotation as a quaternion x y z w of any nonzero length, and the gripper, open above 0.5. In the middle of the
+action space the closed gripper points down, in front of the arm. One step moves the arm all the way to the keyframe.
+The reward is 1.0 on success, else 0.0. An episode is terminated by success, failure, or an unreachable or invalid
+action; it is truncated at the time limit. This module needs no jax, configuration or model.
 
 `instructrl.sim.gym:instructrl/ReachTarget-v0` as an ID imports the module automatically, also in worker processes.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
@@ -23,10 +24,13 @@ from gymnasium.vector.utils import read_from_shared_memory
 
 from instructrl.actions import WORKSPACE_HIGH, WORKSPACE_LOW
 from instructrl.errors import InputError
-from instructrl.sim.env import EpisodeLimits, EpisodeStart, Outcome, Step
+from instructrl.sim.env import Env, EpisodeLimits, EpisodeStart, Outcome, Step
 from instructrl.sim.rendering import available_renderer
 from instructrl.tasks import TASKS
 from instructrl.types import Observation
+
+if TYPE_CHECKING:
+    from instructrl.data.text.tokenizer import Tokenizer
 
 NAMESPACE, VERSION = "instructrl", "v0"
 CAMERAS = ("front", "left_shoulder", "right_shoulder")
@@ -35,6 +39,8 @@ MAX_INSTRUCTION_LENGTH = 200  # characters
 CHARSET = " abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:;'!?-"
 MAX_DISTANCE = 10.0  # metres; bound on camera positions
 MAX_PIXELS = 10_000.0  # bound on focal lengths and image sizes
+# All quaternions of unit length, and in the middle (0 for a policy in [-1, 1]) a gripper that points down, not zeros:
+QUATERNION_LOW, QUATERNION_HIGH = (-1.0, -1.0, -1.0, -1.0), (1.0, 2.0, 1.0, 1.0)
 FPS = 2  # environment steps per second of video
 
 
@@ -73,10 +79,11 @@ def _read_instructions(space: InstructionSpace, shared_memory: Any, n: int = 1) 
 
 
 class Task(gymnasium.Env[dict[str, Any], np.ndarray]):
-    """One embedded task. The spaces depend only on `cameras` and `image_size`, so that tasks can be mixed.
+    """One embedded task. The spaces depend only on `cameras`, `image_size` and `instruction_tokens`, not on the task.
 
     Observations: for each camera `NAME_rgb` uint8 [H W 3], `NAME_intrinsics` [3 3], `NAME_extrinsics` [4 4] (camera to
-    world, metres); `state` [4]: gripper open, two finger positions in metres, time in [-1, 1]; `instruction`, a text.
+    world, metres); `state` [4]: gripper open, two finger positions in metres, time in [-1, 1]; `instruction`, a text or
+    token ids.
     Infos: `variation` and `seed`, which determine the initial state; `instruction`; `outcome`, None until the end.
     """
 
@@ -86,25 +93,28 @@ class Task(gymnasium.Env[dict[str, Any], np.ndarray]):
         self,
         task: str,
         *,
-        cameras: Sequence[str] = CAMERAS,
+        cameras: str | Sequence[str] = CAMERAS,
         image_size: int = 128,
         renderer: str = "auto",
         keyframes: int | None = None,
         tries: int = 1,
         render_mode: str | None = None,
         render_size: int = 256,
+        instruction_tokens: int | None = None,
     ) -> None:
         """Compile the task's world.
 
         Args:
             task: name of an embedded task, such as "reach_target".
-            cameras: some of front, left_shoulder, right_shoulder and wrist.
+            cameras: some of front, left_shoulder, right_shoulder and wrist, or one of them by itself.
             image_size: side length of each camera image in pixels.
             renderer: "opengl", "raycast", or "auto" for OpenGL where it works.
             keyframes: maximum number of actions in an episode; None: the task's own limit.
             tries: number of unreachable actions that ends an episode; earlier ones only cost a step.
             render_mode: "rgb_array" for `render`; None for none.
             render_size: side length of the images of `render` in pixels.
+            instruction_tokens: None: observations hold the instruction as text; else as that many token ids, those of
+                agents with encoder.tokenizer=small, padded with that of [PAD]: a Box, for libraries without texts.
 
         Raises:
             InputError: an argument is invalid.
@@ -117,15 +127,20 @@ class Task(gymnasium.Env[dict[str, Any], np.ndarray]):
             check_integer("keyframes", keyframes, low=1)
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise InputError(f"render_mode: found {render_mode!r}, expected rgb_array or None")
-        self.cameras, self.render_mode, self._render_size = tuple(cameras), render_mode, render_size
+        self.render_mode, self._render_size = render_mode, render_size
         renderer = available_renderer(renderer)
-        self._env = Tabletop(task, cameras=self.cameras, image_size=image_size, renderer=renderer)
+        self._env = Tabletop(task, cameras=cameras, image_size=image_size, renderer=renderer)
+        self.cameras = self._env.cameras
         self._env.limits = EpisodeLimits(max_keyframes=keyframes, max_unreachable=tries)
         self.variations = self._env.variations
         self.observation_space = observation_space(self.cameras, image_size)
+        self._tokenizer = None
+        if instruction_tokens is not None:
+            self._tokenizer = tokenizer_for(self._env, instruction_tokens)
+            self.observation_space["instruction"] = token_space(self._tokenizer)
         self.action_space = spaces.Box(
-            np.array([*WORKSPACE_LOW, -1, -1, -1, -1, 0], np.float32),
-            np.array([*WORKSPACE_HIGH, 1, 1, 1, 1, 1], np.float32),
+            np.array([*WORKSPACE_LOW, *QUATERNION_LOW, 0], np.float32),
+            np.array([*WORKSPACE_HIGH, *QUATERNION_HIGH, 1], np.float32),
         )
 
     def reset(
@@ -169,7 +184,9 @@ class Task(gymnasium.Env[dict[str, Any], np.ndarray]):
         return self._env.step(action)
 
     def _to_dict(self, observation: Observation) -> dict[str, Any]:
-        arrays: dict[str, Any] = {"state": observation.state.copy(), "instruction": observation.instruction}
+        text = observation.instruction
+        instruction = text if self._tokenizer is None else self._tokenizer([text])[0][0]
+        arrays: dict[str, Any] = {"state": observation.state.copy(), "instruction": instruction}
         for index, name in enumerate(self.cameras):
             arrays[f"{name}_rgb"] = observation.images[index].copy()
             arrays[f"{name}_intrinsics"] = observation.intrinsics[index].copy()
@@ -196,6 +213,26 @@ def observation_space(cameras: Sequence[str], image_size: int) -> spaces.Dict:
         parts[f"{name}_intrinsics"] = spaces.Box(-MAX_PIXELS, MAX_PIXELS, (3, 3), np.float32)
         parts[f"{name}_extrinsics"] = spaces.Box(-MAX_DISTANCE, MAX_DISTANCE, (4, 4), np.float32)
     return spaces.Dict(parts)
+
+
+def tokenizer_for(env: Env, length: int) -> "Tokenizer":
+    """The tokenizer that turns each instruction of a task into `length` ids of the bundled vocabulary.
+
+    Raises:
+        InputError: an instruction of the task has more.
+    """
+    from instructrl.data.text.tokenizer import Tokenizer, bundled_vocabulary  # only for those who ask for it
+
+    check_integer("instruction_tokens", length, low=1)
+    tokenizer = Tokenizer(bundled_vocabulary()[1].pieces, length=int(length))
+    texts = [text for variation in range(env.variations) for text in env.instructions(variation)]
+    check_integer("instruction_tokens", length, low=max(len(tokenizer.pieces(text)) for text in texts))
+    return tokenizer
+
+
+def token_space(tokenizer: "Tokenizer") -> spaces.Box:
+    """The space of instructions as token ids."""
+    return spaces.Box(0, tokenizer.vocabulary_size - 1, (tokenizer.length,), np.int32)
 
 
 def checked_options(options: Mapping[str, Any], variations: int) -> dict[str, int]:

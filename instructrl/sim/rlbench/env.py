@@ -16,8 +16,10 @@ import numpy as np
 from PIL import Image
 
 from instructrl.actions import check_action
+from instructrl.config.environment import CAMERAS
 from instructrl.config.simulators import RLBenchConfig
 from instructrl.errors import InputError
+from instructrl.sim.camera_names import camera_names
 from instructrl.sim.env import EpisodeLimits, EpisodeStart, Outcome, Step, StepCounter, replay
 from instructrl.sim.keyframes import find_keyframes, keyframe_actions
 from instructrl.sim.rendering import rlbench_renderer
@@ -39,7 +41,9 @@ T = TypeVar("T")
 class RLBench:
     """One task of RLBench."""
 
-    def __init__(self, task: str, *, cameras: Sequence[str], image_size: int, renderer: str, planner_attempts: int):
+    def __init__(
+        self, task: str, *, cameras: str | Sequence[str], image_size: int, renderer: str, planner_attempts: int
+    ):
         """Start CoppeliaSim. `planner_attempts`: maximum number of planner calls per keyframe.
 
         Raises:
@@ -47,7 +51,7 @@ class RLBench:
         """
         check_installation()
         self._library = Library()
-        self._name, self._cameras, self._planner_attempts = task, tuple(cameras), planner_attempts
+        self._name, self._cameras, self._planner_attempts = task, camera_names(cameras, CAMERAS), planner_attempts
         self._config = self._library.observation_config(self._cameras, image_size=image_size, renderer=renderer)
         self._renderer = renderer
         self._environment, self._task = self._library.launch(task, self._config)

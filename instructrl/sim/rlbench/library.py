@@ -50,11 +50,8 @@ class Library:
         """A new observation config (RLBench's default object is shared): RGB of these cameras, and the fields we read.
 
         Raises:
-            InputError: an unknown camera or renderer.
+            InputError: an unknown renderer.
         """
-        unknown = [name for name in cameras if name not in CAMERAS]
-        if unknown or not cameras:
-            raise InputError(f"sim.cameras: found {list(cameras)}, expected some of {', '.join(CAMERAS)}")
         if renderer not in RLBENCH_RENDERERS:
             raise InputError(f"sim.renderer: found {renderer!r}, expected one of {', '.join(RLBENCH_RENDERERS)}")
         mode = getattr(self._parts.RenderMode, renderer.rpartition("_")[2].upper())

@@ -9,6 +9,7 @@ import numpy as np
 
 from instructrl.actions import check_action, turn_about_approach
 from instructrl.errors import InputError
+from instructrl.sim.camera_names import camera_names
 from instructrl.sim.env import EpisodeLimits, EpisodeStart, Outcome, Step, StepCounter, replay
 from instructrl.sim.rendering import available_renderer, opengl_backend
 from instructrl.sim.tabletop.cameras import extrinsics, intrinsics
@@ -30,23 +31,21 @@ _FRAME_SECONDS = 0.1
 class Tabletop:
     """One tabletop task; everything follows from (task, variation, seed), independently of earlier episodes."""
 
-    def __init__(self, task: str, *, cameras: Sequence[str], image_size: int, renderer: str):
+    def __init__(self, task: str, *, cameras: str | Sequence[str], image_size: int, renderer: str):
         """Compile the task's world. `renderer` is "opengl" or "raycast".
 
         Raises:
             InputError: an unknown task or camera.
         """
         self._name, self._task = task, load_task(task)
-        unknown = [name for name in cameras if name not in CAMERAS]
-        if unknown or not cameras:
-            raise InputError(f"sim.cameras: found {list(cameras)}, expected some of {', '.join(CAMERAS)}")
+        self.cameras = camera_names(cameras, CAMERAS)
         self.variations, self.max_steps = self._task.variations, self._task.max_steps
         self._world = World(
             self._task.bodies(), graspable=self._task.graspable, joint_thresholds=self._task.joint_thresholds
         )
         self._motion = Motion(self._world)
         model = self._world.model
-        self._cameras = [model.camera(name).id for name in cameras]
+        self._cameras = [model.camera(name).id for name in self.cameras]
         self._intrinsics = np.stack([intrinsics(model, camera, image_size) for camera in self._cameras])
         self._renderer_name = renderer
         self._renderer: Renderer = make_renderer(renderer, model, image_size)

@@ -2,19 +2,24 @@
 
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env, data_equivalence
+from gymnasium.vector import SyncVectorEnv
+from gymnasium.wrappers import RescaleAction
 
 import instructrl.sim.gym as suite
 from instructrl.actions import WORKSPACE_HIGH
 from instructrl.config.environment import EMBEDDED_TASKS, SimConfig
+from instructrl.data.text.tokenizer import make_tokenizer
 from instructrl.errors import InputError
 from instructrl.sim import EpisodeStart, Outcome, make_env
 from instructrl.sim.tabletop.task import load_task
+from tests.fixtures.settings import composed
 
 REACH, STACK = "instructrl/ReachTarget-v0", "instructrl/StackBlocks-v0"
 SMALL = {"cameras": ("front", "wrist"), "image_size": 16, "renderer": "raycast", "render_size": 32}
@@ -126,6 +131,11 @@ def test_wrong_options_are_refused_in_one_line(env: gymnasium.Env, options: dict
     [
         ({"cameras": ("front", "back")}, "sim.cameras: found"),
         ({"cameras": ()}, "sim.cameras: found"),
+        ({"cameras": "back"}, "sim.cameras: found back, expected some of front"),
+        ({"cameras": ("front", "front")}, "sim.cameras: found"),
+        ({"cameras": 3}, "sim.cameras: found 3"),
+        ({"instruction_tokens": 2}, r"instruction_tokens: found 2, expected an integer, 10 or more"),
+        ({"instruction_tokens": True}, "instruction_tokens: found True"),
         ({"image_size": 0}, "image_size: found 0"),
         ({"keyframes": 0}, "keyframes: found 0"),
         ({"tries": 1.5}, "tries: found 1.5"),
@@ -182,6 +192,34 @@ def test_a_quaternion_may_have_any_length(env: gymnasium.Env) -> None:
         results.append(env.step(scaled))
     assert [reward for _, reward, *_ in results] == [1.0] * 4
     assert all(np.allclose(one[0]["state"], results[0][0]["state"], atol=1e-4) for one in results)
+
+
+@pytest.mark.parametrize("task", EMBEDDED_TASKS)
+def test_the_middle_of_the_action_space_is_a_pose_that_the_arm_reaches(task: str) -> None:
+    rescaled = RescaleAction(make(suite.env_id(task), cameras="front"), -1, 1)
+    rescaled.reset(seed=0)
+    assert rescaled.step(np.zeros(8, np.float32))[-1]["outcome"] is None
+    rescaled.reset(seed=0)
+    turned = np.array([0, 0, 0, 0.1, -0.1, 0.1, -0.1, 0.5], np.float32)
+    assert rescaled.step(turned)[-1]["outcome"] != "invalid_action"
+    rescaled.close()
+
+
+def test_instructions_as_tokens_are_those_of_agents_and_in_a_box() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=f".*{NOT_UNIT}")
+        made = make(cameras="wrist", instruction_tokens=32)
+        check_env(made.unwrapped, skip_render_check=True)
+    assert isinstance(made.observation_space["instruction"], gymnasium.spaces.Box)
+    seen, info = made.reset(seed=3)
+    expected, _ = make_tokenizer(composed("encoder.tokenizer=small").encoder)([info["instruction"]])
+    np.testing.assert_array_equal(seen["instruction"], expected[0])
+    assert set(seen) == {"state", "instruction", "wrist_rgb", "wrist_intrinsics", "wrist_extrinsics"}
+    vector = SyncVectorEnv([partial(make, instruction_tokens=12)] * 2)
+    assert vector.reset(seed=3)[0]["instruction"].tolist()[0] == expected[0, :12].tolist()
+    for one in (made, vector):
+        one.close()
 
 
 def test_an_observation_shows_what_the_suite_sees(env: gymnasium.Env) -> None:
