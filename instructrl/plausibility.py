@@ -2,6 +2,9 @@
 
 import numpy as np
 
+from instructrl.errors import InputError, format_value
+from instructrl.types import STATE_SIZE, Observation
+
 LARGEST = 1e4  # of a state's numbers, and of positions in metres
 LARGEST_PIXEL = 1e6  # of focal lengths and principal points
 SMALLEST = 1e-6  # of focal lengths in pixels, and of the volume that a camera's axes span
@@ -32,3 +35,45 @@ def implausible(name: str, values: np.ndarray) -> np.ndarray:
     else:
         return wrong
     return wrong | degenerate.reshape(len(values), -1).any(axis=1)
+
+
+def check_observation(
+    observation: Observation, *, views: int, size: int, form_hint: str = "", value_hint: str = ""
+) -> Observation:
+    """Return an observation as arrays of the types that an agent takes.
+
+    Args:
+        observation: of anything that converts to arrays.
+        views: the number of cameras.
+        size: side length of the images in pixels.
+        form_hint: what an error about a shape or a type adds.
+        value_hint: what an error about numbers adds.
+
+    Raises:
+        InputError: an array has a wrong shape or type, or numbers that no scene has.
+    """
+    expected = {
+        "images": ((views, size, size, 3), np.uint8),
+        "state": ((STATE_SIZE,), np.float32),
+        "intrinsics": ((views, 3, 3), np.float32),
+        "extrinsics": ((views, 4, 4), np.float32),
+    }
+    arrays = {}
+    for name, (shape, dtype) in expected.items():
+        try:
+            arrays[name] = found = np.asarray(getattr(observation, name))
+        except ValueError:  # nested lists of unequal lengths
+            raise InputError(
+                f"observation.{name}: found no array, expected {np.dtype(dtype)}{shape}{form_hint}"
+            ) from None
+        if found.shape != shape or not np.can_cast(found.dtype, dtype, "same_kind"):
+            raise InputError(
+                f"observation.{name}: found {found.dtype}{found.shape}, expected {np.dtype(dtype)}{shape}{form_hint}"
+            )
+    for name, rule in RULES.items():
+        if implausible(name, arrays[name][None]).any():
+            raise InputError(
+                f"observation.{name}: found {format_value(arrays[name].tolist())}, expected {rule}{value_hint}"
+            )
+    typed = {name: np.asarray(found, expected[name][1]) for name, found in arrays.items()}
+    return Observation(**typed, instruction=observation.instruction)

@@ -34,7 +34,7 @@ from instructrl.config.environment import DataConfig, SimConfig, TaskConfig, tas
 from instructrl.data.demonstrations.reader import read
 from instructrl.data.demonstrations.schema import Contents, Header
 from instructrl.errors import RunError
-from instructrl.sim import EpisodeStart, Outcome, make_env
+from instructrl.sim import EpisodeStart, Outcome, make_checked_env
 from instructrl.sim.vector.pool import WorkerFailure, Workers, worker_count
 from instructrl.storage.file_lock import exclusive_lock
 from instructrl.storage.paths import StoragePath
@@ -45,7 +45,7 @@ MAX_LOST = 5  # consecutive episodes on which a fragile simulator crashes twice 
 
 def start_workers(sim: SimConfig, task: str) -> Workers:
     """Start the processes that collect a task."""
-    return Workers(partial(make_env, sim, task), worker_count(sim.workers), timeout=sim.timeout)
+    return Workers(partial(make_checked_env, sim, task), worker_count(sim.workers), timeout=sim.timeout)
 
 
 def ensure_demonstrations(

@@ -10,7 +10,7 @@ import numpy as np
 from instructrl.config.environment import SimConfig
 from instructrl.errors import SimulatorError
 from instructrl.evaluation.diagnosis import Deviation, compare
-from instructrl.sim import Env, EpisodeLimits, EpisodeStart, OffersExpert, Outcome, make_env
+from instructrl.sim import Env, EpisodeLimits, EpisodeStart, OffersExpert, Outcome, make_checked_env
 from instructrl.sim.vector.pool import WorkerFailure, Workers, worker_count
 from instructrl.types import Observation
 
@@ -97,7 +97,7 @@ class EvalEnv:
 
 def make_eval_env(sim: SimConfig, task: str, limits: EpisodeLimits) -> EvalEnv:
     """Create the environment of a worker process."""
-    return EvalEnv(make_env(sim, task), limits)
+    return EvalEnv(make_checked_env(sim, task), limits)
 
 
 def start_eval_workers(

@@ -20,13 +20,13 @@ from instructrl.config.environment import DataConfig
 from instructrl.config.training import HardwareConfig
 from instructrl.errors import InputError, format_value
 from instructrl.inference.batched_agent import BatchedAgent
-from instructrl.plausibility import RULES, implausible
+from instructrl.plausibility import check_observation
 from instructrl.storage.paths import storage_path
 from instructrl.storage.synced_dir import working_dir
 from instructrl.training.distributed.platform import select_platform
 from instructrl.training.model_factory import make_agent
 from instructrl.training.parameters.load_agent import LoadedAgent, export_agent, load_agent
-from instructrl.types import STATE_SIZE, Observation
+from instructrl.types import Observation
 
 CHECKPOINTS = ("best", "last")
 FIRST_STEPS = 8  # initial capacity of the history in keyframes; doubled when it is full
@@ -120,29 +120,14 @@ class Agent:
 
     def _checked(self, observation: Observation | Mapping[str, Any], instruction: str) -> Observation:
         checked = observation if isinstance(observation, Observation) else self._from_arrays(observation, instruction)
-        views, size = len(self.cameras), self.image_size
-        expected = {
-            "images": ((views, size, size, 3), np.uint8),
-            "state": ((STATE_SIZE,), np.float32),
-            "intrinsics": ((views, 3, 3), np.float32),
-            "extrinsics": ((views, 4, 4), np.float32),
-        }
-        arrays = {name: np.asarray(getattr(checked, name)) for name in expected}
-        for name, (shape, dtype) in expected.items():
-            found = arrays[name]
-            if found.shape != shape or not np.can_cast(found.dtype, dtype, "same_kind"):
-                raise InputError(
-                    f"observation.{name}: found {found.dtype}{found.shape}, expected {np.dtype(dtype)}{shape}: this "
-                    f"agent uses the cameras {', '.join(self.cameras)} with images of {size} pixels"
-                )
-        for name, rule in RULES.items():
-            if implausible(name, arrays[name][None]).any():
-                raise InputError(
-                    f"observation.{name}: found {format_value(arrays[name].tolist())}, expected {rule}; look "
-                    "at what reads the robot or the cameras. The observation was not taken into the episode's history"
-                )
-        return Observation(
-            **{name: found.astype(expected[name][1]) for name, found in arrays.items()}, instruction=instruction
+        return check_observation(
+            checked._replace(instruction=instruction),
+            views=len(self.cameras),
+            size=self.image_size,
+            form_hint=f": this agent uses the cameras {', '.join(self.cameras)} with images of {self.image_size} "
+            "pixels",
+            value_hint="; look at what reads the robot or the cameras. The observation was not taken into the "
+            "episode's history",
         )
 
     def _from_arrays(self, observation: Mapping[str, Any], instruction: str) -> Observation:

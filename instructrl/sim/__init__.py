@@ -1,5 +1,6 @@
 """Simulators behind one interface, run in worker processes."""
 
+from instructrl.sim.checked import make_checked_env
 from instructrl.sim.env import Env, EpisodeLimits, EpisodeStart, OffersExpert, Outcome, Simulator, Step, StepCounter
 from instructrl.sim.factory import make_env, simulator_class
 from instructrl.sim.rendering import available_renderer
@@ -14,6 +15,7 @@ __all__ = [
     "Step",
     "StepCounter",
     "available_renderer",
+    "make_checked_env",
     "make_env",
     "simulator_class",
 ]

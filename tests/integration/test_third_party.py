@@ -90,7 +90,7 @@ def ran(entry: str, *words: str, place: Path, site: Path | None) -> subprocess.C
     """A command, with the folder of installed packages or without it."""
     path = os.pathsep.join(map(str, [ROOT, *([] if site is None else [site])]))
     return subprocess.run(
-        [sys.executable, str(ROOT / entry), *words],
+        [sys.executable, *(["-m", "data_tools.collect"] if entry == "collect" else [str(ROOT / entry)]), *words],
         cwd=place,
         env=os.environ | {"PYTHONPATH": path},
         capture_output=True,
@@ -115,6 +115,53 @@ def test_their_parts_are_trained_recorded_and_evaluated(run: Path, place: Path, 
     done = ran("eval.py", *words, place=place, site=site)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (run / "eval" / "results.json").exists() and "success_rate" in done.stdout
+
+
+def faulty_site(site: Path, folder: Path, *, before: str, after: str) -> Path:
+    """A copy of their package with a fault in its simulator."""
+    shutil.copytree(site, folder, dirs_exist_ok=True)
+    plane = folder / "acme_robots" / "plane.py"
+    text = plane.read_text()
+    assert text.count(before) == 1
+    plane.write_text(text.replace(before, after))
+    return folder
+
+
+def test_nan_of_their_simulator_ends_an_evaluation_with_its_place(
+    run: Path, place: Path, site: Path, tmp_path: Path
+) -> None:
+    nan_after_a_step = "-1 + 2 * self._counter.steps / self.max_steps if self._counter.steps < 1 else np.nan"
+    before = "-1 + 2 * self._counter.steps / self.max_steps"
+    faulty = faulty_site(site, tmp_path, before=before, after=nan_after_a_step)
+    words = ("run=outputs/acme", "episodes=2", "conditions=[trained]", "videos=0", "workers=1", "protocol.name=faulty")
+    done = ran("eval.py", *words, place=place, site=faulty)
+    line = (
+        r"^error: sim=plane, task touch_dot, variation 0, seed \d+, step 1: observation.state: found \[1.0, .*nan\], "
+    )
+    assert done.returncode == 1 and re.search(line, done.stderr.splitlines()[-1]), done.stderr[-2000:]
+    assert "Traceback" not in done.stderr and not (run / "eval-faulty" / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "line"),
+    [
+        (
+            "return made, outcome or",
+            "made.state[1] = np.nan\n        return made, outcome or",
+            "step 1: demonstration.state",
+        ),
+        ("return made, outcome or Outcome.TIME_LIMIT", "return made, True", r"step 0: outcome: found true \(bool\)"),
+    ],
+)
+def test_faulty_demonstrations_of_their_simulator_are_not_written(
+    before: str, after: str, line: str, place: Path, site: Path, tmp_path: Path
+) -> None:
+    faulty = faulty_site(site, tmp_path, before=before, after=after)
+    words = ("sim=plane", "task=touch_dot", "sim.workers=1", f"data.dir={tmp_path}/data")
+    done = ran("collect", *words, place=place, site=faulty)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr[-2000:]
+    assert re.search(f"^error: sim=plane, task touch_dot, variation 0, seed 0, {line}", done.stderr.splitlines()[-1])
+    assert not list(tmp_path.glob("data/**/*.hdf5"))
 
 
 def test_a_run_whose_package_is_gone_says_which_entry_is_missing(run: Path, place: Path) -> None:

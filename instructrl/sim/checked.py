@@ -1,0 +1,137 @@
+"""An environment whose answers are checked: simulators are often of others, and one NaN spoils all that follows."""
+
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from instructrl.errors import InputError, SimulatorError, format_value
+from instructrl.plausibility import RULES, check_observation, implausible
+from instructrl.sim.env import Env, EpisodeLimits, EpisodeStart, OffersExpert, Outcome, Step
+from instructrl.sim.factory import make_env
+from instructrl.types import ACTION_SIZE, STATE_SIZE, Demonstration, Observation
+
+if TYPE_CHECKING:
+    from instructrl.config.environment import SimConfig
+
+
+def make_checked_env(cfg: "SimConfig", task: str) -> Env:
+    """Create the environment of one task, which raises SimulatorError for an answer of a wrong form or value.
+
+    Raises:
+        InputError: as `make_env`.
+    """
+    env = make_env(cfg, task)
+    kind = CheckedEnvWithExpert if isinstance(env, OffersExpert) else CheckedEnv
+    return cast(Env, kind(env, f"sim={cfg.kind}, task {task}", views=len(cfg.cameras), size=cfg.image_size))
+
+
+class CheckedEnv:
+    """An `Env` that checks what another one returns: observations, outcomes and demonstrations."""
+
+    def __init__(self, env: Env, name: str, *, views: int, size: int) -> None:
+        self._env, self._name, self._views, self._size = env, name, views, size
+        self._start, self._steps = "", 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._env, name)
+
+    @property
+    def limits(self) -> EpisodeLimits:
+        """Those of subsequent episodes."""
+        return self._env.limits
+
+    @limits.setter
+    def limits(self, limits: EpisodeLimits) -> None:
+        self._env.limits = limits
+
+    def reset(self, start: EpisodeStart) -> Observation:
+        """Begin an episode."""
+        self._begin(start)
+        return self._checked(self._env.reset(start))
+
+    def step(self, action: np.ndarray) -> Step:
+        """Execute one keyframe action."""
+        self._steps += 1
+        found = self._env.step(action)
+        if not (isinstance(found, tuple) and len(found) == 2):
+            raise self._fault(f"found {_kind(found)}; allowed: Step(observation, outcome)")
+        observation, outcome = found
+        self._check_outcome(outcome, may_go_on=True)
+        return Step(self._checked(observation), outcome)
+
+    def demonstrate(self, start: EpisodeStart) -> tuple[Demonstration, Outcome]:
+        """Run the expert from a new initial state."""
+        self._begin(start)
+        found = self._env.demonstrate(start)
+        if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], Demonstration)):
+            raise self._fault(f"demonstration: found {_kind(found)}; allowed: (Demonstration, outcome)")
+        demonstration, outcome = found
+        self._check_outcome(outcome)
+        if outcome is Outcome.SUCCESS:
+            self._check_frames(demonstration)
+        return demonstration, outcome
+
+    def film(self, start: EpisodeStart, actions: np.ndarray, *, size: int) -> np.ndarray:
+        """Replay actions as a video."""
+        self._begin(start)
+        found = self._env.film(start, actions, size=size)
+        if _kind(found).partition("(")[0] != "uint8" or found.shape[1:] != (size, size, 3) or not len(found):
+            raise self._fault(f"video: found {_kind(found)}; allowed: uint8(frames, {size}, {size}, 3)")
+        return found
+
+    def _begin(self, start: EpisodeStart) -> None:
+        self._start, self._steps = f"variation {start.variation}, seed {start.seed}", 0
+
+    def _checked(self, observation: Any) -> Observation:
+        if not isinstance(observation, Observation):
+            raise self._fault(f"observation: found {_kind(observation)}; allowed: instructrl.types.Observation")
+        if not isinstance(observation.instruction, str):
+            raise self._fault(f"observation.instruction: found {_kind(observation.instruction)}; allowed: a text")
+        try:
+            return check_observation(observation, views=self._views, size=self._size)
+        except InputError as error:
+            raise self._fault(str(error)) from None
+
+    def _check_outcome(self, outcome: Any, *, may_go_on: bool = False) -> None:
+        """Raise SimulatorError for anything but a member of Outcome: a text or a flag would not count as one."""
+        if not (isinstance(outcome, Outcome) or (outcome is None and may_go_on)):
+            allowed = f"{'None or ' * may_go_on}a member of instructrl.sim.Outcome, such as Outcome.SUCCESS"
+            raise self._fault(f"outcome: found {format_value(outcome)} ({type(outcome).__name__}); allowed: {allowed}")
+
+    def _check_frames(self, demonstration: Demonstration) -> None:
+        """Check each frame of a demonstration as an observation, and the form of its actions."""
+        frames = np.shape(demonstration.images)[:1]
+        views = (*frames, self._views)
+        expected = {
+            "images": (np.dtype(np.uint8), (*views, self._size, self._size, 3)),
+            "state": (np.dtype(np.float32), (*frames, STATE_SIZE)),
+            "intrinsics": (np.dtype(np.float32), (*views, 3, 3)),
+            "extrinsics": (np.dtype(np.float32), (*views, 4, 4)),
+            "actions": (np.dtype(np.float32), (*np.shape(demonstration.keyframes)[:1], ACTION_SIZE)),
+        }
+        for name, (dtype, shape) in expected.items():
+            found = getattr(demonstration, name)
+            if not isinstance(found, np.ndarray) or (found.dtype, found.shape) != (dtype, shape):
+                raise self._fault(f"demonstration.{name}: found {_kind(found)}; allowed: {dtype}{shape}")
+        for name, rule in RULES.items():
+            wrong = implausible(name, getattr(demonstration, name))
+            if wrong.any():
+                self._steps = int(np.argmax(wrong))
+                found = format_value(getattr(demonstration, name)[self._steps].tolist())
+                raise self._fault(f"demonstration.{name}: found {found}, expected {rule}")
+
+    def _fault(self, what: str) -> SimulatorError:
+        return SimulatorError(f"{self._name}, {self._start}, step {self._steps}: {what}; correct the simulator")
+
+
+class CheckedEnvWithExpert(CheckedEnv):
+    """The same for an environment that offers its expert's actions."""
+
+    def expert_actions(self) -> list[np.ndarray]:
+        """The expert's next actions: see `OffersExpert`."""
+        return cast(OffersExpert, self._env).expert_actions()
+
+
+def _kind(value: Any) -> str:
+    """The form of a value: dtype and shape of an array, else its type."""
+    return f"{value.dtype}{value.shape}" if isinstance(value, np.ndarray) else type(value).__name__

@@ -1,0 +1,170 @@
+"""Answers of simulators of others: forms and values that are refused, with simulator, task, seed and step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from instructrl.errors import SimulatorError
+from instructrl.evaluation.worker_env import EvalEnv
+from instructrl.sim import EpisodeLimits, EpisodeStart, OffersExpert, Outcome, Step
+from instructrl.sim.checked import CheckedEnv, CheckedEnvWithExpert
+from instructrl.types import Observation
+from tests.fakes.sim import FakeEnv, FakeEnvWithExpert
+from tests.fixtures.demonstrations import demonstration
+
+START = EpisodeStart(1, 7)
+ACTION = np.array([0, 0, 0, 0, 0, 0, 1, 1.0])
+WHERE = r"^sim=plane, task touch_dot, variation 1, seed 7, step "
+GOOD = Observation(
+    np.zeros((1, 8, 8, 3), np.uint8),
+    np.zeros(4, np.float32),
+    np.eye(3, dtype=np.float32)[None],
+    np.eye(4, dtype=np.float32)[None],
+    "touch it",
+)
+
+
+def changed(field: str, value: Any) -> Callable[[], Observation]:
+    return lambda: GOOD._replace(**{field: value})
+
+
+def filled(field: str, value: float) -> Callable[[], Observation]:
+    return changed(field, np.full_like(getattr(GOOD, field), value))
+
+
+class Faulty(FakeEnvWithExpert):
+    """Answers well but for one step."""
+
+    def __init__(self, observe: Callable[[], Any] = lambda: GOOD, *, at: int = 1, outcome: Any = None) -> None:
+        super().__init__()
+        self.observe, self.at, self.outcome = observe, at, outcome
+
+    def _observe(self) -> Any:
+        return self.observe() if self._steps == self.at else GOOD
+
+    def reset(self, start: EpisodeStart) -> Any:
+        self._steps = 0
+        super().reset(start)
+        return self._observe()
+
+    def step(self, action: np.ndarray) -> Any:
+        self._steps += 1
+        return self._observe(), self.outcome
+
+
+def checked(env: Any, size: int = 8) -> Any:
+    return CheckedEnvWithExpert(env, "sim=plane, task touch_dot", views=1, size=size)
+
+
+def test_what_is_right_passes_unchanged() -> None:
+    stage = EvalEnv(checked(Faulty(outcome=Outcome.SUCCESS)), EpisodeLimits(2, 3))
+    seen = stage.reset(START)
+    assert all(np.array_equal(*pair) for pair in zip(seen, GOOD, strict=True))
+    assert stage.step(ACTION).outcome is Outcome.SUCCESS and stage.step(ACTION).deviation is not None
+    assert isinstance(checked(Faulty()), OffersExpert)
+    assert not isinstance(CheckedEnv(FakeEnv(), "", views=1, size=8), OffersExpert)
+    assert checked(Faulty()).variations == 4 and checked(Faulty()).limits == EpisodeLimits()
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("observe", "line"),
+    [
+        (filled("state", np.nan), r"observation.state: found \[nan, .*, expected finite, at most 10000"),
+        (filled("state", 1e6), "observation.state: found .*, expected finite"),
+        (filled("intrinsics", 0), "observation.intrinsics: found .*, expected .* focal lengths not zero"),
+        (filled("extrinsics", np.inf), "observation.extrinsics: found .*, expected finite"),
+        (filled("extrinsics", 1), "observation.extrinsics: found .*, expected .* three independent axes"),
+        (changed("images", np.zeros((1, 8, 8, 3))), r"observation.images: found float64\(1, 8, 8, 3\), expected uint8"),
+        (changed("images", np.zeros((1, 9, 9, 3), np.uint8)), r"observation.images: found uint8\(1, 9, 9, 3\)"),
+        (changed("state", None), r"observation.state: found object\(\), expected float32\(4,\)"),
+        (changed("state", [1, [2]]), r"observation.state: found no array, expected float32\(4,\)"),
+        (changed("instruction", 3), "observation.instruction: found int; allowed: a text"),
+        (lambda: {"state": 1}, "observation: found dict; allowed: instructrl.types.Observation"),
+        (lambda: None, "observation: found NoneType; allowed"),
+    ],
+)  # fmt: skip
+def test_a_wrong_observation_is_one_line(observe: Callable[[], Any], line: str, at: int) -> None:
+    stage = EvalEnv(checked(Faulty(observe, at=at)))
+    with pytest.raises(SimulatorError, match=f"{WHERE}{at}: {line}.*; correct the simulator$") as error:
+        stage.reset(START)
+        for _ in range(at):
+            stage.step(ACTION)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "found"),
+    [("success", r"success \(str\)"), (True, r"true \(bool\)"), (1.0, r"1.0 \(float\)"), (False, r"false \(bool\)")],
+)
+def test_an_outcome_of_another_type_would_not_count(outcome: Any, found: str) -> None:
+    stage = checked(Faulty(outcome=outcome))
+    stage.reset(START)
+    with pytest.raises(SimulatorError, match=f"{WHERE}1: outcome: found {found}; allowed: None or a member of "):
+        stage.step(ACTION)
+
+
+def test_a_step_is_two_things() -> None:
+    env = Faulty()
+    env.step = lambda action: (GOOD, 0.0, False, False, {})
+    stage = checked(env)
+    stage.reset(START)
+    with pytest.raises(SimulatorError, match=f"{WHERE}1: found tuple; allowed: Step"):
+        stage.step(ACTION)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "line"),
+    [
+        ("state", np.nan, r"2: demonstration.state: found \[nan, .*, expected finite"),
+        ("intrinsics", 0.0, "2: demonstration.intrinsics: found .*, expected .* focal lengths"),
+        ("extrinsics", np.inf, "2: demonstration.extrinsics: found .*, expected finite"),
+    ],
+)
+def test_a_demonstration_is_checked_frame_by_frame(field: str, value: float, line: str) -> None:
+    made = demonstration(7, steps=3)
+    getattr(made, field)[2:] = value
+    env = Faulty()
+    stage = checked(env, size=made.images.shape[2])
+    stage._views = made.images.shape[1]
+    for outcome in (Outcome.SUCCESS, Outcome.TIME_LIMIT):
+        env.demonstrate = lambda start, outcome=outcome: (made, outcome)
+        if outcome is not Outcome.SUCCESS:
+            assert stage.demonstrate(START)[1] is outcome, "of a failed one nothing is kept"
+            continue
+        with pytest.raises(SimulatorError, match=f"{WHERE}{line}"):
+            stage.demonstrate(START)
+
+
+def test_a_demonstration_of_a_wrong_form_is_one_line() -> None:
+    made = demonstration(7, steps=3)
+    env = Faulty()
+    stage = checked(env, size=made.images.shape[2])
+    stage._views = made.images.shape[1]
+    for answer, line in (
+        ((made, None), "outcome: found null"),
+        ((made, "success"), "outcome: found success"),
+        (made, "demonstration: found Demonstration; allowed"),
+        (None, "demonstration: found NoneType"),
+        (
+            (made._replace(actions=made.actions.astype(np.float64)), Outcome.SUCCESS),
+            "demonstration.actions: found float64",
+        ),
+        ((made._replace(state=made.state[1:]), Outcome.SUCCESS), "demonstration.state: found float32"),
+        ((made._replace(images=3), Outcome.SUCCESS), "demonstration.images: found int"),
+    ):
+        env.demonstrate = lambda start, answer=answer: answer
+        with pytest.raises(SimulatorError, match=f"{WHERE}0: {line}"):
+            stage.demonstrate(START)
+
+
+def test_steps_are_those_of_the_protocol() -> None:
+    stage = checked(Faulty(outcome=Outcome.FAILURE))
+    stage.reset(START)
+    assert isinstance(stage.step(ACTION), Step)
+    with pytest.raises(SimulatorError, match=f"{WHERE}0: video: found float64"):
+        env = Faulty()
+        env.film = lambda start, actions, size: np.zeros((2, size, size, 3))
+        checked(env).film(START, ACTION[None], size=8)
