@@ -70,6 +70,7 @@ class EvalConfig:
         *EVALUATION_CONDITIONS, default=None, help="evaluation conditions; null: protocol.conditions"
     )
     checkpoint: str = one_of("best", "last", default="best", help="checkpoint of the run")
+    strict: bool = setting(False, help="refuse instructions with words that no instruction of the training had")
     videos: int | None = number(
         None,
         low=0,

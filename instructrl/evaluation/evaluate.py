@@ -20,6 +20,7 @@ from instructrl.evaluation.report.video import choose_episodes, film_episodes
 from instructrl.evaluation.results.existing import check_existing
 from instructrl.evaluation.results.summary import HEADLINE, combine, failed_task_results, summarize
 from instructrl.evaluation.results.variations import evaluated_variations
+from instructrl.evaluation.rollout import print_warning
 from instructrl.evaluation.run_checks import choose_renderer, chosen_tasks, evaluation_folder, recorded_renderer
 from instructrl.evaluation.worker_env import TaskInfo, start_eval_workers, task_info
 from instructrl.inference.batched_agent import BatchedAgent, fingerprint, load_batched_agent
@@ -60,7 +61,15 @@ def evaluate(config: EvalConfig, run: Path | None = None) -> tuple[dict[str, Any
     pool = EnvPool(trained, protocol, renderer, count)
     if len(tasks) > 1:
         pool.check_variations(tasks)
-    agent, step = load_batched_agent(run, checkpoint=config.checkpoint, slots=count, steps=1, hardware=config.hardware)
+    agent, step = load_batched_agent(
+        run,
+        checkpoint=config.checkpoint,
+        slots=count,
+        steps=1,
+        hardware=config.hardware,
+        strict=config.strict,
+        report=print_warning,
+    )
     about["checkpoint"] = {"name": config.checkpoint, "step": step}
     identity = {**about, "run": run.name, "origin": run_fingerprint(run), "parameters": fingerprint(agent)}
     evaluation = AgentEvaluation(pool, agent, identity, folder)

@@ -1,11 +1,13 @@
 """Batched rollouts of a policy: simulators step in lockstep, with one batched policy call per step."""
 
+import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from tqdm import tqdm
 
 from instructrl.actions import check_action
 from instructrl.errors import InputError
@@ -141,6 +143,11 @@ class _BatchedRollout:
         self.done[slot_state.index] = episode
         if self._on_episode is not None:
             self._on_episode(slot_state.index, episode)
+
+
+def print_warning(message: str) -> None:
+    """Print a warning in one line on standard error, above a progress bar."""
+    tqdm.write(f"warning: {message}", file=sys.stderr)
 
 
 def without_a_word(sentence: str, *, seed: int) -> tuple[str, str]:

@@ -9,12 +9,14 @@ from instructrl.config.environment import task_names
 from instructrl.config.training import TrainConfig
 from instructrl.data.text.tokenizer import make_tokenizer
 from instructrl.evaluation.evaluator import TRAINING_ROLLOUT_SEEDS, fixed_starts
-from instructrl.evaluation.rollout import Episode, EpisodeSpec, run_rollouts
+from instructrl.evaluation.rollout import Episode, EpisodeSpec, print_warning, run_rollouts
 from instructrl.evaluation.run_checks import choose_renderer, recorded_renderer
 from instructrl.evaluation.worker_env import start_eval_workers, task_info
 from instructrl.inference.batched_agent import BatchedAgent
+from instructrl.inference.instruction_check import InstructionCheck
 from instructrl.sim.vector.pool import Workers
 from instructrl.training.model_factory import make_agent
+from instructrl.training.parameters.training_words import read_words
 
 
 class RolloutCallback:
@@ -60,7 +62,9 @@ class RolloutCallback:
         if steps not in self._agents:
             tokenizer = make_tokenizer(self._config.encoder)
             agent = make_agent(self._config, vocabulary_size=tokenizer.vocabulary_size)
-            self._agents[steps] = BatchedAgent(agent, None, tokenizer, slots=slots, steps=steps)
+            words = read_words(self._run)
+            check = InstructionCheck(self._config.encoder, tokenizer, words, report=print_warning)
+            self._agents[steps] = BatchedAgent(agent, None, tokenizer, slots=slots, steps=steps, check=check)
         return self._agents[steps]
 
     def close(self) -> None:

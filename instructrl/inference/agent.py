@@ -20,6 +20,7 @@ from instructrl.config.environment import DataConfig
 from instructrl.config.training import HardwareConfig
 from instructrl.errors import InputError, format_value
 from instructrl.inference.batched_agent import BatchedAgent
+from instructrl.inference.instruction_check import InstructionCheck
 from instructrl.plausibility import check_observation
 from instructrl.storage.paths import storage_path
 from instructrl.storage.synced_dir import working_dir
@@ -41,13 +42,15 @@ class Agent:
         step: training step of the checkpoint.
     """
 
-    def __init__(self, trained: LoadedAgent) -> None:
+    def __init__(self, trained: LoadedAgent, *, strict: bool = False) -> None:
+        """Prepare an agent; `strict` as in `load`."""
         config = trained.config
         self.cameras, self.image_size, self.step = tuple(config.sim.cameras), config.sim.image_size, trained.step
         self._trained = trained
         network = make_agent(config, vocabulary_size=trained.tokenizer.vocabulary_size)
         params = jax.device_put(trained.params)
-        self._batched = BatchedAgent(network, params, trained.tokenizer, slots=1, steps=FIRST_STEPS)
+        check = InstructionCheck(config.encoder, trained.tokenizer, trained.words, strict=strict)
+        self._batched = BatchedAgent(network, params, trained.tokenizer, slots=1, steps=FIRST_STEPS, check=check)
         self._instruction: str | None = None
 
     @classmethod
@@ -58,6 +61,7 @@ class Agent:
         checkpoint: str = "best",
         hardware: HardwareConfig | None = None,
         data: DataConfig | None = None,
+        strict: bool = False,
     ) -> Self:
         """Load the agent of a run directory or of a folder written by `save`; both may be in object storage.
 
@@ -66,6 +70,8 @@ class Agent:
             checkpoint: "best" by validation loss, or "last"; ignored for a folder written by `save`.
             hardware: device and precision; None: jax's default device, and float32.
             data: settings of the local cache for object storage.
+            strict: refuse instructions with words that no instruction of the training had. Without it, they are
+                reported once each by an `UnknownWordsWarning`.
 
         Raises:
             InputError: the run or its checkpoint does not exist, or a file is missing, damaged or changed.
@@ -75,7 +81,7 @@ class Agent:
         hardware = hardware or HardwareConfig("auto")
         select_platform(hardware)
         with working_dir(storage_path(run, data), exclusive=False) as work_dir:
-            return cls(load_agent(work_dir.folder, checkpoint=checkpoint, hardware=hardware))
+            return cls(load_agent(work_dir.folder, checkpoint=checkpoint, hardware=hardware), strict=strict)
 
     def save(self, folder: str | Path) -> None:
         """Export the agent to a folder: `config.yaml` and `agent.safetensors`, without optimizer state.
@@ -99,9 +105,9 @@ class Agent:
             instruction: the same throughout an episode.
 
         Raises:
-            InputError: a camera is missing, an array has a wrong shape or type, or the instruction is too long or
-                changes within the episode, the state or a camera matrix has numbers that no scene has, or the
-                policy's answer is not finite.
+            InputError: a camera is missing, an array has a wrong shape or type, the instruction is too long, changes
+                within the episode, or has unknown words for a strict agent, the state or a camera matrix has numbers
+                that no scene has, or the policy's answer is not finite.
         """
         checked = self._checked(observation, instruction)
         if self._instruction is None:

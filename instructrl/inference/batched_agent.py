@@ -1,6 +1,7 @@
 """Batched inference of a trained agent in rollouts, with the keyframe history of each episode."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from instructrl.config.training import HardwareConfig
 from instructrl.data.text.tokenizer import Tokenizer
+from instructrl.inference.instruction_check import InstructionCheck, warn
 from instructrl.models.agent import Agent
 from instructrl.training.distributed.platform import select_platform
 from instructrl.training.model_factory import make_agent
@@ -22,8 +24,19 @@ class BatchedAgent:
     Both sizes are fixed, so that an action does not depend on the other slots, to the bit.
     """
 
-    def __init__(self, agent: Agent, params: Any, tokenizer: Tokenizer, *, slots: int, steps: int) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        params: Any,
+        tokenizer: Tokenizer,
+        *,
+        slots: int,
+        steps: int,
+        check: InstructionCheck | None = None,
+    ) -> None:
+        """Prepare empty histories; `check` sees the instruction of every episode (None: unknown words are not told)."""
         self.params = params
+        self._check = check
         self.steps = steps
         self.tokenizer = tokenizer
         self.slots = slots
@@ -34,8 +47,14 @@ class BatchedAgent:
         self.decode = jax.jit(lambda params, *inputs: agent.apply({"params": params}, *inputs, method=Agent.decode))
 
     def start_episode(self, slot: int, instruction: str) -> None:
-        """Clear the slot's history and set the instruction of its next episode."""
+        """Clear the slot's history and set the instruction of its next episode.
+
+        Raises:
+            InputError: the instruction is too long, or the check refuses it.
+        """
         tokens, padding = self.tokenizer([instruction])
+        if self._check is not None:
+            self._check(instruction)
         self.tokens[slot], self.text_padding_mask[slot] = tokens[0], padding[0]
         self.history[slot] = []
 
@@ -94,9 +113,18 @@ def fingerprint(agent: BatchedAgent) -> str:
 
 
 def load_batched_agent(
-    run: Path, *, checkpoint: str, slots: int, steps: int, hardware: HardwareConfig
+    run: Path,
+    *,
+    checkpoint: str,
+    slots: int,
+    steps: int,
+    hardware: HardwareConfig,
+    strict: bool = False,
+    report: Callable[[str], None] = warn,
 ) -> tuple[BatchedAgent, int]:
     """Load the agent of a run's `best` or `last` checkpoint; also returns the checkpoint's step.
+
+    Instructions with words that its training did not have are refused if `strict`, else given to `report`, once each.
 
     Raises:
         InputError: there is no run, no readable checkpoint, or its tokenizer or frozen weights are missing
@@ -106,4 +134,5 @@ def load_batched_agent(
     trained = load_agent(run, checkpoint=checkpoint, hardware=hardware)
     agent = make_agent(trained.config, vocabulary_size=trained.tokenizer.vocabulary_size)
     params = jax.device_put(trained.params)
-    return BatchedAgent(agent, params, trained.tokenizer, slots=slots, steps=steps), trained.step
+    check = InstructionCheck(trained.config.encoder, trained.tokenizer, trained.words, strict=strict, report=report)
+    return BatchedAgent(agent, params, trained.tokenizer, slots=slots, steps=steps, check=check), trained.step

@@ -1,5 +1,6 @@
 """`Agent.load(run).act(...)`: the same actions as in an evaluation, from a run or an exported folder."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -14,9 +15,12 @@ import pytest
 
 import instructrl.sim.gym
 from instructrl.config.training import HardwareConfig
+from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.errors import InputError
+from instructrl.evaluation.rollout import print_warning
 from instructrl.inference.agent import Agent
 from instructrl.inference.batched_agent import load_batched_agent
+from instructrl.inference.instruction_check import UnknownWordsWarning
 from instructrl.training.parameters.load_agent import load_agent
 from instructrl.types import Observation
 from tests.fixtures import tiny
@@ -24,6 +28,7 @@ from tests.fixtures.cameras import ring_of_cameras
 from tests.paths import ROOT
 
 ASK = "reach the red ball"
+UNKNOWN = "levitate zorblax"
 IMPLAUSIBLE = [
     ("state", np.nan), ("state", 3e38), ("state", -np.inf), ("intrinsics", 0.0), ("intrinsics", np.nan),
     ("extrinsics", np.inf), ("extrinsics", 1e30),
@@ -116,6 +121,38 @@ def use_former_names(path: Path) -> None:
         assert f"  {current}: " in text
         text = text.replace(f"  {current}: ", f"  {former}: ")
     path.write_text(text.replace("objective: behavior_cloning", "objective: cloning"))
+
+
+def test_unknown_words_are_told_once_and_the_known_ones_travel_with_the_agent(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with DemonstrationDataset(tiny.shared_demonstrations()["train"][0]) as data:
+        sentences = [text for episode in range(len(data)) for text in data.instructions(episode)]
+    known = {word for text in sentences for word in text.split()}
+    assert set(json.loads((run / "words.json").read_text())["words"]) == known
+    Agent.load(run).save(tmp_path / "small")
+    for folder in (run, tmp_path / "small"):
+        actor, _ = load_batched_agent(folder, **BEST, report=print_warning)
+        for sentence in (*sentences, "", UNKNOWN, UNKNOWN, sentences[0].upper()):
+            actor.start_episode(0, sentence)
+        assert re.fullmatch(
+            f"warning: instruction {UNKNOWN}: .* had 'levitate', 'zorblax'; .*\n", capsys.readouterr().err
+        )
+    shutil.copytree(run, tmp_path / "old")
+    (tmp_path / "old" / "words.json").unlink()
+    actor, _ = load_batched_agent(tmp_path / "old", **BEST, report=print_warning)
+    for sentence in ("", sentences[0], UNKNOWN):
+        actor.start_episode(0, sentence)
+    assert capsys.readouterr().err.count("warning: agent: trained before the words of its instructions were") == 1
+
+
+def test_a_strict_agent_refuses_unknown_words_and_another_warns(run: Path) -> None:
+    agent, seen = Agent.load(run, strict=True), observations(1)[0]
+    assert "had 'levitate', 'zorblax'" in refused(lambda: agent.act(seen, UNKNOWN))
+    assert agent.act(seen, "").shape == (8,), "the refused instruction is not that of the episode"
+    with pytest.warns(UnknownWordsWarning, match="had 'levitate', 'zorblax'") as found:
+        Agent.load(run).act(seen, UNKNOWN)
+    assert Path(found[0].filename) == Path(__file__)
 
 
 def test_saved_agents_that_are_damaged_or_in_a_runs_place_are_one_line(run: Path, tmp_path: Path) -> None:

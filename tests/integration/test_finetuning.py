@@ -20,7 +20,8 @@ from instructrl.training.checkpointing.manager import open_checkpoints
 from instructrl.training.model_factory import dummy_batch, make_agent, random_params
 from instructrl.training.monitoring.metric_writer import read_lines
 from instructrl.training.parameters.load_agent import FROZEN_FILE, export_agent, load_agent
-from instructrl.training.parameters.warm_start import abstract_agent, check_initialization, init_params
+from instructrl.training.parameters.training_words import read_words
+from instructrl.training.parameters.warm_start import abstract_agent, check_initialization, init_params, record_words
 from instructrl.training.run_dir import open_run
 from instructrl.training.train_loop import train
 from tests.fixtures import tiny
@@ -222,6 +223,18 @@ def test_an_exported_agent_begins_a_run(source: Path, data: Data, tmp_path: Path
     assert {path.name for path in (tmp_path / "agent").iterdir()} == {"agent.safetensors", "config.yaml"}
     first = params(begun(tmp_path, data, f"init_from={tmp_path / 'agent'}"))
     assert all(np.array_equal(value, first[name]) for name, value in params(source, "best").items())
+
+
+def test_a_run_knows_the_words_of_the_one_that_it_starts_from(source: Path, data: Data, tmp_path: Path) -> None:
+    agent = load_agent(source, checkpoint="last", hardware=HARDWARE)
+    for name, before in (("known", frozenset({"zorblax"})), ("unknown", None)):
+        export_agent(tmp_path / name, agent._replace(words=before))
+        run = begun(tmp_path / f"of-{name}", data, f"init_from={tmp_path / name}")
+        assert read_words(run) == (before and before | (read_words(source) or frozenset()))
+    shutil.rmtree(tmp_path / "known")
+    (tmp_path / "of-known" / "outputs" / source.name / "words.json").unlink()  # begun before words were recorded
+    config = tiny.config(tmp_path / "of-known", f"init_from={tmp_path / 'known'}")
+    record_words(config, Path(config.output_dir) / config.name, frozenset(), resuming=True)
 
 
 # Frozen parts.

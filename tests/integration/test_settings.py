@@ -744,6 +744,7 @@ EVAL_PROBES: dict[str, Probe] = {
     "seed": ("7", evaluation, FEW),
     "checkpoint": ("last", evaluation, FEW),
     "conditions": ("[trained]", evaluation, FEW),
+    "strict": ("true", evaluation, FEW),
     "videos": ("2", evaluation, FEW),
     "renderer": ("opengl", evaluation, FEW),
     "workers": ("7", evaluation, ("protocol.episodes=6",)),

@@ -114,6 +114,10 @@ class Loader:
             self.files[file].fill(batch, row, int(episode), draw=int(draws[begin + row]))
         return batch
 
+    def sentences(self) -> set[str]:
+        """Return the distinct instructions of all episodes that batches are made of."""
+        return {sentence for file in self.files for sentence in file.instructions.distinct}
+
     def episodes_in_batch(self, step: int) -> list[tuple[DemonstrationDataset, np.ndarray]]:
         """Return the files and episode numbers of the batch of a step, over all processes."""
         epoch, position = divmod(step, self.steps_per_epoch)

@@ -103,6 +103,17 @@ class Tokenizer:
         """Return the pieces of a text, without special tokens."""
         return self._encode(sentence).tokens
 
+    def words(self, sentence: str) -> list[str]:
+        """Return the words of a text before they become pieces, in lower case; punctuation marks are words too.
+
+        Raises:
+            InputError: not Unicode text.
+        """
+        self._encode(sentence)
+        text = self._tokenizer.normalizer.normalize_str(sentence)
+        spans = [span for _, span in self._tokenizer.pre_tokenizer.pre_tokenize_str(text)]
+        return list(filter(None, (text[slice(*span)].strip() for span in spans)))
+
     def decode(self, tokens: np.ndarray) -> str:
         """Return the text (in lower case) of one row of tokens [L]."""
         ids = [int(token) for token in tokens]

@@ -30,7 +30,8 @@ from instructrl.training.model_factory import dummy_batch, make_agent, random_pa
 from instructrl.training.objectives.base import BatchLoader
 from instructrl.training.objectives.bc_step import make_eval_step, make_train_step
 from instructrl.training.objectives.build import BuiltObjective, build, record_inputs, training_mesh
-from instructrl.training.parameters.warm_start import init_params
+from instructrl.training.parameters.training_words import words_of
+from instructrl.training.parameters.warm_start import init_params, record_words
 from instructrl.training.run_dir import DataEntry, DataRecord
 from instructrl.training.state import TrainState, split_params
 from instructrl.training.types import Params
@@ -181,6 +182,8 @@ def prepare_behavior_cloning(
     if uses_cached_features(config):
         caches = cached_features(config, splits, tokenizer, agent, frozen, checksum=record["encoder"]["checksum"])
     train, val = make_loaders(config, splits, tokenizer, caches)
+    if is_leader():
+        record_words(config, run, words_of(train.sentences(), tokenizer), resuming=resuming)
     built, state = build(
         config,
         mesh,

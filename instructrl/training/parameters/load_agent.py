@@ -1,5 +1,6 @@
 """Loading of trained agents, from a run directory or from a folder exported by `Agent.save`."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -12,17 +13,19 @@ from instructrl.config.training import HardwareConfig, TrainConfig
 from instructrl.data.text.tokenizer import Tokenizer, make_tokenizer
 from instructrl.errors import InputError
 from instructrl.models.encoders.registry import flatten_params
-from instructrl.models.parameter_files import read_parameters, write_parameters
+from instructrl.models.parameter_files import open_arrays, read_parameters, write_parameters
 from instructrl.storage.atomic import write_atomically
 from instructrl.training.checkpointing.manager import open_checkpoints
 from instructrl.training.model_factory import abstract_params, dummy_batch, make_agent
 from instructrl.training.parameters.encoder_weights import read_frozen_encoder
+from instructrl.training.parameters.training_words import parse_words, read_words
 from instructrl.training.run_dir import check_agent, read_config, read_data
 from instructrl.training.state import merge_params, split_params
 from instructrl.training.types import Params
 
 FROZEN_FILE = "frozen.safetensors"  # in a run: parameters frozen by training.freeze, which checkpoints omit
 AGENT_FILE = "agent.safetensors"  # in an exported folder, next to config.yaml: all parameters of an agent
+EXPORT_AGAIN = "export the agent again"
 
 
 class LoadedAgent(NamedTuple):
@@ -32,6 +35,7 @@ class LoadedAgent(NamedTuple):
     tokenizer: Tokenizer
     params: Params  # of the entire agent, numpy arrays
     step: int  # at which they were saved
+    words: frozenset[str] | None  # of the instructions of its training; None: not recorded
 
 
 def load_agent(run: Path, *, checkpoint: str, hardware: HardwareConfig) -> LoadedAgent:
@@ -67,7 +71,7 @@ def load_agent(run: Path, *, checkpoint: str, hardware: HardwareConfig) -> Loade
     stored = run_frozen_params(config.encoder, frozen)
     if stored:
         frozen = {**frozen, **read_frozen(run, like=stored)}
-    return LoadedAgent(config, tokenizer, merge_params(trained, frozen), step)
+    return LoadedAgent(config, tokenizer, merge_params(trained, frozen), step, read_words(run))
 
 
 def run_frozen_params(encoder: EncoderConfig, frozen: Params) -> Params:
@@ -98,13 +102,15 @@ def export_agent(folder: Path, trained: LoadedAgent) -> None:
     if (folder / "checkpoints").exists() or (folder / "data.json").exists():
         raise InputError(f"{folder}: contains a run; choose a separate folder")
     metadata = {"tokenizer": trained.tokenizer.checksum, "step": str(trained.step)}
+    if trained.words is not None:
+        metadata["words"] = json.dumps({"words": sorted(trained.words)})
     write_parameters(folder / AGENT_FILE, trained.params, metadata=metadata)
     settings = OmegaConf.to_yaml(OmegaConf.structured(trained.config))
     write_atomically(folder / "config.yaml", settings, hint="choose another folder")
 
 
 def _load_exported(folder: Path, config: TrainConfig) -> LoadedAgent:
-    params, metadata = read_parameters(folder / AGENT_FILE, hint="export the agent again")
+    params, metadata = read_parameters(folder / AGENT_FILE, hint=EXPORT_AGAIN)
     tokenizer = _checked_tokenizer(config, folder, metadata.get("tokenizer"))
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
     expected = flatten_params(abstract_params(agent, dummy_batch(config.sim, tokenizer)))
@@ -115,9 +121,28 @@ def _load_exported(folder: Path, config: TrainConfig) -> LoadedAgent:
         name = mismatched[0]
         raise InputError(
             f"{folder / AGENT_FILE}: {name}: found {_shape(found, name)}, expected {_shape(expected, name)}, according "
-            "to config.yaml in the same folder; export the agent again"
+            f"to config.yaml in the same folder; {EXPORT_AGAIN}"
         )
-    return LoadedAgent(config, tokenizer, params, int(metadata.get("step", 0)))
+    return LoadedAgent(config, tokenizer, params, int(metadata.get("step", 0)), _exported_words(folder, metadata))
+
+
+def agent_words(folder: Path) -> frozenset[str] | None:
+    """The words of the instructions that the agent of a run or of an exported folder was trained with, if recorded.
+
+    Raises:
+        InputError: the record is damaged.
+    """
+    if not (folder / AGENT_FILE).exists():
+        return read_words(folder)
+    with open_arrays(folder / AGENT_FILE, EXPORT_AGAIN) as (_, metadata):
+        return _exported_words(folder, metadata)
+
+
+def _exported_words(folder: Path, metadata: Mapping[str, str]) -> frozenset[str] | None:
+    try:
+        return parse_words(metadata["words"]) if "words" in metadata else None
+    except ValueError:
+        raise InputError(f"{folder / AGENT_FILE}: its list of words is damaged; {EXPORT_AGAIN}") from None
 
 
 def _shape(leaves: Mapping[str, jax.Array], name: str) -> str:

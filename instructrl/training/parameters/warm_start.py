@@ -24,10 +24,12 @@ from instructrl.training.parameters.load_agent import (
     AGENT_FILE,
     FROZEN_FILE,
     LoadedAgent,
+    agent_words,
     load_agent,
     read_frozen,
     run_frozen_params,
 )
+from instructrl.training.parameters.training_words import WORDS_FILE, write_words
 from instructrl.training.run_dir import DataEntry, DataRecord, check_agent, read_config, read_data
 from instructrl.training.state import merge_params, split_params
 from instructrl.training.types import Params
@@ -70,6 +72,24 @@ def init_params(
     if run_frozen_params(config.encoder, split_params(params, config.training, config.encoder)[1]):
         params, record["frozen"] = store_frozen(config, params, run=run, resuming=resuming)
     return params, record
+
+
+def record_words(config: TrainConfig, run: Path, words: frozenset[str], *, resuming: bool) -> None:
+    """Record the words of a run's instructions, with those of the run that it starts from, unless that was done.
+
+    If it starts from one that did not record its own, nothing is recorded: which words the agent knows cannot be told.
+    """
+    if (run / WORDS_FILE).exists():
+        return
+    if config.init_from is not None and resuming:
+        return  # begun before words were recorded, and the run that it started from may be gone
+    if config.init_from is not None:
+        with working_dir(storage_path(config.init_from, config.data), exclusive=False) as work_dir:
+            before = agent_words(work_dir.folder)
+        if before is None:
+            return
+        words |= before
+    write_words(run, words)
 
 
 def store_frozen(config: TrainConfig, params: Params, *, run: Path, resuming: bool) -> tuple[Params, DataEntry]:
