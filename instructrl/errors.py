@@ -22,10 +22,15 @@ class UserError(Exception):
 class InputError(UserError):
     """Invalid user input (a setting, a file, an action). Exit code 2.
 
-    The message names the key or file, what was found, what is allowed and the next action.
+    The message names the key or file, what was found, what is allowed and the next action. `key` is that of the only
+    setting at fault, if there is one: whoever knows the file that sets it puts the file in front.
     """
 
     exit_code = 2
+
+    def __init__(self, message: str, *, key: str = "") -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class RunError(UserError):

@@ -85,7 +85,8 @@ class Registry(Generic[T]):
         if name not in self:
             raise InputError(
                 f"{self.key}: found {format_value(name)}; allowed: {', '.join(self)}, "
-                f"or an entry point of that name in the group {self.group} of an installed package"
+                f"or an entry point of that name in the group {self.group} of an installed package",
+                key=self.key,
             )
 
     def added(self) -> dict[str, str]:

@@ -30,7 +30,8 @@ from data_tools.rlds.source import Episode, Source
 from instructrl.config.environment import CAMERAS
 from instructrl.config.fields import format_value, number, one_of, setting
 from instructrl.config.resolve import resolve
-from instructrl.errors import InputError, short_message
+from instructrl.config.yaml_file import read_yaml
+from instructrl.errors import InputError
 
 ROTATIONS = {"quaternion_xyzw": 4, "quaternion_wxyz": 4, "euler_xyz": 3, "rotation_vector": 3, "matrix": 9}
 KEY = re.compile(r"([^\[\]<>\s]+)(?:\[(-?\d+)(?:(:)(-?\d+))?\])?(?:\s*([<>])\s*(\S+))?")
@@ -184,17 +185,11 @@ def read_mapping(path: Path, source: Source) -> Mapping:
         InputError: the file cannot be read, or is incomplete or inconsistent.
     """
     try:
-        config = OmegaConf.load(path)
-        if not OmegaConf.is_dict(config):
-            raise InputError(f"mapping: {path}: contains no mapping; see python -m data_tools.rlds --help")
-    except OSError as error:
-        raise InputError(f"mapping: {path}: cannot be read ({error.strerror}); name a YAML file") from None
-    except InputError:
-        raise
-    except Exception as error:  # errors of YAML and OmegaConf
-        raise InputError(f"mapping: {path}: not readable as YAML ({short_message(error)})") from None
+        file = read_yaml(path)
+    except InputError as error:
+        raise InputError(f"mapping: {error}") from None
     try:
-        mapping = resolve(config, Mapping)  # type: ignore[arg-type]
+        mapping = resolve(OmegaConf.create(file.values), Mapping)
         check_mapping(mapping)
         for where, key in referenced_keys(mapping):
             feature = source.leaf(key)
@@ -203,7 +198,7 @@ def read_mapping(path: Path, source: Source) -> Mapping:
             if where.endswith(".image") and (len(feature.shape) != 3 or feature.shape[2] != 3):
                 raise InputError(f"{where}: found {key} of shape {feature.shape}, expected an image (H, W, 3)")
     except InputError as error:
-        raise InputError(f"mapping: {path}: {error}") from None
+        raise InputError(f"mapping: {file.place(tuple(error.key.split('.')))}: {error}") from None
     return mapping
 
 

@@ -4,7 +4,7 @@ import copy
 import functools
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -18,10 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from instructrl.cli.folders import added_folders
+from instructrl.cli.option_files import Loaded, check_files, loaded_files, place_of
 from instructrl.cli.overrides import as_list, check_override, groups, options, read_override
 from instructrl.config.environment import SimConfig
 from instructrl.config.evaluation import EvalConfig, ProtocolConfig, check_protocol_name
-from instructrl.config.fields import explain, invalid_value, is_group, known_keys, leaves, unknown_key
+from instructrl.config.fields import explain, flatten, invalid_value, is_group, leaves
 from instructrl.config.kinds import chosen_kinds, registries, specialize
 from instructrl.config.resolve import resolve, with_defaults, without_types
 from instructrl.errors import InputError
@@ -39,21 +40,30 @@ def compose(config_name: str, schema: type[T], overrides: Sequence[str]) -> T:
         InputError: an override is invalid; the command prints the same line.
     """
     known = schema_of(config_name, schema, overrides)
-    composed = merge(config_name, known, overrides)
+    composed, files = merge_files(config_name, known, overrides)
     keys = [read_override(text).key_or_group for text in overrides]
     try:
         untyped = without_types(composed)
         for key in keys:  # first, so that an error names an override rather than a setting that refers to it
             OmegaConf.select(untyped, key, throw_on_missing=True)
+        check_references(untyped, known, files)
         config = resolve(composed, schema)
     except OmegaConfBaseException as error:
-        raise InputError(explain(error, known)) from None
+        raise explain(error, known) from None
+    except InputError as error:
+        raise error if error.key in keys else with_place(error, files) from None
     except (RecursionError, ValueError, TypeError) as error:  # of resolvers in ${...}
         raise InputError(one_line_message(error)) from None
     if isinstance(config, EvalConfig) and any(key.startswith("protocol.") for key in keys):
         for preset in presets_of(config.protocol.name, overrides):
             check_protocol_name(config.protocol, preset)
     return config
+
+
+def with_place(error: InputError, files: Loaded) -> InputError:
+    """The error with the file and the line that set the setting at fault in front, if one of these files does."""
+    place = place_of(error.key, files)
+    return InputError(f"{place}: {error}" if place else str(error))
 
 
 def presets_of(name: str, overrides: Sequence[str]) -> list[ProtocolConfig]:
@@ -75,36 +85,87 @@ def merge(config_name: str, schema: type, overrides: Sequence[str]) -> DictConfi
     Raises:
         InputError: an override is invalid.
     """
+    return merge_files(config_name, schema, overrides)[0]
+
+
+def merge_files(config_name: str, schema: type, overrides: Sequence[str]) -> tuple[DictConfig, Loaded]:
+    """The same, and the files that were composed.
+
+    Raises:
+        InputError: an override or a file is invalid.
+    """
     for text in overrides:
         check_override(text, config_name, schema)
+    with loaded_files() as files:
+        try:
+            return hydra_compose(config_name, [as_list(text, schema) for text in overrides], schema), files
+        except InputError:
+            raise
+        except Exception as error:  # Hydra raises what its plugins, grammar and OmegaConf raise
+            inputs = {override.key_or_group: override.value() for override in map(read_override, overrides)}
+            check_files(files, schema, inputs)
+            wrong = wrong_value(config_name, schema, overrides, error, files)
+            raise wrong or explain_composition(error, schema, inputs, files) from None
+
+
+def explain_composition(error: Exception, schema: type, inputs: Mapping[str, Any], files: Loaded) -> InputError:
+    """One line for an error of Hydra: of an override, if each file by itself is valid."""
+    cause = error.__cause__ or error
+    if isinstance(cause, OmegaConfBaseException):
+        return explain(cause, schema, inputs)
+    key = (re.findall(r"full_key: (\S+)", str(error)) or [""])[0]  # OmegaConf's form of Python's own errors
+    if key in inputs and key in leaves(schema):
+        return invalid_value(key, inputs[key], leaves(schema)[key])
+    name, text = (re.findall(r"^In '?([^':]+)'?: (.*)", str(error), re.DOTALL) or [("", "")])[0]
+    if name in files:
+        return InputError(f"{files[name].yaml.path}: {' '.join(text.split())}")
+    return InputError(one_line_message(error))
+
+
+def check_references(config: DictConfig, schema: type, files: Loaded) -> None:
+    """Raise InputError for the setting whose ${...} cannot be resolved, rather than for one that refers to it."""
+    texts = {key: str(value) for key, value in flatten(OmegaConf.to_container(config)) if "${" in str(value)}
+    failed = {key: error for key in texts if (error := reference_error(config, key)) is not None}
+    referred = {
+        key: [other for other in re.findall(r"\$\{([\w.]+)\}", texts[key]) if other in failed] for key in failed
+    }
+    for key, error in failed.items():
+        if not referred[key]:
+            line = str(explain(error, schema))
+            raise InputError(line if line.startswith(f"{key}:") else f"{key}: {line}", key=key)
+    if failed:  # each refers to another one, or to itself
+        chain = [next(iter(failed))]
+        while chain.count(chain[-1]) < 2:
+            chain.append(referred[chain[-1]][0])
+        circle = chain[chain.index(chain[-1]) :]
+        key = next((key for key in circle if place_of(key, files)), circle[0])
+        raise InputError(f"{key}: refers to itself ({' -> '.join(circle)}); give one of them a value", key=key)
+
+
+def reference_error(config: DictConfig, key: str) -> OmegaConfBaseException | None:
+    """The error of resolving the value of a key."""
     try:
-        return hydra_compose(config_name, [as_list(text, schema) for text in overrides], schema)
-    except Exception as error:  # Hydra raises what its plugins, grammar and OmegaConf raise
-        cause = error.__cause__ or error
-        inputs = {override.key_or_group: override.value() for override in map(read_override, overrides)}
-        file = (re.findall(r"^In '([^']+)'", str(error)) or ["configuration"])[0]
-        if not isinstance(cause, OmegaConfBaseException):
-            key = (re.findall(r"full_key: (\S+)", str(error)) or [""])[0]  # OmegaConf's form of Python's own errors
-            if key in inputs and key in leaves(schema):
-                raise invalid_value(key, inputs[key], leaves(schema)[key]) from None
-            if key and not key.startswith("hydra") and key not in known_keys(schema):  # in a YAML file
-                raise InputError(f"{file}: {unknown_key(key, schema)}") from None
-            line = wrong_value(config_name, schema, overrides)
-            raise InputError(f"{file}: {line}" if line else one_line_message(error)) from None
-        line = wrong_value(config_name, schema, overrides) if isinstance(cause, InterpolationResolutionError) else ""
-        raise InputError(line or explain(cause, schema, inputs)) from None
+        OmegaConf.select(config, key)
+    except OmegaConfBaseException as error:
+        return error
+    return None
 
 
-def wrong_value(config_name: str, schema: type, overrides: Sequence[str]) -> str:
-    """The line on a value of a wrong type in a composition that fails with types, which does not name it; or ""."""
+def wrong_value(
+    config_name: str, schema: type, overrides: Sequence[str], error: Exception, files: Loaded
+) -> InputError | None:
+    """The error of a value of a wrong type in a composition that fails with types, which does not name it."""
+    cause = error.__cause__ or error
+    if isinstance(cause, OmegaConfBaseException) and not isinstance(cause, InterpolationResolutionError):
+        return None
     try:
         untyped = hydra_compose(config_name, overrides, schema, typed=False)
         resolve(with_defaults(untyped, schema), schema)
-    except InputError as error:
-        return str(error)
+    except InputError as named:
+        return with_place(named, files)
     except Exception:  # it fails without types too
-        return ""
-    return ""
+        return None
+    return None
 
 
 def hydra_compose(config_name: str, overrides: Sequence[str], schema: type, *, typed: bool = True) -> DictConfig:
@@ -159,7 +220,14 @@ def schema_of(config_name: str, schema: type[T], overrides: Sequence[str]) -> ty
             if override.key_or_group in [f"{group}.kind" for group in known]:
                 OmegaConf.update(composed, override.key_or_group, override.value())
     kinds = {group: {"kind": selected(composed, f"{group}.kind")} for group in known}
-    return specialize(schema, chosen_kinds(kinds, schema))
+    try:
+        return specialize(schema, chosen_kinds(kinds, schema))
+    except InputError as error:
+        if error.key in [override.key_or_group for override in read.values()]:
+            raise
+        with loaded_files() as files:
+            hydra_compose(config_name, group_words, schema, typed=False)
+        raise with_place(error, files) from None
 
 
 @functools.cache

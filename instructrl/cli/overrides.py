@@ -126,7 +126,7 @@ def check_value(key: str, value: Any, schema: type) -> None:
     """Raise InputError if a value has an impossible type for a setting, or a group's is no dict of its settings."""
     settings, known = leaves(schema), known_keys(schema)
     if key not in known:
-        raise InputError(unknown_key(key, schema))
+        raise InputError(unknown_key(key, schema), key=key)
     if key in settings:
         if isinstance(value, dict) or any(map(exceeds_float, value if isinstance(value, list) else [value])):
             raise invalid_value(key, value, settings[key])

@@ -302,7 +302,7 @@ def invalid_value(key: str, value: Any, entry: Field) -> InputError:
     """An InputError that names the setting, the value found and the values allowed."""
     renamed = renamed_value(key, value)
     beside = f" ({renamed})" if renamed else ""
-    return InputError(f"{key}: found {format_value(value)}{beside}; allowed: {describe_allowed(entry)}")
+    return InputError(f"{key}: found {format_value(value)}{beside}; allowed: {describe_allowed(entry)}", key=key)
 
 
 def with_current_names(config: DictConfig) -> DictConfig:
@@ -360,7 +360,8 @@ def check_literals(values: Any, key: str = "") -> None:
         for name, value in values.items():
             check_literals(value, f"{key}.{name}" if key else str(name))
     elif "${" in str(values):
-        raise InputError(f"{key}: found {format_value(values)}; allowed: ${{...}} without a backslash, or no ${{")
+        line = f"{key}: found {format_value(values)}; allowed: ${{...}} without a backslash, or no ${{"
+        raise InputError(line, key=key)
 
 
 def check_mappings(config: DictConfig, schema: type) -> None:
@@ -380,7 +381,8 @@ def check_values(values: Any, schema: type) -> None:
         value = subdict(values, path).get(name)
         if isinstance(value, dict):
             names = shorten(", ".join(map(str, value)))
-            raise InputError(f"{key}: found a group of settings ({names}); allowed: {describe_allowed(entry)}")
+            line = f"{key}: found a group of settings ({names}); allowed: {describe_allowed(entry)}"
+            raise InputError(line, key=key)
 
 
 def check_fields(config: Any, prefix: str = "") -> None:
@@ -468,26 +470,27 @@ def similar_keys(key: str, keys: list[str]) -> list[str]:
     return found
 
 
-def explain(error: OmegaConfBaseException, schema: type, inputs: Mapping[str, Any] = MappingProxyType({})) -> str:
-    """One line for an OmegaConf error: the key, what was found (its value in `inputs`) and what is allowed."""
+def explain(
+    error: OmegaConfBaseException, schema: type, inputs: Mapping[str, Any] = MappingProxyType({})
+) -> InputError:
+    """An InputError for an OmegaConf error: the key, what was found (its value in `inputs`) and what is allowed."""
     key = re.sub(r"\[.*", "", error.full_key or "")
     message = str(error.msg or error).splitlines()[0]
     entry = leaves(schema).get(key)
     if key and key not in known_keys(schema):
-        return unknown_key(key, schema)
+        return InputError(unknown_key(key, schema), key=key)
     if "missing mandatory value" in message.lower():
-        return (
-            f"{key}: no value given; write {key}=...; allowed: {describe_allowed(entry) if entry else 'its settings'}"
-        )
+        allowed = describe_allowed(entry) if entry else "its settings"
+        return InputError(f"{key}: no value given; write {key}=...; allowed: {allowed}")
     if isinstance(error, InterpolationResolutionError) and not isinstance(error, ValidationError):
         former = next((name for name in RENAMED_KEYS if f"'{name}'" in message), None)
         advice = f"{former} is now called {RENAMED_KEYS[former]}" if former else INTERPOLATION_ADVICE
-        return f"{key or 'configuration'}: {message}; {advice}"
+        return InputError(f"{key or 'configuration'}: {message}; {advice}", key=key)
     if entry is None:
-        return f"{key or 'configuration'}: {message}; see --help for the settings"
+        return InputError(f"{key or 'configuration'}: {message}; see --help for the settings", key=key)
     if key in inputs:
         found = inputs[key]
     else:
         value = re.search(r"[Vv]alue '(.*)' (?:of type|for field|is not|\()", message)
         found = None if "not Optional" in message or (value and value[1] == "None") else value[1] if value else message
-    return str(invalid_value(key, found, entry))
+    return invalid_value(key, found, entry)

@@ -8,11 +8,8 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
 from instructrl.config.fields import flatten, number, one_of, setting, shell_lines, word, word_list
+from instructrl.config.yaml_file import read_yaml
 from instructrl.errors import InputError
 
 MAX_MINUTES = 60 * 24 * 365
@@ -179,12 +176,9 @@ def user_overrides() -> list[str]:
         InputError: the file cannot be read.
     """
     path = user_config_file()
-    if not path.is_file():
+    if not (path.exists() or path.is_symlink()):
         return []
-    try:
-        values = OmegaConf.to_container(OmegaConf.load(path))
-    except (YAMLError, OSError, UnicodeDecodeError, OmegaConfBaseException) as error:
-        raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
-    if not isinstance(values, dict):
+    values = read_yaml(path).values
+    if not values:
         raise InputError(f"{path}: found no settings; write them as in conf/launcher/, like slurm: {{account: NAME}}")
     return [f"launcher.{key}={json.dumps(value)}" for key, value in flatten(values)]

@@ -58,7 +58,7 @@ def resolve(config: DictConfig, schema: type[T]) -> T:
         merged = OmegaConf.merge(OmegaConf.structured(chosen), values)
         typed = cast(T, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
-        raise InputError(explain(error, chosen, dict(flatten(values)))) from None
+        raise explain(error, chosen, dict(flatten(values))) from None
     resolved = schema(**{entry.name: getattr(typed, entry.name) for entry in fields(cast(Any, schema))})
     check_fields(resolved)
     check_groups(resolved)

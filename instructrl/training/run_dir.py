@@ -11,14 +11,13 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypedDict
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from omegaconf import OmegaConf
 
 from instructrl.config.fields import with_current_names
 from instructrl.config.kinds import without_unused
 from instructrl.config.resolve import differences, resolve
 from instructrl.config.training import TrainConfig
+from instructrl.config.yaml_file import read_yaml
 from instructrl.errors import InputError
 from instructrl.storage.atomic import write_atomically
 from instructrl.storage.paths import StoragePath, storage_path
@@ -135,15 +134,16 @@ def read_config(run: Path) -> TrainConfig:
     if not path.is_file():
         raise InputError(f"{run}: no config.yaml found; give the directory of a run, such as run=outputs/NAME")
     try:
-        loaded = OmegaConf.load(path)
-    except (YAMLError, OSError, UnicodeDecodeError, OmegaConfBaseException) as error:
-        raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0]}); train again") from None
-    if not isinstance(loaded, DictConfig) or not loaded:
+        file = read_yaml(path)
+    except InputError as error:
+        raise InputError(f"{error}; restore it, or train again") from None
+    if not file.values:
         raise InputError(f"{path}: contains no settings; train again")
     try:
-        return resolve(without_unused(with_current_names(loaded), TrainConfig), TrainConfig)
+        recorded = with_current_names(OmegaConf.create(file.values))
+        return resolve(without_unused(recorded, TrainConfig), TrainConfig)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError(f"{file.place(tuple(error.key.split('.')))}: {error}") from None
 
 
 def check_agent(config: TrainConfig, run: StoragePath, *, key: str) -> None:

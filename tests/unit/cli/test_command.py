@@ -37,7 +37,11 @@ WRONG = [
     ("train", ["name="], "name: found ''"),
     ("train", ["name=a/b"], "name: found a/b"),
     ("train", ["output_dir="], "output_dir: found ''"),
-    ("train", ["experiment=none"], "experiment: found none; allowed: paper/..., pretrain_m3ae, pretrain_tiny, quickstart, null"),
+    (
+        "train",
+        ["experiment=none"],
+        "experiment: found none; allowed: paper/..., pretrain_m3ae, pretrain_tiny, quickstart, null",
+    ),
     ("train", ["seed=0,1"], "seed: found several values; add --multirun"),
     ("train", ["seed=${nowhere}"], "seed: "),
     ("train", ["hydra.nothing=3"], "hydra.nothing: of Hydra's own settings only launcher and sweeper can be set"),

@@ -93,8 +93,8 @@ def test_a_single_word_is_a_list_of_one() -> None:
     [
         ("sim: {cameras: 3}", "sim.cameras: found 3; allowed: a list of front"),
         ("sim: {cameras: '${seed}'}", "sim.cameras: found 0; allowed: a list of front"),
-        ("sim: ${seed}", "sim: found 0; allowed: its settings sim.name, sim.kind, "),
-        ("encoder: ${sim.cameras}", "encoder: found [front, left_shoulder, right_shoulder]; allowed: its settings "),
+        ("sim: ${seed}", "sim: found ${seed}; allowed: its settings sim.name, sim.kind, "),
+        ("encoder: ${sim.cameras}", "encoder: found ${sim.cameras}; allowed: its settings "),
         ("hardware: ", "hardware: found null; allowed: its settings hardware.name, "),
         ("optimizer: {decay: '${seed}'}", "optimizer.decay: found 0; allowed: a list like [a,b]"),
         ("policy: {depth: [3]}", "policy.depth: found [3]; allowed: an integer"),
@@ -108,7 +108,8 @@ def test_values_of_a_wrong_type_in_a_users_yaml_are_named(
     monkeypatch.setenv("INSTRUCTRL_CONFIG_DIRS", str(tmp_path))
     with pytest.raises(InputError) as error:
         composed("experiment=mine")
-    assert str(error.value).removeprefix("experiment/mine: ").startswith(line) and "\n" not in str(error.value)
+    file = f"{tmp_path}/experiment/mine.yaml, line 2: "
+    assert str(error.value).removeprefix(file).startswith(line) and "\n" not in str(error.value)
 
 
 def test_former_names_lead_to_settings_that_exist() -> None:
@@ -148,10 +149,10 @@ def test_former_names_in_a_users_yaml_are_refused_with_the_current_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = {
-        "optimizer: {base_batch: 3}": "experiment/mine: optimizer.base_batch: is now called optimizer.base_batch_",
+        "optimizer: {base_batch: 3}": "optimizer.base_batch: is now called optimizer.base_batch_",
         "objective: cloning": "objective: found cloning (cloning is now called behavior_cloning); allowed: ",
         "name: ${training.fresh}": "name: Interpolation key 'training.fresh' not found; training.fresh is now called ",
-        "training: {epoch: 3}": "experiment/mine: training.epoch: no such setting; did you mean training.epochs?",
+        "training: {epoch: 3}": "training.epoch: no such setting; did you mean training.epochs?",
     }
     for number, (text, line) in enumerate(lines.items()):
         folder = tmp_path / str(number)
@@ -160,7 +161,8 @@ def test_former_names_in_a_users_yaml_are_refused_with_the_current_ones(
         monkeypatch.setenv("INSTRUCTRL_CONFIG_DIRS", str(folder))
         with pytest.raises(InputError) as error:
             composed("experiment=mine")
-        assert str(error.value).startswith(line) and "\n" not in str(error.value)
+        place = f"{folder}/experiment/mine.yaml, line 2: "
+        assert str(error.value).startswith(place + line) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

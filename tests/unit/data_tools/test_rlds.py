@@ -447,8 +447,8 @@ def test_joint_velocities_follow_from_positions_and_the_time_between_steps(
         (", finger_opening: 0.04", "", "state: with gripper give fingers or finger_opening"),
         (", seconds: 0.1", "", "keyframes: kind=stops takes"),
         ("key: steps/language_instruction", "key: null", "instruction: give key or text"),
-        ("instruction: {key: steps/language_instruction}", "instruction: {", "not readable as YAML"),
-        (MAPPING, "[1, 2]", "contains no mapping"),
+        ("instruction: {key: steps/language_instruction}", "instruction: {", "cannot be read as YAML"),
+        (MAPPING, "[1, 2]", "line 1: found a list; allowed: settings"),
         (MAPPING, "", "action.position: no value given"),
     ],
 )
@@ -479,7 +479,7 @@ def test_a_wrong_source_is_one_line(tmp_path: Path) -> None:
         "mapping: none given",
     )
     refused("steps/observation/pose (8 float32)")
-    refused("cannot be read (No such file", f"mapping={tmp_path / 'none.yaml'}")
+    refused("none.yaml: found no such file", f"mapping={tmp_path / 'none.yaml'}")
     refused("source_split: found test", mapping_word, "source_split=test")
     refused("split: found test; allowed", mapping_word, "split=test")
     shard = src / "others-train.tfrecord-00001-of-00002"
