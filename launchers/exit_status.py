@@ -30,7 +30,7 @@ def write_exit_code(path: Path, code: int, job: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps({"exit_code": code, "job": job}))
+        temporary.write_text(json.dumps({"exit_code": code, "job": job}), encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
         print(f"\n{path}: cannot be written ({error.strerror}); the job ended with code {code}", file=sys.stderr)
@@ -45,9 +45,9 @@ def unwritten_exit_code(path: Path, line: str) -> int | None:
 def read_exit_code(path: Path, job: str | None = None) -> int | None:
     """Read the exit code of a job; None if it has not ended, or if the file is another job's."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         return None if job is not None and content.get("job", job) != job else int(content["exit_code"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

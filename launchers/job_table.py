@@ -12,6 +12,7 @@ from instructrl.config.fields import with_current_name
 from instructrl.errors import InputError
 from instructrl.redaction import redact
 from instructrl.storage.atomic import write_atomically
+from instructrl.storage.json_file import read_json
 from launchers.exit_status import read_exit_code, unwritten_exit_code
 from launchers.job import JobSpec
 
@@ -137,7 +138,7 @@ def read_table(folder: Path) -> list[Job]:
         return []
     keys = {entry.name for entry in fields(Job)}
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["jobs"]
+        entries = read_json(path)["jobs"]
         jobs = [Job(**{key: value for key, value in entry.items() if key in keys}) for entry in entries]
         for job in jobs:
             job.overrides = [with_current_name(word) for word in job.overrides]

@@ -21,6 +21,7 @@ from PIL import Image
 from data_tools.rlds.source import Episode, Source
 from instructrl.data.demonstrations.schema import SPLITS, Header
 from instructrl.errors import InputError
+from instructrl.storage.json_file import parse_json
 from instructrl.types import ACTION_SIZE, STATE_SIZE, Demonstration
 
 FORMAT, VERSION = "instructrl demonstrations as RLDS", 1
@@ -134,7 +135,7 @@ def origin(episode: Episode) -> tuple[str, Header]:
     if path.is_absolute() or ".." in path.parts or path.suffix != ".hdf5":
         raise InputError(f"{episode.where}: {META}file: found {target!r}, expected a path in a folder; {HINT}")
     try:
-        fields = json.loads(text)
+        fields = parse_json(text)
         header = Header(**fields | {"cameras": tuple(fields["cameras"])})
         words = [header.task, header.split, *header.cameras, *header.provenance, *header.provenance.values()]
         valid = all(isinstance(word, str) for word in words) and type(header.image_size) is int

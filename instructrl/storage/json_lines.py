@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from instructrl.errors import InputError, format_value
+from instructrl.storage.json_file import JsonError, parse_json
 
 Entry = dict[str, Any]  # the JSON object of a line
 
@@ -74,30 +75,13 @@ def parse(line: bytes) -> Entry:
     if b"\0" in line:
         raise LineError("found NUL bytes; allowed: a JSON object")
     try:
-        text = line.decode()
-    except UnicodeDecodeError:
-        raise LineError("found bytes that are not UTF-8; allowed: a JSON object") from None
-    try:
-        value = json.loads(text, object_pairs_hook=unique_keys)
-    except (ValueError, RecursionError):
-        raise LineError(f"found {format_value(text)}, which is no JSON; allowed: a JSON object") from None
+        value = parse_json(line)
+    except JsonError as error:
+        allowed = "once" if str(error).endswith(" twice") else "a JSON object"
+        raise LineError(f"{error}; allowed: {allowed}") from None
     if not isinstance(value, dict):
         raise LineError(f"found {format_value(value)}; allowed: a JSON object")
     return value
-
-
-def unique_keys(pairs: list[tuple[str, Any]]) -> Entry:
-    """An object of JSON.
-
-    Raises:
-        LineError: a key comes twice, of which `json` would silently drop the first.
-    """
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise LineError(f"found {format_value(twice)} twice; allowed: once")
-    return found
 
 
 def is_torn(rest: bytes) -> bool:

@@ -26,6 +26,7 @@ from instructrl.redaction import redact_words
 from instructrl.storage import object_store
 from instructrl.storage.atomic import atomic_path
 from instructrl.storage.file_lock import exclusive_lock
+from instructrl.storage.json_file import parse_json
 from instructrl.storage.paths import StoragePath
 
 NAME = ".owner.json"
@@ -78,7 +79,7 @@ class LeaseRecord:
         if found is None:
             return None
         with suppress(FileNotFoundError, ValueError):
-            content = json.loads(object_store.fetch(str(self.path), 0, found.size))
+            content = parse_json(object_store.fetch(str(self.path), 0, found.size))
             return json.dumps(content["owner"]).encode(), float(content["beat"])
         return b"", 0.0
 
@@ -86,7 +87,7 @@ class LeaseRecord:
         """Return the holder; None if there is no record or it cannot be parsed."""
         state = self.state()
         try:
-            return None if state is None else LeaseHolder(**json.loads(state[0]))
+            return None if state is None else LeaseHolder(**parse_json(state[0]))
         except (ValueError, TypeError):
             return None
 

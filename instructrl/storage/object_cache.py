@@ -23,6 +23,7 @@ from filelock import BaseFileLock, FileLock, lock_descriptor
 from instructrl.errors import InputError
 from instructrl.storage import object_store
 from instructrl.storage.atomic import atomic_path, commit
+from instructrl.storage.json_file import read_json
 
 MAX_REPLACEMENTS = 5  # retries if an object is replaced during its download
 
@@ -90,7 +91,7 @@ class Cache:
             fcntl.flock(handle, fcntl.LOCK_SH)
             status = os.fstat(handle)
             try:
-                note = json.loads(self._note(url).read_text())
+                note = read_json(self._note(url))
             except (OSError, ValueError):
                 note = None
             if note == cache_note(url, found, status.st_mtime_ns) and status.st_size == found.size:

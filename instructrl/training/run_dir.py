@@ -20,6 +20,7 @@ from instructrl.config.training import TrainConfig
 from instructrl.config.yaml_file import read_yaml
 from instructrl.errors import InputError
 from instructrl.storage.atomic import write_atomically
+from instructrl.storage.json_file import read_json
 from instructrl.storage.paths import StoragePath, storage_path
 
 RECORDED_KEYS = ("encoder.weights", "pretraining.train", "pretraining.val")  # data.json records their checksums
@@ -182,7 +183,7 @@ def read_data(run: Path) -> DataRecord:
     """
     path = run / "data.json"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except (OSError, ValueError):
         raise damaged_record(path) from None
     if not isinstance(data, dict) or not all(isinstance(entry, dict) for entry in data.values()):

@@ -1,6 +1,5 @@
 """Validating reader of demonstration files: everything but the pixels, or a one-line error."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +27,7 @@ from instructrl.data.demonstrations.schema import (
 from instructrl.data.hdf5 import READ_ERRORS, check_stored, open_hdf5
 from instructrl.data.hdf5_chunks import ChunkCheck
 from instructrl.errors import InputError, format_value, short_message
+from instructrl.storage.json_file import parse_json
 from instructrl.storage.paths import Hdf5Source, StoragePath, open_source, read_error
 
 RECOLLECT_HINT = "delete it and collect or copy it again"
@@ -176,7 +176,7 @@ def positive_int(value: Any) -> int:
 
 def string_dict(value: Any) -> dict[str, str]:
     """Parse an attribute as a JSON dictionary of texts; raises ValueError or TypeError for anything else."""
-    found = json.loads(text(value))
+    found = parse_json(text(value))
     if not isinstance(found, dict):
         raise TypeError(f"found {type(found).__name__}, expected a dictionary")
     return {key: str(value) for key, value in found.items()}

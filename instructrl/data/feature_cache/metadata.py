@@ -14,6 +14,7 @@ from instructrl.config.resolve import differences
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.data.feature_cache.row_layout import RowLayout
 from instructrl.storage.atomic import atomic_path
+from instructrl.storage.json_file import read_json
 from instructrl.types import FeatureSizes
 
 FORMAT, VERSION = "instructrl features", 1
@@ -63,8 +64,8 @@ def digest(*arrays: np.ndarray) -> str:
 def read_index(folder: Path) -> Any:
     """Read a folder's index; None if it does not exist or cannot be parsed."""
     try:
-        return json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json(folder / INDEX)
+    except (OSError, ValueError):
         return None
 
 

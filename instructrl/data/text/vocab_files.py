@@ -7,11 +7,11 @@
 Only entries, merges and added words are read: `tokenizer` lower-cases and splits text as in the training of the two.
 """
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from instructrl.errors import InputError
+from instructrl.storage.json_file import JsonError, parse_json
 
 PADDING, UNKNOWN = "[PAD]", "[UNK]"  # special entries of word pieces
 START, END = "<|startoftext|>", "<|endoftext|>"  # and of byte pairs
@@ -174,10 +174,6 @@ def check(path: Path, vocabulary: Vocabulary) -> None:
     for number, piece in enumerate(pieces):
         if piece not in known and piece.split() != [piece]:
             raise damaged_error(path, f"entry {number} is {piece!r}, expected text without spaces")
-    try:
-        "".join(pieces).encode()
-    except UnicodeEncodeError:
-        raise damaged_error(path, "an entry that is not Unicode text") from None
     if not vocabulary.words():
         raise unsupported_error(
             path, f"{len(pieces)} entries without a lower-case English {'letter' if pairs else 'word'}"
@@ -199,18 +195,10 @@ def read_lines(path: Path, *, header: str | None = None) -> list[str]:
 
 def read_json(path: Path) -> Any:
     """Read a JSON file in which no key appears twice."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            key = next(key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index]))
-            raise ValueError(f"duplicate key {key!r}")
-        return found
-
     try:
-        return json.loads(read_text(path), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise damaged_error(path, f"not JSON: {error}") from None
+        return parse_json(read_text(path))
+    except JsonError as error:
+        raise damaged_error(path, str(error)) from None
 
 
 def read_text(path: Path) -> str:

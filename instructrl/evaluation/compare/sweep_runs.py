@@ -1,6 +1,5 @@
 """Loads the runs of a sweep: settings, curves and results, or the reason why they are missing."""
 
-import json
 import re
 import shlex
 import tempfile
@@ -17,6 +16,7 @@ from instructrl.evaluation.results.summary import current_format
 from instructrl.evaluation.run_checks import evaluation_folder
 from instructrl.package_files import EVALUATE
 from instructrl.storage import object_store
+from instructrl.storage.json_file import read_json
 from instructrl.storage.paths import StoragePath, open_source, storage_path
 from instructrl.training.monitoring.metric_writer import read_lines
 from instructrl.training.run_dir import FREE_KEYS, RECORDED_KEYS, read_config, settings
@@ -75,7 +75,7 @@ def load_sweep(folder: Path, *, protocol: str | None) -> Sweep:
     if protocol in RENAMED_PROTOCOLS:
         raise InputError(f"--protocol: {protocol} is now called {RENAMED_PROTOCOLS[protocol]}")
     try:
-        content = json.loads(table.read_text(encoding="utf-8"))
+        content = read_json(table)
         jobs = [dict(job) for job in content["jobs"]]
         is_evaluation = all(any(override.startswith("run=") for override in job["overrides"]) for job in jobs)
         found = [run_of_job(job, jobs, is_evaluation=is_evaluation) for job in jobs]
@@ -173,9 +173,9 @@ def load_run(run: Run, folder: Path, *, needs_results: bool) -> None:
     results = evaluation_folder(folder, run.protocol) / RESULTS
     if results.is_file():
         try:
-            run.results = current_format(json.loads(results.read_text(encoding="utf-8")))
+            run.results = current_format(read_json(results))
             assert run.results["conditions"]["trained"]["episodes"] > 0
-        except (OSError, ValueError, KeyError, TypeError, AssertionError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError):
             run.results = None
             run.reason = f"has damaged results in {results}; evaluate it again"
     elif needs_results:

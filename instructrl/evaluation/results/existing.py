@@ -1,12 +1,12 @@
 """Check of results that a folder holds already: those of other settings are not replaced. No jax here."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from instructrl.errors import InputError, format_value
 from instructrl.evaluation.results.summary import current_format
+from instructrl.storage.json_file import read_json
 
 # What results answer, by the names of the settings, with the names of those that results.json records otherwise
 RECORDED = {
@@ -36,11 +36,11 @@ def check_existing(path: Path, requested: Mapping[str, Any]) -> None:
     """
     asked = settings_of(requested)
     try:
-        found = settings_of(current_format(json.loads(path.read_text(encoding="utf-8"))))
+        found = settings_of(current_format(read_json(path)))
         lost = [key for key in found if key in asked and not contains(key, asked[key], found[key])]
     except FileNotFoundError:
         return
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{path}: damaged; move it away, and the same command writes it again") from None
     if lost:
         changes = "; ".join(f"{key}={format_value(found[key])}, asked {format_value(asked[key])}" for key in lost)

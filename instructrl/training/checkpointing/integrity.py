@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
+from instructrl.storage.json_file import read_json
 from instructrl.storage.object_store import crc32c
 from instructrl.training.running_mean import MeanState
 
@@ -35,14 +36,14 @@ def checkpoint_files(folder: Path) -> dict[str, Path]:
 def write_inventory(folder: Path) -> None:
     """Record sizes and checksums of the files in a checkpoint, and a copy of the progress in Orbax's metadata."""
     files = {name: FileRecord(path.stat().st_size, crc32c(path)) for name, path in checkpoint_files(folder).items()}
-    progress = json.loads((folder / MARKER).read_text()).get("custom_metadata")
-    (folder / INVENTORY).write_text(json.dumps({"files": files, "progress": progress}))
+    progress = read_json(folder / MARKER).get("custom_metadata")
+    (folder / INVENTORY).write_text(json.dumps({"files": files, "progress": progress}), encoding="utf-8")
 
 
 def read_marker(folder: Path) -> Marker:
     """Orbax's metadata of a checkpoint; empty if it is damaged."""
     try:
-        marker: Marker = json.loads((folder / MARKER).read_text())
+        marker: Marker = read_json(folder / MARKER)
         return marker if isinstance(marker, dict) and marker.get("commit_timestamp_nsecs") else {}
     except (OSError, ValueError):
         return {}
@@ -60,7 +61,7 @@ def find_damage(folder: Path, *, contents: bool) -> str | None:
     if not (folder / INVENTORY).exists():
         return None
     try:
-        inventory = json.loads((folder / INVENTORY).read_text())
+        inventory = read_json(folder / INVENTORY)
         expected = {name: FileRecord(*record) for name, record in inventory["files"].items()}
         progress = inventory["progress"]
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
