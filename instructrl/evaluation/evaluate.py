@@ -17,6 +17,7 @@ from instructrl.evaluation.episode_log import EPISODES, EpisodeLog, read_log
 from instructrl.evaluation.evaluator import Condition, TaskEvaluator
 from instructrl.evaluation.report.page import write_report
 from instructrl.evaluation.report.video import choose_episodes, film_episodes
+from instructrl.evaluation.results.comparability import cautions, demonstrations_record, training_record, unrecorded
 from instructrl.evaluation.results.existing import check_existing
 from instructrl.evaluation.results.summary import HEADLINE, combine, failed_task_results, summarize
 from instructrl.evaluation.results.variations import evaluated_variations
@@ -29,7 +30,7 @@ from instructrl.sim.vector.pool import Workers, worker_count
 from instructrl.storage.atomic import write_atomically
 from instructrl.storage.paths import storage_path
 from instructrl.training.monitoring.metric_writer import SPEED_FILE, read_lines
-from instructrl.training.run_dir import read_config
+from instructrl.training.run_dir import read_config, read_data
 
 
 def evaluate(config: EvalConfig, run: Path | None = None) -> tuple[dict[str, Any], Path]:
@@ -71,6 +72,7 @@ def evaluate(config: EvalConfig, run: Path | None = None) -> tuple[dict[str, Any
         report=print_warning,
     )
     about["checkpoint"] = {"name": config.checkpoint, "step": step}
+    training = training_record(run, stored, epochs=trained.training.epochs)
     identity = {**about, "run": run.name, "origin": run_fingerprint(run), "parameters": fingerprint(agent)}
     evaluation = AgentEvaluation(pool, agent, identity, folder)
     videos = config.videos if config.videos is not None else 1 if several else 3
@@ -81,6 +83,8 @@ def evaluate(config: EvalConfig, run: Path | None = None) -> tuple[dict[str, Any
         results = combine(evaluation.evaluate_tasks(tasks, videos=videos), about={**about, "task": trained.task.name})
     else:
         results = {**evaluation.evaluate_task(tasks[0], folder, videos=videos, keep_going=False), **about}
+    results |= {"training": training, "demonstrations": demonstrations_record(read_data(run), tasks)}
+    results |= {"cautions": cautions(results), "unrecorded": unrecorded(results)}
     write_atomically(folder / "results.json", json.dumps(results, indent=2) + "\n")
     write_report(folder / "report.html", results, run=run)
     return results, folder / "report.html"

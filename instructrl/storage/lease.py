@@ -231,6 +231,16 @@ def wait_for_expiry(
             raise in_use_error(record, record.holder() or holder, activity=activity, busy_hint=busy_hint)
 
 
+def active_holder(folder: StoragePath) -> LeaseHolder | None:
+    """The process that works in a folder, as far as its lease tells at once; None if it is free or was left behind."""
+    record = LeaseRecord(folder)
+    state, holder = record.state(), record.holder()
+    if state is None or holder is None:
+        return None
+    active = holder.is_running() if holder.is_local() else time.time() - state[1] < TIMEOUT
+    return holder if active else None
+
+
 def in_use_error(record: LeaseRecord, holder: LeaseHolder | None, *, activity: str, busy_hint: str) -> InputError:
     """Build the error for a folder that is leased by another process."""
     named = "" if holder is None else f" ({holder})"

@@ -331,6 +331,40 @@ def test_an_evaluation_without_results_is_given_as_it_was(study: Study) -> None:
     assert shlex.split(command) == ["python", "eval.py", *words]
 
 
+def test_runs_that_were_evaluated_in_other_ways_than_others_are_named(study: Study) -> None:
+    simulator = {"simulator": "tabletop", "version": "3.10.0", "renderer": "opengl", "opengl": "egl", "expert": "x"}
+    ended, early = ({"epoch": epoch, "epochs": 3, "process": ""} for epoch in (3, 2))
+    for name, seed, here, training in (
+        ("a", 0, {}, ended), ("b", 1, {"version": "3.5.0", "opengl": "osmesa"}, ended),
+        ("c", 2, {"renderer": "raycast", "opengl": ""}, early),
+    ):  # fmt: skip
+        about = {
+            "simulator": {**simulator, **here},
+            "demonstrations": {"": {**simulator, **here}},
+            "training": training,
+        }
+        study.add_results(study.run(name, f"seed={seed}"), evaluated_results(9) | about)
+    study.add_results(study.run("d", "seed=3"), evaluated_results(9))  # of an earlier version
+    found, path = compare(study.sweep)
+    expected = [
+        "The runs were not evaluated with the same MuJoCo: 3.10.0 (a, c), 3.5.0 (b), not recorded (d).",
+        "The runs were not evaluated with the same renderer: opengl (a, b), raycast (c), not recorded (d).",
+        "The runs were not evaluated with the same OpenGL backend: egl (a), osmesa (b), not recorded (d).",
+        "c: The training has not ended: the last checkpoint is of epoch 2 of 3.",
+    ]
+    assert [line for line in summary(found, path).splitlines() if "caution: " in line] == [
+        f"caution: {sentence}" for sentence in expected]  # fmt: skip
+    assert json.loads((study.sweep / "comparison.json").read_text())["cautions"] == expected
+    assert all(sentence in checked(path).text for sentence in expected)
+
+
+def test_runs_that_were_evaluated_alike_have_no_cautions(study: Study) -> None:
+    for seed in (0, 1, 2):
+        simulator = {"simulator": {"simulator": "tabletop", "version": "3.10.0"}} if seed else {}
+        study.add_results(study.run(f"r{seed}", f"seed={seed}"), evaluated_results(9) | simulator)
+    assert compare(study.sweep)[0].cautions == []
+
+
 def test_sets_are_compared_task_by_task(study: Study) -> None:
     for seed in (0, 1):
         tasks = {task: evaluated_results(count + seed) for task, count in (("push_button", 18), ("reach_target", 4))}

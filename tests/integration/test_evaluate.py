@@ -1,5 +1,6 @@
 """Evaluation of a run directory: results, videos and report; runs that cannot be evaluated are refused."""
 
+import html
 import json
 import re
 import subprocess
@@ -24,9 +25,12 @@ from instructrl.evaluation.results.summary import headline, table
 from instructrl.evaluation.run_checks import check_run, choose_renderer, recorded_renderer
 from instructrl.sim import EpisodeLimits
 from instructrl.sim.tabletop import env as tabletop
+from instructrl.storage.lease import exclusive_lease
 from tests.fakes.sim import FakePolicy, InlineWorkers, without_clock
 from tests.fixtures.commands import run_main
 from tests.paths import ROOT
+
+EPOCHS = SimpleNamespace(epochs=3)
 
 
 @pytest.fixture
@@ -39,7 +43,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         json.dumps({"train": {"path": "x", "checksum": "y", "provenance": {"renderer": "raycast"}}})
     )
     (run / "metrics.jsonl").write_text('{"step": 1, "epoch": 1, "split": "train", "loss": 2.5}\n')
-    trained = SimpleNamespace(sim=SimConfig(), task=TaskConfig("reach_target", 1, 1, None))
+    trained = SimpleNamespace(
+        training=SimpleNamespace(epochs=3), sim=SimConfig(), task=TaskConfig("reach_target", 1, 1, None)
+    )
     monkeypatch.setattr(judge_module, "read_config", lambda _: trained)
     monkeypatch.setattr(judge_module, "load_batched_agent", lambda *_, **__: (FakePolicy(), 77))
     monkeypatch.setattr(judge_module, "start_eval_workers", lambda *_, **settings: InlineWorkers(settings["count"]))
@@ -72,6 +78,36 @@ def test_judge_writes_results_videos_and_page(run: Path) -> None:
     assert sorted(path.name for path in (run / "eval").iterdir()) == [
         "episodes.jsonl", "report.html", "results.json", "videos",
     ]  # fmt: skip
+
+
+def test_what_limits_the_comparison_is_said_in_the_table_the_numbers_and_on_the_page(run: Path) -> None:
+    """A run that another process trains, whose demonstrations are of another version of the simulator."""
+    provenance = {"simulator": "fake", "version": "0.9", "renderer": "raycast"}
+    (run / "data.json").write_text(json.dumps({"train": {"path": "x", "checksum": "y", "provenance": provenance}}))
+    (run / "checkpoints" / "2").mkdir()
+    with exclusive_lease(run, activity="trains", busy_hint="", write_hint="") as lease:
+        results, report = judge_module.evaluate(settings(run, videos=0))
+    expected = [
+        f"The run was still in training at epoch 2 of 3 ({lease.holder}): its agent may become another one.",
+        "The demonstrations were collected with simulator version 0.9, these episodes played with simulator version 1: "
+        "what the agent sees, or how things move, may differ from its training.",
+    ]
+    written = json.loads((run / "eval" / "results.json").read_text())
+    assert written["cautions"] == expected and written["unrecorded"] == []
+    assert [line for line in table(results).splitlines() if line.startswith(("caution", "note"))] == [
+        f"caution: {sentence}" for sentence in expected]  # fmt: skip
+    page = html.unescape(report.read_text())
+    assert all(f'<p class="warning">{sentence}</p>' in page for sentence in expected)
+    assert "epoch 2 of 3, not ended yet" in page and "simulator version 0.9, renderer raycast" in page
+
+
+def test_demonstrations_that_do_not_record_their_simulator_are_noted(run: Path) -> None:
+    results, report = judge_module.evaluate(settings(run, videos=0))
+    said = "Not recorded of the demonstrations: simulator, simulator version."
+    assert (results["cautions"], results["unrecorded"]) == ([], [said])
+    assert table(results).splitlines()[-1] == f"note: {said}"
+    page = report.read_text()
+    assert said in page and 'class="warning"' not in page
 
 
 def test_the_same_command_again_gives_the_same_numbers(run: Path) -> None:
@@ -350,7 +386,9 @@ def test_what_was_not_judged_is_said_on_the_page(run: Path) -> None:
 
 
 def test_variations_kept_out_of_training_can_be_judged(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained = SimpleNamespace(sim=SimConfig(), task=TaskConfig("reach_target", 1, 1, [0, 1]))
+    trained = SimpleNamespace(
+        training=SimpleNamespace(epochs=3), sim=SimConfig(), task=TaskConfig("reach_target", 1, 1, [0, 1])
+    )
     monkeypatch.setattr(judge_module, "read_config", lambda _: trained)
     for choice, expected in (("trained", [0, 1]), ("held_out", [2, 3]), ("all", [0, 1, 2, 3]), ([3], [3])):
         protocol = replace(settings(run).protocol, variations=choice, name=f"of-{choice}")
@@ -384,7 +422,9 @@ class Lost(InlineWorkers):
 @pytest.fixture
 def set_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The run of a set of three tasks; push_button has no alternative goals."""
-    trained = SimpleNamespace(sim=SimConfig(), task=TaskConfig("reach_target", 1, 1, None, TASKS))
+    trained = SimpleNamespace(
+        training=SimpleNamespace(epochs=3), sim=SimConfig(), task=TaskConfig("reach_target", 1, 1, None, TASKS)
+    )
     monkeypatch.setattr(judge_module, "read_config", lambda _: trained)
     monkeypatch.setattr(judge_module, "start_eval_workers", of_each_task())
     return run

@@ -41,9 +41,10 @@ def compare(folder: Path, *, protocol: str | None = None) -> tuple[Comparison, P
 
 
 def summary(found: Comparison, path: Path) -> str:
-    """The table, differences to the best setting, runs left out, the command for pending evaluations, and the page."""
+    """The table, differences to the best setting, cautions, runs left out, the pending command, and the page."""
     best = [difference.text() for difference in found.differences if difference.first == found.groups[0].label]
-    lines = [table(found), *best, *(f"left out: {run.name} {run.reason}" for run in found.left_out)]
+    lines = [table(found), *best, *(f"caution: {sentence}" for sentence in found.cautions)]
+    lines += [f"left out: {run.name} {run.reason}" for run in found.left_out]
     if found.pending_command:
         lines.append(f"not evaluated yet: {found.pending_command}")
     return "\n".join([*lines, f"comparison: {path}"])

@@ -9,6 +9,7 @@ from typing import Any
 from instructrl.cli.table import align
 from instructrl.config.fields import format_value
 from instructrl.errors import InputError
+from instructrl.evaluation.compare.cautions import sweep_cautions
 from instructrl.evaluation.compare.commands import evaluation_command, protocol_word
 from instructrl.evaluation.compare.pairing import PairedDifference, paired_differences
 from instructrl.evaluation.compare.sweep_runs import Run, Sweep
@@ -45,7 +46,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups sorted by success, paired differences, the runs left out, and the command that evaluates pending ones."""
+    """Groups sorted by success, paired differences, the runs left out, and the command that evaluates pending ones.
+
+    `cautions`: what the groups differ in beside their settings.
+    """
 
     name: str
     command: str
@@ -53,6 +57,7 @@ class Comparison:
     differences: Sequence[PairedDifference]
     left_out: Sequence[Run]
     pending_command: str
+    cautions: Sequence[str]
 
     @property
     def conditions(self) -> list[str]:
@@ -84,6 +89,7 @@ class Comparison:
             "command": self.command,
             "groups": groups,
             "paired_differences": differences,
+            "cautions": list(self.cautions),
             "left_out": left_out,
         }
 
@@ -111,7 +117,8 @@ def group_runs(sweep: Sweep, folder: Path) -> Comparison:
     of_one_kind = not any(key.partition(".")[0] in MEASURES for key in differing)
     ranked = sorted(groups, key=lambda group: rank(group, by_loss=of_one_kind))
     differences = paired_differences([(group.label, group.runs) for group in ranked])
-    return Comparison(sweep.name, sweep.command, ranked, differences, left_out, evaluation_command(sweep))
+    pending = evaluation_command(sweep)
+    return Comparison(sweep.name, sweep.command, ranked, differences, left_out, pending, sweep_cautions(runs))
 
 
 def rank(group: Group, *, by_loss: bool) -> tuple[float, float]:

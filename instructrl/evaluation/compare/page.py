@@ -67,6 +67,7 @@ def page(found: Comparison, folder: Path) -> str:
         name=found.name,
         command=found.command,
         pending_command=found.pending_command,
+        cautions=found.cautions,
         left_out=found.left_out,
         groups=[_setting(index, group) for index, group in enumerate(found.groups)],
         conditions=_grid([group.conditions for group in found.groups], found.conditions, sections.condition_name),

@@ -10,6 +10,7 @@ from instructrl.evaluation.report import charts, sections
 from instructrl.evaluation.report.charts import Figure
 from instructrl.evaluation.report.sections import Rate, Sections
 from instructrl.evaluation.report.templates import render
+from instructrl.evaluation.results.comparability import cautions, collected_with, unrecorded
 from instructrl.evaluation.results.summary import coverage_note, task_coverage_note
 from instructrl.evaluation.results.variations import format_variations
 from instructrl.sim import Outcome
@@ -78,7 +79,7 @@ def page(
         note=coverage_note(results),
         own_protocol=results["protocol"]["name"] == DEFAULT_PROTOCOL,
         protocol=_protocol(results["protocol"]),
-        warnings=_warnings(results),
+        warnings=[*results["problems"], *cautions(results)],
         outcome_names=list(Outcome),
         overall=sections.of_means(results, tasks=len(entries))
         if entries
@@ -92,17 +93,6 @@ def page(
         facts=_facts(results),
         settings=settings,
     )
-
-
-def _warnings(results: Mapping[str, Any]) -> list[str]:
-    renderer = results["renderer"]
-    if renderer["data"] == renderer["evaluation"]:
-        return list(results["problems"])
-    return [
-        *results["problems"],
-        f"The demonstrations were rendered by {renderer['data']}, these episodes by "
-        f"{renderer['evaluation']}: the images differ from the training images.",
-    ]
 
 
 def _undiagnosed(results: Mapping[str, Any]) -> str:
@@ -172,6 +162,12 @@ def training_speed(lines: Sequence[Mapping[str, Any]]) -> Speed | None:
     return Speed(facts, charts.chart(charted, {"speed": points}, axis=axis))
 
 
+def _progress(training: Mapping[str, Any]) -> str:
+    """How far the run was trained."""
+    epoch = "unknown" if training["epoch"] is None else training["epoch"]
+    return f"epoch {epoch} of {training['epochs']}" + (", not ended yet" if training["process"] else "")
+
+
 def _facts(results: Mapping[str, Any]) -> dict[str, object]:
     renderer, simulator = results["renderer"], results["simulator"]
     speed = results["episodes_per_minute"]
@@ -181,6 +177,8 @@ def _facts(results: Mapping[str, Any]) -> dict[str, object]:
         "Evaluation seed": results["seed"],
         "Simulator": f"{simulator['simulator']} {simulator['version']}",
         "Renderer": f"{renderer['evaluation']} (demonstrations: {renderer['data']})",
+        "Demonstrations": " ".join([f"collected with {collected_with(results)}.", *unrecorded(results)]),
+        **({"Training": _progress(results["training"])} if "training" in results else {}),
         "Simulators": f"{results['workers']} in parallel",
         "Speed": f"{speed:,.0f} episodes per minute with the policy in the loop" if speed else "not measured",
         "Wall time": f"{results['wall_seconds']:,.0f} s for all conditions",

@@ -8,6 +8,7 @@ from instructrl.config.evaluation import DEFAULT_PROTOCOL, ProtocolConfig
 from instructrl.config.fields import RENAMED_CONDITIONS, RENAMED_PROTOCOLS
 from instructrl.evaluation.evaluator import Condition
 from instructrl.evaluation.results.causes import add_causes, count_causes, improve_next
+from instructrl.evaluation.results.comparability import cautions, unrecorded
 from instructrl.evaluation.results.pairs import add_pairs, compare_pairs, scene_outcomes
 from instructrl.evaluation.results.statistics import mean_interval, wilson_interval
 from instructrl.evaluation.results.variations import coverage, format_variations
@@ -183,7 +184,10 @@ def bounds(condition: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """The conditions as text, one line each; for several tasks one line per task, then the means per condition."""
+    """The conditions as text, one line each; for several tasks one line per task, then the means per condition.
+
+    Below them, what limits a comparison with other results.
+    """
     tasks: Mapping[str, Any] = results.get("tasks", {})
     by_task = {name: entry["conditions"][HEADLINE] for name, entry in tasks.items()}
     conditions = {f"mean of {name}" if tasks else name: condition for name, condition in results["conditions"].items()}
@@ -200,6 +204,8 @@ def table(results: Mapping[str, Any]) -> str:
         numbers = f"{condition['episodes']:>8}{condition['success_rate']:>9.3f}   {interval:<15}"
         lines.append(f"{name:<{width}}{numbers}{condition['mean_steps']:>6.2f}   {counts.strip()}")
     lines += [f"{name:<{width}}       - {reason}" for name, reason in results["absent_conditions"].items()]
+    lines += [f"caution: {sentence}" for sentence in cautions(results)]
+    lines += [f"note: {sentence}" for sentence in unrecorded(results)]
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -177,7 +177,8 @@ def test_names_of_metrics_and_splits_are_shown_verbatim(tmp_path: Path) -> None:
 
 def test_another_renderer_is_said(tmp_path: Path) -> None:
     mixed = results(renderer={"data": "opengl", "evaluation": "raycast"})
-    assert "rendered by opengl" in read(page(mixed, metrics=[], settings="", folder=tmp_path)).text
+    shown = read(page(mixed, metrics=[], settings="", folder=tmp_path)).text
+    assert "collected with renderer opengl, these episodes played with renderer raycast" in shown
 
 
 def test_a_run_without_metrics_or_settings_has_a_page(tmp_path: Path) -> None:

@@ -1,0 +1,127 @@
+"""Cautions of results: what makes them differ from others beside the agent, such as another simulator than the data's.
+
+They follow from what results.json records: `training` (how far it was), `demonstrations` (what each task's were
+collected with) and `simulator` (what the episodes were played with). Earlier versions recorded less.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from instructrl.storage.lease import active_holder
+from instructrl.storage.paths import StoragePath
+from instructrl.training.monitoring.metric_writer import read_lines
+from instructrl.training.run_dir import DataRecord
+
+_Sentence = Callable[[Mapping[str, str], Mapping[str, str]], str]  # on what was collected with, and played with
+_OF_NO_EFFECT = ("expert", "suite")  # parts of a provenance that change no picture and no motion
+_NAMES = {"version": "version", "renderer": "renderer", "opengl": "OpenGL backend"}
+
+
+def training_record(run: Path, location: StoragePath, *, epochs: int) -> dict[str, Any]:
+    """How far a run was trained when it was evaluated.
+
+    Args:
+        run: local working copy of the run directory.
+        location: the directory itself, which the process that trains there holds a lease on.
+        epochs: in the run's settings.
+
+    Returns:
+        `epoch` of the last checkpoint, null if unknown, `epochs`, and the `process` at work, empty if there is none.
+    """
+    folders = (run / "checkpoints").iterdir() if (run / "checkpoints").is_dir() else ()
+    step = max((int(folder.name) for folder in folders if folder.name.isdecimal()), default=None)
+    lines = [line for line in read_lines(run / "metrics.jsonl") if line["split"] != "step" and line["epoch"] >= 1]
+    epoch = None if step is None or not lines else int(step * lines[-1]["epoch"] / lines[-1]["step"] + 1e-6)
+    return {"epoch": epoch, "epochs": epochs, "process": str(active_holder(location) or "")}
+
+
+def demonstrations_record(data: DataRecord, tasks: Sequence[str]) -> dict[str, dict[str, str]]:
+    """What the training demonstrations of each task were collected with, from data.json."""
+    found = {key.partition("/")[2]: entry for key, entry in data.items() if key.partition("/")[0] == "train"}
+    return {task: dict(found.get(task, found.get("", {})).get("provenance", {})) for task in tasks}
+
+
+def cautions(results: Mapping[str, Any]) -> list[str]:
+    """Sentences on what limits the comparison of results with others, or what they say of the agent."""
+    return [*_training_caution(results.get("training")), *_by_task(results, _difference)]
+
+
+def unrecorded(results: Mapping[str, Any]) -> list[str]:
+    """Sentences on what is not known of the demonstrations, as of files of earlier versions or of others."""
+    return _by_task(results, _unrecorded)
+
+
+def collected_with(results: Mapping[str, Any]) -> str:
+    """What the demonstrations were collected with, for a list of facts; "not recorded" of earlier results."""
+    records = [record for record in results.get("demonstrations", {}).values() if record]
+    texts = [", ".join(_terms(record, [key for key in record if key not in _OF_NO_EFFECT])) for record in records]
+    return "; ".join(dict.fromkeys(texts)) or "not recorded"
+
+
+def name_of(key: str, simulator: Mapping[str, str]) -> str:
+    """Name of a part of a simulator's provenance."""
+    if key == "version":
+        return "MuJoCo" if simulator.get("simulator") == "tabletop" else "simulator version"
+    return _NAMES.get(key, key.replace("_", " "))
+
+
+def compared_keys(simulator: Mapping[str, str]) -> list[str]:
+    """The parts of a simulator's provenance that can change what an agent sees or does."""
+    return [key for key in simulator if key not in _OF_NO_EFFECT]
+
+
+def _training_caution(training: Mapping[str, Any] | None) -> list[str]:
+    if training is None:
+        return []
+    far = "" if training["epoch"] is None else f"epoch {training['epoch']} of {training['epochs']}"
+    if training["process"]:
+        at = f" at {far}" if far else ""
+        return [f"The run was still in training{at} ({training['process']}): its agent may become another one."]
+    if far and training["epoch"] < training["epochs"]:
+        return [f"The training has not ended: the last checkpoint is of {far}."]
+    return []
+
+
+def _by_task(results: Mapping[str, Any], sentence: _Sentence) -> list[str]:
+    """The sentence on each task, once if it is the same for all, else with the tasks in front."""
+    if "demonstrations" in results:
+        entries = results.get("tasks", {results.get("task", ""): results})
+        played = {task: entry["simulator"] for task, entry in entries.items() if entry["simulator"]}
+        collected = results["demonstrations"]
+    else:  # earlier results recorded no more than the renderers
+        renderer = results.get("renderer", {"data": "", "evaluation": ""})
+        collected, played = ({"": {"renderer": renderer[key]}} for key in ("data", "evaluation"))
+    found: dict[str, list[str]] = {}
+    for task, simulator in played.items():
+        if text := sentence(collected.get(task, {}), simulator):
+            found.setdefault(text, []).append(task)
+    return [text if len(some) == len(played) else f"{', '.join(some)}: {text}" for text, some in found.items()]
+
+
+def _difference(collected: Mapping[str, str], played: Mapping[str, str]) -> str:
+    """The sentence on a simulator that is not the one of the demonstrations; empty without a known difference."""
+    keys = [key for key in _relevant(collected, played) if key in collected and collected[key] != played[key]]
+    if not keys:
+        return ""
+    return (
+        f"The demonstrations were collected with {', '.join(_terms(collected, keys))}, these episodes played with "
+        f"{', '.join(_terms(played, keys))}: what the agent sees, or how things move, may differ from its training."
+    )
+
+
+def _unrecorded(collected: Mapping[str, str], played: Mapping[str, str]) -> str:
+    """The sentence on what the demonstrations do not record; empty if they record all."""
+    keys = [key for key in _relevant(collected, played) if key not in collected and played[key]]
+    return f"Not recorded of the demonstrations: {', '.join(name_of(key, played) for key in keys)}." if keys else ""
+
+
+def _relevant(collected: Mapping[str, str], played: Mapping[str, str]) -> list[str]:
+    """The keys to compare: without the OpenGL backend if the renderers differ, which says it already."""
+    other = collected.get("renderer", played.get("renderer")) != played.get("renderer")
+    return [key for key in compared_keys(played) if not (other and key == "opengl")]
+
+
+def _terms(simulator: Mapping[str, str], keys: Sequence[str]) -> list[str]:
+    """Names and values, such as "MuJoCo 3.5.0"."""
+    return [f"{name_of(key, simulator)} {simulator[key]}" for key in keys if simulator[key]]
