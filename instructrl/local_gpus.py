@@ -69,6 +69,26 @@ def gpu_share(environ: Mapping[str, str] = os.environ) -> GpuShare | None:
     return GpuShare(visible, tuple(range(first, first + each)), idle, task)
 
 
+class OwnGpu(NamedTuple):
+    """A GPU of this process, by its name in the environment and by CUDA's number for it."""
+
+    name: str
+    number: int
+
+
+def own_gpu(environ: Mapping[str, str] = os.environ) -> OwnGpu | None:
+    """The first GPU of this process; tasks that have to share GPUs take them in turn. None if none is known of."""
+    visible, task = visible_gpus(environ), local_task(environ)
+    if not visible:
+        return None
+    try:
+        share = gpu_share(environ)
+        index = 0 if share is None else share.used[0]
+    except InputError:
+        index = 0 if task is None else task.index % len(visible)
+    return OwnGpu(visible[index], index)
+
+
 def _sees_its_own(environ: Mapping[str, str], task: LocalTask, *, seen: int, on_node: int | None) -> bool:
     """Return True if no other task of the node sees the GPUs that this one does."""
     if task.count == 1:

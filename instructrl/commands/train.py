@@ -26,7 +26,9 @@ def main(config: TrainConfig) -> float | None:
         from instructrl.training.distributed.platform import select_platform
         from instructrl.training.parameters.warm_start import check_initialization
 
-        select_platform(config.hardware)  # a missing device,
+        rollouts = config.objective == "behavior_cloning" and config.training.rollout_every > 0
+        renders = rollouts and config.sim.renderer != "raycast"
+        select_platform(config.hardware, beside_renderers=renders)  # a missing device,
         check_devices(config.hardware, batch_size=config.training.batch_size)  # too many devices for a batch,
         check_initialization(config, work_dir.folder)  # and incompatible initial parameters
         with leader_first():

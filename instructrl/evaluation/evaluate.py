@@ -70,6 +70,7 @@ def evaluate(config: EvalConfig, run: Path | None = None) -> tuple[dict[str, Any
         hardware=config.hardware,
         strict=config.strict,
         report=print_warning,
+        beside_renderers=renderer != "raycast",
     )
     about["checkpoint"] = {"name": config.checkpoint, "step": step}
     training = training_record(run, stored, epochs=trained.training.epochs)

@@ -121,16 +121,18 @@ def load_batched_agent(
     hardware: HardwareConfig,
     strict: bool = False,
     report: Callable[[str], None] = warn,
+    beside_renderers: bool = False,
 ) -> tuple[BatchedAgent, int]:
     """Load the agent of a run's `best` or `last` checkpoint; also returns the checkpoint's step.
 
     Instructions with words that its training did not have are refused if `strict`, else given to `report`, once each.
+    `beside_renderers`: simulators may render on its GPU.
 
     Raises:
         InputError: there is no run, no readable checkpoint, or its tokenizer or frozen weights are missing
             or have changed.
     """
-    select_platform(hardware)
+    select_platform(hardware, beside_renderers=beside_renderers)
     trained = load_agent(run, checkpoint=checkpoint, hardware=hardware)
     agent = make_agent(trained.config, vocabulary_size=trained.tokenizer.vocabulary_size)
     params = jax.device_put(trained.params)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 from instructrl.errors import InputError
+from instructrl.sim.egl_devices import EGL_DEVICE, select_egl_device
 
 RENDERERS = ("auto", "opengl", "raycast")
 RLBENCH_RENDERERS = ("rlbench_opengl", "rlbench_opengl3")  # CoppeliaSim's
@@ -73,9 +74,12 @@ def rlbench_renderer(requested: str) -> str:
 
 
 def opengl_backend() -> str | None:
-    """The working OpenGL backend ("egl", "osmesa", ...) or None; probed once, inherited by child processes."""
+    """The working OpenGL backend ("egl", "osmesa", ...) or None; probed once, inherited by child processes.
+
+    With EGL, so is the device of this process's GPU.
+    """
     if _ENV_VARIABLE not in os.environ:
-        os.environ[_ENV_VARIABLE] = next((name for name in _candidates() if _works(name)), "none")
+        os.environ[_ENV_VARIABLE] = next((name for name in _candidates() if _usable(name)), "none")
     found = os.environ[_ENV_VARIABLE]
     return found if found in _BACKENDS else None
 
@@ -94,6 +98,15 @@ def _candidates() -> list[str]:
     return sorted(
         set(names) | ({choice} & set(_BACKENDS)), key=lambda name: (name != choice, (*names, choice).index(name))
     )
+
+
+def _usable(backend: str) -> bool:
+    """Return True if a child process can render, on the GPU of this process, else on what MuJoCo chooses."""
+    if backend == "egl" and select_egl_device():
+        if _works(backend):
+            return True
+        del os.environ[EGL_DEVICE]
+    return _works(backend)
 
 
 def _works(backend: str) -> bool:

@@ -110,6 +110,17 @@ def test_demonstrations_that_do_not_record_their_simulator_are_noted(run: Path) 
     assert said in page and 'class="warning"' not in page
 
 
+@pytest.mark.parametrize(("renderer", "reserved"), [("raycast", False), ("opengl", True)])
+def test_memory_is_left_to_simulators_that_render_on_the_gpu(
+    run: Path, monkeypatch: pytest.MonkeyPatch, renderer: str, reserved: bool
+) -> None:
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(judge_module, "choose_renderer", lambda *_: renderer)
+    monkeypatch.setattr(judge_module, "load_batched_agent", lambda *_, **more: given.append(more) or (FakePolicy(), 77))
+    judge_module.evaluate(settings(run, videos=0, conditions=["trained"]))
+    assert [one["beside_renderers"] for one in given] == [reserved]
+
+
 def test_the_same_command_again_gives_the_same_numbers(run: Path) -> None:
     first, _ = judge_module.evaluate(settings(run))
     second, _ = judge_module.evaluate(settings(run))

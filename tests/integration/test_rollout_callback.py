@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import train as train_entry
 from instructrl.cli.entry import compose
 from instructrl.config.training import TrainConfig
 from instructrl.data.text.tokenizer import make_tokenizer
+from instructrl.errors import InputError
 from instructrl.evaluation import rollout_callback as hooks
 from instructrl.evaluation.evaluator import TRAINING_ROLLOUT_SEEDS
 from instructrl.evaluation.rollout import EpisodeSpec, run_rollouts
@@ -15,7 +17,10 @@ from instructrl.evaluation.rollout_callback import rollout_callback
 from instructrl.evaluation.worker_env import start_eval_workers
 from instructrl.inference.batched_agent import BatchedAgent
 from instructrl.sim import EpisodeStart
+from instructrl.training.distributed import platform
 from instructrl.training.model_factory import dummy_batch, make_agent, random_params
+from tests.fixtures import tiny
+from tests.fixtures.commands import run_main
 
 OVERRIDES = ["experiment=quickstart", "task=reach_target", "sim.cameras=[front]", "sim.workers=2"]
 
@@ -114,3 +119,25 @@ def test_the_hook_plays_every_task_of_a_set_with_one_set_of_processes_at_a_time(
     steps = [episode.steps for some in played[:2] for episode in some.values()]
     mean = pytest.approx(sum(rates.values()) / 2)
     assert first == {"success_rate": mean, "mean_steps": sum(steps) / 6, **rates}
+
+
+@pytest.mark.parametrize(
+    ("words", "reserved"),
+    [
+        (("training.rollout_every=1", "sim.renderer=auto"), True),
+        (("training.rollout_every=1", "sim.renderer=raycast"), False),
+        (("training.rollout_every=0", "sim.renderer=opengl"), False),
+    ],
+)
+def test_a_training_leaves_memory_to_the_rollouts_that_render_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], reserved: bool
+) -> None:
+    given: list[bool] = []
+
+    def select(_: Any, *, beside_renderers: bool) -> None:
+        given.append(beside_renderers)
+        raise InputError("nothing to train")
+
+    monkeypatch.setattr(platform, "select_platform", select)
+    done = run_main(train_entry.main, *tiny.overrides(tmp_path, *words))
+    assert (done.returncode, given) == (2, [reserved]), done.stderr

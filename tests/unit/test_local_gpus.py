@@ -22,13 +22,13 @@ def step(index: int, count: int, *, nodes: int = 1, **more: str) -> dict[str, st
 
 
 def all_of(count: int) -> dict[str, str]:
-    """What a task sees that sees all GPUs of its job, as with --gpus-per-node."""
+    """The environment of a task that sees all GPUs of its job, as with --gpus-per-node."""
     names = ",".join(map(str, range(count)))
     return {"CUDA_VISIBLE_DEVICES": names, "SLURM_STEP_GPUS": names, "SLURM_GPUS_ON_NODE": str(count)}
 
 
 def own(*names: str, of: int) -> dict[str, str]:
-    """What a task sees that has GPUs of its own, as with --gpus-per-task."""
+    """The environment of a task that has GPUs of its own, as with --gpus-per-task."""
     return {"CUDA_VISIBLE_DEVICES": ",".join(names), "SLURM_GPUS_ON_NODE": str(of)}
 
 

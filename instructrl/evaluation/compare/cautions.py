@@ -23,7 +23,7 @@ def sweep_cautions(runs: Sequence[Run]) -> list[str]:
 
 
 def simulator_of(results: Mapping[str, Any]) -> Mapping[str, str]:
-    """What the episodes were played with; empty if an earlier version wrote the results."""
+    """The simulator with which episodes were played; empty if an earlier version wrote the results."""
     renderer = results.get("renderer", {})
     return results.get("simulator") or ({"renderer": renderer["evaluation"]} if renderer else {})
 

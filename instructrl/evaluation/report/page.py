@@ -163,7 +163,7 @@ def training_speed(lines: Sequence[Mapping[str, Any]]) -> Speed | None:
 
 
 def _progress(training: Mapping[str, Any]) -> str:
-    """How far the run was trained."""
+    """The epoch that the run was trained to."""
     epoch = "unknown" if training["epoch"] is None else training["epoch"]
     return f"epoch {epoch} of {training['epochs']}" + (", not ended yet" if training["process"] else "")
 

@@ -14,12 +14,12 @@ from instructrl.training.monitoring.metric_writer import read_lines
 from instructrl.training.run_dir import DataRecord
 
 _Sentence = Callable[[Mapping[str, str], Mapping[str, str]], str]  # on what was collected with, and played with
-_OF_NO_EFFECT = ("expert", "suite")  # parts of a provenance that change no picture and no motion
+_OF_NO_EFFECT = ("expert", "suite")  # parts of a provenance that change no image and no motion
 _NAMES = {"version": "version", "renderer": "renderer", "opengl": "OpenGL backend"}
 
 
 def training_record(run: Path, location: StoragePath, *, epochs: int) -> dict[str, Any]:
-    """How far a run was trained when it was evaluated.
+    """Progress of a run's training when it is evaluated.
 
     Args:
         run: local working copy of the run directory.
@@ -37,7 +37,7 @@ def training_record(run: Path, location: StoragePath, *, epochs: int) -> dict[st
 
 
 def demonstrations_record(data: DataRecord, tasks: Sequence[str]) -> dict[str, dict[str, str]]:
-    """What the training demonstrations of each task were collected with, from data.json."""
+    """The provenance of each task's training demonstrations, from data.json."""
     found = {key.partition("/")[2]: entry for key, entry in data.items() if key.partition("/")[0] == "train"}
     return {task: dict(found.get(task, found.get("", {})).get("provenance", {})) for task in tasks}
 
@@ -53,7 +53,7 @@ def unrecorded(results: Mapping[str, Any]) -> list[str]:
 
 
 def collected_with(results: Mapping[str, Any]) -> str:
-    """What the demonstrations were collected with, for a list of facts; "not recorded" of earlier results."""
+    """The provenance of the demonstrations as text; "not recorded" of earlier results."""
     records = [record for record in results.get("demonstrations", {}).values() if record]
     texts = [", ".join(_terms(record, [key for key in record if key not in _OF_NO_EFFECT])) for record in records]
     return "; ".join(dict.fromkeys(texts)) or "not recorded"

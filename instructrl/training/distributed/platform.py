@@ -17,14 +17,25 @@ from instructrl.training.distributed.jax_internals import write_compiled_program
 from instructrl.training.distributed.multihost import process_shard
 
 BACKENDS = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
+MEMORY_BESIDE_RENDERERS = "0.6"  # of a GPU's memory; jax takes 0.75 of it by itself
+MEMORY_VARIABLES = (  # with which a user says how jax reserves a GPU's memory
+    "XLA_PYTHON_CLIENT_MEM_FRACTION",
+    "XLA_CLIENT_MEM_FRACTION",
+    "XLA_PYTHON_CLIENT_PREALLOCATE",
+    "XLA_PYTHON_CLIENT_ALLOCATOR",
+)
 
 
-def select_platform(config: HardwareConfig) -> None:
+def select_platform(config: HardwareConfig, *, beside_renderers: bool = False) -> None:
     """Make jax use the configured platform; call before any computation.
+
+    `beside_renderers`: simulators may render on the same GPU, so that jax reserves less of its memory.
 
     Raises:
         InputError: jax finds no such device.
     """
+    if beside_renderers and not any(os.environ.get(name) for name in MEMORY_VARIABLES):
+        os.environ[MEMORY_VARIABLES[0]] = MEMORY_BESIDE_RENDERERS
     if config.platform != "auto":
         jax.config.update("jax_platforms", BACKENDS[config.platform])
     configure_compilation_cache(config)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from instructrl.errors import InputError
-from instructrl.sim import EpisodeStart, available_renderer, rendering
+from instructrl.sim import EpisodeStart, available_renderer, egl_devices, rendering
+from instructrl.sim.egl_devices import cuda_numbers
 from instructrl.sim.tabletop.cameras import extrinsics, intrinsics
 from instructrl.sim.tabletop.colors import COLOR_NAMES, COLORS
 from instructrl.sim.tabletop.env import Tabletop
@@ -227,6 +228,16 @@ def test_a_broken_choice_of_backend_is_survived() -> None:
     assert second in ("raycast", "opengl")
 
 
+def test_devices_without_a_number_of_cuda_are_told_from_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = cuda_numbers(os.environ)
+    assert all(number is None or number >= 0 for number in found)
+    assert found or rendering.opengl_backend() != "egl"
+    monkeypatch.setattr(egl_devices, "_QUERY", "import os; os.abort()")
+    assert cuda_numbers(os.environ) == []
+    monkeypatch.setattr(egl_devices, "_QUERY", "print('no list')")
+    assert cuda_numbers(os.environ) == []
+
+
 def test_opengl_is_not_promised_where_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INSTRUCTRL_GL", "none")
     assert available_renderer("auto") == "raycast"
@@ -244,6 +255,20 @@ def test_the_probe_runs_once_and_children_inherit_its_answer(monkeypatch: pytest
     assert [available_renderer("auto"), available_renderer("opengl")] == ["opengl", "opengl"]
     assert calls == ["egl", "osmesa"]
     assert os.environ["INSTRUCTRL_GL"] == "osmesa"
+
+
+@pytest.mark.skipif(rendering.opengl_backend() != "egl", reason="EGL does not work on this machine")
+@pytest.mark.parametrize(("numbers", "device"), [([0], "0"), ([5, 0], None), ([], None)])
+def test_the_device_of_the_gpu_is_used_if_it_renders_and_inherited(
+    monkeypatch: pytest.MonkeyPatch, numbers: list[int], device: str | None
+) -> None:
+    for name in ("INSTRUCTRL_GL", "MUJOCO_EGL_DEVICE_ID"):
+        monkeypatch.setenv(name, "")  # and takes back what is chosen
+        del os.environ[name]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr(egl_devices, "cuda_numbers", lambda _: numbers)
+    assert rendering.opengl_backend() == "egl", "MuJoCo chooses where there is no second device"
+    assert os.environ.get("MUJOCO_EGL_DEVICE_ID") == device
 
 
 def test_a_probe_that_fails_or_crashes_is_a_no(monkeypatch: pytest.MonkeyPatch) -> None:
