@@ -234,7 +234,10 @@ def wait_for_expiry(
 def active_holder(folder: StoragePath) -> LeaseHolder | None:
     """The process that works in a folder, as far as its lease tells at once; None if it is free or was left behind."""
     record = LeaseRecord(folder)
-    state, holder = record.state(), record.holder()
+    try:
+        state, holder = record.state(), record.holder()
+    except OSError:  # of a process of another user
+        return None
     if state is None or holder is None:
         return None
     active = holder.is_running() if holder.is_local() else time.time() - state[1] < TIMEOUT

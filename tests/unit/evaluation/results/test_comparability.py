@@ -165,6 +165,12 @@ def test_a_process_that_trains_is_known_by_its_lease(
     assert training_record(run, run, epochs=5)["process"] == (str(holder) if at_work else "")
 
 
+def test_a_lease_that_cannot_be_read_tells_nothing(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run", 4)
+    LeaseRecord(run).path.mkdir()
+    assert training_record(run, run, epochs=5)["process"] == ""
+
+
 def test_data_json_tells_what_each_task_was_collected_with() -> None:
     one = {"train": {"provenance": {"version": "1"}}, "val": {"provenance": {"version": "2"}}, "tokenizer": {}}
     assert demonstrations_record(one, ["a"]) == {"a": {"version": "1"}}  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""How much of a GPU's memory jax reserves where simulators render on it."""
+"""The share of a GPU's memory that jax reserves where simulators render on it."""
 
 import os
 
