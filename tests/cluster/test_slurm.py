@@ -132,6 +132,57 @@ def test_two_processes_are_preempted_and_end_as_if_undisturbed(slurm: Cluster, s
     ended_alike(studies / "outputs/disturbed", studies / "outputs/undisturbed")
 
 
+ONE_CPU = (f"--chdir={ROOT}", "--cpus-per-task=1", "--mem=100")
+SHARE = """
+import json
+from instructrl.errors import InputError
+from instructrl.local_gpus import gpu_share
+try:
+    share = gpu_share()
+    print(json.dumps([share.visible[number] for number in share.used] + [share.idle] if share else None))
+except InputError as error:
+    print(json.dumps(str(error)))
+"""
+
+
+@pytest.fixture(scope="module")
+def gpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A node with eight GPUs."""
+    try:
+        with cluster(tmp_path_factory.mktemp("gpus") / "cluster", gpus=8) as running_cluster:
+            yield running_cluster
+    except PermissionError as error:
+        pytest.skip(f"cannot make device files ({error.strerror})")
+
+
+@needs_slurm
+@pytest.mark.parametrize(
+    ("words", "shares"),
+    [
+        ("-n1 --gpus-per-node=8", [[*"01234567", ""]]),
+        ("-n4 --gpus-per-node=8", [["0", "1", ""], ["2", "3", ""], ["4", "5", ""], ["6", "7", ""]]),
+        ("-n3 --gpus-per-node=8", [["0", "1", "GPUs 6, 7"], ["2", "3", "GPUs 6, 7"], ["4", "5", "GPUs 6, 7"]]),
+        ("-n3 --gpus-per-task=1", [["0", ""], ["1", ""], ["2", ""]]),
+        ("-n2 --gpus-per-task=2", [["0", "1", ""], ["2", "3", ""]]),
+        ("-n2 --gpus-per-node=4 --gpu-bind=map_gpu:3,1", [["1", "2 of the 4 GPUs"], ["3", "2 of the 4 GPUs"]]),
+        ("-n2 --gpus-per-task=1 --gpu-bind=none", [["0", ""], ["1", ""]]),
+        ("-n2", [None, None]),
+    ],
+)
+def test_tasks_divide_the_gpus_that_slurm_shows_them(gpus: Cluster, words: str, shares: list[Any]) -> None:
+    printed = gpus.run("srun", *ONE_CPU, *words.split(), sys.executable, "-c", SHARE)
+    assert sorted(map(json.loads, printed.splitlines()), key=str) == sorted(shares, key=str)
+
+
+@needs_slurm
+def test_more_tasks_than_gpus_are_told_by_slurms_variables(gpus: Cluster) -> None:
+    words = (*ONE_CPU, "-n3", "--gpus-per-node=2")
+    printed = gpus.run("srun", *words, sys.executable, "-c", SHARE).splitlines()
+    assert len(printed) == 3 and all(
+        "found 3 tasks on this node, which all see 2 GPUs (0, 1)" in one for one in printed
+    )
+
+
 SAVES = """
 import os, pathlib, signal, sys, time
 def save(*_):

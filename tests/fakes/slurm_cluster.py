@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,7 +48,7 @@ JobAcctGatherParams=OverMemoryKill
 AccountingStorageType=accounting_storage/none
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-NodeName=localhost CPUs={cpus} RealMemory=16000 State=UNKNOWN
+NodeName=localhost CPUs={cpus} RealMemory=16000 {gpus}State=UNKNOWN
 PartitionName=usual Nodes=localhost Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=60 State=UP
 PartitionName=urgent Nodes=localhost PriorityTier=10 PreemptMode=OFF State=UP
 PartitionName=short Nodes=localhost MaxTime=60 State=UP
@@ -84,8 +85,8 @@ class Cluster:
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[Cluster]:
-    """Context manager for a running cluster."""
+def cluster(folder: Path, *, gpus: int = 0) -> Iterator[Cluster]:
+    """Context manager for a running cluster; its GPUs are copies of /dev/null, which SLURM hands out like others."""
     for name in ("state", "spool"):
         (folder / name).mkdir(parents=True)
     probes = [socket.socket() for _ in range(2)]
@@ -94,7 +95,11 @@ def cluster(folder: Path) -> Iterator[Cluster]:
     ports = [probe.getsockname()[1] for probe in probes]
     for probe in probes:
         probe.close()
-    (folder / "slurm.conf").write_text(CONFIG.format(folder=folder, ports=ports, cpus=CPUS))
+    config = CONFIG.format(folder=folder, ports=ports, cpus=max(CPUS, gpus), gpus=f"Gres=gpu:{gpus} " if gpus else "")
+    (folder / "slurm.conf").write_text(config + ("GresTypes=gpu\n" if gpus else ""))
+    for number in range(gpus):
+        os.mknod(folder / f"gpu{number}", stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    (folder / "gres.conf").write_text(f"NodeName=localhost Name=gpu File={folder}/gpu[0-{gpus - 1}]\n" if gpus else "")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))}
     environment |= {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{os.environ['PATH']}:/usr/sbin"}
     running, daemons = Cluster(folder, environment), []

@@ -358,6 +358,19 @@ def test_runs_that_were_evaluated_in_other_ways_than_others_are_named(study: Stu
     assert all(sentence in checked(path).text for sentence in expected)
 
 
+def test_evaluations_of_one_run_are_told_apart_by_their_jobs(study: Study) -> None:
+    run = study.run("a")
+    study.jobs.clear()
+    for protocol, renderer in (("peract", "opengl"), ("hiveformer", "raycast")):
+        results = evaluated_results(9) | {"simulator": {"simulator": "tabletop", "renderer": renderer}}
+        study.add_results(run, results, f"eval-{protocol}")
+        study.job(str(run), [f"run={run}", f"protocol={protocol}"])
+    assert compare(study.sweep)[0].cautions == [
+        "The runs were not evaluated with the same renderer: opengl (job 1 (protocol=peract)), "
+        "raycast (job 2 (protocol=hiveformer))."
+    ]
+
+
 def test_runs_that_were_evaluated_alike_have_no_cautions(study: Study) -> None:
     for seed in (0, 1, 2):
         simulator = {"simulator": {"simulator": "tabletop", "version": "3.10.0"}} if seed else {}

@@ -11,7 +11,9 @@ _MOST = 5  # names of runs in a sentence
 
 def sweep_cautions(runs: Sequence[Run]) -> list[str]:
     """Sentences on runs that were evaluated in other ways than others, and the cautions of each run's results."""
-    evaluated = [(run.path.name, run.results) for run in runs if run.results is not None]
+    folders = [run.path.name for run in runs]
+    names = [run.path.name if folders.count(run.path.name) == 1 else run.name for run in runs]
+    evaluated = [(name, run.results) for name, run in zip(names, runs, strict=True) if run.results is not None]
     simulators = [(name, simulator_of(results)) for name, results in evaluated]
     keys = dict.fromkeys(key for _, simulator in simulators for key in compared_keys(simulator))
     differing = [sentence for key in keys if (sentence := _difference(key, simulators))]
@@ -19,7 +21,7 @@ def sweep_cautions(runs: Sequence[Run]) -> list[str]:
     for name, results in evaluated:
         for sentence in cautions(results):
             own.setdefault(sentence, []).append(name)
-    return [*differing, *(f"{_listed(names)}: {sentence}" for sentence, names in own.items())]
+    return [*differing, *(f"{_listed(some)}: {sentence}" for sentence, some in own.items())]
 
 
 def simulator_of(results: Mapping[str, Any]) -> Mapping[str, str]:
