@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_tools.convert.keyframe_rule import THRESHOLDS, KeyframeRule, keyframe_rule
 from data_tools.convert.rlbench_dataset import (
     ConversionOptions,
     demonstration,
@@ -74,6 +75,23 @@ class ConvertConfig:
         help="renderer of the images, which the source does not record",
     )
     compression: str = one_of("none", "lz4", "zstd", default="none", help="compression of images in the files written")
+    keyframes: str = one_of(
+        *THRESHOLDS,
+        default="default",
+        help="rule for keyframes: InstructRL's own, PerAct's, or every frame; rlbench only",
+    )
+    stop_speed: float | None = number(
+        None, above=0, high=10, help="rad/s of the fastest joint below which an arm may have stopped; null: 0.1"
+    )
+    stop_gap: int | None = number(
+        None, low=0, high=1000, help="frames after a stop in which there is no other; null: 4, as in PerAct"
+    )
+    stop_restart: float | None = number(
+        None, above=0, high=10, help="rad/s more with which a slow arm moves again; keyframes=default; null: 0.02"
+    )
+    stop_rest: float | None = number(
+        None, low=0, high=1, help="fraction of a slow motion's top speed that is rest; keyframes=default; null: 0.1"
+    )
     depth: bool = setting(False, help="decode and check depth images, which are not stored; rlbench only")
     overwrite: bool = setting(False, help="replace other files at out")
 
@@ -87,9 +105,25 @@ def parse(argv: list[str]) -> ConvertConfig:
     config = parse_settings(argv, ConvertConfig, prog="python -m data_tools.convert")
     if config.split not in (None, *SPLITS):
         raise InputError(f"split: found {format_value(config.split)}; allowed: {', '.join(SPLITS)}, or null")
-    if config.kind == "windows" and (config.depth or config.image_size is not None):
-        raise InputError("image_size, depth: allowed only with kind=rlbench; leave them out")
+    rule = rule_of(config)
+    if config.kind == "windows" and (config.depth or config.image_size is not None or rule != KeyframeRule()):
+        raise InputError("image_size, depth, keyframes, stop_*: allowed only with kind=rlbench; leave them out")
     return config
+
+
+def rule_of(config: ConvertConfig) -> KeyframeRule:
+    """The rule for keyframes that the settings describe.
+
+    Raises:
+        InputError: a threshold is given that the rule does not have.
+    """
+    return keyframe_rule(
+        config.keyframes,
+        speed=config.stop_speed,
+        gap=config.stop_gap,
+        restart=config.stop_restart,
+        rest=config.stop_rest,
+    )
 
 
 def convert(config: ConvertConfig) -> None:
@@ -111,11 +145,13 @@ def convert_rlbench(config: ConvertConfig, folder: Path) -> None:
     episodes = find_episodes(folder)
     task = config.task or folder.resolve().name
     size = config.image_size or first_image_size(episodes, config.cameras)
-    options = ConversionOptions(tuple(config.cameras), size, num_variations(config, task), config.depth)
+    rule = rule_of(config)
+    options = ConversionOptions(tuple(config.cameras), size, num_variations(config, task), rule, config.depth)
     candidates: list[Candidate] = [
         (str(episode.folder.relative_to(folder)), partial(demonstration, episode, options)) for episode in episodes
     ]
-    write(config, task, size, candidates, {"simulator": "rlbench", "expert": "waypoints, stored demonstrations"})
+    origin = {"simulator": "rlbench", "expert": "waypoints, stored demonstrations", "keyframes": str(rule)}
+    write(config, task, size, candidates, origin)
     if config.depth:
         print("depth: decoded and checked at all keyframes; not stored, as the format has no field for it")
 

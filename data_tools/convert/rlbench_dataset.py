@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from data_tools.convert.keyframe_rule import KeyframeRule
 from data_tools.convert.skip_report import SkippedError, SkipReason
 from data_tools.weights import safe_unpickler
 from data_tools.weights.safe_pickle_types import InertObject
 from instructrl.errors import InputError, format_value
-from instructrl.sim.keyframes import find_keyframes, keyframe_actions, velocities
+from instructrl.sim.keyframes import keyframe_actions, velocities
 from instructrl.sim.rlbench.env import MAX_STEPS
 from instructrl.sim.rlbench.views import depths, matrices, observed, state
 from instructrl.types import Demonstration
@@ -38,6 +39,7 @@ class ConversionOptions:
     cameras: tuple[str, ...]
     image_size: int  # pixels; other images are resized, and their intrinsics rescaled
     variations: int | None  # number of variations; None: unknown
+    rule: KeyframeRule = KeyframeRule()
     depth: bool = False  # decode and check depth images (the format has no field for them)
 
 
@@ -107,7 +109,8 @@ def demonstration(episode: EpisodeFolder, options: ConversionOptions, *, seed: i
     instructions = instructions_of(episode)
     opened = np.array([float(observed(frame, "gripper_open")) for frame in frames])
     poses = np.array([np.asarray(observed(frame, "gripper_pose"), np.float64).reshape(7) for frame in frames])
-    chosen = find_keyframes(opened, joint_velocities(frames))
+    rule = options.rule
+    chosen = rule.find(opened, joint_velocities(frames) if rule.needs_velocities else None)
     actions = keyframe_actions(poses, opened, chosen)
     kept = [0, *chosen.tolist()]
     images, intrinsics, extrinsics = [], [], []

@@ -8,28 +8,43 @@ Differences from the usual heuristic:
 - An arm stops only if it has moved since the last keyframe. So an arm at rest gives one keyframe, not one every few
   frames, and none at the start or after a gripper change; and a motion as slow as the threshold gives none on its
   way, but one where it comes to rest.
+
+`peract_keyframes` is the usual heuristic without these differences, for comparisons with what was trained on it.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 
 from instructrl.actions import canonical_quaternion
 from instructrl.errors import InputError
 
-STILL = 0.1  # rad/s; the arm may count as stopped if all joints are slower
 STEP_SECONDS = 0.05  # between two frames of RLBench
-_MIN_GAP = 4  # minimum frames between two stops
-_MOVING_AGAIN = 0.02  # rad/s above the lowest speed since the stop: the arm moves again, if slowly
-_AT_REST = 0.1  # fraction of a slow motion's peak speed below which it has come to rest
 
 
-def find_keyframes(gripper_open: np.ndarray, joint_velocities: np.ndarray | None) -> np.ndarray:
+@dataclass(frozen=True)
+class StopThresholds:
+    """Thresholds for an arm that stops; `restart` and `rest` are those of `find_keyframes` alone."""
+
+    speed: float = 0.1  # rad/s; the arm may count as stopped if all joints are slower
+    gap: int = 4  # frames after a stop in which there is no other
+    restart: float = 0.02  # rad/s above the lowest speed since the stop: the arm moves again, if slowly
+    rest: float = 0.1  # fraction of a slow motion's peak speed below which it has come to rest
+
+
+STANDARD = StopThresholds()
+
+
+def find_keyframes(
+    gripper_open: np.ndarray, joint_velocities: np.ndarray | None, thresholds: StopThresholds = STANDARD
+) -> np.ndarray:
     """Frame indices int64 [T] of the keyframes, increasing, >= 1, the last frame included.
 
     `gripper_open` [N] is above 0.5 for an open gripper; `joint_velocities` [N J] are in rad/s.
 
-    A stop is no keyframe if the gripper changes between two frames before and one after it, within four frames of
-    another stop, or at the last frame but one. A keyframe right before the last frame is dropped, unless the gripper
-    changes between the two.
+    A stop is no keyframe if the gripper changes between two frames before and one after it, within `thresholds.gap`
+    frames of another stop, or at the last frame but one. A keyframe right before the last frame is dropped, unless the
+    gripper changes between the two.
 
     Raises:
         InputError: fewer than two frames, or velocities that are missing, not finite or of another length.
@@ -38,8 +53,38 @@ def find_keyframes(gripper_open: np.ndarray, joint_velocities: np.ndarray | None
     speed = _speeds(joint_velocities, frames=len(opened))
     changed = np.flatnonzero(opened[1:] != opened[:-1]) + 1
     last = len(opened) - 1
-    found = sorted({*changed.tolist(), *_stops(speed, opened), last})
+    found = sorted({*changed.tolist(), *_stops(speed, opened, thresholds), last})
     if found[-2:] == [last - 1, last] and opened[last - 1] == opened[last]:
+        del found[-2]
+    return np.array(found, np.int64)
+
+
+def peract_keyframes(
+    gripper_open: np.ndarray, joint_velocities: np.ndarray | None, thresholds: StopThresholds = STANDARD
+) -> np.ndarray:
+    """Frame indices int64 [T] of the keyframes by PerAct's heuristic (Shridhar et al., 2022), for the same arguments.
+
+    An arm at rest stops again whenever the gap is over. The first frame is none, but may be the first stop, from which
+    the gap counts. The gripper is compared with one frame after and two before, which are those at the end of the
+    demonstration for its first two frames; any difference of `gripper_open` is a change.
+
+    Raises:
+        InputError: as `find_keyframes`, or a `gripper_open` that is not finite.
+    """
+    opened = np.asarray(gripper_open, np.float64).reshape(-1)
+    slow = _speeds(joint_velocities, frames=len(opened)) <= thresholds.speed
+    if not np.isfinite(opened).all():
+        raise InputError("gripper_open: found values that are not finite; leave this demonstration out")
+    before = np.roll(opened, 1)
+    constant = (opened == np.roll(opened, -1)) & (opened == before) & (before == np.roll(opened, 2))
+    last = len(opened) - 1
+    stops: list[int] = []
+    for frame in np.flatnonzero((slow & constant)[: last - 1]).tolist():
+        if not stops or frame > stops[-1] + thresholds.gap:
+            stops.append(frame)
+    changed = np.flatnonzero(opened[1:] != opened[:-1]) + 1
+    found = sorted({*changed.tolist(), *stops, last} - {0})
+    if found[-2:] == [last - 1, last]:
         del found[-2]
     return np.array(found, np.int64)
 
@@ -78,7 +123,7 @@ def _speeds(joint_velocities: np.ndarray | None, *, frames: int) -> np.ndarray:
     return np.abs(speeds).max(axis=1)
 
 
-def _stops(speed: np.ndarray, opened: np.ndarray) -> list[int]:
+def _stops(speed: np.ndarray, opened: np.ndarray, thresholds: StopThresholds) -> list[int]:
     """The frames at which the arm stops and the gripper does not change."""
     stops: list[int] = []
     moving, lowest, highest = False, 0.0, 0.0
@@ -86,10 +131,10 @@ def _stops(speed: np.ndarray, opened: np.ndarray) -> list[int]:
         now = speed[frame]
         if not moving:
             lowest = min(lowest, now)
-            moving, highest = now >= min(STILL, lowest + _MOVING_AGAIN), now
+            moving, highest = now >= min(thresholds.speed, lowest + thresholds.restart), now
         highest = max(highest, now)
-        at_rest = now < STILL and (highest >= STILL or now <= _AT_REST * highest)
-        apart = not stops or frame > stops[-1] + _MIN_GAP
+        at_rest = now < thresholds.speed and (highest >= thresholds.speed or now <= thresholds.rest * highest)
+        apart = not stops or frame > stops[-1] + thresholds.gap
         around = opened[max(frame - 2, 0) : frame + 2]
         if not moving or not at_rest:
             continue

@@ -215,6 +215,38 @@ def test_variations_take_turns_and_a_folder_of_tasks_is_converted_whole(
         converted(tmp_path / "src", tmp_path / "x.hdf5")
 
 
+RULES = [
+    (["keyframes=default"], [6, 12], "default, stop_speed 0.1 rad/s, stop_gap 4 frames, stop_restart 0.02 rad/s, "
+                                     "stop_rest 0.1"),
+    (["keyframes=peract"], [1, 6, 8, 12], "peract, stop_speed 0.1 rad/s, stop_gap 4 frames"),
+    (["keyframes=peract", "stop_speed=0.01"], [6, 12], "peract, stop_speed 0.01 rad/s, stop_gap 4 frames"),
+    (["keyframes=peract", "stop_gap=0"], [1, 2, 3, 4, 6, 8, 9, 10, 12],
+     "peract, stop_speed 0.1 rad/s, stop_gap 0 frames"),
+    (["keyframes=every"], list(range(1, 13)), "every"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "kept", "recorded"), RULES)
+def test_keyframes_follow_the_chosen_rule_which_is_recorded(
+    tmp_path: Path, words: list[str], kept: list[int], recorded: str
+) -> None:
+    src = stored.peract(tmp_path / "close_jar", episodes=1)
+    creeping = [stored.frame_velocities(0.05)] * 13
+    rewritten(per_frame={"joint_velocities": creeping})(src / "all_variations" / "episodes" / "episode0")
+    converted(src, tmp_path / "out.hdf5", "split=train", *words)
+    with DemonstrationDataset(tmp_path / "out.hdf5") as episodes:
+        assert episodes.demonstration(0).extrinsics[:, 0, 1, 3].tolist() == [0, *kept]
+        assert episodes.provenance["keyframes"] == recorded
+
+
+def test_every_frame_needs_no_motion_of_joints(tmp_path: Path) -> None:
+    src = stored.peract(tmp_path / "close_jar", episodes=1)
+    rewritten(joint_velocities=None, joint_positions=None)(src / "all_variations" / "episodes" / "episode0")
+    converted(src, tmp_path / "out.hdf5", "split=train", "keyframes=every")
+    with DemonstrationDataset(tmp_path / "out.hdf5") as episodes:
+        assert episodes.lengths.tolist() == [12]
+
+
 def test_pictures_are_resized_and_the_matrices_with_them(tmp_path: Path) -> None:
     src = stored.peract(tmp_path / "close_jar", episodes=1, size=32)
     converted(src, tmp_path / "out.hdf5", "split=val", "image_size=16")
@@ -254,6 +286,20 @@ def test_depth_is_decoded_and_checked_where_asked_and_not_kept(
         (["kind=windows", "src=nowhere", "out=x"], "src: found nowhere, which is not a file"),
         (["kind=windows", "src=README.md", "out=x"], "README.md: cannot be opened as HDF5"),
         (["kind=windows", "src=x", "out=x", "depth=true"], "allowed only with kind=rlbench"),
+        (["kind=windows", "src=x", "out=x", "keyframes=peract"], "keyframes, stop_*: allowed only with kind=rlbench"),
+        (
+            ["kind=rlbench", "src=x", "out=x", "keyframes=ours"],
+            "keyframes: found ours; allowed: default, peract, every",
+        ),
+        (
+            ["kind=rlbench", "src=x", "out=x", "keyframes=every", "stop_gap=3"],
+            "stop_gap: found 3 with keyframes=every; allowed only with keyframes=default and keyframes=peract",
+        ),
+        (
+            ["kind=rlbench", "src=x", "out=x", "keyframes=peract", "stop_rest=0.2"],
+            "stop_rest: found 0.2 with keyframes=peract; allowed only with keyframes=default",
+        ),
+        (["kind=rlbench", "src=x", "out=x", "stop_speed=0"], "stop_speed: found 0.0; allowed: a number above 0"),
     ],
 )
 def test_bad_settings_are_one_line(words: list[str], message: str) -> None:
