@@ -2,11 +2,13 @@
 
 import numpy as np
 
+from instructrl.actions import WORKSPACE_HIGH, WORKSPACE_LOW
 from instructrl.errors import InputError, format_value
 from instructrl.types import STATE_SIZE, Observation
 
 LARGEST = 1e4  # of a state's numbers, and of positions in metres
 LARGEST_PIXEL = 1e6  # of focal lengths and principal points
+MAX_REACH = 2.0  # metres from the centre of the workspace; an arm at its side reaches less
 SMALLEST = 1e-6  # of focal lengths in pixels, and of the volume that a camera's axes span
 
 RULES = {  # the rule of each array, as errors say it
@@ -77,3 +79,20 @@ def check_observation(
             )
     typed = {name: np.asarray(found, expected[name][1]) for name, found in arrays.items()}
     return Observation(**typed, instruction=observation.instruction)
+
+
+def check_gripper_poses(poses: np.ndarray) -> None:
+    """Check recorded tip poses [N 7] of an arm at the workspace; what is not finite is left to those who use it.
+
+    Raises:
+        InputError: a position is out of an arm's reach, or a quaternion is not one.
+    """
+    centre = (WORKSPACE_LOW + WORKSPACE_HIGH) / 2
+    away, length = np.linalg.norm(poses[:, :3] - centre, axis=1), np.linalg.norm(poses[:, 3:], axis=1)
+    for wrong, found, allowed in (
+        (away > MAX_REACH, away, f"m from the centre of the workspace, allowed: at most {MAX_REACH:g}"),
+        (np.abs(length - 1) > 1e-2, length, "as the length of a quaternion, expected 1"),
+    ):
+        if wrong.any():
+            frame = int(np.argmax(wrong))
+            raise InputError(f"gripper_pose: frame {frame}: found {found[frame]:.3g} {allowed}; leave this one out")

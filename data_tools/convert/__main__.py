@@ -27,7 +27,7 @@ from data_tools.convert.rlbench_dataset import (
     find_task_folders,
     first_image_size,
 )
-from data_tools.convert.skip_report import ConversionReport, SkippedError, SkipReason, add_all
+from data_tools.convert.skip_report import ConversionReport, Converted, SkippedError, SkipReason, add_all
 from instructrl import __version__
 from instructrl.actions import canonical_quaternion
 from instructrl.cli.args import parse_settings
@@ -40,13 +40,16 @@ from instructrl.data.demonstrations.reader import read
 from instructrl.data.demonstrations.schema import SPLITS, Header
 from instructrl.data.demonstrations.writer import Writer
 from instructrl.errors import InputError, report_user_errors
+from instructrl.plausibility import check_gripper_poses
 from instructrl.sim.rlbench.env import MAX_STEPS
 from instructrl.sim.tabletop.task import load_task
 from instructrl.storage.file_lock import exclusive_lock
 from instructrl.storage.paths import StoragePath, storage_path
 from instructrl.types import Demonstration
 
-Candidate = tuple[str, Callable[..., Demonstration]]  # name, and a function that builds the demonstration for a seed
+Candidate = tuple[
+    str, Callable[..., Demonstration | Converted]
+]  # name, and a function that builds the demonstration for a seed
 
 
 @dataclass
@@ -92,6 +95,7 @@ class ConvertConfig:
     stop_rest: float | None = number(
         None, low=0, high=1, help="fraction of a slow motion's top speed that is rest; keyframes=default; null: 0.1"
     )
+    crop: bool = setting(False, help="cut the central square out of images that are not square; rlbench only")
     depth: bool = setting(False, help="decode and check depth images, which are not stored; rlbench only")
     overwrite: bool = setting(False, help="replace other files at out")
 
@@ -106,8 +110,9 @@ def parse(argv: list[str]) -> ConvertConfig:
     if config.split not in (None, *SPLITS):
         raise InputError(f"split: found {format_value(config.split)}; allowed: {', '.join(SPLITS)}, or null")
     rule = rule_of(config)
-    if config.kind == "windows" and (config.depth or config.image_size is not None or rule != KeyframeRule()):
-        raise InputError("image_size, depth, keyframes, stop_*: allowed only with kind=rlbench; leave them out")
+    changed = config.crop or config.depth or config.image_size is not None or rule != KeyframeRule()
+    if config.kind == "windows" and changed:
+        raise InputError("image_size, keyframes, stop_*, crop, depth: allowed only with kind=rlbench; leave them out")
     return config
 
 
@@ -146,7 +151,8 @@ def convert_rlbench(config: ConvertConfig, folder: Path) -> None:
     task = config.task or folder.resolve().name
     size = config.image_size or first_image_size(episodes, config.cameras)
     rule = rule_of(config)
-    options = ConversionOptions(tuple(config.cameras), size, num_variations(config, task), rule, config.depth)
+    limit = num_variations(config, task)
+    options = ConversionOptions(tuple(config.cameras), size, limit, rule, crop=config.crop, depth=config.depth)
     candidates: list[Candidate] = [
         (str(episode.folder.relative_to(folder)), partial(demonstration, episode, options)) for episode in episodes
     ]
@@ -189,6 +195,7 @@ def window_demonstration(
     views, size, actions = len(windows.cameras), windows.image_size, episode.actions
     placeholder = np.array([[size, 0, size / 2], [0, size, size / 2], [0, 0, 1]], np.float32)
     times = [min(-1 + 2 * t / MAX_STEPS, 1.0) for t in range(len(frames))]
+    check_gripper_poses(actions[:, :7])
     rotations = canonical_quaternion(actions[:, 3:7])
     return Demonstration(
         images=np.stack([windows.pixels(frame) for frame in frames]),
@@ -237,6 +244,8 @@ def write(config: ConvertConfig, task: str, size: int, candidates: list[Candidat
                     f"{task}: {report}; too few for {' and '.join(splits)}: add others, or set split=train"
                 )
     print(f"{task}: {report}; rendered by {config.renderer}, according to renderer=", flush=True)
+    for note, count in sorted(report.notes.items()):
+        print(f"{task}: in {count} episodes, {note}")
     counts = {split: writer.count for split, writer in writers.items()}
     for split, path in files.items():
         print(f"{split}: {path}: {counts[split]} episodes")

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from instructrl.data.demonstrations.schema import Contents
 from instructrl.data.demonstrations.writer import Writer
@@ -23,6 +24,7 @@ class SkipReason(StrEnum):
     NUMBERS = "numbers that cannot be used"
     GAPS = "windows that are missing"
     RECORDS = "damaged records"
+    MATRICES = "camera matrices of other images"
 
 
 class SkippedError(Exception):
@@ -33,13 +35,21 @@ class SkippedError(Exception):
         self.reason = reason
 
 
+class Converted(NamedTuple):
+    """A converted episode, with notes on what was changed in it."""
+
+    demonstration: Demonstration
+    notes: tuple[str, ...] = ()
+
+
 @dataclass
 class ConversionReport:
-    """Number of episodes found, converted and skipped."""
+    """Number of episodes found, converted and skipped, and of those to which a note applies."""
 
     found: int = 0
     converted: int = 0
     skipped: Counter[SkipReason] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
@@ -51,7 +61,7 @@ class ConversionReport:
 
 def add_all(
     writer: Writer,
-    candidates: Iterable[tuple[str, Callable[[], Demonstration]]],
+    candidates: Iterable[tuple[str, Callable[[], Demonstration | Converted]]],
     report: ConversionReport,
     *,
     limit: int | None,
@@ -63,25 +73,27 @@ def add_all(
             return
         report.found += 1
         try:
-            demonstration, contents = build_episode(make, writer)
+            made, contents = build_episode(make, writer)
         except SkippedError as error:
             report.skipped[error.reason] += 1
             print(f"skipped {name}: {' '.join(str(error).split())}", flush=True)
             continue
-        writer.append(demonstration, contents)
+        writer.append(made.demonstration, contents)
         report.converted += 1
+        report.notes.update(made.notes)
         added += 1
 
 
-def build_episode(make: Callable[[], Demonstration], writer: Writer) -> tuple[Demonstration, Contents]:
+def build_episode(make: Callable[[], Demonstration | Converted], writer: Writer) -> tuple[Converted, Contents]:
     """Build and validate an episode.
 
     Raises:
         SkippedError: its values are invalid, whatever error they lead to.
     """
     try:
-        demonstration = make()
-        return demonstration, writer.check(demonstration)
+        found = make()
+        made = Converted(found) if isinstance(found, Demonstration) else found
+        return made, writer.check(made.demonstration)
     except InputError as error:
         raise SkippedError(SkipReason.NUMBERS, str(error)) from None
     except (ValueError, TypeError, OverflowError, LookupError, AttributeError, OSError) as error:

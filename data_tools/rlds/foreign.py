@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from data_tools.convert.rlbench_dataset import resize
 from data_tools.convert.skip_report import SkippedError, SkipReason
+from data_tools.convert.stored_images import resize
 from data_tools.rlds.mapping import ROTATIONS, Mapping, parse_key, selected_cameras
 from data_tools.rlds.source import Episode
 from instructrl.actions import canonical_quaternion, quaternion_from_euler

@@ -74,7 +74,7 @@ def test_peracts_layout_says_of_each_episode_what_it_shows(tmp_path: Path, capsy
 
 def break_frames(folder: Path) -> None:
     for name in stored.CAMERAS:
-        (folder / f"{name}_rgb" / "3.png").unlink()
+        (folder / f"{name}_rgb" / "6.png").unlink()
 
 
 def break_camera(folder: Path) -> None:
@@ -90,6 +90,10 @@ def break_shape(folder: Path) -> None:
     Image.new("RGB", (16, 20)).save(folder / "front_rgb" / "0.png")
 
 
+def gray(folder: Path) -> None:
+    Image.new("L", (16, 16)).save(folder / "front_rgb" / "0.png")
+
+
 def foreign(folder: Path) -> None:
     (folder / "low_dim_obs.pkl").write_bytes(pickle.dumps(Path("x")))
 
@@ -103,10 +107,10 @@ def truncated(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
 
 
-def rewritten(**changes: object) -> Callable[[Path], None]:
+def rewritten(seed: int = 5, **changes: Any) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
-        shutil.rmtree(folder / "front_rgb" / "nothing", ignore_errors=True)
-        stored.dump(folder / "low_dim_obs.pkl", stored.DEMO(_observations=stored.frames(stored.motion(5), **changes)))
+        demo = stored.DEMO(_observations=stored.frames(stored.motion(seed), **changes))
+        stored.dump(folder / "low_dim_obs.pkl", demo)
 
     return change
 
@@ -151,6 +155,14 @@ def sentences(value: object) -> Callable[[Path], None]:
         (rewritten(gripper_pose=np.full(7, np.nan)), SkipReason.NUMBERS),
         (rewritten(gripper_pose=np.zeros(3)), SkipReason.NUMBERS),
         (rewritten(gripper_open="open"), SkipReason.NUMBERS),
+        (rewritten(gripper_pose=np.array([0.3, 9.0, 1, 0, 1, 0, 0])), SkipReason.NUMBERS),
+        (rewritten(gripper_pose=np.array([0.3, 0, 1, 0, 0, 0, 0])), SkipReason.NUMBERS),
+        (rewritten(joint_velocities=np.full(7, np.nan), joint_positions=None), SkipReason.NUMBERS),
+        (rewritten(recorded=(32, 16)), SkipReason.MATRICES),
+        (rewritten(kind=stored.TWO_ARMS), SkipReason.PICKLE),
+        (number(np.array([0, 1])), SkipReason.VARIATION),
+        (number(1.5), SkipReason.VARIATION),
+        (gray, SkipReason.IMAGES),
         (rewritten(joint_velocities=None, joint_positions=None), SkipReason.NUMBERS),
         (rewritten(joint_velocities=same_list_within(18)), SkipReason.NUMBERS),
         (rewritten(joint_velocities=np.zeros(100_000)), SkipReason.NUMBERS),
@@ -253,9 +265,120 @@ def test_pictures_are_resized_and_the_matrices_with_them(tmp_path: Path) -> None
     with DemonstrationDataset(tmp_path / "out.hdf5") as episodes:
         found = episodes.demonstration(0)
         assert found.images.shape[2:] == (16, 16, 3) and episodes.header.split == "val"
-        np.testing.assert_array_equal(found.intrinsics[0, 0], [[10, 0, 4], [0, 10, 4], [0, 0, 1]])
+        np.testing.assert_array_equal(found.intrinsics[0, 0], [[20, 0, 8], [0, 20, 8], [0, 0, 1]])
         mean = stored.colours(0, 0, 0, 32)[:2, :2].astype(float).mean(axis=(0, 1))
         np.testing.assert_allclose(found.images[0, 0, 0, 0], mean, atol=1)
+
+
+def test_matrices_of_another_size_are_rescaled_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Images that were resized after the recording, in two of three episodes."""
+    src = stored.peract(tmp_path / "close_jar", episodes=3, size=32)
+    for number in range(2):
+        stored.change_images(
+            src / "all_variations" / "episodes" / f"episode{number}",
+            lambda image, path: image.resize((16, 16), Image.Resampling.BOX).save(path),
+        )
+    converted(src, tmp_path / "out.hdf5", "split=train")
+    assert (
+        "close_jar: in 2 episodes, images of 16 x 16 pixels had camera matrices of 32 x 32: rescaled"
+        in capsys.readouterr().out
+    )
+    with DemonstrationDataset(tmp_path / "out.hdf5") as episodes:
+        for episode in range(3):
+            found = episodes.demonstration(episode)
+            np.testing.assert_array_equal(found.intrinsics[1, 1], [[20, 0, 8], [0, 20, 8], [0, 0, 1]])
+
+
+def test_the_central_square_of_wide_images_is_cropped_where_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    src = stored.peract(tmp_path / "close_jar", episodes=1)
+    episode = src / "all_variations" / "episodes" / "episode0"
+    rewritten(recorded=(24, 16))(episode)
+    for kind in ("rgb", "depth"):
+        stored.change_images(episode, lambda image, path: image.resize((24, 16)).save(path), kind=kind)
+    with pytest.raises(InputError, match=r"1 skipped \(1 images that cannot be used\)"):
+        converted(src, tmp_path / "none.hdf5", "split=train")
+    assert "found 24 x 16 pixels, expected a square; crop=true takes the central one" in capsys.readouterr().out
+    with Image.open(episode / "front_rgb" / "6.png") as image:
+        central = np.asarray(image)[:, 4:20]
+    converted(src, tmp_path / "out.hdf5", "split=train", "crop=true", "depth=true")
+    converted(src, tmp_path / "small.hdf5", "split=train", "crop=true", "image_size=32")
+    with DemonstrationDataset(tmp_path / "out.hdf5") as episodes:
+        found = episodes.demonstration(0)
+        np.testing.assert_array_equal(found.images[1, 0], central)
+        np.testing.assert_array_equal(found.intrinsics[1, 0], [[20, 0, 8], [0, 20, 8], [0, 0, 1]])
+    with DemonstrationDataset(tmp_path / "small.hdf5") as episodes:
+        np.testing.assert_array_equal(episodes.demonstration(0).intrinsics[1, 0], [[40, 0, 16], [0, 40, 16], [0, 0, 1]])
+
+
+def keyframes_only(folder: Path) -> None:
+    stored.change_images(folder, lambda image, path: image.save(path) if path.stem in ("0", "6", "12") else None)
+
+
+def as_jpeg(folder: Path) -> None:
+    stored.change_images(folder, lambda image, path: image.save(path.with_suffix(".jpg"), quality=100, subsampling=0))
+
+
+def with_alpha(folder: Path) -> None:
+    def save(image: Image.Image, path: Path) -> None:
+        image.putalpha(128)
+        image.save(path)
+
+    stored.change_images(folder, save)
+
+
+def with_palette(folder: Path) -> None:
+    stored.change_images(folder, lambda image, path: image.quantize(256).save(path))
+
+
+def numbered_with_zeros(folder: Path) -> None:
+    stored.change_images(folder, lambda image, path: image.save(path.with_name(f"rgb_{int(path.stem):04d}.png")))
+
+
+USABLE = [
+    (keyframes_only, 0),
+    (as_jpeg, 100),
+    (with_alpha, 0),
+    (with_palette, 60),
+    (numbered_with_zeros, 0),
+    (lambda folder: rewritten(0, kind=stored.ONE_ARM, perception_data={}, ignore_collisions=1)(folder), 0),
+    (lambda folder: rewritten(0, per_frame={"joint_velocities": [np.full(7, np.nan)] * 13})(folder), 0),
+    (lambda folder: rewritten(0, gripper_pose=stored.motion(0)["poses"][0].reshape(1, 7))(folder), 0),
+    (number(np.array(0)), 0),
+    (number(np.array([0], np.uint8)), 0),
+    (number(np.int32(0)), 0),
+    (number(0.0), 0),
+]
+
+
+@pytest.mark.parametrize(("change", "apart"), USABLE)
+def test_what_others_store_otherwise_is_used(tmp_path: Path, change: Callable[[Path], None], apart: int) -> None:
+    src = stored.peract(tmp_path / "close_jar", episodes=1)
+    converted(src, tmp_path / "plain.hdf5", "split=train")
+    change(src / "all_variations" / "episodes" / "episode0")
+    converted(src, tmp_path / "changed.hdf5", "split=train")
+    with (
+        DemonstrationDataset(tmp_path / "plain.hdf5") as plain,
+        DemonstrationDataset(tmp_path / "changed.hdf5") as changed,
+    ):
+        one, other = plain.demonstration(0), changed.demonstration(0)
+        assert np.abs(one.images.astype(int) - other.images).max() <= apart
+        assert other.variation == 0 and len(other.actions) == 2
+        np.testing.assert_array_equal(one.intrinsics, other.intrinsics)
+
+
+def test_images_of_other_keyframes_are_missing_and_the_rule_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    src = stored.peract(tmp_path / "close_jar", episodes=1)
+    keyframes_only(src / "all_variations" / "episodes" / "episode0")
+    with pytest.raises(InputError, match="1 missing frames"):
+        converted(src, tmp_path / "out.hdf5", "split=train", "keyframes=every")
+    assert (
+        "front_rgb/1.png is missing; 3 of front, 3 of left_shoulder; 13 observations; of images of keyframes alone, "
+        "keyframes= must be the rule" in capsys.readouterr().out
+    )
 
 
 def test_depth_is_decoded_and_checked_where_asked_and_not_kept(
@@ -286,7 +409,7 @@ def test_depth_is_decoded_and_checked_where_asked_and_not_kept(
         (["kind=windows", "src=nowhere", "out=x"], "src: found nowhere, which is not a file"),
         (["kind=windows", "src=README.md", "out=x"], "README.md: cannot be opened as HDF5"),
         (["kind=windows", "src=x", "out=x", "depth=true"], "allowed only with kind=rlbench"),
-        (["kind=windows", "src=x", "out=x", "keyframes=peract"], "keyframes, stop_*: allowed only with kind=rlbench"),
+        (["kind=windows", "src=x", "out=x", "keyframes=peract"], "keyframes, stop_*, crop, depth: allowed only with"),
         (
             ["kind=rlbench", "src=x", "out=x", "keyframes=ours"],
             "keyframes: found ours; allowed: default, peract, every",
