@@ -70,21 +70,19 @@ def _coppeliasim() -> list[Finding]:
 
 
 def coppeliasim_version(root: Path) -> str:
-    """The version of a CoppeliaSim according to its header, else to its folder name, else "unknown"."""
+    """The version of a CoppeliaSim according to its header, else to its folder name, else "unknown".
+
+    The simulator itself is not asked: PyRep's function for it (simGetInt32Parameter) raises a TypeError.
+    """
     try:
         header = (root / "programming" / "include" / "simConst.h").read_text(errors="replace")
     except OSError:
         header = ""
     number = re.search(r"#\s*define\s+SIM_PROGRAM_VERSION_NB\s+(\d+)", header)
     if number:
-        return version_of(int(number[1]))
+        return f"{int(number[1]) // 10_000}.{int(number[1]) // 100 % 100}.{int(number[1]) % 100}"  # 40100 is 4.1.0
     match = re.search(r"V(\d+)_(\d+)_(\d+)", root.resolve().name)
     return ".".join(match.groups()) if match else "unknown"
-
-
-def version_of(number: int) -> str:
-    """Format a version number of CoppeliaSim, which encodes 4.1.0 as 40100."""
-    return f"{number // 10_000}.{number // 100 % 100}.{number % 100}"
 
 
 def _variable(name: str, root: Path, *, fallback: str | None) -> Finding:

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from difflib import get_close_matches
+from enum import Enum
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 from instructrl.config.environment import CAMERAS
 from instructrl.errors import InputError
 from instructrl.sim.rendering import RLBENCH_RENDERERS
-from instructrl.sim.rlbench.check import COPPELIASIM, INSTALL, coppeliasim_version, version_of
+from instructrl.sim.rlbench.check import INSTALL, coppeliasim_version
 
 _OBSERVATION_FIELDS = ("gripper_open", "gripper_pose", "gripper_joint_positions", "joint_velocities")  # that we read
 _launched = False
@@ -34,7 +35,7 @@ class Library:
         """Import them.
 
         Raises:
-            InputError: they cannot be imported.
+            InputError: they cannot be imported, or their interface is not one that this suite knows.
         """
         try:
             self._parts = _imported()
@@ -43,8 +44,9 @@ class Library:
             raise InputError(
                 f"sim=rlbench: it cannot be imported ({found}); {INSTALL} installs compatible versions"
             ) from None
-        planning = inspect.signature(self._parts.EndEffectorPoseViaPlanning.action)
-        self.takes_collisions = "ignore_collisions" in planning.parameters
+        planning = self._parts.EndEffectorPoseViaPlanning
+        self.takes_collisions = "ignore_collisions" in inspect.signature(planning.action).parameters
+        self._world_frame = world_frame(planning)
 
     def observation_config(self, cameras: Sequence[str], *, image_size: int, renderer: str) -> Any:
         """A new observation config (RLBench's default object is shared): RGB of these cameras, and the fields we read.
@@ -71,7 +73,7 @@ class Library:
         """Start CoppeliaSim with one task; returns RLBench's environment and task environment.
 
         Raises:
-            InputError: the task does not exist, or CoppeliaSim has another version.
+            InputError: the task does not exist.
         """
         global _launched
         task_type = self.task_class(task)
@@ -79,7 +81,7 @@ class Library:
             raise RuntimeError("CoppeliaSim runs once per process: start another process for another environment")
         _launched = True
         parts = self._parts
-        arm = parts.EndEffectorPoseViaPlanning(absolute_mode=True, frame="world")
+        arm = parts.EndEffectorPoseViaPlanning(absolute_mode=True, frame=self._world_frame)
         environment = parts.Environment(
             parts.MoveArmThenGripper(arm, parts.Discrete()), obs_config=config, headless=True
         )
@@ -87,12 +89,7 @@ class Library:
         try:
             environment.launch()
         finally:
-            os.chdir(cwd)  # launch changes the working directory, and paths may be relative
-        running = self.coppeliasim()
-        if running not in (COPPELIASIM, "unknown"):
-            raise InputError(
-                f"sim=rlbench: CoppeliaSim {running} is running, exactly {COPPELIASIM} is needed; {INSTALL}"
-            )
+            os.chdir(cwd)  # PyRep changes it in between, and a launch that fails leaves it changed
         return environment, environment.get_task(task_type)
 
     def task_class(self, name: str) -> Any:
@@ -115,17 +112,6 @@ class Library:
         options = {"max_attempts": 1} if "max_attempts" in inspect.signature(task.get_demos).parameters else {}
         return task.get_demos(1, live_demos=True, **options)
 
-    def coppeliasim(self) -> str:
-        """The version of the running CoppeliaSim, else of the installed one."""
-        sim = self._parts.sim
-        get_parameter, key = (
-            getattr(sim, "simGetInt32Parameter", None),
-            getattr(sim, "sim_intparam_program_version", None),
-        )
-        if get_parameter is not None and key is not None:
-            return version_of(int(get_parameter(key)))
-        return coppeliasim_version(Path(os.environ["COPPELIASIM_ROOT"]))
-
     def versions(self) -> dict[str, str]:
         """Versions of RLBench and its dependencies."""
         return {
@@ -133,7 +119,7 @@ class Library:
             "variant": "peract" if self.takes_collisions else "original",
             "commit": commit("rlbench"),
             "pyrep": version(self._parts.pyrep),
-            "coppeliasim": self.coppeliasim(),
+            "coppeliasim": coppeliasim_version(Path(os.environ["COPPELIASIM_ROOT"])),
         }
 
     def opengl(self) -> str:
@@ -148,7 +134,6 @@ def _imported() -> SimpleNamespace:
     import pyrep
     import rlbench
     import rlbench.tasks
-    from pyrep.backend import sim
     from pyrep.const import RenderMode
     from rlbench.action_modes.action_mode import MoveArmThenGripper
     from rlbench.action_modes.arm_action_modes import EndEffectorPoseViaPlanning
@@ -159,7 +144,6 @@ def _imported() -> SimpleNamespace:
     return SimpleNamespace(
         pyrep=pyrep,
         rlbench=rlbench,
-        sim=sim,
         RenderMode=RenderMode,
         MoveArmThenGripper=MoveArmThenGripper,
         EndEffectorPoseViaPlanning=EndEffectorPoseViaPlanning,
@@ -167,6 +151,28 @@ def _imported() -> SimpleNamespace:
         Environment=Environment,
         CameraConfig=CameraConfig,
         ObservationConfig=ObservationConfig,
+    )
+
+
+def world_frame(planning: Any) -> Any:
+    """The value of `frame` with which a class of planned motions reads poses in the world's frame.
+
+    RLBench takes an enum since 2024-04-30 and reads every other value, "world" too, as the gripper's frame without an
+    error; earlier versions and PerAct's fork take the string. The default tells which one is installed.
+
+    Raises:
+        InputError: it takes neither.
+    """
+    parameter = inspect.signature(planning).parameters.get("frame")
+    default = parameter.default if parameter else None
+    if isinstance(default, Enum) and "WORLD" in type(default).__members__:
+        return type(default)["WORLD"]
+    if default == "world":
+        return default
+    found = f"the default {default!r}" if parameter and default is not parameter.empty else "no default"
+    raise InputError(
+        f"sim=rlbench: {planning.__name__}: found {found} of its frame, expected RelativeFrame.WORLD (RLBench) or "
+        f"'world' (PerAct's fork); {INSTALL} installs a version that has one of them"
     )
 
 

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ from instructrl.errors import InputError, RunError
 from instructrl.evaluation.worker_env import EvalEnv, make_eval_env
 from instructrl.sim import EpisodeLimits, EpisodeStart, Outcome, make_env
 from instructrl.sim.rlbench import views
+from instructrl.sim.rlbench.library import world_frame
 from instructrl.sim.rlbench.outcomes import action_failure, is_expert_failure
 from instructrl.sim.vector import heartbeat
 from instructrl.sim.vector.pool import WorkerFailure, Workers
@@ -560,10 +563,58 @@ def test_what_cannot_be_imported_is_one_line(stand_in: StandIn) -> None:
         pass
 
 
-def test_a_coppeliasim_of_another_version_is_refused_when_it_runs(stand_in: StandIn) -> None:
-    stand_in.patch.setenv("FAKE_COPPELIASIM", "40500")
-    with pytest.raises(InputError, match=r"CoppeliaSim 4.5.0 is running, exactly 4.1.0 is needed"), open_workers():
+def test_the_version_of_coppeliasim_is_read_from_its_folder(stand_in: StandIn) -> None:
+    """PyRep's function that asks the simulator for it always raises a TypeError."""
+    header = stand_in.root / "programming" / "include" / "simConst.h"
+    for found, recorded in ((header.read_text(), "4.1.0"), ("", "unknown")):
+        header.write_text(found)
+        with open_workers() as workers:
+            assert ask(workers, "provenance")["coppeliasim"] == recorded
+    header.write_text("#define SIM_PROGRAM_VERSION_NB 40500\n")
+    with pytest.raises(InputError, match=r"CoppeliaSim: 4.5.0; exactly 4.1.0 is needed"), open_workers():
         pass
+    assert stand_in.processes() == 2, "it is refused before it starts"
+
+
+class Frames(Enum):
+    EE = 0
+    WORLD = 1
+
+
+class Others(Enum):
+    EE = 0
+
+
+class Without:
+    def __init__(self, absolute_mode: bool = True): ...
+
+
+class Required:
+    def __init__(self, frame: Frames): ...
+
+
+def planning(default: object) -> type:
+    """A class of planned motions with this default frame."""
+
+    class Planning:
+        def __init__(self, absolute_mode: bool = True, frame: Any = default): ...
+
+    return Planning
+
+
+def test_poses_are_given_in_the_frame_that_the_installed_version_takes() -> None:
+    assert world_frame(planning("world")) == "world"
+    assert world_frame(planning(Frames.WORLD)) is world_frame(planning(Frames.EE)) is Frames.WORLD
+    for refused, found in (
+        (planning("end effector"), "the default 'end effector'"),
+        (planning(None), "the default None"),
+        (planning(Others.EE), "the default <Others.EE: 0>"),
+        (Without, "no default"),
+        (Required, "no default"),
+    ):
+        expected = f"found {re.escape(found)} of its frame, expected RelativeFrame.WORLD .* or 'world' .*make rlbench"
+        with pytest.raises(InputError, match=expected):
+            world_frame(refused)
 
 
 def test_a_simulator_that_hangs_when_it_closes_holds_nobody_up(stand_in: StandIn) -> None:

@@ -1,8 +1,5 @@
-import os
-
 sim_intparam_program_version = 1
 
 
 def simGetInt32Parameter(parameter: int) -> int:  # noqa: N802
-    assert parameter == sim_intparam_program_version
-    return int(os.environ.get("FAKE_COPPELIASIM", "40100"))
+    raise TypeError("simGetInt32Parameter() expected 2 arguments, got 1")  # PyRep's wrapper passes one of two
