@@ -4,10 +4,11 @@
 #   launchers/setup/setup_rlbench.sh [PYTHON]     of the environment to install into, relative to the checkout (.venv/bin/python)
 #
 # COPPELIASIM_ROOT: path of CoppeliaSim, existing or to be installed (~/CoppeliaSim). COPPELIASIM_ARCHIVE: its archive,
-# if already downloaded. Repeated calls keep an existing installation.
+# if already downloaded. RLBENCH_VARIANT: original, or peract for PerAct's fork. Repeated calls keep what is installed.
 set -euo pipefail
 
 readonly RLBENCH=https://github.com/stepjam/RLBench.git RLBENCH_COMMIT=02720bba4c73fe02eb75df946b8791b806028a9d
+readonly PERACT=https://github.com/MohitShridhar/RLBench.git PERACT_COMMIT=ad991951bc53e4f3b73b803a75cf4b7d55295cf7
 readonly PYREP=https://github.com/stepjam/PyRep.git PYREP_COMMIT=8f420be8064b1970aae18a9cfbc978dfb15747ef
 readonly ARCHIVE=CoppeliaSim_Edu_V4_1_0_Ubuntu20_04.tar.xz
 readonly ARCHIVE_URL=https://downloads.coppeliarobotics.com/V4_1_0/$ARCHIVE
@@ -21,10 +22,12 @@ export COPPELIASIM_ROOT=${COPPELIASIM_ROOT%/}
 main() {
     cd "$(dirname "${BASH_SOURCE[0]}")/../.."
     command -v "$python" >/dev/null || fail "$python: no such Python; run make install first, or give another path"
+    [[ ${RLBENCH_VARIANT:=original} =~ ^(original|peract)$ ]] || fail "RLBENCH_VARIANT: found $RLBENCH_VARIANT; allowed: original, peract"
     [[ $(uname -s) == Linux && $(uname -m) == x86_64 ]] || fail "$(uname -sm): CoppeliaSim 4.1.0 needs Linux on x86_64"
     for program in git cc tar xz sha256sum; do
         need "$program"
     done
+    need_headers
     licences
     install_coppeliasim
     install_python_packages
@@ -39,6 +42,14 @@ fail() {
 
 need() {
     command -v "$1" >/dev/null || fail "$1: not installed; on Ubuntu: sudo apt-get install git build-essential xz-utils curl"
+}
+
+# PyRep has a part in C.
+need_headers() {
+    local header
+    header=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include") + "/Python.h")')
+    [[ -e $header ]] || fail "$header: not found; on Ubuntu: sudo apt-get install" \
+        "$("$python" -c 'import sys; print("python%d.%d-dev" % sys.version_info[:2])')"
 }
 
 licences() {
@@ -77,23 +88,31 @@ download() {
 }
 
 install_python_packages() {
-    # PyRep's own requirements pin a cffi that this Python has no wheel for, and RLBench's leave gymnasium out
+    # what PyRep and RLBench need, in the versions of this suite where it needs them too
     "$python" -m pip install --quiet --disable-pip-version-check --constraint requirements.txt \
-        cffi setuptools==80.9.0 wheel==0.45.1 pyquaternion==0.9.9 natsort==8.4.0 'gymnasium>=1.0,<2' ||
+        numpy scipy pillow cffi gymnasium setuptools==80.9.0 wheel==0.45.1 pyquaternion==0.9.9 natsort==8.4.0 ||
         fail "dependencies of PyRep and RLBench cannot be installed; see above"
     install_commit pyrep "$PYREP" "$PYREP_COMMIT"
-    install_commit rlbench "$RLBENCH" "$RLBENCH_COMMIT"
+    if [[ $RLBENCH_VARIANT == peract ]]; then
+        # its setup.py leaves rlbench.action_modes out, so it only works from a checkout
+        install_commit rlbench "$PERACT" "$PERACT_COMMIT" --editable
+    else
+        install_commit rlbench "$RLBENCH" "$RLBENCH_COMMIT"
+    fi
 }
 
+# install_commit NAME REPOSITORY COMMIT [--editable]
 install_commit() {
-    local name=$1 repository=$2 commit=$3 present
+    local name=$1 repository=$2 commit=$3 present source
     present=$("$python" -c "from instructrl.sim.rlbench.library import commit; print(commit('$name'))")
     if [[ $present == "$commit" ]]; then
         echo "$name: kept at $commit"
         return
     fi
+    source=("$name @ git+$repository@$commit")
+    [[ -z ${4:-} ]] || source=(--editable "git+$repository@$commit#egg=$name")
     "$python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --force-reinstall \
-        "$name @ git+$repository@$commit" || fail "$name: cannot be built at $commit; see above"
+        "${source[@]}" || fail "$name: cannot be built at $commit; see above"
     echo "$name: installed at $commit"
 }
 

@@ -1,6 +1,8 @@
 """A fake RLBench installation based on the stand-in, and a policy that solves its tasks from images."""
 
+import _ctypes
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ import pytest
 from instructrl.config.simulators import RLBenchConfig
 from instructrl.types import Observation
 
-PACKAGES = Path(__file__).resolve().parent / "fake_rlbench"
+SOURCES = Path(__file__).resolve().parent / "fake_rlbench"
 CAMERAS = ["front", "left_shoulder", "right_shoulder"]
 COLORS = ((220, 30, 30), (30, 200, 40))
 DOWN = (0.0, 1.0, 0.0, 0.0)
@@ -24,10 +26,12 @@ class StandIn:
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch):
         self.patch, self.root, self.log_file = patch, folder / "CoppeliaSim", folder / "calls"
+        self.packages = folder / "packages"
+        copy_packages(self.packages, "original")
         header = self.root / "programming" / "include" / "simConst.h"
         header.parent.mkdir(parents=True)
         header.write_text("#define SIM_PROGRAM_VERSION_NB 40100\n")
-        (self.root / "libcoppeliaSim.so").touch()
+        (self.root / "libcoppeliaSim.so").symlink_to(_ctypes.__file__)  # any library that can be loaded
         self.log_file.touch()
         self.fault_file = folder / "faults"
         self.fault_file.touch()
@@ -39,6 +43,11 @@ class StandIn:
         self.tasks.mkdir()
         patch.setenv("FAKE_RLBENCH_TASKS", str(self.tasks))
 
+    def install(self, variant: str) -> None:
+        """Install RLBench or PerAct's fork ("peract") in place of the other."""
+        shutil.rmtree(self.packages)
+        copy_packages(self.packages, variant)
+
     def faults(self, *texts: str) -> None:
         """Inject faults `call@variation=kind*times` from now on, see `fake_rlbench/faults.py`."""
         self.log_file.write_text("")
@@ -49,7 +58,7 @@ class StandIn:
         for name in names:
             kind = name.title().replace("_", "")
             text = f"from rlbench.backend.task import Task\n\n\nclass {kind}(Task):\n    variations = 2\n"
-            if not (PACKAGES / "rlbench" / "tasks" / f"{name}.py").exists():
+            if not (SOURCES / "rlbench" / "tasks" / f"{name}.py").exists():
                 (self.tasks / f"{name}.py").write_text(text)
 
     def remove_task(self, name: str) -> None:
@@ -64,11 +73,21 @@ class StandIn:
         return self.calls("launch -1")
 
 
+def copy_packages(folder: Path, variant: str) -> None:
+    """Copy the stand-ins of PyRep and of RLBench, or of PerAct's fork ("peract")."""
+    for name in ("pyrep", "rlbench"):
+        shutil.copytree(SOURCES / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("faults.py", "world.py"):
+        shutil.copy(SOURCES / name, folder)
+    if variant == "peract":
+        shutil.copytree(SOURCES / variant, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+
+
 @contextmanager
 def installed(folder: Path) -> Iterator[StandIn]:
     """Put the stand-in on the path of worker processes, with a display that accepts connections."""
     with pytest.MonkeyPatch.context() as patch, display() as name:
-        patch.setattr(sys, "path", [str(PACKAGES), *sys.path, str(PACKAGES / "elsewhere")])
+        patch.setattr(sys, "path", [str(folder / "packages"), *sys.path, str(SOURCES / "elsewhere")])
         patch.setenv("DISPLAY", name)
         yield StandIn(folder, patch)
     assert not {"rlbench", "pyrep"} & set(sys.modules), "imported outside the simulator's process"

@@ -10,15 +10,16 @@ import platform
 import re
 import socket
 import sys
+from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from instructrl.errors import InputError
+from instructrl.sim.rlbench.shared_libraries import LIBRARY, problem
 
 COPPELIASIM = "4.1.0"
 INSTALL = "make rlbench"
-_LIBRARY = "libcoppeliaSim.so"
 _X_PORT = 6000
 
 
@@ -57,16 +58,24 @@ def _coppeliasim() -> list[Finding]:
     fix = f"{INSTALL}, then export COPPELIASIM_ROOT=FOLDER"
     if not root_variable:
         return [Finding("COPPELIASIM_ROOT", "not set", fix)]
-    if not (root / _LIBRARY).exists():
-        return [Finding("COPPELIASIM_ROOT", f"no {_LIBRARY} in {root_variable}", fix)]
+    if not (root / LIBRARY).exists():
+        return [Finding("COPPELIASIM_ROOT", f"no {LIBRARY} in {root_variable}", fix)]
+    if not root_variable.isascii():  # PyRep would wait forever for a thread that cannot encode it
+        return [Finding("COPPELIASIM_ROOT", root_variable, "move it to a folder with ASCII letters only")]
     version = coppeliasim_version(root)
     valid = version in (COPPELIASIM, "unknown")
     return [
         Finding("COPPELIASIM_ROOT", root_variable),
         Finding("CoppeliaSim", version, "" if valid else f"exactly {COPPELIASIM} is needed: {fix}"),
+        _system_libraries(root),
         _variable("LD_LIBRARY_PATH", root, fallback=ctypes.util.find_library("coppeliaSim")),
         _variable("QT_QPA_PLATFORM_PLUGIN_PATH", root, fallback=None),
     ]
+
+
+def _system_libraries(root: Path) -> Finding:
+    found, fix = problem(root) or ("all found", "")
+    return Finding("system libraries", found, fix)
 
 
 def coppeliasim_version(root: Path) -> str:
@@ -136,6 +145,9 @@ def _pyrep() -> Finding:
     if not ((folder / "backend").is_dir() and (folder / "robots").is_dir()):
         found = f"{folder} is the unrelated package of that name on PyPI"
         return Finding("PyRep", found, f"pip uninstall pyrep, then {INSTALL}")
+    if not any((folder / "backend" / f"_sim_cffi{suffix}").exists() for suffix in EXTENSION_SUFFIXES):
+        found = f"{folder} has no compiled part for Python {platform.python_version()}"
+        return Finding("PyRep", found, f"pip uninstall pyrep, then {INSTALL}")
     return Finding("PyRep", str(folder))
 
 
@@ -143,6 +155,8 @@ def _rlbench() -> Finding:
     folder = package_folder("rlbench")
     if folder is None:
         return Finding("RLBench", "not installed", INSTALL)
+    if not str(folder).isascii():  # the same for the scene file in it
+        return Finding("RLBench", str(folder), f"install it into a folder with ASCII letters only: {INSTALL}")
     if not ((folder / "environment.py").is_file() and (folder / "tasks").is_dir()):
         return Finding("RLBench", f"{folder} is another package of that name", f"pip uninstall rlbench, then {INSTALL}")
     return Finding("RLBench", str(folder))

@@ -1,7 +1,7 @@
 """Injected faults: the file FAKE_RLBENCH_FAULTS holds lines `call@variation=kind*times`.
 
-`call` is launch, reset, step, demo, observe or shutdown; variation `any` means each; without `*times` it is every
-time. FAKE_RLBENCH_LOG names a file to which every call is appended, which also counts over processes.
+`call` is launch, place, validate, reset, step, demo, observe or shutdown; variation `any` means each; without `*times`
+it is every time. FAKE_RLBENCH_LOG names a file to which every call is appended, which also counts over processes.
 """
 
 import ctypes
@@ -10,7 +10,13 @@ import time
 from pathlib import Path
 
 from pyrep.errors import ConfigurationError, ConfigurationPathError, IKError
-from rlbench.backend.exceptions import DemoError, InvalidActionError, NoWaypointsError, TaskEnvironmentError
+from rlbench.backend.exceptions import (
+    DemoError,
+    InvalidActionError,
+    NoWaypointsError,
+    TaskEnvironmentError,
+    WaypointError,
+)
 
 
 class Named:
@@ -60,8 +66,9 @@ def misbehave(kind: str) -> None:
             "Could not find a valid joint configuration for desired end effector pose."
         )
         raise InvalidActionError("A path could not be found.") from cause
-    elif kind in ("DemoError", "NoWaypointsError"):
-        raise {"DemoError": DemoError, "NoWaypointsError": NoWaypointsError}[kind]("It did not work.", Named())
+    elif kind in ("DemoError", "NoWaypointsError", "WaypointError"):
+        about_task = (DemoError, NoWaypointsError, WaypointError)
+        raise next(one for one in about_task if one.__name__ == kind)("It did not work.", Named())
     else:
         known = (
             ConfigurationError,

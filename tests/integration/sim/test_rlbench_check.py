@@ -12,6 +12,7 @@ from instructrl.errors import InputError
 from instructrl.sim import make_env
 from instructrl.sim.rlbench import check
 from instructrl.sim.rlbench.check import check_installation, coppeliasim_version, findings, is_served
+from instructrl.sim.rlbench.shared_libraries import packages
 from tests.fakes.rlbench_stand_in import StandIn, display, installed, settings
 from tests.paths import ROOT
 
@@ -31,8 +32,8 @@ def test_a_complete_installation_is_right(stand_in: StandIn) -> None:
     check_installation()
     assert wrong() == {}
     parts = [finding.part for finding in findings()]
-    assert parts == ["machine", "COPPELIASIM_ROOT", "CoppeliaSim", "LD_LIBRARY_PATH", "QT_QPA_PLATFORM_PLUGIN_PATH",
-                     "X display", "PyRep", "RLBench", "gymnasium"]  # fmt: skip
+    assert parts == ["machine", "COPPELIASIM_ROOT", "CoppeliaSim", "system libraries", "LD_LIBRARY_PATH",
+                     "QT_QPA_PLATFORM_PLUGIN_PATH", "X display", "PyRep", "RLBench", "gymnasium"]  # fmt: skip
 
 
 def hide(patch: pytest.MonkeyPatch, *names: str) -> None:
@@ -105,6 +106,87 @@ def test_a_variable_that_does_not_lead_to_it(stand_in: StandIn, name: str, value
     assert wrong() == {}
 
 
+def test_libraries_that_are_missing_are_named_with_their_packages(stand_in: StandIn, tmp_path: Path) -> None:
+    """Real libraries: CoppeliaSim's needs one of the system, its plugin one more, and the latter one of CoppeliaSim."""
+    library, plugin = stand_in.root / "libcoppeliaSim.so", stand_in.root / "platforms" / "libqxcb.so"
+    library.unlink()
+    plugin.parent.mkdir()
+    needed = {name: linked(tmp_path / name) for name in ("libX11.so.99", "libxcb-icccm.so.99", "libQt5Xcb.so.5")}
+    linked(library, needed["libX11.so.99"])
+    linked(plugin, needed["libxcb-icccm.so.99"], needed["libQt5Xcb.so.5"])
+    needed["libQt5Xcb.so.5"].rename(stand_in.root / "libQt5Xcb.so.5")
+    assert "libX11.so.99, libxcb-icccm.so.99" not in str(wrong()), "both are beside the libraries that need them"
+    for name in ("libX11.so.99", "libxcb-icccm.so.99"):
+        needed[name].unlink()
+    assert wrong() == {
+        "system libraries": (
+            "without libX11.so.99, libxcb-icccm.so.99",
+            "sudo apt-get install libx11-99 libxcb-icccm99",
+        )
+    }
+    (stand_in.root / "libQt5Xcb.so.5").unlink()
+    found, fix = wrong()["system libraries"]
+    assert "libQt5Xcb.so.5" in found and fix == f"remove {stand_in.root}, then make rlbench"
+
+
+def linked(path: Path, *needed: Path) -> Path:
+    """A shared library of this name that needs others."""
+    names = [f"-Wl,-soname,{path.name}", "-Wl,--no-as-needed", f"-Wl,-rpath,{path.parent}:{path.parent.parent.parent}"]
+    command = ["cc", "-shared", "-nostdlib", "-x", "c", "/dev/null", "-x", "none", *names, *map(str, needed)]
+    subprocess.run([*command, "-o", str(path)], check=True)
+    return path
+
+
+def test_a_library_that_is_damaged_or_too_new_for_the_system(stand_in: StandIn, tmp_path: Path) -> None:
+    library = stand_in.root / "libcoppeliaSim.so"
+    library.unlink()
+    library.write_bytes(b"half of it")
+    assert wrong()["system libraries"] == (
+        "libcoppeliaSim.so is damaged",
+        f"remove {stand_in.root}, then make rlbench",
+    )
+    program = tmp_path / "programs" / "ldd"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\necho "$1: /lib/libc.so.6: version \\`GLIBC_2.99\' not found (required by $1)"\n')
+    program.chmod(0o755)
+    stand_in.patch.setenv("PATH", str(program.parent))
+    assert wrong()["system libraries"][0] == "libcoppeliaSim.so needs GLIBC_2.99"
+    program.unlink()
+    assert wrong() == {}, "without ldd nothing is known"
+
+
+@pytest.mark.parametrize(
+    ("library", "package"),
+    [
+        ("libxkbcommon-x11.so.0", "libxkbcommon-x11-0"),
+        ("libxkbcommon.so.0", "libxkbcommon0"),
+        ("libxcb.so.1", "libxcb1"),
+        ("libxcb-render-util.so.0", "libxcb-render-util0"),
+        ("libxcb-xinerama.so.0", "libxcb-xinerama0"),
+        ("libX11.so.6", "libx11-6"),
+        ("libX11-xcb.so.1", "libx11-xcb1"),
+        ("libSM.so.6", "libsm6"),
+        ("libGL.so.1", "libgl1"),
+        ("libGLU.so.1", "libglu1-mesa"),
+        ("libdbus-1.so.3", "libdbus-1-3"),
+        ("libusb-1.0.so.0", "libusb-1.0-0"),
+        ("libgthread-2.0.so.0", "libglib2.0-0"),
+        ("libfontconfig.so.1", "libfontconfig1"),
+        ("libstdc++.so.6", "libstdc++6"),
+        ("libz.so.1", "zlib1g"),
+    ],
+)
+def test_the_debian_package_of_a_library(library: str, package: str) -> None:
+    assert packages([library, library]) == [package]
+
+
+def test_paths_that_pyrep_cannot_encode(stand_in: StandIn, tmp_path: Path) -> None:
+    """PyRep encodes them as ASCII in another thread, for which it would wait forever."""
+    moved = stand_in.root.rename(tmp_path / "Übung")
+    stand_in.patch.setenv("COPPELIASIM_ROOT", str(moved))
+    assert wrong()["COPPELIASIM_ROOT"] == (str(moved), "move it to a folder with ASCII letters only")
+
+
 def test_displays(stand_in: StandIn) -> None:
     for name in ("127.0.0.1:2999", ":2998", "unix:2998", "nonsense", "a b:1", f"127.0.0.1:{10**6}"):
         stand_in.patch.setenv("DISPLAY", name)
@@ -131,6 +213,17 @@ def test_the_wrong_pyrep(stand_in: StandIn, tmp_path: Path) -> None:
     assert "another package of that name" in wrong()["RLBench"][0]
 
 
+def test_a_pyrep_that_was_built_for_another_python(stand_in: StandIn, tmp_path: Path) -> None:
+    backend = tmp_path / "built" / "pyrep" / "backend"
+    backend.mkdir(parents=True)
+    (backend.parent / "robots").mkdir()
+    (backend.parent / "__init__.py").touch()
+    (backend / "_sim_cffi.cpython-38-x86_64-linux-gnu.so").touch()
+    stand_in.patch.setattr(sys, "path", [str(tmp_path / "built"), *sys.path])
+    found, fix = wrong()["PyRep"]
+    assert "has no compiled part for Python 3." in found and fix == "pip uninstall pyrep, then make rlbench"
+
+
 @pytest.mark.parametrize(("name", "part"), [("pyrep", "PyRep"), ("rlbench", "RLBench"), ("gymnasium", "gymnasium")])
 def test_a_missing_package(stand_in: StandIn, name: str, part: str) -> None:
     hide(stand_in.patch, name)
@@ -155,7 +248,7 @@ def test_the_table_of_the_check(stand_in: StandIn) -> None:
     assert right.returncode == 0 and right.stdout.endswith("RLBench is installed\n"), right.stderr
     stand_in.patch.setenv("DISPLAY", "")
     missing = run("check")
-    assert missing.returncode == 2 and missing.stdout.endswith("1 of 9 parts are missing or wrong\n")
+    assert missing.returncode == 2 and missing.stdout.endswith("1 of 10 parts are missing or wrong\n")
     assert "! X display" in missing.stdout and "-> put xvfb-run" in missing.stdout
 
 

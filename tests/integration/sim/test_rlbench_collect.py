@@ -142,10 +142,10 @@ def test_another_renderer_or_version_is_not_mixed_in(stand_in: StandIn, tmp_path
     ):
         with pytest.raises(InputError, match=message):
             collected(tmp_path, 4, **changes)
-    stand_in.patch.setenv("FAKE_RLBENCH_VARIANT", "peract")
+    stand_in.install("peract")
     with pytest.raises(InputError, match=r"was made with variant 'original' \(here 'peract'\)"):
         collected(tmp_path, 4)
-    stand_in.patch.delenv("FAKE_RLBENCH_VARIANT")
+    stand_in.install("original")
     with DemonstrationDataset(collected(tmp_path, 4, renderer="auto")["train"]) as episodes:
         assert len(episodes) == 4
 

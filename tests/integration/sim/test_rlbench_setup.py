@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.rlbench_stand_in import display
+from tests.fixtures.rlbench_sources import Sources
 from tests.paths import ROOT
 
 SCRIPT = ROOT / "launchers/setup/setup_rlbench.sh"
@@ -15,6 +17,8 @@ PYREP = "8f420be8064b1970aae18a9cfbc978dfb15747ef"
 PYTHON = """#!/bin/sh
 echo "python $*" >> "$LOG"
 case "$*" in
+*Python.h*) echo "${HEADER:-/dev/null}" ;;
+*version_info*) echo python3.11-dev ;;
 *sys.prefix*) echo "$PREFIX" ;;
 *"commit('pyrep')"*) cat "$PREFIX/pyrep" 2>/dev/null || echo unknown ;;
 *"commit('rlbench')"*) cat "$PREFIX/rlbench" 2>/dev/null || echo unknown ;;
@@ -85,8 +89,7 @@ def test_it_installs_everything_at_fixed_versions_and_plays_an_episode(machine: 
     root = machine.home / "CoppeliaSim"
     assert (root / "libcoppeliaSim.so").read_text() == "archive"
     assert (root / "libcoppeliaSim.so.1").readlink() == Path("libcoppeliaSim.so")
-    packages, pyrep, rlbench = machine.installs()
-    assert "--constraint requirements.txt" in packages and "gymnasium" in packages and " cffi " in packages
+    _, pyrep, rlbench = machine.installs()
     assert f"git+https://github.com/stepjam/PyRep.git@{PYREP}" in pyrep and "--no-deps" in pyrep
     assert f"git+https://github.com/stepjam/RLBench.git@{RLBENCH}" in rlbench
     assert f"in {root}, {root}, {root}, display :99" in done.stdout, "with Xvfb, and the variables set"
@@ -149,6 +152,12 @@ def test_what_stands_in_the_way_is_said_in_one_line(machine: Machine) -> None:
     blind = machine.setup()
     assert blind.returncode == 2 and "no X display: sudo apt-get install xvfb" in blind.stderr
     assert blind.stderr.count("\n") == 1
+    headless = machine.setup(HEADER="/usr/include/python3.99/Python.h")
+    assert headless.returncode == 2 and headless.stderr == (
+        "error: /usr/include/python3.99/Python.h: not found; on Ubuntu: sudo apt-get install python3.11-dev\n"
+    )
+    other = machine.setup(RLBENCH_VARIANT="rvt")
+    assert other.returncode == 2 and other.stderr == "error: RLBENCH_VARIANT: found rvt; allowed: original, peract\n"
     (machine.bin / "cc").unlink()
     bare = machine.setup()
     assert bare.returncode == 2 and "cc: not installed; on Ubuntu: sudo apt-get install" in bare.stderr
@@ -169,6 +178,53 @@ def test_programs_of_these_tests_never_replace_the_machines_own(machine: Machine
     (machine.bin / "linked").symlink_to(real)
     machine.program("linked", "#!/bin/sh\n")
     assert real.read_text() == "as it was" and not (machine.bin / "linked").is_symlink()
+
+
+def run(sources: Sources, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the script with the machine's own programs, a real git and a real pip."""
+    (folder / "calls").touch()
+    (folder / "faults").touch()
+    with display() as name:
+        given = {
+            **{one: value for one, value in os.environ.items() if not one.startswith(("PYTHON", "PIP", "VIRTUAL"))},
+            "DISPLAY": name,
+            "HOME": str(folder),
+            **sources.variables,
+            **variables,
+            "FAKE_RLBENCH_LOG": str(folder / "calls"),
+            "FAKE_RLBENCH_FAULTS": str(folder / "faults"),
+        }
+        script = sources.checkout / "launchers/setup/setup_rlbench.sh"
+        command = [script, sources.venv / "bin/python"]
+        return subprocess.run(command, capture_output=True, text=True, env=given, timeout=300)
+
+
+def test_a_real_pip_installs_what_it_asks_for(tmp_path: Path) -> None:
+    """Its resolver accepts the requirements, and the original and PerAct's fork work from where it puts them."""
+    sources = Sources(tmp_path)
+    done = run(sources, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name, commit in (("pyrep", "PYREP_COMMIT"), ("rlbench", "RLBENCH_COMMIT")):
+        assert f"{name}: installed at {sources.commits[commit]}" in done.stdout
+    assert "RLBench is installed" in done.stdout and "variant original" in done.stdout
+    assert "success after 2 keyframes" in done.stdout
+    fork = run(sources, tmp_path, RLBENCH_VARIANT="peract")
+    assert fork.returncode == 0, fork.stdout + fork.stderr
+    commit = sources.commits["PERACT_COMMIT"]
+    assert f"rlbench: installed at {commit}" in fork.stdout and "pyrep: kept" in fork.stdout
+    assert f"variant peract, commit {commit}" in fork.stdout and "success after 2 keyframes" in fork.stdout
+    again = run(sources, tmp_path, RLBENCH_VARIANT="peract")
+    assert again.returncode == 0 and f"rlbench: kept at {commit}" in again.stdout
+
+
+def test_a_real_pip_refuses_versions_that_do_not_fit(tmp_path: Path) -> None:
+    sources = Sources(tmp_path)
+    script = sources.checkout / "launchers/setup/setup_rlbench.sh"
+    script.write_text(script.read_text().replace(" cffi ", " cffi==1.14.2 "))
+    refused = run(sources, tmp_path)
+    assert refused.returncode == 2, refused.stdout
+    assert "dependencies of PyRep and RLBench cannot be installed; see above" in refused.stderr
+    assert "cffi==1.14.2" in refused.stderr and "installed at" not in refused.stdout
 
 
 def test_the_makefile_calls_it() -> None:

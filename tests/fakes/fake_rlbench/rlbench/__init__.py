@@ -2,7 +2,7 @@
 
 import os
 
-import gymnasium  # noqa: F401
+from gymnasium import register  # noqa: F401
 
 __version__ = "1.2.0"
 if os.environ.get("FAKE_RLBENCH_IMPORT"):

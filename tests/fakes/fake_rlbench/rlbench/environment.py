@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import faults
 
@@ -11,11 +12,19 @@ class Environment:
     def __init__(
         self,
         action_mode,
-        dataset_root: str = "",
-        obs_config=ObservationConfig(),  # noqa: B008  (one for all: as the original has it)
-        headless: bool = False,
-        static_positions: bool = False,
-        robot_setup: str = "panda",
+        dataset_root="",
+        obs_config=ObservationConfig(),  # noqa: B008  (one for all)
+        headless=False,
+        static_positions=False,
+        robot_setup="panda",
+        randomize_every=None,
+        frequency=1,
+        visual_randomization_config=None,
+        dynamics_randomization_config=None,
+        attach_grasped_objects=True,
+        shaped_rewards=False,
+        arm_max_velocity=1.0,
+        arm_max_acceleration=4.0,
     ):
         assert headless, "there is no screen here"
         self._action_mode, self._obs_config, self._scene = action_mode, obs_config, None
@@ -23,12 +32,15 @@ class Environment:
     def launch(self):
         assert self._scene is None
         print("[CoppeliaSim:loadinfo]   done.", flush=True)
+        before = Path.cwd()
         os.chdir(os.environ["COPPELIASIM_ROOT"])
         faults.strike("launch", -1)
-        self._scene = Scene(self._obs_config)
+        self._scene = Scene(None, None, self._obs_config)
+        os.chdir(before)  # unless it failed
 
     def get_task(self, task_class) -> TaskEnvironment:
-        return TaskEnvironment(self._scene, task_class(), self._action_mode)
+        task = task_class(None, None)
+        return TaskEnvironment(None, None, self._scene, task, self._action_mode, "", self._obs_config)
 
     def shutdown(self):
         faults.strike("shutdown", -1)

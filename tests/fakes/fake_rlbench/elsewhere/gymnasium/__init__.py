@@ -1,1 +1,4 @@
-"""Empty stand-in: RLBench only imports it."""
+"""Empty stand-in: RLBench imports this function from it."""
+
+
+def register(**_: object) -> None: ...

@@ -1,5 +1,3 @@
-import os
-
 import numpy as np
 
 
@@ -10,10 +8,5 @@ class ActionMode:
 
 class MoveArmThenGripper(ActionMode):
     def action(self, scene, action: np.ndarray):
-        if os.environ.get("FAKE_RLBENCH_VARIANT") == "peract":
-            assert len(action) == 9
-            self.arm_action_mode.action(scene, np.array(action[:7]), bool(action[8]))
-            self.gripper_action_mode.action(scene, np.array(action[7:8]))
-        else:
-            self.arm_action_mode.action(scene, np.array(action[:7]))
-            self.gripper_action_mode.action(scene, np.array(action[7:]))
+        self.arm_action_mode.action(scene, np.array(action[:7]))
+        self.gripper_action_mode.action(scene, np.array(action[7:]))

@@ -7,12 +7,14 @@ class WaypointError(Exception):
         super().__init__(f"{task.get_name()}: {message}")
 
 
-class NoWaypointsError(WaypointError):
-    pass
+class NoWaypointsError(Exception):
+    def __init__(self, message, task):
+        super().__init__(f"{task.get_name()}: {message}")
 
 
-class DemoError(WaypointError):
-    pass
+class DemoError(Exception):
+    def __init__(self, message, task):
+        super().__init__(f"{task.get_name()}: {message}")
 
 
 class InvalidActionError(Exception):

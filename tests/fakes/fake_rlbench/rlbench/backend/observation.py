@@ -1,16 +1,40 @@
 """Observation of a task environment; disabled fields are None."""
 
-CAMERAS = ("left_shoulder", "right_shoulder", "overhead", "wrist", "front")
-
 
 class Observation:
-    def __init__(self, **fields):
-        for camera in CAMERAS:
-            for kind in ("rgb", "depth", "mask", "point_cloud"):
-                setattr(self, f"{camera}_{kind}", None)
-        self.joint_velocities = self.joint_positions = self.joint_forces = None
-        self.gripper_open = self.gripper_pose = self.gripper_matrix = None
-        self.gripper_joint_positions = self.gripper_touch_forces = self.task_low_dim_state = None
-        self.misc = {}
-        for name, value in fields.items():
-            setattr(self, name, value)
+    def __init__(
+        self,
+        left_shoulder_rgb,
+        left_shoulder_depth,
+        left_shoulder_mask,
+        left_shoulder_point_cloud,
+        right_shoulder_rgb,
+        right_shoulder_depth,
+        right_shoulder_mask,
+        right_shoulder_point_cloud,
+        overhead_rgb,
+        overhead_depth,
+        overhead_mask,
+        overhead_point_cloud,
+        wrist_rgb,
+        wrist_depth,
+        wrist_mask,
+        wrist_point_cloud,
+        front_rgb,
+        front_depth,
+        front_mask,
+        front_point_cloud,
+        joint_velocities,
+        joint_positions,
+        joint_forces,
+        gripper_open,
+        gripper_pose,
+        gripper_matrix,
+        gripper_joint_positions,
+        gripper_touch_forces,
+        task_low_dim_state,
+        misc,
+    ):
+        fields = locals()
+        del fields["self"]
+        vars(self).update(fields)

@@ -1,0 +1,6 @@
+class NoiseModel:
+    pass
+
+
+class Identity(NoiseModel):
+    pass
