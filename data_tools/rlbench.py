@@ -1,9 +1,12 @@
 """python -m data_tools.rlbench check: lists RLBench's requirements, what is installed, and commands to fix the rest.
 
 python -m data_tools.rlbench smoke: replays an expert episode as keyframes in a separate process.
+
+python -m data_tools.rlbench interface: prints the parts of RLBench and PyRep that this suite relies on, as JSON.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -12,9 +15,10 @@ from typing import Any
 from instructrl.cli.args import Parser
 from instructrl.config.environment import SimConfig
 from instructrl.config.simulators import RLBenchConfig
-from instructrl.errors import RunError, report_user_errors
+from instructrl.errors import InputError, RunError, report_user_errors
 from instructrl.sim import EpisodeStart, Outcome, make_env
-from instructrl.sim.rlbench.check import findings
+from instructrl.sim.rlbench.check import findings, package_folder
+from instructrl.sim.rlbench.interface import read, task_names
 from instructrl.sim.vector.pool import WorkerFailure, Workers
 
 SMOKE_TASK, SMOKE_SECONDS = "reach_target", 600.0
@@ -23,7 +27,7 @@ SMOKE_TASK, SMOKE_SECONDS = "reach_target", 600.0
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = Parser(prog="python -m data_tools.rlbench", description=__doc__)
-    parser.add_argument("what", choices=["check", "smoke"])
+    parser.add_argument("what", choices=["check", "smoke", "interface"])
     parser.add_argument("--task", default=SMOKE_TASK, help=f"task of the smoke episode (default: {SMOKE_TASK})")
     return parser.parse_args(given)
 
@@ -39,6 +43,24 @@ def check() -> bool:
     missing = sum(bool(row.fix) for row in rows)
     print("RLBench is installed" if not missing else f"{missing} of {len(rows)} parts are missing or wrong")
     return not missing
+
+
+def print_interface() -> None:
+    """Print the interface of the packages on the path, which need not be built.
+
+    Raises:
+        InputError: one of them is not there, or cannot be read.
+    """
+    folders = [package_folder(name) for name in ("rlbench", "pyrep")]
+    if folders[0] is None or folders[1] is None:
+        raise InputError(
+            "rlbench, pyrep: not found; install them (make rlbench), or set PYTHONPATH to checkouts of both"
+        )
+    try:
+        names = read(folders[0], folders[1])
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{folders[0]}, {folders[1]}: cannot be read ({error})") from None
+    print(json.dumps({"names": names, "tasks": task_names(folders[0])}, indent=1))
 
 
 def smoke(task: str, make: Callable[[SimConfig, str], Any] = make_env) -> None:
@@ -76,6 +98,8 @@ def main() -> None:
         options = arguments()
         if options.what == "smoke":
             smoke(options.task)
+        elif options.what == "interface":
+            print_interface()
         elif not check():
             sys.exit(2)
 

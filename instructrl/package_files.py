@@ -17,3 +17,4 @@ VOCABULARY = PACKAGE / "data/text/vocabulary.txt"  # one word piece per line; py
 REPORT_STYLE = PACKAGE / "evaluation/report/report.css"
 PAGE_TEMPLATES = PACKAGE / "evaluation/report/templates"
 SHIPPED_WEIGHTS = PACKAGE / "models/encoders/shipped"  # NAME.safetensors of encoders that InstructRL ships
+RLBENCH_INTERFACE = PACKAGE / "sim/rlbench/interface.json"

@@ -34,7 +34,7 @@ from instructrl.config.environment import DataConfig, SimConfig, TaskConfig, tas
 from instructrl.data.demonstrations.reader import read
 from instructrl.data.demonstrations.schema import Contents, Header
 from instructrl.errors import RunError
-from instructrl.sim import EpisodeStart, Outcome, make_checked_env
+from instructrl.sim import EpisodeStart, Outcome, check_tasks, make_checked_env
 from instructrl.sim.vector.pool import WorkerFailure, Workers, worker_count
 from instructrl.storage.file_lock import exclusive_lock
 from instructrl.storage.paths import StoragePath
@@ -72,6 +72,8 @@ def ensure_demonstrations(
         split.parts_from(num_present(split)).remove_merged()
     missing = {split.header.task for split in every if num_present(split) < split.episodes}
     settings = with_available_renderer(sim, every) if missing else sim
+    if missing:
+        check_tasks(settings, sorted(missing))
     for number, one in enumerate(tasks):
         if one.name in missing:
             note_other_sizes(one, sim, data)

@@ -25,7 +25,7 @@ from instructrl.evaluation.rollout import print_warning
 from instructrl.evaluation.run_checks import choose_renderer, chosen_tasks, evaluation_folder, recorded_renderer
 from instructrl.evaluation.worker_env import TaskInfo, start_eval_workers, task_info
 from instructrl.inference.batched_agent import BatchedAgent, fingerprint, load_batched_agent
-from instructrl.sim import EpisodeLimits
+from instructrl.sim import EpisodeLimits, check_tasks
 from instructrl.sim.vector.pool import Workers, worker_count
 from instructrl.storage.atomic import write_atomically
 from instructrl.storage.paths import storage_path
@@ -61,6 +61,7 @@ def evaluate(config: EvalConfig, run: Path | None = None) -> tuple[dict[str, Any
     check_existing(folder / "results.json", {**about, **requested})
     pool = EnvPool(trained, protocol, renderer, count)
     if len(tasks) > 1:
+        check_tasks(trained.sim, tasks)
         pool.check_variations(tasks)
     agent, step = load_batched_agent(
         run,

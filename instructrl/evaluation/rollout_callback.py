@@ -14,6 +14,7 @@ from instructrl.evaluation.run_checks import choose_renderer, recorded_renderer
 from instructrl.evaluation.worker_env import start_eval_workers, task_info
 from instructrl.inference.batched_agent import BatchedAgent
 from instructrl.inference.instruction_check import InstructionCheck
+from instructrl.sim import check_tasks
 from instructrl.sim.vector.pool import Workers
 from instructrl.training.model_factory import make_agent
 from instructrl.training.parameters.training_words import read_words
@@ -27,6 +28,7 @@ class RolloutCallback:
     """
 
     def __init__(self, config: TrainConfig, run: Path):
+        check_tasks(config.sim, task_names(config.task))
         self._config, self._run = config, run
         self._workers: Workers | None = None
         self._agents: dict[int, BatchedAgent] = {}  # keyed by the maximum episode length: each is compiled once

@@ -2,7 +2,7 @@
 
 from instructrl.sim.checked import make_checked_env
 from instructrl.sim.env import Env, EpisodeLimits, EpisodeStart, OffersExpert, Outcome, Simulator, Step, StepCounter
-from instructrl.sim.factory import make_env, simulator_class
+from instructrl.sim.factory import check_tasks, make_env, simulator_class
 from instructrl.sim.rendering import available_renderer
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Step",
     "StepCounter",
     "available_renderer",
+    "check_tasks",
     "make_checked_env",
     "make_env",
     "simulator_class",

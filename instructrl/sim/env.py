@@ -152,6 +152,16 @@ class OffersExpert(Protocol):
         ...
 
 
+@runtime_checkable
+class ChecksTasks(Protocol):
+    """An optional part of a simulator's class whose tasks depend on what is installed."""
+
+    @classmethod
+    def check_tasks(cls, names: Sequence[str]) -> None:
+        """Raise InputError if the installation lacks one of these tasks; called once, before any of them is started."""
+        ...
+
+
 class Simulator(Env, Protocol):
     """The class of an environment, as the settings of a simulator name it in `implementation`."""
 

@@ -1,9 +1,10 @@
 """From a simulator's settings to an environment."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 from instructrl.registry import load_implementation
-from instructrl.sim.env import Env, Simulator
+from instructrl.sim.env import ChecksTasks, Env, Simulator
 
 if TYPE_CHECKING:
     from instructrl.config.environment import SimConfig
@@ -27,3 +28,10 @@ def simulator_class(cfg: "SimConfig") -> type[Simulator]:
     from instructrl.config.environment import SIMULATORS  # an environment of gymnasium needs no configuration
 
     return cast(type[Simulator], load_implementation(f"sim.kind={cfg.kind}", SIMULATORS[cfg.kind]))
+
+
+def check_tasks(cfg: "SimConfig", names: Sequence[str]) -> None:
+    """Raise InputError if the installed simulator lacks one of these tasks, before hours are spent on the others."""
+    simulator = simulator_class(cfg)
+    if isinstance(simulator, ChecksTasks):
+        simulator.check_tasks(names)

@@ -39,9 +39,7 @@ class StandIn:
             patch.setenv(name, str(self.root))
         patch.setenv("FAKE_RLBENCH_LOG", str(self.log_file))
         patch.setenv("FAKE_RLBENCH_FAULTS", str(self.fault_file))
-        self.tasks = folder / "tasks"
-        self.tasks.mkdir()
-        patch.setenv("FAKE_RLBENCH_TASKS", str(self.tasks))
+        self.tasks = self.packages / "rlbench" / "tasks"
 
     def install(self, variant: str) -> None:
         """Install RLBench or PerAct's fork ("peract") in place of the other."""

@@ -28,6 +28,7 @@ np.save("action.npy", action)
 """
 FILES = """
 from instructrl.package_files import CONFIG_DIR, IS_CHECKOUT, PACKAGE, REPORT_STYLE, SHIPPED_WEIGHTS, VOCABULARY
+from instructrl.package_files import RLBENCH_INTERFACE
 from data_tools.vocabulary import WORDS
 from launchers.ssh.broadcast import HOLD
 from launchers.ssh.background import RUNS
@@ -38,7 +39,7 @@ assert not IS_CHECKOUT and CONFIG_DIR == PACKAGE / "conf"
 setup = Path(launchers.setup.__file__).parent
 scripts = [setup / f"{name}.sh" for name in ("python", "environment", "setup_gpu", "setup_tpu", "setup_rlbench")]
 weights = SHIPPED_WEIGHTS / "m3ae_tiny.safetensors"
-for path in (REPORT_STYLE, weights, VOCABULARY, WORDS, PACKAGE / "py.typed", *scripts):
+for path in (REPORT_STYLE, weights, VOCABULARY, WORDS, RLBENCH_INTERFACE, PACKAGE / "py.typed", *scripts):
     assert path.is_file(), path
 for page in ("report", "comparison", "statistics"):
     environment().get_template(f"{page}.html.j2")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from instructrl.errors import InputError
+from instructrl.sim.rlbench.interface import VARIANTS, closest_variant, read, recorded
 from instructrl.sim.rlbench.shared_libraries import LIBRARY, problem
 
 COPPELIASIM = "4.1.0"
@@ -42,7 +43,7 @@ def check_installation() -> None:
 
 def findings() -> list[Finding]:
     """All parts, in the order in which to fix them."""
-    return [_machine(), *_coppeliasim(), _display(), _pyrep(), _rlbench(), _gymnasium()]
+    return [_machine(), *_coppeliasim(), _display(), _pyrep(), _rlbench(), *_interface(), _gymnasium()]
 
 
 def _machine() -> Finding:
@@ -160,6 +161,23 @@ def _rlbench() -> Finding:
     if not ((folder / "environment.py").is_file() and (folder / "tasks").is_dir()):
         return Finding("RLBench", f"{folder} is another package of that name", f"pip uninstall rlbench, then {INSTALL}")
     return Finding("RLBench", str(folder))
+
+
+def _interface() -> list[Finding]:
+    """What of RLBench and PyRep differs from the versions that the adapter is written for."""
+    rlbench, pyrep = package_folder("rlbench"), package_folder("pyrep")
+    if rlbench is None or pyrep is None or _pyrep().fix or _rlbench().fix:
+        return []
+    try:
+        variant, differences = closest_variant(read(rlbench, pyrep))
+    except (OSError, SyntaxError, ValueError) as error:
+        return [Finding("interface", f"cannot be read ({error})", INSTALL)]
+    if not differences:
+        return [Finding("interface", f"that of {VARIANTS[variant]}")]
+    more = f" and {len(differences) - 1} more differences" if len(differences) > 1 else ""
+    made_for = f"{VARIANTS[variant]} at commit {recorded(variant).commit[:8]}"
+    fix = f"{INSTALL} installs {made_for}, for which this suite is written"
+    return [Finding("interface", f"{differences[0]}{more}", fix)]
 
 
 def _gymnasium() -> Finding:

@@ -23,9 +23,9 @@ from instructrl.sim.camera_names import camera_names
 from instructrl.sim.env import EpisodeLimits, EpisodeStart, Outcome, Step, StepCounter, replay
 from instructrl.sim.keyframes import find_keyframes, keyframe_actions
 from instructrl.sim.rendering import rlbench_renderer
-from instructrl.sim.rlbench.check import check_installation
 from instructrl.sim.rlbench.library import Library
 from instructrl.sim.rlbench.outcomes import action_failure, is_expert_failure, is_placement_failure
+from instructrl.sim.rlbench.tasks import check_tasks
 from instructrl.sim.rlbench.views import depths, images, matrices, observed, state
 from instructrl.types import ACTION_SIZE, Demonstration, Observation
 
@@ -49,7 +49,7 @@ class RLBench:
         Raises:
             InputError: a part is not installed, or the task, camera or renderer does not exist.
         """
-        check_installation()
+        self.check_tasks([task])
         self._library = Library()
         self._name, self._cameras, self._planner_attempts = task, camera_names(cameras, CAMERAS), planner_attempts
         self._config = self._library.observation_config(self._cameras, image_size=image_size, renderer=renderer)
@@ -76,6 +76,11 @@ class RLBench:
     def available_renderer(cls, requested: str) -> str:
         """The renderer to use on this machine."""
         return rlbench_renderer(requested)
+
+    @classmethod
+    def check_tasks(cls, names: Sequence[str]) -> None:
+        """Raise InputError if RLBench is not installed, or lacks one of these tasks."""
+        check_tasks(names)
 
     def instructions(self, variation: int, *, held_out: bool = False) -> tuple[str, ...]:
         """RLBench's instructions of a variation, none of them held out. The first call ends the current episode."""

@@ -1,5 +1,6 @@
 """The installation check: every missing part is named with the command that fixes it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,10 +11,10 @@ import pytest
 
 from instructrl.errors import InputError
 from instructrl.sim import make_env
-from instructrl.sim.rlbench import check
+from instructrl.sim.rlbench import check, interface
 from instructrl.sim.rlbench.check import check_installation, coppeliasim_version, findings, is_served
 from instructrl.sim.rlbench.shared_libraries import packages
-from tests.fakes.rlbench_stand_in import StandIn, display, installed, settings
+from tests.fakes.rlbench_stand_in import StandIn, copy_packages, display, installed, settings
 from tests.paths import ROOT
 
 
@@ -32,8 +33,10 @@ def test_a_complete_installation_is_right(stand_in: StandIn) -> None:
     check_installation()
     assert wrong() == {}
     parts = [finding.part for finding in findings()]
-    assert parts == ["machine", "COPPELIASIM_ROOT", "CoppeliaSim", "system libraries", "LD_LIBRARY_PATH",
-                     "QT_QPA_PLATFORM_PLUGIN_PATH", "X display", "PyRep", "RLBench", "gymnasium"]  # fmt: skip
+    assert parts == [
+        *("machine", "COPPELIASIM_ROOT", "CoppeliaSim", "system libraries", "LD_LIBRARY_PATH"),
+        *("QT_QPA_PLATFORM_PLUGIN_PATH", "X display", "PyRep", "RLBench", "interface", "gymnasium"),
+    ]
 
 
 def hide(patch: pytest.MonkeyPatch, *names: str) -> None:
@@ -233,6 +236,131 @@ def test_a_missing_package(stand_in: StandIn, name: str, part: str) -> None:
         check_installation()
 
 
+# The interface.
+
+
+@pytest.mark.parametrize("variant", ["original", "peract"])
+def test_the_stand_in_has_the_recorded_interface(tmp_path: Path, variant: str) -> None:
+    copy_packages(tmp_path, variant)
+    assert interface.read(tmp_path / "rlbench", tmp_path / "pyrep") == interface.recorded(variant).names
+    assert set(interface.task_names(tmp_path / "rlbench")) <= set(interface.recorded(variant).tasks)
+
+
+@pytest.mark.parametrize("variant", ["original", "peract"])
+def test_what_is_read_of_the_stand_in_is_what_python_finds(stand_in: StandIn, variant: str) -> None:
+    """Names, parameters, defaults, base classes and members, by importing the modules."""
+    stand_in.install(variant)
+    script = """
+import importlib, inspect, json, sys
+from instructrl.sim.rlbench.interface import NAMES, recorded
+for name, entries in recorded(sys.argv[1]).names.items():
+    module = max((one for one in NAMES if name.startswith(one + ".")), key=len)
+    found = importlib.import_module(module)
+    for part in name.removeprefix(module + ".").split("."):
+        found = getattr(found, part)
+    if inspect.isclass(found):
+        assert [base.__name__ for base in found.__bases__ if base is not object] == entries, name
+    elif inspect.isfunction(found):
+        parameters = inspect.signature(found).parameters.values()
+        assert [one.name for one in parameters] == [entry.partition("=")[0] for entry in entries], name
+        optional = [one.name for one in parameters if one.default is not one.empty]
+        assert optional == [entry.partition("=")[0] for entry in entries if "=" in entry], name
+print("fine")
+"""
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ran = subprocess.run([sys.executable, "-c", script, variant], capture_output=True, text=True, env=variables)
+    assert ran.stdout == "fine\n", ran.stderr
+
+
+def test_the_two_variants_differ_where_the_adapter_has_to_know() -> None:
+    original, peract = (interface.recorded(variant) for variant in interface.VARIANTS)
+    planned = "rlbench.action_modes.arm_action_modes.EndEffectorPoseViaPlanning"
+    assert "frame=RelativeFrame.WORLD" in original.names[f"{planned}.__init__"]
+    assert "frame='world'" in peract.names[f"{planned}.__init__"]
+    assert "ignore_collisions=True" in peract.names[f"{planned}.action"]
+    for name in ("NoWaypointsError", "DemoError"):
+        assert original.names[f"rlbench.backend.exceptions.{name}"] == ["Exception"]
+    assert set(peract.tasks) - set(original.tasks) >= {
+        *("slide_block_to_color_target", "sweep_to_dustpan_of_size", "place_wine_at_rack_location")
+    }
+    assert (len(original.tasks), len(peract.tasks)) == (106, 108)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "found"),
+    [
+        (
+            "rlbench/action_modes/arm_action_modes.py",
+            "frame=RelativeFrame.WORLD",
+            "frame=None",
+            "EndEffectorPoseViaPlanning.__init__: found (self, absolute_mode=True, frame=None, collision_checking",
+        ),
+        (
+            "rlbench/backend/exceptions.py",
+            "class DemoError(Exception)",
+            "class DemoError(WaypointError)",
+            "DemoError: ",
+        ),
+        (
+            "rlbench/demo.py",
+            ", num_reset_attempts=None",
+            "",
+            "Demo.__init__: found (self, observations, random_seed=None)",
+        ),
+        (
+            "rlbench/task_environment.py",
+            "def reset(self, demo=None)",
+            "def reset(self, demo)",
+            "reset: found (self, demo)",
+        ),
+        ("rlbench/task_environment.py", "def reset_to_demo", "def to_demo", "TaskEnvironment.reset_to_demo: missing"),
+        ("pyrep/const.py", "    OPENGL3 = ", "    OPENGL4 = ", "RenderMode.OPENGL3: missing"),
+        ("pyrep/errors.py", "class IKError", "class Failure", "pyrep.errors.IKError: missing"),
+    ],
+)
+def test_an_installation_with_another_interface_is_refused_before_anything_starts(
+    stand_in: StandIn, file: str, old: str, new: str, found: str
+) -> None:
+    text = (stand_in.packages / file).read_text()
+    assert old in text
+    (stand_in.packages / file).write_text(text.replace(old, new))
+    assert list(wrong()) == ["interface"] and found in wrong()["interface"][0]
+    assert "make rlbench installs RLBench at commit 02720bba" in wrong()["interface"][1]
+    with pytest.raises(InputError, match="sim=rlbench: interface: "):
+        make_env(settings(), "reach_target")
+    assert stand_in.processes() == 0
+
+
+def test_an_installation_with_more_than_the_recorded_interface_is_fine(stand_in: StandIn) -> None:
+    file = stand_in.packages / "rlbench/environment.py"
+    file.write_text(file.read_text().replace("headless=False,", "headless=False, seed=None,"))
+    assert wrong() == {}
+    file.write_text("def launch(:\n")
+    assert wrong()["interface"][0].startswith("cannot be read (invalid syntax")
+
+
+def test_peracts_fork_is_recognized(stand_in: StandIn) -> None:
+    assert {row.part: row.found for row in findings()}["interface"] == "that of RLBench"
+    stand_in.install("peract")
+    assert wrong() == {} and {row.part: row.found for row in findings()}["interface"] == "that of PerAct's fork"
+
+
+@pytest.mark.parametrize(
+    ("installed_variant", "task", "message"),
+    [
+        ("original", "slide_block_to_color_target", "a task of PerAct's fork: RLBENCH_VARIANT=peract make rlbench"),
+        ("peract", "lift_numbered_block", "a task of RLBench: RLBENCH_VARIANT=original make rlbench"),
+        ("original", "tower3", "not one of RLBench's 3; similar: "),
+    ],
+)
+def test_a_task_of_the_other_variant_is_named_with_it(
+    stand_in: StandIn, installed_variant: str, task: str, message: str
+) -> None:
+    stand_in.install(installed_variant)
+    with pytest.raises(InputError, match=message):
+        make_env(settings(), task)
+
+
 # The commands.
 
 
@@ -248,8 +376,16 @@ def test_the_table_of_the_check(stand_in: StandIn) -> None:
     assert right.returncode == 0 and right.stdout.endswith("RLBench is installed\n"), right.stderr
     stand_in.patch.setenv("DISPLAY", "")
     missing = run("check")
-    assert missing.returncode == 2 and missing.stdout.endswith("1 of 10 parts are missing or wrong\n")
+    assert missing.returncode == 2 and missing.stdout.endswith("1 of 11 parts are missing or wrong\n")
     assert "! X display" in missing.stdout and "-> put xvfb-run" in missing.stdout
+
+
+def test_the_interface_is_printed_as_it_is_recorded(stand_in: StandIn) -> None:
+    printed = run("interface")
+    assert json.loads(printed.stdout)["names"] == interface.recorded("original").names, printed.stderr
+    (stand_in.packages / "pyrep" / "errors.py").write_text("class (")
+    refused = run("interface")
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "cannot be read" in refused.stderr
 
 
 def test_the_smoke_episode(stand_in: StandIn) -> None:
