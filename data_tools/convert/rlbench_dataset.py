@@ -29,6 +29,7 @@ from instructrl.sim.rlbench.env import MAX_STEPS
 from instructrl.sim.rlbench.views import depths, matrices, observed, state
 from instructrl.types import Demonstration
 
+VARIATION = re.compile(r"variation(\d+)|all_variations")
 ImagePaths = dict[str, dict[int, Path]]  # by camera and frame
 
 
@@ -44,9 +45,9 @@ class ConversionOptions:
     depth: bool = False  # decode and check depth images (the format has no field for them)
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class EpisodeFolder:
-    """Folder of an episode; sorted round-robin over variations."""
+    """Folder of an episode."""
 
     number: int
     variation: int  # from its folder; -1: recorded in the episode
@@ -54,17 +55,16 @@ class EpisodeFolder:
 
 
 def find_task_folders(src: Path) -> list[Path]:
-    """Return [src] if it is the folder of a task, else the task folders in it.
+    """Return [src] if it is the folder of a task, else the task folders in it, also those without episodes.
 
     Raises:
-        InputError: there are none.
+        InputError: there are no episodes.
     """
     if not src.is_dir():
         raise InputError(f"src: found {src}, which is not a folder; give the folder of a task, or its parent")
     for folders in ([src], sorted(path for path in src.iterdir() if path.is_dir())):
-        found = [folder for folder in folders if find_episodes(folder)]
-        if found:
-            return found
+        if any(find_episodes(folder) for folder in folders):
+            return [folder for folder in folders if any(VARIATION.fullmatch(path.name) for path in folder.glob("*"))]
     raise InputError(
         f"src: found {src}, which has no variation<N>/episodes/episode<N> and no all_variations/episodes/episode<N>; "
         "give the folder of a task, or its parent"
@@ -72,14 +72,14 @@ def find_task_folders(src: Path) -> list[Path]:
 
 
 def find_episodes(folder: Path) -> list[EpisodeFolder]:
-    """Find all episodes of a task, round-robin over variations."""
+    """Find all episodes of a task, round-robin over variations; those of all_variations/ come first."""
     found = []
     for episode in folder.glob("*/episodes/episode*"):
-        variation = re.fullmatch(r"variation(\d+)|all_variations", episode.parent.parent.name)
+        variation = VARIATION.fullmatch(episode.parent.parent.name)
         number = re.fullmatch(r"episode(\d+)", episode.name)
         if variation and number and episode.is_dir():
             found.append(EpisodeFolder(int(number[1]), int(variation[1] or -1), episode))
-    return sorted(found)
+    return sorted(found, key=lambda one: (one.variation >= 0, one.number, one.variation, one.folder))
 
 
 def first_image_size(found: Sequence[EpisodeFolder], cameras: Sequence[str]) -> int:

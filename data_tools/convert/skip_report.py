@@ -1,14 +1,12 @@
 """Skipped episodes and counts, shared by all kinds of conversion."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from instructrl.data.demonstrations.schema import Contents
-from instructrl.data.demonstrations.writer import Writer
-from instructrl.errors import InputError
+from tqdm import tqdm
+
 from instructrl.types import Demonstration
 
 
@@ -25,6 +23,7 @@ class SkipReason(StrEnum):
     GAPS = "windows that are missing"
     RECORDS = "damaged records"
     MATRICES = "camera matrices of other images"
+    COPIES = "copies of others"
 
 
 class SkippedError(Exception):
@@ -32,7 +31,14 @@ class SkippedError(Exception):
 
     def __init__(self, reason: SkipReason, text: str) -> None:
         super().__init__(f"{reason}: {text}")
-        self.reason = reason
+        self.reason, self.text = reason, text
+
+
+class Skipped(NamedTuple):
+    """Why an episode was skipped, as a result of a worker process."""
+
+    reason: SkipReason
+    text: str
 
 
 class Converted(NamedTuple):
@@ -58,43 +64,14 @@ class ConversionReport:
             total
         )
 
+    def add(self, converted: Converted) -> None:
+        """Count an episode that was converted."""
+        self.found += 1
+        self.converted += 1
+        self.notes.update(converted.notes)
 
-def add_all(
-    writer: Writer,
-    candidates: Iterable[tuple[str, Callable[[], Demonstration | Converted]]],
-    report: ConversionReport,
-    *,
-    limit: int | None,
-) -> None:
-    """Write the first `limit` usable episodes (None: all); report and count the others."""
-    added = 0
-    for name, make in candidates:
-        if limit is not None and added == limit:
-            return
-        report.found += 1
-        try:
-            made, contents = build_episode(make, writer)
-        except SkippedError as error:
-            report.skipped[error.reason] += 1
-            print(f"skipped {name}: {' '.join(str(error).split())}", flush=True)
-            continue
-        writer.append(made.demonstration, contents)
-        report.converted += 1
-        report.notes.update(made.notes)
-        added += 1
-
-
-def build_episode(make: Callable[[], Demonstration | Converted], writer: Writer) -> tuple[Converted, Contents]:
-    """Build and validate an episode.
-
-    Raises:
-        SkippedError: its values are invalid, whatever error they lead to.
-    """
-    try:
-        found = make()
-        made = Converted(found) if isinstance(found, Demonstration) else found
-        return made, writer.check(made.demonstration)
-    except InputError as error:
-        raise SkippedError(SkipReason.NUMBERS, str(error)) from None
-    except (ValueError, TypeError, OverflowError, LookupError, AttributeError, OSError) as error:
-        raise SkippedError(SkipReason.NUMBERS, f"{type(error).__name__}: {error}") from None
+    def skip(self, name: str, skipped: Skipped) -> None:
+        """Count and print an episode that was skipped."""
+        self.found += 1
+        self.skipped[skipped.reason] += 1
+        tqdm.write(f"skipped {name}: {skipped.reason}: {' '.join(skipped.text.split())}")

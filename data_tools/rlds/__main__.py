@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from data_tools.convert.__main__ import ConvertConfig
+from data_tools.convert.settings import ConvertConfig
 from instructrl.cli.args import parse_settings
 from instructrl.cli.entry import tool_help
 from instructrl.config.environment import RLBENCH_RENDERERS

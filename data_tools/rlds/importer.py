@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools.convert.__main__ import Candidate, ConvertConfig, write
+from data_tools.convert.settings import ConvertConfig
 from data_tools.convert.skip_report import SkippedError, SkipReason
+from data_tools.convert.task_files import Candidate, TaskEpisodes, write
 from data_tools.rlds import schema
 from data_tools.rlds.foreign import demonstration
 from data_tools.rlds.mapping import Mapping, parse_key, referenced_keys, selected_cameras
@@ -120,7 +121,8 @@ def import_foreign(source: Source, mapping: Mapping, config: ConvertConfig, sour
         candidates: list[Candidate] = [
             (f"{source_name} episode {number}", partial(make, number)) for number in range(len(records))
         ]
-        write(replace(config, split=target_split or None), task, size, candidates, provenance)
+        found = TaskEpisodes(candidates, provenance)
+        write(replace(config, split=target_split or None), task, size, found)
     skipped = [name for name in source.splits if name not in splits.values()]
     if skipped:
         print(f"skipped: {', '.join(skipped)}; source_split= selects one of them")

@@ -33,4 +33,4 @@ class InlinePool:
                     raise ConnectionError
                 yield index, asked(*given) if callable(asked) else asked
             except ConnectionError:
-                yield index, WorkerFailure("a simulator process failed 2 times: it exited with code 7")
+                yield index, WorkerFailure("its process failed 2 times: it exited with code 7")

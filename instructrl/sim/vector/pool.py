@@ -183,7 +183,7 @@ class Workers:
         self._await_ready(slot)
         if slot.attempt >= _ATTEMPTS:
             slot.history.clear()
-            return [WorkerFailure(f"a simulator process failed {_ATTEMPTS} times: {reason}")]
+            return [WorkerFailure(f"its process failed {_ATTEMPTS} times: {reason}")]
         slot.attempt, slot.replay = slot.attempt + 1, list(slot.history)
         slot.worker.send((slot.replay or [slot.request])[0], timeout=self._timeout)
         return []

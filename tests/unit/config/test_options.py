@@ -107,7 +107,7 @@ def test_the_sets_of_the_benchmark_hold_tasks_that_there_are() -> None:
 
 def tool_schemas() -> list[type]:
     """Settings of the tools, and of commands on pods."""
-    from data_tools.convert.__main__ import ConvertConfig
+    from data_tools.convert.settings import ConvertConfig
     from data_tools.frames.renderer import FramesConfig
     from data_tools.probe.__main__ import ProbeConfig
     from data_tools.rlds.__main__ import ExportConfig, ImportConfig

@@ -1,6 +1,7 @@
 """Demonstrations of others become ours: both layouts and windows, what is left out and why, and training on them."""
 
 import pickle
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,9 @@ from PIL import Image
 
 from data_tools.convert.__main__ import convert, main, parse
 from data_tools.convert.rlbench_dataset import decode_depth, find_episodes
+from data_tools.convert.settings import ConvertConfig
 from data_tools.convert.skip_report import SkipReason
+from instructrl.cli.overrides import read_override
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.errors import InputError
 from instructrl.sim.tabletop.task import load_task
@@ -225,6 +228,52 @@ def test_variations_take_turns_and_a_folder_of_tasks_is_converted_whole(
     converted(tmp_path / "src", tmp_path / "data", "renderer=rlbench_opengl", "overwrite=true")
     with pytest.raises(InputError, match="found one file for the tasks close_jar, place_cups; name a folder"):
         converted(tmp_path / "src", tmp_path / "x.hdf5")
+
+
+def test_a_task_that_cannot_be_used_stops_no_other_one(tmp_path: Path) -> None:
+    for task in ("beat_buzz", "close_jar", "open_box", "place_cups"):
+        stored.peract(tmp_path / "src" / task, episodes=2)
+    for place in find_episodes(tmp_path / "src" / "beat_buzz"):
+        break_frames(place.folder)
+    shutil.rmtree(tmp_path / "src" / "open_box" / "all_variations" / "episodes")
+    words = ("kind=rlbench", f"src={tmp_path / 'src'}", f"out={tmp_path / 'data'}", VIEWS)
+    for _ in range(2):
+        ended = run_main(main, *words)
+        assert ended.returncode == 1 and ended.stderr.count("\n") == 1, ended.stderr
+        assert "error: 2 of 4 tasks were not converted: beat_buzz, open_box;" in ended.stderr
+        assert "not converted: beat_buzz: beat_buzz: 2 episodes found, 0 converted, 2 skipped" in ended.stdout
+        assert f"not converted: open_box: {tmp_path / 'src' / 'open_box'}: found no episodes" in ended.stdout
+        assert all(
+            path.exists() for task in ("close_jar", "place_cups") for path in files(tmp_path / "data", task).values()
+        )
+    assert ended.stdout.count("exists already") == 4
+    assert len(list((tmp_path / "data").rglob("*.hdf5*"))) == 4
+    shutil.rmtree(tmp_path / "src" / "beat_buzz")
+    stored.peract(tmp_path / "src" / "beat_buzz", episodes=2)
+    shutil.rmtree(tmp_path / "src" / "open_box")
+    assert run_main(main, *words).returncode == 0 and files(tmp_path / "data", "beat_buzz")["val"].exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "out"),
+    [
+        ("close jar", "my data"),
+        ("close_jar", "it's {a}, (b) & $c;d"),
+        ("close_jar", "a=b,'c'#\"x\"\\"),
+        ("close_jar", 'b\\c\\"d\\\\'),
+    ],
+)
+def test_the_printed_command_is_read_by_a_shell_and_by_train_as_it_was_meant(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str, out: str
+) -> None:
+    src = stored.peract(tmp_path / task, episodes=2)
+    convert(ConvertConfig(kind="rlbench", src=str(src), out=str(tmp_path / out), cameras=["front", "left_shoulder"]))
+    printed = capsys.readouterr().out
+    [line] = [line for line in printed.splitlines() if line.startswith("python train.py")]
+    given = {o.key_or_group: o.value() for o in map(read_override, shlex.split(line)[2:])}
+    assert given["task.name"] == task and given["data.dir"] == str(tmp_path / out)
+    assert given["sim.cameras"] == ["front", "left_shoulder"] and given["task.episodes"] == 1
+    assert ("to train on these demonstrations, convert them with task=NAME" in printed) == (task != "close_jar")
 
 
 RULES = [

@@ -1,0 +1,207 @@
+"""Files of one converted task: their episodes, each content once, and the command that trains on them."""
+
+import re
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data_tools.convert.copies import Known, content_digest, copy_of, other_split_contents
+from data_tools.convert.episode_builder import ERRORS, Make, build_all, skipped_for
+from data_tools.convert.settings import ConvertConfig
+from data_tools.convert.skip_report import ConversionReport, Converted, Skipped
+from instructrl import __version__
+from instructrl.collection.target_file import ATTEMPTS, FIRST_SEED, demonstration_paths
+from instructrl.config.environment import DataConfig, SimConfig, TaskConfig
+from instructrl.config.simulators import RLBenchConfig
+from instructrl.data.demonstrations.reader import read
+from instructrl.data.demonstrations.schema import SPLITS, Header
+from instructrl.data.demonstrations.writer import Writer, to_contents
+from instructrl.errors import InputError
+from instructrl.sim.vector.pool import Workers
+from instructrl.storage.file_lock import exclusive_lock
+from instructrl.storage.paths import StoragePath, storage_path
+from instructrl.types import Demonstration
+
+Candidate = tuple[str, Callable[..., Demonstration | Converted]]  # name, and a function that builds it for a seed
+
+
+@dataclass(frozen=True)
+class TaskEpisodes:
+    """Episodes of a task as they were found in a source."""
+
+    candidates: list[Candidate]
+    origin: dict[str, str]  # provenance
+    copies: dict[str, str] = field(default_factory=dict)  # names of other episodes, which are copies, and of whose
+    held_out: list[Candidate] = field(default_factory=list)  # episodes of other splits, whose copies are left out
+
+
+class TaskWriter:
+    """Writes episodes to the files of their splits, each content once, and counts them."""
+
+    def __init__(self, writers: dict[str, Writer], known: dict[str, Known], workers: Workers | None, bar: tqdm) -> None:
+        """`known` are the contents that must not be in a split."""
+        self._writers, self._known, self._workers, self._bar = writers, known, workers, bar
+        self._written: Known = {}
+        self.report = ConversionReport()
+
+    def add(self, split: str, candidates: Iterable[tuple[str, Make]], *, limit: int | None = None) -> int:
+        """Write the first `limit` usable episodes (None: all), and return how many were read for them."""
+        added, number = 0, 0
+        for number, (name, built) in enumerate(build_all(candidates, self._workers), start=1):  # noqa: B007
+            self._bar.update()
+            done = built if isinstance(built, Skipped) else self._write(split, name, built)
+            if isinstance(done, Skipped):
+                self.report.skip(name, done)
+                continue
+            self.report.add(done)
+            added += 1
+            if added == limit:
+                break
+        return number
+
+    def hold_out(self, candidates: Iterable[tuple[str, Make]]) -> int:
+        """Leave the contents of these episodes out of all splits; return how many of them are readable."""
+        number, writer = 0, next(iter(self._writers.values()))
+        for name, built in build_all(candidates, self._workers):
+            self._bar.update()
+            if isinstance(built, Converted):
+                digest = content_digest(writer.path, writer.header, to_contents(built.demonstration))
+                self._written.setdefault(digest, name)
+                number += 1
+        return number
+
+    def _write(self, split: str, name: str, built: Converted) -> Converted | Skipped:
+        writer = self._writers[split]
+        try:
+            contents = writer.check(built.demonstration)
+        except ERRORS as error:
+            return skipped_for(error)
+        digest = content_digest(writer.path, writer.header, contents)
+        other = self._known[split].get(digest) or self._written.get(digest)
+        if other is not None:
+            return copy_of(other)
+        writer.append(built.demonstration, contents)
+        self._written[digest] = name
+        return built
+
+
+def write(config: ConvertConfig, task: str, size: int, found: TaskEpisodes, workers: Workers | None = None) -> None:
+    """Write the files of one task, each atomically.
+
+    Raises:
+        InputError: another file is at its path, or no episode can be used.
+        RunError: a worker process ended twice.
+    """
+    one_file = storage_path(config.out).suffix == ".hdf5"
+    files, headers = target_files(config, task, size, found.origin)
+    folder = next(iter(files.values())).parent
+    with exclusive_lock(folder, activity="writes", busy_hint="choose another out=", write_hint="choose another out="):
+        if not config.overwrite and already_converted(files, headers):
+            return
+        known = {split: other_split_contents(path, headers[split], [*files.values()]) for split, path in files.items()}
+        candidates = found.candidates[: config.episodes]
+        with ExitStack() as stack:
+            total = len(candidates) + len(found.held_out)
+            bar = stack.enter_context(tqdm(desc=task, total=total, unit=" episodes", disable=None))
+            writers = {
+                split: stack.enter_context(Writer(path, headers[split], compression=config.compression))
+                for split, path in files.items()
+            }
+            task_writer = TaskWriter(writers, known, workers, bar)
+            report = task_writer.report
+            for name, other in found.copies.items():
+                report.skip(name, copy_of(other))
+            compared = task_writer.hold_out(seeded(found.held_out, 0))
+            write_splits(task_writer, list(files), candidates, val_episodes=config.val_episodes)
+            if not all(writer.count for writer in writers.values()):
+                raise InputError(f"{task}: {report}; too few for {' and '.join(files)}: add others, or set split=train")
+    print(f"{task}: {report}; rendered by {config.renderer}, according to renderer=", flush=True)
+    for note, count in sorted(report.notes.items()):
+        print(f"{task}: in {count} episodes, {note}")
+    if found.held_out:
+        print(f"{task}: compared with {compared} of {len(found.held_out)} episodes of the splits beside the source")
+    counts = {split: writer.count for split, writer in writers.items()}
+    for split, path in files.items():
+        print(f"{split}: {path}: {counts[split]} episodes")
+    if not one_file:
+        print_training(config, task, size, counts)
+
+
+def target_files(
+    config: ConvertConfig, task: str, size: int, origin: dict[str, str]
+) -> tuple[dict[str, StoragePath], dict[str, Header]]:
+    """Paths and headers of the files of a task, by split."""
+    out, sim = storage_path(config.out), SimConfig("rlbench", "rlbench", list(config.cameras), size)
+    one_file = out.suffix == ".hdf5"
+    splits = [config.split or "train"] if one_file or config.split else list(SPLITS)
+    default_paths = demonstration_paths(TaskConfig(task, 1, 1), sim, DataConfig(config.out))
+    source = {"source": str(Path(config.src).resolve()), "version": "unknown", "renderer": config.renderer}
+    header = Header(task, "", tuple(config.cameras), size, {**origin, **source, "suite": __version__})
+    return (
+        {split: out if one_file else default_paths[split] for split in splits},
+        {split: replace(header, split=split) for split in splits},
+    )
+
+
+def already_converted(files: dict[str, StoragePath], headers: dict[str, Header]) -> bool:
+    """Return True if the same conversion was done before.
+
+    Raises:
+        InputError: another file is in the way.
+    """
+    present = {split: read(path) for split, path in files.items() if path.exists()}
+    for split, (found, _) in present.items():
+        if found != headers[split]:
+            raise InputError(f"{files[split]}: found another file; choose another out=, or add overwrite=true")
+    if len(present) < len(files):
+        return False
+    for split, (_, contents) in present.items():
+        print(f"{files[split]}: exists already, {len(contents.seed)} episodes; overwrite=true converts it again")
+    return True
+
+
+def seeded(candidates: Sequence[Candidate], first_seed: int) -> list[tuple[str, Make]]:
+    """Give each episode its seed."""
+    return [(name, partial(make, seed=first_seed + index * ATTEMPTS)) for index, (name, make) in enumerate(candidates)]
+
+
+def write_splits(
+    task_writer: TaskWriter, splits: Sequence[str], candidates: list[Candidate], *, val_episodes: int | None
+) -> None:
+    """Write the episodes of each split: the last usable ones to val, the others to train."""
+    makes = {split: seeded(candidates, FIRST_SEED[split]) for split in splits}
+    if len(splits) == 1:
+        task_writer.add(splits[0], makes[splits[0]])
+        return
+    limit = val_episodes or max(1, len(candidates) // 10)
+    read_for_val = task_writer.add("val", reversed(makes["val"]), limit=limit)
+    task_writer.add("train", makes["train"][: len(candidates) - read_for_val])
+
+
+def print_training(config: ConvertConfig, task: str, size: int, counts: dict[str, int]) -> None:
+    """Print the command that trains on these files, for a shell."""
+    limits = {"train": "task.episodes", "val": "task.val_episodes"}
+    words = [
+        *(f"task.name={hydra_value(task)}", "sim=rlbench", f"data.dir={hydra_value(config.out)}"),
+        *(f"sim.image_size={size}", f"sim.cameras=[{','.join(config.cameras)}]"),
+        *(f"{limits[split]}={count}" for split, count in counts.items()),
+    ]
+    print(shlex.join(["python", "train.py", *words]))
+    try:
+        RLBenchConfig().check_task("task", task)
+    except InputError as error:
+        print(f"{error}; to train on these demonstrations, convert them with task=NAME")
+
+
+def hydra_value(text: str) -> str:
+    """A text as Hydra's grammar reads it: quoted, unless it is plain."""
+    if re.fullmatch(r"[\w./:+-]+( +[\w./:+-]+)*", text):
+        return text
+    # A backslash is one of its own unless a quote follows.
+    escaped = re.sub(r'(\\*)"', lambda found: 2 * found[1] + r"\"", text)
+    return '"' + re.sub(r"(\\+)$", lambda found: 2 * found[1], escaped) + '"'
