@@ -14,10 +14,15 @@ kept() { # the command has ended; wait until its keeper, if any, has written the
     [ ! -f "$1/keeper" ] || flock -s -w 10 "$1/keeper" true
 }
 
+code_of() { # the exit code: in its file, or in the last line of the log if the keeper could not write that file
+    cat "$1/exit" 2>/dev/null || tail -n 1 "$1/log" 2>/dev/null | sed -n 's/^the run ended with code \([0-9]*\), .*/\1/p'
+}
+
 state() {
+    local code
     if [ ! -d "$1" ]; then echo absent
     elif running "$1"; then echo "running $(cat "$1/pid")"
-    elif kept "$1" && [ -f "$1/exit" ]; then echo "ended $(cat "$1/exit")"
+    elif kept "$1" && code=$(code_of "$1") && [ -n "$code" ]; then echo "ended $code"
     else echo lost; fi # for example after a restart of the host
 }
 
@@ -27,7 +32,8 @@ start() {
     local variables
     IFS= read -r variables
     mkdir -p "$runs" && mkdir -p -m 700 "$folder"
-    rm -f "$folder/exit" "$folder/pid"
+    rm -rf "$folder/exit" "$folder/exit.part" "$folder/pid"
+    [ ! -s "$folder/log" ] || echo "the run is started again" >>"$folder/log" # what stands above is not its exit code
     printf '%s\n' "$4" >"$folder/command"
     printf '%s' "$mark" >"$folder/mark"
     VARIABLES=$variables setsid bash -c "$(declare -f load_variables)"'
@@ -44,7 +50,8 @@ start() {
         wait $!
         code=$?
         rm -rf "$3/private"
-        echo $code >"$3/exit.part" && mv "$3/exit.part" "$3/exit"
+        { echo $code >"$3/exit.part" && mv "$3/exit.part" "$3/exit"; } 2>/dev/null ||
+            printf "\n%s\n" "the run ended with code $code, which cannot be written to $3/exit"
     ' run "$mark" "$4" "$folder" </dev/null >>"$folder/log" 2>&1 &
     for _ in $(seq 100); do
         [ ! -f "$folder/pid" ] || exit 0
@@ -60,8 +67,10 @@ follow() {
     lost) tail -n "$4" "$folder/log"; echo "run $2 was lost"; exit 4 ;;
     esac
     tail -n "$4" -F --pid="$(cat "$folder/pid")" "$folder/log" 2>/dev/null
-    kept "$folder" && [ -f "$folder/exit" ] && exit "$(cat "$folder/exit")"
-    exit 4
+    kept "$folder"
+    local code
+    code=$(code_of "$folder")
+    exit "${code:-4}"
 }
 
 stop() {

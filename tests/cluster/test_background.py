@@ -15,6 +15,7 @@ from launchers.ssh import background
 from launchers.ssh.host import HostError
 from launchers.ssh.sync_code import copy_code
 from tests.fakes.pods import ADDRESSES, SSHD, Pod, pod
+from tests.fixtures.waiting import until
 from tests.paths import ROOT
 
 pytestmark = pytest.mark.skipif(SSHD is None, reason="needs openssh-server")
@@ -83,6 +84,15 @@ def test_an_exit_without_an_observer_is_reported_later(running_pod: Pod) -> None
     assert running_pod.marked("short:") == []  # the failure also ended leftover processes
     with pytest.raises(InputError, match=r"^run: found no other on these hosts"):
         background.follow(running_pod.hosts, "other")
+
+
+def test_an_exit_code_that_cannot_be_recorded_is_in_the_log(running_pod: Pod) -> None:
+    for code in (0, 7, 0):
+        command = f'mkdir "$HOME/.instructrl/runs/odd/exit.part"; printf "no end of line"; exit {code}'
+        background.start(running_pod.hosts, "odd", [command] * 3)
+        until(lambda: states(running_pod, "odd") == ["ended"] * 3, 20)
+        assert {text for _, text in background.status(running_pod.hosts, "odd")} == {f"ended {code}"}
+    assert background.follow(running_pod.hosts, "odd", show=lambda *_: None) == 0
 
 
 def test_an_end_that_is_not_noted_yet_is_waited_for(running_pod: Pod) -> None:
