@@ -21,8 +21,11 @@ def answer(*words: str) -> str:
         RunError: it cannot be started, fails, or does not answer; it is killed then, with its own processes.
     """
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    # SBATCH_COMMENT would take the place of the comment by which a submission is found.
+    environment = {name: value for name, value in os.environ.items() if name != "SBATCH_COMMENT"}
+    options = {"env": environment, "text": True, "errors": "replace", "start_new_session": True}
     try:
-        process = subprocess.Popen(words, text=True, errors="replace", start_new_session=True, **pipes)  # type: ignore[call-overload]
+        process = subprocess.Popen(words, **pipes, **options)  # type: ignore[call-overload]
     except OSError as error:
         raise RunError(f"{words[0]}: cannot be started ({error.strerror})") from None
     try:

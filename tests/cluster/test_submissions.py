@@ -83,6 +83,7 @@ def test_a_job_that_sbatch_submitted_without_saying_so_is_not_submitted_again(
     slurm: Cluster, tmp_path: Path, ending: str
 ) -> None:
     sweep = sweep_on(slurm, tmp_path, {"one": FINE, "two": "exit(4)"})
+    sweep.environment["SBATCH_COMMENT"] = "mine"
     sbatch = replace_command(tmp_path, "sbatch", f'/usr/bin/sbatch "$@" >/dev/null\n{ending}', sweep)
     sweep(code=0 if ending == TIMED_OUT else -signal.SIGKILL)
     sbatch.unlink()

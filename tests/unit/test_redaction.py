@@ -79,7 +79,10 @@ def test_a_setting_with_a_password_is_refused_without_showing_it(word: str, monk
     assert MARKER not in str(refused.value)
 
 
-@pytest.mark.parametrize("word", [f"launcher.sweep=https://me:{MARKER}@h", f"launcher.slurm.qos=X_TOKEN={MARKER}"])
+@pytest.mark.parametrize("word", [
+    f"launcher.sweep=https://me:{MARKER}@h", f"launcher.slurm.qos='X_TOKEN={MARKER}'",
+    f"launcher.tpu.environment=['X_TOKEN={MARKER}']", f"launcher.tpu.environment=[X_TOKEN={MARKER}]",
+])  # fmt: skip
 def test_a_launchers_setting_with_a_password_is_refused_without_showing_it(word: str) -> None:
     with pytest.raises(InputError) as refused:
         compose("launch", LaunchConfig, [word])
