@@ -28,7 +28,11 @@ PATTERNS = [
     (re.compile(r"(\bsshpass\s+-p\s*|\bwandb\s+login\s+(?:-\S+\s+)*)(?![\"']?[$*-])\S+"), rf"\1{HIDDEN}"),
     (re.compile(r"(authorization:\s*\w+\s+|\bbearer\s+)(?!\*)[\w.~+/=-]{8,}", re.IGNORECASE), rf"\1{HIDDEN}"),
     # tokens of Hugging Face, GitHub, GitLab, Slack, Google and OpenAI, JSON web tokens, and private keys
-    (re.compile(r"\b(?:hf_|gh[opsru]_|github_pat_|glpat-|xox[abp]-|ya29\.|sk-|AIza)[\w.-]{16,}"), HIDDEN),
+    (re.compile(r"\b(?:hf_|gh[opsru]_|sk-(?:proj-|ant-)?(?:api\d+-)?)[A-Za-z0-9]{20,}[\w-]*"), HIDDEN),
+    (
+        re.compile(r"\b(?:github_pat_\w{30,}|glpat-[\w-]{20,}|xox[abp]-\d+-[\w-]+|ya29\.[\w-]{20,}|AIza[\w-]{30,})"),
+        HIDDEN,
+    ),
     (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+"), HIDDEN),
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)", re.DOTALL), HIDDEN),
 ]

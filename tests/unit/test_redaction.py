@@ -27,12 +27,13 @@ CONFIDENTIAL = [
     "[export X=1,export MY_DB_PASSWORD={}]", "mount -o username=me,password={} //server/share",
     "https://host/file?X-Amz-Signature={}&part=1", "--password {}", "--api-key={}", "wandb login --host=h {}",
     "curl -u me:{} https://host", "sshpass -p {} ssh host", '{{"api_key": "{}"}}', "Authorization: Basic {}",
-    "authorization: bearer {}", "hf_{}abcdefgh", "ghp_{}abcdefgh",
+    "authorization: bearer {}",
 ]  # fmt: skip
 PLAIN = [
     "gs://bucket/a:b@c", "https://host:80/a@b", "ssh://git@github.com/x", "me@10.0.0.1:2222,tpu-7", "s3://bucket/key",
     "training.token_dropout=0.2", "max_tokens=5", "export WANDB_API_KEY=$KEY", 'export HF_TOKEN="$(cat ~/.token)"',
     "GOOGLE_APPLICATION_CREDENTIALS is not set", "no token: none", "module load cuda", "sudo mount SERVER:/DISK /mnt",
+    "/data/hf_model_checkpoints_of_2024/x", "sk-learn-models-of-2024-12-31", "outputs/eyJ-1",
     "http://localhost:4443/b?x=me@y", "[USER@]ADDRESS[:PORT]", "pick up the bearer of the basic token",
 ]  # fmt: skip
 
@@ -44,6 +45,13 @@ def test_passwords_and_tokens_are_replaced(text: str) -> None:
     assert MARKER not in found and "***" in found and redact(found) == found
     assert is_confidential(text) and MARKER not in format_value(f"{'x' * 70} {text}")
     assert MARKER not in str(InputError(f"key: found {text}")) and MARKER not in str(RunError(text))
+
+
+@pytest.mark.parametrize(
+    "token", ["hf_", "ghp_", "github_pat_11A", "glpat-", "xoxb-123-", "ya29.", "sk-proj-", "AIzaSy"]
+)
+def test_tokens_are_known_by_their_form(token: str) -> None:
+    assert redact(f"x={token}{'aB3' * 12}, y") == "x=***, y"
 
 
 @pytest.mark.parametrize("text", PLAIN)
