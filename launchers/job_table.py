@@ -147,9 +147,10 @@ def read_table(folder: Path) -> list[Job]:
         raise InputError(f"{path}: damaged; remove it, and running jobs will not be attached to") from None
 
 
-def write_table(folder: Path, jobs: Sequence[Job], *, command: str) -> None:
-    """Write jobs.json."""
-    content = {"sweep": folder.name, "command": command, "jobs": [asdict(job) for job in jobs]}
+def write_table(folder: Path, jobs: Sequence[Job], *, command: str, entry: Sequence[str] = ()) -> None:
+    """Write jobs.json, with the last command and its entry, by which its jobs are told from those of other programs."""
+    rows = [asdict(job) for job in jobs]
+    content = {"sweep": folder.name, "command": command, "entry": list(entry), "jobs": rows}
     write_atomically(folder / "jobs.json", json.dumps(content, indent=2), hint="go to another folder")
 
 

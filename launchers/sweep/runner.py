@@ -95,16 +95,16 @@ class Table:
         Raises:
             InputError: the file is damaged.
         """
-        known = read_table(folder)
+        known, spec = read_table(folder), specs[0]
         self.jobs = merge_jobs(known, specs)  # of this command
         self.others = [job for job in known if not any(job is own for own in self.jobs)]
-        self._folder, self._command, self._kind = folder, command, specs[0].resources.kind
+        self._folder, self._command, self._entry, self._kind = folder, command, spec.entry, spec.resources.kind
         self._backends = {self._kind: backend}
 
     def write(self) -> None:
         """Write jobs.json."""
         jobs = sorted([*self.jobs, *self.others], key=lambda job: job.number)
-        write_table(self._folder, jobs, command=self._command)
+        write_table(self._folder, jobs, command=self._command, entry=self._entry)
 
     def attach(self) -> None:
         """Update the states of all jobs at the start of a command."""

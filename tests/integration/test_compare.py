@@ -489,6 +489,20 @@ def test_a_sweep_ends_with_the_comparison(study: Study) -> None:
     assert comparison(study.sweep, [spec], study.jobs).startswith("not compared: ")
 
 
+def test_jobs_of_another_program_in_the_table_are_not_compared(study: Study) -> None:
+    for seed in (0, 1):
+        study.run(f"r{seed}", f"seed={seed}")
+    for job in study.jobs:
+        job.entry = ["train.py"]
+    evaluation = Job(3, "x", ["run=outputs/r0"], "outputs/r0", state="failed", entry=["eval.py"])
+    write_table(study.sweep, [*study.jobs, evaluation], command="", entry=["train.py"])
+    sweep = sweep_runs.load_sweep(study.sweep, protocol=None)
+    assert not sweep.is_evaluation and len(sweep.runs) == 2
+    write_table(study.sweep, [*study.jobs, evaluation], command="", entry=["eval.py"])
+    sweep = sweep_runs.load_sweep(study.sweep, protocol=None)
+    assert sweep.is_evaluation and len(sweep.runs) == 1
+
+
 def test_curves_are_averaged_where_all_are() -> None:
     assert averaged([[(1, 2.0), (2, 4.0)], [(1, 4.0), (2, 8.0), (3, 1.0)]]) == [(1, 3.0), (2, 6.0)]
     assert averaged([[(1, 2.0)], [(2, 4.0)]]) == [(1, 2.0)]

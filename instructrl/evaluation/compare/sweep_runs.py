@@ -77,6 +77,7 @@ def load_sweep(folder: Path, *, protocol: str | None) -> Sweep:
     try:
         content = read_json(table)
         jobs = [dict(job) for job in content["jobs"]]
+        jobs = [job for job in jobs if job.get("entry") == content.get("entry")] or jobs  # those of the last program
         is_evaluation = all(any(override.startswith("run=") for override in job["overrides"]) for job in jobs)
         found = [run_of_job(job, jobs, is_evaluation=is_evaluation) for job in jobs]
         name, command = str(content["sweep"]), str(content["command"])
