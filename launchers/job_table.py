@@ -97,7 +97,7 @@ def reason_for_exit(code: int, log: str) -> str:
     """
     logs = tails(log)
     lines = [line for each in logs for line in each]
-    slurm_errors = [line for line in lines if re.match(r"slurmstepd\S*: error: (?!\*\*\*)", line)]
+    slurm_errors = [line for line in lines if re.match(r"slurmstepd\S*: error: (?!\*\*\*(?!.* DUE TO ))", line)]
     killed = 128 < code < 160
     if killed:
         lines = [each[-1] for each in ([line for line in each if not SLURM_LINE.match(line)] for each in logs) if each]

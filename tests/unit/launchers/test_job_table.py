@@ -92,6 +92,10 @@ def test_every_attempt_has_an_outcome_of_its_own(tmp_path: Path) -> None:
         (["error: old\nstep 3"], "killed (signal 9): out of memory, or manually"),
         (["step 3"], "killed (signal 9): out of memory, or manually"),
         (["step 3\nerror: no data\nslurmstepd: error: *** STEP 1.0 CANCELLED ***", "step 3"], "error: no data"),
+        (
+            ["3\nslurmstepd: error: *** STEP 1.0 CANCELLED DUE TO TIME LIMIT ***"],
+            "slurmstepd: error: *** STEP 1.0 CANC",
+        ),
         (["error: old\n--- submitted again ---\n"], "killed (signal 9): out of memory, or manually"),
         (["error: x\n3", "slurmstepd: error: Exceeded job memory limit"], "killed: it used more memory than launcher"),
     ],
