@@ -75,6 +75,7 @@ def train(
     ):
         last, epoch_mean = checkpoints.step("last"), RunningMean()
         objective, state = kind.prepare(config, run, splits, resuming=last is not None)
+        raise_if_preempted()  # before the compilation of the first step
         if last is not None:
             state = checkpoints.restore(state, step=last)
             epoch_mean = RunningMean(**checkpoints.progress(last))

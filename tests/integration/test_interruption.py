@@ -202,3 +202,58 @@ def test_computing_features_ends_after_the_batch_in_which_a_signal_comes(tmp_pat
     assert calls == [0, 1], "no further batch is begun"
     ensure()
     assert len(calls) == 6, "twelve frames in batches of two: none is computed again"
+
+
+COMPILING = """
+import sys
+import jax
+import jax.numpy as jnp
+from instructrl import preemption
+from instructrl.errors import report_user_errors
+
+def slow(x):
+    for number in range(int(sys.argv[2])):
+        x = jnp.sin(x @ x + number) + jnp.sort(x, axis=0)
+    return x
+
+preemption.COMPILATION_GRACE = float(sys.argv[1])
+with report_user_errors(), preemption.handle_signals():
+    lowered = jax.jit(slow).lower(jnp.ones((8, 8)))
+    print("compiling", flush=True)
+    lowered.compile()
+    print("compiled", flush=True)
+    preemption.raise_if_preempted()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "grace", "code"),
+    [(signal.SIGTERM, 1, 75), (signal.SIGINT, 1, 130), (signal.SIGTERM, 300, 75), (signal.SIGINT, 300, 130)],
+)
+def test_a_signal_during_a_compilation_is_answered_at_once_and_ends_it_in_time(
+    number: signal.Signals, grace: int, code: int
+) -> None:
+    depth = 400 if grace == 1 else 60  # a compilation of minutes, or of seconds
+    command = [sys.executable, "-c", COMPILING, str(grace), str(depth)]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": ""}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as process:  # type: ignore[call-overload]
+        try:
+            assert process.stdout.readline() == "compiling\n"
+            time.sleep(0.3)
+            process.send_signal(number)
+            begun = time.monotonic()
+            first = process.stderr.readline()
+            assert time.monotonic() - begun < 5
+            printed, rest = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    name = "ctrl-C" if number == signal.SIGINT else number.name
+    assert first == f"{name}: stopping after compilation, or in {grace} s\n"
+    by = "" if number == signal.SIGINT else f" by {number.name}"
+    if grace == 1:
+        assert printed == "" and rest == f"interrupted{by} while compiling: the same command resumes\n"
+        assert time.monotonic() - begun < 30
+    else:
+        assert printed == "compiled\n" and rest == f"interrupted{by}: the same command resumes\n"
+    assert process.returncode == code
