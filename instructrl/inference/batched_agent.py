@@ -34,7 +34,7 @@ class BatchedAgent:
         steps: int,
         check: InstructionCheck | None = None,
     ) -> None:
-        """Prepare empty histories; `check` sees the instruction of every episode (None: unknown words are not told)."""
+        """Prepare empty histories; `check` sees the instruction of every episode (None: no check)."""
         self.params = params
         self._check = check
         self.steps = steps

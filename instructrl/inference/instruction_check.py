@@ -67,10 +67,7 @@ class InstructionCheck:
     def _unrecorded(self) -> str:
         if self._seen:
             return ""
-        return (
-            "agent: trained before the words of its instructions were recorded; words that its training did not have "
-            "cannot be told"
-        )
+        return "agent: trained before the words of its instructions were recorded; unknown words cannot be reported"
 
     def _unknown(self, instruction: str, known: frozenset[str]) -> str:
         """The message on an instruction; "" if its words are known."""

@@ -13,6 +13,8 @@ from instructrl.types import ACTION_SIZE, STATE_SIZE, Demonstration, Observation
 if TYPE_CHECKING:
     from instructrl.config.environment import SimConfig
 
+ADVICE = "correct the simulator"
+
 
 def make_checked_env(cfg: "SimConfig", task: str) -> Env:
     """Create the environment of one task, which raises SimulatorError for an answer of a wrong form or value.
@@ -31,6 +33,10 @@ class CheckedEnv:
     def __init__(self, env: Env, name: str, *, views: int, size: int) -> None:
         self._env, self._name, self._views, self._size = env, name, views, size
         self._start, self._steps = "", 0
+        for key in ("variations", "max_steps"):
+            found: Any = getattr(env, key, None)
+            if not _is_integer(found) or found < 1:
+                raise SimulatorError(f"{name}: {key}: found {found!r}; allowed: an integer, 1 or more; {ADVICE}")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._env, name)
@@ -43,6 +49,22 @@ class CheckedEnv:
     @limits.setter
     def limits(self, limits: EpisodeLimits) -> None:
         self._env.limits = limits
+
+    def instructions(self, variation: int, *, held_out: bool = False) -> tuple[str, ...]:
+        """The instructions of a variation."""
+        found = self._env.instructions(variation, held_out=held_out)
+        if not _is_texts(found):
+            what = f"instructions of variation {variation}: found {format_value(found)}; allowed: a tuple of texts"
+            raise SimulatorError(f"{self._name}: {what}; {ADVICE}")
+        return found
+
+    def provenance(self) -> dict[str, str]:
+        """Simulator, version, renderer and expert."""
+        found = self._env.provenance()
+        if not isinstance(found, dict) or not _is_texts((*found, *found.values())) or "renderer" not in found:
+            what = f"provenance: found {format_value(found)}; allowed: texts by name, with renderer"
+            raise SimulatorError(f"{self._name}: {what}; {ADVICE}")
+        return found
 
     def reset(self, start: EpisodeStart) -> Observation:
         """Begin an episode."""
@@ -68,6 +90,7 @@ class CheckedEnv:
         demonstration, outcome = found
         self._check_outcome(outcome)
         if outcome is Outcome.SUCCESS:
+            self._check_form(demonstration, start)
             self._check_frames(demonstration)
         return demonstration, outcome
 
@@ -98,8 +121,8 @@ class CheckedEnv:
             allowed = f"{'None or ' * may_go_on}a member of instructrl.sim.Outcome, such as Outcome.SUCCESS"
             raise self._fault(f"outcome: found {format_value(outcome)} ({type(outcome).__name__}); allowed: {allowed}")
 
-    def _check_frames(self, demonstration: Demonstration) -> None:
-        """Check each frame of a demonstration as an observation, and the form of its actions."""
+    def _check_form(self, demonstration: Demonstration, start: EpisodeStart) -> None:
+        """Check the types and shapes of a demonstration's parts, and that it is of this start."""
         frames = np.shape(demonstration.images)[:1]
         views = (*frames, self._views)
         expected = {
@@ -113,15 +136,26 @@ class CheckedEnv:
             found = getattr(demonstration, name)
             if not isinstance(found, np.ndarray) or (found.dtype, found.shape) != (dtype, shape):
                 raise self._fault(f"demonstration.{name}: found {_kind(found)}; allowed: {dtype}{shape}")
-        for name, rule in RULES.items():
-            wrong = implausible(name, getattr(demonstration, name))
+        if not _is_texts(demonstration.instructions) or not demonstration.instructions:
+            found = format_value(demonstration.instructions)
+            raise self._fault(f"demonstration.instructions: found {found}; allowed: a tuple of texts, at least one")
+        for name, allowed in (("variation", (start.variation, start.goal)), ("seed", (start.seed,))):
+            found = getattr(demonstration, name)
+            if not _is_integer(found) or found not in allowed:
+                raise self._fault(f"demonstration.{name}: found {found!r}; allowed: {allowed[0]}, as asked for")
+
+    def _check_frames(self, demonstration: Demonstration) -> None:
+        """Check each frame of a demonstration as an observation, and that its actions are finite."""
+        rules = {name: (rule, implausible(name, getattr(demonstration, name))) for name, rule in RULES.items()}
+        rules["actions"] = "finite", ~np.isfinite(demonstration.actions).all(axis=1)
+        for name, (rule, wrong) in rules.items():
             if wrong.any():
                 self._steps = int(np.argmax(wrong))
                 found = format_value(getattr(demonstration, name)[self._steps].tolist())
                 raise self._fault(f"demonstration.{name}: found {found}, expected {rule}")
 
     def _fault(self, what: str) -> SimulatorError:
-        return SimulatorError(f"{self._name}, {self._start}, step {self._steps}: {what}; correct the simulator")
+        return SimulatorError(f"{self._name}, {self._start}, step {self._steps}: {what}; {ADVICE}")
 
 
 class CheckedEnvWithExpert(CheckedEnv):
@@ -130,6 +164,14 @@ class CheckedEnvWithExpert(CheckedEnv):
     def expert_actions(self) -> list[np.ndarray]:
         """The expert's next actions: see `OffersExpert`."""
         return cast(OffersExpert, self._env).expert_actions()
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _is_texts(values: Any) -> bool:
+    return isinstance(values, tuple) and all(isinstance(text, str) for text in values)
 
 
 def _kind(value: Any) -> str:

@@ -125,7 +125,7 @@ def inherited_error() -> RunError:
 
 
 class _Driver:
-    """What is known of the OpenGL driver in this process."""
+    """State of the OpenGL driver in this process."""
 
     started = False
     inherited = False  # it was started in a process that was then forked into this one

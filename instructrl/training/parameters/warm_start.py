@@ -77,7 +77,7 @@ def init_params(
 def record_words(config: TrainConfig, run: Path, words: frozenset[str], *, resuming: bool) -> None:
     """Record the words of a run's instructions, with those of the run that it starts from, unless that was done.
 
-    If it starts from one that did not record its own, nothing is recorded: which words the agent knows cannot be told.
+    If it starts from one that did not record its own, nothing is recorded, as the agent's words are not known.
     """
     if (run / WORDS_FILE).exists():
         return

@@ -51,7 +51,7 @@ def test_a_vector_of_four_of_different_tasks_steps_as_each_alone(kind: type[Vect
 
 
 def ran(program: str, *, stderr: bool = False) -> str:
-    """What a program prints on standard output, or on standard error."""
+    """Run a program; returns its standard output, or its standard error."""
     variables = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", program], cwd="/", env=variables, capture_output=True, text=True, timeout=120

@@ -25,7 +25,7 @@ def small() -> Tokenizer:
 def reports(
     tokenizer: Tokenizer, *instructions: str, encoder: EncoderConfig = ENCODER, known: bool = True, strict: bool = False
 ) -> list[str]:
-    """What a check says of these instructions, one after the other."""
+    """Check these instructions one after the other; returns the messages."""
     said: list[str] = []
     words = words_of(TRAINING, tokenizer) if known else None
     check = InstructionCheck(encoder, tokenizer, words, strict=strict, report=said.append)

@@ -121,6 +121,7 @@ def test_a_step_is_two_things() -> None:
         ("state", np.nan, r"2: demonstration.state: found \[nan, .*, expected finite"),
         ("intrinsics", 0.0, "2: demonstration.intrinsics: found .*, expected .* focal lengths"),
         ("extrinsics", np.inf, "2: demonstration.extrinsics: found .*, expected finite"),
+        ("actions", np.nan, r"2: demonstration.actions: found \[nan, .*, expected finite"),
     ],
 )
 def test_a_demonstration_is_checked_frame_by_frame(field: str, value: float, line: str) -> None:
@@ -154,10 +155,38 @@ def test_a_demonstration_of_a_wrong_form_is_one_line() -> None:
         ),
         ((made._replace(state=made.state[1:]), Outcome.SUCCESS), "demonstration.state: found float32"),
         ((made._replace(images=3), Outcome.SUCCESS), "demonstration.images: found int"),
+        ((made._replace(instructions=()), Outcome.SUCCESS), "demonstration.instructions: found"),
+        ((made._replace(instructions=(3,)), Outcome.SUCCESS), "demonstration.instructions: found"),
+        ((made._replace(variation=2), Outcome.SUCCESS), "demonstration.variation: found 2; allowed: 1, as asked"),
+        ((made._replace(seed=7.0), Outcome.SUCCESS), "demonstration.seed: found 7.0; allowed: 7, as asked"),
     ):
         env.demonstrate = lambda start, answer=answer: answer
         with pytest.raises(SimulatorError, match=f"{WHERE}0: {line}"):
             stage.demonstrate(START)
+
+
+@pytest.mark.parametrize(
+    ("part", "answer", "line"),
+    [
+        ("variations", 0, "variations: found 0; allowed: an integer, 1 or more"),
+        ("max_steps", 2.5, "max_steps: found 2.5; allowed: an integer"),
+        (
+            "instructions",
+            lambda variation, held_out: "touch it",
+            "instructions of variation 0: found touch it; allowed",
+        ),
+        ("instructions", lambda variation, held_out: (3,), r"instructions of variation 0: found \(3,\); allowed"),
+        ("provenance", lambda: None, "provenance: found null; allowed: texts by name, with renderer"),
+        ("provenance", lambda: {"renderer": 3}, "provenance: found .*; allowed: texts by name"),
+        ("provenance", lambda: {"simulator": "x"}, "provenance: found .*; allowed: texts by name, with renderer"),
+    ],
+)
+def test_what_a_simulator_says_of_a_task_is_checked(part: str, answer: Any, line: str) -> None:
+    env = Faulty()
+    setattr(env, part, answer)
+    with pytest.raises(SimulatorError, match=f"^sim=plane, task touch_dot: {line}.*; correct the simulator$"):
+        EvalEnv(checked(env)).task_info("touch_dot", [1])
+        checked(env).instructions(1)
 
 
 def test_steps_are_those_of_the_protocol() -> None:
