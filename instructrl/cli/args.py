@@ -6,7 +6,7 @@ from typing import NoReturn, TypeVar
 
 from omegaconf import OmegaConf
 
-from instructrl.config.fields import format_value
+from instructrl.config.fields import format_value, leaves, subdict, takes_words
 from instructrl.config.resolve import resolve
 from instructrl.errors import InputError
 
@@ -34,4 +34,10 @@ def parse_settings(words: Sequence[str], schema: type[T], *, prog: str) -> T:
         config = OmegaConf.from_dotlist(list(words))
     except Exception:  # YAML errors of invalid values
         raise InputError(f"{format_value(' '.join(words))}: cannot be read; see {prog} --help") from None
+    values = OmegaConf.to_container(config)
+    for key, entry in leaves(schema).items():
+        *groups, name = key.split(".")
+        given = subdict(values, groups).get(name)
+        if takes_words(entry) and isinstance(given, str) and "${" not in given:
+            OmegaConf.update(config, key, [given])
     return resolve(config, schema)

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from data_tools.frames.renderer import FramesConfig
+from instructrl.cli.args import parse_settings
 from instructrl.cli.overrides import groups, options
 from instructrl.config.environment import SimConfig
 from instructrl.config.fields import RENAMED_KEYS, RENAMED_VALUES, SYNONYMS, known_keys
@@ -86,6 +88,9 @@ def test_a_single_word_is_a_list_of_one() -> None:
         assert composed(word).sim.cameras == ["wrist"]
     assert composed("conditions=trained", "run=x", name="eval").conditions == ["trained"]
     assert SimConfig(cameras="wrist").cameras == ["wrist"]
+    words = ["out=x", "views=1", "cameras=wrist", "tasks=push_button"]
+    tool = parse_settings(words, FramesConfig, prog="frames")
+    assert (tool.cameras, tool.tasks) == (["wrist"], ["push_button"])
 
 
 @pytest.mark.parametrize(
