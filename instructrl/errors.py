@@ -1,5 +1,6 @@
 """Expected errors, with exit codes; each is reported in one line that says what to do next."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from instructrl.redaction import redact
+
+MACHINE_ERRORS = {  # no mistake of a program
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EIO: "check the disk",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "close other programs",
+}
 
 
 class UserError(Exception):
@@ -61,6 +71,15 @@ def report_user_errors() -> Iterator[None]:
     except (InputError, RunError) as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        if error.errno not in MACHINE_ERRORS:
+            raise
+        place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes | os.PathLike) else ""
+        print(
+            f"error: {place}{error.strerror}; {MACHINE_ERRORS[error.errno]}, and run the same command again",
+            file=sys.stderr,
+        )
+        raise SystemExit(RunError.exit_code) from None
     except InterruptedRun as interruption:
         print(f"interrupted {interruption}: the same command resumes", file=sys.stderr)
         raise SystemExit(interruption.exit_code) from None
@@ -104,6 +123,11 @@ def format_value(value: Any) -> str:
 def short_message(error: Exception) -> str:
     """The text of an error of a library, or its type if it has none: on one line, at most 200 characters."""
     return shorten(" ".join(redact(str(error)).split()) or type(error).__name__, 200)
+
+
+def machine_error(error: Exception) -> str | None:
+    """What the machine refused, such as "No space left on device", if the text of a library's error has it."""
+    return next((text for text in map(os.strerror, MACHINE_ERRORS) if text in str(error)), None)
 
 
 def shorten(text: str, length: int = 80) -> str:

@@ -33,6 +33,7 @@ from instructrl.models.weight_files import read_checksum, weights_path
 from instructrl.sim.rendering import available_renderer
 from instructrl.sim.vector.pool import WorkerFailure, Workers, worker_count
 from instructrl.storage.atomic import atomic_path
+from instructrl.training.memory_limit import check_memory_limit
 from instructrl.training.preflight import check_inputs
 
 PROG = "python -m data_tools.probe"
@@ -232,6 +233,7 @@ def run(argv: list[str]) -> None:
     own_words = [word for word in argv if word.partition("=")[0] in PROBE_KEYS]
     probe_config = parse_settings(own_words, ProbeConfig, prog=PROG)
     config = compose("train", TrainConfig, ["head=spatial", *(word for word in argv if word not in own_words)])
+    check_memory_limit()
     rows = probe(probe_config, config)
     print(table(rows))
     if probe_config.out is not None:
@@ -255,7 +257,7 @@ def write(path: Path, probe_config: ProbeConfig, config: TrainConfig, rows: list
         "rows": [asdict(row) | {"margin": row.margin} for row in rows],
     }
     with writable(path), atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(f"{path}: {len(rows)} rows")
 
 

@@ -11,11 +11,9 @@ import numpy as np
 
 from instructrl.config.evaluation import EVALUATION_CONDITIONS
 from instructrl.config.fields import RENAMED_CONDITIONS
-from instructrl.errors import RunError
 from instructrl.evaluation.diagnosis import Cause, Deviation
 from instructrl.evaluation.rollout import Episode
 from instructrl.sim import EpisodeStart, Outcome
-from instructrl.storage.atomic import write_atomically
 from instructrl.storage.json_lines import (
     FINITE,
     FLAG,
@@ -25,6 +23,7 @@ from instructrl.storage.json_lines import (
     Entry,
     Kind,
     LineError,
+    LineFile,
     check_keys,
     read_json_lines,
 )
@@ -86,24 +85,20 @@ class EpisodeLog:
         self._episodes: dict[str, dict[int, Episode]] = {}
         self._seconds: dict[tuple[str, int], float] = {}
         self._clock = time.perf_counter()
-        header = json.dumps({"evaluation": identity}, sort_keys=True)
-        entries, current = read_log(path), ""
+        header = json.loads(json.dumps({"evaluation": identity}, sort_keys=True))
+        entries, current = read_log(path), {}
         for entry in entries:
             if "evaluation" in entry:
-                current = json.dumps(entry)
+                current = entry
             elif current == header:
                 self._add(entry)
-        lines = [json.dumps(entry) for entry in entries]
-        if current != header:
-            lines.append(header)
-        write_atomically(path, "".join(line + "\n" for line in lines))
-        self._file = path.open("a", encoding="utf-8")
+        self._file = LineFile(path, entries if current == header else [*entries, header])
 
     def __enter__(self) -> "EpisodeLog":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
+        self._file.__exit__(kind, error, trace)
 
     def episodes(self, condition: str) -> dict[int, Episode]:
         """The finished episodes of a condition, by index."""
@@ -138,13 +133,7 @@ class EpisodeLog:
         if episode.diagnosis is not None:
             entry["cause"], entry["cause_keyframe"] = str(episode.diagnosis.cause), episode.diagnosis.keyframe
         self._clock = now
-        try:
-            self._file.write(json.dumps(entry) + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise RunError(
-                f"{self._file.name}: {error.strerror}; free disk space and run the same command again to resume"
-            ) from None
+        self._file.append(entry)
         self._add(entry)
 
     def _add(self, entry: dict[str, Any]) -> None:

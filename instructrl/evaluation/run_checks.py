@@ -9,15 +9,18 @@ from instructrl.config.evaluation import DEFAULT_PROTOCOL
 from instructrl.config.fields import leaves
 from instructrl.errors import InputError
 from instructrl.sim import simulator_class
+from instructrl.training.memory_limit import check_memory_limit
 from instructrl.training.run_dir import check_agent, read_config, read_data
 
 
 def check_run(run: Path, *, tasks: Sequence[str] | None = None) -> None:
-    """Check that a directory holds an agent trained on these tasks.
+    """Check that a directory holds an agent trained on these tasks, and that jax can start.
 
     Raises:
-        InputError: the directory, its settings, data.json or a checkpoint is missing, or a task was not trained.
+        InputError: memory is limited too much; the directory, its settings, data.json or a checkpoint is missing; or a
+            task was not trained.
     """
+    check_memory_limit()
     if not run.is_dir():
         raise InputError(f"run: found no directory {run}; train first, or pass the directory that train.py printed")
     trained = read_config(run)

@@ -3,12 +3,16 @@
 import codecs
 import json
 import math
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from instructrl.errors import InputError, format_value
+from instructrl.errors import InputError, RunError, format_value
+from instructrl.storage.atomic import write_atomically
 from instructrl.storage.json_file import JsonError, parse_json
 
 Entry = dict[str, Any]  # the JSON object of a line
@@ -33,6 +37,51 @@ NUMBER = Kind(
 FINITE = Kind(lambda value: NUMBER.accepts(value) and math.isfinite(value), "a finite number")
 TEXT = Kind(lambda value: isinstance(value, str), "a text")
 FLAG = Kind(lambda value: isinstance(value, bool), "true or false")
+
+
+class LineFile:
+    """A file that grows by whole lines: one that cannot be written is taken back, and the lines before it stay."""
+
+    def __init__(self, path: Path, entries: Sequence[Entry]) -> None:
+        """Write the lines that the file begins with, in place of its content, and open it.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in entries))
+        self.path = path
+        self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+
+    def __enter__(self) -> "LineFile":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            os.close(self._handle)
+        except OSError as own:  # network file systems report here what they could not write
+            if error is None:  # else that is what went wrong first
+                raise self._unwritable(own) from None
+
+    def append(self, entry: Entry) -> None:
+        """Write a line at once.
+
+        Raises:
+            RunError: the disk is full or fails.
+        """
+        line = memoryview(json.dumps(entry).encode() + b"\n")
+        before = os.fstat(self._handle).st_size
+        try:
+            while line:
+                line = line[os.write(self._handle, line) :]
+        except OSError as error:
+            with suppress(OSError):
+                os.ftruncate(self._handle, before)
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> RunError:
+        return RunError(
+            f"{self.path}: cannot be written ({error.strerror}); make room and run the same command again to resume"
+        )
 
 
 def read_json_lines(path: Path, check: Callable[[Entry], None], *, advice: str) -> list[Entry]:

@@ -16,17 +16,19 @@ from instructrl.models.weight_files import (
     read_tokenizer,
     weights_path,
 )
+from instructrl.training.memory_limit import check_memory_limit
 
 M3AE_PAGE = "https://github.com/young-geng/m3ae_public"  # it links a folder; the files have no fixed address
 M3AE_SIZES = {"s": "small", "b": "base", "l": "large", "h": "huge"}  # of our names, and of its files
 
 
 def check_inputs(config: TrainConfig) -> None:
-    """Check the encoder's weights and its tokenizer.
+    """Check the encoder's weights and its tokenizer, and that jax can start.
 
     Raises:
-        InputError: one of them is missing or unusable; the message says how to get it.
+        InputError: one of them is missing or unusable; the message says how to get it. Or memory is limited too much.
     """
+    check_memory_limit()
     weights = weights_path(config.encoder)
     if weights is not None and config.init_from is not None and not weights.exists():
         weights = None  # init_from provides the encoder; if it is re-initialized, reading the weights fails then

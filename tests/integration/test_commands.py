@@ -1,6 +1,10 @@
-"""Commands in processes of their own: they answer at once, import no jax for it, and leave no files."""
+"""Commands in processes of their own: they answer at once, import no jax for it, and leave no files.
+
+Memory that is limited too much is one line.
+"""
 
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -122,3 +126,17 @@ def test_a_working_directory_that_was_removed_is_one_line(tmp_path: Path) -> Non
     lines = ran.stderr.splitlines()
     assert lines[1::2] == [f"{name} 2" for name in names], ran.stderr
     assert all(line.startswith(expected) for line in lines[::2]) and len(names) >= 14
+
+
+def test_a_limit_of_address_space_that_is_too_small_is_one_line_before_jax_aborts(tmp_path: Path) -> None:
+    words = ["experiment=quickstart", f"data.dir={tmp_path}", f"output_dir={tmp_path}", "sim.workers=1"]
+    program = f"ulimit -v 1000000; exec {sys.executable} {ROOT / 'train.py'} {' '.join(words)}"
+    ran = subprocess.run(
+        ["bash", "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ran.returncode == 2
+    start = (
+        r"error: memory limit: found 1\.0 GB of address space \(ulimit -v, RLIMIT_AS\); allowed: at least \d+\.\d GB"
+    )
+    assert re.match(start, ran.stderr) and ran.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -75,11 +76,13 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(small_disk: Path, capfd: pyt
     assert sorted(path.name for path in (small_disk / "checkpoints").iterdir()) == ["1", "3"]
 
 
-@pytest.mark.parametrize("left", [0, 8_000])
+@pytest.mark.parametrize(
+    "left", [{"left": 0}, {"left": 8_000}, {"files": 0}, {"files": 3}, {"files": 12}, {"files": 18}], ids=str
+)
 def test_training_on_a_full_disk_is_one_line_and_goes_on_when_there_is_room(
-    small_disk: Path, tmp_path: Path, left: int, capfd: pytest.CaptureFixture[str]
+    small_disk: Path, tmp_path: Path, left: dict[str, int], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    check_full_disk(small_disk, tmp_path, capfd, left=left, data={}, objective_kind=tiny_objective.kind())
+    check_full_disk(small_disk, tmp_path, capfd, **left, data={}, objective_kind=tiny_objective.kind())
 
 
 def test_training_of_an_agent_on_a_full_disk(
@@ -88,15 +91,36 @@ def test_training_of_an_agent_on_a_full_disk(
     check_full_disk(small_disk, tmp_path, capfd, left=200_000, data=tiny.shared_demonstrations())
 
 
-def check_full_disk(disk: Path, folder: Path, capfd: pytest.CaptureFixture[str], *, left: int, **training: Any) -> None:
-    """Assert what a training says when `left` bytes are left, and that it resumes when there is room."""
+def limit_files(disk: Path, left: int) -> None:
+    """Leave room for this many files; a checkpoint may be written meanwhile."""
+    code = 1
+    while code:
+        room = os.statvfs(disk)
+        mount = ["mount", "-o", f"remount,nr_inodes={room.f_files - room.f_ffree + 1 + left}", str(disk)]
+        code = subprocess.run(mount, capture_output=True, check=False).returncode
+
+
+def check_full_disk(
+    disk: Path,
+    folder: Path,
+    capfd: pytest.CaptureFixture[str],
+    *,
+    left: int | None = None,
+    files: int | None = None,
+    **training: Any,
+) -> None:
+    """Assert what a training says when `left` bytes or `files` inodes are left, and that it resumes with more."""
     config = tiny.config(folder, f"output_dir={disk}", "training.epochs=3")
     run = open_run(config)
 
     def fill(params: Any, epoch: int) -> dict[str, float]:
-        if epoch == 2 and not (disk / "ballast").exists():
+        if epoch == 3 and not (disk / "ballast").exists():  # at least one checkpoint is complete
             room = os.statvfs(disk)
-            (disk / "ballast").write_bytes(bytes(max(room.f_bavail * room.f_bsize - left, 0)))
+            size = 0 if left is None else max(room.f_bavail * room.f_bsize - left, 0)
+            with contextlib.suppress(OSError):  # a checkpoint may be written meanwhile
+                (disk / "ballast").write_bytes(bytes(size))
+            if files is not None:
+                limit_files(disk, files)
         return {}
 
     config.training.rollout_every = 1
@@ -105,9 +129,14 @@ def check_full_disk(disk: Path, folder: Path, capfd: pytest.CaptureFixture[str],
     stderr = capfd.readouterr().err
     assert ended.value.code == 1, stderr
     assert "Traceback" not in stderr
-    [line] = [line for line in stderr.splitlines() if line.startswith("error: ")]
-    assert "make room" in line
+    [line] = [line for line in stderr.splitlines() if line and "step/s" not in line and "s/step" not in line]
+    assert re.match(rf"error: {run}/\S+: cannot be written \(No space left on device\); .*make room", line), line
+    with open_checkpoints(run, read_only=True) as checkpoints:
+        assert checkpoints.step("last") is not None
+    read_lines(run / "metrics.jsonl")
+    assert (run / "metrics.jsonl").read_bytes().endswith(b"}\n")
     (disk / "ballast").unlink()
+    limit_files(disk, 10_000)
     config.training.rollout_every = 0
     train(config, run, **training)
     lines = read_lines(run / "metrics.jsonl")

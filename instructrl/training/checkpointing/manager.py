@@ -3,10 +3,12 @@
 import itertools
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
@@ -14,13 +16,18 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from instructrl.errors import InputError, RunError, short_message
+from instructrl.errors import InputError, RunError, machine_error, short_message
 from instructrl.models.encoders.registry import flatten_params
 from instructrl.training.checkpointing.integrity import find_damage, read_marker, write_inventory
 from instructrl.training.distributed.multihost import is_leader, leader_first
 from instructrl.training.running_mean import MeanState
 from instructrl.training.state import TrainState
 from instructrl.training.types import Params
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
+    UnraisableHook = Callable[[UnraisableHookArgs], object]
 
 REMOVED = ".removed"  # old checkpoints are moved here atomically before their files are deleted
 DAMAGED = "damaged_checkpoints"  # folder in the run directory
@@ -33,10 +40,31 @@ def is_relevant(record: logging.LogRecord) -> bool:
     """Return False for expected warnings and for tracebacks of errors that are also raised."""
     if "orbax" in record.pathname and record.levelno >= logging.ERROR:
         return False
+    if record.name == "asyncio" and "exception was never retrieved" in record.getMessage():  # of further files
+        return False
     return not record.getMessage().startswith(IGNORED_WARNINGS)
 
 
-logging.getLogger("absl").addFilter(is_relevant)
+for name in ("absl", "asyncio"):
+    logging.getLogger(name).addFilter(is_relevant)
+
+
+def without_closed_loops(print_error: "UnraisableHook") -> "UnraisableHook":
+    """Wrap Python's hook for errors that nobody can catch, so that it says nothing of closed event loops.
+
+    When one file of a checkpoint cannot be written, Orbax ends its event loop and raises that error; each other file
+    that tensorstore was writing then finds the loop closed, and what was to be written after it is never begun.
+    """
+
+    def hook(unraisable: "UnraisableHookArgs") -> None:
+        if not (unraisable.exc_type is RuntimeError and str(unraisable.exc_value) == "Event loop is closed"):
+            print_error(unraisable)
+
+    return hook
+
+
+sys.unraisablehook = without_closed_loops(sys.unraisablehook)
+warnings.filterwarnings("ignore", "coroutine '.*' was never awaited", RuntimeWarning)
 
 
 class Retention(NamedTuple):
@@ -259,8 +287,9 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError) as error:  # tensorstore raises ValueError when the disk is full
+            reason = machine_error(error) or short_message(error)
             raise RunError(
-                f"{self.directory}: cannot be written ({short_message(error)}); earlier checkpoints are intact: "
+                f"{self.directory}: cannot be written ({reason}); earlier checkpoints are intact: "
                 "make room and run the same command again"
             ) from None
 
@@ -282,5 +311,8 @@ def open_checkpoints(
     checkpoints = Checkpoints(run, read_only=read_only, keep=keep)
     try:
         yield checkpoints
-    finally:
-        checkpoints.close()
+    except BaseException:
+        with suppress(RunError):  # the first error is the reason of the others
+            checkpoints.close()
+        raise
+    checkpoints.close()

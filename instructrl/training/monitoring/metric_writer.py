@@ -1,16 +1,24 @@
 """Metrics: JSON lines, and Weights & Biases if configured."""
 
 import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 from instructrl.config.training import TrainConfig
-from instructrl.errors import InputError, RunError, format_value
-from instructrl.storage.atomic import write_atomically
-from instructrl.storage.json_lines import FINITE, INTEGER, NUMBER, TEXT, LineError, check_keys, read_json_lines
+from instructrl.errors import InputError, format_value
+from instructrl.storage.json_lines import (
+    FINITE,
+    INTEGER,
+    NUMBER,
+    TEXT,
+    LineError,
+    LineFile,
+    check_keys,
+    read_json_lines,
+)
 from instructrl.training.distributed.multihost import is_leader
 from instructrl.training.run_dir import run_path
 
@@ -39,25 +47,23 @@ class Metrics:
 
         paths = [run / name for name in ("metrics.jsonl", SPEED_FILE)]
         remaining = [[line for line in read_lines(path) if is_final(line)] for path in paths]  # before any is rewritten
-        self.file, self.speed_file = map(reopen, paths, remaining)
+        self._stack = ExitStack()
+        self._file, self._speed_file = (
+            self._stack.enter_context(LineFile(path, lines)) for path, lines in zip(paths, remaining, strict=True)
+        )
         self.wandb_run = wandb_run
 
     def write(self, split: str, values: Mapping[str, float], *, step: int, epoch: float) -> None:
         """Write a line to metrics.jsonl; numbers become plain floats."""
-        self._write(self.file, split, values, step=step, epoch=epoch)
+        self._write(self._file, split, values, step=step, epoch=epoch)
 
     def write_speed(self, values: Mapping[str, float], *, step: int, epoch: float) -> None:
         """Write a line to speed.jsonl."""
-        self._write(self.speed_file, "speed", values, step=step, epoch=epoch)
+        self._write(self._speed_file, "speed", values, step=step, epoch=epoch)
 
-    def _write(self, file: TextIO, split: str, values: Mapping[str, float], *, step: int, epoch: float) -> None:
+    def _write(self, file: LineFile, split: str, values: Mapping[str, float], *, step: int, epoch: float) -> None:
         numbers = {key: float(value) for key, value in values.items()}
-        try:
-            file.write(json.dumps({"step": step, "epoch": epoch, "split": split, **numbers}) + "\n")
-        except OSError as error:
-            raise RunError(
-                f"{file.name}: {error.strerror} at step {step}; make room and run the command again"
-            ) from None
+        file.append({"step": step, "epoch": epoch, "split": split, **numbers})
         if self.wandb_run is not None:
             self.wandb_run.log({"global_step": step, "epoch": epoch, **{f"{split}/{k}": v for k, v in numbers.items()}})
 
@@ -68,16 +74,11 @@ class Metrics:
 
             self.wandb_run.log({"global_step": step, **{k: wandb.Image(str(path)) for k, path in images.items()}})
 
-    def close(self) -> None:
-        """Flush and close the files."""
-        self.file.close()
-        self.speed_file.close()
+    def __enter__(self) -> "Metrics":
+        return self
 
-
-def reopen(path: Path, lines: Sequence[Line]) -> TextIO:
-    """Open a metrics file for appending, with these lines in it."""
-    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
-    return path.open("a", buffering=1)
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stack.__exit__(kind, error, trace)
 
 
 def read_lines(path: Path) -> list[Line]:
@@ -140,10 +141,10 @@ def open_metrics(config: TrainConfig, run: Path, *, from_step: int, unfinished: 
     metrics = Metrics(run, from_step=from_step, unfinished=unfinished, wandb_run=wandb_run)
     exit_code = 1
     try:
-        yield metrics
+        with metrics:
+            yield metrics
         exit_code = 0
     finally:
-        metrics.close()
         if wandb_run is not None:
             wandb_run.finish(exit_code)
 

@@ -3,7 +3,9 @@
 A line that a crash cut short is left out, if it is the last one. A refused file stays as it is.
 """
 
+import errno
 import json
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instructrl.errors import InputError
+from instructrl.errors import InputError, RunError, report_user_errors
 from instructrl.evaluation.diagnosis import Deviation
 from instructrl.evaluation.episode_log import EpisodeLog
 from instructrl.evaluation.report.page import training_speed
 from instructrl.evaluation.rollout import Episode
 from instructrl.sim import EpisodeStart, Outcome
+from instructrl.storage import json_lines
+from instructrl.storage.json_lines import LineFile, read_json_lines
 from instructrl.training.monitoring.metric_writer import Metrics, lowest_validation_loss, read_lines
 
 IDENTITY = {"run": "second"}
@@ -27,13 +31,12 @@ SPLITS = ("step", "train", "val")
 
 def write(folder: Path) -> None:
     """Write one file of each kind."""
-    metrics = Metrics(folder, from_step=0)
-    for epoch in (1, 2, 3, 4):
-        for split in SPLITS:
-            metrics.write(split, {"loss": 1.5 / epoch, "gripper_accuracy": 0.25}, step=3 * epoch, epoch=epoch)
-        speed = {"seconds": 2.5, "steps": 3, "steps_per_second": 1.25, "share_step": 0.5}
-        metrics.write_speed(speed, step=3 * epoch, epoch=epoch)
-    metrics.close()
+    with Metrics(folder, from_step=0) as metrics:
+        for epoch in (1, 2, 3, 4):
+            for split in SPLITS:
+                metrics.write(split, {"loss": 1.5 / epoch, "gripper_accuracy": 0.25}, step=3 * epoch, epoch=epoch)
+            speed = {"seconds": 2.5, "steps": 3, "steps_per_second": 1.25, "share_step": 0.5}
+            metrics.write_speed(speed, step=3 * epoch, epoch=epoch)
     for identity in ({"run": "first"}, IDENTITY):
         with EpisodeLog(folder / "episodes.jsonl", identity) as log:
             for index, condition in enumerate(("trained", "trained", "oracle", "no_instruction")):
@@ -51,7 +54,8 @@ def reopen(path: Path) -> None:
     if path.name == "episodes.jsonl":
         with EpisodeLog(path, IDENTITY):
             return
-    Metrics(path.parent, from_step=12).close()
+    with Metrics(path.parent, from_step=12):
+        pass
 
 
 def entries(content: bytes) -> list[Any]:
@@ -241,3 +245,62 @@ def test_no_damage_loses_a_line_in_silence(
         assert not added or (name == "episodes.jsonl" and added == [{"evaluation": IDENTITY}]), seed
         assert len([one for one in expected if one not in entries(original)]) <= 1, seed
     assert refused >= {cut: 0, remove_line: 0, flip: len(SEEDS) // 3}.get(damage, len(SEEDS) // 2)
+
+
+def full_after(count: int, code: int = errno.ENOSPC) -> Callable[[int, Any], int]:
+    """A stand-in of os.write for a file system that has room for this many bytes."""
+    write, left = os.write, [count]
+
+    def limited(handle: int, data: Any) -> int:
+        if not left[0]:
+            raise OSError(code, os.strerror(code))
+        written = write(handle, bytes(data[: left[0]]))
+        left[0] -= written
+        return written
+
+    return limited
+
+
+@pytest.mark.parametrize("room", [0, 1, 15, 16, 17, 31])
+def test_a_line_that_does_not_fit_is_taken_back_and_said_in_one_line(
+    room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lines"
+    with pytest.raises(RunError) as error, LineFile(path, [{"number": 0}]) as file:
+        file.append({"number": 1})
+        monkeypatch.setattr(json_lines.os, "write", full_after(room))
+        for number in range(2, 9):
+            file.append({"number": number})
+    monkeypatch.undo()
+    assert str(error.value) == (
+        f"{path}: cannot be written (No space left on device); make room and run the same command again to resume"
+    )
+    lines = [{"number": number} for number in range(2 + room // len('{"number": 0}\n'))]
+    assert path.read_text() == "".join(json.dumps(line) + "\n" for line in lines)
+    with LineFile(path, read_json_lines(path, lambda _: None, advice="")) as file:
+        file.append({"number": 9})
+    assert read_json_lines(path, lambda _: None, advice="") == [*lines, {"number": 9}]
+
+
+def test_a_file_that_cannot_be_closed_hides_no_other_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(handle: int) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    with pytest.raises(RunError, match="Disk quota exceeded"), LineFile(tmp_path / "lines", []):
+        monkeypatch.setattr(json_lines.os, "close", fails)
+    monkeypatch.undo()
+    with pytest.raises(ZeroDivisionError), LineFile(tmp_path / "lines", []):
+        monkeypatch.setattr(json_lines.os, "close", fails)
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE])
+def test_what_the_machine_refuses_is_one_line_wherever_it_is_met(code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, report_user_errors():
+        raise OSError(code, os.strerror(code), "/some/file")
+    line = capsys.readouterr().err
+    assert ended.value.code == 1 and line.count("\n") == 1
+    assert line.startswith(f"error: /some/file: {os.strerror(code)}; ")
+    assert line.endswith(", and run the same command again\n")
+    with pytest.raises(FileNotFoundError), report_user_errors():  # a mistake of ours
+        Path("/nowhere/at/all").read_text()
