@@ -1,6 +1,7 @@
 """Expected errors, with exit codes; each is reported in one line that says what to do next."""
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -64,7 +65,13 @@ class InterruptedRun(BaseException):  # like KeyboardInterrupt, must not be caug
 
 @contextmanager
 def report_user_errors() -> Iterator[None]:
-    """Report an expected error in one line on standard error, and exit with its code."""
+    """Run a command: an expected error is one line on standard error, and the exit code is that of its kind.
+
+    Characters that the terminal or the pipe cannot show are written as escapes.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         check_working_directory()
         yield

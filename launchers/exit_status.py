@@ -105,7 +105,9 @@ def slurm(outcome: Path, code: int, requeues: int) -> int:
 def scontrol(*words: str) -> str | None:
     """Return what `scontrol` prints; None if it fails, does not answer or is not installed on this node."""
     try:
-        result = subprocess.run(["scontrol", *words], capture_output=True, text=True, timeout=ANSWER_SECONDS)
+        result = subprocess.run(
+            ["scontrol", *words], capture_output=True, encoding="utf-8", errors="replace", timeout=ANSWER_SECONDS
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return None if result.returncode else result.stdout

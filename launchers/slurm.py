@@ -160,7 +160,7 @@ class Slurm:
         log = self._folder / "slurm" / "refused.log"
         with suppress(OSError):
             log.parent.mkdir(parents=True, exist_ok=True)
-            log.write_text(reason + "\n")
+            log.write_text(reason + "\n", encoding="utf-8")
         for job in jobs:
             job.state, job.error, job.log, job.id, job.exit_code = "refused", reason, str(log), "", None
 

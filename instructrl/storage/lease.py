@@ -95,7 +95,7 @@ class LeaseRecord:
         """Write the record of a new holder."""
         if isinstance(self.path, Path):
             with atomic_path(self.path) as temporary:
-                temporary.write_text(json.dumps(asdict(holder)))
+                temporary.write_text(json.dumps(asdict(holder)), encoding="utf-8")
         else:
             self._send(holder)
 
@@ -266,6 +266,6 @@ def current_process() -> LeaseHolder:
 def boot_id() -> str:
     """Return the boot id of this machine, or "" if it has none."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     except OSError:
         return ""

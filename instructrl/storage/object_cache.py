@@ -123,7 +123,8 @@ class Cache:
 
     def _write_note(self, url: str, found: object_store.ObjectStat) -> None:
         with atomic_path(self._note(url), exclusive=True) as temporary:
-            temporary.write_text(json.dumps(cache_note(url, found, self.path(url).stat().st_mtime_ns)))
+            note = cache_note(url, found, self.path(url).stat().st_mtime_ns)
+            temporary.write_text(json.dumps(note), encoding="utf-8")
 
     def _make_room(self, size: int, *, replacing: Path | None = None) -> bool:
         """Evict least recently used copies until `size` more bytes fit; if they cannot, evict none and return False."""

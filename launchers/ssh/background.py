@@ -12,7 +12,7 @@ from launchers.ssh.broadcast import print_line, run_on_all
 from launchers.ssh.host import Host, HostError, LostHostError, query_all
 from launchers.ssh.variables import LOAD, encode_variables
 
-RUNS = LOAD + (Path(__file__).parent / "runs.sh").read_text()
+RUNS = LOAD + (Path(__file__).parent / "runs.sh").read_text(encoding="utf-8")
 SAVE_SECONDS = 10  # seconds to save on the other hosts after a failure
 
 

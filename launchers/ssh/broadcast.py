@@ -22,7 +22,7 @@ from typing import IO
 from launchers.ssh.host import NO_ANSWER, Host, HostError, LostHostError
 from launchers.ssh.variables import LOAD, encode_variables
 
-HOLD = LOAD + (Path(__file__).parent / "hold.sh").read_text()
+HOLD = LOAD + (Path(__file__).parent / "hold.sh").read_text(encoding="utf-8")
 HEARTBEAT = 3.0  # seconds between heartbeats to a host
 HOLD_TIMEOUT = 60  # seconds without a heartbeat after which a host ends its command
 GRACE = 3  # seconds until the others are killed after a failure; they wait for the failed one, and cannot save
@@ -208,7 +208,7 @@ def start_process(host: Host, command: str, events: queue.Queue[tuple[RemoteProc
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         start_new_session=True,  # ctrl-C is handled here
     )

@@ -10,7 +10,7 @@ from instructrl.errors import InputError
 FILES = ("GOOGLE_APPLICATION_CREDENTIALS", "AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "NETRC")
 FILE_PREFIX = "file:"  # no character of a variable's name
 MAX_BYTES = 60_000  # a pipe takes them before the host reads
-LOAD = (Path(__file__).parent / "variables.sh").read_text()
+LOAD = (Path(__file__).parent / "variables.sh").read_text(encoding="utf-8")
 
 
 def passed_variables(names: Sequence[str]) -> dict[str, str]:
@@ -24,7 +24,7 @@ def passed_variables(names: Sequence[str]) -> dict[str, str]:
         value = os.environ.get(name)
         if value and name in FILES:
             try:
-                found[f"{FILE_PREFIX}{name}"] = Path(value).expanduser().read_text()
+                found[f"{FILE_PREFIX}{name}"] = Path(value).expanduser().read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:
                 reason = getattr(error, "strerror", None) or "no text"
                 raise InputError(

@@ -115,7 +115,7 @@ def public_key(tpu: TpuConfig) -> str:
     """
     path = Path(f"{tpu.key}.pub").expanduser()
     try:
-        return " ".join(path.read_text().split()[:2])
+        return " ".join(path.read_text(encoding="utf-8", errors="replace").split()[:2])
     except (OSError, UnicodeDecodeError):
         raise InputError(f"key: no public key in {path}; run ssh-keygen -t ed25519 -f {tpu.key}, or set key=") from None
 

@@ -1,6 +1,6 @@
 """Commands in processes of their own: they answer at once, import no jax for it, and leave no files.
 
-Memory that is limited too much is one line.
+What their surroundings lack (memory, a working directory, characters) is one line, or does no harm.
 """
 
 import os
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures.demonstrations import demonstration, write
 from tests.fixtures.waiting import until
 from tests.paths import ROOT
 
@@ -140,3 +141,31 @@ def test_a_limit_of_address_space_that_is_too_small_is_one_line_before_jax_abort
     )
     assert re.match(start, ran.stderr) and ran.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+SHOW = f"""
+import sys
+from data_tools.inspect import main as inspect
+from data_tools.stats.__main__ import main as stats
+for main in (stats, inspect):
+    sys.argv = ["command", "train.hdf5"]
+    main()
+sys.path.insert(0, {str(ROOT)!r})
+import train
+sys.argv = ["train.py", "name=a/红"]
+train.main()
+"""
+
+
+@pytest.mark.parametrize("variable", ["PYTHONIOENCODING=ascii", "LC_ALL=C"])
+def test_words_that_the_terminal_cannot_show_are_written_as_escapes(variable: str, tmp_path: Path) -> None:
+    write(tmp_path / "train.hdf5", [demonstration(seed, sentences=("reach the 红 ball",)) for seed in (1, 2)])
+    (tmp_path / "program.py").write_text(SHOW, encoding="utf-8")
+    name, value = variable.split("=")
+    env = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"], "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ran = subprocess.run(
+        [sys.executable, "program.py"], cwd=tmp_path, capture_output=True, env=env | {name: value}, check=False
+    )
+    assert ran.returncode == 2 and ran.stdout.decode("ascii").count(r"reach the \u7ea2 ball") == 2, ran.stderr
+    assert ran.stderr.decode("ascii").splitlines()[-1].startswith(r"error: name=a/\u7ea2: cannot be read as key=value")
+    assert "reach the 红 ball" in (tmp_path / "stats.html").read_text(encoding="utf-8")

@@ -85,7 +85,7 @@ def coppeliasim_version(root: Path) -> str:
     The simulator itself is not asked: PyRep's function for it (simGetInt32Parameter) raises a TypeError.
     """
     try:
-        header = (root / "programming" / "include" / "simConst.h").read_text(errors="replace")
+        header = (root / "programming" / "include" / "simConst.h").read_text(encoding="utf-8", errors="replace")
     except OSError:
         header = ""
     number = re.search(r"#\s*define\s+SIM_PROGRAM_VERSION_NB\s+(\d+)", header)

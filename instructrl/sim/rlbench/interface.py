@@ -77,7 +77,7 @@ class Recorded:
 @cache
 def recorded(variant: str) -> Recorded:
     """The recorded interface of "original" or "peract"."""
-    found = json.loads(RLBENCH_INTERFACE.read_text())[variant]
+    found = json.loads(RLBENCH_INTERFACE.read_text(encoding="utf-8"))[variant]
     return Recorded(found["commit"], found["names"], tuple(found["tasks"]))
 
 

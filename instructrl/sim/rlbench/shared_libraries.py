@@ -63,7 +63,7 @@ def listed(program: str, library: Path, root: Path) -> str:
         ran = subprocess.run(
             [program, str(library)],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             timeout=_SECONDS,
             stdin=subprocess.DEVNULL,

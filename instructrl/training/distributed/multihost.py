@@ -149,7 +149,7 @@ def process_group(config: HardwareConfig) -> Iterator[None]:
     group.start_watchdog()
     try:
         group.raise_if_any_preempted()
-        with redirect_stdout(sys.stdout if group.index == 0 else Path(os.devnull).open("w")):
+        with redirect_stdout(sys.stdout if group.index == 0 else Path(os.devnull).open("w", encoding="utf-8")):
             yield
         group.finish()
     except BaseException as error:

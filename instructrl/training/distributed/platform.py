@@ -75,7 +75,7 @@ def configure_compilation_cache(config: HardwareConfig) -> None:
 def cpu_fingerprint() -> str:
     """Name shared by CPUs with the same instruction set: a program compiled for one CPU may not run on another."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = [platform.processor()]
     features = next((line for line in lines if line.startswith(("flags", "Features"))), lines[0] if lines else "")

@@ -114,7 +114,7 @@ class Reconstructions:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"step-{step:09d}.png"
         draw_grid(reconstruction).save(path)
-        path.with_suffix(".json").write_text(json.dumps(reconstruction.texts, indent=2) + "\n")
+        path.with_suffix(".json").write_text(json.dumps(reconstruction.texts, indent=2) + "\n", encoding="utf-8")
         for old in outdated(sorted(self._folder.glob("step-*.png"))):
             old.unlink()
             old.with_suffix(".json").unlink(missing_ok=True)
