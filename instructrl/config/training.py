@@ -326,10 +326,21 @@ def check_objective(config: TrainConfig) -> None:
             raise InputError(
                 f"{key}: found {format_value(found)}; allowed: {format_value(wanted)} with objective=masked_pretraining"
             )
+    check_pretraining_size(config)
     for key in ("train", "val"):
         if getattr(options, key) is None:
             raise InputError(f"pretraining.{key}: found null; allowed: a list of files or data sets (see README.md)")
     check_decoder(options)
+
+
+def check_pretraining_size(config: TrainConfig) -> None:
+    """Raise InputError if two settings give different sizes of the images of a pretraining, which are not rendered."""
+    size, read = config.sim.image_size, config.encoder.image_size
+    if read not in (None, size):
+        raise InputError(
+            f"sim.image_size: found {size}; allowed with objective=masked_pretraining: {read}, as encoder.image_size; "
+            f"set encoder.image_size={size} for images of {size} pixels"
+        )
 
 
 def check_decoder(options: PretrainingConfig) -> None:

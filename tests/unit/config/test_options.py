@@ -67,8 +67,8 @@ RESOLUTIONS = [  # overrides, the side to which the encoder resizes images, the 
     (("experiment=quickstart",), None, 96),
     (("experiment=quickstart", "encoder=m3ae_tiny", "training.token_dropout=0"), None, 96),
     (("experiment=quickstart", "encoder=clip_b16", "training.token_dropout=0"), 224, 96),
-    (("experiment=pretrain_m3ae", *MASKED), None, 256),
-    (("experiment=pretrain_m3ae", *MASKED, "sim.image_size=64"), None, 64),
+    (("experiment=pretrain_m3ae", *MASKED), 256, 256),
+    (("experiment=pretrain_m3ae", *MASKED, "encoder.image_size=64"), 64, 64),
     (("experiment=pretrain_tiny",), None, 96),
 ]
 
