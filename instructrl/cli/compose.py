@@ -116,9 +116,10 @@ def explain_composition(error: Exception, schema: type, inputs: Mapping[str, Any
     key = (re.findall(r"full_key: (\S+)", str(error)) or [""])[0]  # OmegaConf's form of Python's own errors
     if key in inputs and key in leaves(schema):
         return invalid_value(key, inputs[key], leaves(schema)[key])
-    name, text = (re.findall(r"^In '?([^':]+)'?: (.*)", str(error), re.DOTALL) or [("", "")])[0]
-    if name in files:
-        return InputError(f"{files[name].yaml.path}: {' '.join(text.split())}")
+    text = " ".join(re.sub(r"^In '?[^':]+'?: ", "", str(error)).split())
+    named = [name for name in files if "/" in name and re.search(rf"\b{re.escape(name)}\b", str(error))]
+    if named:
+        return InputError(f"{files[named[-1]].yaml.path}: {text}")
     return InputError(one_line_message(error))
 
 
@@ -250,4 +251,5 @@ def selected(config: DictConfig, key: str) -> Any:
 
 def one_line_message(error: Exception) -> str:
     """A library's error as one line."""
-    return f"configuration: {' '.join(str(error).split()) or type(error).__name__}; see --help for the settings"
+    text = " ".join(str(error).partition("Config search path")[0].split())
+    return f"configuration: {text or type(error).__name__}; see --help for the settings"

@@ -29,7 +29,7 @@ from instructrl.package_files import CONFIG_DIR
 SCHEMAS: dict[str, type] = {"train": TrainConfig, "eval": EvalConfig, "collect": CollectConfig, "launch": LaunchConfig}
 GLOBAL = "_global_"  # the package of a file whose keys are those of the whole configuration
 HEADER = "# @package _global_"
-KEYWORDS = ("override", "optional")  # before a group in a defaults list
+HYDRA_ALLOWED = "only launcher and sweeper can be set"
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,14 @@ def load_option(folder: Path, name: str) -> OptionFile:
     files = _loaded.get()
     if files is not None:
         files[name] = file
+    if group and not isinstance(found.values.get("hydra", {}), dict):
+        raise InputError(f"{found.place(('hydra',))}: hydra: found no group; of Hydra's own settings {HYDRA_ALLOWED}")
     for key in found.lines:
         if "." in key[-1] and key[0] != "defaults":
             nested_form = ": {".join(key[-1].split(".")) + ": ..." + "}" * key[-1].count(".")
             raise InputError(f"{found.place(key)}: found the key {format_value(key[-1])}; write {nested_form}")
         if group and len(key) > 1 and key[0] == "hydra" and key[1] not in ("launcher", "sweeper"):
-            allowed = "of Hydra's own settings only launcher and sweeper can be set"
-            raise InputError(f"{found.place(key)}: {'.'.join(key)}: {allowed}")
+            raise InputError(f"{found.place(key)}: {'.'.join(key)}: of Hydra's own settings {HYDRA_ALLOWED}")
     if group and not group.startswith("hydra"):
         check_defaults(file)
     return file
@@ -167,6 +168,8 @@ def check_defaults(file: OptionFile) -> None:
             [(key, value)] = item.items()
             check_default(file, str(key), value)
     for target, where in file.targets():
+        if ".." in target.split("/"):
+            raise InputError(f"{where}: defaults: found {format_value(target)}; allowed: names like /policy/vit_base")
         if "${" not in target and target.rpartition("/")[2] not in ("_self_", "???") and not exists(target):
             group, _, option = target.rpartition("/")
             raise InputError(f"{where}: defaults: found {format_value(target)}; {suggest(option, options(group))}")

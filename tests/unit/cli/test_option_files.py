@@ -95,6 +95,9 @@ CASES: dict[str, tuple[str | bytes, str]] = {  # text of an experiment, and what
     "reference": (HEADER + "seed: ${trainng.epochs}\n", ", line 2: seed: Interpolation key 'trainng.epochs' not found"),
     "resolver": (HEADER + "seed: ${nope:3}\n", ", line 2: seed: Unsupported interpolation type nope; ${...} takes the"),
     "braces": (HEADER + "name: x\nseed: ${training\n", ", line 3: cannot be read (no viable alternative at input '${t"),
+    "self_twice": (HEADER + "defaults: [_self_, _self_]\nseed: 1\n", ": Duplicate _self_ defined in experiment/s"),
+    "outside": (HEADER + "defaults:\n  - /../x\n", ", line 2: defaults: found ../x; allowed: names like /policy/v"),
+    "hydra_scalar": (HEADER + "hydra: 3\n", ", line 2: hydra: found no group; of Hydra's own settings only launch"),
     "hydra": (HEADER + "hydra: {run: {dir: x}}\n", ", line 2: hydra.run: of Hydra's own settings only launcher and sw"),
 }  # fmt: skip
 
