@@ -25,7 +25,7 @@ class KeyframeRule:
 
     @property
     def needs_velocities(self) -> bool:
-        """Whether the rule depends on the motion of the joints."""
+        """True if the rule depends on the motion of the joints."""
         return self.name != "every"
 
     def find(self, gripper_open: np.ndarray, joint_velocities: np.ndarray | None) -> np.ndarray:

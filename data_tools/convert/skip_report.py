@@ -35,7 +35,7 @@ class SkippedError(Exception):
 
 
 class Skipped(NamedTuple):
-    """Why an episode was skipped, as a result of a worker process."""
+    """Reason for skipping an episode, as a worker process returns it."""
 
     reason: SkipReason
     text: str

@@ -27,7 +27,7 @@ def files(out: Path, task: str = "close_jar") -> dict[str, Path]:
 
 
 def positions(path: Path) -> list[list[float]]:
-    """The first actions' positions of the episodes in a file, by which they are told apart."""
+    """The first actions' positions of the episodes in a file, by which they are identified."""
     with DemonstrationDataset(path) as episodes:
         episodes.verify()
         return [episodes.demonstration(number).actions[0, :3].tolist() for number in range(len(episodes))]

@@ -10,7 +10,7 @@ COUNT, FRAMES = 2000, 120
 KINDS = ("fast", "pauses", "slow")
 
 
-def told(gripper: list[float], speeds: np.ndarray, thresholds: StopThresholds = STANDARD) -> list[int]:
+def described(gripper: list[float], speeds: np.ndarray, thresholds: StopThresholds = STANDARD) -> list[int]:
     """Frame by frame: a countdown after each stop, and neighbours by Python's indices, also the negative ones."""
     total, countdown, kept, previous = len(gripper), 0, [], gripper[0]
     largest = np.abs(speeds).max(axis=1).tolist()
@@ -55,7 +55,7 @@ def demonstrations(kind: str, count: int) -> list[tuple[np.ndarray, np.ndarray]]
 def test_every_demonstration_has_peracts_keyframes(kind: str) -> None:
     differing = 0
     for gripper, speeds in demonstrations(kind, COUNT):
-        expected = told(gripper.tolist(), speeds)
+        expected = described(gripper.tolist(), speeds)
         assert peract_keyframes(gripper, speeds).tolist() == expected
         differing += find_keyframes(gripper, speeds).tolist() != expected
     assert differing > COUNT // 4, "a rule of its own, not the default one"
@@ -66,9 +66,9 @@ def test_thresholds_are_those_that_were_chosen(thresholds: StopThresholds) -> No
     changed = 0
     for kind in KINDS:
         for gripper, speeds in demonstrations(kind, 100):
-            expected = told(gripper.tolist(), speeds, thresholds)
+            expected = described(gripper.tolist(), speeds, thresholds)
             assert peract_keyframes(gripper, speeds, thresholds).tolist() == expected
-            changed += expected != told(gripper.tolist(), speeds)
+            changed += expected != described(gripper.tolist(), speeds)
     assert changed > 30
 
 
