@@ -7,7 +7,7 @@ JOBS ?= 2
 SEEDS ?= 0,1,2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo reproduce rlbench test test-fast test-rlbench lint lock bench clean
+.PHONY: help install demo reproduce rlbench test test-fast test-rlbench lint docs lock bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,14 @@ lint: $(VENV)/installed-dev  ## check style, imports and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+$(VENV)/installed-docs: $(VENV)/installed pyproject.toml
+	$(BIN)/python -m pip install --quiet --group docs
+	@touch $@
+
+docs: $(VENV)/installed-docs  ## build the documentation into site/, with all links checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "documentation: site/index.html"
 
 lock: $(VENV)/installed  ## write the newest versions that pyproject.toml allows into requirements*.txt
 	$(BIN)/python .ci/lock.py

@@ -142,7 +142,7 @@ class TrainingConfig:
 class PretrainingConfig:
     """Masked pretraining of an encoder on images and text, with objective=masked_pretraining."""
 
-    train: list[str] | None = setting(None, help="training data: files or data sets of images and text (see README)")
+    train: list[str] | None = setting(None, help="training data: files or sets of images and text (docs/encoders.md)")
     val: list[str] | None = setting(None, help="validation data, likewise")
     pair_rate: float = number(1.0, low=0, high=1e6, help="relative frequency of batches of image-text pairs")
     image_rate: float = number(0.0, low=0, high=1e6, help="relative frequency of batches of images only")
@@ -329,7 +329,7 @@ def check_objective(config: TrainConfig) -> None:
     check_pretraining_size(config)
     for key in ("train", "val"):
         if getattr(options, key) is None:
-            raise InputError(f"pretraining.{key}: found null; allowed: a list of files or data sets (see README.md)")
+            raise InputError(f"pretraining.{key}: found null; allowed: a list of files or data sets (docs/encoders.md)")
     check_decoder(options)
 
 

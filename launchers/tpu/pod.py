@@ -47,7 +47,7 @@ def cloud_of(tpu: TpuConfig) -> Cloud:
     """
     for key in ("project", "zone"):
         if getattr(tpu, key) is None:
-            raise InputError(f"{key}: not set; give {key}=NAME, or write it into the private file (see the README)")
+            raise InputError(f"{key}: not set; give {key}=NAME, or write it into the private file (docs/clusters.md)")
     return Cloud(str(tpu.project), str(tpu.zone), pause=min(1.0, tpu.poll_seconds))
 
 

@@ -226,9 +226,9 @@ assert not [name for name in sys.modules if name.startswith("instructrl.sim")]
     assert done.returncode == 0, done.stderr
 
 
-def test_the_readmes_lines_play(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (ROOT / "README.md").read_text()
-    block = text[text.index("**Use an agent.**") :].split("```python\n")[1].split("```")[0]
+def test_the_documented_lines_play(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs/acting.md").read_text()
+    block = text[text.index("## An agent in Python") :].split("```python\n")[1].split("```")[0]
     assert block.count("outputs/NAME") == 1 and len([line for line in block.splitlines() if "import" not in line]) <= 6
     names: dict[str, Any] = {}
     exec(block.replace("outputs/NAME", str(run)), names)

@@ -31,7 +31,7 @@ CASES = {
 }
 ADVICE = """
 The training gives other results than before. If that is not intended, find the change that caused it. If it is, say
-so in the commit, check the figures in the README again, and record the new losses:
+so in the commit, check the figures in README and docs again, and record the new losses:
 python -m tests.integration.test_golden"""
 
 
