@@ -17,8 +17,9 @@ from hydra.core.override_parser.types import OverrideType
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
+from instructrl.cli.file_checks import check_files, place_of
 from instructrl.cli.folders import added_folders
-from instructrl.cli.option_files import Loaded, check_files, loaded_files, place_of
+from instructrl.cli.option_files import Loaded, loaded_files
 from instructrl.cli.overrides import as_list, check_override, groups, options, read_override
 from instructrl.config.environment import SimConfig
 from instructrl.config.evaluation import EvalConfig, ProtocolConfig, check_protocol_name
