@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from data_tools.convert.copies import held_out_folders, identical_files
-from data_tools.convert.episode_builder import episode_workers
+from data_tools.convert.episode_workers import episode_workers
 from data_tools.convert.rlbench_dataset import (
     ConversionOptions,
     EpisodeFolder,

@@ -4,6 +4,7 @@ Scripts of others leave copies: variation<N>/ beside all_variations/, or the epi
 """
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ HELD_OUT = {  # names of folders beside a source's, whose episodes are not train
     "train": ("val", "valid", "validation", "test"),
     **dict.fromkeys(("val", "valid", "validation"), ("test",)),
 }
+PICKLE, BEGINNING = "low_dim_obs.pkl", 16_384  # bytes, in which other episodes differ
 Known = dict[bytes, str]  # names of episodes by their content
 
 
@@ -37,33 +39,33 @@ def identical_files(episodes: Iterable[EpisodeFolder], cameras: Sequence[str]) -
 
     Compared are the pickles, the first and last images, and the names and sizes of all images.
     """
-    first: dict[bytes, list[EpisodeFolder]] = {}
+    alike: dict[tuple[int, bytes], list[EpisodeFolder]] = {}  # by size and beginning of the pickle
+    digests: dict[EpisodeFolder, bytes] = {}
     found: dict[EpisodeFolder, EpisodeFolder] = {}
-    images: dict[EpisodeFolder, bytes] = {}
     for episode in episodes:
         try:
-            with (episode.folder / "low_dim_obs.pkl").open("rb") as file:
-                same_pickle = first.setdefault(hashlib.file_digest(file, "blake2b").digest(), [])
-            for other in [*same_pickle, episode] if same_pickle else []:
-                if other not in images:
-                    images[other] = images_digest(other.folder, cameras)
+            with (episode.folder / PICKLE).open("rb") as file:
+                others = alike.setdefault((os.fstat(file.fileno()).st_size, file.read(BEGINNING)), [])
+            for one in [*others, episode] if others else []:
+                if one not in digests:
+                    digests[one] = files_digest(one.folder, cameras)
         except OSError:
             continue  # reported when the episode is read
-        original = next((other for other in same_pickle if images[other] == images[episode]), None)
+        original = next((other for other in others if digests[other] == digests[episode]), None)
         if original is None:
-            same_pickle.append(episode)
+            others.append(episode)
         else:
             found[episode] = original
     return found
 
 
-def images_digest(folder: Path, cameras: Sequence[str]) -> bytes:
-    """Digest of the first and last images of an episode, and of the names and sizes of all."""
-    digest = hashlib.blake2b()
+def files_digest(folder: Path, cameras: Sequence[str]) -> bytes:
+    """Digest of an episode's pickle, of its first and last images, and of the names and sizes of all images."""
+    digest = hashlib.blake2b((folder / PICKLE).read_bytes())
     for name, paths in image_paths(folder, cameras).items():
         for number in sorted(paths):
             digest.update(f"{name} {number} {paths[number].stat().st_size}\n".encode())
-        for number in {min(paths), max(paths)} if paths else ():
+        for number in sorted({min(paths), max(paths)}) if paths else ():
             digest.update(paths[number].read_bytes())
     return digest.digest()
 

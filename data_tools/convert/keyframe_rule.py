@@ -4,8 +4,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from instructrl.config.fields import format_value
-from instructrl.errors import InputError
+from instructrl.errors import InputError, format_value
 from instructrl.sim.keyframes import STANDARD, StopThresholds, find_keyframes, peract_keyframes
 
 THRESHOLDS = {"default": ("speed", "gap", "restart", "rest"), "peract": ("speed", "gap"), "every": ()}  # of each rule

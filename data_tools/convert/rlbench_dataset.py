@@ -25,8 +25,7 @@ from data_tools.convert.stored_images import StoredView, decode_depth, list_imag
 from instructrl.errors import InputError
 from instructrl.plausibility import check_gripper_poses
 from instructrl.sim.keyframes import keyframe_actions
-from instructrl.sim.rlbench.env import MAX_STEPS
-from instructrl.sim.rlbench.views import depths, matrices, observed, state
+from instructrl.sim.rlbench.views import MAX_STEPS, depths, matrices, observed, state
 from instructrl.types import Demonstration
 
 VARIATION = re.compile(r"variation(\d+)|all_variations")

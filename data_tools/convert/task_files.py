@@ -11,7 +11,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_tools.convert.copies import Known, content_digest, copy_of, other_split_contents
-from data_tools.convert.episode_builder import ERRORS, Make, build_all, skipped_for
+from data_tools.convert.episode_builder import ERRORS, Make, skipped_for
+from data_tools.convert.episode_workers import build_all
 from data_tools.convert.settings import ConvertConfig
 from data_tools.convert.skip_report import ConversionReport, Converted, Skipped
 from instructrl import __version__

@@ -7,7 +7,7 @@ from instructrl.actions import canonical_quaternion
 from instructrl.config.environment import EMBEDDED_TASKS
 from instructrl.data.demonstrations.legacy_windows import WindowEpisode, Windows
 from instructrl.plausibility import check_gripper_poses
-from instructrl.sim.rlbench.env import MAX_STEPS
+from instructrl.sim.rlbench.views import MAX_STEPS
 from instructrl.sim.tabletop.task import load_task
 from instructrl.types import Demonstration
 

@@ -12,7 +12,7 @@ from data_tools.rlds.source import Episode
 from instructrl.actions import canonical_quaternion, quaternion_from_euler
 from instructrl.errors import InputError
 from instructrl.sim.keyframes import STEP_SECONDS, find_keyframes, velocities
-from instructrl.sim.rlbench.env import MAX_STEPS
+from instructrl.sim.rlbench.views import MAX_STEPS
 from instructrl.types import STATE_SIZE, Demonstration
 
 

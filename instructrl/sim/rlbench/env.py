@@ -26,10 +26,9 @@ from instructrl.sim.rendering import rlbench_renderer
 from instructrl.sim.rlbench.library import Library
 from instructrl.sim.rlbench.outcomes import action_failure, is_expert_failure, is_placement_failure
 from instructrl.sim.rlbench.tasks import check_tasks
-from instructrl.sim.rlbench.views import depths, images, matrices, observed, state
+from instructrl.sim.rlbench.views import MAX_STEPS, depths, images, matrices, observed, state
 from instructrl.types import ACTION_SIZE, Demonstration, Observation
 
-MAX_STEPS = 25  # keyframes, as in PerAct
 _PLACEMENTS = 5  # attempts to draw a scene, each with RLBench's own 40 attempts
 _EXPERT_ATTEMPTS = 3  # in the same scene, since the planner is random
 _HOLD_FRAMES = 5  # of a video: half a second per keyframe

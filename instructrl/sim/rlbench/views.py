@@ -12,6 +12,7 @@ import numpy as np
 
 from instructrl.errors import InputError
 
+MAX_STEPS = 25  # keyframes of an episode, as in PerAct
 _HALF_CIRCLE = np.diag([-1.0, -1.0, 1.0])
 
 
