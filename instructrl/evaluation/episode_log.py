@@ -49,6 +49,7 @@ _EPISODE = {  # what every line of an episode has, beside its condition
     "seconds": FINITE,
 }
 _ADDITIONS = {
+    "rejected_placements": INTEGER,
     "dropped_word": TEXT,
     "deviations": Kind(
         lambda value: isinstance(value, list) and all(isinstance(one, dict) for one in value), "a list of objects"
@@ -126,6 +127,8 @@ class EpisodeLog:
             "actions": episode.actions.tolist(),
             "seconds": round(now - self._clock, 4),
         }
+        if episode.start.rejected_placements is not None:
+            entry["rejected_placements"] = episode.start.rejected_placements
         if episode.dropped_word:
             entry["dropped_word"] = episode.dropped_word
         if episode.deviations:
@@ -138,7 +141,7 @@ class EpisodeLog:
 
     def _add(self, entry: dict[str, Any]) -> None:
         condition, index = entry_condition(entry), entry["index"]
-        start = EpisodeStart(entry["variation"], entry["seed"], entry["goal"])
+        start = EpisodeStart(entry["variation"], entry["seed"], entry["goal"], entry.get("rejected_placements"))
         actions = np.array(entry["actions"], np.float64).reshape(-1, ACTION_SIZE)
         deviations = tuple(Deviation(**one) for one in entry.get("deviations", ()))
         outcome, dropped = Outcome(entry["outcome"]), entry.get("dropped_word", "")

@@ -78,6 +78,7 @@ class TaskEvaluator:
             for name in names:
                 lost = conditions[-1].lost if conditions else ""
                 conditions.append(self._evaluate_condition(name, starts, progress, lost))
+                starts = with_scenes(starts, conditions[-1].episodes)
             return conditions
 
     def _evaluate_condition(self, name: str, starts: Mapping[int, EpisodeStart], progress: Any, lost: str) -> Condition:
@@ -146,6 +147,15 @@ def fixed_starts(episodes: int, variations: Sequence[int], *, first_seed: int, s
     """The initial states of a condition: the variations in turn, with seeds that no demonstration has."""
     first = first_seed + seed * _SEEDS_EACH
     return {index: EpisodeStart(variations[index % len(variations)], first + index) for index in range(episodes)}
+
+
+def with_scenes(starts: Mapping[int, EpisodeStart], episodes: Mapping[int, Episode]) -> dict[int, EpisodeStart]:
+    """Starts that restore the scenes of episodes that ran, so that every condition sees the same ones."""
+    scenes = {index: episode.start.rejected_placements for index, episode in episodes.items()}
+    return {
+        index: start if scenes.get(index) is None else replace(start, rejected_placements=scenes[index])
+        for index, start in starts.items()
+    }
 
 
 def choose(options: Sequence[Any], seed: int) -> Any:

@@ -73,6 +73,7 @@ class _Slot:
     def __init__(self, waiting: list[int]):
         self.waiting = deque(waiting)
         self.index = -1
+        self.start: EpisodeStart | None = None  # with what restores the scene
         self.instruction = self.dropped_word = ""
         self.actions: list[np.ndarray] = []
         self.deviations: list[Deviation] = []
@@ -105,6 +106,7 @@ class _BatchedRollout:
             else:
                 if result.deviation is not None:
                     slot_state.deviations.append(result.deviation)
+                slot_state.start = result.scene or slot_state.start
                 if result.outcome is None:
                     observations[slot] = result.observation
                 else:
@@ -132,13 +134,14 @@ class _BatchedRollout:
     def _next(self, slot_state: _Slot) -> EpisodeSpec:
         slot_state.index = slot_state.waiting.popleft()
         spec = self._specs[slot_state.index]
+        slot_state.start = spec.start
         slot_state.instruction, slot_state.dropped_word = spec.instruction or "", ""
         slot_state.actions, slot_state.deviations = [], []
         return spec
 
     def _finish(self, slot_state: _Slot, outcome: Outcome) -> None:
         actions = np.array(slot_state.actions, np.float64).reshape(-1, ACTION_SIZE)
-        start, deviations = self._specs[slot_state.index].start, tuple(slot_state.deviations)
+        start, deviations = slot_state.start or self._specs[slot_state.index].start, tuple(slot_state.deviations)
         episode = Episode(start, slot_state.instruction, outcome, actions, deviations, slot_state.dropped_word)
         self.done[slot_state.index] = episode
         if self._on_episode is not None:

@@ -10,7 +10,15 @@ import numpy as np
 from instructrl.config.environment import SimConfig
 from instructrl.errors import SimulatorError
 from instructrl.evaluation.diagnosis import Deviation, compare
-from instructrl.sim import Env, EpisodeLimits, EpisodeStart, OffersExpert, Outcome, make_checked_env
+from instructrl.sim import (
+    Env,
+    EpisodeLimits,
+    EpisodeStart,
+    OffersExpert,
+    Outcome,
+    RestoresScenes,
+    make_checked_env,
+)
 from instructrl.sim.vector.pool import WorkerFailure, Workers, worker_count
 from instructrl.types import Observation
 
@@ -30,11 +38,12 @@ class TaskInfo:
 
 
 class ComparedStep(NamedTuple):
-    """A `Step`, and how far its action was from the expert's; None if the expert has none in that state."""
+    """A `Step`, how far its action was from the expert's, and what restores the scene where the seed does not."""
 
     observation: Observation
     outcome: Outcome | None
-    deviation: Deviation | None
+    deviation: Deviation | None  # None if the expert has no action in that state
+    scene: EpisodeStart | None = None
 
 
 class EvalEnv:
@@ -52,7 +61,8 @@ class EvalEnv:
 
     def step(self, action: np.ndarray) -> ComparedStep:
         deviation = self._compare(action)
-        return ComparedStep(*self._env.step(action), deviation)
+        scene = self._env.scene if isinstance(self._env, RestoresScenes) else None
+        return ComparedStep(*self._env.step(action), deviation, scene)
 
     def _compare(self, action: np.ndarray) -> Deviation | None:
         experts = self._expert.expert_actions() if self._expert is not None else []

@@ -1,7 +1,17 @@
 """Simulators behind one interface, run in worker processes."""
 
 from instructrl.sim.checked import make_checked_env
-from instructrl.sim.env import Env, EpisodeLimits, EpisodeStart, OffersExpert, Outcome, Simulator, Step, StepCounter
+from instructrl.sim.env import (
+    Env,
+    EpisodeLimits,
+    EpisodeStart,
+    OffersExpert,
+    Outcome,
+    RestoresScenes,
+    Simulator,
+    Step,
+    StepCounter,
+)
 from instructrl.sim.factory import check_tasks, make_env, simulator_class
 from instructrl.sim.rendering import available_renderer
 
@@ -11,6 +21,7 @@ __all__ = [
     "EpisodeStart",
     "OffersExpert",
     "Outcome",
+    "RestoresScenes",
     "Simulator",
     "Step",
     "StepCounter",

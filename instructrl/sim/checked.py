@@ -6,7 +6,7 @@ import numpy as np
 
 from instructrl.errors import InputError, SimulatorError, format_value
 from instructrl.plausibility import RULES, check_observation, implausible
-from instructrl.sim.env import Env, EpisodeLimits, EpisodeStart, OffersExpert, Outcome, Step
+from instructrl.sim.env import Env, EpisodeLimits, EpisodeStart, OffersExpert, Outcome, RestoresScenes, Step
 from instructrl.sim.factory import make_env
 from instructrl.types import ACTION_SIZE, STATE_SIZE, Demonstration, Observation
 
@@ -49,6 +49,11 @@ class CheckedEnv:
     @limits.setter
     def limits(self, limits: EpisodeLimits) -> None:
         self._env.limits = limits
+
+    @property
+    def scene(self) -> EpisodeStart | None:
+        """What restores the scene of the current episode: see `RestoresScenes`."""
+        return self._env.scene if isinstance(self._env, RestoresScenes) else None
 
     def instructions(self, variation: int, *, held_out: bool = False) -> tuple[str, ...]:
         """The instructions of a variation."""

@@ -28,11 +28,16 @@ NO_PATH = frozenset({Outcome.UNREACHABLE, Outcome.PLANNER_FAILURE})  # outcomes 
 
 @dataclass(frozen=True)
 class EpisodeStart:
-    """Everything that determines an episode's initial state: equal starts give bit-identical states and images."""
+    """Everything that determines an episode's initial state: equal starts give bit-identical states and images.
+
+    Except on RLBench while `rejected_placements` is None: its planner, which nobody can seed, decides which of the
+    seed's placements is the first that is feasible. With their number the scene is the same again.
+    """
 
     variation: int
     seed: int
     goal: int | None = None  # check success of this variation instead, one of `Env.alternative_goals()` of the scene
+    rejected_placements: int | None = None  # placements of the seed that came before this scene, on RLBench
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,16 @@ class OffersExpert(Protocol):
             For the requested goal first, then for the other objects: actions [N 8] that do the same, for instance with
             the gripper turned by half a turn (of the others, one is enough). Empty if the expert has no further action.
         """
+        ...
+
+
+@runtime_checkable
+class RestoresScenes(Protocol):
+    """An optional part of an environment whose scenes do not follow from variation and seed alone."""
+
+    @property
+    def scene(self) -> EpisodeStart | None:
+        """The start of the current episode with all that restores its scene; None if its own start does."""
         ...
 
 

@@ -1,15 +1,17 @@
 """RLBench as an environment of `instructrl.sim.env`.
 
 CoppeliaSim runs inside the process that creates an `RLBench`, once per process, and may hang, crash or change global
-state: use it through `instructrl.sim.vector.pool`. An episode's scene and instruction follow from (task, variation,
-seed), since RLBench draws them from numpy's global state, seeded for each episode. The planner's random numbers
-are CoppeliaSim's own and cannot be seeded, so motions may differ slightly between runs.
+state: use it through `instructrl.sim.vector.pool`. An episode's instruction follows from (task, variation, seed), since
+RLBench draws from numpy's global state, seeded for each episode; its scene follows from these and the number of
+placements that the planner rejected before (see placements.py), which `scene` gives. The planner's random numbers are
+CoppeliaSim's own and cannot be seeded, so motions, and the scene of a start without that number, may differ.
 """
 
 import random
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -30,6 +32,7 @@ from instructrl.sim.rlbench.views import MAX_STEPS, depths, images, matrices, ob
 from instructrl.types import ACTION_SIZE, Demonstration, Observation
 
 _PLACEMENTS = 5  # attempts to draw a scene, each with RLBench's own 40 attempts
+_MAX_REJECTED = 40 * _PLACEMENTS
 _EXPERT_ATTEMPTS = 3  # in the same scene, since the planner is random
 _HOLD_FRAMES = 5  # of a video: half a second per keyframe
 _NO_ACTIONS = np.zeros((0, ACTION_SIZE), np.float32)
@@ -59,6 +62,7 @@ class RLBench:
         self.limits, self._instruction = EpisodeLimits(), ""
         self._counter = StepCounter(self.limits, max_steps=self.max_steps)
         self._outcome: Outcome | None = Outcome.TIME_LIMIT  # no episode has begun
+        self.scene = EpisodeStart(0, 0)
 
     @classmethod
     def from_config(cls, config: RLBenchConfig, task: str) -> Self:
@@ -111,8 +115,8 @@ class RLBench:
 
         If the expert fails, returns the first frame, no actions, and the outcome `EXPERT_FAILURE`.
         """
-        actions = self._expert(start)
-        first, variation = self._begin(start), start.variation
+        actions, scene = self._expert(start)
+        first, variation = self._begin(scene), start.variation
         instructions = self._instructions[variation]
         demonstration, outcome = replay(
             first, self.step, actions, instructions=instructions, variation=variation, seed=start.seed
@@ -142,6 +146,7 @@ class RLBench:
             "renderer": self._renderer,
             "opengl": self._library.opengl(),
             "expert": "waypoints, replayed as keyframes",
+            "scenes": "the first placement of a seed in which a planner without a seed finds a way",
         }
 
     def close(self) -> None:
@@ -154,12 +159,17 @@ class RLBench:
             raise InputError(f"variation: found {start.variation}, {allowed}")
         if start.seed < 0:
             raise InputError(f"seed: found {start.seed}, expected 0 or more")
+        if start.rejected_placements is not None and not 0 <= start.rejected_placements <= _MAX_REJECTED:
+            raise InputError(
+                f"rejected_placements: found {start.rejected_placements}, expected 0..{_MAX_REJECTED}, or null"
+            )
         if start.goal is not None:
             raise InputError(f"goal: found {start.goal}, expected null: RLBench only checks the scene's own variation")
 
-    def _seed(self, start: EpisodeStart) -> np.random.Generator:
+    def _seed(self, start: EpisodeStart, *, expert: bool = False) -> np.random.Generator:
         """Seed RLBench's random number generators; returns a generator for own draws."""
         self._check_start(start)
+        self._library.placements.begin(start.rejected_placements, expert=expert)
         source = np.random.SeedSequence((zlib.crc32(self._name.encode()), start.variation, start.seed))
         numpy_seed, python_seed, own_seed = source.spawn(3)
         np.random.seed(numpy_seed.generate_state(8))
@@ -170,6 +180,7 @@ class RLBench:
     def _begin(self, start: EpisodeStart) -> Observation:
         rng = self._seed(start)
         descriptions, self._observation = self._draw_scene(self._task.reset)
+        self.scene = replace(start, rejected_placements=self._library.placements.rejected)
         instructions = tuple(str(text) for text in descriptions)
         if not instructions:
             raise RuntimeError(f"task {self._name} has no instruction for variation {start.variation}")
@@ -205,20 +216,25 @@ class RLBench:
                 return Outcome.SUCCESS if reward >= 1 else Outcome.FAILURE if terminated else None
         raise AssertionError
 
-    def _expert(self, start: EpisodeStart) -> np.ndarray:
-        """The keyframe actions [T 8] of RLBench's expert in this scene; empty if it fails."""
+    def _expert(self, start: EpisodeStart) -> tuple[np.ndarray, EpisodeStart]:
+        """The keyframe actions [T 8] of RLBench's expert, empty if it fails, and the start that restores its scene."""
+        scene = start
         for _ in range(_EXPERT_ATTEMPTS):
-            self._seed(start)
+            self._seed(scene, expert=True)
             try:
                 with self._recording(rgb=False, depth=False):
                     demo = self._draw_scene(self._live_demo)
-                return _NO_ACTIONS if demo is None else self._actions([demo[frame] for frame in range(len(demo))])
+                if demo is None:
+                    return _NO_ACTIONS, start
+                scene = replace(start, rejected_placements=self._library.placements.rejected)
+                return self._actions([demo[frame] for frame in range(len(demo))]), scene
             except InputError:
-                return _NO_ACTIONS
+                return _NO_ACTIONS, scene
             except Exception as error:
                 if not is_expert_failure(error):
                     raise
-        return _NO_ACTIONS
+                scene = replace(start, rejected_placements=self._library.placements.rejected)
+        return _NO_ACTIONS, scene
 
     def _live_demo(self) -> Any:
         """The expert's episode in the next scene; None if RLBench moved on to another scene after a failure."""

@@ -21,6 +21,7 @@ from instructrl.config.environment import CAMERAS
 from instructrl.errors import InputError
 from instructrl.sim.rendering import RLBENCH_RENDERERS
 from instructrl.sim.rlbench.check import INSTALL, coppeliasim_version
+from instructrl.sim.rlbench.placements import Placements
 
 _OBSERVATION_FIELDS = ("gripper_open", "gripper_pose", "gripper_joint_positions", "joint_velocities")  # that we read
 _launched = False
@@ -42,6 +43,7 @@ class Library:
             raise InputError(
                 f"sim=rlbench: it cannot be imported ({found}); {INSTALL} installs compatible versions"
             ) from None
+        self.placements = Placements(self._parts.WaypointError)
         planning = self._parts.EndEffectorPoseViaPlanning
         self.takes_collisions = "ignore_collisions" in inspect.signature(planning.action).parameters
         self._world_frame = world_frame(planning)
@@ -84,7 +86,7 @@ class Library:
             environment.launch()
         finally:
             os.chdir(cwd)  # PyRep changes it in between, and a launch that fails leaves it changed
-        return environment, environment.get_task(task_type)
+        return environment, environment.get_task(self.placements.counting(task_type))
 
     def task_class(self, name: str) -> Any:
         """RLBench's class of a task that is installed."""
@@ -121,6 +123,7 @@ def _imported() -> SimpleNamespace:
     from rlbench.action_modes.action_mode import MoveArmThenGripper
     from rlbench.action_modes.arm_action_modes import EndEffectorPoseViaPlanning
     from rlbench.action_modes.gripper_action_modes import Discrete
+    from rlbench.backend.exceptions import WaypointError
     from rlbench.environment import Environment
     from rlbench.observation_config import CameraConfig, ObservationConfig
 
@@ -131,6 +134,7 @@ def _imported() -> SimpleNamespace:
         MoveArmThenGripper=MoveArmThenGripper,
         EndEffectorPoseViaPlanning=EndEffectorPoseViaPlanning,
         Discrete=Discrete,
+        WaypointError=WaypointError,
         Environment=Environment,
         CameraConfig=CameraConfig,
         ObservationConfig=ObservationConfig,

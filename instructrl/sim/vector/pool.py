@@ -129,7 +129,10 @@ class Workers:
             for number, result in self._collect([number for number in requests if number not in results]):
                 results[number] = result
                 if requests[number][0] in _STATEFUL_CALLS and not isinstance(result, WorkerFailure):
-                    self._slots[number].history.append(requests[number])
+                    history = self._slots[number].history
+                    history.append(requests[number])
+                    if getattr(result, "scene", None) is not None:  # restores what the start alone does not
+                        history[0] = (_STATEFUL_CALLS[0], (result.scene,))
         return {number: results[number] for number in requests}
 
     def _launch(self) -> Worker:

@@ -6,6 +6,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -187,6 +188,7 @@ def test_the_seed_chooses_among_all_sentences(stand_in: StandIn) -> None:
         (EpisodeStart(-1, 0), r"variation: found -1, expected 0..3"),
         (EpisodeStart(0, -1), r"seed: found -1, expected 0 or more"),
         (EpisodeStart(0, 0, goal=1), r"goal: found 1, expected null"),
+        (EpisodeStart(0, 0, None, -1), r"rejected_placements: found -1, expected 0..200, or null"),
     ],
 )
 def test_a_start_out_of_range_is_refused(stand_in: StandIn, start: EpisodeStart, message: str) -> None:
@@ -400,6 +402,113 @@ def test_a_scene_that_cannot_be_placed_is_drawn_again(stand_in: StandIn) -> None
         assert play(workers, EpisodeStart(0, 3), Seer(1.0)) == (Outcome.SUCCESS, 1)
 
 
+# Scenes that the planner, which has no seed, rejects at random.
+
+
+@pytest.mark.parametrize("variant", ["original", "peract"])
+def test_a_scene_is_restored_after_random_rejections(stand_in: StandIn, variant: str) -> None:
+    """In another process, with the number of rejections, also in tasks that turn objects relative to where they are."""
+    stand_in.install(variant)
+    stand_in.patch.setenv("FAKE_RLBENCH_INFEASIBLE", "0.5")
+    with open_workers("close_jar") as workers, open_workers("close_jar") as others:
+        starts = [EpisodeStart(seed % 3, seed) for seed in range(8)]
+        drawn = [(ask(workers, "reset", start), ask(workers, "scene")) for start in starts]
+        assert any(scene.rejected_placements for _, scene in drawn), "each of them one time in two"
+        for start, (seen, scene) in zip(starts, drawn, strict=True):
+            assert replace(scene, rejected_placements=None) == start
+            assert equal(ask(others, "reset", scene), seen) and ask(others, "scene") == scene
+        stand_in.faults()
+        ask(others, "reset", EpisodeStart(0, 0, None, 5))
+        assert (stand_in.calls("place 0"), stand_in.calls("validate 0")) == (6, 0), "nothing is planned"
+        two, three = (ask(others, "reset", EpisodeStart(0, 0, None, rejected)) for rejected in (2, 3))
+        assert not equal(two, three)
+
+
+@pytest.mark.parametrize("variant", ["original", "peract"])
+def test_no_demonstration_is_lost_to_random_rejections(stand_in: StandIn, variant: str) -> None:
+    stand_in.install(variant)
+    stand_in.patch.setenv("FAKE_RLBENCH_INFEASIBLE", "0.2")
+    with open_workers("close_jar", count=2) as workers:
+        starts = [(EpisodeStart(seed % 3, seed),) for seed in range(25)]
+        outcomes = [outcome for _, (_, outcome) in workers.map("demonstrate", starts)]
+        assert outcomes == [Outcome.SUCCESS] * len(starts)
+        assert sum(stand_in.calls(f"place {variation}") for variation in range(3)) > 2 * len(starts)
+        ask(workers, "close")
+
+
+def test_the_experts_tries_and_the_replay_are_in_one_scene(stand_in: StandIn) -> None:
+    stand_in.faults("validate@1=WaypointError*2", "demo@1=DemoError*1")
+    with open_workers("close_jar") as workers:
+        demonstration, outcome = ask(workers, "demonstrate", EpisodeStart(1, 8))
+        scene = ask(workers, "scene")
+        assert outcome is Outcome.SUCCESS and scene == EpisodeStart(1, 8, None, 2)
+        assert stand_in.calls("place 1") == 3 * 3, "two tries of the expert and the replay, of three placements each"
+        film = ask(workers, "reset", scene)
+        assert np.array_equal(film.images, demonstration.images[0])
+        assert not np.array_equal(ask(workers, "reset", EpisodeStart(1, 8)).images, film.images), (
+            "nothing is rejected now"
+        )
+
+
+def test_a_scene_that_was_rejected_for_want_of_space_is_restored_too(stand_in: StandIn) -> None:
+    """Placements without space fail again by themselves; only the planner's rejections are counted."""
+    stand_in.patch.setenv("FAKE_RLBENCH_CROWDED", "0.3")
+    stand_in.patch.setenv("FAKE_RLBENCH_INFEASIBLE", "0.4")
+    with open_workers("close_jar") as workers:
+        for seed in range(10):
+            seen = ask(workers, "reset", EpisodeStart(0, seed))
+            assert equal(ask(workers, "reset", ask(workers, "scene")), seen)
+    assert stand_in.calls("place 0") > stand_in.calls("validate 0") + 10
+
+
+def test_an_episode_whose_process_dies_goes_on_in_its_scene(stand_in: StandIn) -> None:
+    stand_in.faults("validate@1=WaypointError*3")
+    with Workers(partial(make_limited_env, EpisodeLimits()), 1, timeout=60) as workers:
+        ask(workers, "reset", EpisodeStart(1, 3))
+        before = ask(workers, "step", HERE)
+        assert before.scene == EpisodeStart(1, 3, None, 3)
+        stand_in.faults("step@1=exit*1")
+        after = ask(workers, "step", HERE)
+        assert stand_in.processes() == 1 and after.scene == before.scene
+        assert np.array_equal(after.observation.images, before.observation.images)
+
+
+def test_rlbenchs_own_reset_to_a_demonstration_does_not_undo_rejected_placements(stand_in: StandIn) -> None:
+    """Why the adapter repeats placements itself: what was turned by a random angle stays turned."""
+    script = """
+import numpy as np
+from instructrl.sim.rlbench.library import Library
+library = Library()
+config = library.observation_config(["front"], image_size=16, renderer="rlbench_opengl3")
+_, task = library.launch("close_jar", config)
+for rejected in (0, 2):
+    np.random.seed(1)
+    library.placements.begin(None)
+    demo, = task.get_demos(1, live_demos=True)
+    turned = task._task.turned
+    task.reset_to_demo(demo)
+    print(demo.num_reset_attempts == rejected + 1, (task._task.turned == turned), end=" ")
+    with open(__import__("os").environ["FAKE_RLBENCH_FAULTS"], "w") as file:
+        file.write("validate@0=WaypointError*2")
+"""
+    words = run_here(script.replace("np.random.seed(1)", "np.random.seed(1), __import__('random').seed(1)")).split()
+    assert words[0] == words[2] == "True" and words[3] == "False"
+
+
+def test_the_stand_in_forgets_cameras_that_are_off_and_restores_the_working_directory(stand_in: StandIn) -> None:
+    script = """
+from pathlib import Path
+from instructrl.sim.rlbench.library import Library
+library, before = Library(), Path.cwd()
+config = library.observation_config(["front", "wrist"], image_size=16, renderer="rlbench_opengl3")
+environment, task = library.launch("close_jar", config)
+assert Path.cwd() == before
+_, seen = task.reset()
+print(sorted({key.rpartition("_camera_")[0] for key in seen.misc if "_camera_" in key}))
+"""
+    assert run_here(script) == "['front', 'wrist']"
+
+
 # Demonstrations.
 
 
@@ -533,6 +642,7 @@ def test_provenance_names_all_that_matters(stand_in: StandIn, tmp_path: Path) ->
             "renderer": "rlbench_opengl",
             "opengl": "llvmpipe",
             "expert": "waypoints, replayed as keyframes",
+            "scenes": "the first placement of a seed in which a planner without a seed finds a way",
         }
 
 

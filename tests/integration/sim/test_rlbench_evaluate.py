@@ -86,6 +86,26 @@ def test_an_evaluation_with_every_fault_finishes_with_the_right_counts(
     assert [video["outcome"] for video in results["videos"]] == ["success", "planner_failure"]
 
 
+def test_all_conditions_and_videos_show_the_same_scenes(stand_in: StandIn, run: Path) -> None:
+    """Although half of the placements are rejected at random; what restores the scenes is in the episode log."""
+    stand_in.patch.setenv("FAKE_RLBENCH_INFEASIBLE", "0.5")
+    results, _ = evaluated(run, conditions=["trained", "no_instruction", "oracle"], episodes=8, videos=1)
+    assert [results["conditions"][name]["success_rate"] for name in ("trained", "oracle")] == [1.0, 1.0]
+    entries = [json.loads(line) for line in (run / "eval" / "episodes.jsonl").read_text().splitlines()[1:]]
+    rejected = {}
+    for entry in entries:
+        rejected.setdefault(entry["condition"], {})[entry["index"]] = entry["rejected_placements"]
+    assert rejected["trained"] == rejected["no_instruction"] == rejected["oracle"] and any(rejected["trained"].values())
+    assert results["simulator"]["scenes"].startswith("the first placement of a seed")
+    (run / "eval" / "results.json").unlink()
+    again, _ = evaluated(run, conditions=["trained", "no_instruction", "oracle"], episodes=12, videos=0)
+    entries = [json.loads(line) for line in (run / "eval" / "episodes.jsonl").read_text().splitlines()[1:]]
+    for entry in entries:
+        rejected[entry["condition"]][entry["index"]] = entry["rejected_placements"]
+    assert len(entries) == 36 and rejected["trained"] == rejected["oracle"] == rejected["no_instruction"]
+    assert again["success_rate"] == 1.0
+
+
 def test_an_evaluation_on_rlbench_says_which_renderers_there_are(stand_in: StandIn, run: Path) -> None:
     with pytest.raises(InputError, match=r"sim.renderer: found 'raycast'; allowed with sim=rlbench"):
         evaluated(run, renderer="raycast")
