@@ -1,8 +1,11 @@
 """Demonstrations of others become ours: both layouts and windows, what is left out and why, and training on them."""
 
+import io
 import pickle
+import re
 import shlex
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -274,6 +277,16 @@ def test_the_printed_command_is_read_by_a_shell_and_by_train_as_it_was_meant(
     assert given["task.name"] == task and given["data.dir"] == str(tmp_path / out)
     assert given["sim.cameras"] == ["front", "left_shoulder"] and given["task.episodes"] == 1
     assert ("to train on these demonstrations, convert them with task=NAME" in printed) == (task != "close_jar")
+
+
+def test_a_terminal_shows_the_progress_and_the_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    src = stored.peract(tmp_path / "close_jar", episodes=4)
+    break_frames(src / "all_variations" / "episodes" / "episode1")
+    converted(src, tmp_path / "out.hdf5", "split=train")
+    assert re.search(r"close_jar: +100%\|.*\| 4/4 \[\d+:\d+<\d+:\d+, .*episodes", terminal.getvalue())
 
 
 RULES = [
