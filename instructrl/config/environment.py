@@ -45,7 +45,9 @@ class TaskConfig:
     episodes: int = number(low=1, high=MAX_EPISODES, help="training demonstrations of each task")
     val_episodes: int = number(low=1, high=MAX_EPISODES, help="validation demonstrations of each task")
     variations: list[int] | None = setting(None, help="variations of a single task to demonstrate; null: all")
-    tasks: list[str] | None = setting(None, help="tasks of a set; null: only task.name")
+    tasks: list[str] | None = setting(
+        None, help="tasks of a set (multi_18: embedded ones, peract_18: PerAct's); null: only name"
+    )
     weights: list[float] | None = number_list(
         above=0, high=1e6, help="relative share of each task in an epoch; null: every episode once per epoch"
     )

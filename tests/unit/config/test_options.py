@@ -12,6 +12,7 @@ from instructrl.config.environment import EMBEDDED_TASKS, task_names
 from instructrl.config.fields import summarize_allowed
 from instructrl.config.launcher import LaunchConfig
 from instructrl.config.resolve import differences
+from instructrl.sim.rlbench.interface import VARIANTS, recorded
 from tests.fixtures.settings import SCHEMAS, composed, every_leaf
 from tests.paths import ROOT
 
@@ -146,3 +147,18 @@ def test_every_field_is_read_somewhere() -> None:
     read = read_attributes(ROOT)
     unread = {key for schema in SCHEMAS.values() for key in every_leaf(schema) if key.rpartition(".")[2] not in read}
     assert unread == set()
+
+
+RLBENCH_SETS = {"peract_18": 18, "hiveformer_10": 10, "rlbench_74": 74}
+
+
+def test_the_sets_of_rlbenchs_tasks_are_tasks_of_a_variant_of_it() -> None:
+    original, peract = (set(recorded(variant).tasks) for variant in VARIANTS)
+    sets = {name: task_names(composed(f"task={name}", "sim=rlbench").task) for name in RLBENCH_SETS}
+    assert {name: len(set(tasks)) for name, tasks in sets.items()} == RLBENCH_SETS
+    assert set(sets["peract_18"]) <= peract
+    assert set(sets["peract_18"]) - original == {
+        *("slide_block_to_color_target", "sweep_to_dustpan_of_size", "place_wine_at_rack_location")
+    }
+    assert set(sets["hiveformer_10"]) <= original & peract & set(sets["rlbench_74"])
+    assert set(sets["rlbench_74"]) - original == {"tower3"}
