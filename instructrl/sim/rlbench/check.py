@@ -164,7 +164,7 @@ def _rlbench() -> Finding:
 
 
 def _interface() -> list[Finding]:
-    """What of RLBench and PyRep differs from the versions that the adapter is written for."""
+    """The differences of RLBench and PyRep from the versions that the adapter is written for."""
     rlbench, pyrep = package_folder("rlbench"), package_folder("pyrep")
     if rlbench is None or pyrep is None or _pyrep().fix or _rlbench().fix:
         return []

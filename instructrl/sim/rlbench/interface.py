@@ -67,7 +67,7 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class Recorded:
-    """What is known of a variant of RLBench."""
+    """A recorded variant of RLBench."""
 
     commit: str
     names: Interface
@@ -105,7 +105,7 @@ def closest_variant(found: Interface) -> tuple[str, list[str]]:
 
 
 def differences(found: Interface, expected: Interface) -> list[str]:
-    """What an interface lacks or has in another form, a line for each; more of it, or optional parameters, is fine."""
+    """A line for each name that is missing or has another form; further names and optional parameters are fine."""
     return [
         f"{name}: {_difference(found.get(name), entries)}"
         for name, entries in expected.items()

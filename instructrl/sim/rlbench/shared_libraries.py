@@ -26,7 +26,7 @@ _PACKAGES = {
 
 
 def problem(root: Path) -> tuple[str, str] | None:
-    """What keeps CoppeliaSim's library and its plugin for X in the folder `root` from being loaded, and how to fix it.
+    """Find out why CoppeliaSim's libraries in the folder `root` cannot be loaded, and how to fix it.
 
     Returns:
         None if they can be loaded, or if this machine has no ldd to tell.
