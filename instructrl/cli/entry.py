@@ -89,7 +89,9 @@ def entry_point(
 
         @functools.wraps(function)
         def run() -> None:
-            with report_user_errors(), handle_signals(working=False):
+            composes_many = bool({"-m", "--multirun"} & set(sys.argv[1:]))
+            # the processes of a single job end together, so a signal waits until they have met
+            with report_user_errors(), handle_signals(working=not composes_many):
                 flags, words = split_flags(take_folders(sys.argv[1:]))
                 if "--help" in flags:
                     print(help_text(config_name, schema, words, about=inspect.getmodule(function).__doc__ or ""))
