@@ -26,8 +26,8 @@ class UserError(Exception):
 
     exit_code: int
 
-    def __init__(self, message: str = "") -> None:
-        super().__init__(redact(message))
+    def __init__(self, message: object = "") -> None:
+        super().__init__(redact(str(message)))  # gymnasium makes an error of a process anew, of the error itself
 
 
 class InputError(UserError):
