@@ -133,7 +133,7 @@ def short_message(error: Exception) -> str:
 
 
 def machine_error(error: Exception) -> str | None:
-    """What the machine refused, such as "No space left on device", if the text of a library's error has it."""
+    """The refusal of the machine, such as "No space left on device", if the text of a library's error has it."""
     return next((text for text in map(os.strerror, MACHINE_ERRORS) if text in str(error)), None)
 
 

@@ -55,7 +55,7 @@ class JobSpec:
 
     @property
     def entry(self) -> tuple[str, ...]:
-        """What the overrides are given to: the program, and the folder of further settings."""
+        """The receiver of the overrides: the program, and the folder of further settings."""
         count = 2 if self.command[0] == "-m" else 1
         while self.command[count : count + 1] == ("--config-dir",):
             count += 2

@@ -52,7 +52,7 @@ class CheckedEnv:
 
     @property
     def scene(self) -> EpisodeStart | None:
-        """What restores the scene of the current episode: see `RestoresScenes`."""
+        """The start that restores the scene of the current episode: see `RestoresScenes`."""
         return self._env.scene if isinstance(self._env, RestoresScenes) else None
 
     def instructions(self, variation: int, *, held_out: bool = False) -> tuple[str, ...]:

@@ -474,7 +474,7 @@ def test_an_episode_whose_process_dies_goes_on_in_its_scene(stand_in: StandIn) -
 
 
 def test_rlbenchs_own_reset_to_a_demonstration_does_not_undo_rejected_placements(stand_in: StandIn) -> None:
-    """Why the adapter repeats placements itself: what was turned by a random angle stays turned."""
+    """The reason for which the adapter repeats placements itself: what was turned by a random angle stays turned."""
     script = """
 import numpy as np
 from instructrl.sim.rlbench.library import Library

@@ -1,4 +1,4 @@
-"""What published files say of architecture and preprocessing is recorded with the converted weights, or refused."""
+"""Architecture and preprocessing in published files are recorded with the converted weights, or refused."""
 
 import json
 import pickle
