@@ -3,6 +3,7 @@
 import errno
 import itertools
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ def read_json(path: Path) -> Any:
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "no regular file", str(path))
     with path.open("rb") as file:
-        return parse_json(file.read(MAX_BYTES + 1))
+        size = os.fstat(file.fileno()).st_size
+        return parse_json(file.read(min(size, MAX_BYTES) + 1))  # a buffer of that size is allocated at once
 
 
 def parse_json(content: bytes | str) -> Any:

@@ -233,9 +233,10 @@ with report_user_errors(), preemption.handle_signals():
 def test_a_signal_during_a_compilation_is_answered_at_once_and_ends_it_in_time(
     number: signal.Signals, grace: int, code: int
 ) -> None:
-    depth = 400 if grace == 1 else 60  # a compilation of minutes, or of seconds
+    depth = 400 if grace == 1 else 120  # a compilation of minutes, or of seconds
     command = [sys.executable, "-c", COMPILING, str(grace), str(depth)]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": ""}
+    environment |= {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "false"}  # compile as slowly as for users
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as process:  # type: ignore[call-overload]
         try:
