@@ -45,9 +45,12 @@ def logs(sweep: Sweep) -> str:
 
 
 @pytest.mark.parametrize("kind", ["local", pytest.param("slurm", marks=pytest.mark.skipif(bool(UNFIT), reason=UNFIT))])
-def test_the_jobs_of_a_sweep_get_the_environment(kind: str, tmp_path: Path, variables: dict[str, str]) -> None:
+def test_the_jobs_of_a_sweep_get_the_environment(
+    kind: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, variables: dict[str, str]
+) -> None:
+    slurm = tmp_path_factory.mktemp("slurm")  # a short name: paths of sockets have 108 bytes at most
     names = ["WANDB_API_KEY", *(["HTTPS_PROXY"] if kind == "slurm" else [])]
-    with cluster(tmp_path / "cluster") if kind == "slurm" else pytest.MonkeyPatch.context() as running:
+    with cluster(slurm) if kind == "slurm" else pytest.MonkeyPatch.context() as running:
         environment = running.environment if kind == "slurm" else os.environ
         sweep = Sweep(tmp_path, {"one": reports(*names)}, environment={**environment, **variables})
         sweep.resources = {"kind": kind, "poll_seconds": 0.3}
@@ -56,7 +59,7 @@ def test_the_jobs_of_a_sweep_get_the_environment(kind: str, tmp_path: Path, vari
         with command_lines_watched() as found:
             sweep()
     assert all(line in logs(sweep) for line in expected({"WANDB_API_KEY": KEY, "HTTPS_PROXY": PROXY})[: len(names)])
-    assert not found and not readable_by_others(tmp_path)
+    assert not found and not readable_by_others(tmp_path) and not readable_by_others(slurm)
 
 
 @pytest.fixture(scope="module")
