@@ -148,7 +148,7 @@ def read_table(folder: Path) -> list[Job]:
 
 
 def write_table(folder: Path, jobs: Sequence[Job], *, command: str, entry: Sequence[str] = ()) -> None:
-    """Write jobs.json, with the last command and its entry, by which its jobs are told from those of other programs."""
+    """Write jobs.json, with the last command and its entry, which tells other programs' jobs apart."""
     rows = [asdict(job) for job in jobs]
     content = {"sweep": folder.name, "command": command, "entry": list(entry), "jobs": rows}
     write_atomically(folder / "jobs.json", json.dumps(content, indent=2), hint="go to another folder")

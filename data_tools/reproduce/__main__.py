@@ -1,7 +1,7 @@
 """python -m data_tools.reproduce: runs the comparisons of the method's paper and writes a page with their results.
 
 Trains the experiments in conf/experiment/paper with several seeds by the sweep launcher, evaluates the runs in equal
-scenes, and writes the page with its figure. The same command goes on with what is missing. Further words are settings
+scenes, and writes the page with its figure. The same command resumes what is missing. Further words are settings
 of all trainings, and of the launcher:
 
 python -m data_tools.reproduce

@@ -71,7 +71,7 @@ def flat_settings(found: Any, prefix: str = "", depth: int = 0) -> dict[str, Any
 
 
 def read_settings(path: Path, settings: dict[str, Any]) -> Architecture:
-    """What the settings of a training say of the architecture and preprocessing; all that they do not say is absent.
+    """Architecture and preprocessing in the settings of a training; all that they do not say is absent.
 
     Raises:
         InputError: a setting has no value of the published code.
