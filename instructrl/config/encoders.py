@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from instructrl.config.fields import format_value, number, number_list, one_of
+from instructrl.config.fields import format_value, number, number_list, one_of, setting
 from instructrl.config.model import EncoderConfig, Shapes
 from instructrl.errors import InputError
 
@@ -43,6 +43,12 @@ class M3AEConfig(EncoderConfig):
     }
 
     heads: int = number(1, low=1, high=64, help="attention heads")
+    joint: bool = setting(True, help="read image and instruction in one pass; false: each in a pass of its own")
+
+    @property
+    def reads_jointly(self) -> bool:
+        """True if the features of an image depend on the instruction."""
+        return self.joint and super().reads_jointly
 
     @classmethod
     def infer_sizes(cls, shapes: Shapes) -> dict[str, int]:

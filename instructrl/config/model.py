@@ -18,7 +18,7 @@ from instructrl.registry import Registry, modules
 
 Architecture = dict[str, Any]  # what is recorded with the weights of an encoder, as values of JSON
 # Settings of how an encoder is used, which may differ from those that its weights were trained with.
-USES = ("name", "kind", "text", "layers", "pooling", "frozen", "weights", "tokenizer")
+USES = ("name", "kind", "text", "joint", "layers", "pooling", "frozen", "weights", "tokenizer")
 Shapes = Mapping[str, tuple[int, ...]]  # of parameters, by their paths joined with slashes
 
 ENCODERS: "Registry[type[EncoderConfig]]" = Registry(

@@ -314,6 +314,7 @@ def check_objective(config: TrainConfig) -> None:
         )
     unwanted: tuple[tuple[str, Any, Any], ...] = (
         ("encoder.text", encoder.text, True),
+        ("encoder.joint", getattr(encoder, "joint", True), True),
         ("encoder.frozen", encoder.frozen, False),
         ("init_from", config.init_from, None),
         ("training.freeze", training.freeze, None),

@@ -282,6 +282,7 @@ def test_pictures_that_cannot_be_read_are_counted(data: Path, tmp_path: Path, ca
     [
         (["encoder=clip_b16"], "encoder.kind: found clip; allowed with objective=masked_pretraining: m3ae"),
         (["encoder.text=false"], "encoder.text: found false; allowed: true with objective=masked_pretraining"),
+        (["encoder.joint=false"], "encoder.joint: found false; allowed: true with objective=masked_pretraining"),
         (["pretraining.val=null"], "pretraining.val: found null; allowed: a list of files or data sets"),
         (["encoder.image_size=64"], "sim.image_size: found 32; allowed with objective=masked_pretraining: 64, as enc"),
         (["pretraining.pair_rate=0"], "pretraining.pair_rate: found 0 as all three rates"),

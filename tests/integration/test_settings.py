@@ -623,6 +623,7 @@ TRAIN_PROBES: dict[str, Probe] = {
     "encoder.depth": ("3", shapes, TINY),
     "encoder.patch_size": ("16", shapes, TINY),
     "encoder.text": ("false", loss_program, TINY),
+    "encoder.joint": ("false", loss_program, (*TINY, "encoder.kind=m3ae")),
     "policy.dim": ("32", shapes, TINY),
     "policy.depth": ("3", shapes, TINY),
     "policy.heads": ("4", shapes, TINY),

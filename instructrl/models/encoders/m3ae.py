@@ -130,7 +130,7 @@ class M3AE(nn.Module):
         batch, steps, cameras = images.shape[:3]
         image_MPD = self.embed_image(images.reshape(-1, *images.shape[3:]))
         text_MLD, padding_ML = None, None
-        if self.config.text:
+        if self.config.reads_jointly:
             text_MLD = jnp.repeat(self.embed_text(tokens), steps * cameras, axis=0)
             padding_ML = jnp.repeat(text_padding_mask, steps * cameras, axis=0)
         outputs, padding_MS = self.outputs(image_MPD, text_MLD, padding_ML, pool=True)

@@ -55,4 +55,5 @@ def test_the_count_of_m3ae_follows_from_the_sizes_in_its_paper(option):
 def test_only_encoders_that_read_the_sentence_with_the_image_do_so_jointly():
     assert chosen("m3ae_b16").reads_jointly and chosen("scratch_tiny").reads_jointly
     assert not chosen("clip_b16").reads_jointly
-    assert not compose("train", TrainConfig, ["encoder=m3ae_b16", "encoder.text=false"]).encoder.reads_jointly
+    for word in ("encoder.text=false", "encoder.joint=false"):
+        assert not compose("train", TrainConfig, ["encoder=m3ae_b16", word]).encoder.reads_jointly

@@ -65,6 +65,15 @@ def test_features_are_means_over_tokens_that_are_no_padding_of_the_chosen_layers
     assert features.text.shape == (4, expected.shape[-1])
 
 
+def test_image_and_text_in_passes_of_their_own_give_the_published_output_of_the_image_alone():
+    features = applied(model(joint=False), INPUTS[0][:, None, None], *INPUTS[1:])
+    alone = GOLDEN["output_image_only"]
+    np.testing.assert_allclose(features.pooled[:, 0, 0], alone.mean(axis=1), **close)
+    np.testing.assert_allclose(features.patches[:, 0, 0], alone[:, 1:17], **close)
+    together = applied(model(), INPUTS[0][:, None, None], *INPUTS[1:])
+    np.testing.assert_array_equal(features.text, together.text)
+
+
 def test_the_class_token_can_stand_for_an_image_and_for_the_text():
     features = applied(model(layers=[0, 2], pooling="cls"), INPUTS[0][:, None, None], *INPUTS[1:])
     expected = np.concatenate([GOLDEN["block_0"][:, 0], GOLDEN["output"][:, 0]], axis=-1)
