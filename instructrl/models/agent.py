@@ -100,7 +100,10 @@ class Agent(nn.Module):
         features, cameras = self.features(batch), self.cameras(batch)
         predicted = self.predict(features, batch)
         loss = self.head.loss(predicted, self.head.targets(batch.actions, cameras))
-        errors = action_errors(self.head.decode(predicted, cameras), batch.actions)
+        decoded = self.head.decode(predicted, cameras)
+        errors = action_errors(decoded, batch.actions)
+        if hasattr(self.head, "error_parts"):
+            errors |= self.head.error_parts(predicted, decoded[..., :3], batch.actions[..., :3], cameras)
         exists = batch.step_mask > 0
         count = jnp.maximum(exists.sum(), 1)
         means = {key: jnp.sum(jnp.where(exists, value, 0)) / count for key, value in {"loss": loss, **errors}.items()}

@@ -12,6 +12,8 @@ _MOST_POINTS = 300  # longer curves are averaged in buckets, which keeps pages s
 TITLES = {
     "loss": "Loss",
     "position_cm": "Position error (cm)",
+    "heatmap_cm": "Error of the heatmaps' best candidate (cm)",
+    "decoding_cm": "Error added by the choice among candidates (cm)",
     "rotation_deg": "Rotation error (degrees)",
     "gripper_accuracy": "Gripper accuracy",
     "success_rate": "Success rate of rollouts",

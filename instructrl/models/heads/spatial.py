@@ -13,7 +13,7 @@ from instructrl.config.heads import SpatialConfig
 from instructrl.models.heads.base import CameraParams, gripper_loss, join_action
 from instructrl.models.heads.heatmap import heatmap_loss, heatmap_targets
 from instructrl.models.heads.rotation import BinnedRotation
-from instructrl.models.heads.triangulation import triangulate
+from instructrl.models.heads.triangulation import nearest_candidate, triangulate
 from instructrl.models.layers.transformer import Mlp
 from instructrl.models.patch_reader import PatchReader
 
@@ -68,6 +68,19 @@ class SpatialHead(nn.Module):
         """The action at the point that all heatmaps together find most likely."""
         point = triangulate(predicted.scores, predicted.offsets, cameras)
         return join_action(point, self.rotation.decode(predicted.rotation), predicted.gripper)
+
+    def error_parts(
+        self, predicted: Heatmaps, position: Array, actual: Float[Array, "B T 3"], cameras: CameraParams
+    ) -> dict[str, Float[Array, "B T"]]:
+        """The decoded position's error in two parts (cm): of the heatmaps' best candidate, and of the choice.
+
+        With one camera there is nothing to choose, and no part is given.
+        """
+        if predicted.scores.shape[-2] == 1:
+            return {}
+        error = jnp.linalg.norm(position - actual, axis=-1)
+        best = jnp.minimum(nearest_candidate(predicted.scores, predicted.offsets, cameras, actual), error)
+        return {"heatmap_cm": 100 * best, "decoding_cm": 100 * (error - best)}
 
     @property
     def rotation(self) -> BinnedRotation:

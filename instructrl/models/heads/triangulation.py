@@ -53,15 +53,11 @@ def triangulate(
 ) -> Float[Array, "... 3"]:
     """The most likely point (m) given each camera's heatmap (logits, the last for out of view) and offsets."""
     maxima = local_maxima(scores, offsets, cameras.side)
-    views, count = maxima.masses.shape[-2:]
-    pixels = jnp.swapaxes(maxima.points, -2, -3) * (cameras.image_size / cameras.side)  # ... M K 2
-    origins, directions = rays(pixels, cameras.intrinsics[..., None, :, :, :], cameras.extrinsics[..., None, :, :, :])
-    origins = jnp.broadcast_to(origins, directions.shape)  # ... M K 3
+    views = maxima.masses.shape[-2]
+    origins, directions = maxima_rays(maxima, cameras)
     if views == 1:
         return closest_point_to_rays(origins[..., 0, :, :], directions[..., 0, :, :], maxima.masses[..., 0])
-    view, number = np.moveaxis(ray_pairs(views, count), -1, 0)  # R 2 each
-    ends = origins[..., number, view, :], directions[..., number, view, :]  # ... R 2 3
-    candidates = closest_point_to_rays(*ends, jnp.ones(ends[0].shape[:-1]))  # ... R 3
+    candidates = meeting_points(origins, directions)
     likelihood, nearest, weight = compare(candidates, maxima, cameras)
     inside = jnp.all((candidates >= WORKSPACE_LOW) & (candidates <= WORKSPACE_HIGH), axis=-1)
     score = jnp.where(inside, 0, views * np.log(FLOOR)) + jnp.sum(jnp.log(likelihood), axis=-1)
@@ -72,6 +68,40 @@ def triangulate(
     chosen = nearest[..., None, :, None]
     origins, directions = (jnp.take_along_axis(each, chosen, axis=-3)[..., 0, :, :] for each in (origins, directions))
     return robust_closest_point_to_rays(origins, directions, weight + 1e-9, start=start, scale=SCALE)
+
+
+def nearest_candidate(
+    scores: Float[Array, "... K Q"],
+    offsets: Float[Array, "... K P 2"],
+    cameras: CameraParams,
+    position: Float[Array, "... 3"],
+) -> Float[Array, "..."]:
+    """The distance (m) from a position to the nearest candidate of several cameras: the best that a choice can do.
+
+    Maxima with a share below `FLOOR` offer none; infinite if no two cameras have others.
+    """
+    maxima = local_maxima(scores, offsets, cameras.side)
+    candidates = meeting_points(*maxima_rays(maxima, cameras))
+    view, number = np.moveaxis(ray_pairs(*maxima.masses.shape[-2:]), -1, 0)
+    offered = jnp.all(maxima.masses[..., view, number] >= FLOOR, axis=-1)
+    apart = jnp.linalg.norm(candidates - position[..., None, :], axis=-1)
+    return jnp.min(jnp.where(offered, apart, jnp.inf), axis=-1)
+
+
+def maxima_rays(maxima: Maxima, cameras: CameraParams) -> tuple[Float[Array, "... M K 3"], Float[Array, "... M K 3"]]:
+    """Origins (m) and unit directions of the rays through each camera's maxima."""
+    pixels = jnp.swapaxes(maxima.points, -2, -3) * (cameras.image_size / cameras.side)  # ... M K 2
+    origins, directions = rays(pixels, cameras.intrinsics[..., None, :, :, :], cameras.extrinsics[..., None, :, :, :])
+    return jnp.broadcast_to(origins, directions.shape), directions
+
+
+def meeting_points(
+    origins: Float[Array, "... M K 3"], directions: Float[Array, "... M K 3"]
+) -> Float[Array, "... R 3"]:
+    """The candidates: points (m) that are nearest to two rays, of two cameras each."""
+    view, number = np.moveaxis(ray_pairs(origins.shape[-2], origins.shape[-3]), -1, 0)  # R 2 each
+    ends = origins[..., number, view, :], directions[..., number, view, :]  # ... R 2 3
+    return closest_point_to_rays(*ends, jnp.ones(ends[0].shape[:-1]))
 
 
 def compare(

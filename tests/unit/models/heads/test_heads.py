@@ -204,6 +204,32 @@ def test_an_absent_camera_has_no_say():
     assert errors["position_cm"].max() < 0.5
 
 
+def test_the_position_error_is_split_into_what_heatmaps_offer_and_what_is_chosen():
+    """Each camera has two peaks: a larger one at the wrong point, or at the right one."""
+    actions, views = scene(3)
+    head = make_head(SpatialConfig("spatial", "spatial"))
+    away = actions.at[..., :3].add(jnp.array([0.15, -0.2, 0.2]))
+    right, wrong = (perfect(head, head.targets(each, views)) for each in (actions, away))
+
+    def parts(share):
+        """Errors and their parts when so large a share of each heatmap is at the right point."""
+        right_shares, wrong_shares = share * jax.nn.softmax(right.scores), (1 - share) * jax.nn.softmax(wrong.scores)
+        nearer = (right_shares > wrong_shares)[..., :-1, None]
+        offsets = jnp.where(nearer, right.offsets, wrong.offsets)
+        found = right._replace(scores=jnp.log(right_shares + wrong_shares), offsets=offsets)
+        decoded = head.decode(found, views)
+        split = head.error_parts(found, decoded[..., :3], actions[..., :3], views)
+        total = action_errors(decoded, actions)["position_cm"]
+        np.testing.assert_allclose(split["heatmap_cm"] + split["decoding_cm"], total, atol=1e-4)
+        return [float(jnp.median(split[key])) for key in ("heatmap_cm", "decoding_cm")]
+
+    assert max(parts(0.7)) < 1
+    offered, lost = parts(0.3)
+    assert offered < 1 and lost > 10
+    offered, lost = parts(0.0)
+    assert offered > 10 and lost < 1
+
+
 def test_weights_of_the_loss_reach_it():
     actions, views = scene(2)
     for kind, names in (
