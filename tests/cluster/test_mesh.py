@@ -44,8 +44,8 @@ ALL = "hardware.local_devices=null"
 COLLECTED = ("task=pick_and_lift", "task.episodes=20")
 SETTINGS = (*COLLECTED, "training.batch_size=16", "training.epochs=3", "policy.dim=64", "optimizer.warmup_epochs=0",
             "optimizer.learning_rate=1e-3", "head=regression", "policy.depth=1")  # fmt: skip
-M3AE = ("encoder=m3ae_tiny", "encoder.dim=16", "encoder.depth=2", "encoder.heads=2", "encoder.weights=null",
-        "encoder.frozen=true", "training.token_dropout=0", "head=regression")  # fmt: skip
+M3AE = ("encoder=m3ae_tiny", "encoder.dim=16", "encoder.depth=2", "encoder.heads=2", "encoder.patch_size=16",
+        "encoder.weights=null", "encoder.frozen=true", "training.token_dropout=0", "head=regression")  # fmt: skip
 
 
 def hardware(**more):

@@ -31,7 +31,8 @@ from tests.fixtures import tiny
 from tests.fixtures.weights import SMALL_VOCABULARY, random_weights
 from tests.paths import ROOT
 
-M3AE = ("encoder=m3ae_tiny", "encoder.dim=16", "encoder.depth=2", "encoder.heads=2", "training.token_dropout=0")
+M3AE = ("encoder=m3ae_tiny", "encoder.dim=16", "encoder.depth=2", "encoder.heads=2", "encoder.patch_size=16",
+        "training.token_dropout=0")  # fmt: skip
 CLIP = ("encoder=clip_b32", "encoder.dim=16", "encoder.depth=2", "encoder.heads=2", "encoder.patch_size=8",
         "encoder.image_size=16", "encoder.text_dim=8", "encoder.text_depth=2", "encoder.text_heads=2",
         "encoder.projection=12", "training.token_dropout=0")  # fmt: skip

@@ -23,7 +23,8 @@ RECORDED = GOLDEN / "losses.json"
 STEPS, EPISODES, LENGTH, SIZE = 20, 10, 4, 32
 TOLERANCE = 2e-4  # relative; other threads, another CPU and XLA's optimizations change losses by about 1e-6
 HEADER = Header("reach_target", "train", ("front", "left_shoulder"), SIZE, {"simulator": "made up", "renderer": "none"})
-M3AE = ("encoder=m3ae_tiny", "encoder.dim=16", "encoder.depth=2", "encoder.heads=2", "encoder.weights=null")
+M3AE = ("encoder=m3ae_tiny", "encoder.dim=16", "encoder.depth=2", "encoder.heads=2", "encoder.patch_size=16",
+        "encoder.weights=null")  # fmt: skip
 CASES = {
     "spatial": ("head=spatial",),
     "regression, frozen encoder": ("head=regression", *M3AE, "encoder.frozen=true", "training.token_dropout=0"),

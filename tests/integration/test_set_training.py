@@ -35,7 +35,8 @@ from tests.paths import ROOT
 
 TASKS = ("pick_and_lift", "push_button")
 SET = (f"task.tasks=[{','.join(TASKS)}]", "task.name=pair")
-M3AE = ("encoder=m3ae_tiny", "encoder.dim=16", "encoder.depth=2", "encoder.heads=2", "training.token_dropout=0")
+M3AE = ("encoder=m3ae_tiny", "encoder.dim=16", "encoder.depth=2", "encoder.heads=2", "encoder.patch_size=16",
+        "training.token_dropout=0")  # fmt: skip
 FROZEN = ("encoder.frozen=true", "training.token_dropout=0")
 WEIGHTED = ("task.weights=[1,3]", "training.epochs=2", "training.keep_last=2")
 Data = dict[str, list[Path]]

@@ -21,7 +21,7 @@ COUNTS = {
     "clip_b16": (CLIP, 149_620_737),
     "clip_l14": (CLIP, 427_616_513),
     # ours
-    "m3ae_tiny": (OURS, 908_448),
+    "m3ae_tiny": (OURS, 853_152),
     "scratch_s16": (OURS, 22_690_560),
     "scratch_b16": (OURS, 87_848_448),
     "scratch_tiny": (OURS, 295_184),
