@@ -43,7 +43,7 @@ class M3AEConfig(EncoderConfig):
     }
 
     heads: int = number(1, low=1, high=64, help="attention heads")
-    joint: bool = setting(True, help="read image and instruction in one pass; false: each in a pass of its own")
+    joint: bool = setting(True, help="read the instruction together with every image; false: apart from the images")
 
     @property
     def reads_jointly(self) -> bool:

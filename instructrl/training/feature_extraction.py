@@ -24,7 +24,7 @@ from instructrl.training.types import Params
 from instructrl.types import Features, FeatureSizes, FrameFeatures
 
 ENCODE_BATCH = 8  # frames per call
-REVISION = "2"  # of the encoders' code; bump it when the same weights give different features
+REVISION = "3"  # of the encoders' code; bump it when the same weights give different features
 IGNORED_FIELDS = (
     "name",
     "weights",

@@ -143,11 +143,14 @@ class M3AE(nn.Module):
             patches=patches_MPD.reshape(*views, *patches_MPD.shape[1:]),
         )
 
-    def encode_text(self, tokens: Int[Array, "B L"], text_padding_mask: Float[Array, "B L"]) -> Float[Array, "B F"]:
-        """Features of the instruction alone; width 0 without `config.text`."""
+    def encode_text(self, tokens: Int[Array, "B L"], text_padding_mask: Float[Array, "B L"]) -> Float[Array, "B D"]:
+        """Features of the instruction alone, the mean of its token embeddings; width 0 without `config.text`.
+
+        A pass of the text alone, which pretraining on pairs never makes, tells a word in a new sentence less well.
+        """
         if not self.config.text:
             return jnp.zeros((len(tokens), 0), self.dtype)
-        return self.pooled(*self.outputs(None, self.embed_text(tokens), text_padding_mask, pool=True))
+        return masked_mean(self.text_embedding(tokens), text_padding_mask)
 
     def pooled(self, outputs: TransformerOutputs, padding_MS: Float[Array, "M S"]) -> Float[Array, "M F"]:
         """Means over tokens, or class tokens, of the configured layers, concatenated."""
@@ -188,6 +191,6 @@ class M3AE(nn.Module):
 
 
 def masked_mean(x_MSD: Float[Array, "M S D"], padding_MS: Float[Array, "M S"]) -> Float[Array, "M D"]:
-    """Mean over tokens that are not padding."""
-    weight_MS = (1 - padding_MS) / (1 - padding_MS).sum(axis=1, keepdims=True)
+    """Mean over tokens that are not padding; zero if all are."""
+    weight_MS = (1 - padding_MS) / jnp.maximum((1 - padding_MS).sum(axis=1, keepdims=True), 1)
     return jnp.einsum("msd,ms->md", x_MSD.astype(jnp.float32), weight_MS).astype(x_MSD.dtype)

@@ -62,10 +62,20 @@ def test_features_are_means_over_tokens_that_are_no_padding_of_the_chosen_layers
     expected = np.concatenate([(recorded[i] * exists).sum(1) / exists.sum(1) for i in chosen], axis=-1)
     np.testing.assert_allclose(features.pooled[:, 0, 0], expected, **close)
     np.testing.assert_allclose(features.patches[:, 0, 0], GOLDEN["output"][:, 1:17], **close)
-    assert features.text.shape == (4, expected.shape[-1])
 
 
-def test_image_and_text_in_passes_of_their_own_give_the_published_output_of_the_image_alone():
+def test_text_features_are_the_mean_of_the_embeddings_of_the_words():
+    padding = np.array(INPUTS[2])
+    padding[0] = 1
+    text = applied(model(), INPUTS[0][:, None, None], INPUTS[1], padding).text
+    embeddings = np.asarray(PARAMS["text_embedding"]["embedding"])
+    for row in range(1, 4):
+        words = INPUTS[1][row][padding[row] == 0]
+        np.testing.assert_allclose(text[row], embeddings[words].mean(axis=0), **close)
+    np.testing.assert_array_equal(text[0], 0)
+
+
+def test_an_image_without_its_text_gives_its_published_output():
     features = applied(model(joint=False), INPUTS[0][:, None, None], *INPUTS[1:])
     alone = GOLDEN["output_image_only"]
     np.testing.assert_allclose(features.pooled[:, 0, 0], alone.mean(axis=1), **close)
