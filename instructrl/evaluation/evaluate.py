@@ -29,7 +29,7 @@ from instructrl.sim import EpisodeLimits, check_tasks
 from instructrl.sim.vector.pool import Workers, worker_count
 from instructrl.storage.atomic import write_atomically
 from instructrl.storage.paths import storage_path
-from instructrl.training.monitoring.metric_writer import SPEED_FILE, read_lines
+from instructrl.training.monitoring.metric_files import METRICS_FILE, SPEED_FILE, read_lines
 from instructrl.training.run_dir import read_config, read_data
 
 
@@ -94,7 +94,7 @@ def evaluate(config: EvalConfig, run: Path | None = None) -> tuple[dict[str, Any
 
 def check_logs(run: Path, folders: Sequence[Path]) -> None:
     """Raise InputError, before hours of rollouts, if a file of the run's curves or of its episodes is damaged."""
-    for name in ("metrics.jsonl", SPEED_FILE):
+    for name in (METRICS_FILE, SPEED_FILE):
         read_lines(run / name)
     for folder in folders:
         read_log(folder / EPISODES)

@@ -1,7 +1,8 @@
 """The run directory: its recorded settings and data, compared with those of a resumed run. Needs no jax.
 
 `config.yaml` holds the settings, `data.json` paths and checksums of the data, `metrics.jsonl` the training curves,
-`speed.jsonl` the throughput, `checkpoints/` the state, `eval/` evaluations.
+`speed.jsonl` the throughput, `checkpoints/` the state, `eval/` evaluations, `extensions.json` the epochs after which
+the run was extended.
 """
 
 import copy
@@ -16,13 +17,16 @@ from omegaconf import OmegaConf
 from instructrl.config.fields import with_current_names
 from instructrl.config.kinds import without_unused
 from instructrl.config.resolve import differences, resolve
-from instructrl.config.training import TrainConfig
+from instructrl.config.training import TrainConfig, uses_cached_features
 from instructrl.config.yaml_file import read_yaml
 from instructrl.errors import InputError
 from instructrl.storage.atomic import write_atomically
 from instructrl.storage.json_file import read_json
 from instructrl.storage.paths import StoragePath, storage_path
+from instructrl.training.checkpointing.integrity import read_marker
+from instructrl.training.monitoring.metric_files import METRICS_FILE, read_lines
 
+EXTENSIONS = "extensions.json"
 RECORDED_KEYS = ("encoder.weights", "pretraining.train", "pretraining.val")  # data.json records their checksums
 
 
@@ -95,16 +99,32 @@ def run_path(config: TrainConfig) -> StoragePath:
     return storage_path(config.output_dir, config.data) / config.name
 
 
+def run_outputs(config: TrainConfig, run: Path) -> list[tuple[str, StoragePath]]:
+    """The folders that a training writes besides the demonstrations, with the settings that name them."""
+    return [("output_dir", run), *feature_outputs(config)]
+
+
+def feature_outputs(config: TrainConfig) -> list[tuple[str, StoragePath]]:
+    """The folder of cached features with its setting, unless they are beside the demonstrations or not used."""
+    if config.features_dir is None or not uses_cached_features(config):
+        return []
+    return [("features_dir", storage_path(config.features_dir, config.data))]
+
+
 def find_run(config: TrainConfig, run: Path | None = None) -> Path:
     """The run directory, existing or not; nothing is written. `run`: its local working copy, if there is one.
 
     Raises:
-        InputError: the run was started with different settings, which are listed.
+        InputError: the run was started with different settings, which are listed, other than more epochs for a run that
+            has finished.
     """
     run = run or Path(config.output_dir) / config.name
     if (run / "config.yaml").exists():
-        lines = differences(settings(read_config(run)), settings(config))
-        if lines:
+        recorded = read_config(run)
+        lines = differences(settings(recorded), settings(config))
+        if [line.partition(":")[0] for line in lines] == ["training.epochs"]:
+            check_extension(run, recorded.training.epochs, config.training.epochs)
+        elif lines:
             raise InputError(
                 f"{run}: was started with different settings ({'; '.join(lines)}); "
                 "use the same ones to resume, add name=... for a separate run, or remove the directory"
@@ -112,17 +132,82 @@ def find_run(config: TrainConfig, run: Path | None = None) -> Path:
     return run
 
 
+def check_extension(run: Path, epochs: int, requested: int) -> None:
+    """Raise InputError unless a run of `epochs` epochs has finished, and more are requested.
+
+    The learning rate schedule spans all epochs, so another number of them within a training would change its steps.
+    """
+    found = f"{run}: found training.epochs={requested} for a run of {epochs} epochs"
+    others = "add name=... for a separate run, or remove the directory"
+    if requested < epochs:
+        raise InputError(f"{found}; allowed: {epochs}, or more to extend it when it has finished; {others}")
+    if not has_finished(run, epochs):
+        raise InputError(f"{found}, which has not finished; finish it with training.epochs={epochs} first, or {others}")
+
+
+def has_finished(run: Path, epochs: int) -> bool:
+    """Return True if there is a checkpoint of the end of a run's last epoch.
+
+    Raises:
+        InputError: metrics.jsonl is damaged.
+    """
+    lines = read_lines(run / METRICS_FILE)
+    ends = [line["step"] for line in lines if line["split"] == "val" and line.get("epoch") == epochs]
+    marker = read_marker(run / "checkpoints" / str(ends[-1])) if ends else {}
+    return bool(marker) and not marker.get("custom_metadata")  # which one within an epoch has
+
+
 def open_run(config: TrainConfig, run: Path | None = None) -> Path:
-    """Create the run directory, or open one with the same settings.
+    """Create the run directory, or open one with the same settings, or fewer epochs, which is extended.
 
     Raises:
         InputError: the run was started with different settings, or cannot be written.
     """
     run = find_run(config, run)
-    recorded = run / "config.yaml"
-    if not recorded.exists():
-        write_atomically(recorded, OmegaConf.to_yaml(OmegaConf.structured(config)))
+    if not (run / "config.yaml").exists():
+        write_config(run, config)
+    elif config.training.epochs > (before := read_config(run)).training.epochs:
+        extend_run(run, before, config.training.epochs)
     return run
+
+
+def write_config(run: Path, config: TrainConfig) -> None:
+    """Write the settings of a run.
+
+    Raises:
+        InputError: they cannot be written.
+    """
+    write_atomically(run / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
+
+
+def extend_run(run: Path, config: TrainConfig, epochs: int) -> None:
+    """Record that a finished run with these settings is trained for more epochs from now on.
+
+    Raises:
+        InputError: a record is damaged, or cannot be written.
+    """
+    before = config.training.epochs
+    write_atomically(run / EXTENSIONS, json.dumps({"epochs": [*extended_after(run, before), before]}) + "\n")
+    write_config(run, dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=epochs)))
+    schedule = config.optimizer.schedule
+    rate = "" if schedule == "constant" else f"; the learning rate now follows the {schedule} schedule of {epochs}"
+    print(f"{run}: extended from {before} to {epochs} epochs{rate}", flush=True)
+
+
+def extended_after(run: Path, epochs: int) -> list[int]:
+    """The numbers of epochs after which a run, now of `epochs` epochs, had finished before; [] if only once.
+
+    Raises:
+        InputError: the record is damaged.
+    """
+    path = run / EXTENSIONS
+    if not path.exists():
+        return []
+    try:
+        found = read_json(path)["epochs"]
+        return [number for number in found if 0 < number < epochs]
+    except (OSError, ValueError, TypeError, KeyError):
+        raise InputError(f"{path}: damaged; restore it, or remove it to forget that the run was extended") from None
 
 
 def read_config(run: Path) -> TrainConfig:

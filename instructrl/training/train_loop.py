@@ -92,9 +92,10 @@ def print_summary(objective: Objective[BatchT], state: TrainState, epoch_mean: R
     print(parameter_table(state.params, objective.frozen))
     print(objective.summary())
     epoch, epochs = int(state.step) // objective.train.steps_per_epoch, objective.config.training.epochs
-    status = (
-        "resumed" if epoch_mean.count else "already trained" if epoch >= epochs else "resumed" if epoch else "begins"
-    )
+    if epoch >= epochs and not epoch_mean.count:
+        print(f"already trained for {epochs} epochs; a larger training.epochs extends the run", flush=True)
+        return
+    status = "resumed" if epoch_mean.count or epoch else "begins"
     print(f"training {status}: epoch {epoch} of {epochs} on {describe_devices(objective)}", flush=True)
 
 

@@ -15,7 +15,7 @@ from instructrl.evaluation.results.summary import coverage_note, task_coverage_n
 from instructrl.evaluation.results.variations import format_variations
 from instructrl.sim import Outcome
 from instructrl.storage.atomic import write_atomically
-from instructrl.training.monitoring.metric_writer import SPEED_FILE, read_lines
+from instructrl.training.monitoring.metric_files import METRICS_FILE, SPEED_FILE, read_lines
 
 _VARIATIONS = {
     "all": "all variations",
@@ -53,7 +53,7 @@ def write_report(path: Path, results: Mapping[str, Any], *, run: Path) -> None:
     """
     config = run / "config.yaml"
     settings = config.read_text(encoding="utf-8") if config.is_file() else ""
-    metrics, speeds = (read_lines(run / name) for name in ("metrics.jsonl", SPEED_FILE))
+    metrics, speeds = (read_lines(run / name) for name in (METRICS_FILE, SPEED_FILE))
     write_atomically(path, page(results, metrics=metrics, speeds=speeds, settings=settings, folder=path.parent))
 
 

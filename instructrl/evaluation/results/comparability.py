@@ -10,8 +10,8 @@ from typing import Any
 
 from instructrl.storage.lease import active_holder
 from instructrl.storage.paths import StoragePath
-from instructrl.training.monitoring.metric_writer import read_lines
-from instructrl.training.run_dir import DataRecord
+from instructrl.training.monitoring.metric_files import METRICS_FILE, read_lines
+from instructrl.training.run_dir import DataRecord, extended_after
 
 _Sentence = Callable[[Mapping[str, str], Mapping[str, str]], str]  # on what was collected with, and played with
 _OF_NO_EFFECT = ("expert", "suite")  # parts of a provenance that change no image and no motion
@@ -27,13 +27,16 @@ def training_record(run: Path, location: StoragePath, *, epochs: int) -> dict[st
         epochs: in the run's settings.
 
     Returns:
-        `epoch` of the last checkpoint, null if unknown, `epochs`, and the `process` at work, empty if there is none.
+        `epoch` of the last checkpoint, null if unknown, `epochs`, and the `process` at work, empty if there is none; of
+        an extended run also `extended_after`, the epochs after which it had finished before.
     """
     folders = (run / "checkpoints").iterdir() if (run / "checkpoints").is_dir() else ()
     step = max((int(folder.name) for folder in folders if folder.name.isdecimal()), default=None)
-    lines = [line for line in read_lines(run / "metrics.jsonl") if line["split"] != "step" and line["epoch"] >= 1]
+    lines = [line for line in read_lines(run / METRICS_FILE) if line["split"] != "step" and line["epoch"] >= 1]
     epoch = None if step is None or not lines else int(step * lines[-1]["epoch"] / lines[-1]["step"] + 1e-6)
-    return {"epoch": epoch, "epochs": epochs, "process": str(active_holder(location) or "")}
+    record = {"epoch": epoch, "epochs": epochs, "process": str(active_holder(location) or "")}
+    extended = extended_after(run, epochs)
+    return record | ({"extended_after": extended} if extended else {})
 
 
 def demonstrations_record(data: DataRecord, tasks: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -80,6 +83,12 @@ def _training_caution(training: Mapping[str, Any] | None) -> list[str]:
         return [f"The run was still in training{at} ({training['process']}): its agent may become another one."]
     if far and training["epoch"] < training["epochs"]:
         return [f"The training has not ended: the last checkpoint is of {far}."]
+    if "extended_after" in training:
+        ends = " and ".join(map(str, training["extended_after"]))
+        return [
+            f"The training was extended to {training['epochs']} epochs after it had finished {ends}: a decaying "
+            f"learning rate rose again there, which it does not in a training of {training['epochs']} at once."
+        ]
     return []
 
 

@@ -5,28 +5,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from instructrl.config.training import TrainConfig
-from instructrl.errors import InputError, format_value
-from instructrl.storage.json_lines import (
-    FINITE,
-    INTEGER,
-    NUMBER,
-    TEXT,
-    LineError,
-    LineFile,
-    check_keys,
-    read_json_lines,
-)
+from instructrl.errors import InputError
+from instructrl.storage.json_lines import LineFile
 from instructrl.training.distributed.multihost import is_leader
+from instructrl.training.monitoring.metric_files import METRICS_FILE, SPEED_FILE, Line, read_lines
 from instructrl.training.run_dir import run_path
 
 if TYPE_CHECKING:
     from wandb import Run
-
-Line = dict[str, Any]  # a line of a metrics file: step, epoch, split, and numbers by name
-SPEED_FILE = "speed.jsonl"  # depends on the machine; metrics.jsonl is the same however often a run is resumed
 
 
 class Metrics:
@@ -45,7 +34,7 @@ class Metrics:
             repeated = unfinished and line["split"] not in ("step", "speed")
             return line["step"] < from_step or (line["step"] == from_step and not repeated)
 
-        paths = [run / name for name in ("metrics.jsonl", SPEED_FILE)]
+        paths = [run / name for name in (METRICS_FILE, SPEED_FILE)]
         remaining = [[line for line in read_lines(path) if is_final(line)] for path in paths]  # before any is rewritten
         self._stack = ExitStack()
         self._file, self._speed_file = (
@@ -79,40 +68,6 @@ class Metrics:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stack.__exit__(kind, error, trace)
-
-
-def read_lines(path: Path) -> list[Line]:
-    """The lines of a metrics file; [] if there is no file. A last line that was cut short by a crash is left out.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    seen: set[tuple[int, str]] = set()
-    last = 0
-
-    def check(line: Line) -> None:
-        nonlocal last
-        needed = {"steps": NUMBER} if "steps_per_second" in line else {}
-        check_keys(line, {"step": INTEGER, "split": TEXT, **needed}, {**dict.fromkeys(line, NUMBER), "epoch": FINITE})
-        step, split = line["step"], line["split"]
-        if step < last:
-            raise LineError(f"found step {step} after step {last}; allowed: steps that do not decrease")
-        if (step, split) in seen:
-            raise LineError(f"found {format_value(split)} of step {step} a second time; allowed: once")
-        last = step
-        seen.add((step, split))
-
-    return read_json_lines(path, check, advice="restore the file, or remove this line to go on without its numbers")
-
-
-def lowest_validation_loss(run: Path) -> float | None:
-    """The lowest validation loss in a run's metrics.jsonl; None if there is none yet.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    lines = read_lines(run / "metrics.jsonl")
-    return min((line["loss"] for line in lines if line["split"] == "val" and "loss" in line), default=None)
 
 
 class NoMetrics(Metrics):
