@@ -22,9 +22,10 @@ def main(config: TrainConfig) -> None:
     check_inputs(config)
     from instructrl.collection.collect import ensure_demonstrations
     from instructrl.training.distributed.platform import select_platform
+    from instructrl.training.run_dir import feature_outputs
 
     select_platform(config.hardware)
-    data = ensure_demonstrations(config.task, config.sim, config.data)
+    data = ensure_demonstrations(config.task, config.sim, config.data, outputs=feature_outputs(config))
     from instructrl.training.feature_extraction import compute_features
     from instructrl.training.objectives.behavior_cloning import open_demonstrations
 

@@ -24,6 +24,7 @@ from instructrl.data.demonstrations.schema import VERSION, checksum
 from instructrl.data.demonstrations.writer import write_error
 from instructrl.errors import InputError, report_user_errors
 from instructrl.storage.paths import file_size
+from instructrl.storage.writable import check_writable_file
 
 SHOWN_EPISODES, SHOWN_SENTENCES = 6, 24
 
@@ -109,13 +110,14 @@ def inspect(options: argparse.Namespace) -> None:
         outside = [number for number in chosen if not 0 <= number < len(episodes)]
         if outside:
             raise InputError(f"--episode: found {outside[0]}; allowed for {options.file}: 0 to {len(episodes) - 1}")
+        path = episodes.path
+        out = options.out or (path if isinstance(path, Path) else Path(path.name)).with_suffix(".png")
+        check_writable_file(out, hint="choose another --out")
         print("\n".join(summary(episodes)), flush=True)
         if options.verify:
             episodes.verify()
             print(f"{'verified':12}all contents and pixels match their checksums")
             found = find_duplicates(episodes)
-        path = episodes.path
-        out = options.out or (path if isinstance(path, Path) else Path(path.name)).with_suffix(".png")
         sheet = contact_sheet([(number, episodes.demonstration(number)) for number in chosen], episodes.cameras)
         try:
             sheet.save(out, format="PNG")

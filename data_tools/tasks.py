@@ -12,6 +12,7 @@ from instructrl.errors import InputError, report_user_errors
 from instructrl.sim import EpisodeStart
 from instructrl.sim.rendering import opengl_backend
 from instructrl.sim.tabletop.env import Tabletop
+from instructrl.storage.writable import check_writable_file
 from instructrl.tasks import TASKS
 
 TILE, GAP, LINE_HEIGHT, MARGIN = 136, 3, 17, 8  # pixels
@@ -90,6 +91,7 @@ def draw_tasks(options: argparse.Namespace) -> None:
         raise InputError(f"--seed: found {options.seed}, expected 0 or more")
     if options.out.suffix.lower() not in FORMATS:
         raise InputError(f"--out: found {options.out}, expected a name that ends in {', '.join(FORMATS)}")
+    check_writable_file(options.out, hint="choose another --out")
     drawn = sheet({name: episode_images(name, options.seed) for name in names})
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -36,6 +36,8 @@ from instructrl.data.demonstrations.legacy_windows import Windows, open_windows
 from instructrl.errors import InputError, RunError, report_user_errors
 from instructrl.preemption import handle_signals
 from instructrl.sim.vector.pool import Workers
+from instructrl.storage.paths import storage_path
+from instructrl.storage.writable import check_writable
 
 StartWorkers = Callable[[int | None, int], AbstractContextManager[Workers | None]]
 
@@ -46,6 +48,8 @@ def convert(config: ConvertConfig, *, start: StartWorkers = episode_workers) -> 
     Raises:
         InputError: the source cannot be converted. RunError: some of its tasks cannot.
     """
+    out = storage_path(config.out)
+    check_writable(out.parent if out.suffix == ".hdf5" else out, hint="choose another out=")
     if config.kind == "windows":
         with open_windows(Path(config.src), config.cameras) as windows:
             convert_windows(config, windows)

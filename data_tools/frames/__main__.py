@@ -28,6 +28,7 @@ from instructrl.sim.rendering import available_renderer
 from instructrl.sim.tabletop.scene import CAMERAS as VIEWS
 from instructrl.sim.vector.pool import WorkerFailure, Workers, worker_count
 from instructrl.storage.object_store import SCHEMES
+from instructrl.storage.writable import check_writable
 
 PROG = "python -m data_tools.frames"
 TIMEOUT = 120.0  # seconds for one episode
@@ -46,6 +47,7 @@ def make_frames(config: FramesConfig, *, start: Callable[[FramesConfig], Workers
         RunError: the simulator keeps crashing; the same command restarts the unfinished file.
     """
     check_config(config)
+    check_writable(Path(config.out).expanduser(), hint="choose another out=")
     config.renderer = available_renderer(config.renderer)
     wanted = {"train": config.frames, "val": config.val_frames}
     paths = {split: Path(config.out).expanduser() / f"{split}.hdf5" for split, count in wanted.items() if count}

@@ -13,7 +13,6 @@ test_scenes=500 seeds=3 seed=0 out=FILE.json. `seeds` is the number of random en
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -32,11 +31,13 @@ from instructrl.errors import InputError, RunError, report_user_errors
 from instructrl.models.weight_files import read_checksum, weights_path
 from instructrl.sim.rendering import available_renderer
 from instructrl.sim.vector.pool import WorkerFailure, Workers, worker_count
-from instructrl.storage.atomic import atomic_path
+from instructrl.storage.atomic import write_atomically
+from instructrl.storage.writable import check_writable_file
 from instructrl.training.memory_limit import check_memory_limit
 from instructrl.training.preflight import check_inputs
 
 PROG = "python -m data_tools.probe"
+OUT_HINT = "choose another out="
 
 MAX_GRID = 8  # patches along an image's side; finer grids are averaged
 
@@ -103,21 +104,7 @@ def check(probe_config: ProbeConfig, config: TrainConfig) -> None:
         raise InputError(f"sim: found {config.sim.name}; allowed: tabletop, whose scenes give the positions of objects")
     check_inputs(config)
     if probe_config.out is not None:
-        with writable(Path(probe_config.out).expanduser()) as folder:
-            folder.mkdir(parents=True, exist_ok=True)
-
-
-@contextmanager
-def writable(path: Path) -> Iterator[Path]:
-    """Context manager around writing a file; yields its folder.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    try:
-        yield path.parent
-    except OSError as error:
-        raise InputError(f"out: {path} cannot be written ({error.strerror}); choose another file") from None
+        check_writable_file(Path(probe_config.out).expanduser(), hint=OUT_HINT)
 
 
 def probe_task(
@@ -256,8 +243,7 @@ def write(path: Path, probe_config: ProbeConfig, config: TrainConfig, rows: list
         "sim": asdict(config.sim),
         "rows": [asdict(row) | {"margin": row.margin} for row in rows],
     }
-    with writable(path), atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_atomically(path, json.dumps(content, indent=1) + "\n", hint=OUT_HINT)
     print(f"{path}: {len(rows)} rows")
 
 

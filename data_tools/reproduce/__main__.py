@@ -17,11 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_tools.reproduce.comparisons import FOLDER, experiments, missing_weights
-from data_tools.reproduce.page import write_page
+from data_tools.reproduce.page import HINT, write_page
 from data_tools.reproduce.results import load_results
 from instructrl.cli.args import Parser
 from instructrl.config.fields import format_value
 from instructrl.errors import InputError, report_user_errors
+from instructrl.storage.writable import check_writable_file
 
 PROG = "python -m data_tools.reproduce"
 SWEEPS = Path("multirun")  # where the launchers keep the job tables of sweeps
@@ -80,6 +81,7 @@ def run_sweep(module: str, *words: str) -> None:
 def main(words: Sequence[str]) -> None:
     """Run the command."""
     chosen = arguments(words)
+    check_writable_file(chosen.out, hint=HINT)
     launcher = [word for word in chosen.overrides if word.partition("=")[0].partition(".")[0] == "launcher"]
     launcher = launcher if any(word.startswith("launcher=") for word in launcher) else ["launcher=local", *launcher]
     settings = [word for word in chosen.overrides if word not in launcher]

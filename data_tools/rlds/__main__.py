@@ -26,8 +26,10 @@ from instructrl.config.fields import format_value, number, one_of, setting
 from instructrl.data.demonstrations.schema import SPLITS
 from instructrl.errors import InputError, report_user_errors
 from instructrl.storage.object_store import SCHEMES
+from instructrl.storage.writable import check_writable
 
 T = TypeVar("T", "ExportConfig", "ImportConfig")
+OUT_HINT = "choose another out="
 HELP = "see python -m data_tools.rlds --help"
 
 
@@ -97,9 +99,11 @@ def run_export(config: ExportConfig) -> None:
         raise InputError(
             f"name: found {format_value(config.name)}; allowed: a-z, 0-9 and _, beginning with a letter, or null"
         )
+    src, out = local_path("src", config.src), local_path("out", config.out)
+    check_writable(out.absolute().parent, hint=OUT_HINT)  # in which it is renamed
     export(
-        local_path("src", config.src),
-        local_path("out", config.out),
+        src,
+        out,
         split=config.split,
         name=config.name,
         episodes=config.episodes,
@@ -115,6 +119,7 @@ def run_import(config: ImportConfig) -> None:
     from data_tools.rlds.source import Source
 
     source, out = Source(local_path("src", config.src)), local_path("out", config.out)
+    check_writable(out.parent if out.suffix == ".hdf5" else out, hint=OUT_HINT)
     if config.mapping is None:
         if not rlds_schema.is_native(source):
             raise InputError(

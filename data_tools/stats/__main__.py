@@ -23,8 +23,10 @@ from instructrl.cli.table import align
 from instructrl.errors import InputError, report_user_errors
 from instructrl.storage.atomic import write_atomically
 from instructrl.storage.paths import StoragePath, list_files, storage_path
+from instructrl.storage.writable import check_writable_file
 
 MAX_SHOWN = 8  # instructions, variations and outliers per file; the page has more
+HINT = "choose another --out"
 TEXT_COLUMNS = 3  # left-aligned columns of the table
 
 
@@ -138,17 +140,18 @@ def histogram(counts: dict[int, int]) -> str:
 
 def stats(options: argparse.Namespace) -> None:
     """Print the statistics, write the page, and fail if there are duplicates."""
-    sets = [measure(path) for path in expand_folders(options.paths)]
+    paths, first = expand_folders(options.paths), options.paths[0]
+    beside_them = Path() if not isinstance(first, Path) else first if first.is_dir() else first.parent
+    out = options.out or beside_them / "stats.html"
+    check_writable_file(out, hint=HINT)
+    sets = [measure(path) for path in paths]
     others, unknown = sibling_files(sets)
     together = [*(one.digests for one in sets), *others]
     compared, found = [one.path for one in together], duplicates(together)
     lines = [*overview(sets), *(line for one in sets for line in details(one)), ""]
     lines += [f"duplicates      {line}" for line in duplicate_lines(found, compared)]
     lines += [f"not compared    {line}" for line in unknown]
-    first = options.paths[0]
-    beside_them = Path() if not isinstance(first, Path) else first if first.is_dir() else first.parent
-    out = options.out or beside_them / "stats.html"
-    write_atomically(out, page(sets, found, compared), hint="choose another --out")
+    write_atomically(out, page(sets, found, compared), hint=HINT)
     print("\n".join([*lines, f"page            {out}"]), flush=True)
     raise_if_duplicates(found)
 

@@ -45,6 +45,7 @@ from instructrl.models.encoders.architecture import check_sizes
 from instructrl.models.parameter_files import checksum
 from instructrl.models.weight_files import Weights, read_weights, write_weights
 from instructrl.storage.file_lock import exclusive_lock
+from instructrl.storage.writable import check_writable_file
 from instructrl.training.preflight import convert_command, m3ae_steps
 
 
@@ -117,6 +118,7 @@ def write(
     Raises:
         InputError: it cannot be used, or another file is at `out`.
     """
+    check_writable_file(out, hint="choose another out=")
     published = read_published(src, kind)
     arrays, found = published.arrays, existing(out, kind)
     if encoder is not None:
@@ -202,6 +204,7 @@ def fetch(config: FetchConfig) -> None:
     encoder = encoder_option(f"{config.kind}_{config.name}")
     out = Path(config.out or str(encoder.weights))
     tokenizer = out.parent / "tokenizers" / encoder.tokenizer.replace("/", "--") / "tokenizer.json"
+    check_writable_file(out, hint="choose another out=")
     failures = []
     with exclusive_lock(
         out.parent / "downloads", activity="downloads", busy_hint="choose another out=", write_hint="choose out="

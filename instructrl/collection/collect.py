@@ -6,7 +6,7 @@ succeeds. (On RLBench this is best effort: its planner is random and its process
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from time import monotonic
@@ -38,6 +38,7 @@ from instructrl.sim import EpisodeStart, Outcome, check_tasks, make_checked_env
 from instructrl.sim.vector.pool import WorkerFailure, Workers, worker_count
 from instructrl.storage.file_lock import exclusive_lock
 from instructrl.storage.paths import StoragePath
+from instructrl.storage.writable import check_outputs
 from instructrl.types import Demonstration
 
 MAX_LOST = 5  # consecutive episodes on which a fragile simulator crashes twice each before collection fails
@@ -54,14 +55,16 @@ def ensure_demonstrations(
     data: DataConfig,
     *,
     start: Callable[[SimConfig, str], Workers] = start_workers,
+    outputs: Sequence[tuple[str, StoragePath]] = (),
 ) -> dict[str, list[StoragePath]]:
     """Collect missing episodes of the splits train and val and return the files; does nothing if all are present.
 
     There is one file per split and task, in the order of `task_names`; a task has the same file alone and in a set.
-    `start` starts the workers of a task that has missing episodes.
+    `start` starts the workers of a task that has missing episodes. `outputs` are folders that are written afterwards,
+    with the settings that name them: they are checked before anything is collected.
 
     Raises:
-        InputError: a file is damaged, has other settings, or cannot be written.
+        InputError: a file is damaged, has other settings, or cannot be written, or one of the outputs cannot.
         RunError: the simulator keeps crashing or its expert failing; finished parts are kept and the same command
             resumes.
     """
@@ -73,6 +76,7 @@ def ensure_demonstrations(
     missing = {split.header.task for split in every if num_present(split) < split.episodes}
     settings = with_available_renderer(sim, every) if missing else sim
     if missing:
+        check_outputs([*outputs, *(("data.dir", split.path.parent) for split in every if split.header.task in missing)])
         check_tasks(settings, sorted(missing))
     for number, one in enumerate(tasks):
         if one.name in missing:

@@ -14,12 +14,17 @@ from instructrl.errors import RunError
 @entry_point("eval", EvalConfig, script="eval.py")
 def main(config: EvalConfig) -> None:
     """Evaluate the conditions, render some videos, write the results and the report."""
-    from instructrl.evaluation.run_checks import check_run
+    from instructrl.config.evaluation import effective_protocol
+    from instructrl.evaluation.run_checks import check_run, evaluation_folder
     from instructrl.storage.paths import storage_path
     from instructrl.storage.synced_dir import working_dir
+    from instructrl.storage.writable import check_writable
 
-    with working_dir(storage_path(config.run), exclusive=False) as work_dir:
+    location, protocol = storage_path(config.run), effective_protocol(config)
+    with working_dir(location, exclusive=False) as work_dir:
         check_run(work_dir.folder, tasks=config.tasks)  # before jax is imported
+        folder = location / evaluation_folder(work_dir.folder, protocol.name).name
+        check_writable(folder, hint="give permission to write there")
         from instructrl.evaluation.evaluate import evaluate
         from instructrl.evaluation.results.summary import headline, table
         from instructrl.evaluation.results.tables import tables

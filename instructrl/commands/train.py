@@ -16,7 +16,7 @@ def main(config: TrainConfig) -> float | None:
     from instructrl.storage.synced_dir import working_dir
     from instructrl.training.distributed.multihost import leader_first, process_group
     from instructrl.training.preflight import check_inputs
-    from instructrl.training.run_dir import find_run, open_run, run_path
+    from instructrl.training.run_dir import find_run, open_run, run_outputs, run_path
 
     with process_group(config.hardware), working_dir(run_path(config), exclusive=True) as work_dir:
         find_run(config, work_dir.folder)  # before any work: different settings are refused,
@@ -33,10 +33,11 @@ def main(config: TrainConfig) -> float | None:
         check_initialization(config, work_dir.folder)  # and incompatible initial parameters
         with leader_first():
             cloning = config.objective == "behavior_cloning"
-            data = ensure_demonstrations(config.task, config.sim, config.data) if cloning else {}
+            outputs = run_outputs(config, work_dir.folder)
+            data = ensure_demonstrations(config.task, config.sim, config.data, outputs=outputs) if cloning else {}
             run = open_run(config, work_dir.folder)
         from instructrl.evaluation.rollout_callback import rollout_callback
-        from instructrl.training.monitoring.metric_writer import lowest_validation_loss
+        from instructrl.training.monitoring.metric_files import lowest_validation_loss
         from instructrl.training.train_loop import train
 
         with rollout_callback(config, run) as rollout:

@@ -19,6 +19,7 @@ from instructrl.evaluation.compare.grouping import Comparison, group_runs, table
 from instructrl.evaluation.compare.page import page
 from instructrl.evaluation.compare.sweep_runs import load_sweep
 from instructrl.storage.atomic import write_atomically
+from instructrl.storage.writable import check_writable
 
 PAGE, NUMBERS = "comparison.html", "comparison.json"
 
@@ -33,8 +34,9 @@ def compare(folder: Path, *, protocol: str | None = None) -> tuple[Comparison, P
     Raises:
         InputError: there is no sweep, no run has anything to compare, or the page cannot be written.
     """
-    found = group_runs(load_sweep(folder, protocol=protocol), folder)
-    hint = "go to another folder"
+    hint, runs = "go to another folder", load_sweep(folder, protocol=protocol)
+    check_writable(folder, hint=hint)
+    found = group_runs(runs, folder)
     write_atomically(folder / NUMBERS, json.dumps(found.numbers(), indent=2) + "\n", hint=hint)
     write_atomically(folder / PAGE, page(found, folder), hint=hint)
     return found, folder / PAGE

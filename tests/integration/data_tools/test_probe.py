@@ -240,7 +240,7 @@ def test_the_table_says_who_is_better() -> None:
         (["seeds=many"], "seeds: found many"),
         (["encodre=m3ae_tiny"], "encodre: no such setting"),
         (["head=regression"], "head: found head=regression; leave it out"),
-        (["out=/proc/none/a.json"], "out: /proc/none/a.json cannot be written"),
+        (["out=/proc/none/a.json"], "/proc/none/a.json: cannot be written"),
     ],
 )
 def test_bad_input_is_one_line(words: list[str], message: str, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,7 +113,7 @@ def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
         (["tasks=[reach]"], "tasks: found "),
         (["views=3", "cameras=[front,wrist]"], "views: found 3; allowed: at most the number of cameras, 2"),
         (["out=gs://bucket/frames"], "out: found gs://bucket/frames; allowed: a local folder"),
-        (["out=/proc/none"], "/proc/none/train.hdf5: cannot be written"),
+        (["out=/proc/none"], "/proc/none: cannot be written"),
         (["framse=3"], "framse: no such setting; did you mean frames?"),
         (["frames"], "frames: cannot be read as key=value"),
     ],

@@ -57,7 +57,7 @@ def test_the_sheet_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (["--out", "sheet.gif"], r"--out: found sheet\.gif, expected a name that ends in \.jpg, \.png"),
         (
             ["reach_target", "--out", "/proc/none/sheet.png"],
-            r"/proc/none/sheet\.png: cannot be written .*; free space .*or choose another --out",
+            r"/proc/none/sheet\.png: cannot be written .*; make room or choose another --out",
         ),
     ],
 )
