@@ -3,9 +3,10 @@
 import errno
 import io
 import os
+import select
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ MACHINE_ERRORS = {  # no mistake of a program
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "close other programs",
 }
+NO_READER = 128 + 13  # exit code of a command whose output nobody reads any more: 128 and the number of SIGPIPE
 
 
 class UserError(Exception):
@@ -67,11 +69,52 @@ class InterruptedRun(BaseException):  # like KeyboardInterrupt, must not be caug
 def report_user_errors() -> Iterator[None]:
     """Run a command: an expected error is one line on standard error, and the exit code is that of its kind.
 
-    Characters that the terminal or the pipe cannot show are written as escapes.
+    Characters that the terminal or the pipe cannot show are written as escapes. A command whose output is read no
+    further, as by `| head`, ends with exit code 141 and without a message.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    try:
+        with _report_errors():
+            yield
+    except BrokenPipeError:  # also of pipes to other processes, and sockets
+        if not discard_unread_output():
+            raise
+        raise SystemExit(NO_READER) from None
+    except SystemExit:
+        discard_unread_output()
+        raise
+    if discard_unread_output():
+        raise SystemExit(NO_READER)
+
+
+def discard_unread_output() -> bool:
+    """Write the output so far; if its reader has gone, discard all that follows, and return True."""
+    gone = [
+        stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper) and has_no_reader(stream)
+    ]
+    for stream in gone:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())  # what is buffered is written when the interpreter ends
+    return bool(gone)
+
+
+def has_no_reader(stream: io.TextIOWrapper) -> bool:
+    """Return True if a stream is a pipe that nobody reads any more."""
+    try:
+        with suppress(BrokenPipeError):
+            stream.flush()
+        poll = select.poll()
+        poll.register(stream.fileno(), select.POLLERR)
+        return any(state & select.POLLERR for _, state in poll.poll(0))
+    except (OSError, ValueError):  # closed, or no file
+        return False
+
+
+@contextmanager
+def _report_errors() -> Iterator[None]:
+    """Turn expected errors into lines and exit codes."""
     try:
         check_working_directory()
         yield

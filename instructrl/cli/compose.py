@@ -20,7 +20,14 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 from instructrl.cli.file_checks import check_files, place_of
 from instructrl.cli.folders import added_folders
 from instructrl.cli.option_files import Loaded, loaded_files
-from instructrl.cli.overrides import as_list, check_override, groups, options, read_override
+from instructrl.cli.overrides import (
+    as_list,
+    check_override,
+    groups,
+    options,
+    read_override,
+    without_empty_groups,
+)
 from instructrl.config.environment import SimConfig
 from instructrl.config.evaluation import EvalConfig, ProtocolConfig, check_protocol_name
 from instructrl.config.fields import explain, flatten, invalid_value, is_group, leaves
@@ -52,7 +59,9 @@ def compose(config_name: str, schema: type[T], overrides: Sequence[str]) -> T:
     except OmegaConfBaseException as error:
         raise explain(error, known) from None
     except InputError as error:
-        raise error if error.key in keys else with_place(error, files) from None
+        if error.key in keys:
+            raise
+        raise with_place(error, files) if error.key else with_places(error, known, files, overrides) from None
     except (RecursionError, ValueError, TypeError) as error:  # of resolvers in ${...}
         raise InputError(one_line_message(error)) from None
     if isinstance(config, EvalConfig) and any(key.startswith("protocol.") for key in keys):
@@ -65,6 +74,16 @@ def with_place(error: InputError, files: Loaded) -> InputError:
     """The error with the file and the line that set the setting at fault in front, if one of these files does."""
     place = place_of(error.key, files)
     return InputError(f"{place}: {error}" if place else str(error))
+
+
+def with_places(error: InputError, schema: type, files: Loaded, overrides: Sequence[str]) -> InputError:
+    """The error of settings that do not fit together, with the files and lines that set those it names, at its end."""
+    read = {override.key_or_group: override.value() for override in map(read_override, overrides)}
+    given = {*read, *(f"{key}.{name}" for key, value in read.items() if isinstance(value, dict) for name in value)}
+    named = re.findall(r"^\w+(?=:)|\b[a-z_]+(?:\.\w+)+", str(error))
+    places = {key: place_of(key, files) for key in named if key in leaves(schema) and key not in given}
+    notes = [f"{key} is set in {place}" for key, place in places.items() if place]
+    return InputError("; ".join([str(error), *notes]))
 
 
 def presets_of(name: str, overrides: Sequence[str]) -> list[ProtocolConfig]:
@@ -183,7 +202,7 @@ def hydra_compose(config_name: str, overrides: Sequence[str], schema: type, *, t
     try:
         with warnings.catch_warnings(), hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
             warnings.simplefilter("ignore")
-            return hydra.compose(config_name, overrides=list(overrides))
+            return hydra.compose(config_name, overrides=without_empty_groups(overrides, config_name))
     finally:
         store.store(name=name, node=untyped)
         GlobalHydra.instance().hydra = outer

@@ -25,7 +25,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from instructrl.cli.compose import compose, merge, schema_of
 from instructrl.cli.folders import faults, folder_words, take_folders
-from instructrl.cli.overrides import check_search, expand_sweep, groups, options, read_override
+from instructrl.cli.overrides import (
+    check_search,
+    expand_sweep,
+    groups,
+    options,
+    read_override,
+    without_empty_groups,
+)
+from instructrl.cli.progress import ProgressBar
 from instructrl.config.fields import (
     format_value,
     leaves,
@@ -98,7 +106,9 @@ def entry_point(
                     return
                 words, launcher = compose_launcher(words, dry_run="--dry-run" in flags)
                 jobs = job_overrides(flags, words, config_name, schema)
-                configs = [compose(config_name, schema, overrides) for overrides in jobs]
+                several = len(jobs) > 1  # hundreds take minutes
+                bar = ProgressBar(jobs, description="settings", total=len(jobs), unit="jobs", shown=several, delay=1)
+                configs = [compose(config_name, schema, overrides) for overrides in bar]
                 check_distinct_outputs(configs)
                 if "--cfg" in flags:
                     for overrides in jobs:
@@ -110,8 +120,9 @@ def entry_point(
                     entry = (*entry_words(function, script), *folder_words())
                     request = SweepRequest(config_name, entry, launcher, jobs, configs, command_line())
                     job.sweep_request = request  # type: ignore[attr-defined]
-                    flags, words = flags | {"--multirun"}, ["hydra/launcher=instructrl", *words]
+                    flags, words = flags | {"--multirun"}, ["hydra/launcher=instructrl"]  # which has the jobs already
                 os.environ["HYDRA_FULL_ERROR"] = "1"  # full traceback of a bug
+                words = without_empty_groups(words, config_name)
                 sys.argv[1:] = [*sorted(flags), *folder_words(), *words]  # Hydra reads no flag between other words
                 start()
 

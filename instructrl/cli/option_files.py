@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from instructrl.cli.folders import added_folders
-from instructrl.cli.overrides import groups, options
+from instructrl.cli.overrides import TARGET, check_targets, groups, options
 from instructrl.config.environment import CollectConfig
 from instructrl.config.evaluation import EvalConfig
 from instructrl.config.launcher import LaunchConfig
@@ -96,9 +96,29 @@ def load_option(folder: Path, name: str) -> OptionFile:
             raise InputError(f"{found.place(key)}: found the key {format_value(key[-1])}; write {nested_form}")
         if group and len(key) > 1 and key[0] == "hydra" and key[1] not in ("launcher", "sweeper"):
             raise InputError(f"{found.place(key)}: {'.'.join(key)}: of Hydra's own settings {HYDRA_ALLOWED}")
+    if group:
+        check_called(found, group)
     if group and not group.startswith("hydra"):
         check_defaults(file)
     return file
+
+
+def check_called(file: YamlFile, group: str) -> None:
+    """Raise InputError if a file's settings of Hydra's launcher or sweeper name what is to be called.
+
+    An option of the launcher or the sweeper itself has to name a class of a plugin; Hydra accepts no other one.
+    """
+    of_hydra: dict[Key, Any] = {
+        ("hydra", plugin): file.values.get("hydra", {}).get(plugin) for plugin in ("launcher", "sweeper")
+    }
+    if group.startswith("hydra/"):
+        is_plugin = re.fullmatch(r"hydra_plugins(\.\w+)+", str(file.values.get(TARGET))) and group.count("/") == 1
+        of_hydra = {(): {key: value for key, value in file.values.items() if key != TARGET or not is_plugin}}
+    for place, settings in of_hydra.items():
+        try:
+            check_targets(group.replace("/", ".") if not place else ".".join(place), settings)
+        except InputError as error:
+            raise InputError(f"{file.place(place)}: {error}") from None
 
 
 def header_of(file: YamlFile) -> str | None:

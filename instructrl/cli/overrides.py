@@ -5,8 +5,9 @@ have no use here (packages, deletions, additions) are refused in one line.
 """
 
 import functools
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, product
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ from instructrl.errors import InputError
 from instructrl.package_files import CONFIG_DIR
 
 MAX_JOBS = 1000
-PLUGINS = ("hydra/launcher", "hydra.launcher.", "hydra/sweeper", "hydra.sweeper.")
+PLUGINS = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper")
+TARGET = "_target_"  # key with which Hydra names a class or a function to call
 
 
 @functools.cache
@@ -75,7 +77,8 @@ def check_override(text: str, config_name: str, schema: type) -> None:
     """Raise InputError unless a word assigns a value to a setting, or an option to a group."""
     override = read_override(text)
     key = override.key_or_group
-    if key.startswith(PLUGINS):
+    if re.match(rf"({'|'.join(map(re.escape, PLUGINS))})([./@]|$)", key):
+        check_targets(key, override.value())
         return
     if key == "hydra" or key.startswith(("hydra.", "hydra/")):
         raise InputError(
@@ -99,6 +102,36 @@ def check_override(text: str, config_name: str, schema: type) -> None:
         check_option(key, value, optional=known[key] is None)
     else:
         check_value(key, value, schema)
+
+
+def check_targets(key: str, value: Any) -> None:
+    """Raise InputError if a setting of Hydra's launcher or sweeper names what is to be called.
+
+    Their options do that: a plugin's own files name its classes.
+    """
+    name = key.rpartition(".")[2]
+    if name == TARGET:
+        plugin = ".".join(key.split(".")[:2]).replace(".", "/")
+        raise InputError(
+            f"{key}: found {format_value(value)}; a class cannot be set: choose an option, as {plugin}=..."
+        )
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for part, item in inside:
+        check_targets(f"{key}.{part}", item)
+
+
+def without_empty_groups(texts: Sequence[str], config_name: str) -> list[str]:
+    """The overrides without those that choose no option of a group, like experiment=null, which Hydra refuses.
+
+    The groups for which this is allowed have no option by default.
+    """
+    known = groups(config_name)
+    return [text for text in texts if not chooses_nothing(read_override(text), known)]
+
+
+def chooses_nothing(override: Override, known: Mapping[str, str | None]) -> bool:
+    """Return True if an override chooses no option of one of the known groups."""
+    return override.key_or_group in known and not override.is_sweep_override() and override.value() is None
 
 
 def check_option(group: str, value: Any, *, optional: bool) -> None:

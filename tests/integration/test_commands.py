@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from instructrl.errors import report_user_errors
 from tests.fixtures.demonstrations import demonstration, write
 from tests.fixtures.waiting import until
 from tests.paths import ROOT
@@ -169,3 +170,36 @@ def test_words_that_the_terminal_cannot_show_are_written_as_escapes(variable: st
     assert ran.returncode == 2 and ran.stdout.decode("ascii").count(r"reach the \u7ea2 ball") == 2, ran.stderr
     assert ran.stderr.decode("ascii").splitlines()[-1].startswith(r"error: name=a/\u7ea2: cannot be read as key=value")
     assert "reach the 红 ball" in (tmp_path / "stats.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["train.py", "--help"], ["train.py", "-m", "seed=0,1", "--dry-run"], ["-m", "data_tools.rlds", "--help"]],
+    ids=lambda words: words[-1],
+)
+def test_a_command_whose_output_is_read_no_further_ends_quietly(words: list[str], tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    entry = [str(ROOT / word) if word.endswith(".py") else word for word in words]
+    with os.fdopen(writer, "wb") as closed:
+        ran = subprocess.run(
+            [sys.executable, *entry], cwd=tmp_path, stdout=closed, stderr=subprocess.PIPE, text=True, timeout=120,
+            env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
+        )  # fmt: skip
+    assert (ran.returncode, ran.stderr) == (141, "")
+
+
+def test_an_error_is_said_where_the_output_is_read_no_further(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        ran = subprocess.run(
+            [sys.executable, ROOT / "train.py", "policy=abc"], cwd=tmp_path, stdout=closed, stderr=subprocess.PIPE,
+            text=True, timeout=120, check=False,
+        )  # fmt: skip
+    assert ran.returncode == 2 and ran.stderr.startswith("error: policy: found abc")
+
+
+def test_a_broken_pipe_to_something_else_is_no_quiet_end() -> None:
+    with pytest.raises(BrokenPipeError), report_user_errors():
+        raise BrokenPipeError

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from instructrl.cli.compose import compose
+from instructrl.cli.option_files import load_option
 from instructrl.config.training import TrainConfig
 from instructrl.config.yaml_file import read_yaml
 from instructrl.errors import InputError
@@ -98,6 +99,7 @@ CASES: dict[str, tuple[str | bytes, str]] = {  # text of an experiment, and what
     "self_twice": (HEADER + "defaults: [_self_, _self_]\nseed: 1\n", ": Duplicate _self_ defined in experiment/s"),
     "outside": (HEADER + "defaults:\n  - /../x\n", ", line 2: defaults: found ../x; allowed: names like /policy/v"),
     "hydra_scalar": (HEADER + "hydra: 3\n", ", line 2: hydra: found no group; of Hydra's own settings only launch"),
+    "target": (HEADER + "hydra: {launcher: {a: {_target_: x}}}\n", ", line 2: hydra.launcher.a._target_: found x; a c"),
     "hydra": (HEADER + "hydra: {run: {dir: x}}\n", ", line 2: hydra.run: of Hydra's own settings only launcher and sw"),
 }  # fmt: skip
 
@@ -161,6 +163,43 @@ def test_files_of_a_group_are_named_too(folder: Path) -> None:
     assert refused("policy=wide", "policy.depth=0").startswith("policy.depth: found 0; allowed: an integer")
     write(folder, "over", HEADER + "defaults:\n  - override /policy: wide\npolicy:\n  depth: 2000\n")
     assert refused("experiment=over").startswith(f"{folder}/over.yaml, line 5: policy.depth: found 2000; allowed")
+
+
+def test_settings_that_do_not_fit_together_are_named_with_the_files_that_set_them(folder: Path) -> None:
+    path = write(folder, "short", HEADER + "training:\n  epochs: 3\noptimizer:\n  warmup_epochs: 4\n")
+    line = refused("experiment=short")
+    assert line == (
+        "optimizer.warmup_epochs: found 4.0; allowed: less than training.epochs=3; "
+        f"optimizer.warmup_epochs is set in {path}, line 5; training.epochs is set in {path}, line 3"
+    )
+    line = refused("experiment=short", "training.epochs=2")
+    assert line.endswith(f"training.epochs=2; optimizer.warmup_epochs is set in {path}, line 5")
+    line = refused("experiment=short", "training={epochs: 2}", "optimizer.warmup_epochs=2")
+    assert line.endswith("optimizer.warmup_epochs: found 2.0; allowed: less than training.epochs=2")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [
+        ("hydra/launcher/mine", "_target_: os.system\n", "hydra.launcher._target_: found os.system; a class cannot"),
+        (
+            "hydra/launcher/mine",
+            "_target_: hydra_plugins.x.Y\na: {_target_: z}\n",
+            "hydra.launcher.a._target_: found z",
+        ),
+        ("hydra/sweeper/sampler/mine", "_target_: hydra_plugins.x.Y\n", "hydra.sweeper.sampler._target_: found hydra"),
+    ],
+)
+def test_a_file_of_hydras_names_nothing_to_call_but_a_plugin(folder: Path, name: str, text: str, line: str) -> None:
+    path = folder.parent / f"{name}.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(InputError, match=rf"^{re.escape(f'{path}: {line}')}"):
+        load_option(folder.parent, name)
+
+
+def test_an_option_of_no_name_is_that_of_no_experiment() -> None:
+    assert compose("train", TrainConfig, ["experiment=null", "seed=3"]) == compose("train", TrainConfig, ["seed=3"])
 
 
 def test_editors_of_other_systems_write_files_that_are_read(folder: Path) -> None:
