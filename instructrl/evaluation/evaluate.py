@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from instructrl.cli.entry import command_line
+from instructrl.cli.progress import stopwatch
 from instructrl.config.environment import task_names
 from instructrl.config.evaluation import EvalConfig, ProtocolConfig, effective_protocol, protocol_record
 from instructrl.config.training import TrainConfig
@@ -63,18 +64,20 @@ def evaluate(config: EvalConfig, run: Path | None = None) -> tuple[dict[str, Any
     if len(tasks) > 1:
         check_tasks(trained.sim, tasks)
         pool.check_variations(tasks)
-    agent, step = load_batched_agent(
-        run,
-        checkpoint=config.checkpoint,
-        slots=count,
-        steps=1,
-        hardware=config.hardware,
-        strict=config.strict,
-        report=print_warning,
-        beside_renderers=renderer != "raycast",
-    )
+    with stopwatch("loading the agent"):
+        agent, step = load_batched_agent(
+            run,
+            checkpoint=config.checkpoint,
+            slots=count,
+            steps=1,
+            hardware=config.hardware,
+            strict=config.strict,
+            report=print_warning,
+            beside_renderers=renderer != "raycast",
+        )
     about["checkpoint"] = {"name": config.checkpoint, "step": step}
-    training = training_record(run, stored, epochs=trained.training.epochs)
+    options = trained.training
+    training = training_record(run, stored, epochs=options.epochs, validate_every=options.validate_every)
     identity = {**about, "run": run.name, "origin": run_fingerprint(run), "parameters": fingerprint(agent)}
     evaluation = AgentEvaluation(pool, agent, identity, folder)
     videos = config.videos if config.videos is not None else 1 if several else 3
@@ -182,7 +185,8 @@ class AgentEvaluation:
             episodes = next(condition.episodes for condition in conditions if condition.name == HEADLINE)
             chosen = choose_episodes(episodes, count=videos)
             try:
-                films = film_episodes(workers, episodes, chosen, folder=folder / "videos")
+                with stopwatch(f"rendering {len(chosen)} videos"):
+                    films = film_episodes(workers, episodes, chosen, folder=folder / "videos")
             except RunError as error:
                 results["problems"] = [f"{results['task']}: no videos: {error}"]
         return {**results, "videos": [film.metadata(self.folder) for film in films]}

@@ -53,11 +53,11 @@ def test_the_learning_rate_follows_the_schedule_of_all_epochs_from_there_on(
 
 def test_an_extended_run_says_so_where_it_is_evaluated(finished: Path, tmp_path: Path) -> None:
     [short] = (finished / "outputs").iterdir()
-    assert "extended_after" not in training_record(short, short, epochs=2)
+    assert "extended_after" not in training_record(short, short, epochs=2, validate_every=1)
     folder = shutil.copytree(finished, tmp_path / "extended")
     trained(folder, "training.epochs=3")
     run = trained(folder, "training.epochs=4")
-    training = training_record(run, run, epochs=4)
+    training = training_record(run, run, epochs=4, validate_every=1)
     assert training == {"epoch": 4, "epochs": 4, "process": "", "extended_after": [2, 3]}
     [sentence] = cautions({"training": training})
     assert sentence.startswith("The training was extended to 4 epochs after it had finished 2 and 3: ")
@@ -113,4 +113,4 @@ def test_a_damaged_record_of_extensions_is_one_line(finished: Path, tmp_path: Pa
     [run] = (shutil.copytree(finished, tmp_path / "copy") / "outputs").iterdir()
     (run / "extensions.json").write_text('{"epochs": 2}')
     with pytest.raises(InputError, match=r"extensions.json: damaged; restore it"):
-        training_record(run, run, epochs=2)
+        training_record(run, run, epochs=2, validate_every=1)

@@ -21,6 +21,9 @@ def sweep_cautions(runs: Sequence[Run]) -> list[str]:
     for name, results in evaluated:
         for sentence in cautions(results):
             own.setdefault(sentence, []).append(name)
+    for name, run in zip(names, runs, strict=True):
+        if run.missing and name not in own.get(run.missing, ()):
+            own.setdefault(run.missing, []).append(name)
     return [*differing, *(f"{_listed(some)}: {sentence}" for sentence, some in own.items())]
 
 

@@ -18,7 +18,7 @@ from instructrl.package_files import EVALUATE
 from instructrl.storage import object_store
 from instructrl.storage.json_file import read_json
 from instructrl.storage.paths import StoragePath, open_source, storage_path
-from instructrl.training.monitoring.metric_files import METRICS_FILE, read_lines
+from instructrl.training.monitoring.metric_files import METRICS_FILE, missing_lines, read_lines
 from instructrl.training.run_dir import FREE_KEYS, RECORDED_KEYS, read_config, settings
 
 RESULTS = "results.json"
@@ -37,6 +37,7 @@ class Run:
         reason: why it is left out of the comparison; empty if it is compared.
         settings: those that determine the result, by dotted keys.
         metrics: lines of metrics.jsonl.
+        missing: sentence on lines that it lacks; empty if none are known to be missing.
         results: of its evaluation.
     """
 
@@ -49,6 +50,7 @@ class Run:
     reason: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     metrics: list[dict[str, Any]] = field(default_factory=list)
+    missing: str = ""
     results: Mapping[str, Any] | None = None
 
 
@@ -167,7 +169,9 @@ def load_run(run: Run, folder: Path, *, needs_results: bool) -> None:
     values = flatten(settings(config, without=set(FREE_KEYS) - set(RECORDED_KEYS)))
     run.settings = {key: format_value(value) if isinstance(value, list) else value for key, value in values}
     try:
-        run.metrics = [line for line in read_lines(folder / METRICS_FILE) if line["split"] != "step"]
+        lines = read_lines(folder / METRICS_FILE)
+        run.missing = missing_lines(lines, validate_every=config.training.validate_every)
+        run.metrics = [line for line in lines if line["split"] != "step"]
     except InputError as error:  # of a copy, where the run is in object storage
         run.reason = f"has damaged curves: {str(error).replace(str(folder), run.location)}"
         return

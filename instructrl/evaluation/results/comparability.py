@@ -10,7 +10,7 @@ from typing import Any
 
 from instructrl.storage.lease import active_holder
 from instructrl.storage.paths import StoragePath
-from instructrl.training.monitoring.metric_files import METRICS_FILE, read_lines
+from instructrl.training.monitoring.metric_files import METRICS_FILE, missing_lines, read_lines
 from instructrl.training.run_dir import DataRecord, extended_after
 
 _Sentence = Callable[[Mapping[str, str], Mapping[str, str]], str]  # on what was collected with, and played with
@@ -18,25 +18,29 @@ _OF_NO_EFFECT = ("expert", "suite")  # parts of a provenance that change no imag
 _NAMES = {"version": "version", "renderer": "renderer", "opengl": "OpenGL backend"}
 
 
-def training_record(run: Path, location: StoragePath, *, epochs: int) -> dict[str, Any]:
+def training_record(run: Path, location: StoragePath, *, epochs: int, validate_every: int) -> dict[str, Any]:
     """Progress of a run's training when it is evaluated.
 
     Args:
         run: local working copy of the run directory.
         location: the directory itself, which the process that trains there holds a lease on.
         epochs: in the run's settings.
+        validate_every: likewise.
 
     Returns:
         `epoch` of the last checkpoint, null if unknown, `epochs`, and the `process` at work, empty if there is none; of
-        an extended run also `extended_after`, the epochs after which it had finished before.
+        an extended run also `extended_after`, the epochs after which it had finished before; and if metrics.jsonl lacks
+        lines, a sentence on them, `missing`.
     """
     folders = (run / "checkpoints").iterdir() if (run / "checkpoints").is_dir() else ()
     step = max((int(folder.name) for folder in folders if folder.name.isdecimal()), default=None)
-    lines = [line for line in read_lines(run / METRICS_FILE) if line["split"] != "step" and line["epoch"] >= 1]
+    metrics = read_lines(run / METRICS_FILE)
+    lines = [line for line in metrics if line["split"] != "step" and line["epoch"] >= 1]
     epoch = None if step is None or not lines else int(step * lines[-1]["epoch"] / lines[-1]["step"] + 1e-6)
     record = {"epoch": epoch, "epochs": epochs, "process": str(active_holder(location) or "")}
     extended = extended_after(run, epochs)
-    return record | ({"extended_after": extended} if extended else {})
+    missing = missing_lines(metrics, validate_every=validate_every)
+    return record | ({"extended_after": extended} if extended else {}) | ({"missing": missing} if missing else {})
 
 
 def demonstrations_record(data: DataRecord, tasks: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -47,7 +51,9 @@ def demonstrations_record(data: DataRecord, tasks: Sequence[str]) -> dict[str, d
 
 def cautions(results: Mapping[str, Any]) -> list[str]:
     """Sentences on what limits the comparison of results with others, or what they say of the agent."""
-    return [*_training_caution(results.get("training")), *_by_task(results, _difference)]
+    training = results.get("training") or {}
+    missing = [training["missing"]] if "missing" in training else []
+    return [*_training_caution(training), *missing, *_by_task(results, _difference)]
 
 
 def unrecorded(results: Mapping[str, Any]) -> list[str]:
@@ -74,8 +80,8 @@ def compared_keys(simulator: Mapping[str, str]) -> list[str]:
     return [key for key in simulator if key not in _OF_NO_EFFECT]
 
 
-def _training_caution(training: Mapping[str, Any] | None) -> list[str]:
-    if training is None:
+def _training_caution(training: Mapping[str, Any]) -> list[str]:
+    if not training:
         return []
     far = "" if training["epoch"] is None else f"epoch {training['epoch']} of {training['epochs']}"
     if training["process"]:

@@ -1,5 +1,7 @@
 """A run's files of metrics, as they are read. Needs no jax."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,48 @@ def read_lines(path: Path) -> list[Line]:
         seen.add((step, split))
 
     return read_json_lines(path, check, advice="restore the file, or remove this line to go on without its numbers")
+
+
+def missing_lines(lines: Sequence[Line], *, validate_every: int) -> str:
+    """Sentence on lines that must have been removed or lost from metrics.jsonl; empty if none are known to be missing.
+
+    There is a line `train` of every epoch and a line `val` of every `validate_every`-th. Other lines are written at
+    intervals that may change when a run resumes: one is missing where an interval is a multiple of equal ones around
+    it.
+
+    Args:
+        lines: of the file.
+        validate_every: `training.validate_every` of the run.
+    """
+    found: dict[str, list[Line]] = {}
+    for line in lines:
+        found.setdefault(line["split"], []).append(line)
+    epochs = {
+        split: {int(line["epoch"]) for line in found.get(split, ()) if "epoch" in line} for split in ("train", "val")
+    }
+    last = max(epochs["train"], default=0)
+    expected = {"train": range(1, last), "val": range(validate_every, last, validate_every)}
+    missing = {split: sorted({*expected[split]} - epochs[split]) for split in expected}
+    parts = [f"{split} of epoch {', '.join(map(str, some))}" for split, some in missing.items() if some]
+    for split in found.keys() - expected.keys():
+        steps = gaps([line["step"] for line in found[split]])
+        parts += [f"{split} of step {', '.join(map(str, steps))}"] if steps else []
+    return (
+        f"{METRICS_FILE} lacks lines: {'; '.join(parts)}. Curves and lowest losses are those of the others."
+        if parts
+        else ""
+    )
+
+
+def gaps(steps: Sequence[int]) -> list[int]:
+    """The steps that are missing in a sequence of equal intervals around a longer one that is a multiple of them."""
+    lengths = [after - before for before, after in pairwise(steps)]
+    return [
+        step
+        for index in range(1, len(lengths) - 1)
+        if lengths[index - 1] == lengths[index + 1] < lengths[index] and lengths[index] % lengths[index - 1] == 0
+        for step in range(steps[index] + lengths[index - 1], steps[index + 1], lengths[index - 1])
+    ]
 
 
 def lowest_validation_loss(run: Path) -> float | None:

@@ -7,7 +7,7 @@ import errno
 import json
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from instructrl.evaluation.rollout import Episode
 from instructrl.sim import EpisodeStart, Outcome
 from instructrl.storage import json_lines
 from instructrl.storage.json_lines import LineFile, read_json_lines
-from instructrl.training.monitoring.metric_writer import Metrics, lowest_validation_loss, read_lines
+from instructrl.training.monitoring.metric_files import lowest_validation_loss, missing_lines, read_lines
+from instructrl.training.monitoring.metric_writer import Metrics
 
 IDENTITY = {"run": "second"}
 FILES = ("metrics.jsonl", "speed.jsonl", "episodes.jsonl")
@@ -159,6 +160,36 @@ def test_the_lowest_loss_is_that_of_a_validation_with_one(tmp_path: Path) -> Non
     del lines[-1]["loss"]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 1')
     assert lowest_validation_loss(tmp_path) == 1.5 / 3
+
+
+def curve(*splits: tuple[str, Sequence[int]], per_epoch: int = 10) -> list[dict[str, Any]]:
+    """Lines of a training, by split and step."""
+    return [{"step": step, "epoch": step / per_epoch, "split": split} for split, steps in splits for step in steps]
+
+
+@pytest.mark.parametrize(
+    ("lines", "missing"),
+    [
+        (curve(("train", range(10, 60, 10)), ("val", range(10, 60, 10)), ("step", range(4, 52, 4))), ""),
+        (curve(("train", (10, 20, 40, 50)), ("val", range(10, 60, 10))), "train of epoch 3"),
+        (curve(("train", range(20, 60, 10)), ("val", (10, 20, 50))), "train of epoch 1; val of epoch 3, 4"),
+        (curve(("train", range(10, 60, 10)), ("val", range(10, 50, 10))), ""),  # the last one is not written yet
+        (curve(("step", (4, 8, 12, 20, 24, 28))), "step of step 16"),
+        (curve(("step", (4, 8, 12, 24, 28))), "step of step 16, 20"),
+        (curve(("step", (4, 8, 12, 20, 30, 40))), ""),  # resumed with another training.log_every
+        (curve(("rollout", (10, 20, 40, 60))), ""),
+        ([], ""),
+    ],
+)
+def test_lines_that_a_metrics_file_lacks_are_named(lines: list[dict[str, Any]], missing: str) -> None:
+    found = missing_lines(lines, validate_every=1)
+    assert found.startswith(f"metrics.jsonl lacks lines: {missing}. ") if missing else found == ""
+
+
+def test_epochs_without_validation_lack_no_lines() -> None:
+    lines = curve(("train", range(10, 60, 10)), ("val", (20, 40, 50)))
+    assert missing_lines(lines, validate_every=2) == ""
+    assert missing_lines(lines, validate_every=1).startswith("metrics.jsonl lacks lines: val of epoch 1, 3. ")
 
 
 def test_speeds_without_a_unit_count_steps(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def a_run(folder: Path, *steps: int) -> Path:
 @pytest.mark.parametrize(("steps", "epoch"), [((), None), ((4,), 1), ((4, 8), 2), ((8, 10), 2), ((4, 20), 5)])
 def test_the_epoch_is_that_of_the_last_checkpoint(tmp_path: Path, steps: tuple[int, ...], epoch: int | None) -> None:
     run = a_run(tmp_path / "run", *steps) if steps else tmp_path
-    assert training_record(run, run, epochs=5) == {"epoch": epoch, "epochs": 5, "process": ""}
+    assert training_record(run, run, epochs=5, validate_every=1) == {"epoch": epoch, "epochs": 5, "process": ""}
 
 
 @pytest.mark.parametrize(
@@ -162,13 +162,13 @@ def test_a_process_that_trains_is_known_by_its_lease(
     record = LeaseRecord(run)
     record.write(holder)
     os.utime(record.path, (time.time() - age,) * 2)
-    assert training_record(run, run, epochs=5)["process"] == (str(holder) if at_work else "")
+    assert training_record(run, run, epochs=5, validate_every=1)["process"] == (str(holder) if at_work else "")
 
 
 def test_a_lease_that_cannot_be_read_tells_nothing(tmp_path: Path) -> None:
     run = a_run(tmp_path / "run", 4)
     LeaseRecord(run).path.mkdir()
-    assert training_record(run, run, epochs=5)["process"] == ""
+    assert training_record(run, run, epochs=5, validate_every=1)["process"] == ""
 
 
 def test_data_json_tells_what_each_task_was_collected_with() -> None:
