@@ -18,7 +18,9 @@ from data_tools.stats.duplicates import (
     other_split_files,
     raise_if_duplicates,
 )
+from data_tools.stats.measures import varied_episodes
 from instructrl.cli.args import Parser
+from instructrl.cli.progress import stopwatch
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.data.demonstrations.schema import VERSION, checksum
 from instructrl.data.demonstrations.writer import write_error
@@ -85,12 +87,6 @@ def value_range(values: np.ndarray) -> str:
     return f"{values.min():.3f} to {values.max():.3f}"
 
 
-def sample_episodes(variation: np.ndarray) -> list[int]:
-    """Select a few episodes of different variations."""
-    indices = np.linspace(0, len(variation) - 1, min(SHOWN_EPISODES, len(variation))).round().astype(int)
-    return np.argsort(variation, kind="stable")[indices].tolist()
-
-
 def find_duplicates(episodes: DemonstrationDataset) -> list[Duplicate]:
     """Find duplicates in a file and in the other split next to it, and print them."""
     others, unknown = other_split_files(episodes.path, episodes.header)
@@ -106,7 +102,7 @@ def inspect(options: argparse.Namespace) -> None:
     """Print the summary, verify the file if requested, and draw the contact sheet."""
     found: list[Duplicate] = []
     with DemonstrationDataset(options.file) as episodes:
-        chosen = options.episode or sample_episodes(episodes.contents.variation)
+        chosen = options.episode or varied_episodes(episodes.contents.variation, SHOWN_EPISODES)
         outside = [number for number in chosen if not 0 <= number < len(episodes)]
         if outside:
             raise InputError(f"--episode: found {outside[0]}; allowed for {options.file}: 0 to {len(episodes) - 1}")
@@ -115,7 +111,8 @@ def inspect(options: argparse.Namespace) -> None:
         check_writable_file(out, hint="choose another --out")
         print("\n".join(summary(episodes)), flush=True)
         if options.verify:
-            episodes.verify()
+            with stopwatch("comparing all pixels with their checksums"):
+                episodes.verify()
             print(f"{'verified':12}all contents and pixels match their checksums")
             found = find_duplicates(episodes)
         sheet = contact_sheet([(number, episodes.demonstration(number)) for number in chosen], episodes.cameras)

@@ -1,21 +1,35 @@
 """Statistics of a file of demonstrations. Pixels are read in chunks: memory does not grow with the file."""
 
+import base64
+import io
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
+from PIL import Image
 
 from data_tools.stats.duplicates import EpisodeDigests, episode_digests
 from data_tools.stats.outliers import Outlier, outliers
 from instructrl.actions import normalize_position
+from instructrl.cli.progress import ProgressBar
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.data.demonstrations.schema import Header
 from instructrl.storage.paths import StoragePath, file_size
 
 CELLS = 10  # along each side of the workspace
 CHUNK_BYTES = 2**23  # bytes of pixels per chunk, if a frame is not larger
+SAMPLES, SAMPLE_IMAGES = 8, 4  # episodes with images on the page, and images of each at most
 NUMBERS = ("x", "y", "z", "qx", "qy", "qz", "qw", "gripper")  # of an action
+
+
+class Sample(NamedTuple):
+    """An episode on the page: JPEG images in base64."""
+
+    episode: int
+    instruction: str
+    images: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -30,6 +44,7 @@ class Measures:
         reached: keyframes in each cell of the workspace [10,10,10] (x, y, z).
         outside: keyframes outside the workspace.
         pixels: mean and standard deviation of each camera and channel [2,K,3], in 0 to 255.
+        samples: images of a few episodes of different variations.
     """
 
     path: StoragePath
@@ -46,6 +61,7 @@ class Measures:
     pixels: np.ndarray
     outliers: list[Outlier]
     digests: EpisodeDigests
+    samples: list[Sample]
 
     @property
     def coverage(self) -> float:
@@ -82,7 +98,28 @@ def measure(path: StoragePath) -> Measures:
             pixels=pixels,
             outliers=outliers(episodes, brightness, contrast),
             digests=episode_digests(path, episodes.header, contents),
+            samples=[sample(episodes, number) for number in varied_episodes(contents.variation)],
         )
+
+
+def varied_episodes(variation: np.ndarray, count: int = SAMPLES) -> list[int]:
+    """Select a few episodes of different variations, given the variation of each."""
+    indices = np.linspace(0, len(variation) - 1, min(count, len(variation))).round().astype(int)
+    return np.argsort(variation, kind="stable")[indices].tolist()
+
+
+def sample(episodes: DemonstrationDataset, number: int) -> Sample:
+    """Draw an episode: what its first camera sees at the beginning and at each of the first keyframes."""
+    found = episodes.demonstration(number)
+    images = [jpeg(found.images[frame, 0]) for frame in [0, *found.keyframes][:SAMPLE_IMAGES]]
+    return Sample(number, found.instructions[number % len(found.instructions)], images)
+
+
+def jpeg(image: np.ndarray) -> str:
+    """An image [H,W,3] as JPEG in base64."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="JPEG", quality=85)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def cells(positions: np.ndarray) -> tuple[np.ndarray, int]:
@@ -110,9 +147,7 @@ def pixel_statistics(episodes: DemonstrationDataset) -> tuple[np.ndarray, np.nda
     )  # Python integers: no overflow
     brightness, contrast = np.empty((count, views), np.float32), np.empty((count, views), np.float32)
     step = max(1, CHUNK_BYTES // (views * pixels * 3))
-    with tqdm(
-        total=count, desc=str(episodes.path), unit="frame", dynamic_ncols=True, delay=1, disable=None
-    ) as progress:
+    with ProgressBar(description=str(episodes.path), total=count, unit="frames", delay=1) as progress:
         for begin in range(0, count, step):
             images = episodes.images(begin, min(begin + step, count))
             rows = images.reshape(len(images), views, size, size * 3).astype(np.uint16)

@@ -171,6 +171,28 @@ def test_only_losses_of_one_kind_rank(study: Study, word: str, labels: list[str]
     assert [group.label for group in found.groups] == labels
 
 
+def test_losses_of_different_heads_have_charts_of_their_own(study: Study) -> None:
+    for head in ("spatial", "regression"):
+        for policy in ("vit_small", "vit_debug"):
+            study.run(f"{head}-{policy}", f"head={head}", f"policy={policy}")
+    text = checked(compare(study.sweep)[1]).text
+    for split in ("validation", "training"):
+        assert {f"Loss, {split} (head={head})" in text for head in ("spatial", "regression")} == {True}
+    lines = [figure.count("<polyline") for figure in (study.sweep / "comparison.html").read_text().split("<figure")]
+    assert lines[1:] == [2, 2, 2, 2]
+
+
+def test_lines_that_a_runs_curves_lack_are_a_caution(study: Study) -> None:
+    run = study.run("a", "seed=0")
+    study.run("b", "seed=1")
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    [lost] = [line for line in lines if '"train"' in line and '"epoch": 2' in line]
+    (run / "metrics.jsonl").write_text("".join(line for line in lines if line != lost))
+    found, path = compare(study.sweep)
+    [sentence] = found.cautions
+    assert sentence.startswith("a: metrics.jsonl lacks lines: train of epoch 2. ") and sentence in checked(path).text
+
+
 def test_what_is_not_compared_is_named_with_the_reason(study: Study) -> None:
     study.add_results(study.run("a", "seed=0"), evaluated_results(10))
     study.run("b", "seed=1")

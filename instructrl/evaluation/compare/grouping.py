@@ -18,6 +18,7 @@ from instructrl.evaluation.results.summary import HEADLINE
 
 NOT_A_CHOICE = ("seed", "name")  # a run's name follows from its other settings
 MEASURES = ("objective", "head", "task", "pretraining")  # losses of runs that differ in these are not comparable
+SCALES = ("objective", "head", "pretraining")  # losses of runs that differ in these are not even on one scale
 NAMED = ("encoder", "policy", "head", "task", "optimizer", "sim", "hardware")  # groups whose options have names
 
 
@@ -30,6 +31,7 @@ class Group:
         conditions: of the evaluated runs, over their seeds: success_rate, mean_low, mean_high, episodes, runs.
         tasks: the same for each task of a set, of the headline condition.
         loss: the mean of the runs' best validation losses, and its interval if there are several.
+        measure: what distinguishes its losses from those of other groups, such as its head; empty if nothing does.
     """
 
     label: str
@@ -37,6 +39,7 @@ class Group:
     conditions: Mapping[str, Mapping[str, Any]]
     tasks: Mapping[str, Mapping[str, Any]]
     loss: tuple[float, tuple[float, float] | None] | None
+    measure: str = ""
 
     @property
     def seeds(self) -> list[int]:
@@ -109,10 +112,12 @@ def group_runs(sweep: Sweep, folder: Path) -> Comparison:
     grouped: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
         grouped.setdefault((run.protocol, *(run.settings.get(key) for key in differing)), []).append(run)
-    names = group_labels([members[0] for members in grouped.values()], differing)
+    firsts = [members[0] for members in grouped.values()]
+    names, of_scale = group_labels(firsts, differing), [key for key in differing if key.partition(".")[0] in SCALES]
+    measures = group_labels(firsts, of_scale) if of_scale else [""] * len(firsts)
     groups = [
-        Group(name, members, over_seeds(members), over_tasks(members), best_losses(members))
-        for name, members in zip(names, grouped.values(), strict=True)
+        Group(name, members, over_seeds(members), over_tasks(members), best_losses(members), measure)
+        for name, measure, members in zip(names, measures, grouped.values(), strict=True)
     ]
     of_one_kind = not any(key.partition(".")[0] in MEASURES for key in differing)
     ranked = sorted(groups, key=lambda group: rank(group, by_loss=of_one_kind))

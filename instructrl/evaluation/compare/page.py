@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -60,7 +61,7 @@ class RunRow(NamedTuple):
 
 def page(found: Comparison, folder: Path) -> str:
     """The page as HTML; links are relative to `folder`."""
-    figures = {key: figure for key in _metrics(found.groups) if (figure := _chart(found.groups, *key))}
+    figures = {key: _charts(found.groups, *key) for key in _metrics(found.groups)}
     return render(
         "comparison.html.j2",
         title=f"{found.name}: comparison",
@@ -73,9 +74,10 @@ def page(found: Comparison, folder: Path) -> str:
         conditions=_grid([group.conditions for group in found.groups], found.conditions, sections.condition_name),
         tasks=_grid([group.tasks for group in found.groups], found.tasks, lambda task: task.replace("_", " ")),
         differences=found.differences,
+        several_measures=len({group.measure for group in found.groups}) > 1,
         several_seeds=any(len(group.runs) > 1 for group in found.groups),
-        main_curves=[figures[key] for key in MAIN if key in figures],
-        other_curves=[figure for key, figure in figures.items() if key not in MAIN],
+        main_curves=[figure for key in MAIN for figure in figures.get(key, ())],
+        other_curves=[figure for key, several in figures.items() if key not in MAIN for figure in several],
         runs=[
             _run_row(index, group.label, run, folder)
             for index, group in enumerate(found.groups)
@@ -111,11 +113,27 @@ def _metrics(groups: Sequence[Group]) -> list[tuple[str, str]]:
     return [*(key for key in MAIN if key in found), *sorted(key for key in found if key not in MAIN)]
 
 
-def _chart(groups: Sequence[Group], metric: str, split: str) -> Figure | None:
-    """A group's mean as a strong and each of its runs as a faint line."""
-    every = [line for group in groups for run in group.runs for line in run.metrics]
+def _charts(groups: Sequence[Group], metric: str, split: str) -> list[Figure]:
+    """The figure of a metric; of losses one for each scale, with what distinguishes it."""
+    numbered = list(enumerate(groups))
+    if "loss" not in metric:
+        return [figure for figure in [_chart(numbered, metric, split)] if figure]
+    kinds: dict[str, list[tuple[int, Group]]] = {}
+    for index, group in numbered:
+        kinds.setdefault(group.measure, []).append((index, group))
+    found = ((kind, _chart(some, metric, split)) for kind, some in kinds.items())
+    return [
+        replace(figure, title=f"{figure.title} ({kind})" if len(kinds) > 1 else figure.title)
+        for kind, figure in found
+        if figure
+    ]
+
+
+def _chart(groups: Sequence[tuple[int, Group]], metric: str, split: str) -> Figure | None:
+    """A group's mean as a strong and each of its runs as a faint line, in the colour of the group's number."""
+    every = [line for _, group in groups for run in group.runs for line in run.metrics]
     faint, strong = [], []
-    for index, group in enumerate(groups):
+    for index, group in groups:
         found = [charts.curves(run.metrics).get(metric, {}).get(split, []) for run in group.runs]
         curves = [points for points in found if points]
         if curves:

@@ -69,6 +69,10 @@ def page(
     name, entries = Path(results["run"]).name, results.get("tasks", {}).values()
     axis = charts.axis(metrics)
     curves = {key: charts.chart(key, series, axis=axis) for key, series in charts.curves(metrics).items()}
+    overall = (
+        sections.of_means(results, tasks=len(entries)) if entries else sections.of_task(results, folder, meanings=True)
+    )
+    tasks = [_task(entry, folder) for entry in entries]
     return render(
         "report.html.j2",
         title=f"{name}: {results['success_rate']:.1%} success",
@@ -81,12 +85,11 @@ def page(
         protocol=_protocol(results["protocol"]),
         warnings=[*results["problems"], *cautions(results)],
         outcome_names=list(Outcome),
-        overall=sections.of_means(results, tasks=len(entries))
-        if entries
-        else sections.of_task(results, folder, meanings=True),
+        overall=overall,
+        filmed=bool(overall.videos or any(task.about.videos for task in tasks)),
         tolerances=(POSITION_TOLERANCE, ROTATION_TOLERANCE),
         undiagnosed=_undiagnosed(results),
-        tasks=[_task(entry, folder) for entry in entries],
+        tasks=tasks,
         main_curves=[figure for key, figure in curves.items() if key in charts.TITLES],
         other_curves=[figure for key, figure in curves.items() if key not in charts.TITLES],
         speed=training_speed(speeds),

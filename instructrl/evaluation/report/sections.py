@@ -97,7 +97,7 @@ class Sections(NamedTuple):
     pairs: Sequence[PairsRow]
     words: Sequence[PairsRow]
     variations: VariationTable | None
-    videos: Mapping[str, Sequence[Video]]
+    videos: Sequence[Video]
 
 
 def of_task(entry: Mapping[str, Any], folder: Path, *, meanings: bool) -> Sections:
@@ -116,7 +116,7 @@ def of_task(entry: Mapping[str, Any], folder: Path, *, meanings: bool) -> Sectio
 def of_means(results: Mapping[str, Any], *, tasks: int) -> Sections:
     """The sections of the means over several tasks."""
     shared = outcomes(results), causes(results), pairs(results), words(results)
-    return Sections(conditions(results, tasks=tasks), *shared, None, {})
+    return Sections(conditions(results, tasks=tasks), *shared, None, [])
 
 
 def rate(condition: Mapping[str, Any]) -> Rate:
@@ -186,14 +186,13 @@ def _words(row: Mapping[str, Any]) -> list[str]:
     return [", ".join(row["words"][:_WORDS]) + more]
 
 
-def videos(entry: Mapping[str, Any], folder: Path) -> dict[str, list[Video]]:
+def videos(entry: Mapping[str, Any], folder: Path) -> list[Video]:
     """The videos, read from `folder`: successes first."""
-    found: dict[str, list[Video]] = {}
+    found = []
     for video in sorted(entry["videos"], key=lambda video: video["outcome"] != Outcome.SUCCESS):
-        heading = "Successes" if video["outcome"] == Outcome.SUCCESS else "Failures"
         data = base64.b64encode((folder / video["file"]).read_bytes()).decode()
         label = f"{video['instruction']} ({video['outcome'].replace('_', ' ')})"
-        found.setdefault(heading, []).append(Video(label, data))
+        found.append(Video(label, data))
     return found
 
 

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from data_tools.contact_sheet import TILE, contact_sheet
-from data_tools.inspect import arguments, inspect, main, sample_episodes
+from data_tools.inspect import arguments, inspect, main
+from data_tools.stats.measures import varied_episodes
 from instructrl.data.demonstrations.reader import read
 from instructrl.data.demonstrations.schema import checksum
 from instructrl.errors import InputError
@@ -59,8 +60,8 @@ def test_the_sheet_shows_the_frames_and_where_actions_go() -> None:
 
 def test_episodes_shown_differ_in_variation() -> None:
     variation = np.arange(100) % 20
-    assert len({int(variation[number]) for number in sample_episodes(variation)}) == 6
-    assert sample_episodes(np.zeros(2, int)) == [0, 1]
+    assert len({int(variation[number]) for number in varied_episodes(variation, 6)}) == 6
+    assert varied_episodes(np.zeros(2, int)) == [0, 1]
 
 
 def test_damaged_pixels_are_found(path: Path) -> None:

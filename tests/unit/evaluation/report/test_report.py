@@ -266,7 +266,21 @@ def test_videos_are_embedded(tmp_path: Path) -> None:
     text = page(filmed(tmp_path), metrics=[], settings="", folder=tmp_path)
     assert text.count("<video controls") == 2
     assert text.count("data:video/mp4;base64,AAAA") == 2
-    assert read(text).text.index("Successes") < read(text).text.index("Failures")
+    assert text.index("(success)") < text.index("(time limit)")
+
+
+def test_the_robot_is_shown_before_the_numbers(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    for found in (filmed(tmp_path), set_results(tmp_path / "set")):
+        text = page(found, metrics=[], settings="", folder=tmp_path if "tasks" not in found else tmp_path / "set")
+        body = text[text.index("<main") :]
+        assert body.index("<h1>") < body.index("<video ") < body.rindex("<video ") < body.index('class="rate"')
+
+
+def test_cells_carry_the_heads_of_their_columns_for_narrow_screens(tmp_path: Path) -> None:
+    text = page(filmed(tmp_path), metrics=[], settings="", folder=tmp_path)
+    numbers = re.findall(r'<td class="number"[^>]*>', text)
+    assert numbers and all("data-head=" in cell for cell in numbers)
 
 
 # Several tasks on one page.
