@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from instructrl.cli.args import Parser
+from instructrl.cli.progress import ProgressBar
 from instructrl.data.demonstrations.writer import write_error
 from instructrl.errors import InputError, report_user_errors
 from instructrl.sim import EpisodeStart
@@ -92,7 +93,8 @@ def draw_tasks(options: argparse.Namespace) -> None:
     if options.out.suffix.lower() not in FORMATS:
         raise InputError(f"--out: found {options.out}, expected a name that ends in {', '.join(FORMATS)}")
     check_writable_file(options.out, hint="choose another --out")
-    drawn = sheet({name: episode_images(name, options.seed) for name in names})
+    shown = ProgressBar(names, description="tasks", total=len(names), unit="tasks")
+    drawn = sheet({name: episode_images(name, options.seed) for name in shown})
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         drawn.save(options.out, quality=82)

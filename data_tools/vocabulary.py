@@ -65,6 +65,7 @@ def by_frequency(counter: Counter[str]) -> list[tuple[str, int]]:
 def main() -> None:
     """Write the vocabulary of the package."""
     with report_user_errors():
+        print("reading the instructions of all tasks", flush=True)
         words = words_of(task_instructions()) | words_of(WORDS.read_text(encoding="utf-8").splitlines())
         entries = build_vocabulary(words)
         if len(entries) > MAX_ENTRIES:

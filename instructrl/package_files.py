@@ -11,7 +11,9 @@ IMPORT_ROOT = PACKAGE.parent  # holds `instructrl`, `data_tools` and `launchers`
 INSTALLED_CONFIG_DIR = PACKAGE / "conf"
 CONFIG_DIR = INSTALLED_CONFIG_DIR if INSTALLED_CONFIG_DIR.is_dir() else IMPORT_ROOT / "conf"
 IS_CHECKOUT = (IMPORT_ROOT / "pyproject.toml").is_file() and (IMPORT_ROOT / "train.py").is_file()
-EVALUATE = ("python", "eval.py") if IS_CHECKOUT else ("instructrl-eval",)  # in printed commands
+TRAIN, EVALUATE = (  # in printed commands
+    (("python", "train.py"), ("python", "eval.py")) if IS_CHECKOUT else (("instructrl-train",), ("instructrl-eval",))
+)
 
 VOCABULARY = PACKAGE / "data/text/vocabulary.txt"  # one word piece per line; python -m data_tools.vocabulary
 REPORT_STYLE = PACKAGE / "evaluation/report/report.css"

@@ -31,6 +31,7 @@ from data_tools.convert.settings import ConvertConfig, num_variations, parse, ru
 from data_tools.convert.task_files import Candidate, TaskEpisodes, write
 from data_tools.convert.windows import window_demonstration
 from instructrl.cli.entry import tool_help
+from instructrl.cli.progress import stopwatch
 from instructrl.config.fields import format_value
 from instructrl.data.demonstrations.legacy_windows import Windows, open_windows
 from instructrl.errors import InputError, RunError, report_user_errors
@@ -59,6 +60,7 @@ def convert(config: ConvertConfig, *, start: StartWorkers = episode_workers) -> 
         names = ", ".join(folder.name for folder in folders)
         raise InputError(f"out: found one file for the tasks {names}; name a folder")
     tasks = {folder: find_episodes(folder) for folder in folders}
+    print(f"converting {sum(map(len, tasks.values()))} episodes in {config.src}", flush=True)
     with start(config.workers, sum(map(len, tasks.values()))) as workers:
         if len(tasks) == 1:
             convert_rlbench(config, *next(iter(tasks.items())), workers)
@@ -99,7 +101,8 @@ def convert_rlbench(
     size = config.image_size or first_image_size(episodes, config.cameras)
     limit = num_variations(config, task)
     options = ConversionOptions(tuple(config.cameras), size, limit, rule, crop=config.crop, depth=config.depth)
-    copies = identical_files(episodes, config.cameras)
+    with stopwatch(f"comparing {len(episodes)} episodes of {task}"):
+        copies = identical_files(episodes, config.cameras)
     found = TaskEpisodes(
         candidates([episode for episode in episodes if episode not in copies], options, below=folder),
         {"simulator": "rlbench", "expert": "waypoints, stored demonstrations", "keyframes": str(rule)},

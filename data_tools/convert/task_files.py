@@ -8,14 +8,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from data_tools.convert.copies import Known, content_digest, copy_of, other_split_contents
 from data_tools.convert.episode_builder import ERRORS, Make, skipped_for
 from data_tools.convert.episode_workers import build_all
 from data_tools.convert.settings import ConvertConfig
 from data_tools.convert.skip_report import ConversionReport, Converted, Skipped
 from instructrl import __version__
+from instructrl.cli.progress import ProgressBar
 from instructrl.collection.target_file import ATTEMPTS, FIRST_SEED, demonstration_paths
 from instructrl.config.environment import DataConfig, SimConfig, TaskConfig
 from instructrl.config.simulators import RLBenchConfig
@@ -44,7 +43,9 @@ class TaskEpisodes:
 class TaskWriter:
     """Writes episodes to the files of their splits, each content once, and counts them."""
 
-    def __init__(self, writers: dict[str, Writer], known: dict[str, Known], workers: Workers | None, bar: tqdm) -> None:
+    def __init__(
+        self, writers: dict[str, Writer], known: dict[str, Known], workers: Workers | None, bar: ProgressBar
+    ) -> None:
         """`known` are the contents that must not be in a split."""
         self._writers, self._known, self._workers, self._bar = writers, known, workers, bar
         self._written: Known = {}
@@ -108,7 +109,7 @@ def write(config: ConvertConfig, task: str, size: int, found: TaskEpisodes, work
         candidates = found.candidates[: config.episodes]
         with ExitStack() as stack:
             total = len(candidates) + len(found.held_out)
-            bar = stack.enter_context(tqdm(desc=task, total=total, unit=" episodes", disable=None))
+            bar = stack.enter_context(ProgressBar(description=task, total=total, unit="episodes"))
             writers = {
                 split: stack.enter_context(Writer(path, headers[split], compression=config.compression))
                 for split, path in files.items()

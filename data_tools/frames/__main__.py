@@ -16,11 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from data_tools.frames.renderer import FrameRenderer, FramesConfig
 from instructrl import __version__
 from instructrl.cli.args import parse_settings
+from instructrl.cli.progress import ProgressBar
 from instructrl.config.fields import format_value
 from instructrl.data.image_text.hdf5_source import open_pair_file, write_pairs
 from instructrl.errors import InputError, RunError, report_user_errors
@@ -57,11 +56,12 @@ def make_frames(config: FramesConfig, *, start: Callable[[FramesConfig], Workers
         if not is_up_to_date(path, file_attributes(config, split), config.overwrite)
     ]
     if missing:
+        print(f"starting the simulators that render {' and '.join(missing)}", flush=True)
         with start(config) as workers:
             for split in missing:
                 started = time.monotonic()
                 images = rendered_images(workers, config, split, wanted[split])
-                with tqdm(images, f"{split} frames", total=wanted[split], unit=" frames", disable=None) as bar:
+                with ProgressBar(images, description=f"{split} frames", total=wanted[split], unit="frames") as bar:
                     write_pairs(paths[split], bar, file_attributes(config, split))
                 seconds = time.monotonic() - started
                 speed = f"{wanted[split] / seconds:.0f} a second, {config.renderer}, {len(workers)} processes"

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from data_tools.probe.scenes import TASKS, ProbeScenes, Scene
 from instructrl import __version__
 from instructrl.cli.args import parse_settings
 from instructrl.cli.entry import compose
+from instructrl.cli.progress import ProgressBar, stopwatch
 from instructrl.config.fields import choice_list, number, setting
 from instructrl.config.training import TrainConfig
 from instructrl.errors import InputError, RunError, report_user_errors
@@ -87,9 +87,12 @@ def probe(probe_config: ProbeConfig, config: TrainConfig) -> list[ProbeResult]:
     encoders = Encoders(config)
     rows = []
     for task in probe_config.tasks:
+        print(f"starting the simulators of {task}", flush=True)
         scenes = collect_scenes(probe_config, config, task)
-        pretrained = encoders.features(scenes, seed=None, max_grid=MAX_GRID)
-        rows += probe_task(task, scenes, probe_config, pretrained, encoders)
+        with stopwatch(f"features of {config.encoder.name} in {task}"):
+            pretrained = encoders.features(scenes, seed=None, max_grid=MAX_GRID)
+        with stopwatch(f"probes and random weights in {task}"):
+            rows += probe_task(task, scenes, probe_config, pretrained, encoders)
     return rows
 
 
@@ -160,7 +163,7 @@ def collect_scenes(probe_config: ProbeConfig, config: TrainConfig, task: str) ->
     recipe = partial(ProbeScenes, config.sim, task, probe_config.scene_seed)
     with (
         Workers(recipe, worker_count(config.sim.workers), timeout=config.sim.timeout) as workers,
-        tqdm(desc=f"{task} scenes", total=wanted, unit=" scenes", disable=None) as bar,
+        ProgressBar(description=f"{task} scenes", total=wanted, unit="scenes") as bar,
     ):
         for scene in in_order(workers, lambda: len(found) < wanted):
             if scene is not None and len(found) < wanted:

@@ -93,6 +93,7 @@ def local_path(setting: str, path: str) -> Path:
 
 def run_export(config: ExportConfig) -> None:
     """Run the command export."""
+    print(f"exporting {config.src} to {config.out}", flush=True)
     from data_tools.rlds.exporter import NAME, export
 
     if config.name is not None and not re.fullmatch(NAME, config.name):
@@ -113,6 +114,7 @@ def run_export(config: ExportConfig) -> None:
 
 def run_import(config: ImportConfig) -> None:
     """Run the command import."""
+    print(f"importing {config.src} to {config.out}", flush=True)
     from data_tools.rlds import schema as rlds_schema
     from data_tools.rlds.importer import import_foreign, import_native
     from data_tools.rlds.mapping import read_mapping, selected_cameras

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from data_tools.rlds.schema import FORMAT, VERSION, features, to_rlds
 from data_tools.rlds.source import Source
+from instructrl.cli.progress import ProgressBar, stopwatch
 from instructrl.collection.target_file import demonstration_paths
 from instructrl.config.environment import DataConfig, SimConfig, TaskConfig
 from instructrl.config.fields import format_value
@@ -163,12 +164,13 @@ def write_dataset(
         writer = tfds.core.SequentialWriter(info, episodes_per_shard(files), file_format="array_record")
         writer.initialize_splits(sorted({one.header.split for one in files.values()}))
         for target, one in files.items():
-            count = min(len(one), limit or len(one))
-            for number in range(count):
+            count, name = min(len(one), limit or len(one)), f"{one.task} {one.header.split}"
+            for number in ProgressBar(range(count), description=name, total=count, unit="episodes"):
                 episode = to_rlds(one.demonstration(number), one.header, target)
                 writer.add_examples({one.header.split: [episode]})
             print(f"{one.header.split}: {one.path}: {count} episodes", flush=True)
-        writer.close_all()
+        with stopwatch("completing the files"):
+            writer.close_all()
     except (OSError, RuntimeError, ValueError) as error:
         text = f"{folder}: cannot be written ({short_message(error)}); free space there or choose another out="
         raise InputError(text) from None

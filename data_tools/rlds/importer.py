@@ -15,6 +15,7 @@ from data_tools.rlds import schema
 from data_tools.rlds.foreign import demonstration
 from data_tools.rlds.mapping import Mapping, parse_key, referenced_keys, selected_cameras
 from data_tools.rlds.source import Episode, EpisodeParser, Source
+from instructrl.cli.progress import ProgressBar
 from instructrl.data.demonstrations.reader import read
 from instructrl.data.demonstrations.schema import Contents, Header, checksum
 from instructrl.data.demonstrations.writer import Writer, concatenate, to_contents
@@ -71,7 +72,7 @@ def native_episodes(source: Source, splits: list[str]) -> Iterator[tuple[str, He
     parser = source.episodes(schema.keys(source))
     for split in splits:
         records = source.records(split)
-        for number in range(len(records)):
+        for number in ProgressBar(range(len(records)), description=split, total=len(records), unit="episodes"):
             episode = parser.episode(f"{source.folder}: {split}: episode {number}", records.read(number))
             target, header = schema.origin(episode)
             missing = [name for name in header.cameras if schema.image_key(name) not in observation_features(source)]

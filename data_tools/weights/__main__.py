@@ -36,6 +36,7 @@ from data_tools.weights.download import (
 from data_tools.weights.published import Published, read_published
 from instructrl.cli.entry import compose, tool_help
 from instructrl.cli.overrides import options
+from instructrl.cli.progress import stopwatch
 from instructrl.config.fields import format_value, one_of, setting
 from instructrl.config.model import EncoderConfig
 from instructrl.config.resolve import resolve
@@ -119,7 +120,8 @@ def write(
         InputError: it cannot be used, or another file is at `out`.
     """
     check_writable_file(out, hint="choose another out=")
-    published = read_published(src, kind)
+    with stopwatch(f"reading {src}"):
+        published = read_published(src, kind)
     arrays, found = published.arrays, existing(out, kind)
     if encoder is not None:
         check_sizes(src, shapes(arrays), encoder)

@@ -12,9 +12,8 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-from tqdm import tqdm
-
 from instructrl import __version__
+from instructrl.cli.progress import ProgressBar, stopwatch
 from instructrl.collection.shards import Parts
 from instructrl.collection.target_file import (
     ATTEMPTS,
@@ -84,9 +83,10 @@ def ensure_demonstrations(
             if len(tasks) > 1:
                 print(f"task {number + 1} of {len(tasks)}: {one.name}", flush=True)
             folder = splits[one.name][0].path.parent
-            lock = exclusive_lock(folder, activity="collects", busy_hint=None)
-            with lock, start(settings, one.name) as workers:
-                collect(workers, one, splits[one.name])
+            with exclusive_lock(folder, activity="collects", busy_hint=None):
+                print(f"starting the simulators of {one.name} ({sim.kind})", flush=True)
+                with start(settings, one.name) as workers:
+                    collect(workers, one, splits[one.name])
     for split in every:
         check_renderer(sim, split)
     check_same_renderer(every)
@@ -139,7 +139,7 @@ def collect_split(workers: Workers, split: Split, parts: Parts, *, header: Heade
     part_of = {number: numbers for numbers in ranges for number in numbers}
     collected: dict[range, dict[int, Demonstration]] = {numbers: {} for numbers in ranges}
     done, name = split.episodes - missing, f"{header.task} {header.split}"
-    with tqdm(desc=name, total=split.episodes, initial=done, unit=" episodes", disable=None) as bar:
+    with ProgressBar(description=name, total=split.episodes, initial=done, unit="episodes") as bar:
         for number, demonstration in demonstrate(workers, split, [*part_of], variations=variations):
             numbers = part_of[number]
             collected[numbers][number] = demonstration
@@ -147,7 +147,8 @@ def collect_split(workers: Workers, split: Split, parts: Parts, *, header: Heade
                 parts.write(numbers, [collected[numbers][one] for one in numbers], header)
                 collected[numbers].clear()
             bar.update()
-    parts.merge()
+    with stopwatch(f"merging {name}"):
+        parts.merge()
     print(f"{split.path}: {summary(split, read(split.path)[1])}, {monotonic() - started:.1f} s", flush=True)
 
 

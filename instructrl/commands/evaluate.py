@@ -7,6 +7,7 @@ python eval.py run=outputs/NAME protocol=peract protocol.max_keyframes=10 protoc
 """
 
 from instructrl.cli.entry import entry_point
+from instructrl.cli.progress import stopwatch
 from instructrl.config.evaluation import EvalConfig
 from instructrl.errors import RunError
 
@@ -23,11 +24,13 @@ def main(config: EvalConfig) -> None:
     location, protocol = storage_path(config.run), effective_protocol(config)
     with working_dir(location, exclusive=False) as work_dir:
         check_run(work_dir.folder, tasks=config.tasks)  # before jax is imported
+        print(f"evaluating {location}, protocol {protocol.name}", flush=True)
         folder = location / evaluation_folder(work_dir.folder, protocol.name).name
         check_writable(folder, hint="give permission to write there")
-        from instructrl.evaluation.evaluate import evaluate
-        from instructrl.evaluation.results.summary import headline, table
-        from instructrl.evaluation.results.tables import tables
+        with stopwatch("loading jax", said=False):
+            from instructrl.evaluation.evaluate import evaluate
+            from instructrl.evaluation.results.summary import headline, table
+            from instructrl.evaluation.results.tables import tables
 
         results, report = evaluate(config, work_dir.folder)
     print("\n\n".join(filter(None, [table(results), tables(results), headline(results)])))

@@ -6,8 +6,14 @@ python train.py experiment=quickstart --multirun seed=0,1,2
 python train.py experiment=pretrain_m3ae encoder=m3ae_s16 'pretraining.train=[FILE]' 'pretraining.val=[FILE]'
 """
 
+import shlex
+from pathlib import Path
+
 from instructrl.cli.entry import entry_point
+from instructrl.cli.progress import stopwatch
 from instructrl.config.training import TrainConfig
+from instructrl.package_files import EVALUATE, TRAIN
+from instructrl.storage.paths import StoragePath
 
 
 @entry_point("train", TrainConfig, script="train.py")
@@ -19,12 +25,14 @@ def main(config: TrainConfig) -> float | None:
     from instructrl.training.run_dir import find_run, open_run, run_outputs, run_path
 
     with process_group(config.hardware), working_dir(run_path(config), exclusive=True) as work_dir:
+        print(f"training {config.name} in {work_dir.location}", flush=True)
         find_run(config, work_dir.folder)  # before any work: different settings are refused,
         check_inputs(config)  # missing weights,
-        from instructrl.collection.collect import ensure_demonstrations
-        from instructrl.training.distributed.mesh import check_devices
-        from instructrl.training.distributed.platform import select_platform
-        from instructrl.training.parameters.warm_start import check_initialization
+        with stopwatch("loading jax", said=False):
+            from instructrl.collection.collect import ensure_demonstrations
+            from instructrl.training.distributed.mesh import check_devices
+            from instructrl.training.distributed.platform import select_platform
+            from instructrl.training.parameters.warm_start import check_initialization
 
         rollouts = config.objective == "behavior_cloning" and config.training.rollout_every > 0
         renders = rollouts and config.sim.renderer != "raycast"
@@ -42,8 +50,28 @@ def main(config: TrainConfig) -> float | None:
 
         with rollout_callback(config, run) as rollout:
             train(config, run, data=data, rollout=rollout, on_saved=work_dir.push)
-        print(f"run: {work_dir.location}")
+        print("\n".join([f"run: {work_dir.location}", *next_steps(config, work_dir.location, run)]))
         return lowest_validation_loss(run)
+
+
+def next_steps(config: TrainConfig, location: StoragePath, run: Path) -> list[str]:
+    """Lines with the commands that follow a training: the upload of an offline log, and what uses its result.
+
+    Args:
+        config: of the run.
+        location: the run directory as it was named.
+        run: local copy of it.
+    """
+    from instructrl.models.weight_files import ENCODER_FILE
+
+    offline = sorted(run.glob("wandb/offline-run-*")) if config.wandb.mode == "offline" else []
+    lines = [f"upload: {shlex.join(['wandb', 'sync', *(str(location / 'wandb' / one.name) for one in offline)])}"]
+    if config.objective == "masked_pretraining":
+        words = [f"encoder={config.encoder.name}", f"encoder.weights={location / ENCODER_FILE}"]
+        command = shlex.join([*TRAIN, *words])
+    else:
+        command = shlex.join([*EVALUATE, f"run={location}"])
+    return [*(lines if offline else []), f"next: {command}"]
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from instructrl.cli.progress import ProgressBar
 from instructrl.errors import SimulatorError
 from instructrl.evaluation.episode_log import EpisodeLog
 from instructrl.evaluation.rollout import Episode, EpisodeSpec, Policy, run_rollouts
@@ -71,9 +71,7 @@ class TaskEvaluator:
             SimulatorError: a simulator cannot be kept alive and `keep_going` is false.
         """
         starts = fixed_starts(episodes, self.info.variations, first_seed=EVALUATION_SEEDS, seed=seed)
-        with tqdm(
-            total=len(names) * episodes, unit="episode", dynamic_ncols=True, smoothing=0.05, disable=None
-        ) as progress:
+        with ProgressBar(description=self.info.task, total=len(names) * episodes, unit="episodes") as progress:
             conditions: list[Condition] = []
             for name in names:
                 lost = conditions[-1].lost if conditions else ""
@@ -81,14 +79,16 @@ class TaskEvaluator:
                 starts = with_scenes(starts, conditions[-1].episodes)
             return conditions
 
-    def _evaluate_condition(self, name: str, starts: Mapping[int, EpisodeStart], progress: Any, lost: str) -> Condition:
+    def _evaluate_condition(
+        self, name: str, starts: Mapping[int, EpisodeStart], progress: ProgressBar, lost: str
+    ) -> Condition:
         if name == "held_out_instructions" and not all(
             self.info.held_out_instructions[one] for one in self.info.variations
         ):
             progress.update(len(starts))
             return Condition(name, {}, absent=f"{self.info.task} has no held-out instructions", lost=lost)
         done = {index: episode for index, episode in self.episode_log.episodes(name).items() if index in starts}
-        progress.set_description(f"{self.info.task} {name}")
+        progress.set_description_str(f"{self.info.task} {name}")
         progress.update(len(done))
 
         def on_episode(index: int, episode: Episode) -> None:

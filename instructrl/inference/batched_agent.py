@@ -2,12 +2,14 @@
 
 import hashlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from instructrl.cli.progress import stopwatch
 from instructrl.config.training import HardwareConfig
 from instructrl.data.text.tokenizer import Tokenizer
 from instructrl.inference.instruction_check import InstructionCheck, warn
@@ -37,6 +39,7 @@ class BatchedAgent:
         """Prepare empty histories; `check` sees the instruction of every episode (None: no check)."""
         self.params = params
         self._check = check
+        self._compiled = False
         self.steps = steps
         self.tokenizer = tokenizer
         self.slots = slots
@@ -60,9 +63,11 @@ class BatchedAgent:
 
     def act(self, observations: dict[int, Observation]) -> dict[int, np.ndarray]:
         """The next keyframe action, float32[8], of every slot with an observation."""
-        self.append_observations(observations)
-        features, batch = self.history_batch(set(observations))
-        decoded = np.asarray(self.decode(self.params, features, batch))
+        with stopwatch("compiling the agent") if not self._compiled else nullcontext():
+            self.append_observations(observations)
+            features, batch = self.history_batch(set(observations))
+            decoded = np.asarray(self.decode(self.params, features, batch))
+        self._compiled = True
         chosen = {slot: decoded[slot, len(self.history[slot]) - 1] for slot in observations}
         for slot, action in chosen.items():
             self.history[slot][-1]["actions"] = action

@@ -1,14 +1,13 @@
 """The training loop: epochs with periodic validation, rollouts and checkpoints, for any `Objective`."""
 
 import math
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Protocol
 
 import jax
-from tqdm import tqdm
 
+from instructrl.cli.progress import ProgressBar, stopwatch
 from instructrl.config.training import TrainConfig
 from instructrl.errors import RunError
 from instructrl.preemption import raise_if_preempted
@@ -27,19 +26,6 @@ from instructrl.training.types import Params
 
 ELSEWHERE = "choose another output_dir"
 Rollout = Callable[[Params, int], dict[str, float]]  # (params, epoch) -> metrics
-
-
-class ProgressBar(Protocol):
-    """The part of tqdm's progress bar that the loop uses."""
-
-    @property
-    def format_dict(self) -> Mapping[str, float | None]: ...
-
-    def update(self) -> object: ...
-
-    def set_postfix_str(self, s: str, refresh: bool) -> None: ...
-
-    def write(self, s: str) -> None: ...
 
 
 def train(
@@ -74,6 +60,7 @@ def train(
         open_checkpoints(run, keep=Retention(config.training.keep_last, config.training.keep_best)) as checkpoints,
     ):
         last, epoch_mean = checkpoints.step("last"), RunningMean()
+        print("preparing data and parameters", flush=True)
         objective, state = kind.prepare(config, run, splits, resuming=last is not None)
         raise_if_preempted()  # before the compilation of the first step
         if last is not None:
@@ -126,9 +113,13 @@ def run_epochs(
     options, per_epoch = objective.config.training, objective.train.steps_per_epoch
     start, stop = int(state.step), options.epochs * per_epoch
     first = (start - (epoch_mean.count > 0)) // per_epoch + 1
-    disable = None if is_leader() else True
-    progress = tqdm(
-        total=stop, initial=start, disable=disable, unit="step", desc="train", dynamic_ncols=True, mininterval=0.5
+    progress = ProgressBar(
+        description="train",
+        total=stop,
+        initial=start,
+        unit=objective.unit,
+        each=options.batch_size,
+        shown=is_leader(),
     )
     with progress, closing(objective.batches(objective.train, start, stop)) as batches:
         for epoch in range(first, options.epochs + 1):
@@ -145,7 +136,8 @@ def run_epochs(
                     metrics.write("rollout", results, step=step, epoch=epoch)
                 with monitor.timed("validation"):
                     validates = final or epoch % options.validate_every == 0
-                    validated = validate(objective, state) if validates else None
+                    with stopwatch("validation", shown=is_leader(), said=False):
+                        validated = validate(objective, state) if validates else None
                     images = objective.visualize(state, step=step) if validates else {}
             if validated is not None:
                 metrics.log_images(images, step=step)
@@ -190,8 +182,7 @@ def run_epoch(
         pending = values
         progress.update()
         if total.last:
-            rate = objective.config.training.batch_size * (progress.format_dict["rate"] or 0)
-            progress.set_postfix_str(f"{total.last['loss']:.3f} loss, {rate:.0f} {objective.unit}/s", refresh=False)
+            progress.set_postfix_str(f"loss {total.last['loss']:.3f}", refresh=False)
         if saver.should_save(step + 1):
             total.add(monitor.on_step_end(pending, step=step))
             pending = None

@@ -2,15 +2,18 @@
 
 import hashlib
 import json
+import os
 import re
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from instructrl.cli.progress import ProgressBar
 from instructrl.config.fields import with_former_name
 from instructrl.config.launcher import LauncherConfig
-from instructrl.errors import InputError, InterruptedRun
+from instructrl.errors import InputError, InterruptedRun, shorten
 from instructrl.preemption import raise_if_preempted
 from instructrl.storage.file_lock import exclusive_lock
 from launchers.job import EVALUATION, TRAINING, JobSpec
@@ -18,6 +21,7 @@ from launchers.job_table import Job, distinguishing_overrides, format_table, mer
 
 FOLDER = Path("multirun")
 EXIT_RESUMABLE, EXIT_CTRL_C = 75, 130
+LOG_TAIL, MAX_LINE = 4096, 40  # bytes read of a running job's log, and characters shown of its last line
 
 
 class Backend(Protocol):
@@ -175,18 +179,36 @@ def comparison(folder: Path, specs: Sequence[JobSpec], jobs: Sequence[Job]) -> s
 def wait(table: Table, backend: Backend) -> None:
     """Poll until all jobs have ended, and report changes."""
     known = {job.number: (job.state, "") for job in table.jobs}
-    while True:
-        table.refresh()
-        for job in table.jobs:
-            if known[job.number] != (job.state, job.error):
-                known[job.number] = job.state, job.error
-                reason = f": {job.error}  [{job.log}]" if job.error else ""
-                print(f"job {job.number} ({distinguishing_overrides(job, table.jobs)}) {job.state}{reason}", flush=True)
-                table.write()
-        if not any(job.active for job in table.jobs):
-            return
-        raise_if_preempted()
-        time.sleep(backend.poll_seconds)
+    ended = sum(not job.active for job in table.jobs)
+    with ProgressBar(description="sweep", total=len(table.jobs), initial=ended, unit="jobs") as bar:
+        while True:
+            table.refresh()
+            for job in table.jobs:
+                if known[job.number] != (job.state, job.error):
+                    known[job.number] = job.state, job.error
+                    reason = f": {job.error}  [{job.log}]" if job.error else ""
+                    bar.write(f"job {job.number} ({distinguishing_overrides(job, table.jobs)}) {job.state}{reason}")
+                    sys.stdout.flush()
+                    table.write()
+            bar.update(sum(not job.active for job in table.jobs) - bar.n)
+            if not any(job.active for job in table.jobs):
+                return
+            if not bar.disable:
+                bar.set_postfix_str("; ".join(progress_of(job) for job in table.jobs if job.state == "running"))
+            raise_if_preempted()
+            time.sleep(backend.poll_seconds)
+
+
+def progress_of(job: Job) -> str:
+    """The number of a running job and the last line of its log, shortened."""
+    try:
+        with Path(job.log).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:  # not on this machine, or not yet
+        lines = []
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    return f"{job.number}: {shorten(' '.join(last.split()), MAX_LINE)}" if last else f"{job.number} running"
 
 
 def needs_submission(job: Job) -> bool:

@@ -98,7 +98,8 @@ def test_one_collector_at_a_time(tmp_path: Path) -> None:
         printed = stopped.communicate(timeout=60)[1]
         assert stopped.returncode == 75 and printed.count("\n") == 1 and "SIGTERM" in printed
         assert waiting.poll() is None and names(folder) == [".lock"]
-    assert waiting.communicate(timeout=60)[0].startswith("collecting 3 train episodes")
+    started, collecting = waiting.communicate(timeout=60)[0].splitlines()[:2]
+    assert started.startswith("starting the simulators of push_button") and collecting.startswith("collecting 3 train")
     assert waiting.returncode == 0
     with DemonstrationDataset(folder / "train.hdf5") as episodes:
         assert len(episodes) == 3

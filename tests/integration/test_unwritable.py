@@ -37,7 +37,7 @@ def blocked(tmp_path: Path) -> Path:
         (STATS, ["DATA", "--out", "OUT"], f"{STATS}:measure"),
         (INSPECT, ["DATA", "--verify", "--out", "OUT"], f"{INSPECT}:summary"),
         (TASKS, ["--out", "OUT.png"], f"{TASKS}:episode_images"),
-        (FRAMES, ["out=OUT"], f"{FRAMES}:start_workers"),
+        (FRAMES, ["out=OUT"], f"{FRAMES}:available_renderer"),
         (CONVERT, ["kind=rlbench", "src=.", "out=OUT"], f"{CONVERT}:find_task_folders"),
         (CONVERT, ["kind=windows", "src=w.hdf5", "out=OUT/x.hdf5"], f"{CONVERT}:open_windows"),
         (WEIGHTS, ["convert", "kind=clip", "src=.", "out=OUT"], f"{WEIGHTS}:read_published"),

@@ -99,7 +99,9 @@ def test_its_commands_explain_themselves_and_compose(installed: Installed) -> No
 def test_its_agent_is_trained_saved_and_acts_as_in_a_checkout(installed: Installed) -> None:
     words = tiny.overrides(installed.work, "training.epochs=1", "optimizer.warmup_epochs=0", "task=pick_and_lift")
     said = installed.run("instructrl-train", *words).stdout
-    run = said.splitlines()[-1].removeprefix("run: ")
+    run, following = said.splitlines()[-2:]
+    run = run.removeprefix("run: ")
+    assert following == f"next: instructrl-eval run={run}"
     random = np.random.default_rng(3)
     intrinsics, extrinsics = ring_of_cameras(2, 32)
     seen = {

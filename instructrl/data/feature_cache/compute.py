@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from instructrl.cli.progress import ProgressBar
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.data.feature_cache.row_file import RowFile
 from instructrl.data.feature_cache.row_layout import RowLayout
@@ -59,7 +59,7 @@ def compute_items(
     with (
         ThreadPoolExecutor(1, thread_name_prefix="features") as reading,
         ThreadPoolExecutor(1, thread_name_prefix="features") as writing,  # on exit, waits for all submitted batches
-        tqdm(total=count, unit="row", desc="features", dynamic_ncols=True, mininterval=0.5, disable=None) as progress,
+        ProgressBar(description="features", total=count, unit="rows") as progress,
     ):
         for number, begin in enumerate(begins):
             raise_if_preempted()

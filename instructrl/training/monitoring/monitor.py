@@ -7,6 +7,8 @@ from typing import Generic
 
 import jax
 
+from instructrl.cli.progress import stopwatch
+from instructrl.training.distributed.multihost import is_leader
 from instructrl.training.flops import peak_flops
 from instructrl.training.monitoring.finite_guard import NonFiniteGuard
 from instructrl.training.monitoring.metric_writer import Metrics
@@ -36,7 +38,7 @@ class TrainMonitor(Generic[BatchT]):
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
                 yield
             return
-        with self._throughput.timed("compiling"):
+        with self._throughput.timed("compiling"), stopwatch("compiling the training step", shown=is_leader()):
             self._measure(state, batch)
             yield
 

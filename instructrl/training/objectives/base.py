@@ -58,7 +58,7 @@ class Objective(Protocol[BatchT]):
 
     @property
     def unit(self) -> str:
-        """Unit of a batch's examples, as in `unit`/s."""
+        """Name of a batch's examples, in the plural."""
 
     @property
     def advice(self) -> str:

@@ -104,7 +104,7 @@ def check_cameras(head: HeadConfig, episodes: DemonstrationDataset) -> None:
 class BehaviorCloning(BuiltObjective[Batch]):
     """Behaviour cloning on demonstrations (see `Objective`)."""
 
-    unit: ClassVar[str] = "episodes"
+    unit: ClassVar[str] = "sequences"
     advice: ClassVar[str] = ADVICE
     train: Loader
     val: Mapping[str, Loader]  # by task
