@@ -41,8 +41,7 @@ def title(number: int, demonstration: Demonstration) -> str:
 
 def keyframe_title(demonstration: Demonstration, step: int, frame: int) -> str:
     """Text above the cameras at one keyframe, on up to three lines: its state and the next action."""
-    gripper, *fingers, time = demonstration.state[frame]
-    state_text = f"frame {frame}: gripper {gripper:.0f}, fingers {numbers(fingers, 3)}, time {time:.2f}"
+    state_text = f"frame {frame}: state {numbers([*demonstration.state[frame]], 3)}"
     if step == len(demonstration.actions):
         return f"{state_text}\nend"
     x, y, z, *rotation, gripper = demonstration.actions[step]

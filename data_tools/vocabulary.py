@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from instructrl.config.environment import EMBEDDED_TASKS, SimConfig
+from instructrl.config.environment import EMBEDDED_TASKS
+from instructrl.config.simulators import TabletopConfig
 from instructrl.data.text.tokenizer import PADDING, UNKNOWN, VOCABULARY
 from instructrl.errors import InputError, report_user_errors
 from instructrl.storage.atomic import write_atomically
@@ -32,7 +33,7 @@ def task_instructions() -> list[str]:
 
     instructions = []
     for task in EMBEDDED_TASKS:
-        env = make_env(SimConfig(image_size=16, renderer="raycast"), task)  # nothing is rendered
+        env = make_env(TabletopConfig(image_size=16, renderer="raycast"), task)  # nothing is rendered
         try:
             for variation in range(env.variations):
                 instructions += [*env.instructions(variation), *env.instructions(variation, held_out=True)]

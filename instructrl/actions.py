@@ -1,4 +1,4 @@
-"""Keyframe actions: position, quaternion and gripper, their normalized form, and in bins.
+"""Keyframe actions: position, quaternion and gripper, and rotations in bins.
 
 An action is 8 numbers: x y z in meters in the world frame, a unit quaternion x y z w with w >= 0, and
 gripper open in {0, 1}. Functions take numpy or jax arrays and return the same type (array API).
@@ -13,19 +13,7 @@ import numpy as np
 
 from instructrl.errors import InputError
 
-WORKSPACE_LOW = np.array([-0.3, -0.5, 0.6], np.float32)  # meters, world frame
-WORKSPACE_HIGH = np.array([0.7, 0.5, 1.6], np.float32)
 GIMBAL_LOCK = 1e-4  # radians from +-pi/2 within which float32 no longer resolves the other two angles, approximately
-
-
-def normalize_position(position: Any) -> Any:
-    """Map meters in the workspace to [-1, 1] per axis (points outside map outside)."""
-    return (position - WORKSPACE_LOW) / (WORKSPACE_HIGH - WORKSPACE_LOW) * 2 - 1
-
-
-def denormalize_position(normalized: Any) -> Any:
-    """Invert `normalize_position`."""
-    return (normalized + 1) / 2 * (WORKSPACE_HIGH - WORKSPACE_LOW) + WORKSPACE_LOW
 
 
 def canonical_quaternion(quaternion: Any) -> Any:
@@ -104,18 +92,6 @@ def wrap_angle(angle: Any) -> Any:
     """Wrap an angle to [-pi, pi]."""
     xp = angle.__array_namespace__()
     return angle - 2 * math.pi * xp.round(angle / (2 * math.pi))
-
-
-def position_in_bins(position: Any, count: int) -> Any:
-    """Positions (m) in bins along each axis of the workspace: integers are centres of bins, and limits are clipped."""
-    xp = position.__array_namespace__()
-    fraction = (position - WORKSPACE_LOW) / (WORKSPACE_HIGH - WORKSPACE_LOW)
-    return xp.clip(fraction * count, 0, count) - 0.5
-
-
-def position_from_bins(values: Any, count: int) -> Any:
-    """Invert `position_in_bins`."""
-    return (values + 0.5) / count * (WORKSPACE_HIGH - WORKSPACE_LOW) + WORKSPACE_LOW
 
 
 def rotation_in_bins(quaternion: Any, count: int) -> Any:

@@ -2,11 +2,12 @@
 
 import numpy as np
 
-from instructrl.actions import WORKSPACE_HIGH, WORKSPACE_LOW
 from instructrl.errors import InputError, format_value
-from instructrl.types import STATE_SIZE, Observation
+from instructrl.types import Observation
+from instructrl.workspace import LARGEST as LARGEST_POSITION
+from instructrl.workspace import Workspace
 
-LARGEST = 1e4  # of a state's numbers, and of positions in metres
+LARGEST = LARGEST_POSITION  # of a state's numbers as well
 LARGEST_PIXEL = 1e6  # of focal lengths and principal points
 MAX_REACH = 2.0  # metres from the centre of the workspace; an arm at its side reaches less
 SMALLEST = 1e-6  # of focal lengths in pixels, and of the volume that a camera's axes span
@@ -40,7 +41,7 @@ def implausible(name: str, values: np.ndarray) -> np.ndarray:
 
 
 def check_observation(
-    observation: Observation, *, views: int, size: int, form_hint: str = "", value_hint: str = ""
+    observation: Observation, *, views: int, size: int, state: int, form_hint: str = "", value_hint: str = ""
 ) -> Observation:
     """Return an observation as arrays of the types that an agent takes.
 
@@ -48,6 +49,7 @@ def check_observation(
         observation: of anything that converts to arrays.
         views: the number of cameras.
         size: side length of the images in pixels.
+        state: the number of the state's values.
         form_hint: what an error about a shape or a type adds.
         value_hint: what an error about numbers adds.
 
@@ -56,7 +58,7 @@ def check_observation(
     """
     expected = {
         "images": ((views, size, size, 3), np.uint8),
-        "state": ((STATE_SIZE,), np.float32),
+        "state": ((state,), np.float32),
         "intrinsics": ((views, 3, 3), np.float32),
         "extrinsics": ((views, 4, 4), np.float32),
     }
@@ -81,13 +83,14 @@ def check_observation(
     return Observation(**typed, instruction=observation.instruction)
 
 
-def check_gripper_poses(poses: np.ndarray) -> None:
-    """Check recorded tip poses [N 7] of an arm at the workspace; what is not finite is left to those who use it.
+def check_gripper_poses(poses: np.ndarray, workspace: Workspace) -> None:
+    """Check recorded tip poses [N 7] of an arm at a workspace; what is not finite is left to those who use it.
 
     Raises:
         InputError: a position is out of an arm's reach, or a quaternion is not one.
     """
-    centre = (WORKSPACE_LOW + WORKSPACE_HIGH) / 2
+    low, high = workspace.bounds
+    centre = (low + high) / 2
     away, length = np.linalg.norm(poses[:, :3] - centre, axis=1), np.linalg.norm(poses[:, 3:], axis=1)
     for wrong, found, allowed in (
         (away > MAX_REACH, away, f"m from the centre of the workspace, allowed: at most {MAX_REACH:g}"),

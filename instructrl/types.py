@@ -18,7 +18,7 @@ from jaxtyping import Float, Float32, Int32, Int64, UInt8
 
 from instructrl.errors import InputError
 
-STATE_SIZE = 4  # gripper open, left and right finger position (m), time in [-1, 1]
+GRIPPER_STATE = ("gripper open", "left finger (m)", "right finger (m)", "time")  # of RLBench; the time is in [-1, 1]
 ACTION_SIZE = 8  # x y z (m, world), quaternion x y z w with w >= 0, gripper open in {0, 1}
 
 
@@ -104,6 +104,7 @@ class BatchSizes:
     image_size: int
     tokens: int
     features: FeatureSizes | None = None  # instead of images
+    state: int = len(GRIPPER_STATE)
 
 
 def batch_spec(sizes: BatchSizes) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -113,7 +114,7 @@ def batch_spec(sizes: BatchSizes) -> dict[str, tuple[tuple[int, ...], np.dtype]]
     float32, int32, uint8 = np.dtype(np.float32), np.dtype(np.int32), np.dtype(np.uint8)
     spec: dict[str, tuple[tuple[int, ...], np.dtype]] = {
         "images": ((*views, sizes.image_size, sizes.image_size, 3), uint8),
-        "state": ((*steps, STATE_SIZE), float32),
+        "state": ((*steps, sizes.state), float32),
         "intrinsics": ((*views, 3, 3), float32),
         "extrinsics": ((*views, 4, 4), float32),
         "tokens": ((sizes.batch, sizes.tokens), int32),
@@ -159,7 +160,7 @@ def check_batch(batch: Batch, sizes: BatchSizes) -> None:
         if found != expected:
             raise InputError(
                 f"batch.{key}: found {found}, expected {expected}; "
-                "check that data, sim.cameras, sim.image_size and features agree"
+                "check that data, sim.cameras, sim.image_size, sim.state and features agree"
             )
 
 

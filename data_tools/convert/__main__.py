@@ -27,7 +27,7 @@ from data_tools.convert.rlbench_dataset import (
     find_task_folders,
     first_image_size,
 )
-from data_tools.convert.settings import ConvertConfig, num_variations, parse, rule_of
+from data_tools.convert.settings import ConvertConfig, num_variations, parse, rule_of, workspace_of
 from data_tools.convert.task_files import Candidate, TaskEpisodes, write
 from data_tools.convert.windows import window_demonstration
 from instructrl.cli.entry import tool_help
@@ -100,7 +100,9 @@ def convert_rlbench(
     task, rule = config.task or folder.resolve().name, rule_of(config)
     size = config.image_size or first_image_size(episodes, config.cameras)
     limit = num_variations(config, task)
-    options = ConversionOptions(tuple(config.cameras), size, limit, rule, crop=config.crop, depth=config.depth)
+    options = ConversionOptions(
+        tuple(config.cameras), size, limit, rule, crop=config.crop, depth=config.depth, workspace=workspace_of(config)
+    )
     with stopwatch(f"comparing {len(episodes)} episodes of {task}"):
         copies = identical_files(episodes, config.cameras)
     found = TaskEpisodes(

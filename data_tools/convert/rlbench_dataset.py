@@ -27,6 +27,7 @@ from instructrl.plausibility import check_gripper_poses
 from instructrl.sim.keyframes import keyframe_actions
 from instructrl.sim.rlbench.views import MAX_STEPS, depths, matrices, observed, state
 from instructrl.types import Demonstration
+from instructrl.workspace import RLBENCH_WORKSPACE, Workspace
 
 VARIATION = re.compile(r"variation(\d+)|all_variations")
 ImagePaths = dict[str, dict[int, Path]]  # by camera and frame
@@ -42,6 +43,7 @@ class ConversionOptions:
     rule: KeyframeRule = KeyframeRule()
     crop: bool = False  # cut the central square out of images that are not square
     depth: bool = False  # decode and check depth images (the format has no field for them)
+    workspace: Workspace = RLBENCH_WORKSPACE
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def demonstration(episode: EpisodeFolder, options: ConversionOptions, *, seed: i
     variation, instructions = variation_of(episode, options.variations), instructions_of(episode)
     opened = np.array([float(observed(frame, "gripper_open")) for frame in frames])
     poses = np.array([np.asarray(observed(frame, "gripper_pose"), np.float64).reshape(7) for frame in frames])
-    check_gripper_poses(poses)
+    check_gripper_poses(poses, options.workspace)
     rule = options.rule
     chosen = rule.find(opened, joint_velocities(frames) if rule.needs_velocities else None)
     actions = keyframe_actions(poses, opened, chosen)

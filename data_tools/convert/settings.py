@@ -4,11 +4,13 @@ from dataclasses import dataclass
 
 from data_tools.convert.keyframe_rule import THRESHOLDS, KeyframeRule, keyframe_rule
 from instructrl.cli.args import parse_settings
-from instructrl.config.environment import CAMERAS, EMBEDDED_TASKS, RLBENCH_RENDERERS
-from instructrl.config.fields import choice_list, format_value, number, one_of, setting
+from instructrl.config.environment import EMBEDDED_TASKS
+from instructrl.config.fields import choice_list, format_value, number, number_list, one_of, setting
+from instructrl.config.simulators import RLBENCH_CAMERAS, RLBENCH_RENDERERS
 from instructrl.data.demonstrations.schema import SPLITS
 from instructrl.errors import InputError
 from instructrl.sim.tabletop.task import load_task
+from instructrl.workspace import LARGEST, RLBENCH_WORKSPACE, Workspace
 
 
 @dataclass
@@ -22,9 +24,7 @@ class ConvertConfig:
     split: str | None = setting(None, help="split to write, train or val; null: both")
     val_episodes: int | None = number(None, low=1, help="validation episodes without split=; null: a tenth")
     episodes: int | None = number(None, low=1, help="maximum number of episodes per task; null: all")
-    cameras: list[str] = choice_list(
-        "front", "left_shoulder", "right_shoulder", choices=CAMERAS, help="cameras to convert"
-    )
+    cameras: list[str] = choice_list(*RLBENCH_CAMERAS[:3], choices=RLBENCH_CAMERAS, help="cameras to convert")
     image_size: int | None = number(
         None, low=16, high=1024, help="side in pixels to which images are resized; rlbench only; null: unchanged"
     )
@@ -35,6 +35,11 @@ class ConvertConfig:
         *RLBENCH_RENDERERS,
         default=RLBENCH_RENDERERS[1],
         help="renderer of the images, which the source does not record",
+    )
+    workspace: list[float] | None = number_list(
+        low=-LARGEST,
+        high=LARGEST,
+        help="bounds of positions in metres: x y z of the lowest corner, then of the highest; null: RLBench's",
     )
     compression: str = one_of("none", "lz4", "zstd", default="none", help="compression of images in the files written")
     keyframes: str = one_of(
@@ -71,6 +76,7 @@ def parse(argv: list[str]) -> ConvertConfig:
     config = parse_settings(argv, ConvertConfig, prog="python -m data_tools.convert")
     if config.split not in (None, *SPLITS):
         raise InputError(f"split: found {format_value(config.split)}; allowed: {', '.join(SPLITS)}, or null")
+    workspace_of(config)
     rule = rule_of(config)
     changed = config.crop or config.depth or config.image_size is not None or rule != KeyframeRule()
     if config.kind == "windows" and changed:
@@ -91,6 +97,15 @@ def rule_of(config: ConvertConfig) -> KeyframeRule:
         restart=config.stop_restart,
         rest=config.stop_rest,
     )
+
+
+def workspace_of(config: ConvertConfig) -> Workspace:
+    """The box in which the keyframes of converted episodes lie.
+
+    Raises:
+        InputError: `workspace` is no box.
+    """
+    return Workspace.from_numbers(config.workspace or RLBENCH_WORKSPACE.numbers, key="workspace")
 
 
 def num_variations(config: ConvertConfig, task: str) -> int | None:

@@ -24,6 +24,7 @@ class SkipReason(StrEnum):
     RECORDS = "damaged records"
     MATRICES = "camera matrices of other images"
     COPIES = "copies of others"
+    WORKSPACE = "keyframes outside the workspace"
 
 
 class SkippedError(Exception):

@@ -11,21 +11,22 @@ from pathlib import Path
 from data_tools.convert.copies import Known, content_digest, copy_of, other_split_contents
 from data_tools.convert.episode_builder import ERRORS, Make, skipped_for
 from data_tools.convert.episode_workers import build_all
-from data_tools.convert.settings import ConvertConfig
-from data_tools.convert.skip_report import ConversionReport, Converted, Skipped
+from data_tools.convert.settings import ConvertConfig, workspace_of
+from data_tools.convert.skip_report import ConversionReport, Converted, Skipped, SkipReason
 from instructrl import __version__
 from instructrl.cli.progress import ProgressBar
 from instructrl.collection.target_file import ATTEMPTS, FIRST_SEED, demonstration_paths
-from instructrl.config.environment import DataConfig, SimConfig, TaskConfig
+from instructrl.config.environment import DataConfig, TaskConfig
 from instructrl.config.simulators import RLBenchConfig
 from instructrl.data.demonstrations.reader import read
 from instructrl.data.demonstrations.schema import SPLITS, Header
+from instructrl.data.demonstrations.world import state_override
 from instructrl.data.demonstrations.writer import Writer, to_contents
 from instructrl.errors import InputError
 from instructrl.sim.vector.pool import Workers
 from instructrl.storage.file_lock import exclusive_lock
 from instructrl.storage.paths import StoragePath, storage_path
-from instructrl.types import Demonstration
+from instructrl.types import GRIPPER_STATE, Demonstration
 
 Candidate = tuple[str, Callable[..., Demonstration | Converted]]  # name, and a function that builds it for a seed
 
@@ -38,6 +39,7 @@ class TaskEpisodes:
     origin: dict[str, str]  # provenance
     copies: dict[str, str] = field(default_factory=dict)  # names of other episodes, which are copies, and of whose
     held_out: list[Candidate] = field(default_factory=list)  # episodes of other splits, whose copies are left out
+    state: tuple[str, ...] = GRIPPER_STATE  # names of the state's numbers
 
 
 class TaskWriter:
@@ -83,6 +85,12 @@ class TaskWriter:
             contents = writer.check(built.demonstration)
         except ERRORS as error:
             return skipped_for(error)
+        positions, workspace = contents.action[:, :3], writer.header.workspace
+        outside = ~workspace.contains(positions)
+        if outside.any():
+            found = ", ".join(f"{value:.4g}" for value in positions[outside.argmax()])
+            allowed = f"{workspace}; workspace= sets another"
+            return Skipped(SkipReason.WORKSPACE, f"{outside.sum()} of {len(outside)}, one at {found}, not in {allowed}")
         digest = content_digest(writer.path, writer.header, contents)
         other = self._known[split].get(digest) or self._written.get(digest)
         if other is not None:
@@ -100,7 +108,7 @@ def write(config: ConvertConfig, task: str, size: int, found: TaskEpisodes, work
         RunError: a worker process ended twice.
     """
     one_file = storage_path(config.out).suffix == ".hdf5"
-    files, headers = target_files(config, task, size, found.origin)
+    files, headers = target_files(config, task, size, found)
     folder = next(iter(files.values())).parent
     with exclusive_lock(folder, activity="writes", busy_hint="choose another out=", write_hint="choose another out="):
         if not config.overwrite and already_converted(files, headers):
@@ -131,19 +139,20 @@ def write(config: ConvertConfig, task: str, size: int, found: TaskEpisodes, work
     for split, path in files.items():
         print(f"{split}: {path}: {counts[split]} episodes")
     if not one_file:
-        print_training(config, task, size, counts)
+        print_training(headers[next(iter(files))], config.out, counts)
 
 
 def target_files(
-    config: ConvertConfig, task: str, size: int, origin: dict[str, str]
+    config: ConvertConfig, task: str, size: int, found: TaskEpisodes
 ) -> tuple[dict[str, StoragePath], dict[str, Header]]:
     """Paths and headers of the files of a task, by split."""
-    out, sim = storage_path(config.out), SimConfig("rlbench", "rlbench", list(config.cameras), size)
+    out, sim = storage_path(config.out), RLBenchConfig(cameras=list(config.cameras), image_size=size)
     one_file = out.suffix == ".hdf5"
     splits = [config.split or "train"] if one_file or config.split else list(SPLITS)
     default_paths = demonstration_paths(TaskConfig(task, 1, 1), sim, DataConfig(config.out))
     source = {"source": str(Path(config.src).resolve()), "version": "unknown", "renderer": config.renderer}
-    header = Header(task, "", tuple(config.cameras), size, {**origin, **source, "suite": __version__})
+    provenance = {**found.origin, **source, "suite": __version__}
+    header = Header(task, "", tuple(config.cameras), size, provenance, workspace_of(config), found.state)
     return (
         {split: out if one_file else default_paths[split] for split in splits},
         {split: replace(header, split=split) for split in splits},
@@ -185,17 +194,19 @@ def write_splits(
     task_writer.add("train", makes["train"][: len(candidates) - read_for_val])
 
 
-def print_training(config: ConvertConfig, task: str, size: int, counts: dict[str, int]) -> None:
+def print_training(header: Header, out: str, counts: dict[str, int]) -> None:
     """Print the command that trains on these files, for a shell."""
-    limits = {"train": "task.episodes", "val": "task.val_episodes"}
+    limits, usual = {"train": "task.episodes", "val": "task.val_episodes"}, RLBenchConfig()
     words = [
-        *(f"task.name={hydra_value(task)}", "sim=rlbench", f"data.dir={hydra_value(config.out)}"),
-        *(f"sim.image_size={size}", f"sim.cameras=[{','.join(config.cameras)}]"),
+        *(f"task.name={hydra_value(header.task)}", "sim=rlbench", f"data.dir={hydra_value(out)}"),
+        *(f"sim.image_size={header.image_size}", f"sim.cameras=[{','.join(header.cameras)}]"),
+        *([f"sim.workspace={header.workspace}"] if header.workspace != usual.bounds else []),
+        *([f"sim.state={state_override(header.state)}"] if header.state != tuple(usual.state) else []),
         *(f"{limits[split]}={count}" for split, count in counts.items()),
     ]
     print(shlex.join(["python", "train.py", *words]))
     try:
-        RLBenchConfig().check_task("task", task)
+        usual.check_task("task", header.task)
     except InputError as error:
         print(f"{error}; to train on these demonstrations, convert them with task=NAME")
 

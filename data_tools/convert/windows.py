@@ -10,6 +10,7 @@ from instructrl.plausibility import check_gripper_poses
 from instructrl.sim.rlbench.views import MAX_STEPS
 from instructrl.sim.tabletop.task import load_task
 from instructrl.types import Demonstration
+from instructrl.workspace import RLBENCH_WORKSPACE
 
 
 def window_demonstration(
@@ -28,7 +29,7 @@ def window_demonstration(
     views, size, actions = len(windows.cameras), windows.image_size, episode.actions
     placeholder = np.array([[size, 0, size / 2], [0, size, size / 2], [0, 0, 1]], np.float32)
     times = [min(-1 + 2 * t / MAX_STEPS, 1.0) for t in range(len(frames))]
-    check_gripper_poses(actions[:, :7])
+    check_gripper_poses(actions[:, :7], RLBENCH_WORKSPACE)
     rotations = canonical_quaternion(actions[:, 3:7])
     return Demonstration(
         images=np.stack([windows.pixels(frame) for frame in frames]),

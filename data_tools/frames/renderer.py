@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_tools.frames.captions import caption
-from instructrl.config.environment import CAMERAS, EMBEDDED_TASKS, RENDERERS
+from instructrl.config.environment import EMBEDDED_TASKS
 from instructrl.config.fields import choice_list, number, one_of, setting
+from instructrl.config.simulators import TABLETOP_CAMERAS, TABLETOP_RENDERERS
 from instructrl.data.image_text.images import encode_jpeg
 from instructrl.sim import EpisodeStart
 from instructrl.sim.tabletop.env import Tabletop
-from instructrl.sim.tabletop.scene import CAMERAS as VIEWS
 
 FIRST_SEED = {"train": 3_000_000_000, "val": 3_500_000_000}  # above those of demonstrations and evaluations
 SEEDS = 1_000_000  # per value of `seed`
@@ -27,8 +27,8 @@ class FramesConfig:
     image_size: int = number(96, low=16, high=1024, help="side of the square images in pixels")
     seed: int = number(0, low=0, high=400, help="random seed of the scenes")
     tasks: list[str] = choice_list(*EMBEDDED_TASKS, choices=EMBEDDED_TASKS, help="tasks that the scenes are from")
-    cameras: list[str] = choice_list(*VIEWS, choices=CAMERAS, help="cameras")
-    renderer: str = one_of(*RENDERERS, default="auto", help="renderer; auto: the best one available")
+    cameras: list[str] = choice_list(*TABLETOP_CAMERAS, choices=TABLETOP_CAMERAS, help="cameras")
+    renderer: str = one_of(*TABLETOP_RENDERERS, default="auto", help="renderer; auto: the best one available")
     moments: int = number(3, low=1, high=100, help="moments of each episode: the initial state, and others at random")
     views: int = number(2, low=1, high=4, help="cameras for each moment, at random")
     instructions: float = number(0.3, low=0, high=1, help="fraction of captions that are instructions")

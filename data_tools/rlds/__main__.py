@@ -21,12 +21,13 @@ from typing import TypeVar
 from data_tools.convert.settings import ConvertConfig
 from instructrl.cli.args import parse_settings
 from instructrl.cli.entry import tool_help
-from instructrl.config.environment import RLBENCH_RENDERERS
-from instructrl.config.fields import format_value, number, one_of, setting
+from instructrl.config.fields import format_value, number, number_list, one_of, setting
+from instructrl.config.simulators import RLBENCH_RENDERERS
 from instructrl.data.demonstrations.schema import SPLITS
 from instructrl.errors import InputError, report_user_errors
 from instructrl.storage.object_store import SCHEMES
 from instructrl.storage.writable import check_writable
+from instructrl.workspace import LARGEST
 
 T = TypeVar("T", "ExportConfig", "ImportConfig")
 OUT_HINT = "choose another out="
@@ -62,6 +63,11 @@ class ImportConfig:
     episodes: int | None = number(None, low=1, help="maximum number of episodes per split; null: all")
     image_size: int | None = number(
         None, low=16, high=1024, help="side in pixels to which images are resized; null: that of the first image"
+    )
+    workspace: list[float] | None = number_list(
+        low=-LARGEST,
+        high=LARGEST,
+        help="bounds of positions in metres: x y z of the lowest corner, then of the highest; null: those of the data",
     )
     renderer: str = one_of(*RLBENCH_RENDERERS, default=RLBENCH_RENDERERS[1], help="renderer for evaluations")
 
@@ -128,7 +134,7 @@ def run_import(config: ImportConfig) -> None:
                 f"mapping: none given for {source.folder}, which was not exported by InstructRL; {HELP}; "
                 f"it has {source.describe_keys()}"
             )
-        mapping_keys = ("source_split", "task", "val_episodes", "episodes", "image_size")
+        mapping_keys = ("source_split", "task", "val_episodes", "episodes", "image_size", "workspace")
         given = [key for key in mapping_keys if getattr(config, key) is not None]
         if given:
             raise InputError(f"{given[0]}: allowed only with mapping=; an InstructRL export is restored unchanged")
@@ -145,6 +151,7 @@ def run_import(config: ImportConfig) -> None:
         episodes=config.episodes,
         cameras=list(selected_cameras(mapping)),
         image_size=config.image_size,
+        workspace=config.workspace,
         renderer=config.renderer,
         overwrite=config.overwrite,
     )

@@ -120,7 +120,8 @@ def source_files(src: Path, split: str | None) -> dict[str, DemonstrationDataset
 def relative_path(path: Path, src: Path, header: Header) -> str:
     """Path of a file relative to data.dir if it has the standard layout; else its path relative to src."""
     task = TaskConfig(header.task, 1, 1)
-    expected = demonstration_paths(task, SimConfig("", "", list(header.cameras), header.image_size), DataConfig(""))
+    sim = SimConfig("", "", list(header.cameras), image_size=header.image_size)
+    expected = demonstration_paths(task, sim, DataConfig(""))
     parts, folder = path.absolute().parts[-3:], expected["train"].parent.name
     end = folder.removeprefix(header.task)  # in between, variations may be listed
     if len(parts) == 3 and parts[1].startswith(header.task) and parts[1].endswith(end):

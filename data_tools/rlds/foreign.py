@@ -13,7 +13,7 @@ from instructrl.actions import canonical_quaternion, quaternion_from_euler
 from instructrl.errors import InputError
 from instructrl.sim.keyframes import STEP_SECONDS, find_keyframes, velocities
 from instructrl.sim.rlbench.views import MAX_STEPS
-from instructrl.types import STATE_SIZE, Demonstration
+from instructrl.types import Demonstration
 
 
 def demonstration(
@@ -88,11 +88,16 @@ def keyframes(episode: Episode, mapping: Mapping) -> np.ndarray:
 def action(episode: Episode, mapping: Mapping, step: int) -> np.ndarray:
     """Action float32 [8] that leads to a step."""
     spec, at = mapping.action, step - (mapping.action.leads_to == "next")
-    position = check_count("action.position", parse_key("action.position", spec.position).at(episode, at), 3)
     numbers = parse_key("action.rotation", spec.rotation).at(episode, at)
     rotation = quaternion(check_count("action.rotation", numbers, ROTATIONS[spec.rotation_is]), spec.rotation_is)
     gripper = parse_key("action.gripper", spec.gripper, compares=True).at(episode, at)
-    return np.concatenate([position, rotation, gripper], dtype=np.float32)
+    return np.concatenate([position(episode, mapping, step), rotation, gripper], dtype=np.float32)
+
+
+def position(episode: Episode, mapping: Mapping, step: int) -> np.ndarray:
+    """Position [3] in metres of the action that leads to a step."""
+    spec, at = mapping.action, step - (mapping.action.leads_to == "next")
+    return check_count("action.position", parse_key("action.position", spec.position).at(episode, at), 3)
 
 
 def quaternion(numbers: np.ndarray, form: str) -> np.ndarray:
@@ -122,10 +127,10 @@ def quaternion(numbers: np.ndarray, form: str) -> np.ndarray:
 
 
 def state(episode: Episode, mapping: Mapping, step: int, index: int) -> np.ndarray:
-    """State float32 [4] at a step, the `index`-th that is kept."""
+    """State float32 [S] at a step, the `index`-th that is kept."""
     spec = mapping.state
     if spec.values is not None:
-        values = check_count("state.values", parse_key("state.values", spec.values).at(episode, step), STATE_SIZE)
+        values = check_count("state.values", parse_key("state.values", spec.values).at(episode, step), len(spec.names))
         return values.astype(np.float32)
     opened = parse_key("state.gripper", spec.gripper or "", compares=True).at(episode, step)
     if spec.fingers is not None:

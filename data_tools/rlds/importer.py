@@ -7,12 +7,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
-from data_tools.convert.settings import ConvertConfig
+from data_tools.convert.episode_builder import ERRORS, skipped_for
+from data_tools.convert.settings import ConvertConfig, workspace_of
 from data_tools.convert.skip_report import SkippedError, SkipReason
 from data_tools.convert.task_files import Candidate, TaskEpisodes, write
 from data_tools.rlds import schema
-from data_tools.rlds.foreign import demonstration
+from data_tools.rlds.foreign import demonstration, keyframes, position
 from data_tools.rlds.mapping import Mapping, parse_key, referenced_keys, selected_cameras
 from data_tools.rlds.source import Episode, EpisodeParser, Source
 from instructrl.cli.progress import ProgressBar
@@ -22,7 +24,9 @@ from instructrl.data.demonstrations.writer import Writer, concatenate, to_conten
 from instructrl.data.image_text.tfrecord import Records
 from instructrl.errors import InputError
 from instructrl.storage.file_lock import exclusive_lock
+from instructrl.workspace import LARGEST, Workspace
 
+MARGIN, LEAST_MARGIN = 0.05, 0.01  # of a workspace around positions: of their extent, and in metres
 SPLIT_NAMES = {"train": ("train",), "val": ("val", "validation", "valid")}  # names of the splits in third-party data
 
 
@@ -111,6 +115,9 @@ def import_foreign(source: Source, mapping: Mapping, config: ConvertConfig, sour
     if Path(config.out).suffix == ".hdf5" and len(splits) > 1:
         raise InputError(f"out: found one file for {' and '.join(splits.values())}; name a folder, or set split=")
     parser = source.episodes(key for _, key in referenced_keys(mapping))
+    if config.workspace is None:
+        config = replace(config, workspace=data_workspace(source, parser, mapping, limit=config.episodes).numbers)
+    workspace_of(config)
     provenance = {"simulator": "unknown", "expert": f"unknown, RLDS data set {source.name} {source.version}"}
     has_matrices = next(iter(selected_cameras(mapping).values())).intrinsics is not None
     provenance |= {} if has_matrices else {"cameras": "unknown"}
@@ -122,13 +129,46 @@ def import_foreign(source: Source, mapping: Mapping, config: ConvertConfig, sour
         candidates: list[Candidate] = [
             (f"{source_name} episode {number}", partial(make, number)) for number in range(len(records))
         ]
-        found = TaskEpisodes(candidates, provenance)
+        found = TaskEpisodes(candidates, provenance, state=tuple(mapping.state.names))
         write(replace(config, split=target_split or None), task, size, found)
     skipped = [name for name in source.splits if name not in splits.values()]
     if skipped:
         print(f"skipped: {', '.join(skipped)}; source_split= selects one of them")
     if not has_matrices:
         print("the mapping names no camera matrices: train with head=regression or head=discrete")
+
+
+def data_workspace(source: Source, parser: EpisodeParser, mapping: Mapping, *, limit: int | None) -> Workspace:
+    """The box around the keyframes of all splits, so that files of each are of the same one.
+
+    Args:
+        source: the directory.
+        parser: of its records.
+        mapping: assigns its features.
+        limit: read at most this many episodes of each split; None: all.
+
+    Raises:
+        InputError: no episode has a usable position.
+    """
+    found, reason = [], "no finite numbers"
+    records = {name: source.records(name) for name in source.splits}
+    chosen = [(name, number) for name, of in records.items() for number in range(len(of))[:limit]]
+    for name, number in tqdm(chosen, desc="workspace", unit=" episodes", delay=1, disable=None):
+        try:
+            episode = load_episode(parser, records[name], f"{source.folder}: {name}", number)
+            found += [position(episode, mapping, int(step)) for step in keyframes(episode, mapping)]
+        except ERRORS as error:  # it is counted when it is converted
+            reason = skipped_for(error).text
+    positions = np.array(found, np.float64).reshape(-1, 3)
+    positions = positions[(np.abs(positions) <= LARGEST).all(axis=1)]
+    if not len(positions):
+        raise InputError(f"action.position: found none that can be used in {source.folder}: {reason}")
+    workspace = Workspace.around(positions, margin=MARGIN, least=LEAST_MARGIN)
+    print(
+        f"workspace: {workspace}, around {len(positions)} keyframes with {MARGIN:.0%} of their extent, at least "
+        f"{100 * LEAST_MARGIN:g} cm, on each side; workspace= sets another"
+    )
+    return workspace
 
 
 def select_splits(source: Source, split: str | None, source_split: str | None) -> dict[str, str]:

@@ -27,11 +27,13 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from data_tools.rlds.source import Episode, Source
-from instructrl.config.environment import CAMERAS
+from instructrl.config.environment import state_field
 from instructrl.config.fields import format_value, number, one_of, setting
 from instructrl.config.resolve import resolve
+from instructrl.config.simulators import RLBENCH_CAMERAS
 from instructrl.config.yaml_file import read_yaml
 from instructrl.errors import InputError
+from instructrl.types import GRIPPER_STATE
 
 ROTATIONS = {"quaternion_xyzw": 4, "quaternion_wxyz": 4, "euler_xyz": 3, "rotation_vector": 3, "matrix": 9}
 KEY = re.compile(r"([^\[\]<>\s]+)(?:\[(-?\d+)(?:(:)(-?\d+))?\])?(?:\s*([<>])\s*(\S+))?")
@@ -65,7 +67,8 @@ class Action:
 class State:
     """Keys of the robot's state: `values`, or `gripper` with its fingers."""
 
-    values: str | None = setting(None, help="4 numbers: gripper open, both fingers (m), time in [-1, 1]")
+    values: str | None = setting(None, help="as many numbers as names")
+    names: list[str] = state_field(*GRIPPER_STATE)
     gripper: str | None = setting(None, help="gripper opening, with a comparison that is true for open")
     fingers: str | None = setting(None, help="finger positions: 1 number for both, or 2, metres")
     finger_opening: float | None = number(
@@ -96,7 +99,7 @@ class Instruction:
     text: str | None = setting(None, help="one instruction for all episodes")
 
 
-Cameras = make_dataclass("Cameras", [(name, View, field(default_factory=View)) for name in CAMERAS])
+Cameras = make_dataclass("Cameras", [(name, View, field(default_factory=View)) for name in RLBENCH_CAMERAS])
 
 
 @dataclass
@@ -207,13 +210,17 @@ def check_mapping(mapping: Mapping) -> None:
     state, frames, instruction = mapping.state, mapping.keyframes, mapping.instruction
     views = selected_cameras(mapping)
     if not views:
-        raise InputError(f"cameras: found none with an image; allowed: {', '.join(CAMERAS)}")
+        raise InputError(f"cameras: found none with an image; allowed: {', '.join(RLBENCH_CAMERAS)}")
     matrices = {value is not None for view in views.values() for value in (view.intrinsics, view.extrinsics)}
     if len(matrices) > 1:
         raise InputError("cameras: intrinsics and extrinsics: give both for every camera, or none")
     for name, view in vars(mapping.cameras).items():
         if name not in views and (view.intrinsics or view.extrinsics):
             raise InputError(f"cameras.{name}.image: found null; allowed: a key, since matrices are given")
+    if state.gripper is not None and state.names != [*GRIPPER_STATE]:
+        raise InputError(
+            "state.names: with gripper, the state is the usual one; give values instead, or leave names out"
+        )
     if (state.values is None) == (state.gripper is None):
         raise InputError("state: give values, or gripper with fingers or finger_opening")
     fingers = (state.fingers is not None) + (state.finger_opening is not None)
@@ -229,7 +236,7 @@ def check_mapping(mapping: Mapping) -> None:
 
 
 def selected_cameras(mapping: Mapping) -> dict[str, View]:
-    """Cameras with an image key, by name and in the order of `CAMERAS`."""
+    """Cameras with an image key, by name and in the order of `RLBENCH_CAMERAS`."""
     return {name: view for name, view in vars(mapping.cameras).items() if view.image is not None}
 
 

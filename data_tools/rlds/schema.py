@@ -22,7 +22,8 @@ from data_tools.rlds.source import Episode, Source
 from instructrl.data.demonstrations.schema import SPLITS, Header
 from instructrl.errors import InputError
 from instructrl.storage.json_file import parse_json
-from instructrl.types import ACTION_SIZE, STATE_SIZE, Demonstration
+from instructrl.types import ACTION_SIZE, GRIPPER_STATE, Demonstration
+from instructrl.workspace import RLBENCH_WORKSPACE, Workspace
 
 FORMAT, VERSION = "instructrl demonstrations as RLDS", 1
 OBSERVATION, META = "steps/observation/", "episode_metadata/"
@@ -42,7 +43,7 @@ def features(header: Header) -> Any:
     images = {
         image_key(name): tfds_features.Image(shape=(size, size, 3), encoding_format="png") for name in header.cameras
     }
-    numbers = {"state": (STATE_SIZE,), "intrinsics": (views, 3, 3), "extrinsics": (views, 4, 4)}
+    numbers = {"state": (len(header.state),), "intrinsics": (views, 3, 3), "extrinsics": (views, 4, 4)}
     step = {
         "observation": images
         | {name: tfds_features.Tensor(shape=shape, dtype=np.float32) for name, shape in numbers.items()},
@@ -92,10 +93,26 @@ def to_rlds(demonstration: Demonstration, header: Header, target: str) -> dict[s
         "seed": demonstration.seed,
         "sentences": list(demonstration.instructions),
         "task": header.task,
-        "header": json.dumps(header.__dict__, sort_keys=True),
+        "header": json.dumps(header_record(header), sort_keys=True),
         "file": target,
     }
     return {"steps": steps, "episode_metadata": metadata}
+
+
+def header_record(header: Header) -> dict[str, Any]:
+    """A header as values of JSON. RLBench's workspace and state are not among them: they came before others."""
+    record = header.__dict__ | {"workspace": header.workspace.numbers}
+    usual = {"workspace": RLBENCH_WORKSPACE.numbers, "state": GRIPPER_STATE}
+    return {key: value for key, value in record.items() if key not in usual or value != usual[key]}
+
+
+def recorded_header(text: str) -> Header:
+    """Invert `header_record`; raises any error of a dict or a list for anything else."""
+    record = parse_json(text)
+    lists: dict[str, Any] = {key: tuple(record[key]) for key in ("cameras", "state") if key in record}
+    if "workspace" in record:
+        lists["workspace"] = Workspace.from_numbers(record["workspace"], key="workspace")
+    return Header(**record | lists)
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -135,11 +152,17 @@ def origin(episode: Episode) -> tuple[str, Header]:
     if path.is_absolute() or ".." in path.parts or path.suffix != ".hdf5":
         raise InputError(f"{episode.where}: {META}file: found {target!r}, expected a path in a folder; {HINT}")
     try:
-        fields = parse_json(text)
-        header = Header(**fields | {"cameras": tuple(fields["cameras"])})
-        words = [header.task, header.split, *header.cameras, *header.provenance, *header.provenance.values()]
+        header = recorded_header(text)
+        words = [
+            header.task,
+            header.split,
+            *header.cameras,
+            *header.state,
+            *header.provenance,
+            *header.provenance.values(),
+        ]
         valid = all(isinstance(word, str) for word in words) and type(header.image_size) is int
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, InputError):
         valid = False
     if not valid or header.split not in SPLITS:
         raise InputError(f"{episode.where}: {META}header: cannot be read; {HINT}")

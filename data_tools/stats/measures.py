@@ -12,11 +12,11 @@ from PIL import Image
 
 from data_tools.stats.duplicates import EpisodeDigests, episode_digests
 from data_tools.stats.outliers import Outlier, outliers
-from instructrl.actions import normalize_position
 from instructrl.cli.progress import ProgressBar
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.data.demonstrations.schema import Header
 from instructrl.storage.paths import StoragePath, file_size
+from instructrl.workspace import Workspace
 
 CELLS = 10  # along each side of the workspace
 CHUNK_BYTES = 2**23  # bytes of pixels per chunk, if a frame is not larger
@@ -78,7 +78,7 @@ def measure(path: StoragePath) -> Measures:
     with DemonstrationDataset(path) as episodes:
         contents = episodes.contents
         positions, values = contents.action[:, :3], contents.action.astype(np.float64)
-        reached, outside = cells(positions)
+        reached, outside = cells(positions, episodes.workspace)
         pixels, brightness, contrast = pixel_statistics(episodes)
         sentence_counts = Counter(
             sentence for number in range(len(episodes)) for sentence in {*episodes.instructions(number)}
@@ -122,9 +122,9 @@ def jpeg(image: np.ndarray) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def cells(positions: np.ndarray) -> tuple[np.ndarray, int]:
+def cells(positions: np.ndarray, workspace: Workspace) -> tuple[np.ndarray, int]:
     """Count the positions [M,3] in each cell of the workspace [10,10,10], and outside of it."""
-    share = (normalize_position(positions.astype(np.float64)) + 1) / 2
+    share = (workspace.normalize(positions.astype(np.float64)) + 1) / 2
     inside = ((share >= 0) & (share <= 1)).all(1)
     cell_indices = np.minimum((share[inside] * CELLS).astype(int), CELLS - 1)
     flat = np.ravel_multi_index(tuple(cell_indices.T), (CELLS,) * 3)

@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from instructrl.actions import WORKSPACE_HIGH, WORKSPACE_LOW, rotation_angle
+from instructrl.actions import rotation_angle
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
 
 OUTER_SHARE = 0.05  # share of the values excluded on each side
+STATE_WIDTHS = {"m": 0.005, "rad": 0.05}  # minimum width of the usual range of a state's number, by unit
 MIN_VALUES = 5  # values needed to estimate a range
 
 
@@ -87,17 +88,18 @@ def outliers(episodes: DemonstrationDataset, brightness: np.ndarray, contrast: n
         find_outliers("frames", "", contents.frames, numbers, width=5),
     ]
     for index, axis in enumerate("xyz"):
-        position, ends = contents.action[:, index].astype(float), (WORKSPACE_LOW[index], WORKSPACE_HIGH[index])
-        outside = (position < ends[0]) | (position > ends[1])
-        bounds = (float(ends[0]), float(ends[1]))
+        position = contents.action[:, index].astype(float)
+        bounds = (episodes.workspace.low[index], episodes.workspace.high[index])
+        outside = (position < bounds[0]) | (position > bounds[1])
         found.append(farthest_per_episode(f"position {axis}", "m", position, keyframe_of, outside, bounds, "workspace"))
         found.append(find_outliers(f"position {axis}", "m", position, keyframe_of, width=0.02))
     found.append(
         find_outliers("turn from the mean rotation", "degrees", angles_from_mean(contents.action), keyframe_of, width=5)
     )
-    for index, name in enumerate(("gripper open", "first finger", "second finger", "time")):
-        width, unit = (0.005, "m") if "finger" in name else (1.0, "")
-        found.append(find_outliers(name, unit, contents.state[:, index], frame_of, width=width))
+    for index, name in enumerate(episodes.state):
+        quantity, _, unit = name.removesuffix(")").partition(" (")
+        width = STATE_WIDTHS.get(unit, 1.0)
+        found.append(find_outliers(quantity, unit, contents.state[:, index], frame_of, width=width))
     for view, camera in enumerate(episodes.cameras):
         for index, axis in enumerate("xyz"):
             positions = contents.extrinsics[:, view, index, 3]

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from data_tools.stats.duplicates import Duplicate, duplicate_lines
 from data_tools.stats.measures import NUMBERS, Measures
-from instructrl.actions import WORKSPACE_HIGH, WORKSPACE_LOW
 from instructrl.evaluation.report.charts import Figure
 from instructrl.evaluation.report.histograms import bars, cell_map
 from instructrl.evaluation.report.templates import render
@@ -41,9 +40,8 @@ def page(sets: Sequence[Measures], found: Sequence[Duplicate], compared: Sequenc
 
 def plots(one: Measures) -> list[Figure]:
     """Plots of lengths, variations and keyframe positions."""
-    x, y, z = (
-        (f"{axis} (m)", float(WORKSPACE_LOW[place]), float(WORKSPACE_HIGH[place])) for place, axis in enumerate("xyz")
-    )
+    workspace = one.header.workspace
+    x, y, z = ((f"{axis} (m)", low, high) for axis, low, high in zip("xyz", workspace.low, workspace.high, strict=True))
     return [
         bars("Episodes by their number of keyframes", Counter(one.lengths.tolist()), axis="keyframes"),
         bars("Episodes by their number of frames", Counter(one.frames.tolist()), axis="frames"),

@@ -39,7 +39,9 @@ from instructrl.storage.file_lock import exclusive_lock
 from instructrl.storage.paths import StoragePath
 from instructrl.storage.writable import check_outputs
 from instructrl.types import Demonstration
+from instructrl.workspace import Workspace
 
+OUTSIDE = "success outside the workspace"
 MAX_LOST = 5  # consecutive episodes on which a fragile simulator crashes twice each before collection fails
 
 
@@ -76,6 +78,7 @@ def ensure_demonstrations(
     settings = with_available_renderer(sim, every) if missing else sim
     if missing:
         check_outputs([*outputs, *(("data.dir", split.path.parent) for split in every if split.header.task in missing)])
+        sim.check_playable()
         check_tasks(settings, sorted(missing))
     for number, one in enumerate(tasks):
         if one.name in missing:
@@ -181,18 +184,31 @@ def demonstrate(
                     raise RunError(f"{split.header.task}, {start}: {result.reason}; the same command resumes")
                 result = None, Outcome.SIMULATOR_ERROR
             demonstration, outcome = result
+            reason = str(outcome)
             if outcome is Outcome.SUCCESS:
+                reason = "" if split.clip else position_outside(demonstration, split.header.workspace)
+            if not reason:
                 yield number, demonstration
             elif attempt + 1 == ATTEMPTS:
                 raise RunError(
-                    f"{split.header.task}, {start}: the expert failed {ATTEMPTS} times, last outcome: {outcome}"
+                    f"{split.header.task}, {start}: the expert failed {ATTEMPTS} times, last outcome: {reason}"
                 )
             else:
-                outcomes[outcome] += 1
+                outcomes[OUTSIDE if outcome is Outcome.SUCCESS else reason] += 1
                 pending.appendleft((number, attempt + 1))
     if outcomes:
         failed = ", ".join(f"{number} {outcome}" for outcome, number in sorted(outcomes.items()))
         print(f"{split.header.task} {split.header.split}: failed expert episodes replaced: {failed}")
+
+
+def position_outside(demonstration: Demonstration, workspace: Workspace) -> str:
+    """Describe the first action outside the workspace; empty if there is none."""
+    positions = demonstration.actions[:, :3]
+    outside = ~workspace.contains(positions)
+    if not outside.any():
+        return ""
+    found = ", ".join(f"{value:.4g}" for value in positions[outside.argmax()])
+    return f"{OUTSIDE} {workspace}: {found}; data.outside_workspace=clip keeps such episodes"
 
 
 def summary(split: Split, contents: Contents) -> str:

@@ -9,6 +9,7 @@ from instructrl.config.environment import DataConfig, SimConfig, TaskConfig
 from instructrl.config.fields import number_ranges
 from instructrl.data.demonstrations.reader import read
 from instructrl.data.demonstrations.schema import Header
+from instructrl.data.demonstrations.world import check_world
 from instructrl.errors import InputError
 from instructrl.sim import EpisodeStart, simulator_class
 from instructrl.storage.paths import StoragePath, storage_path
@@ -26,6 +27,7 @@ class Split:
     episodes: int
     fragile: bool = False  # the simulator may crash: save each episode at once, and replace lost ones
     compression: str = "none"  # of the file
+    clip: bool = False  # keep episodes with keyframes outside the workspace
 
     def parts_from(self, present: int) -> Parts:
         """Parts in which the missing episodes are collected."""
@@ -66,9 +68,10 @@ def required_splits(task: TaskConfig, sim: SimConfig, data: DataConfig) -> list[
     return [
         Split(
             path,
-            Header(task.name, name, tuple(sim.cameras), sim.image_size, {}),
+            Header(task.name, name, tuple(sim.cameras), sim.image_size, {}, sim.bounds, tuple(sim.state)),
             counts[name],
             fragile=fragile,
+            clip=data.outside_workspace == "clip",
             compression=data.compression,
         )
         for name, path in demonstration_paths(task, sim, data).items()
@@ -84,11 +87,12 @@ def num_present(split: Split) -> int:
     """Number of episodes in the split's file; 0 without a file.
 
     Raises:
-        InputError: the file is damaged or has another header.
+        InputError: the file is damaged, of another world than the settings, or has another header.
     """
     if not split.path.exists():
         return 0
     found, contents = read(split.path)
+    check_world(split.path, found, workspace=split.header.workspace, state=split.header.state)
     if replace(found, provenance={}) != split.header:
         raise InputError(f"{split.path}: found {found}, expected {split.header}; move the file away")
     return len(contents.seed)

@@ -1,23 +1,24 @@
 """Settings of tasks, simulators, data and collection, and their checks. No jax here."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from fractions import Fraction
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from instructrl.config.fields import (
     MAX_EPISODES,
-    choice_list,
     format_value,
     number,
     number_list,
     one_of,
     setting,
+    word_list,
 )
 from instructrl.config.kinds import kind_of
 from instructrl.errors import InputError
 from instructrl.registry import Registry
 from instructrl.tasks import TASKS
+from instructrl.workspace import LARGEST, Workspace
 
 SIMULATORS: "Registry[type[SimConfig]]" = Registry(
     "sim.kind",
@@ -29,12 +30,20 @@ SIMULATORS: "Registry[type[SimConfig]]" = Registry(
     base="instructrl.config.environment:SimConfig",
 )
 EMBEDDED_TASKS = tuple(TASKS.own)
+WORLD = ("workspace", "state")  # settings that declare what differs between worlds, beside the cameras
+STATE_NAME = r"[A-Za-z][\w .-]*( \([\w/^ ]+\))?"
 
-CAMERAS = ("front", "left_shoulder", "right_shoulder", "wrist", "overhead")  # the last one on RLBench only
 
-RENDERERS = ("auto", "opengl", "raycast")
+def workspace_field(workspace: Workspace) -> Any:
+    """A field of a simulator's settings that declares the bounds of its actions."""
+    about = "bounds of positions in metres: x y z of the lowest corner, then of the highest"
+    return number_list(*workspace.numbers, low=-LARGEST, high=LARGEST, help=about)
 
-RLBENCH_RENDERERS = ("rlbench_opengl", "rlbench_opengl3")  # CoppeliaSim's; auto: the latter, RLBench's own choice
+
+def state_field(*names: str) -> Any:
+    """A field of a simulator's settings that declares the numbers of its state, with units, like "finger (m)"."""
+    about = "numbers of the state"
+    return word_list(*names, pattern=STATE_NAME, allowed='names with units, like "finger (m)"', help=about)
 
 
 @dataclass
@@ -70,29 +79,51 @@ class SimConfig:
             implementation: ClassVar[str] = "acme_robots.plane:Plane"
 
             cameras: list[str] = choice_list("top", choices=("top",), help="cameras")
+            workspace: list[float] = workspace_field(Workspace((0, -0.5, 0), (1, 0.5, 0.8)))
+            state: list[str] = state_field("gripper open", "time")
             renderer: str = one_of("auto", "numpy", default="auto", help="renderer")
             gravity: float = number(9.81, low=0, high=100, help="m/s^2")
+
+    What it declares so is recorded with its demonstrations and with the runs that train on them.
     """
 
     implementation: ClassVar[str] = ""  # "module:class" of the environment
     fragile: ClassVar[bool] = False  # may crash on its own, so each episode is saved at once
     locates_objects: ClassVar[bool] = False  # gives the positions of objects in its images
 
-    name: str = setting("tabletop", help="label of the simulator")
-    kind: str = kind_of(
-        SIMULATORS, default="tabletop", help="embedded tabletop simulator, RLBench, or another package's"
-    )
-    cameras: list[str] = choice_list("front", "left_shoulder", "right_shoulder", choices=CAMERAS, help="cameras")
+    name: str = setting(help="label of the simulator")
+    kind: str = kind_of(SIMULATORS, help="embedded tabletop simulator, RLBench, or another package's")
+    cameras: list[str] = setting(help="cameras")
+    workspace: list[float] = setting(help="bounds of positions in metres")
+    state: list[str] = setting(help="numbers of the state")
     image_size: int = number(128, low=16, high=1024, help="side of the square camera images in pixels")
-    renderer: str = one_of(
-        *RENDERERS, *RLBENCH_RENDERERS, default="auto", help="renderer; auto: the best one available"
-    )
+    renderer: str = setting("auto", help="renderer; auto: the best one available")
     workers: int | None = number(None, low=1, high=1024, help="simulator processes; null: one per CPU core")
     timeout: float = number(60.0, above=0, high=86_400, help="seconds after which a simulator call counts as hung")
 
     def __post_init__(self) -> None:
         if isinstance(self.cameras, str):
             self.cameras = [self.cameras]
+
+    @property
+    def bounds(self) -> Workspace:
+        """The workspace.
+
+        Raises:
+            InputError: `workspace` is no box.
+        """
+        return Workspace.from_numbers(self.workspace, key="sim.workspace")
+
+    def check_playable(self) -> None:
+        """Raise InputError if the settings describe data of another world, in which no episode can be played."""
+        declared = {entry.name: entry.default_factory for entry in fields(self) if entry.name in WORLD}
+        for key, make in declared.items():
+            found = getattr(self, key)
+            if make is not MISSING and found != make():
+                raise InputError(
+                    f"sim.{key}: found {format_value(found)}, of other demonstrations; allowed where sim={self.kind} "
+                    f"plays episodes: its own, {format_value(make())}"
+                )
 
     def check_task(self, key: str, name: str) -> None:
         """Raise InputError if the simulator has no task of this name, which is a value of the setting `key`."""
@@ -112,6 +143,12 @@ class DataConfig:
         "~/.cache/instructrl", help="local cache of files in buckets; null: read them in range requests"
     )
     cache_gb: float = number(100.0, above=0, high=1e6, help="maximum size of that cache in GB")
+    outside_workspace: str = one_of(
+        "refuse",
+        "clip",
+        default="refuse",
+        help="demonstrations with keyframes outside the workspace; clip: predictions are clipped to it",
+    )
 
 
 @dataclass

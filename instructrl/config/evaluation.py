@@ -5,7 +5,6 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from instructrl.config.environment import RENDERERS, RLBENCH_RENDERERS
 from instructrl.config.fields import (
     MAX_EPISODES,
     MAX_VARIATION,
@@ -77,9 +76,7 @@ class EvalConfig:
         high=100,
         help="videos of each task's successes, and of its failures; null: 3, or 1 for a set of tasks",
     )
-    renderer: str | None = one_of(
-        *RENDERERS, *RLBENCH_RENDERERS, default=None, help="renderer; null: the one of the training data"
-    )
+    renderer: str | None = setting(None, help="renderer of the run's simulator; null: the one of the training data")
     workers: int | None = number(None, low=1, high=1024, help="simulator processes; null: one per CPU core")
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)

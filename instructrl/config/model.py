@@ -148,7 +148,7 @@ class HeadConfig:
     """Action head on the policy's output token: the settings of all kinds, of which each is a subclass with its own.
 
     A head of another package is a subclass, named by an entry point in the group `instructrl.heads`, a flax module
-    called as `module(config, dtype)` with the methods of those in models/heads, and a file head/NAME.yaml:
+    called as `module(config, workspace, dtype)` with the methods of those in models/heads, and a file head/NAME.yaml:
 
         @dataclass
         class GaussianConfig(HeadConfig):

@@ -115,6 +115,7 @@ def check_groups(config: Any) -> None:
         for name in config.task.tasks or ():  # also those of another package's simulator: each has files of its name
             check_name(name, key="task.tasks")
         check_task(config.task, config.sim)
+        _ = config.sim.bounds  # six numbers of a box
 
 
 def check_name(name: str, *, key: str = "name") -> None:

@@ -4,10 +4,18 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from instructrl.config.environment import CAMERAS, RENDERERS, RLBENCH_RENDERERS, SimConfig
-from instructrl.config.fields import choice_list, format_value, number, one_of
+from instructrl.config.environment import SIMULATORS, SimConfig, state_field, workspace_field
+from instructrl.config.fields import choice_list, format_value, number, one_of, setting
+from instructrl.config.kinds import kind_of
 from instructrl.errors import InputError
 from instructrl.tasks import TASKS
+from instructrl.types import GRIPPER_STATE
+from instructrl.workspace import RLBENCH_WORKSPACE
+
+TABLETOP_CAMERAS = ("front", "left_shoulder", "right_shoulder", "wrist")
+RLBENCH_CAMERAS = (*TABLETOP_CAMERAS, "overhead")
+TABLETOP_RENDERERS = ("auto", "opengl", "raycast")
+RLBENCH_RENDERERS = ("rlbench_opengl", "rlbench_opengl3")  # CoppeliaSim's; auto: the latter, RLBench's own choice
 
 
 @dataclass
@@ -17,8 +25,12 @@ class TabletopConfig(SimConfig):
     implementation: ClassVar[str] = "instructrl.sim.tabletop.env:Tabletop"
     locates_objects: ClassVar[bool] = True
 
-    cameras: list[str] = choice_list("front", "left_shoulder", "right_shoulder", choices=CAMERAS[:-1], help="cameras")
-    renderer: str = one_of(*RENDERERS, default="auto", help="renderer; auto: the best one available")
+    name: str = setting("tabletop", help="label of the simulator")
+    kind: str = kind_of(SIMULATORS, default="tabletop", help="simulator")
+    cameras: list[str] = choice_list(*TABLETOP_CAMERAS[:3], choices=TABLETOP_CAMERAS, help="cameras")
+    workspace: list[float] = workspace_field(RLBENCH_WORKSPACE)
+    state: list[str] = state_field(*GRIPPER_STATE)
+    renderer: str = one_of(*TABLETOP_RENDERERS, default="auto", help="renderer; auto: the best one available")
 
     def check_task(self, key: str, name: str) -> None:
         """Raise InputError if the simulator has no task of this name, which is a value of the setting `key`."""
@@ -36,7 +48,11 @@ class RLBenchConfig(SimConfig):
     implementation: ClassVar[str] = "instructrl.sim.rlbench.env:RLBench"
     fragile: ClassVar[bool] = True
 
-    cameras: list[str] = choice_list("front", "left_shoulder", "right_shoulder", choices=CAMERAS, help="cameras")
+    name: str = setting("rlbench", help="label of the simulator")
+    kind: str = kind_of(SIMULATORS, default="rlbench", help="simulator")
+    cameras: list[str] = choice_list(*RLBENCH_CAMERAS[:3], choices=RLBENCH_CAMERAS, help="cameras")
+    workspace: list[float] = workspace_field(RLBENCH_WORKSPACE)
+    state: list[str] = state_field(*GRIPPER_STATE)
     renderer: str = one_of("auto", *RLBENCH_RENDERERS, default="auto", help="renderer; auto: RLBench's default")
     planner_attempts: int = number(10, low=1, high=1000, help="path planning attempts for each keyframe")
 

@@ -45,13 +45,15 @@ def evaluate(config: EvalConfig, run: Path | None = None) -> tuple[dict[str, Any
         The content of results.json, whose `problems` names lost simulators and failed videos, and the report's path.
 
     Raises:
-        InputError: the run, the renderer or a variation cannot be used, a file of curves or episodes is damaged, or
-            the folder holds results of other settings.
+        InputError: the run, the renderer or a variation cannot be used, its demonstrations are of another
+            world than the simulator's, a file of curves or episodes is damaged, or the folder holds results of other
+            settings.
         SimulatorError: no simulator starts, or that of the only task cannot be kept alive.
     """
     stored, protocol = storage_path(config.run), effective_protocol(config)
     run = run or Path(config.run)
     recorded, trained = recorded_renderer(run), read_config(run)
+    trained.sim.check_playable()
     tasks, folder = chosen_tasks(trained.task, config.tasks), evaluation_folder(run, protocol.name)
     several = len(task_names(trained.task)) > 1
     folders = {task: folder / task if several else folder for task in tasks}

@@ -28,7 +28,9 @@ class RolloutCallback:
     """
 
     def __init__(self, config: TrainConfig, run: Path):
-        check_tasks(config.sim, task_names(config.task))
+        if config.training.rollout_every:  # else no simulator is needed, as for the demonstrations of others
+            config.sim.check_playable()
+            check_tasks(config.sim, task_names(config.task))
         self._config, self._run = config, run
         self._workers: Workers | None = None
         self._agents: dict[int, BatchedAgent] = {}  # keyed by the maximum episode length: each is compiled once

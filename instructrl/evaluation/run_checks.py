@@ -74,7 +74,10 @@ def choose_renderer(sim: SimConfig, recorded: str, requested: str | None) -> str
         InputError: the data's renderer does not work on this machine and no other is requested, or the requested one
             does not work.
     """
-    simulator, renderers = simulator_class(sim), leaves(SIMULATORS[sim.kind])["renderer"].metadata["choices"]
+    simulator = simulator_class(sim)
+    renderers = leaves(SIMULATORS[sim.kind])["renderer"].metadata.get("choices", ())
+    if renderers and requested not in (None, *renderers):
+        raise InputError(f"renderer: found {requested}; allowed for this run's sim={sim.kind}: {', '.join(renderers)}")
     try:
         if requested in (None, "auto", recorded):
             return simulator.available_renderer(recorded)

@@ -39,6 +39,8 @@ class Agent:
     Attributes:
         cameras: the cameras whose images it expects, in this order.
         image_size: side length of each image in pixels.
+        state: names of the state's numbers, with units.
+        workspace: the box, in metres, in which its actions lie.
         step: training step of the checkpoint.
     """
 
@@ -46,6 +48,7 @@ class Agent:
         """Prepare an agent; `strict` as in `load`."""
         config = trained.config
         self.cameras, self.image_size, self.step = tuple(config.sim.cameras), config.sim.image_size, trained.step
+        self.state, self.workspace = tuple(config.sim.state), config.sim.bounds
         self._trained = trained
         network = make_agent(config, vocabulary_size=trained.tokenizer.vocabulary_size)
         params = jax.device_put(trained.params)
@@ -101,7 +104,8 @@ class Agent:
         Args:
             observation: of this keyframe. A mapping has, like those of `instructrl.sim.gym`, for each
                 camera `NAME_rgb` uint8 [H W 3], `NAME_intrinsics` [3 3] and `NAME_extrinsics` [4 4] (camera to world,
-                metres), and `state` [4]: gripper open, two finger positions in metres, time in [-1, 1].
+                metres), and `state`: the numbers that the attribute `state` names, such as gripper open, two finger
+                positions in metres and time in [-1, 1].
             instruction: the same throughout an episode.
 
         Raises:
@@ -130,6 +134,7 @@ class Agent:
             checked._replace(instruction=instruction),
             views=len(self.cameras),
             size=self.image_size,
+            state=len(self.state),
             form_hint=f": this agent uses the cameras {', '.join(self.cameras)} with images of {self.image_size} "
             "pixels",
             value_hint="; look at what reads the robot or the cameras. The observation was not taken into the "

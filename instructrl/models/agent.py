@@ -19,6 +19,7 @@ from instructrl.models.layers.block_stack import DEFAULT_EXECUTION, ExecutionCon
 from instructrl.models.patch_reader import PatchReader
 from instructrl.models.policy import Policy
 from instructrl.types import Batch, Features
+from instructrl.workspace import Workspace
 
 POOLING_SLOTS, POOLING_DIM = 4, 64  # of encoder.pooling=slots
 
@@ -34,6 +35,7 @@ class Agent(nn.Module):
     head_config: HeadConfig
     vocabulary_size: int
     image_size: int  # pixels of the rendered images, to which the camera intrinsics refer
+    workspace: Workspace  # in which it acts
     dtype: Any = jnp.float32
     execution: ExecutionConfig = DEFAULT_EXECUTION
 
@@ -53,8 +55,8 @@ class Agent(nn.Module):
         )
         if self.encoder_config.pooling == "slots":
             self.pooling = PatchReader(POOLING_SLOTS, POOLING_DIM, self.dtype)
-        self.policy = Policy(self.policy_config, dtype=self.dtype, execution=self.execution)
-        self.head = make_head(self.head_config, dtype=self.dtype)
+        self.policy = Policy(self.policy_config, self.workspace, dtype=self.dtype, execution=self.execution)
+        self.head = make_head(self.head_config, self.workspace, dtype=self.dtype)
 
     def encode(
         self,

@@ -13,18 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from instructrl.actions import normalize_position, rotation_matrix
+from instructrl.actions import rotation_matrix
 from instructrl.config.model import PolicyConfig
 from instructrl.models.layers.block_stack import DEFAULT_EXECUTION, ExecutionConfig, run_blocks
 from instructrl.models.layers.positional import sinusoid
 from instructrl.models.layers.transformer import Block
 from instructrl.types import Features
+from instructrl.workspace import Workspace
 
 
 class Policy(nn.Module):
     """Maps camera features, state and past actions to one vector per step, the input of the head."""
 
     config: PolicyConfig
+    workspace: Workspace
     dtype: Any = jnp.float32
     execution: ExecutionConfig = DEFAULT_EXECUTION
 
@@ -61,20 +63,21 @@ class Policy(nn.Module):
         predict = jnp.zeros((batch, steps, 1, width), self.dtype)
         if features.text.shape[-1]:  # the prediction begins with the sentence, which heads need to choose patches by
             predict += nn.Dense(width, dtype=self.dtype, name="embed_text")(features.text)[:, None, None]
-        action = nn.Dense(width, dtype=self.dtype, name="embed_action")(action_features(actions))[:, :, None]
+        action = action_features(actions, self.workspace)
+        action = nn.Dense(width, dtype=self.dtype, name="embed_action")(action)[:, :, None]
         kinds = self.param("token_kind", init, (cameras + values + 2, width)).astype(self.dtype)
         return jnp.concatenate([views, numbers, predict, action], axis=2) + kinds
 
 
-def action_features(actions: Float[Array, "... 8"]) -> Float[Array, "... 10"]:
-    """Input features of actions: position, two columns of the rotation matrix, gripper.
+def action_features(actions: Float[Array, "... 8"], workspace: Workspace) -> Float[Array, "... 10"]:
+    """Input features of actions: position in the workspace, two columns of the rotation matrix, gripper.
 
     A predicted quaternion and the expert's may differ in sign, especially for half turns (w near 0) such as a
     gripper that points down; the matrix does not (six numbers as in Zhou et al. 2019).
     """
     columns = rotation_matrix(actions[..., 3:7])[..., :, :2]
     flat = columns.reshape(*columns.shape[:-2], 6)
-    return jnp.concatenate([normalize_position(actions[..., :3]), flat, actions[..., 7:]], axis=-1)
+    return jnp.concatenate([workspace.normalize(actions[..., :3]), flat, actions[..., 7:]], axis=-1)
 
 
 class TokenKind(IntEnum):

@@ -8,7 +8,7 @@ from instructrl.errors import InputError, SimulatorError, format_value
 from instructrl.plausibility import RULES, check_observation, implausible
 from instructrl.sim.env import Env, EpisodeLimits, EpisodeStart, OffersExpert, Outcome, RestoresScenes, Step
 from instructrl.sim.factory import make_env
-from instructrl.types import ACTION_SIZE, STATE_SIZE, Demonstration, Observation
+from instructrl.types import ACTION_SIZE, Demonstration, Observation
 
 if TYPE_CHECKING:
     from instructrl.config.environment import SimConfig
@@ -24,14 +24,15 @@ def make_checked_env(cfg: "SimConfig", task: str) -> Env:
     """
     env = make_env(cfg, task)
     kind = CheckedEnvWithExpert if isinstance(env, OffersExpert) else CheckedEnv
-    return cast(Env, kind(env, f"sim={cfg.kind}, task {task}", views=len(cfg.cameras), size=cfg.image_size))
+    name, views = f"sim={cfg.kind}, task {task}", len(cfg.cameras)
+    return cast(Env, kind(env, name, views=views, size=cfg.image_size, state=len(cfg.state)))
 
 
 class CheckedEnv:
     """An `Env` that checks what another one returns: observations, outcomes and demonstrations."""
 
-    def __init__(self, env: Env, name: str, *, views: int, size: int) -> None:
-        self._env, self._name, self._views, self._size = env, name, views, size
+    def __init__(self, env: Env, name: str, *, views: int, size: int, state: int) -> None:
+        self._env, self._name, self._views, self._size, self._state = env, name, views, size, state
         self._start, self._steps = "", 0
         for key in ("variations", "max_steps"):
             found: Any = getattr(env, key, None)
@@ -116,7 +117,7 @@ class CheckedEnv:
         if not isinstance(observation.instruction, str):
             raise self._fault(f"observation.instruction: found {_kind(observation.instruction)}; allowed: a text")
         try:
-            return check_observation(observation, views=self._views, size=self._size)
+            return check_observation(observation, views=self._views, size=self._size, state=self._state)
         except InputError as error:
             raise self._fault(str(error)) from None
 
@@ -132,7 +133,7 @@ class CheckedEnv:
         views = (*frames, self._views)
         expected = {
             "images": (np.dtype(np.uint8), (*views, self._size, self._size, 3)),
-            "state": (np.dtype(np.float32), (*frames, STATE_SIZE)),
+            "state": (np.dtype(np.float32), (*frames, self._state)),
             "intrinsics": (np.dtype(np.float32), (*views, 3, 3)),
             "extrinsics": (np.dtype(np.float32), (*views, 4, 4)),
             "actions": (np.dtype(np.float32), (*np.shape(demonstration.keyframes)[:1], ACTION_SIZE)),

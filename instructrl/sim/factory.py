@@ -14,8 +14,10 @@ def make_env(cfg: "SimConfig", task: str) -> Env:
     """Create the environment of one task; simulators are imported lazily, RLBench only once per process.
 
     Raises:
-        InputError: an unknown simulator, task or camera, or a renderer that does not work on this machine.
+        InputError: an unknown simulator, task or camera, settings of another world, or a renderer that does not work on
+            this machine.
     """
+    cfg.check_playable()
     return simulator_class(cfg).from_config(cfg, task)
 
 

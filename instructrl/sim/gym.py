@@ -22,12 +22,12 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector.utils import read_from_shared_memory
 
-from instructrl.actions import WORKSPACE_HIGH, WORKSPACE_LOW
 from instructrl.errors import InputError
 from instructrl.sim.env import Env, EpisodeLimits, EpisodeStart, Outcome, Step
 from instructrl.sim.rendering import available_renderer
 from instructrl.tasks import TASKS
 from instructrl.types import Observation
+from instructrl.workspace import RLBENCH_WORKSPACE
 
 if TYPE_CHECKING:
     from instructrl.data.text.tokenizer import Tokenizer
@@ -139,8 +139,8 @@ class Task(gymnasium.Env[dict[str, Any], np.ndarray]):
             self._tokenizer = tokenizer_for(self._env, instruction_tokens)
             self.observation_space["instruction"] = token_space(self._tokenizer)
         self.action_space = spaces.Box(
-            np.array([*WORKSPACE_LOW, *QUATERNION_LOW, 0], np.float32),
-            np.array([*WORKSPACE_HIGH, *QUATERNION_HIGH, 1], np.float32),
+            np.array([*RLBENCH_WORKSPACE.low, *QUATERNION_LOW, 0], np.float32),
+            np.array([*RLBENCH_WORKSPACE.high, *QUATERNION_HIGH, 1], np.float32),
         )
 
     def reset(

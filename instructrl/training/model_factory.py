@@ -55,6 +55,7 @@ def make_agent(config: TrainConfig, *, vocabulary_size: int) -> Agent:
         config.head,
         vocabulary_size,
         config.sim.image_size,
+        config.sim.bounds,
         dtype=compute_dtype(config.hardware),
         execution=execution_config(config.hardware),
     )
@@ -62,7 +63,7 @@ def make_agent(config: TrainConfig, *, vocabulary_size: int) -> Agent:
 
 def dummy_batch(sim: SimConfig, tokenizer: Tokenizer) -> Batch:
     """A minimal dummy batch for shape inference."""
-    return fake_batch(BatchSizes(1, 1, len(sim.cameras), sim.image_size, tokenizer.length))
+    return fake_batch(BatchSizes(1, 1, len(sim.cameras), sim.image_size, tokenizer.length, state=len(sim.state)))
 
 
 def random_params(agent: Agent, batch: Batch, *, seed: int) -> Params:

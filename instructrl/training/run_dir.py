@@ -47,6 +47,7 @@ FREE_KEYS = (  # may change when a run resumes: they affect paths, speed and log
     "output_dir",
     "data.dir",
     "data.compression",  # lossless
+    "data.outside_workspace",  # predictions are always clipped
     "data.cache_dir",
     "data.cache_gb",
     "features_dir",

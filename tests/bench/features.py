@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 from instructrl.cli.entry import compose
-from instructrl.config.environment import SimConfig
+from instructrl.config.simulators import TabletopConfig
 from instructrl.config.training import TrainConfig
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.data.demonstrations.schema import Header
@@ -47,7 +47,7 @@ SETTINGS = (
 
 def demonstrations(folder: Path) -> Path:
     """Write a file with a batch of demonstrations of 4 keyframes each."""
-    sim = SimConfig(cameras=CAMERAS, image_size=256, renderer="raycast")
+    sim = TabletopConfig(cameras=CAMERAS, image_size=256, renderer="raycast")
     env, path = make_env(sim, "pick_and_lift"), folder / "train.hdf5"
     header = Header("pick_and_lift", "train", tuple(CAMERAS), 256, env.provenance())
     with Writer(path, header) as writer:

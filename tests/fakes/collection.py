@@ -1,7 +1,8 @@
 """Fake simulator with random demonstrations for tests of collection, and a command that collects from it.
 
 Its environment variables reach the worker processes: FAKE_VERSION, FAKE_SLEEP (seconds an episode takes),
-FAKE_DEADLY (a seed, or TASK:SEED, at which the process crashes), FAKE_HOPELESS (the expert never succeeds).
+FAKE_DEADLY (a seed, or TASK:SEED, at which the process crashes), FAKE_HOPELESS (the expert never succeeds),
+FAKE_OUTSIDE (of so many seeds, one has its first keyframe outside the workspace).
 """
 
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from instructrl.config.environment import DataConfig, SimConfig, TaskConfig
+from instructrl.config.simulators import TabletopConfig
 from instructrl.sim.env import EpisodeStart, Outcome
 from instructrl.sim.vector.pool import Workers
 from instructrl.types import Demonstration
@@ -45,6 +47,8 @@ class FakeEnv:
         outcome = Outcome.SUCCESS if succeeds(start.seed) else Outcome.UNREACHABLE
         if "FAKE_HOPELESS" in os.environ:
             outcome = Outcome.TIME_LIMIT
+        if "FAKE_OUTSIDE" in os.environ and start.seed % int(os.environ["FAKE_OUTSIDE"]) == 0:
+            result.actions[0, 2] = 0.1
         return result._replace(variation=start.variation, state=np.abs(result.state)), outcome
 
     def provenance(self) -> dict[str, str]:
@@ -78,7 +82,7 @@ def main(folder: str, episodes: str) -> None:
     from instructrl.preemption import handle_signals
     from tests.fakes import collection  # under a name that worker processes can import
 
-    sim = SimConfig(cameras=["front", "wrist"], image_size=16, renderer="raycast", workers=2)
+    sim = TabletopConfig(cameras=["front", "wrist"], image_size=16, renderer="raycast", workers=2)
     task, data = TaskConfig("push_button", int(episodes), 2), DataConfig(str(Path(folder)))
     with report_user_errors(), handle_signals():
         ensure_demonstrations(task, sim, data, start=collection.start_processes)

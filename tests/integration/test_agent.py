@@ -13,6 +13,7 @@ from instructrl.config.model import HEADS, PolicyConfig
 from instructrl.models.agent import Agent
 from instructrl.models.encoders.registry import flatten_params
 from instructrl.types import BatchSizes, fake_batch
+from instructrl.workspace import RLBENCH_WORKSPACE
 from tests.fixtures.cameras import ring_of_cameras
 
 SIZES = BatchSizes(batch=2, steps=3, cameras=2, image_size=32, tokens=6)
@@ -34,7 +35,7 @@ every_part = pytest.mark.parametrize(("encoder", "head"), PARTS)
 def make_agent(encoder="scratch_tiny", head="spatial", *, window=None, text=True):
     policy = PolicyConfig("debug", dim=16, depth=2, heads=2, window=window)
     parts = (replace(ENCODERS[encoder], text=text), policy, HEADS[head](head, head, dim=16))
-    return Agent(*parts, vocabulary_size=30, image_size=SIZES.image_size)
+    return Agent(*parts, vocabulary_size=30, image_size=SIZES.image_size, workspace=RLBENCH_WORKSPACE)
 
 
 def random_batch(seed=0, sizes=SIZES):

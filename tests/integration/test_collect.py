@@ -13,6 +13,7 @@ import pytest
 from instructrl.collection.collect import ensure_demonstrations, start_workers
 from instructrl.collection.target_file import demonstration_paths
 from instructrl.config.environment import DataConfig, SimConfig, TaskConfig
+from instructrl.config.simulators import TabletopConfig
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.errors import RunError
 from instructrl.storage.file_lock import exclusive_lock
@@ -21,7 +22,7 @@ from tests.paths import ROOT
 
 
 def sim(*, workers: int = 2) -> SimConfig:
-    return SimConfig(cameras=["front", "wrist"], image_size=16, renderer="raycast", workers=workers)
+    return TabletopConfig(cameras=["front", "wrist"], image_size=16, renderer="raycast", workers=workers)
 
 
 def collected(

@@ -18,6 +18,7 @@ import eval as eval_entry
 from instructrl.cli.entry import compose
 from instructrl.config.environment import SimConfig, TaskConfig
 from instructrl.config.evaluation import EvalConfig
+from instructrl.config.simulators import TabletopConfig
 from instructrl.errors import InputError, RunError, SimulatorError
 from instructrl.evaluation import evaluate as judge_module
 from instructrl.evaluation import run_checks as runs
@@ -44,7 +45,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     (run / "metrics.jsonl").write_text('{"step": 1, "epoch": 1, "split": "train", "loss": 2.5}\n')
     trained = SimpleNamespace(
-        training=SimpleNamespace(epochs=3), sim=SimConfig(), task=TaskConfig("reach_target", 1, 1, None)
+        training=SimpleNamespace(epochs=3), sim=TabletopConfig(), task=TaskConfig("reach_target", 1, 1, None)
     )
     monkeypatch.setattr(judge_module, "read_config", lambda _: trained)
     monkeypatch.setattr(judge_module, "load_batched_agent", lambda *_, **__: (FakePolicy(), 77))
@@ -149,20 +150,20 @@ def test_the_renderer_of_the_data_is_used_unless_another_is_asked_for(monkeypatc
             raise InputError("OpenGL does not work on this machine")
         return "raycast"
 
-    assert choose_renderer(SimConfig(), "raycast", None) == "raycast"
+    assert choose_renderer(TabletopConfig(), "raycast", None) == "raycast"
     monkeypatch.setattr(tabletop, "available_renderer", here)
     with pytest.raises(InputError, match=r"rendered by opengl.*add renderer=raycast"):
-        choose_renderer(SimConfig(), "opengl", None)
-    assert choose_renderer(SimConfig(), "opengl", "raycast") == "raycast"
-    assert choose_renderer(SimConfig(), "opengl", "auto") == "raycast"
+        choose_renderer(TabletopConfig(), "opengl", None)
+    assert choose_renderer(TabletopConfig(), "opengl", "raycast") == "raycast"
+    assert choose_renderer(TabletopConfig(), "opengl", "auto") == "raycast"
     with pytest.raises(InputError, match="does not work"):
-        choose_renderer(SimConfig(), "raycast", "opengl")
+        choose_renderer(TabletopConfig(), "raycast", "opengl")
 
 
 def test_auto_prefers_the_renderer_of_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tabletop, "available_renderer", lambda wanted: "opengl" if wanted == "auto" else wanted)
-    assert choose_renderer(SimConfig(), "raycast", "auto") == "raycast"
-    assert choose_renderer(SimConfig(), "opengl", "raycast") == "raycast"
+    assert choose_renderer(TabletopConfig(), "raycast", "auto") == "raycast"
+    assert choose_renderer(TabletopConfig(), "opengl", "raycast") == "raycast"
 
 
 @pytest.mark.parametrize("missing", ["directory", "config.yaml", "data.json", "checkpoints"])
@@ -398,7 +399,7 @@ def test_what_was_not_judged_is_said_on_the_page(run: Path) -> None:
 
 def test_variations_kept_out_of_training_can_be_judged(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = SimpleNamespace(
-        training=SimpleNamespace(epochs=3), sim=SimConfig(), task=TaskConfig("reach_target", 1, 1, [0, 1])
+        training=SimpleNamespace(epochs=3), sim=TabletopConfig(), task=TaskConfig("reach_target", 1, 1, [0, 1])
     )
     monkeypatch.setattr(judge_module, "read_config", lambda _: trained)
     for choice, expected in (("trained", [0, 1]), ("held_out", [2, 3]), ("all", [0, 1, 2, 3]), ([3], [3])):
@@ -434,7 +435,7 @@ class Lost(InlineWorkers):
 def set_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The run of a set of three tasks; push_button has no alternative goals."""
     trained = SimpleNamespace(
-        training=SimpleNamespace(epochs=3), sim=SimConfig(), task=TaskConfig("reach_target", 1, 1, None, TASKS)
+        training=SimpleNamespace(epochs=3), sim=TabletopConfig(), task=TaskConfig("reach_target", 1, 1, None, TASKS)
     )
     monkeypatch.setattr(judge_module, "read_config", lambda _: trained)
     monkeypatch.setattr(judge_module, "start_eval_workers", of_each_task())

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instructrl.config.environment import CAMERAS
+from instructrl.config.simulators import RLBENCH_CAMERAS as CAMERAS
 from instructrl.config.simulators import RLBenchConfig
 from instructrl.sim import EpisodeStart, Outcome, make_env
 from instructrl.sim.rlbench.check import findings

@@ -160,7 +160,7 @@ def demonstration_files(config: TrainConfig, folder: Path) -> dict[str, list[Pat
     files: dict[str, list[Path]] = {"train": [], "val": []}
     for split, paths in files.items():
         for number, task in enumerate(task_names(config.task)):
-            header = Header(task, split, cameras, size, HEADER.provenance)
+            header = Header(task, split, cameras, size, HEADER.provenance, config.sim.bounds, tuple(config.sim.state))
             paths.append(folder / f"{split}-{task}-{size}-{'-'.join(cameras)}.hdf5")
             if not paths[-1].exists():
                 write(paths[-1], [demonstration(20 * number + seed, header=header) for seed in range(10)], header)
@@ -409,7 +409,7 @@ def collected(config: Any) -> Any:
 
     for task in collect.single_tasks(config.task):
         for split in required_splits(task, config.sim, config.data):
-            seen.append((split.path, split.header, split.episodes, split.compression))
+            seen.append((split.path, split.header, split.episodes, split.compression, split.clip))
     if config.sim.kind == "tabletop" and "://" not in config.data.dir:
         with pytest.MonkeyPatch.context() as patch, pytest.raises((Reached, InputError)) as ended:
             patch.setattr(collect, "Workers", Workers)
@@ -679,12 +679,15 @@ TRAIN_PROBES: dict[str, Probe] = {
     "sim.cameras": ("[wrist]", batches, DATA),
     "sim.image_size": ("64", batches, DATA),
     "sim.kind": ("rlbench", collected, ()),
+    "sim.workspace": ("[0,0,0,1,1,1]", collected, ()),
+    "sim.state": ("[height,angle]", collected, ()),
     "sim.renderer": ("opengl", collected, ("sim.renderer=raycast",)),
     "sim.workers": ("7", collected, ()),
     "sim.timeout": ("7", collected, ()),
     "sim.planner_attempts": ("7", rlbench_arguments, ("sim.kind=rlbench",)),
     "data.dir": ("elsewhere", collected, ()),
     "data.compression": ("lz4", collected, ()),
+    "data.outside_workspace": ("clip", collected, ()),
     "data.cache_dir": ("elsewhere", collected, ("data.dir=gs://bucket/folder",)),
     "data.cache_gb": ("7", collected, ("data.dir=gs://bucket/folder",)),
     "training.epochs": ("5", loop, LOOP),

@@ -6,24 +6,19 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import train as train_entry
 from instructrl.cli.entry import compose, help_text
-from instructrl.cli.folders import shipped_folders
-from instructrl.config.environment import SIMULATORS, SimConfig
-from instructrl.config.model import ENCODERS, HEADS
+from instructrl.config.simulators import TabletopConfig
 from instructrl.config.training import TrainConfig
 from instructrl.errors import InputError
 from instructrl.sim import EpisodeStart, Outcome, make_env
-from instructrl.tasks import TASKS
-from tests.fixtures.packages import THIRD_PARTY, install_third_party, write_metadata
+from tests.fixtures.packages import THIRD_PARTY, install, packages_in, write_metadata
 from tests.paths import ROOT
 
-REGISTRIES = (ENCODERS, HEADS, SIMULATORS, TASKS)
 PARTS = ("encoder=gated", "encoder.gates=4", "head=linear", "sim=plane", "sim.radius=0.15", "task=touch_dot")
 TINY = (
     *PARTS,
@@ -44,7 +39,7 @@ TINY = (
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the package is installed."""
     folder = tmp_path_factory.mktemp("site")
-    install_third_party(folder)
+    install(THIRD_PARTY, folder)
     return folder
 
 
@@ -52,25 +47,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the commands are called."""
     return tmp_path_factory.mktemp("place")
-
-
-def look_again() -> None:
-    """Forget which packages were installed."""
-    shipped_folders.cache_clear()
-    for registry in REGISTRIES:
-        registry.refresh()
-
-
-@contextmanager
-def packages_in(folder: Path) -> Iterator[None]:
-    """Let this process find the packages that are installed in a folder."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(folder)
-        look_again()
-        yield
-    look_again()
-    for name in [name for name in sys.modules if name.partition(".")[0] == "acme_robots"]:
-        del sys.modules[name]
 
 
 @pytest.fixture
@@ -184,7 +160,7 @@ def test_other_settings_of_theirs_are_those_of_another_run(run: Path) -> None:
 @pytest.mark.usefixtures("installed")
 def test_their_task_is_one_of_the_embedded_simulator() -> None:
     config = compose("train", TrainConfig, ["task=touch_plate"])
-    env = make_env(SimConfig(cameras=["front"], image_size=16, renderer="raycast"), config.task.name)
+    env = make_env(TabletopConfig(cameras=["front"], image_size=16, renderer="raycast"), config.task.name)
     made, outcome = env.demonstrate(EpisodeStart(1, 3))
     env.close()
     assert outcome is Outcome.SUCCESS and made.instructions == env.instructions(1)

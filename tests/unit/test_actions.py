@@ -13,24 +13,20 @@ from hypothesis.extra.numpy import arrays
 from scipy.spatial.transform import Rotation
 
 from instructrl.actions import (
-    WORKSPACE_HIGH,
-    WORKSPACE_LOW,
     canonical_quaternion,
     check_action,
-    denormalize_position,
     euler_angles,
     lowest_tilt,
-    normalize_position,
-    position_from_bins,
-    position_in_bins,
     quaternion_from_euler,
     rotation_angle,
     rotation_from_bins,
     rotation_in_bins,
 )
 from instructrl.errors import InputError
+from instructrl.workspace import RLBENCH_WORKSPACE
 
 positions = arrays(np.float32, (3,), elements=st.floats(-2, 2, width=32))
+LOW, HIGH = RLBENCH_WORKSPACE.bounds
 numbers = st.floats(-1, 1, width=32)
 quaternions = arrays(np.float64, (4,), elements=numbers).filter(lambda q: np.linalg.norm(q) > 1e-3)
 unit_quaternions = quaternions.map(lambda q: q / np.linalg.norm(q))
@@ -39,7 +35,7 @@ unit_quaternions = quaternions.map(lambda q: q / np.linalg.norm(q))
 def discretize(actions: Any, *, position_bins: int, rotation_bins: int) -> Any:
     """Bins of actions [..., 8], int32 [..., 7]: the nearest to position and Euler angles, and the gripper's class."""
     xp = actions.__array_namespace__()
-    position = xp.clip(xp.floor(position_in_bins(actions[..., :3], position_bins) + 0.5), 0, position_bins - 1)
+    position = xp.clip(xp.floor(RLBENCH_WORKSPACE.to_bins(actions[..., :3], position_bins) + 0.5), 0, position_bins - 1)
     rotation, low = xp.round(rotation_in_bins(actions[..., 3:7], rotation_bins)), lowest_tilt(rotation_bins)
     tilt = xp.clip(rotation[..., 1], low, rotation_bins - low)
     outer = rotation % rotation_bins
@@ -54,7 +50,7 @@ def discretize(actions: Any, *, position_bins: int, rotation_bins: int) -> Any:
 def undiscretize(bins: Any, *, position_bins: int, rotation_bins: int) -> Any:
     """Actions float32 [..., 8] at the centres of bins."""
     xp = bins.__array_namespace__()
-    position = position_from_bins(xp.astype(bins[..., :3], xp.float32), position_bins)
+    position = RLBENCH_WORKSPACE.from_bins(xp.astype(bins[..., :3], xp.float32), position_bins)
     quaternion = rotation_from_bins(xp.astype(bins[..., 3:6], xp.float32), rotation_bins)
     return xp.concat([position, quaternion, xp.astype(bins[..., 6:], xp.float32)], axis=-1)
 
@@ -69,18 +65,6 @@ def matrix(q: np.ndarray) -> np.ndarray:
             [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
         ]
     )
-
-
-@given(positions)
-def test_normalising_and_back_is_the_same_place(position: np.ndarray) -> None:
-    np.testing.assert_allclose(denormalize_position(normalize_position(position)), position, atol=1e-6)
-    np.testing.assert_allclose(normalize_position(denormalize_position(position)), position, atol=1e-5)
-
-
-def test_the_workspace_is_the_cube_from_minus_one_to_one() -> None:
-    np.testing.assert_allclose(normalize_position(WORKSPACE_LOW), [-1, -1, -1], atol=1e-6)
-    np.testing.assert_allclose(normalize_position(WORKSPACE_HIGH), [1, 1, 1], atol=1e-6)
-    assert normalize_position(np.zeros((2, 5, 3), np.float32)).dtype == np.float32
 
 
 @given(quaternions)
@@ -109,8 +93,6 @@ def test_numpy_and_jax_agree_and_answer_in_kind() -> None:
     angle, same = rotation_angle(ours, others), rotation_angle(theirs, jnp.asarray(others))
     assert isinstance(angle, np.ndarray) and isinstance(same, jax.Array)
     np.testing.assert_allclose(angle, same, atol=1e-3)
-    positions = rng.normal(size=(200, 3)).astype(np.float32)
-    np.testing.assert_allclose(normalize_position(positions), normalize_position(jnp.asarray(positions)), atol=1e-5)
 
 
 @given(unit_quaternions, unit_quaternions)
@@ -154,9 +136,7 @@ awkward_quaternions = arrays(np.float64, (3,), elements=awkward_angles).map(
 any_quaternion = st.one_of(unit_quaternions, awkward_quaternions)
 actions = st.builds(
     lambda place, q, gripper: np.concatenate([place, q, [gripper]]),
-    arrays(np.float64, (3,), elements=st.floats(0, 1)).map(
-        lambda x: WORKSPACE_LOW + x * (WORKSPACE_HIGH - WORKSPACE_LOW)
-    ),
+    arrays(np.float64, (3,), elements=st.floats(0, 1)).map(lambda x: LOW + x * (HIGH - LOW)),
     any_quaternion,
     st.sampled_from([0.0, 1.0]),
 )
@@ -262,7 +242,7 @@ def test_noise_at_gimbal_lock_stays_in_the_same_bins(sign: int) -> None:
 def test_points_outside_the_workspace_fall_into_the_nearest_bin() -> None:
     action = np.array([-5.0, 0.001, 9.0, 0, 0, 0, 1, 0])
     assert discretize(action, **BINS)[:3].tolist() == [0, 50, 99]
-    corners = np.stack([WORKSPACE_LOW, WORKSPACE_HIGH])
+    corners = np.stack([LOW, HIGH])
     actions = np.concatenate([corners, np.tile(np.float32([0, 0, 0, 1, 0]), (2, 1))], axis=-1)
     assert discretize(actions, **BINS)[:, :3].tolist() == [[0, 0, 0], [99, 99, 99]]
 
@@ -305,7 +285,7 @@ def test_a_bad_action_is_one_line(action: list, found: str) -> None:
 
 @given(actions, position_bins, rotation_bins)
 def test_values_between_bins_come_back(action: np.ndarray, places: int, turns: int) -> None:
-    position = position_from_bins(position_in_bins(action[:3], places), places)
+    position = RLBENCH_WORKSPACE.from_bins(RLBENCH_WORKSPACE.to_bins(action[:3], places), places)
     np.testing.assert_allclose(position, action[:3], atol=1e-5)
     values = rotation_in_bins(action[3:7], turns)
     low = lowest_tilt(turns)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from instructrl.errors import InputError
 from instructrl.types import (
     ACTION_SIZE,
-    STATE_SIZE,
+    GRIPPER_STATE,
     Batch,
     BatchSizes,
     Demonstration,
@@ -82,7 +82,7 @@ def test_the_fake_is_plausible() -> None:
     assert (batch.step_mask == 1).all() and (batch.actions[..., 6] == 1).all()
     np.testing.assert_array_equal(batch.extrinsics[0, 0, 0], np.eye(4))
     assert (batch.intrinsics[..., 2, 2] == 1).all() and (batch.intrinsics[..., 0, 2] == SIZES.image_size / 2).all()
-    assert batch.state.shape[-1] == STATE_SIZE and batch.actions.shape[-1] == ACTION_SIZE
+    assert batch.state.shape[-1] == len(GRIPPER_STATE) and batch.actions.shape[-1] == ACTION_SIZE
 
 
 @pytest.mark.parametrize(("sizes", "field"), [(sizes, field) for sizes in (SIZES, CACHED) for field in fields(sizes)])
@@ -119,7 +119,7 @@ def test_a_batch_with_both_is_refused() -> None:
             check_batch(both, sizes)
 
 
-@pytest.mark.parametrize("size", ["batch", "steps", "cameras", "image_size", "tokens"])
+@pytest.mark.parametrize("size", ["batch", "steps", "cameras", "image_size", "tokens", "state"])
 def test_every_size_is_checked(size: str) -> None:
     other = BatchSizes(**{**SIZES.__dict__, size: 7})
     with pytest.raises(InputError, match="expected"):

@@ -17,7 +17,8 @@ from instructrl.data.demonstrations.writer import Writer
 from instructrl.data.hdf5_chunks import ChunkCheck
 from instructrl.errors import InputError, short_message
 from instructrl.storage.paths import Hdf5Source, StoragePath, read_error, storage_path
-from instructrl.types import Demonstration
+from instructrl.types import GRIPPER_STATE, Demonstration
+from instructrl.workspace import RLBENCH_WORKSPACE, Workspace
 
 
 class EpisodeSteps(NamedTuple):
@@ -87,6 +88,21 @@ class DemonstrationDataset:
         return self.header.image_size
 
     @property
+    def workspace(self) -> Workspace:
+        """The box in which the actions lie."""
+        return self.header.workspace
+
+    @property
+    def state(self) -> tuple[str, ...]:
+        """Names of the state's numbers, with units."""
+        return self.header.state
+
+    @property
+    def outside(self) -> np.ndarray:
+        """True for each keyframe of the selected episodes whose position lies outside the workspace [M]."""
+        return ~self.workspace.contains(self.contents.action[: int(self.lengths.sum()), :3])
+
+    @property
     def provenance(self) -> dict[str, str]:
         """Simulator, its version, renderer, expert and version of InstructRL."""
         return self.header.provenance
@@ -99,7 +115,10 @@ class DemonstrationDataset:
     def digest(self) -> str:
         """Return a digest of all of the selected episodes: unchanged when more are appended to the file."""
         contents, count = self.contents, len(self)
-        digest = hashlib.sha256(json.dumps([self.cameras, self.image_size]).encode())
+        described: list[Any] = [self.cameras, self.image_size]
+        if (self.workspace, self.state) != (RLBENCH_WORKSPACE, GRIPPER_STATE):  # digests are older than other worlds
+            described += [self.workspace.numbers, self.state]
+        digest = hashlib.sha256(json.dumps(described).encode())
         for name, field in fields(self.header).items():
             used = int(entry_counts(contents, field)[:count].sum())
             digest.update(np.ascontiguousarray(getattr(contents, name)[:used]).data)
@@ -229,11 +248,13 @@ class DemonstrationDataset:
 
 
 def check_alike(files: Sequence[DemonstrationDataset]) -> None:
-    """Raise InputError if files differ in cameras, image size or renderer."""
+    """Raise InputError if files differ in cameras, image size, workspace, state or renderer."""
     for other in files[1:]:
         for key, found, first in (
             ("cameras", other.cameras, files[0].cameras),
             ("image_size", other.image_size, files[0].image_size),
+            ("workspace", other.workspace, files[0].workspace),
+            ("state", other.state, files[0].state),
             ("renderer", other.provenance.get("renderer"), files[0].provenance.get("renderer")),
         ):
             if found != first:

@@ -9,14 +9,13 @@ import h5py
 import numpy as np
 
 from instructrl.data.demonstrations.schema import (
+    ACTION_CONVENTION,
     CHECKS,
-    CONVENTIONS,
     FORMAT,
     VERSION,
     Contents,
     Field,
     Header,
-    attributes,
     check_array,
     check_contents,
     checksum,
@@ -29,6 +28,8 @@ from instructrl.data.hdf5_chunks import ChunkCheck
 from instructrl.errors import InputError, format_value, short_message
 from instructrl.storage.json_file import parse_json
 from instructrl.storage.paths import Hdf5Source, StoragePath, open_source, read_error
+from instructrl.types import GRIPPER_STATE
+from instructrl.workspace import Workspace
 
 RECOLLECT_HINT = "delete it and collect or copy it again"
 
@@ -128,16 +129,18 @@ def read_header(path: StoragePath, file: h5py.File) -> Header:
         version = int(file.attrs["version"])
     if version != VERSION:
         raise InputError(f"{path}: format version {version}, InstructRL reads version {VERSION}; collect it again")
-    header = Header(**{key: read_attribute(path, file, key, parse) for key, parse in HEADER.items()})
-    ours = attributes(header)
-    for key in CONVENTIONS:
-        found = read_attribute(path, file, key, text_or_list)
-        if found != ours[key]:
-            raise InputError(
-                f"{path}: attribute {key}: found {format_value(found)}, InstructRL uses {format_value(ours[key])}; "
-                "collect or convert it again with this version"
-            )
-    return header
+    action = read_attribute(path, file, "action", text)
+    if action != ACTION_CONVENTION:
+        raise InputError(
+            f"{path}: attribute action: found {format_value(action)}, InstructRL uses "
+            f"{format_value(ACTION_CONVENTION)}; collect or convert it again with this version"
+        )
+    low, high = (read_attribute(path, file, f"workspace_{name}", corner) for name in ("low", "high"))
+    return Header(
+        **{key: read_attribute(path, file, key, parse) for key, parse in HEADER.items()},
+        workspace=Workspace.from_numbers([*low, *high], key=f"{path}: attributes workspace_low, workspace_high"),
+        state=read_attribute(path, file, "state", texts) if "state" in file.attrs else GRIPPER_STATE,
+    )
 
 
 def read_attribute(path: StoragePath, file: h5py.File, key: str, parse: Callable[[Any], Any]) -> Any:
@@ -148,9 +151,11 @@ def read_attribute(path: StoragePath, file: h5py.File, key: str, parse: Callable
         return parse(file.attrs[key])
 
 
-def text_or_list(value: Any) -> Any:
-    """Parse an attribute as a list of numbers or as text; raises TypeError for anything else."""
-    return value.tolist() if isinstance(value, np.ndarray) else text(value)
+def corner(value: Any) -> list[float]:
+    """Parse an attribute as three numbers; raises TypeError for anything else."""
+    if not isinstance(value, np.ndarray) or value.shape != (3,) or value.dtype.kind not in "iuf":
+        raise TypeError(f"found {type(value).__name__} {np.shape(value)}, expected three numbers")
+    return list(map(float, value))
 
 
 def text(value: Any) -> str:

@@ -22,14 +22,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from instructrl.actions import WORKSPACE_HIGH, WORKSPACE_LOW
 from instructrl.errors import InputError
 from instructrl.plausibility import LARGEST, RULES, implausible
-from instructrl.types import ACTION_SIZE, STATE_SIZE
+from instructrl.types import ACTION_SIZE, GRIPPER_STATE
+from instructrl.workspace import RLBENCH_WORKSPACE, Workspace
 
 FORMAT, VERSION = "instructrl demonstrations", 1
 ACTION_CONVENTION = "x y z (m, world), quaternion x y z w with w >= 0, gripper open 0 or 1"
-CONVENTIONS = ("action", "workspace_low", "workspace_high")  # attributes that every file of this version shares
 SPLITS = ("train", "val")
 CHECKS = "episodes/checks"
 
@@ -43,6 +42,8 @@ class Header:
     cameras: tuple[str, ...]
     image_size: int  # pixels, square
     provenance: dict[str, str]  # simulator, its version, renderer, expert, version of InstructRL
+    workspace: Workspace = RLBENCH_WORKSPACE
+    state: tuple[str, ...] = GRIPPER_STATE  # names of the state's numbers, with units
 
 
 class Contents(NamedTuple):
@@ -77,7 +78,7 @@ def fields(header: Header) -> dict[str, Field]:
     """Return every field of Contents but the text."""
     views, float32, int64 = len(header.cameras), np.dtype(np.float32), np.dtype(np.int64)
     table = {
-        "state": Field("frames/state", (STATE_SIZE,), float32),
+        "state": Field("frames/state", (len(header.state),), float32),
         "intrinsics": Field("frames/intrinsics", (views, 3, 3), float32),
         "extrinsics": Field("frames/extrinsics", (views, 4, 4), float32),
         "crc32": Field("frames/crc32", (), np.dtype(np.uint32)),
@@ -99,7 +100,7 @@ def crc32(entries: np.ndarray) -> int:
 
 
 def attributes(header: Header) -> dict[str, Any]:
-    """Return the file's attributes, without the checksum."""
+    """Return the file's attributes, without the checksum. The usual state is not among them: it came before others."""
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -109,8 +110,9 @@ def attributes(header: Header) -> dict[str, Any]:
         "image_size": header.image_size,
         "provenance": json.dumps(header.provenance, sort_keys=True),
         "action": ACTION_CONVENTION,
-        "workspace_low": WORKSPACE_LOW.tolist(),
-        "workspace_high": WORKSPACE_HIGH.tolist(),
+        "workspace_low": list(header.workspace.low),
+        "workspace_high": list(header.workspace.high),
+        **({"state": list(header.state)} if header.state != GRIPPER_STATE else {}),
     }
 
 

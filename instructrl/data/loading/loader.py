@@ -100,6 +100,7 @@ class Loader:
             longest.image_size,
             tokenizer.length,
             features=None if features is None else features[0].sizes,
+            state=len(longest.state),
         )
 
     def batch(self, step: int) -> Batch:

@@ -9,15 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from instructrl.actions import (
-    WORKSPACE_HIGH,
-    WORKSPACE_LOW,
-    canonical_quaternion,
-    denormalize_position,
-    normalize_position,
-    rotation_angle,
-)
+from instructrl.actions import canonical_quaternion, rotation_angle
 from instructrl.config.model import HeadConfig
+from instructrl.workspace import Workspace
 
 
 class CameraParams(NamedTuple):
@@ -37,11 +31,10 @@ class PosePrediction(NamedTuple):
     gripper: Any  # B T, logit of open
 
 
-def pose_targets(actions: Float[Array, "B T 8"]) -> PosePrediction:
+def pose_targets(actions: Float[Array, "B T 8"], workspace: Workspace) -> PosePrediction:
     """The action with its position normalised."""
-    return PosePrediction(
-        normalize_position(actions[..., :3]), canonical_quaternion(actions[..., 3:7]), actions[..., 7]
-    )
+    position, quaternion = workspace.normalize(actions[..., :3]), canonical_quaternion(actions[..., 3:7])
+    return PosePrediction(position, quaternion, actions[..., 7])
 
 
 def pose_loss(config: HeadConfig, predicted: PosePrediction, targets: PosePrediction) -> Float[Array, "B T"]:
@@ -52,16 +45,20 @@ def pose_loss(config: HeadConfig, predicted: PosePrediction, targets: PosePredic
     return config.rotation_weight * jnp.minimum(same, opposite) + config.gripper_weight * gripper
 
 
-def decode_pose(pose: PosePrediction) -> Float[Array, "B T 8"]:
+def decode_pose(pose: PosePrediction, workspace: Workspace) -> Float[Array, "B T 8"]:
     """Decode to a position in metres within the workspace, a unit quaternion and a binary gripper state."""
-    return join_action(denormalize_position(pose.position), canonical_quaternion(pose.quaternion), pose.gripper)
+    position, quaternion = workspace.denormalize(pose.position), canonical_quaternion(pose.quaternion)
+    return join_action(position, quaternion, pose.gripper, workspace)
 
 
 def join_action(
-    position: Float[Array, "B T 3"], quaternion: Float[Array, "B T 4"], gripper: Float[Array, "B T"]
+    position: Float[Array, "B T 3"],
+    quaternion: Float[Array, "B T 4"],
+    gripper: Float[Array, "B T"],
+    workspace: Workspace,
 ) -> Float[Array, "B T 8"]:
     """An action from a position (m), clipped to the workspace, a unit quaternion and the logit of an open gripper."""
-    position = jnp.clip(position, WORKSPACE_LOW, WORKSPACE_HIGH)
+    position = workspace.clip(position)
     gripper = (gripper > 0).astype(position.dtype)
     return jnp.concatenate([position, quaternion, gripper[..., None]], axis=-1)
 

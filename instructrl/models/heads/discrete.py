@@ -9,13 +9,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from instructrl.actions import position_from_bins, position_in_bins
 from instructrl.config.heads import DiscreteConfig
 from instructrl.models.heads.base import CameraParams, gripper_loss, join_action
 from instructrl.models.heads.bins import expected_near_peak, gaussian_bins, soft_cross_entropy
 from instructrl.models.heads.rotation import BinnedRotation
 from instructrl.models.heads.slots import read_with_slots, slot_loss, slot_targets
 from instructrl.models.layers.transformer import Mlp
+from instructrl.workspace import Workspace
 
 
 class Bins(NamedTuple):
@@ -35,6 +35,7 @@ class DiscreteHead(nn.Module):
     """
 
     config: DiscreteConfig
+    workspace: Workspace
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -51,7 +52,7 @@ class DiscreteHead(nn.Module):
         """Shares of the bins around the action's values."""
         config = self.config
         shares = slot_targets(config, actions, cameras)
-        values = position_in_bins(actions[..., :3], config.position_bins)
+        values = self.workspace.to_bins(actions[..., :3], config.position_bins)
         position = gaussian_bins(values, config.position_bins, sigma=config.position_sigma)
         return Bins(position, self.rotation.targets(actions[..., 3:7]), actions[..., 7], shares)
 
@@ -68,8 +69,8 @@ class DiscreteHead(nn.Module):
         """The action at the values that are expected around the most likely bins."""
         del cameras
         values = expected_near_peak(predicted.position, sigma=self.config.position_sigma)
-        position = position_from_bins(values, self.config.position_bins)
-        return join_action(position, self.rotation.decode(predicted.rotation), predicted.gripper)
+        position = self.workspace.from_bins(values, self.config.position_bins)
+        return join_action(position, self.rotation.decode(predicted.rotation), predicted.gripper, self.workspace)
 
     @property
     def rotation(self) -> BinnedRotation:

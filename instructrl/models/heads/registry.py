@@ -7,8 +7,9 @@ import jax.numpy as jnp
 
 from instructrl.config.model import HeadConfig
 from instructrl.registry import load_implementation
+from instructrl.workspace import Workspace
 
 
-def make_head(config: HeadConfig, *, dtype: Any = jnp.float32) -> nn.Module:
-    """Build the configured head."""
-    return load_implementation(f"head.kind={config.kind}", type(config))(config, dtype)
+def make_head(config: HeadConfig, workspace: Workspace, *, dtype: Any = jnp.float32) -> nn.Module:
+    """Build the configured head, which predicts positions in a workspace."""
+    return load_implementation(f"head.kind={config.kind}", type(config))(config, workspace, dtype)

@@ -16,6 +16,7 @@ from instructrl.models.heads.base import (
 )
 from instructrl.models.heads.slots import read_with_slots, slot_loss, slot_targets
 from instructrl.models.layers.transformer import Mlp
+from instructrl.workspace import Workspace
 
 
 class SlotPose(NamedTuple):
@@ -29,6 +30,7 @@ class RegressionHead(nn.Module):
     """Regression head of the method: eight numbers from the prediction token and what its slots read."""
 
     config: RegressionConfig
+    workspace: Workspace
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -40,7 +42,7 @@ class RegressionHead(nn.Module):
 
     def targets(self, actions: Float[Array, "B T 8"], cameras: CameraParams) -> SlotPose:
         """The action in the prediction's units."""
-        return SlotPose(pose_targets(actions), slot_targets(self.config, actions, cameras))
+        return SlotPose(pose_targets(actions, self.workspace), slot_targets(self.config, actions, cameras))
 
     def loss(self, predicted: SlotPose, targets: SlotPose) -> Float[Array, "B T"]:
         """Weighted squared errors of position, rotation (up to the quaternion's sign) and gripper."""
@@ -52,4 +54,4 @@ class RegressionHead(nn.Module):
     def decode(self, predicted: SlotPose, cameras: CameraParams) -> Float[Array, "B T 8"]:
         """The decoded action."""
         del cameras
-        return decode_pose(predicted.pose)
+        return decode_pose(predicted.pose, self.workspace)

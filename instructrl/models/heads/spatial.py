@@ -16,6 +16,7 @@ from instructrl.models.heads.rotation import BinnedRotation
 from instructrl.models.heads.triangulation import nearest_candidate, triangulate
 from instructrl.models.layers.transformer import Mlp
 from instructrl.models.patch_reader import PatchReader
+from instructrl.workspace import Workspace
 
 
 class Heatmaps(NamedTuple):
@@ -34,6 +35,7 @@ class SpatialHead(nn.Module):
     """
 
     config: SpatialConfig
+    workspace: Workspace
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -66,8 +68,8 @@ class SpatialHead(nn.Module):
 
     def decode(self, predicted: Heatmaps, cameras: CameraParams) -> Float[Array, "B T 8"]:
         """The action at the point that all heatmaps together find most likely."""
-        point = triangulate(predicted.scores, predicted.offsets, cameras)
-        return join_action(point, self.rotation.decode(predicted.rotation), predicted.gripper)
+        point = triangulate(predicted.scores, predicted.offsets, cameras, self.workspace)
+        return join_action(point, self.rotation.decode(predicted.rotation), predicted.gripper, self.workspace)
 
     def error_parts(
         self, predicted: Heatmaps, position: Array, actual: Float[Array, "B T 3"], cameras: CameraParams

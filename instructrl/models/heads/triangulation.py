@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from instructrl.actions import WORKSPACE_HIGH, WORKSPACE_LOW
 from instructrl.models.geometry import closest_point_to_rays, project, rays, robust_closest_point_to_rays
 from instructrl.models.heads.base import CameraParams
 from instructrl.models.patch_reader import patch_centres
+from instructrl.workspace import Workspace
 
 MAXIMA = 3  # of each camera
 REACH = 0.25  # standard deviation of a maximum's location, in patches, when a candidate is compared with it
@@ -49,9 +49,12 @@ def local_maxima(scores: Float[Array, "... K Q"], offsets: Float[Array, "... K P
 
 
 def triangulate(
-    scores: Float[Array, "... K Q"], offsets: Float[Array, "... K P 2"], cameras: CameraParams
+    scores: Float[Array, "... K Q"], offsets: Float[Array, "... K P 2"], cameras: CameraParams, workspace: Workspace
 ) -> Float[Array, "... 3"]:
-    """The most likely point (m) given each camera's heatmap (logits, the last for out of view) and offsets."""
+    """The most likely point (m) given each camera's heatmap (logits, the last for out of view) and offsets.
+
+    A candidate outside the workspace is less likely than one inside.
+    """
     maxima = local_maxima(scores, offsets, cameras.side)
     views = maxima.masses.shape[-2]
     origins, directions = maxima_rays(maxima, cameras)
@@ -59,8 +62,7 @@ def triangulate(
         return closest_point_to_rays(origins[..., 0, :, :], directions[..., 0, :, :], maxima.masses[..., 0])
     candidates = meeting_points(origins, directions)
     likelihood, nearest, weight = compare(candidates, maxima, cameras)
-    inside = jnp.all((candidates >= WORKSPACE_LOW) & (candidates <= WORKSPACE_HIGH), axis=-1)
-    score = jnp.where(inside, 0, views * np.log(FLOOR)) + jnp.sum(jnp.log(likelihood), axis=-1)
+    score = jnp.where(workspace.contains(candidates), 0, views * np.log(FLOOR)) + jnp.sum(jnp.log(likelihood), axis=-1)
     best = jnp.argmax(score, axis=-1)[..., None, None]
     start = jnp.take_along_axis(candidates, best, axis=-2)[..., 0, :]
     nearest = jnp.take_along_axis(nearest, best, axis=-2)[..., 0, :]  # ... K

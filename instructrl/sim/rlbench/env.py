@@ -18,8 +18,7 @@ import numpy as np
 from PIL import Image
 
 from instructrl.actions import check_action
-from instructrl.config.environment import CAMERAS
-from instructrl.config.simulators import RLBenchConfig
+from instructrl.config.simulators import RLBENCH_CAMERAS, RLBenchConfig
 from instructrl.errors import InputError
 from instructrl.sim.camera_names import camera_names
 from instructrl.sim.env import EpisodeLimits, EpisodeStart, Outcome, Step, StepCounter, replay
@@ -53,7 +52,8 @@ class RLBench:
         """
         self.check_tasks([task])
         self._library = Library()
-        self._name, self._cameras, self._planner_attempts = task, camera_names(cameras, CAMERAS), planner_attempts
+        self._name, self._planner_attempts = task, planner_attempts
+        self._cameras = camera_names(cameras, RLBENCH_CAMERAS)
         self._config = self._library.observation_config(self._cameras, image_size=image_size, renderer=renderer)
         self._renderer = renderer
         self._environment, self._task = self._library.launch(task, self._config)

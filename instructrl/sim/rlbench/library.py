@@ -17,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from instructrl.config.environment import CAMERAS
+from instructrl.config.simulators import RLBENCH_CAMERAS
 from instructrl.errors import InputError
 from instructrl.sim.rendering import RLBENCH_RENDERERS
 from instructrl.sim.rlbench.check import INSTALL, coppeliasim_version
@@ -58,7 +58,7 @@ class Library:
             raise InputError(f"sim.renderer: found {renderer!r}, expected one of {', '.join(RLBENCH_RENDERERS)}")
         mode = getattr(self._parts.RenderMode, renderer.rpartition("_")[2].upper())
         views = {}
-        for name in CAMERAS:
+        for name in RLBENCH_CAMERAS:
             view = self._parts.CameraConfig(image_size=(image_size, image_size), render_mode=mode)
             view.set_all(False)
             view.rgb = name in cameras

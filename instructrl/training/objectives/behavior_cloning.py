@@ -16,6 +16,7 @@ from instructrl.config.heads import SlotsConfig
 from instructrl.config.model import HEADS, HeadConfig
 from instructrl.config.training import TrainConfig, token_dropout_rate, uses_cached_features
 from instructrl.data.demonstrations.dataset import DemonstrationDataset, check_alike
+from instructrl.data.demonstrations.world import check_inside, check_world
 from instructrl.data.feature_cache.cache import FeatureCache
 from instructrl.data.loading.loader import Loader, prefetch
 from instructrl.data.text.tokenizer import Tokenizer, make_tokenizer
@@ -57,7 +58,8 @@ def open_demonstrations(
     """Open the demonstration files of the splits `train` and `val`, limited to the configured episode counts.
 
     Raises:
-        InputError: a file is missing, damaged or too short, or the files are incompatible.
+        InputError: a file is missing, damaged or too short, the files are incompatible, of another world than the
+            settings, or with keyframes outside the workspace.
     """
     with ExitStack() as stack:
         limits = {"train": config.task.episodes, "val": config.task.val_episodes}
@@ -69,7 +71,11 @@ def open_demonstrations(
         )
         check_alike([*splits.train, *splits.val])
         for dataset in (*splits.train, *splits.val):
+            check_world(dataset.path, dataset.header, workspace=config.sim.bounds, state=tuple(config.sim.state))
             check_cameras(config.head, dataset)
+            line = check_inside(dataset, clip=config.data.outside_workspace == "clip")
+            if line and is_leader():
+                print(line, flush=True)
         yield splits
 
 
@@ -260,7 +266,12 @@ def make_loaders(
         features = None if caches is None else [caches[index]]
         val[task] = make_loader([dataset], shuffle=False, features=features)
     sizes = BatchSizes(
-        size // process_shard()[1], steps, len(config.sim.cameras), config.sim.image_size, tokenizer.length
+        size // process_shard()[1],
+        steps,
+        len(config.sim.cameras),
+        config.sim.image_size,
+        tokenizer.length,
+        state=len(config.sim.state),
     )
     check_batch(train.batch(0), replace(sizes, features=train.sizes.features))
     return train, val

@@ -277,7 +277,7 @@ def differing_settings(source: TrainConfig, config: TrainConfig) -> list[str]:
     groups = ("encoder", "policy", "head", "task", "sim")
     there, here = ({group: asdict(getattr(one, group)) for group in groups} for one in (source, config))
     for one in (there, here):
-        one["sim"] = {key: one["sim"][key] for key in ("cameras", "image_size")}
+        one["sim"] = {key: one["sim"][key] for key in ("cameras", "image_size", "workspace", "state")}
         one["task"] = {key: one["task"][key] for key in ("name",)}
         for key in ("weights", "frozen"):
             del one["encoder"][key]

@@ -26,7 +26,7 @@ from data_tools.probe.__main__ import (
 from data_tools.probe.features import Encoders, object_patch, pool_patches
 from data_tools.probe.scenes import ProbeScenes, Scene, left_to_right
 from instructrl.cli.entry import compose
-from instructrl.config.environment import SimConfig
+from instructrl.config.simulators import TabletopConfig
 from instructrl.config.training import TrainConfig
 from instructrl.errors import InputError
 from instructrl.models.encoders.registry import encoder_shapes
@@ -38,7 +38,7 @@ from tests.fixtures import pairs as made_pairs
 SMALL = ("encoder=m3ae_tiny", "encoder.dim=16", "encoder.depth=2", "encoder.heads=2", "encoder.patch_size=8",
          "sim.image_size=32", "sim.cameras=[front,wrist]", "sim.renderer=raycast", "sim.workers=1",
          "hardware=cpu", "hardware.local_devices=1")  # fmt: skip
-SIM = SimConfig(cameras=["front", "wrist"], image_size=96, renderer="raycast", workers=1)
+SIM = TabletopConfig(cameras=["front", "wrist"], image_size=96, renderer="raycast", workers=1)
 
 
 @pytest.mark.parametrize(("count", "width", "noise"), [(20, 5, 0.3), (12, 30, 0.1), (15, 15, 3.0)])

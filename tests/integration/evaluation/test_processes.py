@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from instructrl.config.environment import SimConfig
+from instructrl.config.simulators import TabletopConfig
 from instructrl.evaluation.evaluator import EVALUATION_SEEDS, demonstrate, fixed_starts
 from instructrl.evaluation.rollout import EpisodeSpec, run_rollouts
 from instructrl.evaluation.worker_env import start_eval_workers, task_info
@@ -28,7 +28,7 @@ def test_the_rules_reach_the_worker_processes() -> None:
 
 def test_the_embedded_simulator_plays_all_parts() -> None:
     """The expert succeeds, and its actions can be replayed and rendered as a video."""
-    sim = SimConfig(cameras=["front"], image_size=16)
+    sim = TabletopConfig(cameras=["front"], image_size=16)
     with start_eval_workers(sim, "reach_target", renderer="raycast", count=2) as workers:
         info = task_info(workers, "reach_target", [3, 7])
         assert info.variations == (3, 7)

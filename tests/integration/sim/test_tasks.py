@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from instructrl.config.environment import EMBEDDED_TASKS, SimConfig
+from instructrl.config.simulators import TabletopConfig
 from instructrl.sim import EpisodeStart, Outcome, make_env, rendering
 from instructrl.sim.vector.pool import Workers
 from instructrl.types import Demonstration
@@ -34,7 +35,7 @@ class EveryTask:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_experts_succeed_over_many_episodes(task: str) -> None:
-    env = make_env(SimConfig(cameras=["front"], image_size=16, renderer="raycast"), task)
+    env = make_env(TabletopConfig(cameras=["front"], image_size=16, renderer="raycast"), task)
     rng = np.random.default_rng(0)
     starts = zip(np.arange(EPISODES) % env.variations, rng.integers(2**31, size=EPISODES), strict=True)
     outcomes = Counter(env.demonstrate(EpisodeStart(int(variation), int(seed)))[1] for variation, seed in starts)
@@ -45,7 +46,7 @@ def test_two_processes_give_the_same_episodes() -> None:
     """States and images are bit-identical, in any order and after any other episodes."""
     opengl = rendering.opengl_backend() is not None
     for renderer, tasks in (("raycast", TASKS), ("opengl", ["reach_target"] * opengl)):
-        cfg = SimConfig(cameras=["front", "wrist"], image_size=48, renderer=renderer)
+        cfg = TabletopConfig(cameras=["front", "wrist"], image_size=48, renderer=renderer)
         asked = [(task, number) for task in tasks for number in range(3)]
         here = EveryTask(cfg)
         expected = [here.demonstrate(*one) for one in reversed(asked)][::-1]
@@ -60,7 +61,7 @@ def test_two_processes_give_the_same_episodes() -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_scenes_do_not_depend_on_the_renderer(task: str) -> None:
     pair = [
-        make_env(SimConfig(cameras=["front"], image_size=16, renderer=renderer), task)
+        make_env(TabletopConfig(cameras=["front"], image_size=16, renderer=renderer), task)
         for renderer in ("raycast", "opengl")
     ]
     for seed in range(2):

@@ -1,5 +1,6 @@
 """Collection: the result is a function of the settings alone, whatever happens in between."""
 
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -13,13 +14,15 @@ from instructrl.collection.collect import ensure_demonstrations
 from instructrl.collection.shards import Parts
 from instructrl.collection.target_file import demonstration_paths
 from instructrl.config.environment import CollectConfig, DataConfig, SimConfig, TaskConfig
+from instructrl.config.simulators import TabletopConfig
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.errors import InputError, RunError
+from tests.fakes import collection as fakes
 from tests.fakes.collection import VARIATIONS, Inline, succeeds
 
 
 def sim(*, renderer: str = "raycast") -> SimConfig:
-    return SimConfig(cameras=["front", "wrist"], image_size=16, renderer=renderer)
+    return TabletopConfig(cameras=["front", "wrist"], image_size=16, renderer=renderer)
 
 
 def collected(
@@ -121,6 +124,58 @@ def test_an_expert_that_always_fails(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("FAKE_HOPELESS", "1")
     with pytest.raises(RunError, match="the expert failed 100 times, last outcome: time_limit"):
         collected(tmp_path, 1)
+
+
+def test_successes_outside_the_workspace_are_replaced_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAKE_OUTSIDE", "2")
+    with DemonstrationDataset(collected(tmp_path / "inside", 6)["train"]) as episodes:
+        assert not episodes.outside.any() and (episodes.contents.seed % 2 == 1).all()
+    printed = capsys.readouterr().out
+    found = re.search(
+        r"push_button train: failed expert episodes replaced: (\d+) success outside the workspace", printed
+    )
+    assert found and int(found[1]) > 0
+    data = DataConfig(str(tmp_path / "clipped"), outside_workspace="clip")
+    [path] = ensure_demonstrations(TaskConfig("push_button", 6, 2), sim(), data, start=Inline)["train"]
+    with DemonstrationDataset(path) as episodes:
+        assert episodes.outside.sum() == (episodes.contents.seed % 2 == 0).sum() > 0
+
+
+def test_an_expert_that_always_leaves_the_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_OUTSIDE", "1")
+    monkeypatch.setattr(fakes, "succeeds", lambda seed: True)
+    line = r"failed 100 times, last outcome: success outside the workspace \[-0.3,.*\]: .*, 0.1; data.outside_w"
+    with pytest.raises(RunError, match=line):
+        collected(tmp_path, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (
+            {"workspace": [0, 0, 0, 1, 1, 1]},
+            r"demonstrations with the workspace \[-0.3,-0.5,0.6,0.7,0.5,1.6\], but sim.wo",
+        ),
+        (
+            {"state": ["height (m)"]},
+            r'demonstrations with the state \["gripper open",.*"time"\], but sim.state=\["height',
+        ),
+    ],
+)
+def test_files_of_another_world_are_one_line(tmp_path: Path, changes: dict[str, Any], line: str) -> None:
+    collected(tmp_path, 2)
+    with pytest.raises(InputError, match=line):
+        collected(tmp_path, 2, settings=replace(sim(), **changes), start=NoSimulator)
+
+
+@pytest.mark.parametrize("changes", [{"workspace": [0, 0, 0, 1, 1, 1]}, {"state": ["height (m)"]}])
+def test_no_simulator_collects_in_another_world(tmp_path: Path, changes: dict[str, Any]) -> None:
+    [key] = changes
+    with pytest.raises(InputError, match=rf"^sim.{key}: found .*, of other demonstrations; allowed where sim=tabletop"):
+        collected(tmp_path, 2, settings=replace(sim(), **changes), start=NoSimulator)
+    assert not list(tmp_path.rglob("*.hdf5"))
 
 
 def test_chosen_variations_have_files_of_their_own(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import dataclasses
 import pytest
 
 from instructrl.cli.entry import compose
-from instructrl.config.environment import EMBEDDED_TASKS, RENDERERS, RLBENCH_RENDERERS, task_names
+from instructrl.config.environment import EMBEDDED_TASKS, task_names
 from instructrl.config.evaluation import EvalConfig, effective_protocol
+from instructrl.config.simulators import RLBENCH_RENDERERS, TABLETOP_RENDERERS
 from instructrl.errors import InputError
 from tests.fixtures.settings import changed, composed
 
@@ -125,7 +126,7 @@ def test_any_task_of_rlbench_may_be_named() -> None:
 def test_the_simulators_know_the_same_renderers() -> None:
     from instructrl.sim import rendering
 
-    assert (rendering.RENDERERS, rendering.RLBENCH_RENDERERS) == (RENDERERS, RLBENCH_RENDERERS)
+    assert (rendering.RENDERERS, rendering.RLBENCH_RENDERERS) == (TABLETOP_RENDERERS, RLBENCH_RENDERERS)
 
 
 def test_a_set_has_the_tasks_and_weights_that_it_is_given() -> None:

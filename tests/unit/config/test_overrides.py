@@ -8,9 +8,9 @@ from omegaconf import OmegaConf
 from data_tools.frames.renderer import FramesConfig
 from instructrl.cli.args import parse_settings
 from instructrl.cli.overrides import groups, options
-from instructrl.config.environment import SimConfig
 from instructrl.config.fields import RENAMED_KEYS, RENAMED_VALUES, SYNONYMS, known_keys
 from instructrl.config.resolve import resolve
+from instructrl.config.simulators import TabletopConfig
 from instructrl.errors import InputError
 from tests.fixtures.settings import SCHEMAS, composed, every_leaf
 
@@ -91,7 +91,7 @@ def test_a_single_word_is_a_list_of_one() -> None:
     for word in ("sim.cameras=wrist", "sim.cameras='wrist'", "sim.cameras=[wrist]"):
         assert composed(word).sim.cameras == ["wrist"]
     assert composed("conditions=trained", "run=x", name="eval").conditions == ["trained"]
-    assert SimConfig(cameras="wrist").cameras == ["wrist"]
+    assert TabletopConfig(cameras="wrist").cameras == ["wrist"]
     words = ["out=x", "views=1", "cameras=wrist", "tasks=push_button"]
     tool = parse_settings(words, FramesConfig, prog="frames")
     assert (tool.cameras, tool.tasks) == (["wrist"], ["push_button"])

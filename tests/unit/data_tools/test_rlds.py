@@ -404,6 +404,24 @@ def test_states_and_sentences_come_from_the_keys_that_are_named(tmp_path: Path) 
         np.testing.assert_allclose(episodes.demonstration(0).state[:, 3], [-1, -0.92, -0.84, -0.76], rtol=1e-6)
 
 
+def test_a_state_of_any_numbers_and_its_names_are_imported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["x (m)", "y (m)", "z (m)", "qw", "qx", "qy", "qz", "width (m)"]
+    src = third_party.dataset(
+        tmp_path / "others", {"train": [third_party.episode(n) for n in range(3)]}, kind="tfrecord"
+    )
+    usual = 'state: {gripper: "steps/observation/pose[7] > 0.02", finger_opening: 0.04}'
+    other = f"state: {{values: steps/observation/pose, names: {json.dumps(names)}}}"
+    imported(src, tmp_path / "data", mapping(tmp_path, (usual, other)))
+    assert """'sim.state=["x (m)","y (m)","z (m)","qw","qx","qy","qz","width (m)"]'""" in capsys.readouterr().out
+    with DemonstrationDataset(file_of(tmp_path / "data", "train")) as train:
+        assert train.state == tuple(names)
+        np.testing.assert_array_equal(train.demonstration(0).state[0], third_party.pose(0, 0))
+    with pytest.raises(InputError, match=r"state\.names: with gripper, the state is the usual one"):
+        imported(
+            src, tmp_path / "no", mapping(tmp_path, ("finger_opening: 0.04}", "finger_opening: 0.04, names: [x]}"))
+        )
+
+
 def test_joint_velocities_follow_from_positions_and_the_time_between_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,10 +14,10 @@ from data_tools.stats import measures
 from data_tools.stats.__main__ import arguments, expand_folders, main, stats
 from data_tools.stats.measures import cells, measure
 from data_tools.stats.outliers import find_outliers
-from instructrl.actions import WORKSPACE_HIGH, WORKSPACE_LOW
 from instructrl.errors import InputError, RunError
 from instructrl.evaluation.report.histograms import bars, cell_map
 from instructrl.types import Demonstration
+from instructrl.workspace import RLBENCH_WORKSPACE, Workspace
 from tests.fixtures.commands import run_main
 from tests.fixtures.demonstrations import HEADER, demonstration, write
 from tests.unit.evaluation.report.test_report import draw
@@ -31,7 +31,7 @@ def usual_demonstration(seed: int, **options: int) -> Demonstration:
     """A demonstration without unusual values."""
     sample, rng = demonstration(seed, **options), np.random.default_rng(seed)
     actions = sample.actions.copy()
-    actions[:, :3] = rng.uniform(WORKSPACE_LOW, WORKSPACE_HIGH, (len(actions), 3))
+    actions[:, :3] = rng.uniform(*RLBENCH_WORKSPACE.bounds, (len(actions), 3))
     actions[:, 3:7] = (0, 1, 0, 0)
     still = {"extrinsics": np.broadcast_to(np.eye(4, dtype=np.float32), sample.extrinsics.shape).copy()}
     still |= {name: np.ones_like(getattr(sample, name)) for name in ("state", "intrinsics")}
@@ -59,17 +59,19 @@ def test_the_numbers_are_those_of_everything_at_once(tmp_path: Path, monkeypatch
     assert one.frames.sum() == len(images) and one.seeds == 30
     assert one.variations == {0: 10, 1: 10, 2: 10}
     assert one.sentences == [("go", 30), ("go 0", 8), ("go 1", 8), ("go 2", 7), ("go 3", 7)]
-    inside = ((actions[:, :3] >= WORKSPACE_LOW) & (actions[:, :3] <= WORKSPACE_HIGH)).all(1)
+    inside = RLBENCH_WORKSPACE.contains(actions[:, :3])
     assert (one.reached.sum(), one.outside) == (inside.sum(), (~inside).sum())
 
 
-def test_cells_tile_the_workspace() -> None:
-    edges = [np.linspace(low, high, 11) for low, high in zip(WORKSPACE_LOW, WORKSPACE_HIGH, strict=True)]
+@pytest.mark.parametrize("workspace", [RLBENCH_WORKSPACE, Workspace((0.1, -0.2, 0.02), (0.5, 0.2, 0.23))])
+def test_cells_tile_the_workspace(workspace: Workspace) -> None:
+    edges = [np.linspace(low, high, 11) for low, high in zip(*workspace.bounds, strict=True)]
     centres = np.stack(np.meshgrid(*[(edge[1:] + edge[:-1]) / 2 for edge in edges], indexing="ij"), -1).reshape(-1, 3)
-    reached, outside = cells(centres)
+    reached, outside = cells(centres, workspace)
     assert (reached == 1).all() and outside == 0
-    corners = np.array([WORKSPACE_LOW, WORKSPACE_HIGH, WORKSPACE_HIGH + np.float32(0.01)])
-    reached, outside = cells(corners)
+    low, high = workspace.bounds
+    corners = np.array([low, high, high + np.float32(0.01)])
+    reached, outside = cells(corners, workspace)
     assert (reached[0, 0, 0], reached[-1, -1, -1], reached.sum(), outside) == (1, 1, 2, 1)
 
 
@@ -86,7 +88,7 @@ PLANTED = {
     "turn from the mean rotation 88": lambda one: one._replace(
         actions=np.concatenate([one.actions[:, :3], [[0, 0.5**0.5, 0, 0.5**0.5, 1]] * 2], 1).astype(np.float32)
     ),
-    "first finger 1.5 m; usual 1 to 1 m, 0.5 m beyond": lambda one: one._replace(
+    "left finger 1.5 m; usual 1 to 1 m, 0.5 m beyond": lambda one: one._replace(
         state=one.state + np.float32([[0, 0.5, 0, 0]])
     ),
     "camera wrist at y 0.25 m; usual": lambda one: one._replace(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from instructrl.actions import turn_about_approach
-from instructrl.config.environment import SimConfig
+from instructrl.config.simulators import TabletopConfig
 from instructrl.evaluation.diagnosis import Cause, Deviation, diagnose
 from instructrl.evaluation.episode_log import EpisodeLog
 from instructrl.evaluation.evaluator import TaskEvaluator
@@ -54,7 +54,7 @@ class Scripted:
 
 @cache
 def simulator(task: str) -> EvalEnv:
-    return EvalEnv(make_env(SimConfig(cameras=["front"], image_size=8, renderer="raycast"), task))
+    return EvalEnv(make_env(TabletopConfig(cameras=["front"], image_size=8, renderer="raycast"), task))
 
 
 def play(task: str, actions: np.ndarray) -> Episode:

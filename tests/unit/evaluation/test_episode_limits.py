@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from instructrl.config.environment import SimConfig
+from instructrl.config.simulators import TabletopConfig
 from instructrl.evaluation.worker_env import EvalEnv, make_eval_env
 from instructrl.sim import EpisodeLimits, EpisodeStart, Outcome, Step, make_env
 
-SIM = SimConfig(cameras=["front"], image_size=16, renderer="raycast")
+SIM = TabletopConfig(cameras=["front"], image_size=16, renderer="raycast")
 FAR = np.array([0.3, 0.0, 5.0, 0.0, 1.0, 0.0, 0.0, 1.0])  # above the arm's reach
 HERE = np.array([0.2785, 0.0, 1.472, 0.0, 0.9927, 0.0, 0.1209, 1.0])  # about where the arm begins
 

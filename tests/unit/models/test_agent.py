@@ -10,6 +10,7 @@ from instructrl.config.model import HeadConfig, PolicyConfig
 from instructrl.errors import InputError
 from instructrl.models.agent import Agent
 from instructrl.types import BatchSizes, Features, fake_batch
+from instructrl.workspace import RLBENCH_WORKSPACE
 
 SIZE, PATCH = 32, 8
 
@@ -17,7 +18,7 @@ SIZE, PATCH = 32, 8
 def predict(head: HeadConfig, patches: int | None, *, pooling: str = "mean") -> None:
     """Trace the prediction from features with some number of patches of each image."""
     encoder = ScratchTinyConfig("tiny", "scratch_tiny", dim=8, depth=1, patch_size=PATCH, pooling=pooling)
-    agent = Agent(encoder, PolicyConfig("tiny", dim=8, depth=1, heads=1), head, 50, SIZE)
+    agent = Agent(encoder, PolicyConfig("tiny", dim=8, depth=1, heads=1), head, 50, SIZE, RLBENCH_WORKSPACE)
     cached = None if patches is None else np.zeros((1, 2, 1, patches, 8), np.float32)
     features = Features(np.zeros((1, 2, 1, 8), np.float32), np.zeros((1, 8), np.float32), cached)
     batch = fake_batch(BatchSizes(1, 2, 1, SIZE, 4))._replace(images=None, features=features)

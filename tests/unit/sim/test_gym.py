@@ -13,8 +13,8 @@ from gymnasium.vector import SyncVectorEnv
 from gymnasium.wrappers import RescaleAction
 
 import instructrl.sim.gym as suite
-from instructrl.actions import WORKSPACE_HIGH
-from instructrl.config.environment import EMBEDDED_TASKS, SimConfig
+from instructrl.config.environment import EMBEDDED_TASKS
+from instructrl.config.simulators import TabletopConfig
 from instructrl.data.text.tokenizer import make_tokenizer
 from instructrl.errors import InputError
 from instructrl.sim import EpisodeStart, Outcome, make_env
@@ -39,7 +39,7 @@ def env() -> Iterator[gymnasium.Env]:
 
 def expert(task: str, info: dict[str, Any]) -> np.ndarray:
     """The expert's actions in the episode described by an info dict."""
-    sim = make_env(SimConfig(cameras=list(SMALL["cameras"]), image_size=16, renderer="raycast"), task)
+    sim = make_env(TabletopConfig(cameras=list(SMALL["cameras"]), image_size=16, renderer="raycast"), task)
     demonstration, outcome = sim.demonstrate(EpisodeStart(info["variation"], info["seed"]))
     assert outcome is Outcome.SUCCESS and info["instruction"] in demonstration.instructions
     sim.close()
@@ -151,7 +151,7 @@ def test_wrong_settings_are_refused_in_one_line(settings: dict[str, Any], messag
 
 
 def far(*, z: float = 5.0) -> np.ndarray:
-    return np.array([*WORKSPACE_HIGH[:2], z, 0, 1, 0, 0, 1], np.float32)
+    return np.array([*RLBENCH_WORKSPACE.high[:2], z, 0, 1, 0, 0, 1], np.float32)
 
 
 def test_what_ends_an_episode_and_how(env: gymnasium.Env) -> None:
@@ -224,7 +224,7 @@ def test_instructions_as_tokens_are_those_of_agents_and_in_a_box() -> None:
 
 def test_an_observation_shows_what_the_suite_sees(env: gymnasium.Env) -> None:
     seen, info = env.reset(seed=1)
-    sim = make_env(SimConfig(cameras=["front", "wrist"], image_size=16, renderer="raycast"), "reach_target")
+    sim = make_env(TabletopConfig(cameras=["front", "wrist"], image_size=16, renderer="raycast"), "reach_target")
     own = sim.reset(EpisodeStart(info["variation"], info["seed"]))
     for place, name in enumerate(("front", "wrist")):
         for key, values in (("rgb", own.images), ("intrinsics", own.intrinsics), ("extrinsics", own.extrinsics)):

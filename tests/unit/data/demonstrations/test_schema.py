@@ -157,8 +157,14 @@ DAMAGES = {
     "format version 2, InstructRL reads version 1": lambda file: file.attrs.__setitem__("version", 2),
     "attribute cameras: missing": lambda file: file.attrs.__delitem__("cameras"),
     "attribute workspace_high: missing": lambda file: file.attrs.__delitem__("workspace_high"),
-    "attribute workspace_low: found .*; collect or convert it again": lambda file: file.attrs.__setitem__(
+    "damaged: its checksum does not match": lambda file: file.attrs.__setitem__(
         "workspace_low", file.attrs["workspace_low"] - 0.05
+    ),
+    "attribute workspace_low: damaged .found ndarray .2,., expected three": lambda file: file.attrs.__setitem__(
+        "workspace_low", file.attrs["workspace_low"][:2]
+    ),
+    "attributes workspace_low, workspace_high: found .*; allowed: six numbers": lambda file: file.attrs.__setitem__(
+        "workspace_low", file.attrs["workspace_high"]
     ),
     "attribute action: found joint angles, InstructRL uses x y z": lambda file: file.attrs.__setitem__(
         "action", "joint angles"

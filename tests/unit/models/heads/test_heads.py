@@ -19,6 +19,7 @@ from instructrl.models.heads.heatmap import heatmap_targets
 from instructrl.models.heads.registry import make_head
 from instructrl.models.heads.regression import SlotPose
 from instructrl.models.heads.triangulation import triangulate
+from instructrl.workspace import RLBENCH_WORKSPACE
 from tests.fixtures.cameras import ring_of_cameras
 
 SIDE, SIZE = 12, 96
@@ -56,7 +57,7 @@ def perfect(head, targets):
 @functools.cache
 def errors_of_decoded_targets(kind):
     """Compiled function (actions, matrices of the cameras) -> errors of the actions decoded from their targets."""
-    head = make_head(HEADS[kind](kind, kind))
+    head = make_head(HEADS[kind](kind, kind), RLBENCH_WORKSPACE)
 
     def errors(actions, intrinsics, extrinsics):
         views = CameraParams(intrinsics, extrinsics, SIZE, SIDE)
@@ -80,7 +81,7 @@ def test_decoding_the_targets_gives_the_action_back(seed, kind, cameras):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_is_least_at_the_targets_and_blind_to_the_quaternions_sign(kind):
     actions, views = scene(3)
-    head = make_head(HEADS[kind](kind, kind))
+    head = make_head(HEADS[kind](kind, kind), RLBENCH_WORKSPACE)
     targets = head.targets(actions, views)
     best = perfect(head, targets)
     least = head.loss(best, targets)
@@ -99,7 +100,7 @@ def test_the_loss_is_least_at_the_targets_and_blind_to_the_quaternions_sign(kind
 def test_every_parameter_learns_from_finite_gradients(kind):
     actions, views = scene(4)
     bins = {"discrete": {"position_bins": 10, "rotation_bins": 12}, "spatial": {"rotation_bins": 12}}.get(kind, {})
-    head = make_head(HEADS[kind](kind, kind, dim=16, **bins))
+    head = make_head(HEADS[kind](kind, kind, dim=16, **bins), RLBENCH_WORKSPACE)
     hidden = jax.random.normal(jax.random.key(0), (2, 2, 8))
     patches = jax.random.normal(jax.random.key(1), (2, 2, 3, SIDE * SIDE, 6))
     params = jax.jit(lambda key: head.init(key, hidden, patches, views))(jax.random.key(2))
@@ -115,7 +116,7 @@ def test_every_parameter_learns_from_finite_gradients(kind):
                                                ("rotation", [3, 4, 5, 6]), ("gripper", [7])])  # fmt: skip
 def test_each_axis_has_its_own_softmax(name, numbers):
     actions, views = scene(5)
-    head = make_head(DiscreteConfig("discrete", "discrete"))
+    head = make_head(DiscreteConfig("discrete", "discrete"), RLBENCH_WORKSPACE)
     best = perfect(head, head.targets(actions, views))
     where = jnp.s_[..., numbers[0], :] if name == "position" else jnp.s_[...]
     old = getattr(best, name)
@@ -129,7 +130,7 @@ def test_the_bins_of_the_configuration_reach_the_discrete_head():
     actions, views = scene(6)
     config = DiscreteConfig("discrete", "discrete", position_bins=7, rotation_bins=9, slots=0)
     hidden = jnp.zeros((2, 2, 8))
-    head = make_head(config)
+    head = make_head(config, RLBENCH_WORKSPACE)
     predicted, _ = head.init_with_output(jax.random.key(0), hidden, None, views)
     assert predicted.position.shape == (2, 2, 3, 7) and predicted.rotation.shape == (2, 2, 27)
     assert predicted.gripper.shape == (2, 2) and predicted.scores is None
@@ -142,7 +143,7 @@ def test_without_slots_a_head_reads_the_prediction_token_alone(kind):
     _, views = scene(7)
     hidden, patches = jnp.ones((2, 2, 8)), jnp.ones((2, 2, 3, SIDE * SIDE, 6))
     for slots in (0, 3):
-        head = make_head(HEADS[kind](kind, kind, dim=16, slots=slots))
+        head = make_head(HEADS[kind](kind, kind, dim=16, slots=slots), RLBENCH_WORKSPACE)
         assert head.config.reads_patches == (slots > 0)
         params = head.init(jax.random.key(0), hidden, patches, views)
         same = head.apply(params, hidden, patches, views), head.apply(params, hidden, 2 * patches, views)
@@ -153,7 +154,7 @@ def test_without_slots_a_head_reads_the_prediction_token_alone(kind):
 @pytest.mark.parametrize("kind", ["regression", "discrete"])
 def test_the_first_slot_learns_where_the_action_appears(kind):
     actions, views = scene(8)
-    head, off = (make_head(HEADS[kind](kind, kind, heatmap_weight=weight)) for weight in (0.3, 0.0))
+    head, off = (make_head(HEADS[kind](kind, kind, heatmap_weight=weight), RLBENCH_WORKSPACE) for weight in (0.3, 0.0))
     targets = head.targets(actions, views)
     assert off.targets(actions, views).scores is None
     best = perfect(head, targets)
@@ -197,7 +198,7 @@ def test_a_point_out_of_view_is_said_to_be_absent():
 
 def test_an_absent_camera_has_no_say():
     actions, views = scene(1)
-    head = make_head(SpatialConfig("spatial", "spatial"))
+    head = make_head(SpatialConfig("spatial", "spatial"), RLBENCH_WORKSPACE)
     best = perfect(head, head.targets(actions, views))
     blind = best.scores.at[..., 0, :].set(jnp.log(jnp.full(SIDE * SIDE + 1, 1e-9).at[-1].set(1.0)))
     errors = action_errors(head.decode(best._replace(scores=blind), views), actions)
@@ -237,11 +238,11 @@ def test_weights_of_the_loss_reach_it():
         ("discrete", ("position", "rotation", "gripper", "heatmap")),
         ("spatial", ("heatmap", "offset", "rotation", "gripper")),
     ):
-        plain = make_head(HEADS[kind](kind, kind))
+        plain = make_head(HEADS[kind](kind, kind), RLBENCH_WORKSPACE)
         targets = plain.targets(actions, views)
         wrong = jax.tree.map(lambda leaf: leaf / 2 + 0.1 * jnp.arange(leaf.shape[-1]), perfect(plain, targets))
         for name in names:
-            none = make_head(HEADS[kind](kind, kind, **{f"{name}_weight": 0.0}))
+            none = make_head(HEADS[kind](kind, kind, **{f"{name}_weight": 0.0}), RLBENCH_WORKSPACE)
             assert (none.loss(wrong, targets) < plain.loss(wrong, targets)).all(), name
 
 
@@ -258,6 +259,6 @@ def test_one_wrong_camera_of_three_does_not_move_the_point(seed, wrong):
     elsewhere = 20.0 * jax.nn.one_hot(rng.integers(0, SIDE * SIDE, (64, 1)), SIDE * SIDE + 1)
     scores = jnp.log(targets.shares + 1e-9).at[:, :, wrong].set(elsewhere)
     offsets = targets.offsets.at[:, :, wrong].set(rng.uniform(-0.5, 0.5, (64, 1, 1, 2)))
-    found = jax.jit(lambda scores, offsets: triangulate(scores, offsets, views))(scores, offsets)
+    found = jax.jit(lambda scores, offsets: triangulate(scores, offsets, views, RLBENCH_WORKSPACE))(scores, offsets)
     error = jnp.linalg.norm(found - position, axis=-1)
     assert (error > 0.01).mean() < 0.1 and jnp.median(error) < 1e-3

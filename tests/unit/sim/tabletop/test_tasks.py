@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from instructrl.actions import rotation_angle
-from instructrl.config.environment import EMBEDDED_TASKS, SimConfig
+from instructrl.config.environment import EMBEDDED_TASKS
+from instructrl.config.simulators import TabletopConfig
 from instructrl.errors import InputError
 from instructrl.sim import EpisodeStart, Outcome, make_env
 from instructrl.sim.tabletop.cameras import extrinsics, intrinsics
 from instructrl.sim.tabletop.env import Tabletop
 from instructrl.sim.tabletop.scene import CAMERAS, TABLE_Z, WORKSPACE_HIGH, WORKSPACE_LOW
 from instructrl.sim.tabletop.task import load_task
-from instructrl.types import STATE_SIZE, Demonstration
+from instructrl.types import GRIPPER_STATE, Demonstration
 
 TASKS = tuple(sorted(EMBEDDED_TASKS))
 VARIATIONS = {
@@ -104,7 +105,7 @@ def stay(env: Tabletop) -> np.ndarray:
 def test_the_tasks_are_those_of_the_configuration() -> None:
     assert tuple(sorted(EMBEDDED_TASKS)) == TASKS
     with pytest.raises(InputError, match=f"allowed: {', '.join(TASKS)}"):
-        make_env(SimConfig(renderer="raycast"), "reach_targte")
+        make_env(TabletopConfig(renderer="raycast"), "reach_targte")
     with pytest.raises(InputError, match=r"sim\.cameras"):
         make("reach_target", cameras=("front", "overhead"))
 
@@ -271,7 +272,7 @@ def test_a_demonstration_is_complete_and_replays(task: str) -> None:
     steps = len(demonstration.actions)
     assert demonstration.images.shape == (steps + 1, 4, 24, 24, 3)
     assert demonstration.images.dtype == np.uint8
-    assert demonstration.state.shape == (steps + 1, STATE_SIZE)
+    assert demonstration.state.shape == (steps + 1, len(GRIPPER_STATE))
     assert demonstration.intrinsics.shape == (steps + 1, 4, 3, 3)
     assert demonstration.extrinsics.shape == (steps + 1, 4, 4, 4)
     assert demonstration.keyframes.tolist() == list(range(1, steps + 1))
