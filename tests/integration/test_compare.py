@@ -369,7 +369,7 @@ def test_runs_that_were_evaluated_in_other_ways_than_others_are_named(study: Stu
     study.add_results(study.run("d", "seed=3"), evaluated_results(9))  # of an earlier version
     found, path = compare(study.sweep)
     expected = [
-        "The runs were not evaluated with the same MuJoCo: 3.10.0 (a, c), 3.5.0 (b), not recorded (d).",
+        "The runs were not evaluated with the same simulator version: 3.10.0 (a, c), 3.5.0 (b), not recorded (d).",
         "The runs were not evaluated with the same renderer: opengl (a, b), raycast (c), not recorded (d).",
         "The runs were not evaluated with the same OpenGL backend: egl (a), osmesa (b), not recorded (d).",
         "c: The training has not ended: the last checkpoint is of epoch 2 of 3.",

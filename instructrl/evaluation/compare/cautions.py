@@ -42,8 +42,7 @@ def _difference(key: str, simulators: Sequence[tuple[str, Mapping[str, str]]]) -
     if len(by_value.keys() - {"not recorded"}) < 2:
         return ""
     values = ", ".join(f"{value} ({_listed(names)})" for value, names in by_value.items())
-    known = next(simulator for _, simulator in simulators if key in simulator)
-    return f"The runs were not evaluated with the same {name_of(key, known)}: {values}."
+    return f"The runs were not evaluated with the same {name_of(key)}: {values}."
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from instructrl.training.run_dir import DataRecord, extended_after
 
 _Sentence = Callable[[Mapping[str, str], Mapping[str, str]], str]  # on what was collected with, and played with
 _OF_NO_EFFECT = ("expert", "suite")  # parts of a provenance that change no image and no motion
-_NAMES = {"version": "version", "renderer": "renderer", "opengl": "OpenGL backend"}
+_NAMES = {"version": "simulator version", "renderer": "renderer", "opengl": "OpenGL backend"}
 
 
 def training_record(run: Path, location: StoragePath, *, epochs: int, validate_every: int) -> dict[str, Any]:
@@ -68,10 +68,8 @@ def collected_with(results: Mapping[str, Any]) -> str:
     return "; ".join(dict.fromkeys(texts)) or "not recorded"
 
 
-def name_of(key: str, simulator: Mapping[str, str]) -> str:
+def name_of(key: str) -> str:
     """Name of a part of a simulator's provenance."""
-    if key == "version":
-        return "MuJoCo" if simulator.get("simulator") == "tabletop" else "simulator version"
     return _NAMES.get(key, key.replace("_", " "))
 
 
@@ -128,7 +126,7 @@ def _difference(collected: Mapping[str, str], played: Mapping[str, str]) -> str:
 def _unrecorded(collected: Mapping[str, str], played: Mapping[str, str]) -> str:
     """The sentence on what the demonstrations do not record; empty if they record all."""
     keys = [key for key in _relevant(collected, played) if key not in collected and played[key]]
-    return f"Not recorded of the demonstrations: {', '.join(name_of(key, played) for key in keys)}." if keys else ""
+    return f"Not recorded of the demonstrations: {', '.join(name_of(key) for key in keys)}." if keys else ""
 
 
 def _relevant(collected: Mapping[str, str], played: Mapping[str, str]) -> list[str]:
@@ -139,4 +137,4 @@ def _relevant(collected: Mapping[str, str], played: Mapping[str, str]) -> list[s
 
 def _terms(simulator: Mapping[str, str], keys: Sequence[str]) -> list[str]:
     """Names and values, such as "MuJoCo 3.5.0"."""
-    return [f"{name_of(key, simulator)} {simulator[key]}" for key in keys if simulator[key]]
+    return [f"{name_of(key)} {simulator[key]}" for key in keys if simulator[key]]

@@ -38,12 +38,12 @@ def difference(before: str, now: str) -> list[str]:
     [
         ({}, []),
         ({"suite": "0.1", "expert": "another"}, []),
-        ({"version": "3.5.0"}, difference("MuJoCo 3.5.0", "MuJoCo 3.10.0")),
+        ({"version": "3.5.0"}, difference("simulator version 3.5.0", "simulator version 3.10.0")),
         ({"opengl": "osmesa"}, difference("OpenGL backend osmesa", "OpenGL backend egl")),
         ({"renderer": "raycast", "opengl": ""}, difference("renderer raycast", "renderer opengl")),
         (
             {"renderer": "raycast", "opengl": "", "version": "3.5.0"},
-            difference("MuJoCo 3.5.0, renderer raycast", "MuJoCo 3.10.0, renderer opengl"),
+            difference("simulator version 3.5.0, renderer raycast", "simulator version 3.10.0, renderer opengl"),
         ),
     ],
 )
@@ -69,10 +69,10 @@ def test_another_simulator_names_its_own_parts() -> None:
 @pytest.mark.parametrize(
     ("collected", "said"),
     [
-        ({"renderer": "opengl"}, ["Not recorded of the demonstrations: simulator, MuJoCo, OpenGL backend."]),
+        ({"renderer": "opengl"}, ["Not recorded of the demonstrations: simulator, simulator version, OpenGL backend."]),
         ({"simulator": "tabletop", "version": "3.10.0", "renderer": "opengl"},
          ["Not recorded of the demonstrations: OpenGL backend."]),
-        ({}, ["Not recorded of the demonstrations: simulator, MuJoCo, renderer, OpenGL backend."]),
+        ({}, ["Not recorded of the demonstrations: simulator, simulator version, renderer, OpenGL backend."]),
     ],
 )  # fmt: skip
 def test_what_is_not_recorded_is_said_without_alarm(collected: dict[str, str], said: list[str]) -> None:
@@ -80,7 +80,7 @@ def test_what_is_not_recorded_is_said_without_alarm(collected: dict[str, str], s
     assert cautions(found) == [] and unrecorded(found) == said
     assert collected_with(found) in (
         "not recorded",
-        "simulator tabletop, MuJoCo 3.10.0, renderer opengl",
+        "simulator tabletop, simulator version 3.10.0, renderer opengl",
         "renderer opengl",
     )
 
@@ -88,7 +88,7 @@ def test_what_is_not_recorded_is_said_without_alarm(collected: dict[str, str], s
 def test_the_tasks_of_a_set_are_named_where_they_differ() -> None:
     tasks = {name: {"simulator": HERE} for name in ("a", "b", "c")} | {"lost": {"simulator": {}}}
     old = {**HERE, "version": "3.5.0"}
-    [sentence] = difference("MuJoCo 3.5.0", "MuJoCo 3.10.0")
+    [sentence] = difference("simulator version 3.5.0", "simulator version 3.10.0")
     found = {"tasks": tasks, "training": ENDED}
     assert cautions(found | {"demonstrations": {"a": old, "b": HERE, "c": old}}) == [f"a, c: {sentence}"]
     assert cautions(found | {"demonstrations": dict.fromkeys("abc", old)}) == [sentence]
