@@ -11,6 +11,7 @@ from instructrl.sim.env import (
     Simulator,
     Step,
     StepCounter,
+    replay,
 )
 from instructrl.sim.factory import check_tasks, make_env, simulator_class
 from instructrl.sim.rendering import available_renderer
@@ -29,5 +30,6 @@ __all__ = [
     "check_tasks",
     "make_checked_env",
     "make_env",
+    "replay",
     "simulator_class",
 ]

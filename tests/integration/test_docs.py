@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from instructrl.errors import InputError
 from tests.fixtures import tiny
+from tests.fixtures.packages import EXAMPLE, install, packages_in
 from tests.fixtures.settings import composed
 from tests.paths import ROOT
 
@@ -52,6 +54,15 @@ def python_commands() -> list[tuple[str, str, list[str]]]:
     return found
 
 
+@pytest.fixture
+def example(tmp_path: Path) -> Iterator[None]:
+    """The simulator in examples/, installed."""
+    install(EXAMPLE, tmp_path)
+    with packages_in(tmp_path):
+        yield
+
+
+@pytest.mark.usefixtures("example")
 def test_commands_of_training_evaluation_and_collection_compose() -> None:
     wrong = []
     for page, script, words in python_commands():
