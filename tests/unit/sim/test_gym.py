@@ -19,6 +19,7 @@ from instructrl.data.text.tokenizer import make_tokenizer
 from instructrl.errors import InputError
 from instructrl.sim import EpisodeStart, Outcome, make_env
 from instructrl.sim.tabletop.task import load_task
+from instructrl.workspace import RLBENCH_WORKSPACE
 from tests.fixtures.settings import composed
 
 REACH, STACK = "instructrl/ReachTarget-v0", "instructrl/StackBlocks-v0"
