@@ -208,7 +208,7 @@ def test_an_absent_camera_has_no_say():
 def test_the_position_error_is_split_into_what_heatmaps_offer_and_what_is_chosen():
     """Each camera has two peaks: a larger one at the wrong point, or at the right one."""
     actions, views = scene(3)
-    head = make_head(SpatialConfig("spatial", "spatial"))
+    head = make_head(SpatialConfig("spatial", "spatial"), RLBENCH_WORKSPACE)
     away = actions.at[..., :3].add(jnp.array([0.15, -0.2, 0.2]))
     right, wrong = (perfect(head, head.targets(each, views)) for each in (actions, away))
 
