@@ -6,6 +6,7 @@ only in the workspace of its demonstrations.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -67,10 +68,13 @@ class Workspace:
         (a, b, c), (d, e, f) = np.round(low - beside, 3).tolist(), np.round(high + beside, 3).tolist()
         return cls((a, b, c), (d, e, f))
 
-    @property
+    @cached_property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """The lowest and the highest corner, float32 [3] each."""
-        return np.array(self.low, np.float32), np.array(self.high, np.float32)
+        """The lowest and the highest corner, float32 [3] each, of which a program has one constant."""
+        corners = np.array(self.low, np.float32), np.array(self.high, np.float32)
+        for corner in corners:
+            corner.setflags(write=False)
+        return corners
 
     @property
     def numbers(self) -> list[float]:
