@@ -194,3 +194,16 @@ def test_what_a_protocol_cannot_be_is_one_line(word: str, line: str) -> None:
     with pytest.raises(InputError) as error:
         composed(word, name="eval")
     assert str(error.value).startswith(line)
+
+
+def test_cameras_workspace_and_state_are_those_that_the_simulator_declares() -> None:
+    with pytest.raises(
+        InputError, match=r"^sim\.cameras: found \[overhead\]; allowed: a list of front, left_shoulder, "
+    ):
+        composed("sim.cameras=[overhead]")
+    with pytest.raises(
+        InputError, match=r"^sim\.workspace: found \[0(\.0)?, 1(\.0)?\]; allowed: six numbers in metres"
+    ):
+        composed("sim.workspace=[0,1]")
+    with pytest.raises(InputError, match=r"^sim\.state: found .*; allowed: a list like \[A,B\] of names with units"):
+        composed("sim.state=[a,a]")

@@ -14,13 +14,17 @@ from instructrl.config.fields import RENAMED_KEYS, leaves
 from instructrl.config.training import TrainConfig
 from instructrl.errors import InputError
 from instructrl.storage.atomic import write_atomically
-from instructrl.training.run_dir import FREE_KEYS, open_run, read_config, read_data, record_data, settings
+from instructrl.training.run_dir import FREE_KEYS, find_run, open_run, read_config, read_data, record_data, settings
+from instructrl.types import GRIPPER_STATE
+from instructrl.workspace import RLBENCH_WORKSPACE
 from tests.fixtures.settings import changed as with_settings
+from tests.fixtures.settings import composed
 
 OTHER_VALUES = {  # of the keys that may change
     "output_dir": "outputs",
     "data.dir": "elsewhere",
     "data.compression": "lz4",
+    "data.outside_workspace": "clip",
     "data.cache_dir": "elsewhere",
     "data.cache_gb": "7",
     "encoder.weights": "w.safetensors",
@@ -304,3 +308,14 @@ def test_settings_leave_the_configuration_as_it_is(tmp_path: Path) -> None:
     settings(configuration)["policy"]["dim"] = 3
     assert dataclasses.asdict(configuration) == before
     assert json.dumps(settings(configuration))
+
+
+def test_runs_recorded_before_worlds_differed_have_that_of_their_simulator(tmp_path: Path) -> None:
+    config = composed("sim=rlbench", f"output_dir={tmp_path}", "name=run", name="train")
+    recorded = OmegaConf.to_container(OmegaConf.structured(config))
+    del recorded["sim"]["workspace"], recorded["sim"]["state"], recorded["data"]["outside_workspace"]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(recorded)))
+    assert find_run(config) == tmp_path / "run", "the same settings"
+    sim = read_config(tmp_path / "run").sim
+    assert (sim.bounds, tuple(sim.state)) == (RLBENCH_WORKSPACE, GRIPPER_STATE)
