@@ -196,8 +196,8 @@ def test_what_is_told_of_hidden_patches_and_words_is_drawn(undisturbed: Path) ->
     texts = json.loads(images[-1].with_suffix(".json").read_text())
     assert len(texts) == 4
     for lines in texts:
-        assert re.fullmatch(r"reach the \w+ ball", lines["said"])
-        assert "_" in lines["seen"] and len(lines["seen"].split()) == len(lines["told"].split()) == 4
+        assert re.fullmatch(r"reach the \w+ ball", lines["text"])
+        assert "_" in lines["visible"] and len(lines["visible"].split()) == len(lines["predicted"].split()) == 4
 
 
 def test_the_weights_are_those_of_the_last_step_and_fit_an_agents_frozen_encoder(

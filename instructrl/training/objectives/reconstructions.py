@@ -25,7 +25,7 @@ from instructrl.training.types import Params
 FOLDER = "reconstructions"  # in the run
 MAX_EARLIER = 4  # images of earlier validations that are kept, besides the first and the latest
 COLUMNS = ("masked input", "predicted", "combined", "target")
-LABELS = {"said": "text", "seen": "visible", "told": "predicted"}  # of the JSON file's keys
+LINES = ("text", "visible", "predicted")  # keys of the JSON file and labels in the image
 TILE, GAP, LINE, MARGIN = 160, 6, 15, 12  # pixels
 BACKGROUND, FOREGROUND, MUTED, GREY = "white", "black", "#666666", 160
 
@@ -99,13 +99,13 @@ class Reconstructions:
         hidden: Float[np.ndarray, " L"],
     ) -> dict[str, str]:
         """A text, the text with gaps for masked tokens, and with predictions in the gaps (starred if wrong)."""
-        lines: dict[str, list[str]] = {"said": [], "seen": [], "told": []}
+        lines: dict[str, list[str]] = {key: [] for key in LINES}
         real = padding == 0
         for token, prediction, masked in zip(tokens[real], predicted[real], hidden[real], strict=True):
             word, guess = (self._tokenizer.decode(np.array([one])) or "?" for one in (token, prediction))
-            lines["said"].append(word)
-            lines["seen"].append("_" if masked else word)
-            lines["told"].append(word if not masked or word == guess else f"*{guess}*")
+            lines["text"].append(word)
+            lines["visible"].append("_" if masked else word)
+            lines["predicted"].append(word if not masked or word == guess else f"*{guess}*")
         return {key: " ".join(parts) for key, parts in lines.items()}
 
     def draw(self, params: Params, source: BatchLoader[StepBatch], *, step: int) -> dict[str, Path]:
@@ -148,9 +148,10 @@ def draw_grid(reconstruction: Reconstruction) -> Image.Image:
         for column, images in enumerate(reconstruction.images()):
             tile = Image.fromarray(images[index]).resize((TILE, TILE), Image.Resampling.NEAREST)
             sheet.paste(tile, (MARGIN + column * (TILE + GAP), top))
-        for line, (key, label) in enumerate(LABELS.items()):
-            text = truncate(f"{label}: {reconstruction.texts[index][key]}", across, draw, font)
-            draw.text((MARGIN, top + TILE + 2 + line * LINE), text, MUTED if key == "seen" else FOREGROUND, font=font)
+        for line, key in enumerate(LINES):
+            text = truncate(f"{key}: {reconstruction.texts[index][key]}", across, draw, font)
+            color = MUTED if key == "visible" else FOREGROUND
+            draw.text((MARGIN, top + TILE + 2 + line * LINE), text, color, font=font)
     return sheet
 
 
