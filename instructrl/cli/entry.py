@@ -264,7 +264,10 @@ def current_value(config: DictConfig, key: str) -> str:
     except OmegaConfBaseException:
         return "???"
     value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-    return re.sub(r"['\" ]", "", str(value)) if isinstance(value, list) else format_value(value)
+    if not isinstance(value, list):
+        return format_value(value)
+    items = [item if re.fullmatch(r"\S*[^\s)]", item) else f'"{item}"' for item in map(format_value, value)]
+    return f"[{','.join(items)}]"
 
 
 def with_numbers(config: DictConfig) -> DictConfig:

@@ -433,7 +433,7 @@ def test_joint_velocities_follow_from_positions_and_the_time_between_steps(
 
     monkeypatch.setattr(foreign, "find_keyframes", found)
     imported(src, tmp_path / "one.hdf5", mapping(tmp_path, ("seconds: 0.1", "seconds: 0.5")))
-    [(opened, speeds)] = seen
+    opened, speeds = seen[-1]
     assert opened.tolist() == [bool(one) for one in third_party.OPENED]
     np.testing.assert_allclose(speeds[1:], 0.2, rtol=1e-5)
 
