@@ -27,7 +27,6 @@ from instructrl.sim.env import Env, EpisodeLimits, EpisodeStart, Outcome, Step
 from instructrl.sim.rendering import available_renderer
 from instructrl.tasks import TASKS
 from instructrl.types import Observation
-from instructrl.workspace import RLBENCH_WORKSPACE
 
 if TYPE_CHECKING:
     from instructrl.data.text.tokenizer import Tokenizer
@@ -139,8 +138,8 @@ class Task(gymnasium.Env[dict[str, Any], np.ndarray]):
             self._tokenizer = tokenizer_for(self._env, instruction_tokens)
             self.observation_space["instruction"] = token_space(self._tokenizer)
         self.action_space = spaces.Box(
-            np.array([*RLBENCH_WORKSPACE.low, *QUATERNION_LOW, 0], np.float32),
-            np.array([*RLBENCH_WORKSPACE.high, *QUATERNION_HIGH, 1], np.float32),
+            np.array([*self._env.workspace.low, *QUATERNION_LOW, 0], np.float32),
+            np.array([*self._env.workspace.high, *QUATERNION_HIGH, 1], np.float32),
         )
 
     def reset(

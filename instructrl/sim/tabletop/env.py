@@ -20,6 +20,7 @@ from instructrl.sim.tabletop.task import load_task
 from instructrl.sim.tabletop.things import GripperState, SceneObject, find_scene_objects
 from instructrl.sim.tabletop.world import World
 from instructrl.types import Demonstration, Observation
+from instructrl.workspace import RLBENCH_WORKSPACE
 
 if TYPE_CHECKING:
     from instructrl.config.environment import SimConfig
@@ -30,6 +31,8 @@ _FRAME_SECONDS = 0.1
 
 class Tabletop:
     """One tabletop task; everything follows from (task, variation, seed), independently of earlier episodes."""
+
+    workspace = RLBENCH_WORKSPACE
 
     def __init__(self, task: str, *, cameras: str | Sequence[str], image_size: int, renderer: str):
         """Compile the task's world. `renderer` is "opengl" or "raycast".
