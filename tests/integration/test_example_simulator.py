@@ -32,7 +32,7 @@ TRAINED = (
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the package is installed."""
+    """The folder in which the package is installed."""
     folder = tmp_path_factory.mktemp("site")
     install(EXAMPLE, folder)
     return folder
@@ -40,7 +40,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the commands are called."""
+    """The folder in which the commands are called."""
     return tmp_path_factory.mktemp("place")
 
 

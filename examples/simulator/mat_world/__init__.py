@@ -19,7 +19,7 @@ EYES = {"port": (1.3, 0.15, 1.0), "starboard": (1.3, -0.15, 1.0)}  # positions o
 
 @dataclass
 class MatConfig(SimConfig):
-    """What the simulator declares, and a setting of its own."""
+    """The declarations of the simulator, and a setting of its own."""
 
     implementation: ClassVar[str] = "mat_world:Mat"
     cameras: list[str] = choice_list(*EYES, choices=tuple(EYES), help="cameras")
