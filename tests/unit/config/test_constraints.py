@@ -106,7 +106,7 @@ def test_a_command_checks_the_same(overrides: list[str]) -> None:
         changed(*overrides)
     with pytest.raises(InputError) as error:
         composed(*overrides)
-    assert str(error.value) == str(expected.value)
+    assert str(error.value).startswith(str(expected.value))  # the files that set them follow
 
 
 def test_changed_dataclasses_are_what_hydra_composes() -> None:
