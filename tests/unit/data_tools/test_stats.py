@@ -197,7 +197,7 @@ def test_the_page_holds_all_and_asks_for_nothing(tmp_path: Path, capsys: pytest.
     assert text.count('<img src="data:image/jpeg;base64,') == checker.tags.count("img") >= 2 * (8 + 2)
     assert all(reference.startswith(("data:", "#set-")) for reference in checker.references)
     assert "url(" not in text and "@import" not in text and "color-scheme: light dark" in text
-    assert checker.tags.count("svg") == 12 and checker.text.count(HOSTILE) == 2
+    assert checker.tags.count("svg") == 12 and checker.text.count(HOSTILE) == 2 + 8, "in the list and under images"
     one = measure(tmp_path / "train.hdf5")
     for expected in (
         "72 episodes", "214 frames", "reach_target, train", "reach_target, val", "70 distinct seeds", "... and 11 more",

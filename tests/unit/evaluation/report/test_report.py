@@ -40,7 +40,7 @@ METRICS = [
     for epoch in range(1, 6)
     for split in ("train", "val")
 ] + [{"step": 50, "epoch": 5, "split": "rollout", "success_rate": 0.75}]
-VOID = {"meta", "link", "br", "wbr", "line", "polyline", "circle"}
+VOID = {"meta", "link", "br", "wbr", "img", "line", "polyline", "circle"}
 
 
 def episode(outcome: Outcome, *, variation: int = 0, instruction: str = "touch 0", goal: int | None = None) -> Episode:
