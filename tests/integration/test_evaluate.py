@@ -31,7 +31,7 @@ from tests.fakes.sim import FakePolicy, InlineWorkers, without_clock
 from tests.fixtures.commands import run_main
 from tests.paths import ROOT
 
-EPOCHS = SimpleNamespace(epochs=3)
+EPOCHS = SimpleNamespace(epochs=3, validate_every=1)
 
 
 @pytest.fixture
@@ -45,7 +45,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     (run / "metrics.jsonl").write_text('{"step": 1, "epoch": 1, "split": "train", "loss": 2.5}\n')
     trained = SimpleNamespace(
-        training=SimpleNamespace(epochs=3), sim=TabletopConfig(), task=TaskConfig("reach_target", 1, 1, None)
+        training=SimpleNamespace(epochs=3, validate_every=1),
+        sim=TabletopConfig(),
+        task=TaskConfig("reach_target", 1, 1, None),
     )
     monkeypatch.setattr(judge_module, "read_config", lambda _: trained)
     monkeypatch.setattr(judge_module, "load_batched_agent", lambda *_, **__: (FakePolicy(), 77))
@@ -399,7 +401,9 @@ def test_what_was_not_judged_is_said_on_the_page(run: Path) -> None:
 
 def test_variations_kept_out_of_training_can_be_judged(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = SimpleNamespace(
-        training=SimpleNamespace(epochs=3), sim=TabletopConfig(), task=TaskConfig("reach_target", 1, 1, [0, 1])
+        training=SimpleNamespace(epochs=3, validate_every=1),
+        sim=TabletopConfig(),
+        task=TaskConfig("reach_target", 1, 1, [0, 1]),
     )
     monkeypatch.setattr(judge_module, "read_config", lambda _: trained)
     for choice, expected in (("trained", [0, 1]), ("held_out", [2, 3]), ("all", [0, 1, 2, 3]), ([3], [3])):
@@ -435,7 +439,9 @@ class Lost(InlineWorkers):
 def set_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The run of a set of three tasks; push_button has no alternative goals."""
     trained = SimpleNamespace(
-        training=SimpleNamespace(epochs=3), sim=TabletopConfig(), task=TaskConfig("reach_target", 1, 1, None, TASKS)
+        training=SimpleNamespace(epochs=3, validate_every=1),
+        sim=TabletopConfig(),
+        task=TaskConfig("reach_target", 1, 1, None, TASKS),
     )
     monkeypatch.setattr(judge_module, "read_config", lambda _: trained)
     monkeypatch.setattr(judge_module, "start_eval_workers", of_each_task())

@@ -45,7 +45,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def set_trained_task(patch: pytest.MonkeyPatch, task: TaskConfig) -> None:
     """Set the task that the run was trained on."""
-    trained = SimpleNamespace(training=SimpleNamespace(epochs=3), sim=settings(), task=task)
+    trained = SimpleNamespace(training=SimpleNamespace(epochs=3, validate_every=1), sim=settings(), task=task)
     patch.setattr(judge_module, "read_config", lambda _: trained)
 
 
