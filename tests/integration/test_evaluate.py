@@ -158,6 +158,8 @@ def test_the_renderer_of_the_data_is_used_unless_another_is_asked_for(monkeypatc
         choose_renderer(TabletopConfig(), "opengl", None)
     assert choose_renderer(TabletopConfig(), "opengl", "raycast") == "raycast"
     assert choose_renderer(TabletopConfig(), "opengl", "auto") == "raycast"
+    with pytest.raises(InputError, match=r"renderer: found crayon; allowed .*: auto, opengl, raycast"):
+        choose_renderer(TabletopConfig(), "raycast", "crayon")
     with pytest.raises(InputError, match="does not work"):
         choose_renderer(TabletopConfig(), "raycast", "opengl")
 
@@ -199,7 +201,6 @@ def test_data_that_does_not_tell_its_renderer_is_refused(tmp_path: Path) -> None
         (["run=x", "protocol=ours"], "protocol: found ours (ours is now called default); allowed: default, hiveformer"),
         (["run=x", "protocol.name=ours"], "protocol.name: found ours (ours is now called default)"),
         (["run=x", "episodes=0"], "episodes: found 0"),
-        (["run=x", "renderer=crayon"], "renderer: found crayon"),
     ],
 )
 def test_eval_answers_a_mistake_in_one_line(arguments: list[str], expected: str) -> None:

@@ -69,10 +69,12 @@ def test_text_features_are_the_mean_of_the_embeddings_of_the_words():
     padding[0] = 1
     text = applied(model(), INPUTS[0][:, None, None], INPUTS[1], padding).text
     embeddings = np.asarray(PARAMS["text_embedding"]["embedding"])
-    for row in range(1, 4):
-        words = INPUTS[1][row][padding[row] == 0]
-        np.testing.assert_allclose(text[row], embeddings[words].mean(axis=0), **close)
-    np.testing.assert_array_equal(text[0], 0)
+    counts = []
+    for row, exists in enumerate(padding == 0):
+        words = embeddings[INPUTS[1][row][exists]]
+        np.testing.assert_allclose(text[row], words.sum(axis=0) / max(len(words), 1), **close)
+        counts.append(len(words))
+    assert min(counts) == 0 and max(counts) > 1
 
 
 def test_an_image_without_its_text_gives_its_published_output():
@@ -84,11 +86,10 @@ def test_an_image_without_its_text_gives_its_published_output():
     np.testing.assert_array_equal(features.text, together.text)
 
 
-def test_the_class_token_can_stand_for_an_image_and_for_the_text():
+def test_the_class_token_can_stand_for_an_image():
     features = applied(model(layers=[0, 2], pooling="cls"), INPUTS[0][:, None, None], *INPUTS[1:])
     expected = np.concatenate([GOLDEN["block_0"][:, 0], GOLDEN["output"][:, 0]], axis=-1)
     np.testing.assert_allclose(features.pooled[:, 0, 0], expected, **close)
-    assert features.text.shape == expected.shape
 
 
 def test_text_features_depend_on_the_sentence_alone():

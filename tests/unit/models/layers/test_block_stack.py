@@ -13,6 +13,7 @@ from instructrl.models.layers.block_stack import ExecutionConfig
 from instructrl.models.layers.transformer import Block
 from instructrl.models.policy import Policy, attention_mask
 from instructrl.types import Features
+from instructrl.workspace import RLBENCH_WORKSPACE
 
 
 def policy_inputs(key):
@@ -25,7 +26,7 @@ def policy_inputs(key):
 def test_the_last_block_answers_predictions_as_if_it_answered_all(depth, window):
     config = PolicyConfig(name="small", dim=16, depth=depth, heads=2, window=window)
     inputs, mask = policy_inputs(jax.random.key(0)), jnp.asarray(attention_mask(4, 7, window=window))
-    policy = Policy(config)
+    policy = Policy(config, RLBENCH_WORKSPACE)
     params = jax.jit(policy.init)(jax.random.key(1), *inputs)["params"]
     inputs_of_blocks = []
 
@@ -49,7 +50,7 @@ def test_the_last_block_answers_predictions_as_if_it_answered_all(depth, window)
 
 def test_the_last_block_computes_no_more_than_predictions():
     config = PolicyConfig(name="small", dim=16, depth=1, heads=2)
-    policy, inputs = Policy(config), policy_inputs(jax.random.key(0))
+    policy, inputs = Policy(config, RLBENCH_WORKSPACE), policy_inputs(jax.random.key(0))
     params = jax.eval_shape(policy.init, jax.random.key(1), *inputs)
     program = str(jax.make_jaxpr(policy.apply)(params, *inputs))
     assert "f32[2,4,64]" in program and "f32[2,36,64]" not in program, "the wide layer between its two linear ones"
@@ -105,9 +106,9 @@ def test_attention_is_not_fused_where_it_cannot_be(monkeypatch):
 def test_scanning_compiles_one_block_for_all():
     inputs = policy_inputs(jax.random.key(0))
     config = PolicyConfig(name="small", dim=16, depth=9, heads=2)
-    params = jax.eval_shape(Policy(config).init, jax.random.key(1), *inputs)
+    params = jax.eval_shape(Policy(config, RLBENCH_WORKSPACE).init, jax.random.key(1), *inputs)
     lines = {}
     for scan in (False, True):
-        apply = Policy(config, execution=ExecutionConfig(scan=scan)).apply
+        apply = Policy(config, RLBENCH_WORKSPACE, execution=ExecutionConfig(scan=scan)).apply
         lines[scan] = len(str(jax.make_jaxpr(apply)(params, *inputs)).splitlines())
     assert lines[True] < lines[False] / 2
