@@ -29,6 +29,7 @@ SIMULATORS: "Registry[type[SimConfig]]" = Registry(
     group="instructrl.simulators",
     base="instructrl.config.environment:SimConfig",
 )
+SIMULATOR_HELP = "embedded tabletop simulator, RLBench, or another package's"
 EMBEDDED_TASKS = tuple(TASKS.own)
 WORLD = ("workspace", "state")  # settings that declare what differs between worlds, beside the cameras
 STATE_NAME = r"[A-Za-z][\w .-]*( \([\w/^ ]+\))?"
@@ -92,7 +93,7 @@ class SimConfig:
     locates_objects: ClassVar[bool] = False  # gives the positions of objects in its images
 
     name: str = setting(help="label of the simulator")
-    kind: str = kind_of(SIMULATORS, help="embedded tabletop simulator, RLBench, or another package's")
+    kind: str = kind_of(SIMULATORS, help=SIMULATOR_HELP)
     cameras: list[str] = setting(help="cameras")
     workspace: list[float] = setting(help="bounds of positions in metres")
     state: list[str] = setting(help="numbers of the state")

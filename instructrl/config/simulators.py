@@ -4,7 +4,13 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from instructrl.config.environment import SIMULATORS, SimConfig, state_field, workspace_field
+from instructrl.config.environment import (
+    SIMULATOR_HELP,
+    SIMULATORS,
+    SimConfig,
+    state_field,
+    workspace_field,
+)
 from instructrl.config.fields import choice_list, format_value, number, one_of, setting
 from instructrl.config.kinds import kind_of
 from instructrl.errors import InputError
@@ -26,7 +32,7 @@ class TabletopConfig(SimConfig):
     locates_objects: ClassVar[bool] = True
 
     name: str = setting("tabletop", help="label of the simulator")
-    kind: str = kind_of(SIMULATORS, default="tabletop", help="simulator")
+    kind: str = kind_of(SIMULATORS, default="tabletop", help=SIMULATOR_HELP)
     cameras: list[str] = choice_list(*TABLETOP_CAMERAS[:3], choices=TABLETOP_CAMERAS, help="cameras")
     workspace: list[float] = workspace_field(RLBENCH_WORKSPACE)
     state: list[str] = state_field(*GRIPPER_STATE)
@@ -49,7 +55,7 @@ class RLBenchConfig(SimConfig):
     fragile: ClassVar[bool] = True
 
     name: str = setting("rlbench", help="label of the simulator")
-    kind: str = kind_of(SIMULATORS, default="rlbench", help="simulator")
+    kind: str = kind_of(SIMULATORS, default="rlbench", help=SIMULATOR_HELP)
     cameras: list[str] = choice_list(*RLBENCH_CAMERAS[:3], choices=RLBENCH_CAMERAS, help="cameras")
     workspace: list[float] = workspace_field(RLBENCH_WORKSPACE)
     state: list[str] = state_field(*GRIPPER_STATE)

@@ -12,6 +12,7 @@ from instructrl.models.agent import Agent
 from instructrl.training.objectives.bc_step import drop_tokens
 from instructrl.training.objectives.mae_step import Pairs, num_examples
 from instructrl.types import Batch, BatchSizes, Features, FeatureSizes, fake_batch
+from instructrl.workspace import RLBENCH_WORKSPACE
 
 SIZES = BatchSizes(batch=2, steps=3, cameras=2, image_size=8, tokens=5)
 CACHED = BatchSizes(2, 3, 2, 8, 5, features=FeatureSizes(pooled=6, text=4, patches=(9, 3), dtype="bfloat16"))
@@ -48,7 +49,9 @@ def test_a_batch_of_another_shape_or_dtype_is_refused(field: str, value: Any) ->
 
 def test_the_arrays_of_all_arguments_agree() -> None:
     encoder = EncoderConfig("any", "scratch_tiny", dim=8, depth=1, patch_size=4)
-    encode = Agent(encoder, PolicyConfig("any", 8, 1, 1), HeadConfig("any", "regression"), 11, 8).encode
+    encode = Agent(
+        encoder, PolicyConfig("any", 8, 1, 1), HeadConfig("any", "regression"), 11, 8, RLBENCH_WORKSPACE
+    ).encode
     images, tokens = np.zeros((2, 3, 2, 8, 8, 3), np.uint8), np.zeros((2, 5), np.int32)
     with pytest.raises(TypeCheckError, match="text_padding_mask"):
         encode(images, tokens, np.zeros((2, 6), np.float32))

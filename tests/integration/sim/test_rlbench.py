@@ -411,7 +411,7 @@ def test_a_scene_is_restored_after_random_rejections(stand_in: StandIn, variant:
     stand_in.install(variant)
     stand_in.patch.setenv("FAKE_RLBENCH_INFEASIBLE", "0.5")
     with open_workers("close_jar") as workers, open_workers("close_jar") as others:
-        starts = [EpisodeStart(seed % 3, seed) for seed in range(8)]
+        starts = [EpisodeStart(seed % 3, seed) for seed in range(12)]
         drawn = [(ask(workers, "reset", start), ask(workers, "scene")) for start in starts]
         assert any(scene.rejected_placements for _, scene in drawn), "each of them one time in two"
         for start, (seen, scene) in zip(starts, drawn, strict=True):

@@ -107,7 +107,7 @@ def test_all_conditions_and_videos_show_the_same_scenes(stand_in: StandIn, run: 
 
 
 def test_an_evaluation_on_rlbench_says_which_renderers_there_are(stand_in: StandIn, run: Path) -> None:
-    with pytest.raises(InputError, match=r"sim.renderer: found 'raycast'; allowed with sim=rlbench"):
+    with pytest.raises(InputError, match="renderer: found raycast; allowed for this run's sim=rlbench: auto, rl"):
         evaluated(run, renderer="raycast")
     assert evaluated(run, renderer="auto", conditions=["trained"], episodes=2, videos=0)[0]["success_rate"] == 1.0
     (run / "eval" / "results.json").unlink()

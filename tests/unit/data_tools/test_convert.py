@@ -286,7 +286,7 @@ def test_a_terminal_shows_the_progress_and_the_time_left(tmp_path: Path, monkeyp
     src = stored.peract(tmp_path / "close_jar", episodes=4)
     break_frames(src / "all_variations" / "episodes" / "episode1")
     converted(src, tmp_path / "out.hdf5", "split=train")
-    assert re.search(r"close_jar: +100%\|.*\| 4/4 \[\d+:\d+<\d+:\d+, .*episodes", terminal.getvalue())
+    assert re.search(r"close_jar: +100%\|.*\| 4/4 \[\d+:\d+, \d+:\d+ left, .*episodes", terminal.getvalue())
 
 
 RULES = [
