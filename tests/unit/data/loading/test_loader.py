@@ -108,7 +108,7 @@ def test_a_batch_is_a_function_of_seed_and_step(
 
 
 def test_the_order_is_that_of_every_earlier_run(path: Path, tokenizer: Tokenizer) -> None:
-    """Digests that revisions b83a3ac and df01a31 give for these demonstrations: a run that started then resumes with the same batches."""
+    """Digests that revision df01a31 gives for these demonstrations: its runs resume with the same batches."""
     digests = {}
     for shuffle in (True, False):
         loader = Loader([DemonstrationDataset(path)], tokenizer, batch_size=4, seed=7, shuffle=shuffle)
