@@ -26,6 +26,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def interrupt(folder: Path, *words: str, step: int) -> None:
+    """Train until SIGTERM arrives after a step."""
+
+    def signalled(number: int, metrics: Metrics) -> Metrics:
+        if number == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return metrics
+
+    with pytest.raises(InterruptedRun):
+        trained(folder, *words, on_step=signalled)
+
+
 def rates(run: Path) -> list[float]:
     """The learning rate at the beginning of every epoch."""
     return [line["learning_rate"] for line in read_lines(run / "metrics.jsonl") if line["split"] == "train"]
@@ -65,25 +77,12 @@ def test_an_extended_run_says_so_where_it_is_evaluated(finished: Path, tmp_path:
 
 def test_an_interruption_of_the_extension_changes_no_number(finished: Path, tmp_path: Path) -> None:
     one, other = (shutil.copytree(finished, tmp_path / name) for name in ("one", "other"))
-
-    def interrupt(step: int, metrics: Metrics) -> Metrics:
-        if step == 8:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return metrics
-
-    with pytest.raises(InterruptedRun):
-        trained(one, "training.epochs=4", on_step=interrupt)
+    interrupt(one, "training.epochs=4", step=8)
     assert_same_end(trained(one, "training.epochs=4"), trained(other, "training.epochs=4"))
 
 
 def test_an_unfinished_run_is_not_extended(tmp_path: Path) -> None:
-    def interrupt(step: int, metrics: Metrics) -> Metrics:
-        if step == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return metrics
-
-    with pytest.raises(InterruptedRun):
-        trained(tmp_path, "training.epochs=2", on_step=interrupt)
+    interrupt(tmp_path, "training.epochs=2", step=4)
     expected = (
         r"found training.epochs=3 for a run of 2 epochs, which has not finished; finish it with training.epochs=2"
     )
