@@ -103,8 +103,14 @@ def limit_files(disk: Path, left: int) -> None:
 
 def wait_for_checkpoints(run: Path) -> None:
     """Wait until nothing is written or removed any more: what is removed later would make room."""
-    seen: list[Path] = []
-    while (now := sorted((run / "checkpoints").rglob("*"))) != seen:
+    seen: list[Path] | None = None
+    while True:
+        try:
+            now = sorted((run / "checkpoints").rglob("*"))
+        except FileNotFoundError:  # a folder was removed or renamed while it was listed
+            now = None
+        if now is not None and now == seen:
+            return
         seen = now
         time.sleep(0.5)
 
