@@ -32,7 +32,7 @@ from instructrl.config.environment import SimConfig
 from instructrl.config.evaluation import EvalConfig, ProtocolConfig, check_protocol_name
 from instructrl.config.fields import explain, flatten, invalid_value, is_group, leaves
 from instructrl.config.kinds import chosen_kinds, registries, specialize
-from instructrl.config.resolve import resolve, with_defaults, without_types
+from instructrl.config.resolve import resolve, resolve_values, with_defaults, without_types
 from instructrl.errors import InputError
 from instructrl.package_files import CONFIG_DIR
 
@@ -55,7 +55,7 @@ def compose(config_name: str, schema: type[T], overrides: Sequence[str]) -> T:
         for key in keys:  # first, so that an error names an override rather than a setting that refers to it
             OmegaConf.select(untyped, key, throw_on_missing=True)
         check_references(untyped, known, files)
-        config = resolve(composed, schema)
+        config = resolve_values(untyped, schema)
     except OmegaConfBaseException as error:
         raise explain(error, known) from None
     except InputError as error:
@@ -116,9 +116,12 @@ def merge_files(config_name: str, schema: type, overrides: Sequence[str]) -> tup
     """
     for text in overrides:
         check_override(text, config_name, schema)
+    words = [as_list(text, schema) for text in overrides]
+    with suppress(Exception):  # Hydra finds it too, and is asked where it comes from
+        return merge_values(config_name, schema, words)
     with loaded_files() as files:
         try:
-            return hydra_compose(config_name, [as_list(text, schema) for text in overrides], schema), files
+            return hydra_compose(config_name, words, schema), files
         except InputError:
             raise
         except Exception as error:  # Hydra raises what its plugins, grammar and OmegaConf raise
@@ -126,6 +129,28 @@ def merge_files(config_name: str, schema: type, overrides: Sequence[str]) -> tup
             check_files(files, schema, inputs)
             wrong = wrong_value(config_name, schema, overrides, error, files)
             raise wrong or explain_composition(error, schema, inputs, files) from None
+
+
+def merge_values(config_name: str, schema: type, overrides: Sequence[str]) -> tuple[DictConfig, Loaded]:
+    """The same as Hydra's composition: that of the chosen options, which is made once, with the values in place."""
+    read = [(text, read_override(text)) for text in overrides]
+    known = groups(config_name)
+    chosen = [text for text, override in read if override.key_or_group in known or "/" in override.key_or_group]
+    composed, files = composed_options(config_name, cast(Any, schema), tuple(chosen), added_folders())
+    config = copy.deepcopy(composed)
+    for text, override in read:
+        if text not in chosen:
+            OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+    return config, dict(files)
+
+
+@functools.lru_cache(maxsize=128)
+def composed_options(
+    config_name: str, schema: type, overrides: tuple[str, ...], folders: tuple[Path, ...]
+) -> tuple[DictConfig, Loaded]:
+    """The typed composition of chosen options in `folders`, and its files; not to be changed."""
+    with loaded_files() as files:
+        return hydra_compose(config_name, overrides, schema), files
 
 
 def explain_composition(error: Exception, schema: type, inputs: Mapping[str, Any], files: Loaded) -> InputError:

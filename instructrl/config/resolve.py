@@ -4,6 +4,7 @@ YAML holds only values. `resolve` merges a composed configuration into a fresh s
 constraints across groups, and returns plain dataclasses. No jax here: an invalid value is reported at once.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, TypeVar, cast
@@ -47,15 +48,19 @@ def resolve(config: DictConfig, schema: type[T]) -> T:
     Raises:
         InputError: an unknown key, a wrong type, a value out of range or groups that do not fit together.
     """
+    return resolve_values(without_types(config), schema)
+
+
+def resolve_values(untyped: DictConfig, schema: type[T]) -> T:
+    """The same of a configuration without types (see `without_types`)."""
     chosen, values = schema, None
     try:
-        untyped = without_types(config)
         check_mappings(untyped, schema)
         values = OmegaConf.to_container(untyped, resolve=True, throw_on_missing=True)
         check_literals(values)
         chosen = specialize(schema, chosen_kinds(values, schema))
         check_values(values, chosen)
-        merged = OmegaConf.merge(OmegaConf.structured(chosen), values)
+        merged = OmegaConf.merge(structured(cast(Any, chosen)), values)
         typed = cast(T, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         raise explain(error, chosen, dict(flatten(values))) from None
@@ -63,6 +68,12 @@ def resolve(config: DictConfig, schema: type[T]) -> T:
     check_fields(resolved)
     check_groups(resolved)
     return resolved
+
+
+@functools.lru_cache(maxsize=128)
+def structured(schema: type) -> DictConfig:
+    """A schema with its types and defaults, as OmegaConf has it; not to be changed."""
+    return cast(DictConfig, OmegaConf.structured(schema))
 
 
 def without_types(config: DictConfig) -> DictConfig:

@@ -2,8 +2,9 @@
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
-from instructrl.cli.entry import compose
+from instructrl.cli.compose import compose, hydra_compose, merge, schema_of
 from instructrl.cli.overrides import groups, options
 from instructrl.config.fields import format_value, known_keys
 from instructrl.errors import InputError
@@ -108,6 +109,20 @@ def test_any_override_gives_a_configuration_or_one_line(asked: tuple[str, list[s
     else:
         assert isinstance(config, SCHEMAS[name])
         OUTCOMES[True] += 1
+
+
+@settings(max_examples=80, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from(["train", "eval", "collect"]), st.lists(likely, max_size=4))
+def test_values_are_put_in_place_as_hydra_does_it(name: str, words: list[str]) -> None:
+    words = [*REQUIRED[name], *words]
+    try:
+        known = schema_of(name, SCHEMAS[name], words)
+        config = merge(name, known, words)
+    except InputError:
+        return
+    by_hydra = hydra_compose(name, words, known)
+    assert repr(OmegaConf.to_container(config)) == repr(OmegaConf.to_container(by_hydra))
+    assert all(OmegaConf.get_type(config, key) == OmegaConf.get_type(by_hydra, key) for key in config)
 
 
 def test_the_random_overrides_were_neither_all_right_nor_all_wrong() -> None:
