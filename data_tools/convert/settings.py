@@ -41,7 +41,7 @@ class ConvertConfig:
         high=LARGEST,
         help="bounds of positions in metres: x y z of the lowest corner, then of the highest; null: RLBench's",
     )
-    compression: str = one_of("none", "lz4", "zstd", default="none", help="compression of images in the files written")
+    compression: str = one_of("none", "lz4", "zstd", default="lz4", help="compression of images in the files written")
     keyframes: str = one_of(
         *THRESHOLDS,
         default="default",

@@ -56,7 +56,7 @@ def import_native(source: Source, out: Path, *, split: str | None, overwrite: bo
                         f"out: found one file for {', '.join([*writers, target])}; name a folder, or set split="
                     )
                 check_free(path, recorded.get(target), overwrite=overwrite)
-                writers[target], contents[target] = stack.enter_context(Writer(path, header)), []
+                writers[target], contents[target] = stack.enter_context(Writer(path, header, compression="lz4")), []
             if writers[target].header != header:
                 raise InputError(
                     f"{episode.where}: its header differs from those before it in {target}; export it again"

@@ -138,7 +138,7 @@ class DataConfig:
 
     dir: str = setting("data", help="folder of demonstrations, local or gs://... or s3://...")
     compression: str = one_of(
-        "none", "lz4", "zstd", default="none", help="compression of images in demonstrations that are written"
+        "none", "lz4", "zstd", default="lz4", help="compression of images in demonstrations that are written"
     )
     cache_dir: str | None = setting(
         "~/.cache/instructrl", help="local cache of files in buckets; null: read them in range requests"

@@ -686,7 +686,7 @@ TRAIN_PROBES: dict[str, Probe] = {
     "sim.timeout": ("7", collected, ()),
     "sim.planner_attempts": ("7", rlbench_arguments, ("sim.kind=rlbench",)),
     "data.dir": ("elsewhere", collected, ()),
-    "data.compression": ("lz4", collected, ()),
+    "data.compression": ("zstd", collected, ()),
     "data.outside_workspace": ("clip", collected, ()),
     "data.cache_dir": ("elsewhere", collected, ("data.dir=gs://bucket/folder",)),
     "data.cache_gb": ("7", collected, ("data.dir=gs://bucket/folder",)),

@@ -23,7 +23,7 @@ from tests.fixtures.settings import composed
 OTHER_VALUES = {  # of the keys that may change
     "output_dir": "outputs",
     "data.dir": "elsewhere",
-    "data.compression": "lz4",
+    "data.compression": "zstd",
     "data.outside_workspace": "clip",
     "data.cache_dir": "elsewhere",
     "data.cache_gb": "7",
