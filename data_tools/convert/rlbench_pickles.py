@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from data_tools.convert.skip_report import SkippedError, SkipReason
-from data_tools.weights import safe_unpickler
-from data_tools.weights.safe_pickle_types import InertObject
 from instructrl.errors import InputError, format_value
 from instructrl.sim.keyframes import velocities
 from instructrl.sim.rlbench.views import observed
+from instructrl.storage.pickles import safe_unpickler
+from instructrl.storage.pickles.safe_pickle_types import InertObject
 
 OBSERVATIONS = "rlbench.backend.observation"
 ONE_ARM = (f"{OBSERVATIONS}.Observation", f"{OBSERVATIONS}.UnimanualObservation")  # the second is PerAct2's

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from data_tools.weights.pickle_budget import Budget, RefusedError, check_shape
 from instructrl.config.model import Architecture
 from instructrl.errors import InputError
+from instructrl.storage.pickles.pickle_budget import Budget, RefusedError, check_shape
 
 Arrays = dict[str, np.ndarray]  # float32, by the names of our models
 FLOAT_DTYPES = {np.dtype(name) for name in ("float16", "float32", "float64", ml_dtypes.bfloat16)}

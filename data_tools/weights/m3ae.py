@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.weights.array_tree import Contents, flatten, preview, printable
-from data_tools.weights.safe_pickle_types import FrozenDictStandIn, InertObject
-from data_tools.weights.safe_unpickler import load
 from instructrl.config.encoders import M3AEConfig
 from instructrl.config.model import Architecture
 from instructrl.errors import InputError, format_value
+from instructrl.storage.pickles.safe_pickle_types import FrozenDictStandIn, InertObject
+from instructrl.storage.pickles.safe_unpickler import load
 
 # Of the published code: what its settings stand for.
 HEADS = {"small": 6, "base": 12, "large": 16, "huge": 16, "debug": 16}  # attention heads of m3ae.model_type

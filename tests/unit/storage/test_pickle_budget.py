@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from data_tools.weights.m3ae import read_m3ae
-from data_tools.weights.safe_unpickler import load
 from instructrl.errors import InputError
+from instructrl.storage.pickles.safe_unpickler import load
 from tests.fixtures.malicious import DTYPE, EMPTY, called, named, text
 
 FROZEN_DICT = named("flax.core.frozen_dict", "FrozenDict")

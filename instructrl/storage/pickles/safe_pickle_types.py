@@ -1,4 +1,4 @@
-"""Objects that `data_tools.weights.safe_unpickler` builds itself: containers, and numeric arrays from validated bytes.
+"""Objects that `safe_unpickler` builds itself: containers, and numeric arrays from validated bytes.
 
 Each builder takes the unvalidated arguments in the file and raises unless they are those of a valid file.
 """
@@ -10,7 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from data_tools.weights.pickle_budget import Budget, RefusedError, check_shape
+from instructrl.storage.pickles.pickle_budget import Budget, RefusedError, check_shape
 
 NUMBER_CODES = re.compile("b1|[iu][1248]|f[248]|c8|c16")  # dtype codes in numpy's pickles
 MAX_PARTS = 64  # arguments of a builder, entries of a state, axes of an array

@@ -13,8 +13,9 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
-from data_tools.weights.pickle_budget import Budget, RefusedError
-from data_tools.weights.safe_pickle_types import (
+from instructrl.errors import InputError
+from instructrl.storage.pickles.pickle_budget import Budget, RefusedError
+from instructrl.storage.pickles.safe_pickle_types import (
     KNOWN,
     Dtype,
     FrozenDictStandIn,
@@ -23,7 +24,6 @@ from data_tools.weights.safe_pickle_types import (
     check_length,
     set_state,
 )
-from instructrl.errors import InputError
 
 # Opcodes inherited from the standard library: they push plain values, and move or memoize stack entries.
 INHERITED_OPCODES = (

@@ -20,9 +20,9 @@ from hypothesis.extra import numpy as hnp
 
 from data_tools.weights.__main__ import main
 from data_tools.weights.m3ae import read_m3ae
-from data_tools.weights.safe_pickle_types import InertObject
-from data_tools.weights.safe_unpickler import load
 from instructrl.errors import InputError
+from instructrl.storage.pickles.safe_pickle_types import InertObject
+from instructrl.storage.pickles.safe_unpickler import load
 from tests.fixtures import malicious
 from tests.fixtures.commands import run_main
 from tests.fixtures.malicious import HARMLESS, MODULE, PIECES, PLACES, called, named, text
@@ -326,7 +326,7 @@ def only_plain(found):
             continue
         visited.add(id(part))
         name = type(part).__module__
-        assert type(part) in TYPES or name in ("data_tools.weights.safe_pickle_types", "numpy"), type(part)
+        assert type(part) in TYPES or name in ("instructrl.storage.pickles.safe_pickle_types", "numpy"), type(part)
         if isinstance(part, np.ndarray):
             assert part.dtype.kind in "biufcV" and not part.dtype.hasobject
         pending += [*part, *part.values()] if isinstance(part, dict) else []
