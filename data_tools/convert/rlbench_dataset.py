@@ -8,7 +8,6 @@ pickles is imported or executed. The first frame and the keyframes are kept, as 
 frames no images are needed.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +24,11 @@ from data_tools.convert.stored_images import StoredView, decode_depth, list_imag
 from instructrl.errors import InputError
 from instructrl.plausibility import check_gripper_poses
 from instructrl.sim.keyframes import keyframe_actions
+from instructrl.sim.rlbench.stored_episodes import DEMONSTRATION, VARIATION_FOLDER, EpisodeFolder, find_episodes
 from instructrl.sim.rlbench.views import MAX_STEPS, depths, matrices, observed, state
 from instructrl.types import Demonstration
 from instructrl.workspace import RLBENCH_WORKSPACE, Workspace
 
-VARIATION = re.compile(r"variation(\d+)|all_variations")
 ImagePaths = dict[str, dict[int, Path]]  # by camera and frame
 
 
@@ -46,15 +45,6 @@ class ConversionOptions:
     workspace: Workspace = RLBENCH_WORKSPACE
 
 
-@dataclass(frozen=True)
-class EpisodeFolder:
-    """Folder of an episode."""
-
-    number: int
-    variation: int  # from its folder; -1: recorded in the episode
-    folder: Path
-
-
 def find_task_folders(src: Path) -> list[Path]:
     """Return [src] if it is the folder of a task, else the task folders in it, also those without episodes.
 
@@ -65,22 +55,11 @@ def find_task_folders(src: Path) -> list[Path]:
         raise InputError(f"src: found {src}, which is not a folder; give the folder of a task, or its parent")
     for folders in ([src], sorted(path for path in src.iterdir() if path.is_dir())):
         if any(find_episodes(folder) for folder in folders):
-            return [folder for folder in folders if any(VARIATION.fullmatch(path.name) for path in folder.glob("*"))]
+            return [one for one in folders if any(VARIATION_FOLDER.fullmatch(path.name) for path in one.glob("*"))]
     raise InputError(
         f"src: found {src}, which has no variation<N>/episodes/episode<N> and no all_variations/episodes/episode<N>; "
         "give the folder of a task, or its parent"
     )
-
-
-def find_episodes(folder: Path) -> list[EpisodeFolder]:
-    """Find all episodes of a task, round-robin over variations; those of all_variations/ come first."""
-    found = []
-    for episode in folder.glob("*/episodes/episode*"):
-        variation = VARIATION.fullmatch(episode.parent.parent.name)
-        number = re.fullmatch(r"episode(\d+)", episode.name)
-        if variation and number and episode.is_dir():
-            found.append(EpisodeFolder(int(number[1]), int(variation[1] or -1), episode))
-    return sorted(found, key=lambda one: (one.variation >= 0, one.number, one.variation, one.folder))
 
 
 def first_image_size(found: Sequence[EpisodeFolder], cameras: Sequence[str]) -> int:
@@ -110,7 +89,7 @@ def demonstration(episode: EpisodeFolder, options: ConversionOptions, *, seed: i
     Raises:
         SkippedError: a part of it cannot be used. InputError: its numbers are invalid.
     """
-    frames = observations(episode.folder / "low_dim_obs.pkl")
+    frames = observations(episode.folder / DEMONSTRATION)
     variation, instructions = variation_of(episode, options.variations), instructions_of(episode)
     opened = np.array([float(observed(frame, "gripper_open")) for frame in frames])
     poses = np.array([np.asarray(observed(frame, "gripper_pose"), np.float64).reshape(7) for frame in frames])

@@ -10,14 +10,10 @@ import numpy as np
 from data_tools.convert.skip_report import SkippedError, SkipReason
 from instructrl.errors import InputError, format_value
 from instructrl.sim.keyframes import velocities
+from instructrl.sim.rlbench.stored_episodes import ONE_ARM, TWO_ARMS, load_pickle, whole_number
 from instructrl.sim.rlbench.views import observed
-from instructrl.storage.pickles import safe_unpickler
 from instructrl.storage.pickles.safe_pickle_types import InertObject
 
-OBSERVATIONS = "rlbench.backend.observation"
-ONE_ARM = (f"{OBSERVATIONS}.Observation", f"{OBSERVATIONS}.UnimanualObservation")  # the second is PerAct2's
-TWO_ARMS = (f"{OBSERVATIONS}.BimanualObservation", f"{OBSERVATIONS}.UnimanualObservationData")
-CLASSES = ("rlbench.demo.Demo", *ONE_ARM, *TWO_ARMS)
 MAX_JOINTS = 64  # numbers per frame: a pickle can use one large array in every frame
 
 
@@ -28,7 +24,7 @@ def read_pickle(path: Path) -> Any:
         SkippedError: it cannot be read.
     """
     try:
-        return safe_unpickler.load(path, unknown="refuse", allowed=CLASSES)
+        return load_pickle(path)
     except InputError as error:
         raise SkippedError(SkipReason.PICKLE, str(error)) from None
 
@@ -74,10 +70,7 @@ def read_fields(path: Path, state: dict[Any, Any]) -> SimpleNamespace:
 
 def read_variation(path: Path) -> int | None:
     """Read the number of a variation, also one stored as an array; None: the pickle holds something else."""
-    found = read_pickle(path)
-    number = found.item() if isinstance(found, np.ndarray | np.generic) and found.size == 1 else found
-    whole = isinstance(number, int) or (isinstance(number, float) and number.is_integer())
-    return int(number) if whole and not isinstance(number, bool) else None
+    return whole_number(read_pickle(path))
 
 
 def read_sentences(path: Path) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Settings of eval.py: evaluation conditions and protocols. No jax here."""
 
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from omegaconf import MISSING
@@ -9,10 +10,13 @@ from instructrl.config.fields import (
     MAX_EPISODES,
     MAX_VARIATION,
     choice_or_integers,
+    flatten,
+    leaves,
     number,
     one_of,
     setting,
 )
+from instructrl.config.simulators import RLBENCH_RENDERERS
 from instructrl.config.training import HardwareConfig
 from instructrl.errors import InputError, format_value
 
@@ -26,6 +30,32 @@ EVALUATION_CONDITIONS = (
 )
 
 DEFAULT_PROTOCOL = "default"  # its evaluations are written to eval/ in the run directory, those of others to eval-NAME/
+
+# What a protocol of a preset's name may have in another way: it is part of every result, and comparisons tell it.
+_FREE = ("episodes", "seed", "conditions", "scenes")
+
+
+@dataclass
+class RLBenchProtocol:
+    """Choices of a protocol that only RLBench has: how it draws and how it executes an action; elsewhere unused."""
+
+    renderer: str | None = one_of(
+        *RLBENCH_RENDERERS, default=None, help="renderer on RLBench; null: the one of the training data"
+    )
+    planner_attempts: int | None = number(
+        None, low=1, high=1000, help="path planning attempts for each motion; null: sim.planner_attempts"
+    )
+    motion_attempts: int = number(
+        1, low=1, high=100, help="executions of a motion that ends over 5 cm from its target, the first one included"
+    )
+    separate_gripper: bool = setting(
+        False, help="open or close the gripper in a second motion, after the arm has arrived with it as it was"
+    )
+    failure_ends: bool = setting(True, help="end an episode when RLBench says that the task can no longer succeed")
+    clip_to_workspace: bool = setting(False, help="move targets outside of RLBench's workspace onto its boundary")
+    ignore_collisions: bool = setting(
+        True, help="plan without collision checks, the ninth number of actions; false: only with PerAct's fork"
+    )
 
 
 @dataclass
@@ -53,6 +83,27 @@ class ProtocolConfig:
         low=1, high=1000, help="maximum keyframes of an episode; null: the task's own limit"
     )
     max_unreachable: int = number(low=1, high=1000, help="number of unreachable actions after which the episode ends")
+    scenes: str | None = setting(
+        None, help="folder of demonstrations stored by RLBench, whose scenes are played; null: scenes of the seed"
+    )
+    rlbench: RLBenchProtocol = field(default_factory=RLBenchProtocol)
+
+
+# What results answer, by the names of the settings, with the names that results.json records them under
+RECORDED = MappingProxyType(
+    {
+        "episodes": "episodes",
+        "seed": "seed",
+        "conditions": "conditions",
+        "protocol.variations": "variations",
+        "protocol.order": "order",
+        "protocol.sentence": "sentence",
+        "protocol.max_keyframes": "keyframes",
+        "protocol.max_unreachable": "tries",
+        "protocol.scenes": "scenes",
+        **{f"protocol.rlbench.{key}": f"rlbench.{key}" for key in leaves(RLBenchProtocol)},
+    }
+)
 
 
 @dataclass
@@ -91,16 +142,16 @@ def effective_protocol(config: EvalConfig) -> ProtocolConfig:
 def check_protocol_name(protocol: ProtocolConfig, preset: ProtocolConfig) -> None:
     """Raise InputError for a protocol with the name of a preset, but not with all that the preset fixes.
 
-    Episodes, seed and conditions may differ: they are part of every result.
+    Episodes, seed, conditions and stored scenes may differ: they are part of every result.
     """
     if protocol.name != preset.name:
         return
-    for entry in fields(ProtocolConfig):
-        found, fixed = getattr(protocol, entry.name), getattr(preset, entry.name)
-        if found != fixed and entry.name not in ("episodes", "seed", "conditions"):
+    found, fixed = (dict(flatten(asdict(one))) for one in (protocol, preset))
+    for key in leaves(ProtocolConfig):
+        if found[key] != fixed[key] and key not in _FREE:
             raise InputError(
-                f"protocol.{entry.name}: found {format_value(found)}; allowed with protocol.name={preset.name}: "
-                f"{format_value(fixed)}; add protocol.name=NAME for a protocol of your own"
+                f"protocol.{key}: found {format_value(found[key])}; allowed with protocol.name={preset.name}: "
+                f"{format_value(fixed[key])}; add protocol.name=NAME for a protocol of your own"
             )
 
 

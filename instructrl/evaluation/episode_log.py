@@ -50,6 +50,7 @@ _EPISODE = {  # what every line of an episode has, beside its condition
 }
 _ADDITIONS = {
     "rejected_placements": INTEGER,
+    "stored": TEXT,
     "dropped_word": TEXT,
     "deviations": Kind(
         lambda value: isinstance(value, list) and all(isinstance(one, dict) for one in value), "a list of objects"
@@ -129,6 +130,8 @@ class EpisodeLog:
         }
         if episode.start.rejected_placements is not None:
             entry["rejected_placements"] = episode.start.rejected_placements
+        if episode.start.stored:
+            entry["stored"] = episode.start.stored
         if episode.dropped_word:
             entry["dropped_word"] = episode.dropped_word
         if episode.deviations:
@@ -141,7 +144,13 @@ class EpisodeLog:
 
     def _add(self, entry: dict[str, Any]) -> None:
         condition, index = entry_condition(entry), entry["index"]
-        start = EpisodeStart(entry["variation"], entry["seed"], entry["goal"], entry.get("rejected_placements"))
+        start = EpisodeStart(
+            entry["variation"],
+            entry["seed"],
+            entry["goal"],
+            rejected_placements=entry.get("rejected_placements"),
+            stored=entry.get("stored", ""),
+        )
         actions = np.array(entry["actions"], np.float64).reshape(-1, ACTION_SIZE)
         deviations = tuple(Deviation(**one) for one in entry.get("deviations", ()))
         outcome, dropped = Outcome(entry["outcome"]), entry.get("dropped_word", "")

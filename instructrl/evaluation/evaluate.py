@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,13 @@ from typing import Any
 from instructrl.cli.entry import command_line
 from instructrl.cli.progress import stopwatch
 from instructrl.config.environment import task_names
-from instructrl.config.evaluation import EvalConfig, ProtocolConfig, effective_protocol, protocol_record
+from instructrl.config.evaluation import (
+    EvalConfig,
+    ProtocolConfig,
+    RLBenchProtocol,
+    effective_protocol,
+    protocol_record,
+)
 from instructrl.config.training import TrainConfig
 from instructrl.errors import RunError, SimulatorError
 from instructrl.evaluation.episode_log import EPISODES, EpisodeLog, read_log
@@ -20,13 +26,21 @@ from instructrl.evaluation.report.page import write_report
 from instructrl.evaluation.report.video import choose_episodes, film_episodes
 from instructrl.evaluation.results.comparability import cautions, demonstrations_record, training_record, unrecorded
 from instructrl.evaluation.results.existing import check_existing
+from instructrl.evaluation.results.published import published_record
 from instructrl.evaluation.results.summary import HEADLINE, combine, failed_task_results, summarize
 from instructrl.evaluation.results.variations import evaluated_variations
 from instructrl.evaluation.rollout import print_warning
-from instructrl.evaluation.run_checks import choose_renderer, chosen_tasks, evaluation_folder, recorded_renderer
+from instructrl.evaluation.run_checks import (
+    check_choices,
+    choose_renderer,
+    chosen_tasks,
+    evaluation_folder,
+    recorded_renderer,
+    scenes_of,
+)
 from instructrl.evaluation.worker_env import TaskInfo, start_eval_workers, task_info
 from instructrl.inference.batched_agent import BatchedAgent, fingerprint, load_batched_agent
-from instructrl.sim import EpisodeLimits, check_tasks
+from instructrl.sim import EpisodeLimits, StoredScenes, check_tasks
 from instructrl.sim.vector.pool import Workers, worker_count
 from instructrl.storage.atomic import write_atomically
 from instructrl.storage.paths import storage_path
@@ -58,11 +72,14 @@ def evaluate(config: EvalConfig, run: Path | None = None) -> tuple[dict[str, Any
     several = len(task_names(trained.task)) > 1
     folders = {task: folder / task if several else folder for task in tasks}
     check_logs(run, list(folders.values()))
-    renderer, count = choose_renderer(trained.sim, recorded, config.renderer), worker_count(config.workers)
+    choices = check_choices(trained.sim, protocol)
+    renderer = choose_renderer(trained.sim, recorded, config.renderer or (choices.renderer if choices else None))
+    scenes = {task: scenes_of(trained.sim, protocol, task) for task in tasks} if protocol.scenes is not None else {}
+    count = worker_count(config.workers)
     about: dict[str, Any] = {"seed": protocol.seed, "renderer": {"data": recorded, "evaluation": renderer}}
     requested = {"protocol": protocol_record(protocol), "checkpoint": {"name": config.checkpoint}, "tasks": tasks}
     check_existing(folder / "results.json", {**about, **requested})
-    pool = EnvPool(trained, protocol, renderer, count)
+    pool = EnvPool(trained, protocol, renderer, count, choices, scenes)
     if len(tasks) > 1:
         check_tasks(trained.sim, tasks)
         pool.check_variations(tasks)
@@ -92,6 +109,7 @@ def evaluate(config: EvalConfig, run: Path | None = None) -> tuple[dict[str, Any
         results = {**evaluation.evaluate_task(tasks[0], folder, videos=videos, keep_going=False), **about}
     results |= {"training": training, "demonstrations": demonstrations_record(read_data(run), tasks)}
     results |= {"cautions": cautions(results), "unrecorded": unrecorded(results)}
+    results |= {"published": published_record(results)}
     write_atomically(folder / "results.json", json.dumps(results, indent=2) + "\n")
     write_report(folder / "report.html", results, run=run)
     return results, folder / "report.html"
@@ -113,12 +131,14 @@ class EnvPool:
     protocol: ProtocolConfig
     renderer: str
     count: int  # worker processes per task
+    choices: RLBenchProtocol | None = None  # of the protocol; None: the simulator does not follow any
+    scenes: Mapping[str, StoredScenes] = field(default_factory=dict)  # stored ones of each task, instead of drawn ones
 
     def open(self, task: str, *, count: int | None = None) -> Workers:
         """Start worker processes for a task, with the protocol's episode limits."""
         limits = EpisodeLimits(self.protocol.max_keyframes, self.protocol.max_unreachable)
         sim, count = self.trained.sim, count or self.count
-        return start_eval_workers(sim, task, renderer=self.renderer, count=count, limits=limits)
+        return start_eval_workers(sim, task, renderer=self.renderer, count=count, limits=limits, choices=self.choices)
 
     def task_info(self, workers: Workers, task: str) -> TaskInfo:
         """The task's properties, with the variations that the protocol evaluates."""
@@ -173,8 +193,21 @@ class AgentEvaluation:
             self.agent.steps = info.max_steps
             recorded = {key: protocol_record(protocol)[key] for key in ("sentence", "keyframes", "tries")}
             identity = {**self.identity, **recorded, "variations": info.variations, "simulator": dict(info.provenance)}
+            scenes = self.pool.scenes.get(task)
+            if scenes:
+                identity["scenes"] = {"folder": str(Path(protocol.scenes or "").resolve()), "digest": scenes.digest}
+            if self.pool.choices not in (None, RLBenchProtocol()):
+                identity["rlbench"] = asdict(self.pool.choices)
             with EpisodeLog(folder / EPISODES, identity) as episode_log:
-                evaluator = TaskEvaluator(workers, self.agent, info, episode_log, protocol.sentence, keep_going)
+                evaluator = TaskEvaluator(
+                    workers,
+                    self.agent,
+                    info,
+                    episode_log,
+                    protocol.sentence,
+                    scenes.starts if scenes else (),
+                    keep_going=keep_going,
+                )
                 conditions = evaluator.evaluate(protocol.conditions, episodes=protocol.episodes, seed=protocol.seed)
             return self._film(workers, conditions, summarize(conditions, info, about={}), folder, videos=videos)
 

@@ -62,6 +62,7 @@ class TaskEvaluator:
     info: TaskInfo
     episode_log: EpisodeLog
     sentence: str = "seed"  # which of several instructions is given: the first, or one chosen by the episode's seed
+    scenes: tuple[EpisodeStart, ...] = ()  # stored ones, at least one for each episode; empty: the seed draws scenes
     keep_going: bool = False  # count the missing episodes of a lost simulator as failed instead of raising
 
     def evaluate(self, names: Sequence[str], *, episodes: int, seed: int) -> list[Condition]:
@@ -70,7 +71,9 @@ class TaskEvaluator:
         Raises:
             SimulatorError: a simulator cannot be kept alive and `keep_going` is false.
         """
-        starts = fixed_starts(episodes, self.info.variations, first_seed=EVALUATION_SEEDS, seed=seed)
+        starts = dict(enumerate(self.scenes[:episodes])) or fixed_starts(
+            episodes, self.info.variations, first_seed=EVALUATION_SEEDS, seed=seed
+        )
         with ProgressBar(description=self.info.task, total=len(names) * episodes, unit="episodes") as progress:
             conditions: list[Condition] = []
             for name in names:

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from instructrl.cli.overrides import options
 from instructrl.config.environment import SIMULATORS, SimConfig, TaskConfig, task_names
-from instructrl.config.evaluation import DEFAULT_PROTOCOL
-from instructrl.config.fields import leaves
+from instructrl.config.evaluation import DEFAULT_PROTOCOL, ProtocolConfig, RLBenchProtocol
+from instructrl.config.fields import format_value, leaves
 from instructrl.errors import InputError
-from instructrl.sim import simulator_class
+from instructrl.sim import FollowsProtocol, StoredScenes, StoresScenes, simulator_class
 from instructrl.training.memory_limit import check_memory_limit
 from instructrl.training.run_dir import check_agent, read_config, read_data
 
@@ -89,3 +90,47 @@ def choose_renderer(sim: SimConfig, recorded: str, requested: str | None) -> str
                 f"to evaluate on images rendered by {other}, which look slightly different, add renderer={other}"
             ) from None
     return simulator.available_renderer(requested or "auto")
+
+
+def check_choices(sim: SimConfig, protocol: ProtocolConfig) -> RLBenchProtocol | None:
+    """The protocol's choices for RLBench; None on a simulator that has no such choices.
+
+    Raises:
+        InputError: a protocol of one's own makes them there. A preset's are left out, and its results say so.
+    """
+    if isinstance(simulator_class(sim), FollowsProtocol):
+        return protocol.rlbench
+    for key in leaves(RLBenchProtocol):
+        found, default = getattr(protocol.rlbench, key), getattr(RLBenchProtocol(), key)
+        if found != default and protocol.name not in options("protocol"):
+            raise InputError(
+                f"protocol.rlbench.{key}: found {format_value(found)}; allowed for this run's sim={sim.kind}: "
+                f"{format_value(default)}; only RLBench executes actions by a protocol's choices"
+            )
+    return None
+
+
+def scenes_of(sim: SimConfig, protocol: ProtocolConfig, task: str) -> StoredScenes:
+    """The stored scenes of a task that a protocol with `scenes` plays.
+
+    Raises:
+        InputError: the simulator stores none, or there are fewer than episodes; or one cannot be restored.
+    """
+    simulator, folder = simulator_class(sim), str(protocol.scenes)
+    if not isinstance(simulator, StoresScenes):
+        raise InputError(
+            f"protocol.scenes: found {folder}; allowed for this run's sim={sim.kind}: null; "
+            "RLBench alone plays scenes that it stored"
+        )
+    if not isinstance(protocol.variations, str) or protocol.variations != "all":
+        raise InputError(
+            f"protocol.variations: found {format_value(protocol.variations)}; allowed with protocol.scenes: all; "
+            "a stored scene has its own variation"
+        )
+    found = simulator.stored_scenes(Path(folder), task)
+    if len(found.starts) < protocol.episodes:
+        raise InputError(
+            f"protocol.scenes: found {len(found.starts)} scenes of {task} in {folder}; allowed: one for each of the "
+            f"{protocol.episodes} episodes; store more, or add episodes={len(found.starts)}"
+        )
+    return found

@@ -8,12 +8,14 @@ from typing import NamedTuple
 import numpy as np
 
 from instructrl.config.environment import SimConfig
+from instructrl.config.evaluation import RLBenchProtocol
 from instructrl.errors import SimulatorError
 from instructrl.evaluation.diagnosis import Deviation, compare
 from instructrl.sim import (
     Env,
     EpisodeLimits,
     EpisodeStart,
+    FollowsProtocol,
     OffersExpert,
     Outcome,
     RestoresScenes,
@@ -49,11 +51,18 @@ class ComparedStep(NamedTuple):
 class EvalEnv:
     """The part of `Env` that rollouts need, and multi-step calls whose intermediate observations stay in the worker."""
 
-    def __init__(self, env: Env, limits: EpisodeLimits = EpisodeLimits()):  # noqa: B008  (immutable)
+    def __init__(
+        self,
+        env: Env,
+        limits: EpisodeLimits = EpisodeLimits(),  # noqa: B008  (immutable)
+        choices: RLBenchProtocol | None = None,
+    ):
         self._env = env
         self._expert = env if isinstance(env, OffersExpert) else None
         self._expert_gripper: float | None = None  # in the expert's previous action
         env.limits = limits
+        if choices is not None and isinstance(env, FollowsProtocol):
+            env.follow(choices)
 
     def reset(self, start: EpisodeStart) -> Observation:
         self._expert_gripper = None
@@ -105,9 +114,9 @@ class EvalEnv:
         return self._env.film(start, actions, size=size)
 
 
-def make_eval_env(sim: SimConfig, task: str, limits: EpisodeLimits) -> EvalEnv:
+def make_eval_env(sim: SimConfig, task: str, limits: EpisodeLimits, choices: RLBenchProtocol | None = None) -> EvalEnv:
     """Create the environment of a worker process."""
-    return EvalEnv(make_checked_env(sim, task), limits)
+    return EvalEnv(make_checked_env(sim, task), limits, choices)
 
 
 def start_eval_workers(
@@ -117,15 +126,25 @@ def start_eval_workers(
     renderer: str,
     count: int | None,
     limits: EpisodeLimits = EpisodeLimits(),  # noqa: B008  (immutable)
+    choices: RLBenchProtocol | None = None,
 ) -> Workers:
-    """Start worker processes for one task; `count` None means one per core.
+    """Start worker processes for one task.
+
+    Args:
+        sim: settings of the simulator.
+        task: name of the task.
+        renderer: in place of the one in `sim`.
+        count: of processes; None: one per core.
+        limits: of episodes.
+        choices: of a protocol on RLBench; None: its own.
 
     Raises:
-        InputError: the renderer does not work on this machine, or the task or a camera does not exist.
+        InputError: the simulator cannot follow the protocol, the renderer does not work on this machine, or the task or
+            a camera does not exist.
         SimulatorError: a process cannot start.
     """
     sim = replace(sim, renderer=renderer)
-    return Workers(partial(make_eval_env, sim, task, limits), worker_count(count), timeout=sim.timeout)
+    return Workers(partial(make_eval_env, sim, task, limits, choices), worker_count(count), timeout=sim.timeout)
 
 
 def task_info(workers: Workers, task: str, variations: Sequence[int] | None) -> TaskInfo:

@@ -6,12 +6,22 @@ import numpy as np
 
 from instructrl.errors import InputError, SimulatorError, format_value
 from instructrl.plausibility import RULES, check_observation, implausible
-from instructrl.sim.env import Env, EpisodeLimits, EpisodeStart, OffersExpert, Outcome, RestoresScenes, Step
+from instructrl.sim.env import (
+    Env,
+    EpisodeLimits,
+    EpisodeStart,
+    FollowsProtocol,
+    OffersExpert,
+    Outcome,
+    RestoresScenes,
+    Step,
+)
 from instructrl.sim.factory import make_env
 from instructrl.types import ACTION_SIZE, Demonstration, Observation
 
 if TYPE_CHECKING:
     from instructrl.config.environment import SimConfig
+    from instructrl.config.evaluation import RLBenchProtocol
 
 ADVICE = "correct the simulator"
 
@@ -55,6 +65,11 @@ class CheckedEnv:
     def scene(self) -> EpisodeStart | None:
         """The start that restores the scene of the current episode: see `RestoresScenes`."""
         return self._env.scene if isinstance(self._env, RestoresScenes) else None
+
+    def follow(self, choices: "RLBenchProtocol") -> None:
+        """Execute actions by these choices, if the environment can: see `FollowsProtocol`."""
+        if isinstance(self._env, FollowsProtocol):
+            self._env.follow(choices)
 
     def instructions(self, variation: int, *, held_out: bool = False) -> tuple[str, ...]:
         """The instructions of a variation."""

@@ -3,11 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 
 from instructrl.types import Demonstration, Observation
+
+if TYPE_CHECKING:
+    from instructrl.config.evaluation import RLBenchProtocol
 
 
 class Outcome(StrEnum):
@@ -38,6 +42,7 @@ class EpisodeStart:
     seed: int
     goal: int | None = None  # check success of this variation instead, one of `Env.alternative_goals()` of the scene
     rejected_placements: int | None = None  # placements of the seed that came before this scene, on RLBench
+    stored: str = ""  # folder of a stored demonstration whose scene it is; the seed is then the demonstration's number
 
 
 @dataclass(frozen=True)
@@ -174,6 +179,40 @@ class ChecksTasks(Protocol):
     @classmethod
     def check_tasks(cls, names: Sequence[str]) -> None:
         """Raise InputError if the installation lacks one of these tasks; called once, before any of them is started."""
+        ...
+
+
+@runtime_checkable
+class FollowsProtocol(Protocol):
+    """An optional part of an environment that plans motions: an evaluation protocol says how it executes actions."""
+
+    def follow(self, choices: "RLBenchProtocol") -> None:
+        """Execute the actions of later episodes by these choices.
+
+        Raises:
+            InputError: the installed simulator cannot.
+        """
+        ...
+
+
+class StoredScenes(NamedTuple):
+    """The scenes of a task's stored demonstrations, and a hash of all that restores them."""
+
+    starts: tuple[EpisodeStart, ...]  # in the order of their numbers
+    digest: str
+
+
+@runtime_checkable
+class StoresScenes(Protocol):
+    """An optional part of a simulator's class whose own stored demonstrations have scenes that can be played again."""
+
+    @classmethod
+    def stored_scenes(cls, folder: Path, task: str) -> StoredScenes:
+        """The scenes of a task's demonstrations in this folder.
+
+        Raises:
+            InputError: there are none, or one of them cannot be restored.
+        """
         ...
 
 

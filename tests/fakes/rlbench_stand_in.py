@@ -1,9 +1,11 @@
 """A fake RLBench installation based on the stand-in, and a policy that solves its tasks from images."""
 
 import _ctypes
+import json
 import os
 import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +21,35 @@ SOURCES = Path(__file__).resolve().parent / "fake_rlbench"
 CAMERAS = ["front", "left_shoulder", "right_shoulder"]
 COLORS = ((220, 30, 30), (30, 200, 40))
 DOWN = (0.0, 1.0, 0.0, 0.0)
+GENERATOR = """
+import importlib, json, pickle, sys
+from pathlib import Path
+from rlbench.action_modes.action_mode import MoveArmThenGripper
+from rlbench.action_modes.arm_action_modes import EndEffectorPoseViaPlanning
+from rlbench.action_modes.gripper_action_modes import Discrete
+from rlbench.environment import Environment
+
+folder, name, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+environment = Environment(MoveArmThenGripper(EndEffectorPoseViaPlanning(), Discrete()), headless=True)
+environment.launch()
+kind = getattr(importlib.import_module(f"rlbench.tasks.{name}"), name.title().replace("_", ""))
+task, places = environment.get_task(kind), []
+for number in range(count):
+    variation = number % task.variation_count()
+    task.set_variation(variation)
+    descriptions, _ = task.reset()
+    [demo] = task.get_demos(1, live_demos=True)
+    places.append(task._task.places[0].tolist())
+    for seen in demo._observations:
+        for key in [key for key in vars(seen) if key.endswith("_rgb")]:
+            setattr(seen, key, None)
+    episode = folder / "all_variations" / "episodes" / f"episode{number}"
+    episode.mkdir(parents=True)
+    found = {"low_dim_obs": demo, "variation_number": variation, "variation_descriptions": descriptions}
+    for part, value in found.items():
+        (episode / f"{part}.pkl").write_bytes(pickle.dumps(value))
+print(json.dumps(places))
+"""
 
 
 class StandIn:
@@ -65,6 +96,15 @@ class StandIn:
     def calls(self, text: str) -> int:
         """Number of times that this call was made, over all processes."""
         return sum(line.split(" ", 1)[1] == text for line in self.log_file.read_text().splitlines())
+
+    def store(self, folder: Path, task: str, count: int) -> list[list[float]]:
+        """Store demonstrations as RLBench's dataset generator does; gives the place of the first point of each."""
+        command = [sys.executable, "-c", GENERATOR, str(folder / task), task, str(count)]
+        paths = os.pathsep.join([str(self.packages), str(SOURCES / "elsewhere")])
+        made = subprocess.run(
+            command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=120, check=True
+        )
+        return json.loads(made.stdout.splitlines()[-1])
 
     def processes(self) -> int:
         """Number of processes that have started CoppeliaSim."""

@@ -3,14 +3,14 @@
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from instructrl.cli.compose import compose
 from instructrl.cli.overrides import options
-from instructrl.config.evaluation import DEFAULT_PROTOCOL, EvalConfig, protocol_record
+from instructrl.config.evaluation import DEFAULT_PROTOCOL, RECORDED, EvalConfig, protocol_record
+from instructrl.config.fields import flatten
 from instructrl.evaluation.compare.sweep_runs import Run, Sweep
-from instructrl.evaluation.results.existing import RECORDED
 from instructrl.package_files import EVALUATE
 
 NOT_ITS_OWN = ("launcher.sweep=", "launcher.dry_run=")  # of a training's launcher
@@ -37,8 +37,8 @@ def evaluation_words(protocol: str, runs: Sequence[Run]) -> list[str]:
     """
     results = next((run.results for run in runs if not run.reason and run.results is not None), {})
     preset = protocol if protocol in options("protocol") else DEFAULT_PROTOCOL
-    recorded: Mapping[str, Any] = results.get("protocol", {})
-    fixed = protocol_record(compose("eval", EvalConfig, ["run=RUN", f"protocol={preset}"]).protocol)
+    recorded = dict(flatten(results.get("protocol", {})))
+    fixed = dict(flatten(protocol_record(compose("eval", EvalConfig, ["run=RUN", f"protocol={preset}"]).protocol)))
     words = [protocol_word(protocol)] if protocol != DEFAULT_PROTOCOL else []
     words += [
         f"{key}={_value(recorded[name])}"
@@ -62,4 +62,6 @@ def _value(value: Any) -> str:
     """A value as a command line has it."""
     if isinstance(value, list):
         return f"[{','.join(map(str, value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
     return "null" if value is None else str(value)

@@ -11,6 +11,7 @@ from instructrl.evaluation.report.charts import Figure
 from instructrl.evaluation.report.sections import Rate, Sections
 from instructrl.evaluation.report.templates import render
 from instructrl.evaluation.results.comparability import cautions, collected_with, unrecorded
+from instructrl.evaluation.results.published import published_text
 from instructrl.evaluation.results.summary import coverage_note, task_coverage_note
 from instructrl.evaluation.results.variations import format_variations
 from instructrl.sim import Outcome
@@ -182,6 +183,7 @@ def _facts(results: Mapping[str, Any]) -> dict[str, object]:
         "Renderer": f"{renderer['evaluation']} (demonstrations: {renderer['data']})",
         "Demonstrations": " ".join([f"collected with {collected_with(results)}.", *unrecorded(results)]),
         **({"Training": _progress(results["training"])} if "training" in results else {}),
+        **({"Published numbers": published_text(results)} if published_text(results) else {}),
         "Simulators": f"{results['workers']} in parallel",
         "Speed": f"{speed:,.0f} episodes per minute with the policy in the loop" if speed else "not measured",
         "Wall time": f"{results['wall_seconds']:,.0f} s for all conditions",

@@ -4,21 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from instructrl.config.evaluation import RECORDED
+from instructrl.config.fields import flatten
 from instructrl.errors import InputError, format_value
 from instructrl.evaluation.results.summary import current_format
 from instructrl.storage.json_file import read_json
-
-# What results answer, by the names of the settings, with the names of those that results.json records otherwise
-RECORDED = {
-    "episodes": "episodes",
-    "seed": "seed",
-    "conditions": "conditions",
-    "protocol.variations": "variations",
-    "protocol.order": "order",
-    "protocol.sentence": "sentence",
-    "protocol.max_keyframes": "keyframes",
-    "protocol.max_unreachable": "tries",
-}
 
 
 def check_existing(path: Path, requested: Mapping[str, Any]) -> None:
@@ -52,7 +42,7 @@ def check_existing(path: Path, requested: Mapping[str, Any]) -> None:
 
 def settings_of(results: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that results answer, as far as they record them: earlier versions recorded fewer."""
-    protocol = results.get("protocol", {})
+    protocol = dict(flatten(results.get("protocol", {})))
     found = {key: protocol[name] for key, name in RECORDED.items() if name in protocol}
     for key, name in (("checkpoint", "name"), ("renderer", "evaluation")):
         if key in results:

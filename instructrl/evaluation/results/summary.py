@@ -10,6 +10,7 @@ from instructrl.evaluation.evaluator import Condition
 from instructrl.evaluation.results.causes import add_causes, count_causes, improve_next
 from instructrl.evaluation.results.comparability import cautions, unrecorded
 from instructrl.evaluation.results.pairs import add_pairs, compare_pairs, scene_outcomes
+from instructrl.evaluation.results.published import published_text
 from instructrl.evaluation.results.statistics import mean_interval, wilson_interval
 from instructrl.evaluation.results.variations import coverage, format_variations
 from instructrl.evaluation.results.words import add_words, count_words
@@ -205,7 +206,7 @@ def table(results: Mapping[str, Any]) -> str:
         lines.append(f"{name:<{width}}{numbers}{condition['mean_steps']:>6.2f}   {counts.strip()}")
     lines += [f"{name:<{width}}       - {reason}" for name, reason in results["absent_conditions"].items()]
     lines += [f"caution: {sentence}" for sentence in cautions(results)]
-    lines += [f"note: {sentence}" for sentence in unrecorded(results)]
+    lines += [f"note: {sentence}" for sentence in (*unrecorded(results), published_text(results)) if sentence]
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -12,20 +12,23 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from instructrl.actions import check_action
+from instructrl.config.evaluation import RLBenchProtocol
 from instructrl.config.simulators import RLBENCH_CAMERAS, RLBenchConfig
 from instructrl.errors import InputError
 from instructrl.sim.camera_names import camera_names
-from instructrl.sim.env import EpisodeLimits, EpisodeStart, Outcome, Step, StepCounter, replay
+from instructrl.sim.env import EpisodeLimits, EpisodeStart, Outcome, Step, StepCounter, StoredScenes, replay
 from instructrl.sim.keyframes import find_keyframes, keyframe_actions
 from instructrl.sim.rendering import rlbench_renderer
 from instructrl.sim.rlbench.library import Library
-from instructrl.sim.rlbench.outcomes import action_failure, is_expert_failure, is_placement_failure
+from instructrl.sim.rlbench.motions import Motions
+from instructrl.sim.rlbench.outcomes import is_expert_failure, is_placement_failure
+from instructrl.sim.rlbench.stored_episodes import scene_state, stored_scenes
 from instructrl.sim.rlbench.tasks import check_tasks
 from instructrl.sim.rlbench.views import MAX_STEPS, depths, images, matrices, observed, state
 from instructrl.types import ACTION_SIZE, Demonstration, Observation
@@ -52,11 +55,13 @@ class RLBench:
         """
         self.check_tasks([task])
         self._library = Library()
-        self._name, self._planner_attempts = task, planner_attempts
+        self._name = task
         self._cameras = camera_names(cameras, RLBENCH_CAMERAS)
         self._config = self._library.observation_config(self._cameras, image_size=image_size, renderer=renderer)
         self._renderer = renderer
         self._environment, self._task = self._library.launch(task, self._config)
+        takes_collisions = self._library.takes_collisions
+        self._motions = Motions(self._task.step, takes_collisions=takes_collisions, attempts=planner_attempts)
         self.variations, self.max_steps = int(self._task.variation_count()), MAX_STEPS
         self._instructions: dict[int, tuple[str, ...]] = {}
         self.limits, self._instruction = EpisodeLimits(), ""
@@ -85,6 +90,25 @@ class RLBench:
         """Raise InputError if RLBench is not installed, or lacks one of these tasks."""
         check_tasks(names)
 
+    @classmethod
+    def stored_scenes(cls, folder: Path, task: str) -> StoredScenes:
+        """The scenes of a task's demonstrations that RLBench's dataset generator stored in this folder."""
+        return stored_scenes(folder, task)
+
+    def follow(self, choices: RLBenchProtocol) -> None:
+        """Execute the actions of later episodes by these choices.
+
+        Raises:
+            InputError: collisions are to be checked, which the installed variant takes no number for.
+        """
+        if not (choices.ignore_collisions or self._library.takes_collisions):
+            raise InputError(
+                "protocol.rlbench.ignore_collisions: found false; allowed with the installed RLBench: true; its "
+                "actions have no number for it, those of PerAct's fork do: RLBENCH_VARIANT=peract make rlbench"
+            )
+        self._motions.choices = choices
+        self._library.clips_targets = choices.clip_to_workspace
+
     def instructions(self, variation: int, *, held_out: bool = False) -> tuple[str, ...]:
         """RLBench's instructions of a variation, none of them held out. The first call ends the current episode."""
         self._check_start(EpisodeStart(variation, 0))
@@ -107,7 +131,7 @@ class RLBench:
         """Execute one keyframe action (8 numbers); an invalid action is an outcome, not an exception."""
         if self._outcome is not None:
             raise RuntimeError("the episode is over: reset before the next step")
-        self._outcome = self._counter.count(self._try(action))
+        self._outcome = self._counter.count(self._motions.execute(action))
         return Step(self._observe(), self._outcome)
 
     def demonstrate(self, start: EpisodeStart) -> tuple[Demonstration, Outcome]:
@@ -169,17 +193,22 @@ class RLBench:
     def _seed(self, start: EpisodeStart, *, expert: bool = False) -> np.random.Generator:
         """Seed RLBench's random number generators; returns a generator for own draws."""
         self._check_start(start)
-        self._library.placements.begin(start.rejected_placements, expert=expert)
+        stored = scene_state(Path(start.stored)) if start.stored else None
+        accepted = stored.placements if stored else None
+        self._library.placements.begin(start.rejected_placements, accepted=accepted, expert=expert)
         source = np.random.SeedSequence((zlib.crc32(self._name.encode()), start.variation, start.seed))
         numpy_seed, python_seed, own_seed = source.spawn(3)
         np.random.seed(numpy_seed.generate_state(8))
+        if stored:
+            np.random.set_state(stored.random_state)
         random.seed(int(python_seed.generate_state(1)[0]))
         self._task.set_variation(start.variation)
         return np.random.default_rng(own_seed)
 
     def _begin(self, start: EpisodeStart) -> Observation:
         rng = self._seed(start)
-        descriptions, self._observation = self._draw_scene(self._task.reset)
+        descriptions, observation = self._draw_scene(self._task.reset)
+        self._motions.begin(observation)
         self.scene = replace(start, rejected_placements=self._library.placements.rejected)
         instructions = tuple(str(text) for text in descriptions)
         if not instructions:
@@ -197,23 +226,6 @@ class RLBench:
             except Exception as error:
                 if not (is_placement_failure(error) and remaining):
                     raise
-        raise AssertionError
-
-    def _try(self, action: np.ndarray) -> Outcome | None:
-        try:
-            checked = check_action(action)
-        except InputError:
-            return Outcome.INVALID_ACTION
-        numbers = np.append(checked, 1.0) if self._library.takes_collisions else checked
-        for remaining in reversed(range(self._planner_attempts)):
-            try:
-                self._observation, reward, terminated = self._task.step(numbers)
-            except Exception as error:
-                outcome, retry = action_failure(error)
-                if not (retry and remaining):
-                    return outcome
-            else:
-                return Outcome.SUCCESS if reward >= 1 else Outcome.FAILURE if terminated else None
         raise AssertionError
 
     def _expert(self, start: EpisodeStart) -> tuple[np.ndarray, EpisodeStart]:
@@ -262,10 +274,10 @@ class RLBench:
                 camera.rgb, camera.depth = True, False
 
     def _observe(self) -> Observation:
-        intrinsics, extrinsics = matrices(self._observation, self._cameras)
+        intrinsics, extrinsics = matrices(self._motions.observation, self._cameras)
         return Observation(
-            images=images(self._observation, self._cameras),
-            state=state(self._observation, -1.0 + 2.0 * self._counter.steps / self.max_steps),
+            images=images(self._motions.observation, self._cameras),
+            state=state(self._motions.observation, -1.0 + 2.0 * self._counter.steps / self.max_steps),
             intrinsics=intrinsics,
             extrinsics=extrinsics,
             instruction=self._instruction,

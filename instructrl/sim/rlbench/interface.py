@@ -15,8 +15,9 @@ from pathlib import Path
 from instructrl.package_files import RLBENCH_INTERFACE
 
 VARIANTS = {"original": "RLBench", "peract": "PerAct's fork"}
-Interface = dict[str, list[str]]  # parameters of functions and methods, bases of classes; nothing for members of enums
-# by module: its functions, and its classes with the methods to record
+# parameters of functions and methods, bases of classes; nothing for members of enums and attributes of objects
+Interface = dict[str, list[str]]
+# by module: its functions, and its classes with the methods and attributes to record
 NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     "pyrep.errors": {"ConfigurationError": (), "ConfigurationPathError": (), "IKError": ()},
     "pyrep.const": {"RenderMode": ()},
@@ -55,7 +56,12 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
         "TaskEnvironmentError": (),
     },
     "rlbench.backend.observation": {"Observation": ("__init__",)},
-    "rlbench.backend.scene": {"Scene": ("__init__", "reset", "init_episode", "get_demo", "get_observation")},
+    "rlbench.backend.scene": {
+        "Scene": (
+            *("__init__", "reset", "init_episode", "get_demo", "get_observation", "_workspace_minx", "_workspace_maxx"),
+            *("_workspace_miny", "_workspace_maxy", "_workspace_minz", "_workspace_maxz"),
+        )
+    },
     "rlbench.backend.task": {
         "Task": (
             *("__init__", "init_task", "init_episode", "variation_count", "get_name", "validate", "get_waypoints"),
@@ -140,6 +146,10 @@ def _entries(node: ast.ClassDef | ast.FunctionDef, methods: tuple[str, ...]) -> 
             yield f"{node.name}.{one.name}", _parameters(one.args)
         elif isinstance(one, ast.Assign) and bases == ["Enum"]:
             yield from ((f"{node.name}.{ast.unparse(target)}", []) for target in one.targets)
+    for one in ast.walk(node):
+        for target in one.targets if isinstance(one, ast.Assign) else ():
+            if isinstance(target, ast.Attribute) and ast.unparse(target.value) == "self" and target.attr in methods:
+                yield f"{node.name}.{target.attr}", []
 
 
 def _parameters(given: ast.arguments) -> list[str]:

@@ -21,6 +21,7 @@ from instructrl.config.simulators import RLBENCH_CAMERAS
 from instructrl.errors import InputError
 from instructrl.sim.rendering import RLBENCH_RENDERERS
 from instructrl.sim.rlbench.check import INSTALL, coppeliasim_version
+from instructrl.sim.rlbench.motions import clipping
 from instructrl.sim.rlbench.placements import Placements
 
 _OBSERVATION_FIELDS = ("gripper_open", "gripper_pose", "gripper_joint_positions", "joint_velocities")  # that we read
@@ -47,6 +48,7 @@ class Library:
         planning = self._parts.EndEffectorPoseViaPlanning
         self.takes_collisions = "ignore_collisions" in inspect.signature(planning.action).parameters
         self._world_frame = world_frame(planning)
+        self.clips_targets = False  # move targets onto the boundary of the workspace
 
     def observation_config(self, cameras: Sequence[str], *, image_size: int, renderer: str) -> Any:
         """A new observation config (RLBench's default object is shared): RGB of these cameras, and the fields we read.
@@ -77,7 +79,8 @@ class Library:
             raise RuntimeError("CoppeliaSim runs once per process: start another process for another environment")
         _launched = True
         parts = self._parts
-        arm = parts.EndEffectorPoseViaPlanning(absolute_mode=True, frame=self._world_frame)
+        planning = clipping(parts.EndEffectorPoseViaPlanning, lambda: self.clips_targets)
+        arm = planning(absolute_mode=True, frame=self._world_frame)
         environment = parts.Environment(
             parts.MoveArmThenGripper(arm, parts.Discrete()), obs_config=config, headless=True
         )

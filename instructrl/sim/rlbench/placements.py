@@ -15,21 +15,28 @@ _PLANS = 5  # attempts to plan the expert's way in a placement that is known to 
 
 
 class Placements:
-    """Placements that were rejected since `begin`."""
+    """Placements that were drawn and rejected since `begin`."""
 
     def __init__(self, error: type[Exception]):
         """`error`: RLBench's WaypointError, with which a task rejects its placement."""
-        self.rejected = 0
+        self.drawn = self.rejected = 0
         self._error = error
         self._repeated: int | None = None
+        self._accepted: int | None = None
         self._plans = 0
 
-    def begin(self, rejected: int | None, *, expert: bool = False) -> None:
-        """Count from zero; with a number, reject that many placements and accept the next.
+    def begin(self, rejected: int | None, *, accepted: int | None = None, expert: bool = False) -> None:
+        """Count from zero.
 
-        The expert's way is planned in an accepted placement only if `expert` is true.
+        Args:
+            rejected: reject that many placements and accept the next; None: the planner decides.
+            accepted: if it decides, instead accept the placement of this number from 1, which counts those too that
+                RLBench gave up before it planned, as its demonstrations do (`num_reset_attempts`).
+            expert: plan the expert's way in an accepted placement.
         """
-        self.rejected, self._repeated, self._plans = 0, rejected, _PLANS if expert else 0
+        self.drawn = self.rejected = 0
+        self._repeated, self._accepted = rejected, accepted if rejected is None else None
+        self._plans = _PLANS if expert else 0
 
     def validate(self, plan: Callable[[], None], task: Any) -> None:
         """Validate a placement of a task, whose own method for it is `plan`.
@@ -37,13 +44,13 @@ class Placements:
         Raises:
             WaypointError: the placement is rejected.
         """
-        if self._repeated is None:
+        if self._repeated is None and self._accepted is None:
             try:
                 plan()
             except self._error:
                 self.rejected += 1
                 raise
-        elif self.rejected < self._repeated:
+        elif self.rejected < (self._repeated or 0) or self.drawn < (self._accepted or 0):
             self.rejected += 1
             raise self._error("This placement was rejected before.", task)
         else:
@@ -60,6 +67,10 @@ class Placements:
         placements = self
 
         class Counting(task_class):  # type: ignore[misc]  # RLBench has no types
+            def init_episode(self, index: int) -> Any:
+                placements.drawn += 1
+                return super().init_episode(index)
+
             def validate(self) -> None:
                 placements.validate(super().validate, self)
 

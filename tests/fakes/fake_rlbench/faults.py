@@ -1,7 +1,8 @@
 """Injected faults: the file FAKE_RLBENCH_FAULTS holds lines `call@variation=kind*times`.
 
-`call` is launch, place, validate, reset, step, demo, observe or shutdown; variation `any` means each; without `*times`
-it is every time. FAKE_RLBENCH_LOG names a file to which every call is appended, which also counts over processes.
+`call` is launch, place, validate, reset, step, short, demo, observe or shutdown; variation `any` means each; without
+`*times` it is every time. FAKE_RLBENCH_LOG names a file to which every call is appended, which also counts over
+processes.
 """
 
 import ctypes
@@ -26,8 +27,9 @@ class Named:
         return "fake"
 
 
-def strike(call: str, variation: int) -> None:
-    """Record the call and inject its fault, if any."""
+def strike(call: str, variation: int) -> bool:
+    """Record the call and inject its fault, if any; returns True for the fault `far`, on which the caller acts."""
+    far = False
     log(f"{call} {variation}")
     for fault in Path(os.environ["FAKE_RLBENCH_FAULTS"]).read_text().split():
         where, _, what = fault.partition("=")
@@ -35,7 +37,8 @@ def strike(call: str, variation: int) -> None:
         at, _, chosen = where.partition("@")
         if at == call and chosen in ("any", str(variation)) and (not times or used(fault) < int(times)):
             log(f"fault {fault}")
-            misbehave(kind)
+            far = kind == "far" or misbehave(kind)
+    return far
 
 
 def log(line: str) -> None:
@@ -49,7 +52,7 @@ def used(fault: str) -> int:
     )
 
 
-def misbehave(kind: str) -> None:
+def misbehave(kind: str) -> bool:
     if kind == "hang":
         time.sleep(10_000)
     elif kind == "exit":
@@ -79,3 +82,4 @@ def misbehave(kind: str) -> None:
             ValueError,
         )
         raise next(one for one in known if one.__name__ == kind)("on request")
+    return False

@@ -1,13 +1,19 @@
 import faults
 import numpy as np
 from rlbench.observation_config import ObservationConfig
-from world import World
+from world import HIGH, LOW, World
 
 
 class Scene:
     def __init__(self, pyrep, robot, obs_config=ObservationConfig(), robot_setup="panda"):  # noqa: B008
         self.pyrep, self.robot, self.robot_setup = pyrep, robot, robot_setup
         self.world = World(obs_config)
+        self._workspace_minx = LOW[0]
+        self._workspace_miny = LOW[1]
+        self._workspace_minz = LOW[2]
+        self._workspace_maxx = HIGH[0]
+        self._workspace_maxy = HIGH[1]
+        self._workspace_maxz = HIGH[2]
 
     @property
     def task(self):
