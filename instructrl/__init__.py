@@ -12,11 +12,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from instructrl.inference.agent import Agent
+    from instructrl.inference.batched_agent import BatchedAgent
     from instructrl.types import Observation
 
 __version__ = "0.1.0"
-__all__ = ["Agent", "Observation", "__version__"]
-_EXPORTS = {"Agent": "instructrl.inference.agent", "Observation": "instructrl.types"}
+__all__ = ["Agent", "BatchedAgent", "Observation", "__version__"]
+_EXPORTS = {
+    "Agent": "instructrl.inference.agent",
+    "BatchedAgent": "instructrl.inference.batched_agent",
+    "Observation": "instructrl.types",
+}
 
 if not TYPE_CHECKING:  # a checker shall know these classes, and refuse other names
 

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-import jax
 import numpy as np
 
 from instructrl.actions import check_action
@@ -20,16 +19,11 @@ from instructrl.config.environment import DataConfig
 from instructrl.config.training import HardwareConfig
 from instructrl.errors import InputError, format_value
 from instructrl.inference.batched_agent import BatchedAgent
-from instructrl.inference.instruction_check import InstructionCheck
-from instructrl.plausibility import check_observation
-from instructrl.storage.paths import storage_path
-from instructrl.storage.synced_dir import working_dir
-from instructrl.training.distributed.platform import select_platform
-from instructrl.training.model_factory import make_agent
-from instructrl.training.parameters.load_agent import LoadedAgent, export_agent, load_agent
+from instructrl.inference.observation_format import ObservationFormat
+from instructrl.inference.trained import load_trained
+from instructrl.training.parameters.load_agent import LoadedAgent, export_agent
 from instructrl.types import Observation
 
-CHECKPOINTS = ("best", "last")
 FIRST_STEPS = 8  # initial capacity of the history in keyframes; doubled when it is full
 
 
@@ -46,14 +40,11 @@ class Agent:
 
     def __init__(self, trained: LoadedAgent, *, strict: bool = False) -> None:
         """Prepare an agent; `strict` as in `load`."""
-        config = trained.config
-        self.cameras, self.image_size, self.step = tuple(config.sim.cameras), config.sim.image_size, trained.step
-        self.state, self.workspace = tuple(config.sim.state), config.sim.bounds
+        self.observation_format = ObservationFormat.of_run(trained.config)
+        self.cameras, self.image_size = self.observation_format.cameras, self.observation_format.image_size
+        self.state, self.workspace, self.step = self.observation_format.state, trained.config.sim.bounds, trained.step
         self._trained = trained
-        network = make_agent(config, vocabulary_size=trained.tokenizer.vocabulary_size)
-        params = jax.device_put(trained.params)
-        check = InstructionCheck(config.encoder, trained.tokenizer, trained.words, strict=strict)
-        self._batched = BatchedAgent(network, params, trained.tokenizer, slots=1, steps=FIRST_STEPS, check=check)
+        self._batched = BatchedAgent.from_trained(trained, slots=1, steps=FIRST_STEPS, strict=strict)
         self._instruction: str | None = None
 
     @classmethod
@@ -79,12 +70,7 @@ class Agent:
         Raises:
             InputError: the run or its checkpoint does not exist, or a file is missing, damaged or changed.
         """
-        if checkpoint not in CHECKPOINTS:
-            raise InputError(f"checkpoint: found {format_value(checkpoint)}; allowed: {', '.join(CHECKPOINTS)}")
-        hardware = hardware or HardwareConfig("auto")
-        select_platform(hardware)
-        with working_dir(storage_path(run, data), exclusive=False) as work_dir:
-            return cls(load_agent(work_dir.folder, checkpoint=checkpoint, hardware=hardware), strict=strict)
+        return cls(load_trained(run, checkpoint=checkpoint, hardware=hardware, data=data), strict=strict)
 
     def save(self, folder: str | Path) -> None:
         """Export the agent to a folder: `config.yaml` and `agent.safetensors`, without optimizer state.
@@ -113,7 +99,7 @@ class Agent:
                 within the episode, or has unknown words for a strict agent, the state or a camera matrix has numbers
                 that no scene has, or the policy's answer is not finite.
         """
-        checked = self._checked(observation, instruction)
+        checked = self.observation_format.read(observation, instruction)
         if self._instruction is None:
             self._batched.start_episode(0, instruction)
             self._instruction = instruction
@@ -127,43 +113,3 @@ class Agent:
         action = self._batched.act({0: checked})[0]
         check_action(action)  # not finite if the policy diverged in training
         return action
-
-    def _checked(self, observation: Observation | Mapping[str, Any], instruction: str) -> Observation:
-        checked = observation if isinstance(observation, Observation) else self._from_arrays(observation, instruction)
-        return check_observation(
-            checked._replace(instruction=instruction),
-            views=len(self.cameras),
-            size=self.image_size,
-            state=len(self.state),
-            form_hint=f": this agent uses the cameras {', '.join(self.cameras)} with images of {self.image_size} "
-            "pixels",
-            value_hint="; look at what reads the robot or the cameras. The observation was not taken into the "
-            "episode's history",
-        )
-
-    def _from_arrays(self, observation: Mapping[str, Any], instruction: str) -> Observation:
-        """Build an observation from a mapping of arrays by camera."""
-        keys = [f"{name}_{what}" for what in ("rgb", "intrinsics", "extrinsics") for name in self.cameras]
-        for key in (*keys, "state"):
-            if key not in observation:
-                raise InputError(
-                    f"observation: found no {key}, only {', '.join(map(str, observation))}; this agent uses "
-                    f"the cameras {', '.join(self.cameras)}"
-                )
-        arrays = [
-            [np.asarray(observation[f"{name}_{what}"]) for name in self.cameras]
-            for what in ("rgb", "intrinsics", "extrinsics")
-        ]
-        for name, image in zip(self.cameras, arrays[0], strict=True):
-            if image.shape != (self.image_size, self.image_size, 3):
-                raise InputError(
-                    f"observation: found {name}_rgb of shape {image.shape}, expected "
-                    f"{(self.image_size, self.image_size, 3)}, as in this agent's training"
-                )
-        try:
-            images, intrinsics, extrinsics = map(np.stack, arrays)
-        except ValueError:
-            raise InputError(
-                "observation: the camera matrices have different shapes; expected [3 3] and [4 4]"
-            ) from None
-        return Observation(images, np.asarray(observation["state"]), intrinsics, extrinsics, instruction)

@@ -19,6 +19,11 @@ def warn(message: str) -> None:
     warnings.warn(message, UnknownWordsWarning, stacklevel=5)
 
 
+def warn_directly(message: str) -> None:
+    """The same for an agent whose `start_episode` was called directly."""
+    warnings.warn(message, UnknownWordsWarning, stacklevel=4)
+
+
 class InstructionCheck:
     """Reports each instruction with unknown words once, or refuses it.
 
