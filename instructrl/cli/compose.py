@@ -19,7 +19,7 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 
 from instructrl.cli.file_checks import check_files, place_of
 from instructrl.cli.folders import added_folders
-from instructrl.cli.option_files import Loaded, loaded_files
+from instructrl.cli.option_files import Loaded, loaded_files, report_loaded
 from instructrl.cli.overrides import (
     as_list,
     check_override,
@@ -117,11 +117,9 @@ def merge_files(config_name: str, schema: type, overrides: Sequence[str]) -> tup
     for text in overrides:
         check_override(text, config_name, schema)
     words = [as_list(text, schema) for text in overrides]
-    with suppress(Exception):  # Hydra finds it too, and is asked where it comes from
-        return merge_values(config_name, schema, words)
     with loaded_files() as files:
         try:
-            return hydra_compose(config_name, words, schema), files
+            return merge_values(config_name, schema, words), files
         except InputError:
             raise
         except Exception as error:  # Hydra raises what its plugins, grammar and OmegaConf raise
@@ -131,24 +129,33 @@ def merge_files(config_name: str, schema: type, overrides: Sequence[str]) -> tup
             raise wrong or explain_composition(error, schema, inputs, files) from None
 
 
-def merge_values(config_name: str, schema: type, overrides: Sequence[str]) -> tuple[DictConfig, Loaded]:
+def merge_values(config_name: str, schema: type, overrides: Sequence[str]) -> DictConfig:
     """The same as Hydra's composition: that of the chosen options, which is made once, with the values in place."""
-    read = [(text, read_override(text)) for text in overrides]
-    known = groups(config_name)
-    chosen = [text for text, override in read if override.key_or_group in known or "/" in override.key_or_group]
-    composed, files = composed_options(config_name, cast(Any, schema), tuple(chosen), added_folders())
-    config = copy.deepcopy(composed)
-    for text, override in read:
-        if text not in chosen:
-            OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
-    return config, dict(files)
+    read, known = {text: read_override(text) for text in overrides}, groups(config_name)
+    chosen = [text for text, one in read.items() if one.key_or_group in known or "/" in one.key_or_group]
+    config = copy.deepcopy(composed_options(config_name, cast(Any, schema), tuple(chosen), added_folders()))
+    try:
+        for text, override in read.items():
+            if text not in chosen:
+                OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+    except Exception:  # Hydra finds it too, and says more about it
+        return hydra_compose(config_name, overrides, schema)
+    return config
+
+
+def composed_options(
+    config_name: str, schema: type, overrides: tuple[str, ...], folders: tuple[Path, ...]
+) -> DictConfig:
+    """The typed composition of chosen options in `folders`; not to be changed."""
+    config, files = _composed_options(config_name, cast(Any, schema), overrides, folders)
+    report_loaded(files)
+    return config
 
 
 @functools.lru_cache(maxsize=128)
-def composed_options(
+def _composed_options(
     config_name: str, schema: type, overrides: tuple[str, ...], folders: tuple[Path, ...]
 ) -> tuple[DictConfig, Loaded]:
-    """The typed composition of chosen options in `folders`, and its files; not to be changed."""
     with loaded_files() as files:
         return hydra_compose(config_name, overrides, schema), files
 

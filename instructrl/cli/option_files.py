@@ -63,13 +63,21 @@ _loaded: ContextVar[Loaded | None] = ContextVar("loaded", default=None)
 
 @contextmanager
 def loaded_files() -> Iterator[Loaded]:
-    """Collect the files that are loaded meanwhile."""
+    """Collect the files that are loaded meanwhile, also for an outer collection."""
     files: Loaded = {}
     token = _loaded.set(files)
     try:
         yield files
     finally:
         _loaded.reset(token)
+        report_loaded(files)
+
+
+def report_loaded(files: Loaded) -> None:
+    """Add files to the collection that is made at the moment, if any."""
+    collection = _loaded.get()
+    if collection is not None:
+        collection.update(files)
 
 
 def load_option(folder: Path, name: str) -> OptionFile:
