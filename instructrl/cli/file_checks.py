@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from instructrl.cli.option_files import Loaded, OptionFile
 from instructrl.cli.overrides import check_value
@@ -28,8 +28,9 @@ def check_files(files: Loaded, schema: type, overrides: Mapping[str, Any]) -> No
         if name == "kind":
             kinds[group] = {"kind": value}
     schema = specialize(schema, chosen_kinds(kinds, schema))
+    typed = OmegaConf.structured(schema)
     for file in ordered:
-        check_file(file, schema)
+        check_file(file, schema, typed)
     for file in ordered:
         check_cycles(file, files, ())
 
@@ -39,8 +40,11 @@ def kind_settings(file: OptionFile) -> list[tuple[str, Any]]:
     return [(key, value) for key, value, _ in file.settings() if key.endswith(".kind")]
 
 
-def check_file(file: OptionFile, schema: type) -> None:
-    """Raise InputError for the first setting of a file that a schema does not have, or of a wrong type."""
+def check_file(file: OptionFile, schema: type, typed: DictConfig) -> None:
+    """Raise InputError for the first setting of a file that a schema does not have, or of a wrong type.
+
+    Values are put into `typed`, which has the types of the schema.
+    """
     entries = leaves(schema)
     for key, value, place in file.settings():
         above = next((above for above in entries if key.startswith(f"{above}.")), None)
@@ -51,7 +55,6 @@ def check_file(file: OptionFile, schema: type) -> None:
             if value != {}:
                 check_value(key, value, schema)
             if key in entries and "${" not in str(value):
-                typed = OmegaConf.structured(schema)
                 OmegaConf.update(typed, key, value)
         except InputError as error:
             raise InputError(f"{place}: {error}") from None
