@@ -31,7 +31,7 @@ from instructrl.evaluation.results.summary import HEADLINE, combine, failed_task
 from instructrl.evaluation.results.variations import evaluated_variations
 from instructrl.evaluation.rollout import print_warning
 from instructrl.evaluation.run_checks import (
-    check_choices,
+    choices_for,
     choose_renderer,
     chosen_tasks,
     evaluation_folder,
@@ -72,7 +72,7 @@ def evaluate(config: EvalConfig, run: Path | None = None) -> tuple[dict[str, Any
     several = len(task_names(trained.task)) > 1
     folders = {task: folder / task if several else folder for task in tasks}
     check_logs(run, list(folders.values()))
-    choices = check_choices(trained.sim, protocol)
+    choices = choices_for(trained.sim, protocol)
     renderer = choose_renderer(trained.sim, recorded, config.renderer or (choices.renderer if choices else None))
     scenes = {task: scenes_of(trained.sim, protocol, task) for task in tasks} if protocol.scenes is not None else {}
     count = worker_count(config.workers)

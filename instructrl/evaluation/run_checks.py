@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from instructrl.cli.overrides import options
 from instructrl.config.environment import SIMULATORS, SimConfig, TaskConfig, task_names
 from instructrl.config.evaluation import DEFAULT_PROTOCOL, ProtocolConfig, RLBenchProtocol
 from instructrl.config.fields import format_value, leaves
@@ -92,22 +91,9 @@ def choose_renderer(sim: SimConfig, recorded: str, requested: str | None) -> str
     return simulator.available_renderer(requested or "auto")
 
 
-def check_choices(sim: SimConfig, protocol: ProtocolConfig) -> RLBenchProtocol | None:
-    """The protocol's choices for RLBench; None on a simulator that has no such choices.
-
-    Raises:
-        InputError: a protocol of one's own makes them there. A preset's are left out, and its results say so.
-    """
-    if isinstance(simulator_class(sim), FollowsProtocol):
-        return protocol.rlbench
-    for key in leaves(RLBenchProtocol):
-        found, default = getattr(protocol.rlbench, key), getattr(RLBenchProtocol(), key)
-        if found != default and protocol.name not in options("protocol"):
-            raise InputError(
-                f"protocol.rlbench.{key}: found {format_value(found)}; allowed for this run's sim={sim.kind}: "
-                f"{format_value(default)}; only RLBench executes actions by a protocol's choices"
-            )
-    return None
+def choices_for(sim: SimConfig, protocol: ProtocolConfig) -> RLBenchProtocol | None:
+    """The protocol's choices for RLBench; None on a simulator that has no such choices, as results then say."""
+    return protocol.rlbench if isinstance(simulator_class(sim), FollowsProtocol) else None
 
 
 def scenes_of(sim: SimConfig, protocol: ProtocolConfig, task: str) -> StoredScenes:
@@ -122,7 +108,7 @@ def scenes_of(sim: SimConfig, protocol: ProtocolConfig, task: str) -> StoredScen
             f"protocol.scenes: found {folder}; allowed for this run's sim={sim.kind}: null; "
             "RLBench alone plays scenes that it stored"
         )
-    if not isinstance(protocol.variations, str) or protocol.variations != "all":
+    if protocol.variations != "all":
         raise InputError(
             f"protocol.variations: found {format_value(protocol.variations)}; allowed with protocol.scenes: all; "
             "a stored scene has its own variation"

@@ -151,7 +151,7 @@ class Task(gymnasium.Env[dict[str, Any], np.ndarray]):
             InputError: an unknown option, or a value out of range.
         """
         super().reset(seed=seed)
-        random_start = {
+        random_start: dict[str, Any] = {
             "variation": int(self.np_random.integers(self.variations)),
             "seed": int(self.np_random.integers(SEEDS)),
         }

@@ -250,7 +250,8 @@ def logged_episodes(folder: Path) -> list[dict[str, Any]]:
             None,
         ),
         ("peract", "eval-peract", 25, 2_000_000_000, ["trained", "oracle"], 25),
-        ("hiveformer", "eval-hiveformer", 500, 2_200_000_000, ["trained", "oracle"], 25),
+        ("rvt", "eval-rvt", 25, 2_000_000_000, ["trained", "oracle"], 25),
+        ("hiveformer", "eval-hiveformer", 500, 2_200_000_000, ["trained", "oracle"], 20),
     ],
 )
 def test_a_preset_is_played_as_it_says(
@@ -276,7 +277,12 @@ def test_a_preset_is_played_as_it_says(
         assert sorted(order[:4]) == [0, 1, 2, 3] and order[:4] * (count // 4) == order[: count // 4 * 4]
         assert (order[:4] == [0, 1, 2, 3]) == (name == "default"), "PerAct's are shuffled"
     words = {one["instruction"].split()[0] for one in episodes if one["condition"] == "trained"}
-    assert words == ({"touch"} if name == "peract" else {"touch", "go"})
+    assert words == ({"touch", "go"} if name == "default" else {"touch"})
+    authors = {"peract": "PerAct", "rvt": "RVT", "hiveformer": "HiveFormer"}
+    if name == "default":
+        assert results["published"] is None
+    else:
+        assert results["published"] == {"of": authors[name], "differences": ["played on fake, not on RLBench"]}
 
 
 def test_a_protocol_does_not_disturb_the_results_of_another(run: Path) -> None:
@@ -382,6 +388,16 @@ def test_a_preset_keeps_its_name_only_as_it_is(change: str) -> None:
     assert compose("eval", EvalConfig, [*words, "protocol.name=mine"]).protocol.name == "mine"
     free = ["protocol.episodes=3", "protocol.seed=4", "protocol.conditions=[trained]", "protocol.max_keyframes=25"]
     assert compose("eval", EvalConfig, [*words[:2], *free]).protocol.name == "peract"
+
+
+def test_what_only_rlbench_can_follow_is_said_elsewhere(run: Path) -> None:
+    protocol = replace(settings(run, protocol="peract").protocol, name="mine")
+    results, _ = judge_module.evaluate(settings(run, protocol=protocol))
+    assert table(results).endswith(
+        "note: Not used on fake: protocol.rlbench.renderer, protocol.rlbench.planner_attempts."
+    )
+    with pytest.raises(InputError, match=r"^protocol.scenes: found /x; allowed for this run's sim=tabletop: null; RLB"):
+        judge_module.evaluate(settings(run, protocol=replace(protocol, name="stored", scenes="/x")))
 
 
 def test_a_protocol_of_ones_own_has_a_folder_of_its_own(run: Path) -> None:

@@ -442,14 +442,14 @@ def collect_command(config: CollectConfig) -> Any:
     return seen
 
 
-def write_run(name: str, config: TrainConfig) -> Path:
+def write_run(name: str, config: TrainConfig, *, renderer: str = "raycast") -> Path:
     """Write the settings and the record of the demonstrations of a run."""
     import dataclasses
 
     from instructrl.training.run_dir import open_run
 
     run = open_run(dataclasses.replace(config, name=name, output_dir="outputs"))
-    data = {"train": {"path": "x", "checksum": "y", "provenance": {"renderer": "raycast"}}}
+    data = {"train": {"path": "x", "checksum": "y", "provenance": {"renderer": renderer}}}
     (run / "data.json").write_text(json.dumps(data))
     return run
 
@@ -483,7 +483,7 @@ def evaluation(config: EvalConfig, trained: TrainConfig | None = None) -> Any:
     actor = FakePolicy()
     trained = trained or changed("task.tasks=[reach_target,push_button]", "task.variations=null")
     for name in ("x", "y"):
-        write_run(name, trained)
+        write_run(name, trained, renderer="rlbench_opengl3" if trained.sim.kind == "rlbench" else "raycast")
 
     def workers(sim: Any, task: str, **settings: Any) -> InlineWorkers:
         opened = InlineWorkers(settings["count"], limits=settings["limits"])
@@ -513,6 +513,11 @@ def evaluation(config: EvalConfig, trained: TrainConfig | None = None) -> Any:
 def run_evaluation(config: TrainConfig) -> Any:
     """What an evaluation of such a run does."""
     return evaluation(changed("episodes=2", "conditions=[trained]", "workers=2", name="eval"), config)
+
+
+def rlbench_evaluation(config: EvalConfig) -> Any:
+    """The calls that the evaluation of a run on RLBench makes."""
+    return evaluation(config, changed("sim=rlbench", "task.name=close_jar"))
 
 
 class Spy:
@@ -761,6 +766,14 @@ EVAL_PROBES: dict[str, Probe] = {
     "protocol.sentence": ("first", evaluation, OWN),
     "protocol.max_keyframes": ("2", evaluation, OWN),
     "protocol.max_unreachable": ("2", evaluation, OWN),
+    "protocol.scenes": ("stored", rlbench_evaluation, OWN),
+    "protocol.rlbench.renderer": ("rlbench_opengl", rlbench_evaluation, OWN),
+    "protocol.rlbench.planner_attempts": ("1", rlbench_evaluation, OWN),
+    "protocol.rlbench.motion_attempts": ("10", rlbench_evaluation, OWN),
+    "protocol.rlbench.separate_gripper": ("true", rlbench_evaluation, OWN),
+    "protocol.rlbench.failure_ends": ("false", rlbench_evaluation, OWN),
+    "protocol.rlbench.clip_to_workspace": ("true", rlbench_evaluation, OWN),
+    "protocol.rlbench.ignore_collisions": ("false", rlbench_evaluation, OWN),
     "hardware.platform": ("cpu", evaluation, FEW),
     "hardware.precision": ("bfloat16", evaluation, FEW),
     "hardware.prefetch": ("5", evaluation, FEW),

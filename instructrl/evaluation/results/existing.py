@@ -42,7 +42,7 @@ def check_existing(path: Path, requested: Mapping[str, Any]) -> None:
 
 def settings_of(results: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that results answer, as far as they record them: earlier versions recorded fewer."""
-    protocol = dict(flatten(results.get("protocol", {})))
+    protocol = dict(flatten({**results.get("protocol", {})}))
     found = {key: protocol[name] for key, name in RECORDED.items() if name in protocol}
     for key, name in (("checkpoint", "name"), ("renderer", "evaluation")):
         if key in results:

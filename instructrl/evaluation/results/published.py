@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from instructrl.cli.compose import compose
-from instructrl.config.evaluation import RECORDED, EvalConfig, protocol_record
+from instructrl.config.evaluation import RECORDED, EvalConfig, RLBenchProtocol, protocol_record
 from instructrl.config.fields import flatten
 from instructrl.errors import format_value
 from instructrl.package_files import CONFIG_DIR
@@ -62,13 +62,23 @@ def published_record(results: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def published_text(results: Mapping[str, Any]) -> str:
-    """The same as a sentence; empty for a protocol of nobody else and for results of earlier versions."""
+    """The same as a sentence; empty for results of earlier versions.
+
+    Of a protocol of nobody else, its choices for RLBench that another simulator left out.
+    """
     found = results.get("published")
     if not found:
-        return ""
+        return _unused(results)
     if not found["differences"]:
         return f"Comparable with {found['of']}'s published numbers: every choice of its protocol was met."
     return f"Not comparable with {found['of']}'s published numbers: {'; '.join(found['differences'])}."
+
+
+def _unused(results: Mapping[str, Any]) -> str:
+    """The sentence on choices for RLBench that were not used; empty if there are none, or if it was RLBench."""
+    asked, played = results.get("protocol", {}).get("rlbench", {}), results.get("simulator", {}).get("simulator")
+    changed = [f"protocol.rlbench.{key}" for key, value in asked.items() if value != getattr(RLBenchProtocol(), key)]
+    return f"Not used on {played}: {', '.join(changed)}." if changed and played != "rlbench" else ""
 
 
 def _protocol_differences(name: str, protocol: Mapping[str, Any]) -> list[str]:
@@ -90,4 +100,5 @@ def _fixed(name: str) -> dict[str, Any]:
 
 @cache
 def _tasks(sets: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(task for name in sets for task in OmegaConf.load(CONFIG_DIR / "task" / f"{name}.yaml")["tasks"])
+    files = [OmegaConf.load(CONFIG_DIR / "task" / f"{name}.yaml") for name in sets]
+    return frozenset(task for file in files for task in OmegaConf.select(file, "tasks"))

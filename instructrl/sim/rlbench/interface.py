@@ -146,8 +146,8 @@ def _entries(node: ast.ClassDef | ast.FunctionDef, methods: tuple[str, ...]) -> 
             yield f"{node.name}.{one.name}", _parameters(one.args)
         elif isinstance(one, ast.Assign) and bases == ["Enum"]:
             yield from ((f"{node.name}.{ast.unparse(target)}", []) for target in one.targets)
-    for one in ast.walk(node):
-        for target in one.targets if isinstance(one, ast.Assign) else ():
+    for inner in ast.walk(node):
+        for target in inner.targets if isinstance(inner, ast.Assign) else ():
             if isinstance(target, ast.Attribute) and ast.unparse(target.value) == "self" and target.attr in methods:
                 yield f"{node.name}.{target.attr}", []
 

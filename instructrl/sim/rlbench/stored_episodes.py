@@ -42,7 +42,7 @@ class EpisodeFolder:
 
 @dataclass(frozen=True)
 class SceneState:
-    """What restores the scene of a demonstration."""
+    """The random numbers and the placement that restore the scene of a demonstration."""
 
     random_state: tuple[Any, ...]  # for numpy.random.set_state
     placements: int | None  # number of the placement from 1; None: not recorded, the planner decides again
@@ -100,16 +100,17 @@ def stored_scenes(folder: Path, task: str) -> StoredScenes:
 
 
 def scene_state(episode: Path) -> SceneState:
-    """What restores the scene of the demonstration in this folder.
+    """The state that restores the scene of the demonstration in this folder.
 
     Raises:
         InputError: the file is missing, damaged, or does not record it.
     """
     path = episode / DEMONSTRATION
     demo = load_pickle(path)
-    fields = demo.state if isinstance(demo, InertObject) and isinstance(demo.state, dict) else {}
+    state = demo.state if isinstance(demo, InertObject) else None
+    fields: dict[Any, Any] = state if isinstance(state, dict) else {}
     random_state = fields.get("random_seed")
-    if not _is_random_state(random_state):
+    if random_state is None or not _is_random_state(random_state):
         found = "no random_seed" if random_state is None else "a random_seed of another form"
         raise InputError(
             f"{path}: found {found}; allowed: the state of numpy's random numbers, which RLBench's dataset generator "
