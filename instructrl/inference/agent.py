@@ -8,6 +8,7 @@
 Needs no simulator and no demonstrations. (`models/agent.py` is its network.)
 """
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -19,8 +20,11 @@ from instructrl.config.environment import DataConfig
 from instructrl.config.training import HardwareConfig
 from instructrl.errors import InputError, format_value
 from instructrl.inference.batched_agent import BatchedAgent
+from instructrl.inference.hub import SCHEME, check_repository, upload
+from instructrl.inference.model_card import check_licence, model_card, read_records
 from instructrl.inference.observation_format import ObservationFormat
 from instructrl.inference.trained import load_trained
+from instructrl.storage.paths import StoragePath, storage_path
 from instructrl.training.parameters.load_agent import LoadedAgent, export_agent
 from instructrl.types import Observation
 
@@ -46,6 +50,7 @@ class Agent:
         self._trained = trained
         self._batched = BatchedAgent.from_trained(trained, slots=1, steps=FIRST_STEPS, strict=strict)
         self._instruction: str | None = None
+        self._run: StoragePath | None = None  # with records of its training and its evaluations
 
     @classmethod
     def load(
@@ -60,7 +65,7 @@ class Agent:
         """Load the agent of a run directory or of a folder written by `save`; both may be in object storage.
 
         Args:
-            run: the directory that train.py printed.
+            run: the directory that train.py printed, or hf://USER/NAME of an agent that `push_to_hub` published.
             checkpoint: "best" by validation loss, or "last"; ignored for a folder written by `save`.
             hardware: device and precision; None: jax's default device, and float32.
             data: settings of the local cache for object storage.
@@ -70,7 +75,9 @@ class Agent:
         Raises:
             InputError: the run or its checkpoint does not exist, or a file is missing, damaged or changed.
         """
-        return cls(load_trained(run, checkpoint=checkpoint, hardware=hardware, data=data), strict=strict)
+        agent = cls(load_trained(run, checkpoint=checkpoint, hardware=hardware, data=data), strict=strict)
+        agent._run = None if str(run).startswith(SCHEME) else storage_path(run, data)
+        return agent
 
     def save(self, folder: str | Path) -> None:
         """Export the agent to a folder: `config.yaml` and `agent.safetensors`, without optimizer state.
@@ -79,6 +86,29 @@ class Agent:
             InputError: the folder is a run, or it cannot be written.
         """
         export_agent(Path(folder), self._trained)
+
+    def push_to_hub(self, repository: str, *, private: bool, licence: str) -> str:
+        """Publish the agent on the Hugging Face hub, as `save` writes it, with a model card; returns its address.
+
+        The card says how to use the agent, its settings, and what the run records of its data and evaluations.
+
+        Args:
+            repository: USER/NAME; created if it does not exist.
+            private: whether only the user can read a repository that is created.
+            licence: of the agent, as the hub names it, such as "mit".
+
+        Raises:
+            InputError: the name or the licence is none, or the hub refuses the user.
+            RunError: the hub does not answer.
+        """
+        check_licence(licence)
+        check_repository(repository, key="repository")
+        with tempfile.TemporaryDirectory(prefix="instructrl-") as folder:
+            self.save(folder)
+            records = read_records(self._run)
+            card = model_card(self._trained, records, repository=repository, licence=licence)
+            Path(folder, "README.md").write_text(card, encoding="utf-8")
+            return upload(Path(folder), repository, private=private, message=f"Agent of step {self.step}")
 
     def reset(self) -> None:
         """Clear the history; the next action is the first of a new episode."""

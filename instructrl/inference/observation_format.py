@@ -69,7 +69,7 @@ class ObservationFormat:
                     f"observation: found no {key}, only {', '.join(map(str, observation))}; this agent uses "
                     f"the cameras {', '.join(self.cameras)}"
                 )
-        arrays = [[np.asarray(observation[f"{name}_{part}"]) for name in self.cameras] for part in parts]
+        arrays = [[_array(observation, f"{name}_{part}") for name in self.cameras] for part in parts]
         for name, image in zip(self.cameras, arrays[0], strict=True):
             if image.shape != (self.image_size, self.image_size, 3):
                 raise InputError(
@@ -82,9 +82,16 @@ class ObservationFormat:
             raise InputError(
                 "observation: the camera matrices have different shapes; expected [3 3] and [4 4]"
             ) from None
-        return Observation(images, np.asarray(observation["state"]), intrinsics, extrinsics, "")
+        return Observation(images, _array(observation, "state"), intrinsics, extrinsics, "")
 
     def _any_matrices(self) -> dict[str, np.ndarray]:
         """Matrices for an agent that does not look at them."""
         sizes = {"intrinsics": 3, "extrinsics": 4}
         return {f"{name}_{part}": np.eye(size) for name in self.cameras for part, size in sizes.items()}
+
+
+def _array(observation: Mapping[str, Any], key: str) -> np.ndarray:
+    try:
+        return np.asarray(observation[key])
+    except ValueError:  # nested lists of unequal lengths
+        raise InputError(f"observation: found {key} as lists of unequal lengths, expected an array") from None

@@ -19,12 +19,12 @@ from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.errors import InputError
 from instructrl.evaluation.rollout import print_warning
 from instructrl.inference.agent import Agent
-from instructrl.inference.batched_agent import load_batched_agent
+from instructrl.inference.batched_agent import BatchedAgent, load_batched_agent
 from instructrl.inference.instruction_check import UnknownWordsWarning
 from instructrl.training.parameters.load_agent import load_agent
 from instructrl.types import Observation
 from tests.fixtures import tiny
-from tests.fixtures.cameras import ring_of_cameras
+from tests.fixtures.observations import observations
 from tests.paths import ROOT
 
 ASK = "reach the red ball"
@@ -46,21 +46,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     folder = tmp_path_factory.mktemp("run")
     return tiny.begun(folder, tiny.shared_demonstrations(), "head=regression", "training.freeze=[policy/block_0]")
-
-
-def observations(count: int) -> list[Observation]:
-    random = np.random.default_rng(3)
-    intrinsics, extrinsics = ring_of_cameras(2, 32)
-    return [
-        Observation(
-            random.integers(0, 256, (2, 32, 32, 3), np.uint8),
-            random.random(4, np.float32),
-            intrinsics.astype(np.float32),
-            extrinsics.astype(np.float32),
-            "",
-        )
-        for _ in range(count)
-    ]
 
 
 def by_camera(seen: Observation) -> dict[str, Any]:
@@ -112,6 +97,25 @@ def test_what_was_saved_acts_alike_without_the_run(run: Path, tmp_path: Path) ->
     size = (tmp_path / "small" / "agent.safetensors").stat().st_size
     count = sum(leaf.size for leaf in jax.tree.leaves(load_batched_agent(run, **BEST)[0].params))
     assert 4 * count < size < 4 * count + 20_000  # parameters, no optimizer state
+
+
+def test_many_episodes_at_once_act_as_each_alone(run: Path) -> None:
+    agents, agent, seen = BatchedAgent.load(run, slots=3, steps=2), Agent.load(run), observations(4)
+    with pytest.warns(UnknownWordsWarning) as reported:
+        agents.start_episode(2, ASK)
+    assert Path(reported[0].filename) == Path(__file__)
+    first = agents.act({2: seen[0]})
+    agents.start_episode(0, "")
+    both = agents.act({0: by_camera(seen[2]), 2: seen[1]})
+    np.testing.assert_allclose([agent.act(one, ASK) for one in seen[:2]], [first[2], both[2]], atol=1e-4)
+    agent.reset()
+    np.testing.assert_allclose(agent.act(seen[2], ""), both[0], atol=1e-4)
+    for wrong, line in (
+        ({0: seen[3], 2: seen[3]}, "episode: found keyframe 3; allowed: at most 2; begin another"),
+        ({0: seen[3]._replace(state=np.full(4, np.nan, np.float32))}, "observation.state: found [nan"),
+    ):
+        assert refused(lambda wrong=wrong: agents.act(wrong)).startswith(line)
+    np.testing.assert_allclose(agents.act({0: seen[3]})[0], agent.act(seen[3], ""), atol=1e-4)
 
 
 def use_former_names(path: Path) -> None:
