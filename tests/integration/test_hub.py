@@ -50,7 +50,7 @@ def test_a_published_agent_comes_back_with_a_card(run: Path, server: Hub, monkey
     agent = Agent.load(run)
     assert agent.push_to_hub("ann/lifter", private=True, licence="mit") == f"{server.url}/ann/lifter"
     [created] = server.created
-    assert (created["organization"], created["name"], created["private"]) == ("ann", "lifter", True)
+    assert (created["organization"], created["name"], created["visibility"]) == ("ann", "lifter", "private")
     assert sorted(server.names("ann/lifter")) == ["README.md", "agent.safetensors", "config.yaml"]
     card = next(content for path, content in server.files.items() if path.endswith("README.md")).decode()
     assert card.startswith("---\nlicense: mit\n") and 'Agent.load("hf://ann/lifter")' in card
@@ -70,7 +70,7 @@ def test_the_command_publishes_a_run(run: Path, server: Hub) -> None:
     words = [f"run={run}", "repository=ann/other", "private=false", "licence=cc-by-4.0"]
     ran = run_main(hub_command.main, *words)
     assert (ran.returncode, ran.stdout.splitlines()[-1]) == (0, f"{server.url}/ann/other"), ran.stderr
-    assert server.created[0]["private"] is False
+    assert server.created[0]["visibility"] == "public"
     for changed, line in (
         ("private=maybe", "error: private: found maybe; allowed: true or false"),
         ("licence=My own", "error: licence: found My own; allowed: names of the hub"),
