@@ -105,7 +105,8 @@ def _data(data: Mapping[str, Mapping[str, Any]], config: "TrainConfig") -> str:
 
 def _source(entry: Mapping[str, Any]) -> tuple[str, str]:
     provenance = entry.get("provenance")
-    made = ", ".join(f"{key} {value}" for key, value in provenance.items()) if isinstance(provenance, dict) else ""
+    known = provenance.items() if isinstance(provenance, dict) else ()
+    made = ", ".join(f"{key} {value}" for key, value in known if value)
     return Path(str(entry.get("path", ""))).name, made or "not recorded"
 
 

@@ -8,6 +8,7 @@ before the port opens. GET /healthz says whether it is open. SIGTERM or ctrl-C e
 """
 
 import asyncio
+import errno
 import signal
 import socket
 import sys
@@ -76,8 +77,13 @@ def bound_socket(host: str, port: int) -> socket.socket:
         bound.bind(address)
     except OSError as error:
         bound.close()
-        raise InputError(f"port: found {port} at {host} ({_said(error)}); choose another port= or host=") from None
+        raise unavailable(host, port, error) from None
     return bound
+
+
+def unavailable(host: str, port: int, error: OSError) -> InputError:
+    """The error of a port that cannot be had."""
+    return InputError(f"port: found {port} at {host} ({_said(error)}); choose another port= or host=")
 
 
 def prepare(config: ServeConfig, token: str | None) -> "PolicyServer":
@@ -107,17 +113,23 @@ def prepare(config: ServeConfig, token: str | None) -> "PolicyServer":
 
 
 async def serve(server: "PolicyServer", listener: socket.socket, config: ServeConfig) -> None:
-    """Serve until SIGTERM or ctrl-C."""
+    """Serve until SIGTERM or ctrl-C.
+
+    Raises:
+        InputError: another program has taken the port since it was bound.
+    """
     stop = asyncio.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    await server.run(
-        listener,
-        ready=lambda: say(f"serving {config.run} at ws://{shown}:{port}, to {config.clients} clients at once"),
-        stop=stop,
-    )
+    line = f"serving {config.run} at ws://{shown}:{port}, to {config.clients} clients at once"
+    try:
+        await server.run(listener, ready=lambda: say(line), stop=stop)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise unavailable(host, port, error) from None
     say("stopped")
 
 

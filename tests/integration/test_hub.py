@@ -54,7 +54,8 @@ def test_a_published_agent_comes_back_with_a_card(run: Path, server: Hub, monkey
     assert sorted(server.names("ann/lifter")) == ["README.md", "agent.safetensors", "config.yaml"]
     card = next(content for path, content in server.files.items() if path.endswith("README.md")).decode()
     assert card.startswith("---\nlicense: mit\n") and 'Agent.load("hf://ann/lifter")' in card
-    assert "| cameras | front, left_shoulder |" in card and "| train | train.hdf5 | simulator " in card
+    assert "| cameras | front, left_shoulder |" in card
+    assert "| train | train.hdf5 | expert waypoints, renderer raycast, simulator tabletop, version " in card
     assert "| default | trained | 200 | 0.870 | 0.816 to 0.910 |" in card and "| no_instruction | 200 | 0.255 |" in card
     assert str(run.parent) not in card
     expected = act(agent)
