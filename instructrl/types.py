@@ -1,8 +1,8 @@
 """Shared array types: observation, demonstration, batch.
 
 Shape suffixes: K cameras, H x W pixels, S state values, N frames, T keyframe steps, B batch, L tokens.
-All are NamedTuples of numpy arrays in loaders and of jax arrays in steps, hence pytrees, and need neither jax nor flax
-to import. A field's type names its dtype and shape; the tests check them wherever a function takes or returns one.
+All are NamedTuples of numpy arrays in loaders and of jax arrays in steps, hence pytrees, and need only numpy to import.
+A field's type names its dtype and shape; the tests check them wherever a function takes or returns one.
 
 Cameras follow the computer-vision convention: x right, y down, z into the scene; `extrinsics` maps
 camera to world coordinates (metres); `intrinsics` maps camera coordinates to pixels, where the image
@@ -12,10 +12,9 @@ spans [0, W] x [0, H] (the center of the first pixel is at 0.5, 0.5).
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import ml_dtypes
 import numpy as np
-from jaxtyping import Float, Float32, Int32, Int64, UInt8
 
+from instructrl.array_types import Float, Float32, Int32, Int64, UInt8
 from instructrl.errors import InputError
 
 GRIPPER_STATE = ("gripper open", "left finger (m)", "right finger (m)", "time")  # of RLBench; the time is in [-1, 1]
@@ -91,7 +90,11 @@ class FeatureSizes:
     @property
     def numpy_dtype(self) -> np.dtype:
         """The numpy dtype."""
-        return np.dtype(ml_dtypes.bfloat16 if self.dtype == "bfloat16" else self.dtype)
+        if self.dtype != "bfloat16":
+            return np.dtype(self.dtype)
+        import ml_dtypes  # comes with jax, which a simulator's own interpreter does not have
+
+        return np.dtype(ml_dtypes.bfloat16)
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,10 @@ from instructrl.cli.overrides import (
     read_override,
     without_empty_groups,
 )
+from instructrl.config.composition import explain
 from instructrl.config.environment import SimConfig
 from instructrl.config.evaluation import EvalConfig, ProtocolConfig, check_protocol_name
-from instructrl.config.fields import explain, flatten, invalid_value, is_group, leaves
+from instructrl.config.fields import flatten, invalid_value, is_group, leaves
 from instructrl.config.kinds import chosen_kinds, registries, specialize
 from instructrl.config.resolve import resolve, resolve_values, with_defaults, without_types
 from instructrl.errors import InputError

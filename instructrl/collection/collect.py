@@ -47,7 +47,8 @@ MAX_LOST = 5  # consecutive episodes on which a fragile simulator crashes twice 
 
 def start_workers(sim: SimConfig, task: str) -> Workers:
     """Start the processes that collect a task."""
-    return Workers(partial(make_checked_env, sim, task), worker_count(sim.workers), timeout=sim.timeout)
+    factory = partial(make_checked_env, sim, task)
+    return Workers(factory, worker_count(sim.workers), timeout=sim.timeout, python=sim.interpreter)
 
 
 def ensure_demonstrations(

@@ -11,7 +11,7 @@ from instructrl.data.demonstrations.reader import read
 from instructrl.data.demonstrations.schema import Header
 from instructrl.data.demonstrations.world import check_world
 from instructrl.errors import InputError
-from instructrl.sim import EpisodeStart, simulator_class
+from instructrl.sim import EpisodeStart, working_renderer
 from instructrl.storage.paths import StoragePath, storage_path
 
 FIRST_SEED = {"train": 0, "val": 1_000_000_000}  # those of evaluation start at 2_000_000_000
@@ -148,11 +148,6 @@ def with_available_renderer(sim: SimConfig, splits: list[Split]) -> SimConfig:
             except InputError:
                 break  # such parts are collected again
     return replace(sim, renderer=working_renderer(sim, sim.renderer))
-
-
-def working_renderer(sim: SimConfig, requested: str) -> str:
-    """Renderer of this simulator that works on this machine."""
-    return simulator_class(sim).available_renderer(requested)
 
 
 def select_variations(task: TaskConfig, available: int) -> list[int]:

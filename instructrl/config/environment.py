@@ -1,5 +1,6 @@
 """Settings of tasks, simulators, data and collection, and their checks. No jax here."""
 
+import os
 import re
 from dataclasses import MISSING, dataclass, field, fields
 from fractions import Fraction
@@ -101,10 +102,18 @@ class SimConfig:
     renderer: str = setting("auto", help="renderer; auto: the best one available")
     workers: int | None = number(None, low=1, high=1024, help="simulator processes; null: one per CPU core")
     timeout: float = number(60.0, above=0, high=86_400, help="seconds after which a simulator call counts as hung")
+    python: str | None = setting(
+        None, help="Python interpreter with the simulator's packages, which runs its processes; null: this one"
+    )
 
     def __post_init__(self) -> None:
         if isinstance(self.cameras, str):
             self.cameras = [self.cameras]
+
+    @property
+    def interpreter(self) -> str | None:
+        """The Python interpreter of the simulator's processes; None: this one."""
+        return self.python and os.path.expanduser(self.python)  # noqa: PTH111  (a word on PATH stays one)
 
     @property
     def bounds(self) -> Workspace:

@@ -4,11 +4,10 @@ from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from omegaconf import MISSING
-
 from instructrl.config.fields import (
     MAX_EPISODES,
     MAX_VARIATION,
+    MISSING,
     choice_or_integers,
     flatten,
     leaves,
@@ -129,6 +128,7 @@ class EvalConfig:
     )
     renderer: str | None = setting(None, help="renderer of the run's simulator; null: the one of the training data")
     workers: int | None = number(None, low=1, high=1024, help="simulator processes; null: one per CPU core")
+    python: str | None = setting(None, help="Python interpreter of the run's simulator; null: as in the training")
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
 

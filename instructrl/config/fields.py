@@ -1,7 +1,8 @@
 """Field constraints of the settings, their validation, and one-line messages for wrong keys and values.
 
 A field's type and its metadata (`one_of`, `number`, `word`, `choice_list`, ...) say what it accepts and what it means.
-Of the settings themselves this file only knows former names and common synonyms, for the messages.
+Of the settings themselves this file only knows former names and common synonyms, for the messages. It needs no package:
+the processes of a simulator with its own interpreter import it.
 """
 
 import dataclasses
@@ -11,14 +12,13 @@ import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import Field, field
-from types import MappingProxyType, UnionType
+from types import UnionType
 from typing import Any
-
-from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException, ValidationError
 
 from instructrl.errors import InputError, format_value, shorten
 from instructrl.redaction import is_confidential
+
+MISSING = "???"  # OmegaConf's mark of a setting without a default
 
 MAX_NAME_BYTES = 200  # file systems allow 255, and names of temporary files contain it
 
@@ -110,8 +110,6 @@ SYNONYMS = {  # last parts of keys that people type, and the setting that they m
 }
 
 MAX_TEXT_LENGTH = 1000  # characters
-
-INTERPOLATION_ADVICE = "${...} takes the key of another setting, or ${oc.env:NAME}"
 
 SHORT_TYPE_NAMES = {int: "integer", float: "number", bool: "true | false", str: "text"}
 
@@ -305,28 +303,6 @@ def invalid_value(key: str, value: Any, entry: Field) -> InputError:
     return InputError(f"{key}: found {format_value(value)}{beside}; allowed: {describe_allowed(entry)}", key=key)
 
 
-def with_current_names(config: DictConfig) -> DictConfig:
-    """A recorded configuration with former names of settings and values replaced by the current ones.
-
-    A former name beside the current one is left as it is, so that `resolve` refuses it.
-    """
-    values = OmegaConf.to_container(config)
-    for former, current in RENAMED_KEYS.items():
-        *groups, last = former.split(".")
-        name = current.rpartition(".")[2]
-        part = subdict(values, groups)
-        if last in part and name not in part:
-            part[name] = part.pop(last)
-    for key, table in RENAMED_VALUES.items():
-        *groups, last = key.split(".")
-        part = subdict(values, groups)
-        if isinstance(part.get(last), list):
-            part[last] = [table.get(item, item) if isinstance(item, str) else item for item in part[last]]
-        elif isinstance(part.get(last), str):
-            part[last] = table.get(part[last], part[last])
-    return OmegaConf.create(values)  # type: ignore[arg-type,return-value]
-
-
 def with_current_name(override: str) -> str:
     """A recorded override, KEY=VALUE, with former names of the setting and its values replaced by the current ones."""
     key, equals, value = override.partition("=")
@@ -362,16 +338,6 @@ def check_literals(values: Any, key: str = "") -> None:
     elif "${" in str(values):
         line = f"{key}: found {format_value(values)}; allowed: ${{...}} without a backslash, or no ${{"
         raise InputError(line, key=key)
-
-
-def check_mappings(config: DictConfig, schema: type) -> None:
-    """Raise InputError for a group that an untyped configuration replaces by a value, or refers to one."""
-    for group in sorted({key.rpartition(".")[0] for key in leaves(schema) if "." in key}):
-        value = OmegaConf.select(config, group, default={})
-        if not isinstance(value, dict | DictConfig):
-            known = ", ".join(key for key in leaves(schema) if key.startswith(group + "."))
-            found = format_value(list(value) if isinstance(value, ListConfig) else value)
-            raise InputError(f"{group}: found {found}; allowed: its settings {known}")
 
 
 def check_values(values: Any, schema: type) -> None:
@@ -468,29 +434,3 @@ def similar_keys(key: str, keys: list[str]) -> list[str]:
         near = difflib.get_close_matches(name, {known.rpartition(".")[2] for known in keys}, n=1, cutoff=0.8)
         found = [known for known in keys if [known.rpartition(".")[2]] == near][:2]
     return found
-
-
-def explain(
-    error: OmegaConfBaseException, schema: type, inputs: Mapping[str, Any] = MappingProxyType({})
-) -> InputError:
-    """An InputError for an OmegaConf error: the key, what was found (its value in `inputs`) and what is allowed."""
-    key = re.sub(r"\[.*", "", error.full_key or "")
-    message = str(error.msg or error).splitlines()[0]
-    entry = leaves(schema).get(key)
-    if key and key not in known_keys(schema):
-        return InputError(unknown_key(key, schema), key=key)
-    if "missing mandatory value" in message.lower():
-        allowed = describe_allowed(entry) if entry else "its settings"
-        return InputError(f"{key}: no value given; write {key}=...; allowed: {allowed}")
-    if isinstance(error, InterpolationResolutionError) and not isinstance(error, ValidationError):
-        former = next((name for name in RENAMED_KEYS if f"'{name}'" in message), None)
-        advice = f"{former} is now called {RENAMED_KEYS[former]}" if former else INTERPOLATION_ADVICE
-        return InputError(f"{key or 'configuration'}: {message}; {advice}", key=key)
-    if entry is None:
-        return InputError(f"{key or 'configuration'}: {message}; see --help for the settings", key=key)
-    if key in inputs:
-        found = inputs[key]
-    else:
-        value = re.search(r"[Vv]alue '(.*)' (?:of type|for field|is not|\()", message)
-        found = None if "not Optional" in message or (value and value[1] == "None") else value[1] if value else message
-    return invalid_value(key, found, entry)

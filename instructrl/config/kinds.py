@@ -10,12 +10,13 @@ import functools
 import typing
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from omegaconf import MISSING, DictConfig
-
-from instructrl.config.fields import is_group
+from instructrl.config.fields import MISSING, is_group
 from instructrl.registry import Registry
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 T = TypeVar("T")
 
@@ -61,7 +62,7 @@ def _with_types(schema: type, types: tuple[tuple[str, type], ...]) -> type:
     return dataclasses.make_dataclass(schema.__name__, fields, bases=(schema,))
 
 
-def without_unused(config: DictConfig, schema: type) -> DictConfig:
+def without_unused(config: "DictConfig", schema: type) -> "DictConfig":
     """A recorded configuration without those settings of a group that only other kinds of InstructRL have.
 
     Runs that were recorded before each kind had its own dataclass hold the settings of all of them.

@@ -12,15 +12,14 @@ from typing import Any, TypeVar, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from instructrl.config.composition import check_mappings, explain
 from instructrl.config.environment import CollectConfig, check_task
 from instructrl.config.evaluation import EvalConfig
 from instructrl.config.fields import (
     MAX_NAME_BYTES,
     check_fields,
     check_literals,
-    check_mappings,
     check_values,
-    explain,
     flatten,
     format_value,
     renamed_value,

@@ -38,7 +38,8 @@ from instructrl.evaluation.run_checks import (
     recorded_renderer,
     scenes_of,
 )
-from instructrl.evaluation.worker_env import TaskInfo, start_eval_workers, task_info
+from instructrl.evaluation.worker_env import TaskInfo
+from instructrl.evaluation.workers import start_eval_workers, task_info
 from instructrl.inference.batched_agent import BatchedAgent, fingerprint, load_batched_agent
 from instructrl.sim import EpisodeLimits, StoredScenes, check_tasks
 from instructrl.sim.vector.pool import Workers, worker_count
@@ -67,6 +68,7 @@ def evaluate(config: EvalConfig, run: Path | None = None) -> tuple[dict[str, Any
     stored, protocol = storage_path(config.run), effective_protocol(config)
     run = run or Path(config.run)
     recorded, trained = recorded_renderer(run), read_config(run)
+    trained = replace(trained, sim=replace(trained.sim, python=config.python or trained.sim.python))
     trained.sim.check_playable()
     tasks, folder = chosen_tasks(trained.task, config.tasks), evaluation_folder(run, protocol.name)
     several = len(task_names(trained.task)) > 1

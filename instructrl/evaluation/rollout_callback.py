@@ -11,7 +11,7 @@ from instructrl.data.text.tokenizer import make_tokenizer
 from instructrl.evaluation.evaluator import TRAINING_ROLLOUT_SEEDS, fixed_starts
 from instructrl.evaluation.rollout import Episode, EpisodeSpec, print_warning, run_rollouts
 from instructrl.evaluation.run_checks import choose_renderer, recorded_renderer
-from instructrl.evaluation.worker_env import start_eval_workers, task_info
+from instructrl.evaluation.workers import start_eval_workers, task_info
 from instructrl.inference.batched_agent import BatchedAgent
 from instructrl.inference.instruction_check import InstructionCheck
 from instructrl.sim import check_tasks

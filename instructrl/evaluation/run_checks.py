@@ -8,7 +8,7 @@ from instructrl.config.environment import SIMULATORS, SimConfig, TaskConfig, tas
 from instructrl.config.evaluation import DEFAULT_PROTOCOL, ProtocolConfig, RLBenchProtocol
 from instructrl.config.fields import format_value, leaves
 from instructrl.errors import InputError
-from instructrl.sim import FollowsProtocol, StoredScenes, StoresScenes, simulator_class
+from instructrl.sim import StoredScenes, follows_protocol, stored_scenes, working_renderer
 from instructrl.training.memory_limit import check_memory_limit
 from instructrl.training.run_dir import check_agent, read_config, read_data
 
@@ -74,13 +74,12 @@ def choose_renderer(sim: SimConfig, recorded: str, requested: str | None) -> str
         InputError: the data's renderer does not work on this machine and no other is requested, or the requested one
             does not work.
     """
-    simulator = simulator_class(sim)
     renderers = leaves(SIMULATORS[sim.kind])["renderer"].metadata.get("choices", ())
     if renderers and requested not in (None, *renderers):
         raise InputError(f"renderer: found {requested}; allowed for this run's sim={sim.kind}: {', '.join(renderers)}")
     try:
         if requested in (None, "auto", recorded):
-            return simulator.available_renderer(recorded)
+            return working_renderer(sim, recorded)
     except InputError as error:
         if requested is None:
             other = next((name for name in renderers if name not in ("auto", recorded)), "auto")
@@ -88,12 +87,12 @@ def choose_renderer(sim: SimConfig, recorded: str, requested: str | None) -> str
                 f"renderer: the training images were rendered by {recorded}, which does not work here ({error}); "
                 f"to evaluate on images rendered by {other}, which look slightly different, add renderer={other}"
             ) from None
-    return simulator.available_renderer(requested or "auto")
+    return working_renderer(sim, requested or "auto")
 
 
 def choices_for(sim: SimConfig, protocol: ProtocolConfig) -> RLBenchProtocol | None:
     """The protocol's choices for RLBench; None on a simulator that has no such choices, as results then say."""
-    return protocol.rlbench if isinstance(simulator_class(sim), FollowsProtocol) else None
+    return protocol.rlbench if follows_protocol(sim) else None
 
 
 def scenes_of(sim: SimConfig, protocol: ProtocolConfig, task: str) -> StoredScenes:
@@ -102,8 +101,9 @@ def scenes_of(sim: SimConfig, protocol: ProtocolConfig, task: str) -> StoredScen
     Raises:
         InputError: the simulator stores none, or there are fewer than episodes; or one cannot be restored.
     """
-    simulator, folder = simulator_class(sim), str(protocol.scenes)
-    if not isinstance(simulator, StoresScenes):
+    folder = str(protocol.scenes)
+    found = stored_scenes(sim, Path(folder), task)
+    if found is None:
         raise InputError(
             f"protocol.scenes: found {folder}; allowed for this run's sim={sim.kind}: null; "
             "RLBench alone plays scenes that it stored"
@@ -113,7 +113,6 @@ def scenes_of(sim: SimConfig, protocol: ProtocolConfig, task: str) -> StoredScen
             f"protocol.variations: found {format_value(protocol.variations)}; allowed with protocol.scenes: all; "
             "a stored scene has its own variation"
         )
-    found = simulator.stored_scenes(Path(folder), task)
     if len(found.starts) < protocol.episodes:
         raise InputError(
             f"protocol.scenes: found {len(found.starts)} scenes of {task} in {folder}; allowed: one for each of the "

@@ -1,15 +1,16 @@
-"""Environment wrapper that runs in evaluation workers: one message per multi-step call."""
+"""Environment wrapper that runs in evaluation workers: one message per multi-step call.
+
+It needs no package but numpy: the workers may run in the simulator's own interpreter.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from instructrl.config.environment import SimConfig
 from instructrl.config.evaluation import RLBenchProtocol
-from instructrl.errors import SimulatorError
 from instructrl.evaluation.diagnosis import Deviation, compare
 from instructrl.sim import (
     Env,
@@ -21,7 +22,6 @@ from instructrl.sim import (
     RestoresScenes,
     make_checked_env,
 )
-from instructrl.sim.vector.pool import WorkerFailure, Workers, worker_count
 from instructrl.types import Observation
 
 
@@ -117,43 +117,3 @@ class EvalEnv:
 def make_eval_env(sim: SimConfig, task: str, limits: EpisodeLimits, choices: RLBenchProtocol | None = None) -> EvalEnv:
     """Create the environment of a worker process."""
     return EvalEnv(make_checked_env(sim, task), limits, choices)
-
-
-def start_eval_workers(
-    sim: SimConfig,
-    task: str,
-    *,
-    renderer: str,
-    count: int | None,
-    limits: EpisodeLimits = EpisodeLimits(),  # noqa: B008  (immutable)
-    choices: RLBenchProtocol | None = None,
-) -> Workers:
-    """Start worker processes for one task.
-
-    Args:
-        sim: settings of the simulator.
-        task: name of the task.
-        renderer: in place of the one in `sim`.
-        count: of processes; None: one per core.
-        limits: of episodes.
-        choices: of a protocol on RLBench; None: its own.
-
-    Raises:
-        InputError: the simulator cannot follow the protocol, the renderer does not work on this machine, or the task or
-            a camera does not exist.
-        SimulatorError: a process cannot start.
-    """
-    sim = replace(sim, renderer=renderer)
-    return Workers(partial(make_eval_env, sim, task, limits, choices), worker_count(count), timeout=sim.timeout)
-
-
-def task_info(workers: Workers, task: str, variations: Sequence[int] | None) -> TaskInfo:
-    """The properties of the workers' task.
-
-    Raises:
-        SimulatorError: the simulator does not answer.
-    """
-    info = workers.call({0: ("task_info", (task, variations))})[0]
-    if isinstance(info, WorkerFailure):
-        raise SimulatorError(f"the simulator of task {task} does not answer: {info.reason}")
-    return info

@@ -13,10 +13,16 @@ from instructrl.sim.env import (
     Step,
     StepCounter,
     StoredScenes,
-    StoresScenes,
     replay,
 )
-from instructrl.sim.factory import check_tasks, make_env, simulator_class
+from instructrl.sim.factory import (
+    check_tasks,
+    follows_protocol,
+    make_env,
+    simulator_class,
+    stored_scenes,
+    working_renderer,
+)
 from instructrl.sim.rendering import available_renderer
 
 __all__ = [
@@ -31,11 +37,13 @@ __all__ = [
     "Step",
     "StepCounter",
     "StoredScenes",
-    "StoresScenes",
     "available_renderer",
     "check_tasks",
+    "follows_protocol",
     "make_checked_env",
     "make_env",
     "replay",
     "simulator_class",
+    "stored_scenes",
+    "working_renderer",
 ]

@@ -1,13 +1,18 @@
-"""From a simulator's settings to an environment."""
+"""From a simulator's settings to an environment, and to answers of its class."""
 
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from instructrl.errors import SimulatorError
 from instructrl.registry import load_implementation
-from instructrl.sim.env import ChecksTasks, Env, Simulator
+from instructrl.sim.env import ChecksTasks, Env, FollowsProtocol, Simulator, StoredScenes, StoresScenes
 
 if TYPE_CHECKING:
     from instructrl.config.environment import SimConfig
+
+ANSWER_SECONDS = 300.0
 
 
 def make_env(cfg: "SimConfig", task: str) -> Env:
@@ -22,7 +27,7 @@ def make_env(cfg: "SimConfig", task: str) -> Env:
 
 
 def simulator_class(cfg: "SimConfig") -> type[Simulator]:
-    """Import the class of a simulator.
+    """Import the class of a simulator, in the interpreter that runs it.
 
     Raises:
         InputError: an unknown simulator, or one of another package that cannot be imported.
@@ -32,8 +37,66 @@ def simulator_class(cfg: "SimConfig") -> type[Simulator]:
     return cast(type[Simulator], load_implementation(f"sim.kind={cfg.kind}", SIMULATORS[cfg.kind]))
 
 
+def working_renderer(cfg: "SimConfig", requested: str) -> str:
+    """The simulator's renderer to use on this machine: see `Simulator.available_renderer`.
+
+    Raises:
+        InputError: there is no such renderer, or it does not work here.
+    """
+    return cast(str, _ask(cfg, "available_renderer", requested))
+
+
 def check_tasks(cfg: "SimConfig", names: Sequence[str]) -> None:
     """Raise InputError if the installed simulator lacks one of these tasks, before hours are spent on the others."""
-    simulator = simulator_class(cfg)
-    if isinstance(simulator, ChecksTasks):
-        simulator.check_tasks(names)
+    _ask(cfg, "check_tasks", list(names))
+
+
+def follows_protocol(cfg: "SimConfig") -> bool:
+    """True if the simulator draws and executes as a protocol chooses: see `FollowsProtocol`."""
+    return cast(bool, _ask(cfg, "follows_protocol"))
+
+
+def stored_scenes(cfg: "SimConfig", folder: Path, task: str) -> StoredScenes | None:
+    """The scenes of a task that the simulator stored in a folder; None if it stores none: see `StoresScenes`.
+
+    Raises:
+        InputError: there are none, or one cannot be restored.
+    """
+    return cast(StoredScenes | None, _ask(cfg, "stored_scenes", folder, task))
+
+
+class SimulatorQuestions:
+    """What is asked of a simulator's class without an environment."""
+
+    def __init__(self, cfg: "SimConfig"):
+        self._simulator = simulator_class(cfg)
+
+    def available_renderer(self, requested: str) -> str:
+        """The renderer to use on this machine."""
+        return self._simulator.available_renderer(requested)
+
+    def check_tasks(self, names: Sequence[str]) -> None:
+        """Raise InputError if one of these tasks is missing."""
+        if isinstance(self._simulator, ChecksTasks):
+            self._simulator.check_tasks(names)
+
+    def follows_protocol(self) -> bool:
+        """True if its environments do."""
+        return isinstance(self._simulator, FollowsProtocol)
+
+    def stored_scenes(self, folder: Path, task: str) -> StoredScenes | None:
+        """The scenes stored in a folder; None if it stores none."""
+        return self._simulator.stored_scenes(folder, task) if isinstance(self._simulator, StoresScenes) else None
+
+
+def _ask(cfg: "SimConfig", question: str, *arguments: object) -> object:
+    """The answer of the simulator's class, in a process of the simulator's interpreter if that is another one."""
+    if cfg.interpreter is None:
+        return getattr(SimulatorQuestions(cfg), question)(*arguments)
+    from instructrl.sim.vector.pool import WorkerFailure, Workers  # of the parent process alone
+
+    with Workers(partial(SimulatorQuestions, cfg), 1, timeout=ANSWER_SECONDS, python=cfg.interpreter) as workers:
+        answer = workers.call({0: (question, arguments)})[0]
+    if isinstance(answer, WorkerFailure):
+        raise SimulatorError(f"sim={cfg.kind} cannot be used: {answer.reason}")
+    return answer

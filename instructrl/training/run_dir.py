@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 
 from omegaconf import OmegaConf
 
-from instructrl.config.fields import with_current_names
+from instructrl.config.composition import with_current_names
 from instructrl.config.kinds import without_unused
 from instructrl.config.resolve import differences, resolve
 from instructrl.config.training import TrainConfig, uses_cached_features
@@ -66,6 +66,7 @@ FREE_KEYS = (  # may change when a run resumes: they affect paths, speed and log
     "hardware.attention",
     "hardware.remat",
     "hardware.scan",
+    "sim.python",
     "sim.renderer",
     "sim.workers",
     "sim.timeout",

@@ -18,7 +18,8 @@ from instructrl.config.training import TrainConfig
 from instructrl.data.text.tokenizer import make_tokenizer
 from instructrl.evaluation.evaluator import EVALUATION_SEEDS, fixed_starts
 from instructrl.evaluation.rollout import EpisodeSpec, Policy, run_rollouts
-from instructrl.evaluation.worker_env import TaskInfo, start_eval_workers, task_info
+from instructrl.evaluation.worker_env import TaskInfo
+from instructrl.evaluation.workers import start_eval_workers, task_info
 from instructrl.inference.batched_agent import BatchedAgent
 from instructrl.sim import EpisodeStart, rendering
 from instructrl.sim.vector.pool import Workers

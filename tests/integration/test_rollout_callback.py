@@ -14,7 +14,7 @@ from instructrl.evaluation import rollout_callback as hooks
 from instructrl.evaluation.evaluator import TRAINING_ROLLOUT_SEEDS
 from instructrl.evaluation.rollout import EpisodeSpec, run_rollouts
 from instructrl.evaluation.rollout_callback import rollout_callback
-from instructrl.evaluation.worker_env import start_eval_workers
+from instructrl.evaluation.workers import start_eval_workers
 from instructrl.inference.batched_agent import BatchedAgent
 from instructrl.sim import EpisodeStart
 from instructrl.training.distributed import platform

@@ -398,8 +398,8 @@ def collected(config: Any) -> Any:
     seen: list[Any] = []
 
     class Workers:
-        def __init__(self, make: Any, count: int, *, timeout: float) -> None:
-            seen.append((make.args, count, timeout))
+        def __init__(self, make: Any, count: int, *, timeout: float, python: str | None) -> None:
+            seen.append((make.args, count, timeout, python))
 
         def __enter__(self) -> Any:
             raise Reached
@@ -689,6 +689,7 @@ TRAIN_PROBES: dict[str, Probe] = {
     "sim.renderer": ("opengl", collected, ("sim.renderer=raycast",)),
     "sim.workers": ("7", collected, ()),
     "sim.timeout": ("7", collected, ()),
+    "sim.python": ("no/python", collected, ()),
     "sim.planner_attempts": ("7", rlbench_arguments, ("sim.kind=rlbench",)),
     "data.dir": ("elsewhere", collected, ()),
     "data.compression": ("zstd", collected, ()),
@@ -757,6 +758,7 @@ EVAL_PROBES: dict[str, Probe] = {
     "videos": ("2", evaluation, FEW),
     "renderer": ("opengl", evaluation, FEW),
     "workers": ("7", evaluation, ("protocol.episodes=6",)),
+    "python": ("no/python", evaluation, FEW),
     "protocol.name": ("mine", evaluation, FEW),
     "protocol.episodes": ("7", evaluation, ("protocol=peract", "workers=2")),
     "protocol.seed": ("7", evaluation, FEW),

@@ -9,6 +9,7 @@ from typing import Any
 
 from instructrl.errors import SimulatorError
 from instructrl.preemption import POLL_INTERVAL, raise_if_preempted
+from instructrl.sim.vector.interpreter import check_interpreter
 from instructrl.sim.vector.process import Request, Worker, WorkerLostError
 
 _ATTEMPTS = 2
@@ -50,12 +51,31 @@ class Workers:
     parent, a RunError as a SimulatorError.
     """
 
-    def __init__(self, factory: Callable[[], Any], count: int, *, timeout: float, start_timeout: float = 120.0):
-        """Start all processes. `timeout` and `start_timeout` are the maximum seconds of a call and of a start.
+    def __init__(
+        self,
+        factory: Callable[[], Any],
+        count: int,
+        *,
+        timeout: float,
+        start_timeout: float = 120.0,
+        python: str | None = None,
+    ):
+        """Start all processes.
+
+        Args:
+            factory: makes the environment of a process.
+            count: number of processes.
+            timeout: maximum seconds of a call.
+            start_timeout: maximum seconds of a start.
+            python: interpreter of the processes (see interpreter.py); None: this one.
 
         Raises:
-            SimulatorError: a process cannot start. InputError: the factory rejects its settings.
+            SimulatorError: a process cannot start.
+            InputError: the interpreter cannot be used, or the factory rejects its settings.
         """
+        if python is not None:
+            check_interpreter(python)
+        self._python = python
         self._factory, self._timeout, self._start_timeout = factory, timeout, start_timeout
         self._slots: list[_Slot] = []
         try:
@@ -136,7 +156,7 @@ class Workers:
         return {number: results[number] for number in requests}
 
     def _launch(self) -> Worker:
-        return Worker(self._factory, start_timeout=self._start_timeout)
+        return Worker(self._factory, start_timeout=self._start_timeout, python=self._python)
 
     def _await_ready(self, slot: _Slot) -> None:
         """Wait for a launched process; relaunch it if it does not start."""

@@ -5,18 +5,17 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from instructrl.errors import RunError, SimulatorError
 from instructrl.preemption import POLL_INTERVAL, raise_if_preempted
 from instructrl.sim.vector import heartbeat
+from instructrl.sim.vector.interpreter import launch
 from instructrl.sim.vector.server import Reply
 
 Request = tuple[str, tuple]  # a method (or attribute) of the environment, and its arguments
@@ -31,26 +30,29 @@ class WorkerLostError(Exception):
 class Worker:
     """One process with one environment."""
 
-    def __init__(self, factory: Callable[[], Any], *, start_timeout: float):
-        """Start the process and send it the environment factory; `await_ready` reports success."""
+    def __init__(self, factory: Callable[[], Any], *, start_timeout: float, python: str | None = None):
+        """Start the process and send it the environment factory; `await_ready` reports success.
+
+        Args:
+            factory: makes the environment.
+            start_timeout: seconds within which it has to.
+            python: interpreter of the process; None: this one.
+        """
         parent_end, child_end = socket.socketpair()
         main = threading.current_thread() is threading.main_thread()
         arguments = f"{child_end.fileno()}, {os.getpid()}, use_prctl={main}"
         serve = f"from instructrl.sim.vector.server import serve; serve({arguments})"
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process; holds its stderr)
+        words, environ = launch(python, serve, {**os.environ, **dict.fromkeys(_ONE_THREAD, "1")})
         with child_end:
             # not multiprocessing's spawn, which would run the parent's main module and thereby import jax
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", serve],
+                words,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,  # simulators print a lot
                 stderr=self._log,
                 pass_fds=(child_end.fileno(),),
-                env={
-                    **os.environ,
-                    **dict.fromkeys(_ONE_THREAD, "1"),
-                    "PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path),
-                },
+                env=environ,
                 start_new_session=True,  # only the parent handles ctrl-C
             )
         self.connection = Connection(parent_end.detach())

@@ -6,8 +6,9 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from instructrl.errors import InputError, RunError
 from instructrl.preemption import SIGNALS
@@ -31,7 +32,7 @@ def serve(descriptor: int, parent: int, *, use_prctl: bool) -> None:
     _exit_with_parent(parent, use_prctl=use_prctl)
     with Connection(descriptor) as connection:
         try:
-            environment = _reply(connection, 0, lambda: connection.recv()(), send_value=False)
+            environment = _reply(connection, 0, lambda: _received_factory(connection)(), send_value=False)
             if environment is None:
                 return
             while True:
@@ -43,6 +44,17 @@ def serve(descriptor: int, parent: int, *, use_prctl: bool) -> None:
             getattr(environment, "close", lambda: None)()
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return
+
+
+def _received_factory(connection: Connection) -> Callable[[], Any]:
+    """The factory of the environment, whose modules this interpreter must have."""
+    try:
+        return cast(Callable[[], Any], connection.recv())
+    except ImportError as error:
+        raise InputError(
+            f"sim.python: {sys.executable} cannot import the simulator ({error}); install its package there: "
+            f"{sys.executable} -m pip install PACKAGE"
+        ) from None
 
 
 def _use(environment: Any, name: str, arguments: tuple) -> Any:

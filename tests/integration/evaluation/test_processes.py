@@ -8,7 +8,7 @@ import numpy as np
 from instructrl.config.simulators import TabletopConfig
 from instructrl.evaluation.evaluator import EVALUATION_SEEDS, demonstrate, fixed_starts
 from instructrl.evaluation.rollout import EpisodeSpec, run_rollouts
-from instructrl.evaluation.worker_env import start_eval_workers, task_info
+from instructrl.evaluation.workers import start_eval_workers, task_info
 from instructrl.sim import EpisodeLimits, EpisodeStart, Outcome
 from instructrl.sim.vector.pool import Workers
 from instructrl.types import Observation

@@ -17,7 +17,8 @@ from instructrl.evaluation.evaluator import TaskEvaluator
 from instructrl.evaluation.results.summary import summarize
 from instructrl.evaluation.results.tables import tables
 from instructrl.evaluation.rollout import Episode, EpisodeSpec, run_rollouts
-from instructrl.evaluation.worker_env import EvalEnv, task_info
+from instructrl.evaluation.worker_env import EvalEnv
+from instructrl.evaluation.workers import task_info
 from instructrl.sim import EpisodeStart, Outcome, make_env
 from tests.fakes.sim import FakePolicy, InlineWorkers
 from tests.unit.evaluation.report.test_report import page_text

@@ -21,7 +21,7 @@ from instructrl.evaluation.evaluator import (
 from instructrl.evaluation.results.summary import headline, summarize, table
 from instructrl.evaluation.results.variations import evaluated_variations, format_ranges
 from instructrl.evaluation.rollout import Episode
-from instructrl.evaluation.worker_env import task_info
+from instructrl.evaluation.workers import task_info
 from instructrl.sim import EpisodeStart, Outcome
 from instructrl.types import Observation
 from tests.fakes.sim import TRAINING, FakePolicy, InlineWorkers, without_clock

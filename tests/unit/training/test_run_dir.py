@@ -44,6 +44,7 @@ OTHER_VALUES = {  # of the keys that may change
     "hardware.attention": "xla",
     "hardware.remat": "blocks",
     "hardware.scan": "true",
+    "sim.python": "no/python",
     "sim.renderer": "raycast",
     "sim.workers": "7",
     "sim.timeout": "7",

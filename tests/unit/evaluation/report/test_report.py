@@ -23,7 +23,7 @@ from instructrl.evaluation.report.video import (
 )
 from instructrl.evaluation.results.summary import combine, failed_task_results, summarize
 from instructrl.evaluation.rollout import Episode
-from instructrl.evaluation.worker_env import task_info
+from instructrl.evaluation.workers import task_info
 from instructrl.sim import EpisodeStart, Outcome
 from tests.fakes.sim import InlineWorkers
 

@@ -15,7 +15,7 @@ from instructrl.evaluation.results.pairs import add_pairs, compare_pairs, pairs_
 from instructrl.evaluation.results.statistics import mcnemar_test, paired_interval
 from instructrl.evaluation.results.summary import combine, summarize
 from instructrl.evaluation.results.tables import tables
-from instructrl.evaluation.worker_env import task_info
+from instructrl.evaluation.workers import task_info
 from tests.fakes.sim import FakePolicy, InlineWorkers
 from tests.unit.evaluation.report.test_report import page_text
 
