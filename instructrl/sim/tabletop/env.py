@@ -11,8 +11,8 @@ from instructrl.actions import check_action, turn_about_approach
 from instructrl.errors import InputError
 from instructrl.sim.camera_names import camera_names
 from instructrl.sim.env import EpisodeLimits, EpisodeStart, Outcome, Step, StepCounter, replay
+from instructrl.sim.mujoco.cameras import extrinsics, intrinsics
 from instructrl.sim.rendering import available_renderer, opengl_backend
-from instructrl.sim.tabletop.cameras import extrinsics, intrinsics
 from instructrl.sim.tabletop.motion import Motion, MotionResult
 from instructrl.sim.tabletop.render import Renderer, make_renderer
 from instructrl.sim.tabletop.scene import CAMERAS, FILM_CAMERA

@@ -5,6 +5,8 @@ from typing import Protocol
 import mujoco
 import numpy as np
 
+from instructrl.sim.tabletop.scene import GLASS_GROUP, HIDDEN_GROUP
+
 
 class Renderer(Protocol):
     """Renders square images of one model."""
@@ -25,9 +27,9 @@ class Renderer(Protocol):
 def make_renderer(name: str, model: mujoco.MjModel, size: int) -> Renderer:
     """Create the renderer "opengl" or "raycast" for images of `size` x `size` pixels."""
     if name == "opengl":
-        from instructrl.sim.tabletop.opengl import OpenGL
+        from instructrl.sim.mujoco.opengl import OpenGL
 
-        return OpenGL(model, size)
+        return OpenGL(model, size, hidden=(HIDDEN_GROUP,), glass=(GLASS_GROUP,))
     from instructrl.sim.tabletop.raycast import Raycaster
 
     return Raycaster(model, size)

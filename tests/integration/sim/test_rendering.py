@@ -11,7 +11,7 @@ import pytest
 from instructrl.errors import InputError
 from instructrl.sim import EpisodeStart, available_renderer, egl_devices, rendering
 from instructrl.sim.egl_devices import cuda_numbers
-from instructrl.sim.tabletop.cameras import extrinsics, intrinsics
+from instructrl.sim.mujoco.cameras import extrinsics, intrinsics
 from instructrl.sim.tabletop.colors import COLOR_NAMES, COLORS
 from instructrl.sim.tabletop.env import Tabletop
 from instructrl.sim.tabletop.raycast import Raycaster

@@ -12,7 +12,7 @@ from instructrl.config.environment import EMBEDDED_TASKS
 from instructrl.config.simulators import TabletopConfig
 from instructrl.errors import InputError
 from instructrl.sim import EpisodeStart, Outcome, make_env
-from instructrl.sim.tabletop.cameras import extrinsics, intrinsics
+from instructrl.sim.mujoco.cameras import extrinsics, intrinsics
 from instructrl.sim.tabletop.env import Tabletop
 from instructrl.sim.tabletop.scene import CAMERAS, TABLE_Z, WORKSPACE_HIGH, WORKSPACE_LOW
 from instructrl.sim.tabletop.task import load_task

@@ -10,13 +10,13 @@ import importlib
 import os
 import sys
 import weakref
+from collections.abc import Sequence
 
 import mujoco
 import numpy as np
 
 from instructrl.errors import RunError
 from instructrl.sim.rendering import opengl_backend
-from instructrl.sim.tabletop.scene import GLASS_GROUP, HIDDEN_GROUP
 
 _OFF = ("mjRND_SHADOW", "mjRND_REFLECTION", "mjRND_HAZE", "mjRND_FOG")
 _open: set["Context"] = set()
@@ -28,14 +28,23 @@ class OpenGL:
 
     name = "opengl"
 
-    def __init__(self, model: mujoco.MjModel, size: int):
-        self._model, self._size = model, size
+    def __init__(self, model: mujoco.MjModel, size: int, *, hidden: Sequence[int] = (), glass: Sequence[int] = ()):
+        """Begin without a context.
+
+        Args:
+            model: the model.
+            size: side of the images in pixels.
+            hidden: groups of geoms and sites that are never drawn.
+            glass: groups of translucent geoms, which have no depth.
+        """
+        self._model, self._size, self._glass = model, size, tuple(glass)
         self._context: Context | None = None
         self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + 20)
         for flag in _OFF:
             self._scene.flags[getattr(mujoco.mjtRndFlag, flag).value] = False
         self._option, self._camera = mujoco.MjvOption(), mujoco.MjvCamera()
-        self._option.geomgroup[HIDDEN_GROUP] = self._option.sitegroup[HIDDEN_GROUP] = 0
+        for group in hidden:
+            self._option.geomgroup[group] = self._option.sitegroup[group] = 0
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._rectangle = mujoco.MjrRect(0, 0, size, size)
 
@@ -58,7 +67,8 @@ class OpenGL:
 
     def _show(self, *, sky: bool, glass: bool) -> None:
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SKYBOX.value] = sky
-        self._option.geomgroup[GLASS_GROUP] = glass
+        for group in self._glass:
+            self._option.geomgroup[group] = glass
 
     def close(self) -> None:
         """Free the context; another image would begin a new one."""
