@@ -17,6 +17,7 @@ from instructrl.config.fields import (
 )
 from instructrl.config.kinds import kind_of
 from instructrl.errors import InputError
+from instructrl.package_files import IMPORT_ROOT
 from instructrl.registry import Registry
 from instructrl.tasks import TASKS
 from instructrl.workspace import LARGEST, Workspace
@@ -26,11 +27,12 @@ SIMULATORS: "Registry[type[SimConfig]]" = Registry(
     {
         "tabletop": "instructrl.config.simulators:TabletopConfig",
         "rlbench": "instructrl.config.simulators:RLBenchConfig",
+        "metaworld": "instructrl.config.simulators:MetaWorldConfig",
     },
     group="instructrl.simulators",
     base="instructrl.config.environment:SimConfig",
 )
-SIMULATOR_HELP = "embedded tabletop simulator, RLBench, or another package's"
+SIMULATOR_HELP = "embedded tabletop simulator, RLBench, Meta-World, or another package's"
 EMBEDDED_TASKS = tuple(TASKS.own)
 WORLD = ("workspace", "state")  # settings that declare what differs between worlds, beside the cameras
 STATE_NAME = r"[A-Za-z][\w .-]*( \([\w/^ ]+\))?"
@@ -91,6 +93,7 @@ class SimConfig:
 
     implementation: ClassVar[str] = ""  # "module:class" of the environment
     fragile: ClassVar[bool] = False  # may crash on its own, so each episode is saved at once
+    environment: ClassVar[str] = ""  # virtual environment beside the code that has the simulator, made by a make target
     locates_objects: ClassVar[bool] = False  # gives the positions of objects in its images
 
     name: str = setting(help="label of the simulator")
@@ -103,7 +106,8 @@ class SimConfig:
     workers: int | None = number(None, low=1, high=1024, help="simulator processes; null: one per CPU core")
     timeout: float = number(60.0, above=0, high=86_400, help="seconds after which a simulator call counts as hung")
     python: str | None = setting(
-        None, help="Python interpreter with the simulator's packages, which runs its processes; null: this one"
+        None,
+        help="Python interpreter with the simulator's packages; null: its own environment if any, or this",
     )
 
     def __post_init__(self) -> None:
@@ -112,7 +116,10 @@ class SimConfig:
 
     @property
     def interpreter(self) -> str | None:
-        """The Python interpreter of the simulator's processes; None: this one."""
+        """The Python interpreter of the simulator's processes: as set, or that of `environment`; None: this one."""
+        own = IMPORT_ROOT / self.environment / "bin" / "python"
+        if self.python is None and self.environment and own.exists():
+            return str(own)
         return self.python and os.path.expanduser(self.python)  # noqa: PTH111  (a word on PATH stays one)
 
     @property

@@ -16,10 +16,11 @@ from instructrl.config.kinds import kind_of
 from instructrl.errors import InputError
 from instructrl.tasks import TASKS
 from instructrl.types import GRIPPER_STATE
-from instructrl.workspace import RLBENCH_WORKSPACE
+from instructrl.workspace import RLBENCH_WORKSPACE, Workspace
 
 TABLETOP_CAMERAS = ("front", "left_shoulder", "right_shoulder", "wrist")
 RLBENCH_CAMERAS = (*TABLETOP_CAMERAS, "overhead")
+METAWORLD_CAMERAS = ("corner2", "corner", "topview", "corner3", "corner4", "behindGripper", "gripperPOV")
 TABLETOP_RENDERERS = ("auto", "opengl", "raycast")
 RLBENCH_RENDERERS = ("rlbench_opengl", "rlbench_opengl3")  # CoppeliaSim's; auto: the latter, RLBench's own choice
 
@@ -45,6 +46,28 @@ class TabletopConfig(SimConfig):
             allowed = f"{', '.join(TASKS)}{alternative}, or a task of RLBench with sim=rlbench"
             raise InputError(f"{key}: found {format_value(name)}; allowed: {allowed}")
         TASKS.check(name)
+
+
+@dataclass
+class MetaWorldConfig(SimConfig):
+    """Meta-World, which the user installs into an environment of its own."""
+
+    implementation: ClassVar[str] = "instructrl.sim.metaworld.env:MetaWorld"
+    environment: ClassVar[str] = ".venv-metaworld"
+
+    name: str = setting("metaworld", help="label of the simulator")
+    kind: str = kind_of(SIMULATORS, default="metaworld", help=SIMULATOR_HELP)
+    cameras: list[str] = choice_list(*METAWORLD_CAMERAS[:3], choices=METAWORLD_CAMERAS, help="cameras")
+    workspace: list[float] = workspace_field(Workspace((-0.5, 0.35, -0.2), (0.5, 1.0, 0.46)))
+    state: list[str] = state_field("tip x (m)", "tip y (m)", "tip z (m)", "gripper opening", "time")
+    renderer: str = one_of("auto", "egl", "osmesa", default="auto", help="renderer; auto: the first that works")
+
+    def check_task(self, key: str, name: str) -> None:
+        """Raise InputError if the simulator has no task of this name, which is a value of the setting `key`."""
+        if not re.fullmatch("[a-z]+(-[a-z]+)*-v3", name):
+            raise InputError(
+                f"{key}: found {format_value(name)}; allowed: the name of a task of Meta-World, like drawer-open-v3"
+            )
 
 
 @dataclass

@@ -10,9 +10,11 @@ Differences from the usual heuristic:
   way, but one where it comes to rest.
 
 `peract_keyframes` is the usual heuristic without these differences, for comparisons with what was trained on it.
+`path_keyframes` needs no joint velocities: it takes the corners of the path, for trajectories of other robots.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -89,6 +91,35 @@ def peract_keyframes(
     return np.array(found, np.int64)
 
 
+def path_keyframes(positions: np.ndarray, gripper_open: np.ndarray, *, tolerance: float) -> np.ndarray:
+    """Frame indices int64 [T] of a path's corners, increasing, >= 1, the last frame included.
+
+    Straight motions between the keyframes stay within `tolerance` metres of the positions [N 3] (the simplification of
+    Ramer, 1972, and Douglas and Peucker, 1973). A frame at which the gripper, `gripper_open` [N], has opened or closed
+    is always one. Smaller tolerances give more keyframes, those of larger ones not always among them.
+
+    Raises:
+        InputError: fewer than two frames, arrays of different lengths, or positions that are not finite.
+    """
+    opened, path = np.asarray(gripper_open).reshape(-1) > 0.5, np.asarray(positions, np.float64)
+    if len(opened) < 2 or path.shape != (len(opened), 3) or not np.isfinite(path).all():
+        found = f"{path.shape} positions and {len(opened)} of the gripper"
+        raise InputError(f"demonstration: found {found}; expected two finite ones or more, equally many; leave it out")
+    changed = (np.flatnonzero(opened[1:] != opened[:-1]) + 1).tolist()
+    found_frames, ends = set[int](), [0, *changed, len(opened) - 1]
+    parts = list(pairwise(ends))
+    while parts:
+        first, last = parts.pop()
+        found_frames.add(last)
+        if last - first < 2:
+            continue
+        distances = _distances(path[first + 1 : last], path[first], path[last])
+        if distances.max() > tolerance:
+            corner = first + 1 + int(distances.argmax())
+            parts += [(first, corner), (corner, last)]
+    return np.array(sorted(found_frames - {0}), np.int64)
+
+
 def keyframe_actions(gripper_poses: np.ndarray, gripper_open: np.ndarray, frames: np.ndarray) -> np.ndarray:
     """Actions float32 [T 8] that lead to these frames, of tip poses [N 7] (x y z in metres, quaternion x y z w).
 
@@ -106,6 +137,13 @@ def velocities(joint_positions: np.ndarray) -> np.ndarray:
     """Joint velocities [N J] in rad/s of positions [N J] in radians, one frame every `STEP_SECONDS`."""
     positions = np.asarray(joint_positions, np.float64)
     return np.diff(positions, axis=0, prepend=positions[:1]) / STEP_SECONDS
+
+
+def _distances(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """The distances [N] of points [N 3] from the straight line between two others."""
+    way = end - start
+    shares = np.clip((points - start) @ way / max(float(way @ way), 1e-12), 0, 1)
+    return np.linalg.norm(points - start - shares[:, None] * way, axis=1)
 
 
 def _speeds(joint_velocities: np.ndarray | None, *, frames: int) -> np.ndarray:

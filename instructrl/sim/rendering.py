@@ -16,6 +16,7 @@ RENDERERS = ("auto", "opengl", "raycast")
 RLBENCH_RENDERERS = ("rlbench_opengl", "rlbench_opengl3")  # CoppeliaSim's
 _ENV_VARIABLE = "INSTRUCTRL_GL"  # a backend of mujoco, or "none"
 _BACKENDS = ("egl", "osmesa", "glfw", "cgl")
+HEADLESS = {"egl": "libegl1", "osmesa": "libosmesa6"}  # backends that need no display, with their system packages
 _PROBE_SECONDS = 30.0
 _PROBE = """
 import importlib, os, sys
@@ -59,6 +60,28 @@ def available_renderer(requested: str) -> str:
         "sim.renderer=opengl: OpenGL does not work on this machine (tried "
         f"{', '.join(_candidates())}); install libegl1 and libgl1, or libosmesa6, or use sim.renderer=raycast"
     )
+
+
+def working_backend(requested: str) -> str:
+    """The OpenGL backend of a simulator that draws with nothing else: "egl" or "osmesa", which this process then uses.
+
+    `requested` is one of them, or "auto" for the first that works.
+
+    Raises:
+        InputError: there is no such backend, or it does not work here.
+    """
+    names = tuple(HEADLESS) if requested == "auto" else (requested,)
+    if not set(names) <= set(HEADLESS):
+        raise InputError(f"sim.renderer: found {requested!r}; allowed here: auto, {', '.join(HEADLESS)}")
+    found = next((name for name in names if _usable(name)), None)
+    if found is None:
+        packages = ", or ".join(HEADLESS[name] for name in reversed(names))
+        raise InputError(
+            f"sim.renderer: found {requested}, but OpenGL does not work here (tried {', '.join(names)}); "
+            f"install the system package {packages}: apt-get install {HEADLESS[names[-1]]}"
+        )
+    os.environ[_ENV_VARIABLE] = found
+    return found
 
 
 def rlbench_renderer(requested: str) -> str:
