@@ -7,7 +7,7 @@ JOBS ?= 2
 SEEDS ?= 0,1,2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo reproduce rlbench test test-fast test-rlbench lint docs lock bench clean
+.PHONY: help install demo reproduce rlbench metaworld test test-fast test-rlbench lint docs lock bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ reproduce: $(VENV)/installed  ## run the method's comparisons and write docs/ben
 
 rlbench: $(VENV)/installed  ## install RLBench and CoppeliaSim (for non-commercial use) and play one episode
 	launchers/setup/setup_rlbench.sh $(BIN)/python
+
+metaworld: $(VENV)/installed  ## install Meta-World into .venv-metaworld and play one episode
+	launchers/setup/setup_metaworld.sh $(BIN)/python
 
 test: $(VENV)/installed-dev  ## run all tests (unit, integration, cluster), JOBS files at a time
 	$(BIN)/python -m pytest -n $(JOBS) --durations=20

@@ -5,7 +5,8 @@
 #   launchers/setup/python.sh .venv     create this environment; one with a suitable Python is kept
 set -euo pipefail
 
-readonly OLDEST=11 NEWEST=14 # of Python 3; NEWEST: the last one with wheels of all packages in requirements.txt
+# of Python 3; NEWEST: the last one with wheels of all packages in requirements.txt, or of what NEWEST_PYTHON is set for
+readonly OLDEST=11 NEWEST=${NEWEST_PYTHON:-14}
 
 fail() {
     echo "error: $*" >&2

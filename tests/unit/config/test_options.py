@@ -27,7 +27,9 @@ def choices(name: str) -> list[dict[str, str]]:
     chosen = [{group: some[turn] for group, some in known.items() if turn < len(some)} for turn in range(rounds)]
     if "sim" in groups(name):
         for one in chosen:
-            one["sim"] = "tabletop" if one.get("task", "reach_target") in EMBEDDED_TASKS else "rlbench"
+            task = one.get("task", "reach_target")
+            of_metaworld = task.endswith("-v3") or task.startswith(("mt", "ml"))
+            one["sim"] = "tabletop" if task in EMBEDDED_TASKS else "metaworld" if of_metaworld else "rlbench"
     return chosen
 
 
