@@ -68,7 +68,8 @@ def evaluate(config: EvalConfig, run: Path | None = None) -> tuple[dict[str, Any
     stored, protocol = storage_path(config.run), effective_protocol(config)
     run = run or Path(config.run)
     recorded, trained = recorded_renderer(run), read_config(run)
-    trained = replace(trained, sim=replace(trained.sim, python=config.python or trained.sim.python))
+    if config.python is not None:
+        trained = replace(trained, sim=replace(trained.sim, python=config.python))
     trained.sim.check_playable()
     tasks, folder = chosen_tasks(trained.task, config.tasks), evaluation_folder(run, protocol.name)
     several = len(task_names(trained.task)) > 1
