@@ -7,6 +7,7 @@ the processes of a simulator with its own interpreter import it.
 
 import dataclasses
 import difflib
+import functools
 import math
 import re
 import typing
@@ -192,13 +193,20 @@ def is_group(entry: Field) -> bool:
     return isinstance(entry.type, type) and dataclasses.is_dataclass(entry.type)
 
 
-def leaves(schema: type, prefix: str = "") -> dict[str, Field]:
+def leaves(schema: type) -> dict[str, Field]:
     """Every setting of a schema by its dotted key."""
-    found: dict[str, Field] = {}
+    return dict(_leaves(typing.cast(Any, schema)))
+
+
+@functools.cache
+def _leaves(schema: type) -> tuple[tuple[str, Field], ...]:
+    found: list[tuple[str, Field]] = []
     for entry in dataclasses.fields(schema):
-        key = prefix + entry.name
-        found |= leaves(typing.cast(type, entry.type), key + ".") if is_group(entry) else {key: entry}
-    return found
+        if is_group(entry):
+            found += [(f"{entry.name}.{key}", below) for key, below in _leaves(typing.cast(Any, entry.type))]
+        else:
+            found.append((entry.name, entry))
+    return tuple(found)
 
 
 def flatten(values: Any, prefix: str = "", *, separator: str = ".") -> Iterator[tuple[str, Any]]:
