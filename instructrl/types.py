@@ -46,6 +46,7 @@ class Demonstration(NamedTuple):
     instructions: tuple[str, ...]  # equivalent instructions, without held-out ones
     variation: int
     seed: int
+    rejected_placements: int | None = None  # of the seed before this scene, which restores it on RLBench; None: unknown
 
 
 class Features(NamedTuple):

@@ -13,7 +13,7 @@ from instructrl.collection.target_file import demonstration_paths
 from instructrl.config.environment import DataConfig, SimConfig, TaskConfig
 from instructrl.config.fields import format_value
 from instructrl.data.demonstrations.dataset import DemonstrationDataset, check_alike
-from instructrl.data.demonstrations.schema import Contents, Header, checksum
+from instructrl.data.demonstrations.schema import UNKNOWN, Contents, Header, checksum
 from instructrl.data.image_text.tfrecord import INFO
 from instructrl.errors import InputError, short_message
 from instructrl.storage.atomic import sync
@@ -156,18 +156,24 @@ def write_dataset(
 
     header = next(iter(files.values())).header
     metadata = tfds.core.MetadataDict({"format": FORMAT, "version": VERSION, "files": digests})
+    placements = any((one.contents.rejected_placements != UNKNOWN).any() for one in files.values())
     identity = DatasetIdentity(name, tfds.core.Version(DATASET_VERSION), str(folder), module_name="")
     description = (
         f"Demonstrations of {', '.join(sorted({one.task for one in files.values()}))}, exported by InstructRL."
     )
     try:
-        info = DatasetInfo(builder=identity, description=description, features=features(header), metadata=metadata)
+        info = DatasetInfo(
+            builder=identity,
+            description=description,
+            features=features(header, placements=placements),
+            metadata=metadata,
+        )
         writer = tfds.core.SequentialWriter(info, episodes_per_shard(files), file_format="array_record")
         writer.initialize_splits(sorted({one.header.split for one in files.values()}))
         for target, one in files.items():
             count, name = min(len(one), limit or len(one)), f"{one.task} {one.header.split}"
             for number in ProgressBar(range(count), description=name, total=count, unit="episodes"):
-                episode = to_rlds(one.demonstration(number), one.header, target)
+                episode = to_rlds(one.demonstration(number), one.header, target, placements=placements)
                 writer.add_examples({one.header.split: [episode]})
             print(f"{one.header.split}: {one.path}: {count} episodes", flush=True)
         with stopwatch("completing the files"):

@@ -5,7 +5,8 @@
     steps/action            8       float32: of the next keyframe
     steps/is_first, is_last, is_terminal, reward, discount  as defined by RLDS; the reward is 1 at the last step
     steps/language_instruction      the first instruction
-    episode_metadata        keyframes, variation, seed, all instructions, and path and header of the original file
+    episode_metadata        keyframes, variation, seed, all instructions, and path and header of the original file;
+                            rejected_placements, -1 if unknown, where some file has them
 
 The action of step k - 1 leads to frame k. After the last keyframe its action is repeated, which means to stay there.
 """
@@ -19,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from data_tools.rlds.source import Episode, Source
-from instructrl.data.demonstrations.schema import SPLITS, Header
+from instructrl.data.demonstrations.schema import PLACEMENTS, SPLITS, UNKNOWN, Header
 from instructrl.errors import InputError
 from instructrl.storage.json_file import parse_json
 from instructrl.types import ACTION_SIZE, GRIPPER_STATE, Demonstration
@@ -35,8 +36,8 @@ def image_key(camera: str) -> str:
     return f"image_{camera}"
 
 
-def features(header: Header) -> Any:
-    """Features of a tensorflow-datasets directory of such episodes."""
+def features(header: Header, *, placements: bool = False) -> Any:
+    """Features of a tensorflow-datasets directory of such episodes; with rejected placements only if asked for."""
     import tensorflow_datasets as tfds
 
     tfds_features, views, size = tfds.features, len(header.cameras), header.image_size
@@ -60,12 +61,14 @@ def features(header: Header) -> Any:
         "task": tfds_features.Text(),
         "header": tfds_features.Text(),
         "file": tfds_features.Text(),
+        **({PLACEMENTS: np.int64} if placements else {}),
     }
     return tfds_features.FeaturesDict({"steps": tfds_features.Dataset(step), "episode_metadata": metadata})
 
 
-def to_rlds(demonstration: Demonstration, header: Header, target: str) -> dict[str, Any]:
+def to_rlds(demonstration: Demonstration, header: Header, target: str, *, placements: bool = False) -> dict[str, Any]:
     """Convert a demonstration to an episode with these `features`; `target` is the path of its restored file."""
+    rejected = demonstration.rejected_placements
     last = len(demonstration.state) - 1
     next_keyframe = np.searchsorted(demonstration.keyframes, np.arange(last + 1), side="right")
     actions = demonstration.actions[np.minimum(next_keyframe, len(demonstration.actions) - 1)]
@@ -95,6 +98,7 @@ def to_rlds(demonstration: Demonstration, header: Header, target: str) -> dict[s
         "task": header.task,
         "header": json.dumps(header_record(header), sort_keys=True),
         "file": target,
+        **({PLACEMENTS: UNKNOWN if rejected is None else rejected} if placements else {}),
     }
     return {"steps": steps, "episode_metadata": metadata}
 
@@ -182,6 +186,7 @@ def from_rlds(episode: Episode, header: Header) -> Demonstration:
     images = [episode.column(OBSERVATION + image_key(name)) for name in header.cameras]
     if len({one.shape for one in images}) != 1:
         raise InputError(f"{episode.where}: images of unequal shapes; {HINT}")
+    rejected = int(episode.episode_value(META + PLACEMENTS)) if episode.has(META + PLACEMENTS) else UNKNOWN
     return Demonstration(
         images=np.stack(images, axis=1),
         **numbers,
@@ -190,4 +195,5 @@ def from_rlds(episode: Episode, header: Header) -> Demonstration:
         instructions=episode.text(META + "sentences"),
         variation=int(episode.episode_value(META + "variation")),
         seed=int(episode.episode_value(META + "seed")),
+        rejected_placements=None if rejected == UNKNOWN else rejected,
     )

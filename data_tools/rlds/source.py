@@ -73,6 +73,10 @@ class Episode:
             raise InputError(f"{self.where}: steps of unequal length: {lengths}")
         return next(iter(lengths.values()))
 
+    def has(self, key: str) -> bool:
+        """Return True if the record has this key, and it was asked for."""
+        return key in self._leaves
+
     def at(self, key: str, step: int) -> Any:
         """Value of a per-step key at one step."""
         try:

@@ -164,6 +164,9 @@ class CheckedEnv:
             found = getattr(demonstration, name)
             if not _is_integer(found) or found not in allowed:
                 raise self._fault(f"demonstration.{name}: found {found!r}; allowed: {allowed[0]}, as asked for")
+        rejected: Any = demonstration.rejected_placements
+        if rejected is not None and not (_is_integer(rejected) and rejected >= 0):
+            raise self._fault(f"demonstration.rejected_placements: found {rejected!r}; allowed: 0 or more, or None")
 
     def _check_frames(self, demonstration: Demonstration) -> None:
         """Check each frame of a demonstration as an observation, and that its actions are finite."""

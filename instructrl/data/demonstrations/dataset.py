@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from instructrl.data.demonstrations.reader import READ_ERRORS, RECOLLECT_HINT, open_file, read
-from instructrl.data.demonstrations.schema import crc32, entry_counts, fields, image_field
+from instructrl.data.demonstrations.schema import UNKNOWN, crc32, entry_counts, fields, image_field
 from instructrl.data.demonstrations.writer import Writer
 from instructrl.data.hdf5_chunks import ChunkCheck
 from instructrl.errors import InputError, short_message
@@ -155,6 +155,7 @@ class DemonstrationDataset:
             raise IndexError(f"{self.path}: episode {episode} of {self._length}")
         contents = self.contents
         first, keyframe = contents.first_frame[episode], contents.first_keyframe[episode]
+        rejected = int(contents.rejected_placements[episode])
         frames = slice(first, first + contents.frames[episode])
         keyframes = slice(keyframe, keyframe + contents.keyframes[episode])
         return Demonstration(
@@ -167,6 +168,7 @@ class DemonstrationDataset:
             instructions=self.instructions(episode),
             variation=int(contents.variation[episode]),
             seed=int(contents.seed[episode]),
+            rejected_placements=None if rejected == UNKNOWN else rejected,
         )
 
     def images(self, begin: int, end: int) -> np.ndarray:

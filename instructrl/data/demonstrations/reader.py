@@ -12,6 +12,8 @@ from instructrl.data.demonstrations.schema import (
     ACTION_CONVENTION,
     CHECKS,
     FORMAT,
+    PLACEMENTS,
+    UNKNOWN,
     VERSION,
     Contents,
     Field,
@@ -22,6 +24,8 @@ from instructrl.data.demonstrations.schema import (
     episode_checksums,
     fields,
     image_field,
+    placements_field,
+    stored_fields,
 )
 from instructrl.data.hdf5 import READ_ERRORS, check_stored, open_hdf5
 from instructrl.data.hdf5_chunks import ChunkCheck
@@ -115,7 +119,7 @@ def locate_damage(path: StoragePath, file: h5py.File, header: Header, contents: 
         wrong = np.argwhere(written[()] != found)
     if not len(wrong):
         return ""
-    names = [*(field.path for field in fields(header).values()), "sentences"]
+    names = [*(field.path for field in stored_fields(header, contents).values()), "sentences"]
     return f"episode {wrong[0][0]}: {names[wrong[0][1]]}: "
 
 
@@ -195,6 +199,7 @@ def read_contents(path: StoragePath, file: h5py.File, header: Header) -> Content
     try:
         images = field_dataset(path, file, image_field(header))
         columns = {name: read_field(path, file, field) for name, field in fields(header).items()}
+        columns[PLACEMENTS] = read_placements(path, file, len(columns["seed"]))
         contents = Contents(**columns, text=read_instructions(path, file))
         if len(images) != len(contents.state):
             frames = len(contents.state)
@@ -212,6 +217,13 @@ def read_field(path: StoragePath, file: h5py.File, field: Field) -> np.ndarray:
     with report_field(path, field.path):
         check_size(path, field.path, found)
         return found[()]
+
+
+def read_placements(path: StoragePath, file: h5py.File, episodes: int) -> np.ndarray:
+    """Read the rejected placements [E]; all of them unknown if the file has none."""
+    if placements_field().path not in file:
+        return np.full(episodes, UNKNOWN, np.int64)
+    return read_field(path, file, placements_field())
 
 
 def read_instructions(path: StoragePath, file: h5py.File) -> list[str]:

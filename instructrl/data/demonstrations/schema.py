@@ -6,12 +6,13 @@
     keyframes/frame     M          int64, counted from the episode's first frame, increasing, >= 1
     keyframes/action    M 8        float32, leads to that frame
     episodes/first_frame, frames, first_keyframe, keyframes, first_sentence, sentences, variation, seed   E  int64
+    episodes/rejected_placements   E   int64, which with its seed restores an episode's scene on RLBench; -1 if unknown
     episodes/checks     E 15       uint32, of each episode's entries in every field above and its sentences
     sentences           P          UTF-8 of fixed length
 
 Frames that are not keyframes are allowed. Attributes hold the metadata (`Header`); `checksum` covers everything but the
 pixels, represented by their crc32: it is verified on opening, pixels on reading. `checks` locate damage; older files
-have none.
+have none. Rejected placements are stored where one is known; `checks` then have one more column.
 """
 
 import hashlib
@@ -31,6 +32,8 @@ FORMAT, VERSION = "instructrl demonstrations", 1
 ACTION_CONVENTION = "x y z (m, world), quaternion x y z w with w >= 0, gripper open 0 or 1"
 SPLITS = ("train", "val")
 CHECKS = "episodes/checks"
+PLACEMENTS = "rejected_placements"  # the field that is stored only where one is known
+UNKNOWN = -1  # its value of an episode of which it is not known
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Contents(NamedTuple):
     sentences: np.ndarray
     variation: np.ndarray
     seed: np.ndarray
+    rejected_placements: np.ndarray
     text: list[str]  # P
 
 
@@ -75,7 +79,7 @@ class Field(NamedTuple):
 
 
 def fields(header: Header) -> dict[str, Field]:
-    """Return every field of Contents but the text."""
+    """Return every field of Contents that all files have, but the text."""
     views, float32, int64 = len(header.cameras), np.dtype(np.float32), np.dtype(np.int64)
     table = {
         "state": Field("frames/state", (len(header.state),), float32),
@@ -85,7 +89,18 @@ def fields(header: Header) -> dict[str, Field]:
         "keyframe": Field("keyframes/frame", (), int64),
         "action": Field("keyframes/action", (ACTION_SIZE,), float32),
     }
-    return table | {name: Field(f"episodes/{name}", (), int64) for name in Contents._fields[6:-1]}
+    return table | {name: Field(f"episodes/{name}", (), int64) for name in Contents._fields[6:-2]}
+
+
+def placements_field() -> Field:
+    """Return the field of the rejected placements, which no batch has and older files lack."""
+    return Field(f"episodes/{PLACEMENTS}", (), np.dtype(np.int64))
+
+
+def stored_fields(header: Header, contents: Contents) -> dict[str, Field]:
+    """Return every field of Contents that a file with these contents has, but the text."""
+    known = bool((contents.rejected_placements != UNKNOWN).any())
+    return fields(header) | ({PLACEMENTS: placements_field()} if known else {})
 
 
 def image_field(header: Header) -> Field:
@@ -119,7 +134,7 @@ def attributes(header: Header) -> dict[str, Any]:
 def checksum(header: Header, contents: Contents) -> str:
     """Return the SHA-256 of the header and all contents: equal if and only if the demonstrations are."""
     digest = hashlib.sha256(json.dumps(attributes(header), sort_keys=True).encode())
-    for name, field in fields(header).items():
+    for name, field in stored_fields(header, contents).items():
         array = np.ascontiguousarray(getattr(contents, name))
         digest.update(f"{field.path} {array.dtype.str} {array.shape}".encode())
         digest.update(array.data)
@@ -136,7 +151,7 @@ def entry_counts(contents: Contents, field: Field) -> np.ndarray:
 def episode_checksums(header: Header, contents: Contents) -> np.ndarray:
     """Return the CRC-32 of each episode's entries in every field and, last, of its instructions: uint32 [E, F]."""
     columns = []
-    for name, field in fields(header).items():
+    for name, field in stored_fields(header, contents).items():
         ends = np.cumsum(entry_counts(contents, field))
         parts = np.split(np.ascontiguousarray(getattr(contents, name)), ends[:-1])
         columns.append([crc32(part) for part in parts])
@@ -155,7 +170,7 @@ def check_array(where: str, array: Any, field: Field) -> None:
 
 def check_contents(where: str, contents: Contents, header: Header) -> None:
     """Raise InputError naming the first episode and field that violates the format in this module's docstring."""
-    for name, field in fields(header).items():
+    for name, field in (*fields(header).items(), (PLACEMENTS, placements_field())):
         check_array(f"{where}: {field.path}", getattr(contents, name), field)
     episodes = len(contents.seed)
     if not episodes:
@@ -174,6 +189,9 @@ def check_contents(where: str, contents: Contents, header: Header) -> None:
         )
         if counts.sum() != total:
             raise InputError(f"{where}: episodes/{count}: add up to {counts.sum()}, the file holds {total}")
+    if len(contents.rejected_placements) != episodes:
+        found = f"found {len(contents.rejected_placements)} entries for {episodes} episodes"
+        raise InputError(f"{where}: {placements_field().path}: {found}")
     sentence_episode = np.repeat(np.arange(episodes), contents.sentences)
     raise_for_episode(
         where,
@@ -208,6 +226,8 @@ def check_values(where: str, contents: Contents) -> None:
     raise_for_episode(where, rule, ~valid, keyframe_of)
     raise_for_episode(where, "episodes/variation (>= 0)", contents.variation < 0)
     raise_for_episode(where, "episodes/seed (>= 0)", contents.seed < 0)
+    rule = f"{placements_field().path} (>= 0, or {UNKNOWN})"
+    raise_for_episode(where, rule, contents.rejected_placements < UNKNOWN)
 
 
 def is_storable(sentence: str) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 from instructrl.data.demonstrations.hdf5_file import Hdf5FileDriver
 from instructrl.data.demonstrations.schema import (
     CHECKS,
+    UNKNOWN,
     Contents,
     Header,
     attributes,
@@ -21,8 +22,8 @@ from instructrl.data.demonstrations.schema import (
     checksum,
     crc32,
     episode_checksums,
-    fields,
     image_field,
+    stored_fields,
 )
 from instructrl.errors import InputError
 from instructrl.storage.atomic import commit
@@ -121,7 +122,7 @@ class Writer:
         if not self._episodes:
             raise InputError(f"{self.path}: no demonstration to write; add at least one")
         contents = concatenate(self._episodes)
-        for name, field in fields(self.header).items():
+        for name, field in stored_fields(self.header, contents).items():
             self._file[field.path] = getattr(contents, name)
         self._file[CHECKS] = episode_checksums(self.header, contents)
         self._file["sentences"] = fixed_length(contents.text)
@@ -189,6 +190,8 @@ def to_contents(demonstration: Demonstration) -> Contents:
         sentences=one * len(demonstration.instructions),
         variation=one * demonstration.variation,
         seed=one * demonstration.seed,
+        rejected_placements=one
+        * (UNKNOWN if demonstration.rejected_placements is None else demonstration.rejected_placements),
         text=list(demonstration.instructions),
     )
 

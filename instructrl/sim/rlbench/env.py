@@ -145,6 +145,7 @@ class RLBench:
         demonstration, outcome = replay(
             first, self.step, actions, instructions=instructions, variation=variation, seed=start.seed
         )
+        demonstration = demonstration._replace(rejected_placements=self.scene.rejected_placements)
         return demonstration, outcome or (Outcome.TIME_LIMIT if len(actions) else Outcome.EXPERT_FAILURE)
 
     def film(self, start: EpisodeStart, actions: np.ndarray, *, size: int) -> np.ndarray:

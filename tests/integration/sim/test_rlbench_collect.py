@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from instructrl.collection.collect import MAX_LOST, ensure_demonstrations
 from instructrl.config.environment import DataConfig, TaskConfig
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.errors import InputError, RunError
+from instructrl.sim import EpisodeStart, make_env
 from instructrl.sim.vector import heartbeat
+from instructrl.sim.vector.pool import Workers
 from tests.fakes.rlbench_stand_in import StandIn, installed, settings
 from tests.paths import ROOT
 
@@ -67,6 +70,23 @@ def test_the_same_command_collects_on_rlbench(stand_in: StandIn, tmp_path: Path)
     again = run(tmp_path / "data")
     assert again.returncode == 0, "complete: no simulator is needed"
     assert "collecting" not in again.stdout
+
+
+def test_a_collected_file_tells_which_scenes_it_shows(stand_in: StandIn, tmp_path: Path) -> None:
+    """Seed and rejected placements restore the scene of each episode, although the planner rejects at random."""
+    stand_in.patch.setenv("FAKE_RLBENCH_INFEASIBLE", "0.5")
+    paths = collected(tmp_path / "data", 6)
+    sim = settings(workers=1, image_size=16)
+    with (
+        DemonstrationDataset(paths["train"]) as episodes,
+        Workers(partial(make_env, sim, "close_jar"), 1, timeout=60) as workers,
+    ):
+        assert max(episodes.contents.rejected_placements) > 0 and min(episodes.contents.rejected_placements) >= 0
+        for index in range(len(episodes)):
+            one = episodes.demonstration(index)
+            start = EpisodeStart(one.variation, one.seed, rejected_placements=one.rejected_placements)
+            seen = workers.call({0: ("reset", (start,))})[0]
+            assert (seen.images == one.images[0]).all()
 
 
 def test_failures_are_counted_apart_and_replaced(

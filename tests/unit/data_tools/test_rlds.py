@@ -80,6 +80,16 @@ def test_a_file_exported_and_imported_again_is_the_same_file(tmp_path: Path) -> 
     assert (tmp_path / "named.hdf5").read_bytes() == file.read_bytes()
 
 
+def test_rejected_placements_survive_export_and_import(tmp_path: Path) -> None:
+    episodes = [
+        one._replace(rejected_placements=number) for one, number in zip(demonstrations(3), (4, None, 0), strict=True)
+    ]
+    file = samples.write(tmp_path / "one.hdf5", episodes)
+    exported(file, tmp_path / "rlds")
+    imported(tmp_path / "rlds", tmp_path / "back")
+    assert (tmp_path / "back" / "one.hdf5").read_bytes() == file.read_bytes()
+
+
 @settings(max_examples=12, deadline=None)
 @given(
     st.lists(
@@ -174,7 +184,7 @@ def test_large_files_are_written_in_several_shards(tmp_path: Path, monkeypatch: 
 def test_an_interrupted_export_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, calls = samples.write(tmp_path / "one.hdf5", demonstrations(3)), []
 
-    def interrupted(*given: Any) -> Any:
+    def interrupted(*given: Any, **_: Any) -> Any:
         calls.append(given)
         if len(calls) == 2:
             raise KeyboardInterrupt

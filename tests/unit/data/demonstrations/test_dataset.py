@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -118,6 +119,28 @@ def test_merge_equals_writing_at_once(tmp_path: Path) -> None:
     assert parts[0].read_bytes() == whole.read_bytes()
     merge(parts[0], [whole], limit=2)
     assert len(DemonstrationDataset(parts[0])) == 2
+
+
+def test_rejected_placements_are_kept_where_they_are_known(tmp_path: Path) -> None:
+    """A file without any is the one that earlier versions wrote."""
+    plain = [demonstration(seed) for seed in range(3)]
+    known = [one._replace(rejected_placements=number) for one, number in zip(plain, (None, 0, 7), strict=True)]
+    without, file = write(tmp_path / "without.hdf5", plain), write(tmp_path / "with.hdf5", known)
+    with h5py.File(without) as old, h5py.File(file) as new:
+        assert "episodes/rejected_placements" not in old and old["episodes/checks"].shape == (3, 15)
+        assert new["episodes/rejected_placements"][()].tolist() == [-1, 0, 7]
+    merge(tmp_path / "merged.hdf5", [without, file])
+    with DemonstrationDataset(tmp_path / "merged.hdf5") as found:
+        for index, one in enumerate([*plain, *known]):
+            assert_equal(found.demonstration(index), one)
+    with DemonstrationDataset(without) as old_file, DemonstrationDataset(file) as new_file:
+        assert old_file.digest() == new_file.digest(), "they reach no batch"
+    with pytest.raises(InputError, match=r"demonstration 0 .*: wrong episodes/rejected_placements \(>= 0, or -1\)"):
+        write(tmp_path / "wrong.hdf5", [plain[0]._replace(rejected_placements=-2)])
+    with h5py.File(file, "a") as changed:
+        changed["episodes/rejected_placements"][1] = 3
+    with pytest.raises(InputError, match=r"episode 1: episodes/rejected_placements: damaged: its checksum"):
+        DemonstrationDataset(file)
 
 
 def test_merge_refuses_files_made_otherwise(tmp_path: Path) -> None:
