@@ -10,6 +10,8 @@ from pathlib import Path
 from instructrl.errors import RunError
 
 ANSWER_SECONDS = 60.0  # seconds within which a command must answer
+EXPORT_VARIABLES = ("SBATCH_EXPORT", "SLURM_EXPORT_ENV")  # as the options --export of sbatch and of srun
+EXPORT_ADVICE = "jobs inherit the environment of this command, which they need for its keys and paths"
 # Errors of sbatch after which the controller may have accepted the job all the same.
 UNCERTAIN = re.compile(r"timed out|no answer in|zero bytes|connection reset|transport endpoint|killed", re.IGNORECASE)
 
@@ -22,7 +24,8 @@ def answer(*words: str) -> str:
     """
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     # SBATCH_COMMENT would take the place of the comment by which a submission is found.
-    environment = {name: value for name, value in os.environ.items() if name != "SBATCH_COMMENT"}
+    left_out = {"SBATCH_COMMENT", *withholding_variables()}
+    environment = {name: value for name, value in os.environ.items() if name not in left_out}
     options = {"env": environment, "text": True, "errors": "replace", "start_new_session": True}
     try:
         process = subprocess.Popen(words, **pipes, **options)  # type: ignore[call-overload]
@@ -49,12 +52,24 @@ def command_error(command: str, text: str) -> str:
     return f"{command}: {re.sub(rf'^{command}: (error: )?', '', errors[0])[:200]}" if errors else ""
 
 
+def withholding_variables() -> list[str]:
+    """Return the variables with which sbatch, or srun in a job, would withhold this environment from the job.
+
+    Jobs need it: it has the user's keys and paths, and no command line or script may hold a key in its place.
+    """
+    return [name for name in EXPORT_VARIABLES if name in os.environ and "ALL" not in os.environ[name].split(",")]
+
+
 def submit_script(script: Path) -> str:
     """Submit a batch script; returns the job's ID.
+
+    Variables that would withhold the environment from the job are left out, which a printed line says.
 
     Raises:
         RunError: sbatch refuses, or it is uncertain whether the job exists (`UNCERTAIN` matches the message).
     """
+    if withheld := withholding_variables():
+        print(f"{', '.join(f'{name}={os.environ[name]}' for name in withheld)}: left out; {EXPORT_ADVICE}", flush=True)
     text = answer("sbatch", str(script))
     found = re.search(r"job (\d+)", text)
     if found is None:

@@ -57,6 +57,31 @@ def submitted(slurm: Cluster, folder: Path) -> list[str]:
 
 
 @needs_slurm
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [
+        (
+            {"SBATCH_EXPORT": "NONE", "SLURM_EXPORT_ENV": "NONE"},
+            "SBATCH_EXPORT=NONE, SLURM_EXPORT_ENV=NONE: left out",
+        ),
+        (
+            {"SBATCH_EXPORT": "HOME,LANG"},
+            "SBATCH_EXPORT=HOME,LANG: left out; jobs inherit the environment of this",
+        ),
+        ({"SBATCH_EXPORT": "ALL,MY_OTHER=1"}, ""),
+    ],
+)
+def test_jobs_get_the_environment_although_sbatch_is_told_to_withhold_it(
+    slurm: Cluster, tmp_path: Path, variables: dict[str, str], line: str
+) -> None:
+    sweep = sweep_on(slurm, tmp_path, {"one": "import os; assert os.environ['MY_KEY'] == 'here'"})
+    sweep.environment = {**sweep.environment, **variables, "MY_KEY": "here"}
+    printed = sweep(wait=True)
+    assert sweep.states == [("done", 0)]
+    assert line in printed and ("left out" in printed) == bool(line)
+
+
+@needs_slurm
 def test_a_job_that_a_command_does_not_list_keeps_its_number_and_its_outcome(slurm: Cluster, tmp_path: Path) -> None:
     go = tmp_path / "go"
     sweep = sweep_on(slurm, tmp_path, {"one": FINE, "two": FINE})
