@@ -19,6 +19,7 @@ import pytest
 
 from instructrl.config.environment import DataConfig
 from instructrl.errors import InputError, RunError
+from instructrl.evaluation.results.comparability import cautions, training_record
 from instructrl.storage.file_lock import exclusive_lock
 from instructrl.storage.lease import NAME, LeaseHolder, LeaseRecord, current_process, exclusive_lease
 from instructrl.storage.paths import StoragePath, storage_path
@@ -153,6 +154,26 @@ def test_the_lock_names_the_owner(tmp_path: Path) -> None:
         pytest.raises(InputError, match="another process trains"),
     ):
         seconds(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["gs", "s3"])
+def test_an_evaluation_sees_a_training_whose_run_is_in_a_bucket(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the lease in the bucket: the local copy of the run has none."""
+    (tmp_path / "copy" / "checkpoints" / "2").mkdir(parents=True)
+    with emulators.store(kind) as store:
+        for key, value in store.environment.items():
+            monkeypatch.setenv(key, value)
+        location = storage_path(f"{store.root}/run", DataConfig(cache_dir=None))
+        with exclusive_lease(location, **OPTIONS, holder=foreign_process()) as lease:
+            during = training_record(tmp_path / "copy", location, epochs=3, validate_every=1)
+            assert during["process"] == str(lease.holder)
+        after = training_record(tmp_path / "copy", location, epochs=3, validate_every=1)
+    assert cautions({"training": during}) == [
+        f"The run was still in training ({lease.holder}): its agent may become another one."
+    ]
+    assert after["process"] == "" and cautions({"training": after}) == []
 
 
 @pytest.mark.parametrize("kind", ["gs", "s3"])
