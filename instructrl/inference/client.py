@@ -1,7 +1,7 @@
 """Ask a policy server for actions: play episodes of a simulator's task, or replay demonstrations.
 
 python -m instructrl.inference.client url=ws://localhost:8000 task=reach_target episodes=4
-python -m instructrl.inference.client url=ws://localhost:8000 file=data/tabletop/reach_target-val.hdf5 episodes=4
+python -m instructrl.inference.client url=ws://localhost:8000 file=PATH/val.hdf5 episodes=4
 
 A task is played to its end, with the server's actions. Of demonstrations, the server is sent the recorded observations,
 and its actions are compared with the recorded ones. Both end with the seconds that answers took, as the client waited.

@@ -19,7 +19,7 @@ def no_token(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ((), "error: run: no value given; write run=..."),
         (("run=x", "port=70000"), "error: port: found 70000; allowed: an integer at least 0 and at most 65535"),
-        (("run=x", "prot=8000"), "error: prot: no such setting; did you mean port?"),
+        (("run=x", "portt=8000"), "error: portt: no such setting; did you mean port?"),
         (("run=x", "clients=0"), "error: clients: found 0; allowed: an integer at least 1"),
         (("run=x", "checkpoint=newest"), "error: checkpoint: found newest; allowed: best, last"),
         (("run=x", "hardware.platform=abacus"), "error: hardware.platform: found abacus; allowed: auto, cpu, gpu, tpu"),
