@@ -21,6 +21,9 @@ NO_JAX = (  # what a command runs through before its settings are known to be ri
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "instructrl").glob("c[ol]*/*.py")),
     "instructrl/training/run_dir.py",
     "instructrl/evaluation/run_checks.py",
+    "instructrl/inference/serve.py",
+    "instructrl/inference/client.py",
+    "instructrl/inference/hub.py",
 )
 
 
@@ -62,6 +65,7 @@ VIOLATIONS = [  # file, lines at its end, what they import
     ("data_tools/convert/__main__.py", "def late():\n    import tensorflow_datasets as tfds", "tensorflow_datasets"),
     ("instructrl/storage/paths.py", "def late():\n    import gcsfs", "gcsfs"),
     ("launchers/job.py", "import h5py", "h5py"),
+    ("instructrl/inference/client.py", "from websockets.sync.client import connect", "websockets"),
 ]
 
 

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from websockets.sync.client import connect
 
 from instructrl.errors import InputError, RunError
 from instructrl.inference import client as client_command
+from instructrl.inference import serve as serve_command
 from instructrl.inference.agent import Agent
 from instructrl.inference.serving.messages import pack, unpack
 from instructrl.inference.serving.policy_client import ConnectionLostError, PolicyClient, by_camera
@@ -168,6 +170,16 @@ def test_the_clients_own_mistakes_are_one_line(served: Served) -> None:
         PolicyClient("http://x")
     with pytest.raises(RunError, match=r"no policy server answers .*; start one with"):
         PolicyClient("ws://127.0.0.1:9")
+
+
+def test_a_port_that_is_in_use_and_one_that_nobody_serves_are_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        ran = run_main(serve_command.main, "run=x", f"port={port}")
+    expected = f"error: port: found {port} at 127.0.0.1 (Address already in use); choose another port= or host=\n"
+    assert (ran.returncode, ran.stderr) == (2, expected)
+    ran = run_main(client_command.main, "task=reach_target", f"url=ws://127.0.0.1:{port}", "wait=0")
+    assert ran.returncode == 1 and ran.stderr.startswith(f"error: ws://127.0.0.1:{port}: no policy server answers")
 
 
 def test_a_server_with_a_token_admits_only_those_who_show_it(trained: LoadedAgent) -> None:

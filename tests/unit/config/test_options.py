@@ -116,9 +116,14 @@ def tool_schemas() -> list[type]:
     from data_tools.rlds.__main__ import ExportConfig, ImportConfig
     from data_tools.rlds.mapping import Mapping
     from data_tools.weights.__main__ import SCHEMAS as WEIGHTS
+    from instructrl.inference.client import ClientConfig
+    from instructrl.inference.hub import PushConfig
+    from instructrl.inference.serve import ServeConfig
     from launchers.tpu.settings import PodConfig
 
-    return [ConvertConfig, FramesConfig, ProbeConfig, ExportConfig, ImportConfig, Mapping, PodConfig, *WEIGHTS.values()]
+    inference = [ServeConfig, ClientConfig, PushConfig]
+    tools = [ConvertConfig, FramesConfig, ProbeConfig, ExportConfig, ImportConfig, Mapping, PodConfig]
+    return [*tools, *inference, *WEIGHTS.values()]
 
 
 def test_every_setting_has_a_help_text() -> None:

@@ -1,6 +1,5 @@
 """The commands of server and client: wrong settings are one line, before anything is loaded."""
 
-import socket
 from pathlib import Path
 
 import pytest
@@ -37,14 +36,6 @@ def test_a_wrong_setting_of_the_server_is_one_line(
     assert ran.returncode == 2 and ran.stderr.startswith(line) and ran.stderr.count("\n") == 1, ran.stderr
 
 
-def test_a_port_that_is_in_use_is_found_at_once() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
-        ran = run_main(serve.main, "run=x", f"port={port}")
-    expected = f"error: port: found {port} at 127.0.0.1 (Address already in use); choose another port= or host=\n"
-    assert (ran.returncode, ran.stderr) == (2, expected)
-
-
 def test_an_open_server_without_a_token_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     line = "warning: host: found 0.0.0.0 without a token: whoever reaches this port can use the agent\n"
@@ -55,20 +46,15 @@ def test_an_open_server_without_a_token_is_warned_of(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "line"),
+    ("words", "line"),
     [
-        ((), 2, "error: task, file: found neither; allowed: one of them"),
-        (("task=reach_target", "url=http://x", "wait=0"), 2, "error: url: found http://x; allowed: ws://HOST:PORT"),
-        (
-            ("task=reach_target", "url=ws://127.0.0.1:9", "wait=0"),
-            1,
-            "error: ws://127.0.0.1:9: no policy server answers",
-        ),
+        ((), "error: task, file: found neither; allowed: one of them"),
+        (("task=reach_target", "url=http://x", "wait=0"), "error: url: found http://x; allowed: ws://HOST:PORT"),
     ],
 )
-def test_a_wrong_setting_of_the_client_is_one_line(words: tuple[str, ...], code: int, line: str) -> None:
+def test_a_wrong_setting_of_the_client_is_one_line(words: tuple[str, ...], line: str) -> None:
     ran = run_main(client.main, *words)
-    assert ran.returncode == code and ran.stderr.startswith(line) and ran.stderr.count("\n") == 1, ran.stderr
+    assert ran.returncode == 2 and ran.stderr.startswith(line) and ran.stderr.count("\n") == 1, ran.stderr
 
 
 def test_the_help_names_every_setting() -> None:
