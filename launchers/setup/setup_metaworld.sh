@@ -8,10 +8,6 @@
 # Repeated calls keep what is installed.
 set -euo pipefail
 
-readonly METAWORLD=3.1.1
-# gymnasium's part for MuJoCo imports packaging without listing it
-readonly PACKAGES=("metaworld==$METAWORLD" mujoco==3.3.0 gymnasium==1.4.0 numpy==2.4.6 packaging==26.3)
-
 python=${1:-.venv/bin/python}
 environment=${2:-.venv-metaworld}
 
@@ -22,7 +18,7 @@ fail() {
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 NEWEST_PYTHON=13 bash launchers/setup/python.sh "$environment" # the last one with wheels of that MuJoCo
-"$environment/bin/python" -m pip install --quiet --disable-pip-version-check "${PACKAGES[@]}" ||
-    fail "Meta-World $METAWORLD cannot be installed into $environment; see above"
-echo "Meta-World $METAWORLD: installed in $environment"
+"$environment/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements-metaworld.txt ||
+    fail "requirements-metaworld.txt: cannot be installed into $environment; see above"
+echo "Meta-World: installed in $environment"
 "$python" -m data_tools.simulators play --sim metaworld --task reach-v3 --python "$environment/bin/python"

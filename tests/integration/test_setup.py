@@ -17,7 +17,7 @@ case "$*" in
 esac
 echo "$(basename "$0") $*" >> "$LOG"
 case "$*" in
-*"-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+*"-m venv"*) for folder; do :; done; mkdir -p "$folder/bin" && cp "$0" "$folder/bin/python" ;;
 *"pip install"*) [ -z "$NO_NETWORK" ] || { echo "no route to host" >&2; exit 1; } ;;
 *launchers.setup.check_devices*) echo "$3: 4 x imaginary" ;;
 esac
@@ -38,7 +38,7 @@ class Machine:
         self.bin, self.log, self.checkout = folder / "bin", folder / "log", folder / "suite"
         for path in (self.bin, self.checkout / "launchers/setup"):
             path.mkdir(parents=True)
-        for name in ("python.sh", "environment.sh", "setup_gpu.sh", "setup_tpu.sh"):
+        for name in ("python.sh", "environment.sh", "setup_gpu.sh", "setup_tpu.sh", "setup_metaworld.sh"):
             script = Path("launchers/setup") / name
             (self.checkout / script).write_bytes((ROOT / script).read_bytes())
         for name in ("requirements.txt", "requirements-gpu.txt", "requirements-tpu.txt"):
@@ -202,13 +202,33 @@ def test_the_newest_python_that_works_is_taken_unless_one_is_given(machine: Mach
     )
 
 
+def test_metaworld_gets_an_environment_of_its_own(machine: Machine) -> None:
+    requirements = "requirements-metaworld.txt"
+    (machine.checkout / requirements).write_bytes((ROOT / requirements).read_bytes())
+    machine.program("python3.14", python(14))  # for which that MuJoCo has no wheel
+    done = machine.setup("metaworld", "python3.11")
+    assert done.returncode == 0, done.stderr
+    created, packages, played = [line for line in machine.calls if line.startswith("python")]
+    assert created == "python3.11 -m venv --clear .venv-metaworld" and packages.endswith(f"-r {requirements}")
+    assert played.startswith("python3.11 -m data_tools.simulators play --sim metaworld --task reach-v3 --python ")
+    assert machine.setup("metaworld", "python3.11").returncode == 0
+    assert not [line for line in machine.calls if "-m venv" in line], "the environment is kept"
+    failed = machine.setup("metaworld", "python3.11", NO_NETWORK="1")
+    assert failed.returncode == 2 and failed.stderr.splitlines()[-1].startswith(f"error: {requirements}: cannot be ins")
+    (machine.bin / "python3.11").unlink()
+    (machine.checkout / ".venv-metaworld/bin/python").unlink()
+    machine.program("python3", OTHER)
+    refused = machine.setup("metaworld", "python3.11")
+    assert refused.returncode == 2 and refused.stderr.startswith("error: python3: found none from 3.11 to 3.13 with")
+
+
 def test_pinned_versions_are_within_the_ranges_of_the_package() -> None:
     words = [sys.executable, str(ROOT / ".ci/lock.py"), "--check"]
     ran = subprocess.run(words, capture_output=True, text=True, timeout=60)
     assert ran.returncode == 0, ran.stderr
 
 
-@pytest.mark.parametrize("kind", ["gpu", "tpu"])
+@pytest.mark.parametrize("kind", ["gpu", "tpu", "metaworld"])
 def test_all_that_is_installed_has_a_fixed_version(kind: str) -> None:
     text = (ROOT / f"requirements-{kind}.txt").read_text() + (ROOT / "requirements.txt").read_text()
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]

@@ -88,8 +88,8 @@ class MetaWorld:
     def demonstrate(self, start: EpisodeStart) -> tuple[Demonstration, Outcome]:
         """Let the expert play, and replay its keyframes in the same scene; frames and outcome are those of the replay.
 
-        If the expert fails, or none of its keyframes succeeds, returns the first frame, no actions, and the outcome
-        `EXPERT_FAILURE`.
+        If the expert fails, returns the first frame, no actions, and the outcome `EXPERT_FAILURE`; if none of its
+        keyframes succeeds, the last ones that were tried and their outcome.
         """
         actions = self._expert(start)
         demonstration, outcome = replay(
@@ -100,7 +100,7 @@ class MetaWorld:
             variation=start.variation,
             seed=start.seed,
         )
-        return demonstration, outcome or Outcome.EXPERT_FAILURE
+        return demonstration, outcome or (Outcome.TIME_LIMIT if len(actions) else Outcome.EXPERT_FAILURE)
 
     def film(self, start: EpisodeStart, actions: np.ndarray, *, size: int) -> np.ndarray:
         """Replay actions from a new initial state; returns a video, uint8 [F, size, size, 3], 10 frames per second."""
@@ -151,15 +151,15 @@ class MetaWorld:
         self._counter, self._outcome = StepCounter(self.limits, max_steps=self.max_steps), None
 
     def _expert(self, start: EpisodeStart) -> np.ndarray:
-        """The fewest of the expert's keyframes that succeed, float32 [T 8]; empty if none do."""
+        """The fewest of the expert's keyframes that succeed, else the most, float32 [T 8]; none if it fails itself."""
         self._begin(start)
-        path = expert_path(self._scene)
+        path, actions = expert_path(self._scene), NO_ACTIONS
         for actions in candidates(path) if path is not None else ():
             self._begin(start)
             outcomes = (self._execute(action) for action in actions)
             if next((outcome for outcome in outcomes if outcome is not None), None) is Outcome.SUCCESS:
-                return actions
-        return NO_ACTIONS
+                break
+        return actions
 
     def _execute(self, action: np.ndarray) -> Outcome | None:
         if self._outcome is not None:

@@ -98,20 +98,20 @@ _PHRASES: dict[str, tuple[tuple[str, str, str], tuple[str, str]]] = {
         ("the hole", "the hole in the table"),
     ),
     "handle-press-side-v3": (
-        ("press {} down from the side", "push {} down", "lower {} at its side"),
-        ("the handle", "the lever"),
+        ("press {} down from the side", "push {} down at its side", "lower {} from its side"),
+        ("the handle", "the handle of the box"),
     ),
     "handle-press-v3": (
         ("press {} down", "push down on {}", "lower {}"),
-        ("the handle", "the lever"),
+        ("the handle", "the handle of the box"),
     ),
     "handle-pull-side-v3": (
-        ("pull {} up from the side", "raise {}", "lift {} up at its side"),
-        ("the handle", "the lever"),
+        ("pull {} up from the side", "raise {} from its side", "lift {} up at its side"),
+        ("the handle", "the handle of the box"),
     ),
     "handle-pull-v3": (
         ("pull {} up", "raise {}", "lift {} to the top"),
-        ("the handle", "the lever"),
+        ("the handle", "the handle of the box"),
     ),
     "lever-pull-v3": (
         ("pull {} up", "raise {} until it stands", "turn {} upwards"),
