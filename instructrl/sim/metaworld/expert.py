@@ -20,7 +20,7 @@ STEPS_AFTER_SUCCESS = 20  # so that the last keyframe lies well within what coun
 TOLERANCES = (0.04, 0.02, 0.01, 0.005)  # metres from the path, from few keyframes to many
 # Experts close the gripper on their way to an object, so that it is closed there. A keyframe closes it at its end: the
 # command counts from so many steps later, tried in this order.
-CLOSING_DELAYS = (10, 0, 20, 30)
+CLOSING_DELAYS = (10, 0, 20, 5, 30)
 
 
 class Path(NamedTuple):

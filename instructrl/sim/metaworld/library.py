@@ -6,12 +6,12 @@ import warnings
 from importlib.metadata import version
 from typing import Any
 
-import mujoco
 import numpy as np
 
 from instructrl.errors import InputError
 
 try:
+    import mujoco
     from metaworld.env_dict import ENV_CLS_MAP
     from metaworld.policies import ENV_POLICY_MAP
 except ImportError as error:
