@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 from instructrl.errors import SimulatorError
 from instructrl.registry import load_implementation
 from instructrl.sim.env import ChecksTasks, Env, FollowsProtocol, Simulator, StoredScenes, StoresScenes
+from instructrl.sim.vector.interpreter import missing_package
 
 if TYPE_CHECKING:
     from instructrl.config.environment import SimConfig
@@ -30,11 +31,17 @@ def simulator_class(cfg: "SimConfig") -> type[Simulator]:
     """Import the class of a simulator, in the interpreter that runs it.
 
     Raises:
-        InputError: an unknown simulator, or one of another package that cannot be imported.
+        InputError: an unknown simulator, one of another package that cannot be imported, or an interpreter of its own
+            that lacks its packages.
     """
     from instructrl.config.environment import SIMULATORS  # an environment of gymnasium needs no configuration
 
-    return cast(type[Simulator], load_implementation(f"sim.kind={cfg.kind}", SIMULATORS[cfg.kind]))
+    try:
+        return cast(type[Simulator], load_implementation(f"sim.kind={cfg.kind}", SIMULATORS[cfg.kind]))
+    except ImportError as error:
+        if cfg.interpreter is None:
+            raise
+        raise missing_package(error) from None
 
 
 def working_renderer(cfg: "SimConfig", requested: str) -> str:

@@ -61,6 +61,14 @@ def launch(python: str | None, code: str, environ: Mapping[str, str]) -> Launch:
     return Launch([python, "-I", "-c", load + code], {**apart, "PYTHONNOUSERSITE": "1"})  # for its own children
 
 
+def missing_package(error: ImportError) -> InputError:
+    """The error for a simulator, in an interpreter of its own, that lacks a package."""
+    return InputError(
+        f"sim.python: {sys.executable} cannot import the simulator ({error}); install its packages there: "
+        f"{sys.executable} -m pip install PACKAGE"
+    )
+
+
 @functools.cache
 def check_interpreter(python: str) -> None:
     """Check that an interpreter can run worker processes.

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 
 from instructrl.errors import InputError, RunError
 from instructrl.preemption import SIGNALS
+from instructrl.sim.vector.interpreter import missing_package
 
 
 class Reply(NamedTuple):
@@ -51,10 +52,7 @@ def _received_factory(connection: Connection) -> Callable[[], Any]:
     try:
         return cast(Callable[[], Any], connection.recv())
     except ImportError as error:
-        raise InputError(
-            f"sim.python: {sys.executable} cannot import the simulator ({error}); install its package there: "
-            f"{sys.executable} -m pip install PACKAGE"
-        ) from None
+        raise missing_package(error) from None
 
 
 def _use(environment: Any, name: str, arguments: tuple) -> Any:

@@ -97,7 +97,7 @@ def test_what_an_interpreter_lacks_is_one_line(tmp_path: Path) -> None:
         str(old): "a Python 3.8.1; allowed",
         str(other): "whose numpy 1.26.4 cannot exchange arrays with",
         str(bare): f"which has no numpy; install it: {bare} -m pip install 'numpy>=2'",
-        str(poor): "cannot import the simulator (No module named 'mat_world'); install its package there: ",
+        str(poor): "cannot import the simulator (No module named 'mat_world'); install its packages there: ",
     }
     for python, line in lines.items():
         with pytest.raises(InputError) as raised:
