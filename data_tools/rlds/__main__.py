@@ -70,6 +70,7 @@ class ImportConfig:
         help="bounds of positions in metres: x y z of the lowest corner, then of the highest; null: those of the data",
     )
     renderer: str = one_of(*RLBENCH_RENDERERS, default=RLBENCH_RENDERERS[1], help="renderer for evaluations")
+    compression: str = one_of("none", "lz4", "zstd", default="lz4", help="compression of images in the files written")
 
 
 def parse(argv: list[str], schema: type[T]) -> T:
@@ -138,7 +139,7 @@ def run_import(config: ImportConfig) -> None:
         given = [key for key in mapping_keys if getattr(config, key) is not None]
         if given:
             raise InputError(f"{given[0]}: allowed only with mapping=; an InstructRL export is restored unchanged")
-        import_native(source, out, split=config.split, overwrite=config.overwrite)
+        import_native(source, out, split=config.split, overwrite=config.overwrite, compression=config.compression)
         return
     mapping = read_mapping(Path(config.mapping).expanduser(), source)
     convert_config = ConvertConfig(
@@ -153,6 +154,7 @@ def run_import(config: ImportConfig) -> None:
         image_size=config.image_size,
         workspace=config.workspace,
         renderer=config.renderer,
+        compression=config.compression,
         overwrite=config.overwrite,
     )
     import_foreign(source, mapping, convert_config, config.source_split)

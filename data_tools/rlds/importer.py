@@ -30,7 +30,7 @@ MARGIN, LEAST_MARGIN = 0.05, 0.01  # of a workspace around positions: of their e
 SPLIT_NAMES = {"train": ("train",), "val": ("val", "validation", "valid")}  # names of the splits in third-party data
 
 
-def import_native(source: Source, out: Path, *, split: str | None, overwrite: bool) -> None:
+def import_native(source: Source, out: Path, *, split: str | None, overwrite: bool, compression: str) -> None:
     """Restore the files from which a directory was exported; a single one as `out`, if that ends in .hdf5.
 
     Raises:
@@ -56,7 +56,10 @@ def import_native(source: Source, out: Path, *, split: str | None, overwrite: bo
                         f"out: found one file for {', '.join([*writers, target])}; name a folder, or set split="
                     )
                 check_free(path, recorded.get(target), overwrite=overwrite)
-                writers[target], contents[target] = stack.enter_context(Writer(path, header, compression="lz4")), []
+                writers[target], contents[target] = (
+                    stack.enter_context(Writer(path, header, compression=compression)),
+                    [],
+                )
             if writers[target].header != header:
                 raise InputError(
                     f"{episode.where}: its header differs from those before it in {target}; export it again"

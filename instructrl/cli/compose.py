@@ -185,6 +185,8 @@ def check_references(config: DictConfig, schema: type, files: Loaded) -> None:
     }
     for key, error in failed.items():
         if not referred[key]:
+            for name in re.findall(r"\$\{([\w.]+)\}", texts[key]):  # a setting without a value is the one to give
+                OmegaConf.select(config, name, throw_on_missing=True)
             line = str(explain(error, schema))
             raise InputError(line if line.startswith(f"{key}:") else f"{key}: {line}", key=key)
     if failed:  # each refers to another one, or to itself

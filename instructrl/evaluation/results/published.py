@@ -24,6 +24,7 @@ AUTHORS = MappingProxyType(
         "hiveformer": ("HiveFormer", ("hiveformer_10", "rlbench_74"), "original"),
     }
 )
+VARIANT = "variant"  # of RLBench, which records it with what it plays; no other simulator does
 _FROM_STORED_SCENES = ("peract", "rvt")
 
 
@@ -42,13 +43,13 @@ def published_record(results: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     method, sets, variant = AUTHORS[name]
     played = results.get("simulator") or {}
-    if played.get("simulator") != "rlbench":
+    if VARIANT not in played:
         return {"of": method, "differences": [f"played on {played.get('simulator', 'no simulator')}, not on RLBench"]}
     differences = [*_protocol_differences(name, results["protocol"])]
     if played.get("renderer") != _fixed(name)["rlbench.renderer"]:
         differences.append(f"renderer {played.get('renderer')}, there {_fixed(name)['rlbench.renderer']}")
-    if played.get("variant") != variant:
-        differences.append(f"RLBench's variant {played.get('variant')}, there {variant}")
+    if played[VARIANT] != variant:
+        differences.append(f"RLBench's variant {played[VARIANT]}, there {variant}")
     others = [task for task in results.get("tasks", [results.get("task")]) if task not in _tasks(sets)]
     if others:
         differences.append(f"{', '.join(map(str, others))} not among the tasks of {' and '.join(sets)}")
@@ -76,9 +77,9 @@ def published_text(results: Mapping[str, Any]) -> str:
 
 def _unused(results: Mapping[str, Any]) -> str:
     """The sentence on choices for RLBench that were not used; empty if there are none, or if it was RLBench."""
-    asked, played = results.get("protocol", {}).get("rlbench", {}), results.get("simulator", {}).get("simulator")
+    asked, played = results.get("protocol", {}).get("rlbench", {}), results.get("simulator", {})
     changed = [f"protocol.rlbench.{key}" for key, value in asked.items() if value != getattr(RLBenchProtocol(), key)]
-    return f"Not used on {played}: {', '.join(changed)}." if changed and played != "rlbench" else ""
+    return f"Not used on {played.get('simulator')}: {', '.join(changed)}." if changed and VARIANT not in played else ""
 
 
 def _protocol_differences(name: str, protocol: Mapping[str, Any]) -> list[str]:

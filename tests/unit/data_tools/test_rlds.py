@@ -47,7 +47,7 @@ def exported(src: Path, out: Path, *more: str) -> None:
 
 
 def imported(src: Path, out: Path, *more: str) -> None:
-    run_import(parse([f"src={src}", f"out={out}", *more], ImportConfig))
+    run_import(parse([f"src={src}", f"out={out}", "compression=none", *more], ImportConfig))  # as samples are written
 
 
 def mapping(folder: Path, *changes: tuple[str, str]) -> str:
