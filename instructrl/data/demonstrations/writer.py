@@ -45,13 +45,24 @@ class Writer:
         self._episodes: list[Contents] = []
 
     def __enter__(self) -> Self:
-        try:
-            self.temporary = staging_path(self.path)
-            self._driver = Hdf5FileDriver(self.temporary)
-        except OSError as error:
-            raise write_error(self.path, error) from None
-        # The v110 format has checksums for HDF5's own metadata and efficient indexes for resizable data sets.
-        self._file = h5py.File(self._driver, "w", libver=("v110", "v110"))
+        options = compression_options(self.compression)
+        with contextlib.ExitStack() as unfinished:  # an interruption leaves no file either
+            try:
+                self.temporary = staging_path(self.path)
+                unfinished.callback(self._remove_temporary)
+                self._driver = Hdf5FileDriver(self.temporary)
+            except OSError as error:
+                raise write_error(self.path, error) from None
+            unfinished.callback(self._driver.close)
+            # The v110 format has checksums for HDF5's own metadata and efficient indexes for resizable data sets.
+            self._file = h5py.File(self._driver, "w", libver=("v110", "v110"))
+            unfinished.callback(self._file.close)
+            self._begin(options)
+            self._opened = unfinished.pop_all()
+        return self
+
+    def _begin(self, options: dict[str, Any]) -> None:
+        """Create the groups and the data set of images."""
         without_times = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
         without_times.set_obj_track_times(False)  # equal demonstrations give equal files
         for group in GROUPS:
@@ -63,9 +74,12 @@ class Writer:
             field.dtype,
             maxshape=(None, *field.shape),
             chunks=(1, *field.shape),
-            **compression_options(self.compression),
+            **options,
         )
-        return self
+
+    def _remove_temporary(self) -> None:
+        with contextlib.suppress(OSError):
+            self.temporary.unlink(missing_ok=True)  # already renamed or uploaded on success
 
     @property
     def count(self) -> int:
@@ -109,14 +123,9 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
+        with self._opened:
             if kind is None:
                 self._finish()
-        finally:
-            self._file.close()
-            self._driver.close()
-            with contextlib.suppress(OSError):
-                self.temporary.unlink(missing_ok=True)  # already renamed or uploaded on success
 
     def _finish(self) -> None:
         if not self._episodes:

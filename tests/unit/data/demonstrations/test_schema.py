@@ -323,3 +323,18 @@ def test_other_task_and_too_few_episodes(tmp_path: Path) -> None:
         DemonstrationDataset(path, task="reach_target")
     with pytest.raises(InputError, match="holds 1 episodes, not 2"):
         DemonstrationDataset(path, limit=2)
+
+
+@pytest.mark.parametrize("step", ["create_dataset", "create_group"])
+def test_an_interruption_while_a_file_is_begun_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        assert list(tmp_path.iterdir())  # it has been begun
+        raise KeyboardInterrupt
+
+    target = (h5py.File, "create_dataset") if step == "create_dataset" else (h5py.h5g, "create")
+    monkeypatch.setattr(*target, interrupted)
+    with pytest.raises(KeyboardInterrupt), Writer(tmp_path / "one.hdf5", HEADER):
+        pass
+    assert not list(tmp_path.iterdir())
