@@ -51,7 +51,7 @@ class ServeConfig:
     run: str = setting(help="run directory or exported folder, local or gs://..., s3://... or hf://USER/NAME")
     host: str = setting("127.0.0.1", help="address to listen at; 0.0.0.0: every address of this machine")
     port: int = number(8000, low=0, high=65_535, help="port to listen at; 0: any that is free")
-    clients: int = number(8, low=1, high=1024, help="clients at once; every policy call computes as many episodes")
+    clients: int = number(1, low=1, high=1024, help="clients at once; every policy call computes as many episodes")
     max_keyframes: int = number(16, low=1, high=1000, help="maximum keyframes of an episode")
     token_file: str | None = setting(
         None, help=f"file of a token that clients must show; null: that in {VARIABLE}, if it is set"

@@ -30,7 +30,7 @@ from instructrl.training.parameters.load_agent import LoadedAgent
 from instructrl.types import Observation
 
 ROOT = Path(__file__).parents[2]
-ROUNDS, EPISODES, STEPS, CLIENTS = 7, 4, 4, (1, 4, 16)
+ROUNDS, EPISODES, STEPS, CLIENTS = 5, 3, 4, (1, 4, 16)
 ASK = "reach the red ball"
 
 

@@ -98,7 +98,7 @@ def test_a_client_that_dies_in_an_episode_frees_its_place(served: Served) -> Non
     clients = [PolicyClient(served.url) for _ in range(CLIENTS)]
     try:
         first = play(clients[0], 5)
-        with pytest.raises(RunError, match=f"all {CLIENTS} places are taken; try again later"):
+        with pytest.raises(RunError, match=rf"all places are taken \({CLIENTS}\); try again later"):
             PolicyClient(served.url)
         clients[0]._connection.socket.shutdown(2)  # type: ignore[union-attr]
         with pytest.raises(ConnectionLostError, match=r"connection was lost .*; reset\(\) connects again"):

@@ -128,7 +128,7 @@ class PolicyServer:
         """Serve one client, in a slot of its own."""
         clients, name = self._agent.slots, "{}:{}".format(*connection.remote_address[:2])
         if not self._free:
-            reason = f"all {clients} places are taken; try again later, or serve more with clients="
+            reason = f"all places are taken ({clients}); try again later, or serve more with clients="
             return await connection.close(CloseCode.TRY_AGAIN_LATER, reason)
         session = Session(self._free.pop())
         self._report(f"client {name} came, {clients - len(self._free)} of {clients}")
