@@ -20,7 +20,7 @@ from instructrl.workspace import RLBENCH_WORKSPACE, Workspace
 
 TABLETOP_CAMERAS = ("front", "left_shoulder", "right_shoulder", "wrist")
 RLBENCH_CAMERAS = (*TABLETOP_CAMERAS, "overhead")
-METAWORLD_CAMERAS = ("corner2", "corner", "topview", "corner3", "corner4", "behindGripper", "gripperPOV")
+METAWORLD_CAMERAS = ("corner4", "corner", "topview", "corner2", "corner3", "behindGripper", "gripperPOV")
 TABLETOP_RENDERERS = ("auto", "opengl", "raycast")
 RLBENCH_RENDERERS = ("rlbench_opengl", "rlbench_opengl3")  # CoppeliaSim's; auto: the latter, RLBench's own choice
 
