@@ -42,7 +42,7 @@ def settings(name: str, python: str | None = None) -> SimConfig:
 
 
 def state(sim: SimConfig) -> tuple[bool, str]:
-    """Whether a simulator can be used, and its renderer or what is missing."""
+    """Return True and the renderer of a simulator that can be used, else False and what is missing."""
     try:
         check_tasks(sim, [])
         return True, f"renderer {working_renderer(sim, 'auto')}"

@@ -73,7 +73,7 @@ def stored_scenes(cfg: "SimConfig", folder: Path, task: str) -> StoredScenes | N
 
 
 class SimulatorQuestions:
-    """What is asked of a simulator's class without an environment."""
+    """Questions to a simulator's class, which need no environment."""
 
     def __init__(self, cfg: "SimConfig"):
         self._simulator = simulator_class(cfg)

@@ -24,7 +24,7 @@ CLOSING_DELAYS = (10, 0, 20, 5, 30)
 
 
 class Path(NamedTuple):
-    """What an expert commands at each of N steps."""
+    """Commands of an expert at each of N steps."""
 
     positions: np.ndarray  # [N 3]: to which the hand is drawn, metres
     closed: np.ndarray  # [N], bool: the gripper

@@ -35,7 +35,7 @@ class Scene:
 
     def __init__(self, task: str):
         self._env: Any = ENV_CLS_MAP[task]()
-        # what Meta-World's own benchmarks set: goals are drawn at each reset, and the expert is told where they are
+        # what Meta-World's own benchmarks set: goals are drawn at each reset, and the expert sees them
         self._env._set_task_called, self._env._freeze_rand_vec, self._env.seeded_rand_vec = True, False, True
         self._env._partially_observable = False
         vars(self._env).pop("sawyer_observation_space", None)  # cached, and of the hidden goals

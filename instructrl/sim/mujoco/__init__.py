@@ -1,4 +1,4 @@
-"""What simulators on MuJoCo share: camera matrices and offscreen OpenGL.
+"""Camera matrices and offscreen OpenGL, which simulators on MuJoCo share.
 
 `opengl.py` creates the OpenGL contexts instead of mujoco: if MUJOCO_GL names a backend that does not work, even
 `import mujoco` fails. So mujoco is imported here first, with that variable hidden.

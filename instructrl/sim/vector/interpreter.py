@@ -39,14 +39,14 @@ spec.loader.exec_module(module)
 
 
 class Launch(NamedTuple):
-    """How to start a process: its words, and its environment variables."""
+    """Words that start a process, and its environment variables."""
 
     words: list[str]
     environ: dict[str, str]
 
 
 def launch(python: str | None, code: str, environ: Mapping[str, str]) -> Launch:
-    """How to start a process that runs code which imports from `instructrl`.
+    """Words and variables that start a process whose code imports from `instructrl`.
 
     Args:
         python: the interpreter; None: this one, with all that can be imported here.
