@@ -173,7 +173,7 @@ def divisors(number: int) -> list[int]:
     return [one for one in range(1, number + 1) if number % one == 0]
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(mixture=mixtures(), data=st.data())
 def test_interrupted_anywhere_and_resumed_by_other_processes_nothing_is_lost_or_seen_twice(
     paths: list[Path], tokenizer: Tokenizer, mixture: dict[str, Any], data: st.DataObject
