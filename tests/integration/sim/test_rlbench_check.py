@@ -257,7 +257,9 @@ for name, entries in recorded(sys.argv[1]).names.items():
     module = max((one for one in NAMES if name.startswith(one + ".")), key=len)
     found = importlib.import_module(module)
     for part in name.removeprefix(module + ".").split("."):
-        found = getattr(found, part)
+        if inspect.isclass(found) and not hasattr(found, part):  # an attribute of its objects
+            assert entries == [] and f"self.{part} =" in inspect.getsource(found), name
+        found = getattr(found, part, None)
     if inspect.isclass(found):
         assert [base.__name__ for base in found.__bases__ if base is not object] == entries, name
     elif inspect.isfunction(found):
