@@ -468,7 +468,9 @@ def set_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def of_each_task(**after: int) -> Callable[..., InlineWorkers]:
     """The simulators of a set of tasks, some of which are lost after a number of calls."""
 
-    def workers(_: SimConfig, task: str, *, renderer: str, count: int, limits: EpisodeLimits) -> InlineWorkers:
+    def workers(
+        _: SimConfig, task: str, *, renderer: str, count: int, limits: EpisodeLimits, choices: None
+    ) -> InlineWorkers:
         assert renderer == "raycast"
         if task in after:
             return Lost(count, after=after[task], limits=limits)
