@@ -153,6 +153,12 @@ def composed_options(
     return config
 
 
+def forget_options() -> None:
+    """Compose options again when they are next chosen, for instance after their files have changed."""
+    _composed_options.cache_clear()
+    composed_groups.cache_clear()
+
+
 @functools.lru_cache(maxsize=128)
 def _composed_options(
     config_name: str, schema: type, overrides: tuple[str, ...], folders: tuple[Path, ...]
