@@ -88,4 +88,4 @@ def test_data_larger_than_memory_are_read(tmp_path: Path, program: str) -> None:
 
 def test_data_larger_than_memory_are_learnt_from(tmp_path: Path) -> None:
     """The limit is about the memory of a training with almost no data, most of which is used by the compiler."""
-    run_limited(TRAIN, 900 * 2**20, tmp_path, times=3)
+    run_limited(TRAIN, 1000 * 2**20, tmp_path, times=3)
