@@ -4,7 +4,7 @@ import contextlib
 import pickle
 
 import pytest
-from tests.unit.data_tools.test_unpickler import mark  # noqa: F401
+from tests.unit.storage.test_unpickler import mark  # noqa: F401
 
 from tests.fixtures import malicious
 from tests.fixtures.malicious import PIECES
