@@ -4,10 +4,10 @@ import contextlib
 import pickle
 
 import pytest
-from tests.unit.storage.test_unpickler import mark  # noqa: F401
 
 from tests.fixtures import malicious
 from tests.fixtures.malicious import PIECES
+from tests.unit.storage.test_unpickler import mark  # noqa: F401
 
 
 @pytest.mark.parametrize("name", PIECES)
