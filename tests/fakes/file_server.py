@@ -2,11 +2,13 @@
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from typing import TypeVar
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+ServerT = TypeVar("ServerT", bound=ThreadingHTTPServer)
 
 
 class FileServer(ThreadingHTTPServer):
@@ -34,6 +36,7 @@ class FileServer(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
+    missing = "EntryNotFound"  # the hub's code of a 404
     protocol_version = "HTTP/1.1"
     server: FileServer
 
@@ -83,15 +86,15 @@ class Handler(BaseHTTPRequestHandler):
     def refuse(self, status: int) -> None:
         self.send_response(status)
         if status == 404:
-            self.send_header("X-Error-Code", "EntryNotFound")
+            self.send_header("X-Error-Code", self.missing)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
 
 @contextmanager
-def serving() -> Iterator[FileServer]:
-    """Context manager for a running server."""
-    with FileServer() as server:
+def running(server: ServerT) -> Iterator[ServerT]:
+    """Context manager in which a server runs."""
+    with server:
         thread = Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         try:
@@ -99,3 +102,8 @@ def serving() -> Iterator[FileServer]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def serving() -> AbstractContextManager[FileServer]:
+    """Context manager for a running server."""
+    return running(FileServer())

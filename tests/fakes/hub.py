@@ -3,12 +3,10 @@
 import base64
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from threading import Thread
+from contextlib import AbstractContextManager
 from typing import Any
 
-from tests.fakes.file_server import COMMIT, FileServer, Handler
+from tests.fakes.file_server import COMMIT, FileServer, Handler, running
 
 
 class Hub(FileServer):
@@ -28,6 +26,7 @@ class Hub(FileServer):
 
 class HubHandler(Handler):
     server: Hub
+    missing = "RepoNotFound"
 
     def do_GET(self) -> None:  # noqa: N802  (of http.server)
         found = re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+)/(revision|tree)/[^?]+(\?.*)?", self.path)
@@ -82,22 +81,7 @@ class HubHandler(Handler):
         self.end_headers()
         self.wfile.write(content)
 
-    def refuse(self, status: int) -> None:
-        self.send_response(status)
-        if status == 404:
-            self.send_header("X-Error-Code", "RepoNotFound")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
 
-
-@contextmanager
-def hub() -> Iterator[Hub]:
+def hub() -> AbstractContextManager[Hub]:
     """Context manager for a running stand-in."""
-    with Hub() as server:
-        thread = Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    return running(Hub())
