@@ -94,6 +94,11 @@ def presets_of(name: str, overrides: Sequence[str]) -> list[ProtocolConfig]:
     return [preset_of(words, added_folders()) for words in (tuple(chosen), *named)]
 
 
+def protocol_preset(name: str) -> ProtocolConfig:
+    """The protocol of a name, as its file has it; not to be changed."""
+    return preset_of((f"protocol={name}",), added_folders())
+
+
 @functools.cache  # for sweeps of many jobs
 def preset_of(words: tuple[str, ...], folders: tuple[Path, ...]) -> ProtocolConfig:
     """The preset that these words choose from the options in these folders and our own; not to be changed."""
@@ -186,12 +191,11 @@ def check_references(config: DictConfig, schema: type, files: Loaded) -> None:
     """Raise InputError for the setting whose ${...} cannot be resolved, rather than for one that refers to it."""
     texts = {key: str(value) for key, value in flatten(OmegaConf.to_container(config)) if "${" in str(value)}
     failed = {key: error for key in texts if (error := reference_error(config, key)) is not None}
-    referred = {
-        key: [other for other in re.findall(r"\$\{([\w.]+)\}", texts[key]) if other in failed] for key in failed
-    }
+    named = {key: re.findall(r"\$\{([\w.]+)\}", texts[key]) for key in failed}
+    referred = {key: [other for other in names if other in failed] for key, names in named.items()}
     for key, error in failed.items():
         if not referred[key]:
-            for name in re.findall(r"\$\{([\w.]+)\}", texts[key]):  # a setting without a value is the one to give
+            for name in named[key]:  # a setting without a value is the one to give
                 OmegaConf.select(config, name, throw_on_missing=True)
             line = str(explain(error, schema))
             raise InputError(line if line.startswith(f"{key}:") else f"{key}: {line}", key=key)

@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from instructrl.cli.compose import compose
+from instructrl.cli.compose import protocol_preset
 from instructrl.cli.overrides import options
-from instructrl.config.evaluation import DEFAULT_PROTOCOL, RECORDED, EvalConfig, protocol_record
+from instructrl.config.evaluation import DEFAULT_PROTOCOL, RECORDED, protocol_record
 from instructrl.config.fields import flatten
 from instructrl.evaluation.compare.sweep_runs import Run, Sweep
 from instructrl.package_files import EVALUATE
@@ -36,9 +36,9 @@ def evaluation_words(protocol: str, runs: Sequence[Run]) -> list[str]:
     A protocol of one's own is no option: it is another one's with a name and what its results record as different.
     """
     results = next((run.results for run in runs if not run.reason and run.results is not None), {})
-    preset = protocol if protocol in options("protocol") else DEFAULT_PROTOCOL
+    like = protocol if protocol in options("protocol") else DEFAULT_PROTOCOL
     recorded = dict(flatten(results.get("protocol", {})))
-    fixed = dict(flatten(protocol_record(compose("eval", EvalConfig, ["run=RUN", f"protocol={preset}"]).protocol)))
+    fixed = dict(flatten(protocol_record(protocol_preset(like))))
     words = [protocol_word(protocol)] if protocol != DEFAULT_PROTOCOL else []
     words += [
         f"{key}={_value(recorded[name])}"

@@ -10,8 +10,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from instructrl.cli.compose import compose
-from instructrl.config.evaluation import RECORDED, EvalConfig, RLBenchProtocol, protocol_record
+from instructrl.cli.compose import protocol_preset
+from instructrl.config.evaluation import RECORDED, RLBenchProtocol, protocol_record
 from instructrl.config.fields import flatten
 from instructrl.errors import format_value
 from instructrl.package_files import CONFIG_DIR
@@ -96,7 +96,7 @@ def _protocol_differences(name: str, protocol: Mapping[str, Any]) -> list[str]:
 
 @cache
 def _fixed(name: str) -> dict[str, Any]:
-    return dict(flatten(protocol_record(compose("eval", EvalConfig, ["run=RUN", f"protocol={name}"]).protocol)))
+    return dict(flatten(protocol_record(protocol_preset(name))))
 
 
 @cache
