@@ -23,6 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from instructrl.cli.args import parse_settings
 from instructrl.cli.compose import compose, merge, schema_of
 from instructrl.cli.folders import faults, folder_words, take_folders
 from instructrl.cli.overrides import (
@@ -286,6 +287,18 @@ def tool_help(about: str | None, schemas: Mapping[str, type]) -> str:
     for command, schema in schemas.items():
         lines += ["", f"{command} key=value: meaning [allowed values]".strip(), *format_settings(schema)]
     return "\n".join(lines)
+
+
+def tool_settings(words: Sequence[str], schema: type[T], *, prog: str, about: str | None) -> T:
+    """The settings of a tool with one command, from its command line; --help is answered and ends the program.
+
+    Raises:
+        InputError: as `parse_settings`.
+    """
+    if {"--help", "-h"} & set(words):
+        print(tool_help(about, {"": schema}))
+        raise SystemExit(0)
+    return parse_settings(words, schema, prog=prog)
 
 
 def format_settings(schema: type, values: Mapping[str, str] = MappingProxyType({})) -> list[str]:

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from instructrl.cli.args import parse_settings
-from instructrl.cli.entry import tool_help
+from instructrl.cli.entry import tool_settings
 from instructrl.cli.progress import stopwatch
 from instructrl.config.fields import one_of, setting, word
 from instructrl.errors import InputError, RunError, format_value, report_user_errors, short_message
@@ -121,11 +120,7 @@ class PushConfig:
 def main() -> None:
     """Run the command."""
     with report_user_errors():
-        words = sys.argv[1:]
-        if {"--help", "-h"} & set(words):
-            print(tool_help(__doc__, {"": PushConfig}))
-            return
-        config = parse_settings(words, PushConfig, prog=PROG)
+        config = tool_settings(sys.argv[1:], PushConfig, prog=PROG, about=__doc__)
         check_repository(config.repository, key="repository")
         with stopwatch("loading jax", said=False):
             from instructrl.inference.agent import Agent

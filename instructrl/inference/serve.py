@@ -17,8 +17,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from instructrl.cli.args import parse_settings
-from instructrl.cli.entry import tool_help
+from instructrl.cli.entry import tool_settings
 from instructrl.cli.progress import stopwatch
 from instructrl.config.fields import number, one_of, setting
 from instructrl.config.training import HardwareConfig
@@ -145,12 +144,8 @@ def _said(error: Exception) -> str:
 def main() -> None:
     """Run the command."""
     with report_user_errors():
-        words = sys.argv[1:]
-        if {"--help", "-h"} & set(words):
-            print(tool_help(__doc__, {"": ServeConfig}))
-            return
         with handle_signals(working=False):
-            config = parse_settings(words, ServeConfig, prog=PROG)
+            config = tool_settings(sys.argv[1:], ServeConfig, prog=PROG, about=__doc__)
             token = read_token(config.token_file)
             listener = bound_socket(config.host, config.port)
             if token is None and not is_loopback(listener):
