@@ -19,9 +19,10 @@ from instructrl.errors import InputError, RunError, report_user_errors
 from instructrl.sim import EpisodeStart, Outcome, make_env
 from instructrl.sim.rlbench.check import findings, package_folder
 from instructrl.sim.rlbench.interface import read, task_names
-from instructrl.sim.vector.pool import WorkerFailure, Workers
+from instructrl.sim.vector.pool import Workers
 
 SMOKE_TASK, SMOKE_SECONDS = "reach_target", 600.0
+FAILURE = "RLBench does not work: {}; python -m data_tools.rlbench check"
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
@@ -71,25 +72,13 @@ def smoke(task: str, make: Callable[[SimConfig, str], Any] = make_env) -> None:
     """
     sim = RLBenchConfig(name="rlbench", kind="rlbench", workers=1)
     with Workers(partial(make, sim, task), 1, timeout=SMOKE_SECONDS) as workers:
-        provenance = call_worker(workers, "provenance")
+        provenance = workers.ask("provenance", failure=FAILURE)
         print(", ".join(f"{key} {value}" for key, value in provenance.items()), flush=True)
-        demonstration, outcome = call_worker(workers, "demonstrate", EpisodeStart(0, 0))
+        demonstration, outcome = workers.ask("demonstrate", EpisodeStart(0, 0), failure=FAILURE)
     keyframes = len(demonstration.actions)
     print(f"{demonstration.instructions[0]!r}: {outcome} after {keyframes} keyframe{'s' * (keyframes != 1)}")
     if outcome is not Outcome.SUCCESS:
         raise RunError(f"{task}: the expert's episode did not succeed when replayed; try again, then try another task")
-
-
-def call_worker(workers: Workers, method: str, *given: Any) -> Any:
-    """Call a method in the worker process.
-
-    Raises:
-        RunError: the process fails.
-    """
-    result = workers.call({0: (method, given)})[0]
-    if isinstance(result, WorkerFailure):
-        raise RunError(f"RLBench does not work: {result.reason}; python -m data_tools.rlbench check")
-    return result
 
 
 def main() -> None:

@@ -8,13 +8,12 @@ import sys
 import time
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from instructrl.cli.args import Parser
 from instructrl.config.environment import SIMULATORS, SimConfig
 from instructrl.errors import InputError, RunError, SimulatorError, report_user_errors
 from instructrl.sim import EpisodeStart, Outcome, check_tasks, make_checked_env, working_renderer
-from instructrl.sim.vector.pool import WorkerFailure, Workers
+from instructrl.sim.vector.pool import Workers
 
 TIMEOUT = 600.0
 
@@ -72,26 +71,14 @@ def play(sim: SimConfig, task: str) -> None:
     sim = replace(sim, renderer=working_renderer(sim, "auto"))
     factory = partial(make_checked_env, sim, task)
     with Workers(factory, 1, timeout=sim.timeout, python=sim.interpreter) as workers:
-        print(", ".join(f"{key} {value}" for key, value in call(workers, "provenance").items()), flush=True)
+        print(", ".join(f"{key} {value}" for key, value in workers.ask("provenance").items()), flush=True)
         started = time.monotonic()
-        demonstration, outcome = call(workers, "demonstrate", EpisodeStart(0, 0))
+        demonstration, outcome = workers.ask("demonstrate", EpisodeStart(0, 0))
     count, seconds = len(demonstration.actions), time.monotonic() - started
     text = demonstration.instructions[0]
     print(f"{task}, {text!r}: {outcome} after {count} keyframe{'s' * (count != 1)}, {seconds:.1f} s")
     if outcome is not Outcome.SUCCESS:
         raise RunError(f"{task}: the expert's episode did not succeed; try again, then try another task")
-
-
-def call(workers: Workers, method: str, *given: Any) -> Any:
-    """Call a method in the worker process.
-
-    Raises:
-        RunError: the process fails.
-    """
-    result = workers.call({0: (method, given)})[0]
-    if isinstance(result, WorkerFailure):
-        raise RunError(f"the simulator cannot be used: {result.reason}")
-    return result
 
 
 def main() -> None:

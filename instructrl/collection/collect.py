@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from time import monotonic
-from typing import Any
 
 from instructrl import __version__
 from instructrl.cli.progress import ProgressBar, stopwatch
@@ -115,22 +114,14 @@ def note_other_sizes(task: TaskConfig, sim: SimConfig, data: DataConfig) -> None
 
 def collect(workers: Workers, task: TaskConfig, splits: list[Split]) -> None:
     """Complete all splits of a task with one pool of processes."""
-    provenance = {**query(workers, "provenance"), "suite": __version__}
-    variations = select_variations(task, query(workers, "variations"))
+    provenance = {**workers.ask("provenance"), "suite": __version__}
+    variations = select_variations(task, workers.ask("variations"))
     for split in splits:
         header = replace(split.header, provenance=provenance)
         check_provenance(split, header)
         parts = split.parts_from(num_present(split))
         if parts.present < parts.wanted:
             collect_split(workers, split, parts, header=header, variations=variations)
-
-
-def query(workers: Workers, name: str) -> Any:
-    """Return the value of an environment attribute or of a method without arguments."""
-    [(_, answer)] = workers.map(name, [()])
-    if isinstance(answer, WorkerFailure):
-        raise RunError(f"the simulator cannot be used: {answer.reason}")
-    return answer
 
 
 def collect_split(workers: Workers, split: Split, parts: Parts, *, header: Header, variations: list[int]) -> None:

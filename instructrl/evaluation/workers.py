@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import cast
 
 from instructrl.config.environment import SimConfig
 from instructrl.config.evaluation import RLBenchProtocol
-from instructrl.errors import SimulatorError
 from instructrl.evaluation.worker_env import TaskInfo, make_eval_env
 from instructrl.sim import EpisodeLimits
-from instructrl.sim.vector.pool import WorkerFailure, Workers, worker_count
+from instructrl.sim.vector.pool import Workers, worker_count
 
 
 def start_eval_workers(
@@ -47,7 +47,5 @@ def task_info(workers: Workers, task: str, variations: Sequence[int] | None) -> 
     Raises:
         SimulatorError: the simulator does not answer.
     """
-    info = workers.call({0: ("task_info", (task, variations))})[0]
-    if isinstance(info, WorkerFailure):
-        raise SimulatorError(f"the simulator of task {task} does not answer: {info.reason}")
-    return info
+    failure = f"the simulator of task {task} does not answer: {{}}"
+    return cast(TaskInfo, workers.ask("task_info", task, variations, failure=failure))

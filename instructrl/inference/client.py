@@ -11,7 +11,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,8 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from instructrl.actions import check_action, rotation_angle
-from instructrl.cli.args import parse_settings
-from instructrl.cli.entry import tool_help
+from instructrl.cli.entry import tool_settings
 from instructrl.cli.progress import stopwatch
 from instructrl.config.environment import SIMULATORS, SimConfig
 from instructrl.config.fields import MAX_EPISODES, format_value, number, setting
@@ -28,15 +26,16 @@ from instructrl.errors import InputError, report_user_errors, warn
 from instructrl.inference.serving.access_token import VARIABLE, read_token
 from instructrl.inference.serving.policy_client import ConnectionLostError, PolicyClient
 from instructrl.retries import attempts
-from instructrl.sim.env import Env, EpisodeStart, Outcome
+from instructrl.sim.env import EpisodeStart, Outcome
 from instructrl.types import Observation
 
 if TYPE_CHECKING:
     from instructrl.data.demonstrations.dataset import DemonstrationDataset, EpisodeSteps
+    from instructrl.sim.vector.pool import Workers
 
 T = TypeVar("T")
 PROG = "python -m instructrl.inference.client"
-FIRST_SEED = 1_000_000_000  # of scenes
+FIRST_SEED = 8_000_000_000_000_000  # of scenes: above those of demonstrations, evaluations and rollouts in training
 TRIES = 3  # of an episode whose connection is lost
 
 
@@ -93,25 +92,28 @@ def play(client: PolicyClient, config: ClientConfig, task: str) -> None:
         InputError: the simulator lacks the task or a camera, or its world is not the agent's.
     """
     from instructrl.sim import make_checked_env
+    from instructrl.sim.vector.pool import Workers
 
     timed, outcomes = TimedClient(client), Counter[str]()
     sim = simulator(config, client.metadata)
     sim.check_task("task", task)
-    with closing(make_checked_env(sim, task)) as env:
+    factory = partial(make_checked_env, sim, task)
+    with Workers(factory, 1, timeout=sim.timeout, python=sim.interpreter) as workers:
+        variations = workers.ask("variations")
         for index in range(config.episodes):
-            start = EpisodeStart(index % env.variations, FIRST_SEED + config.seed + index)
-            instruction, outcome = timed.run_episode(partial(play_episode, env, timed, start))
+            start = EpisodeStart(index % variations, FIRST_SEED + config.seed + index)
+            instruction, outcome = timed.run_episode(partial(play_episode, workers, timed, start))
             print(f"{instruction}: {outcome}", flush=True)
             outcomes[outcome] += 1
     print(f"success: {outcomes[Outcome.SUCCESS]} of {config.episodes} episodes\n{timed.latency()}")
 
 
-def play_episode(env: Env, client: TimedClient, start: EpisodeStart) -> tuple[str, str]:
+def play_episode(workers: "Workers", client: TimedClient, start: EpisodeStart) -> tuple[str, str]:
     """Play one episode; returns its instruction and outcome."""
-    observation, outcome = env.reset(start), None
+    observation, outcome = workers.ask("reset", start), None
     instruction = observation.instruction
     while outcome is None:
-        observation, outcome = env.step(client.act(observation, instruction))
+        observation, outcome = workers.ask("step", client.act(observation, instruction))
     return instruction, str(outcome)
 
 
@@ -186,11 +188,7 @@ def summary(errors: np.ndarray) -> str:
 def main() -> None:
     """Run the command."""
     with report_user_errors():
-        words = sys.argv[1:]
-        if {"--help", "-h"} & set(words):
-            print(tool_help(__doc__, {"": ClientConfig}))
-            return
-        config = parse_settings(words, ClientConfig, prog=PROG)
+        config = tool_settings(sys.argv[1:], ClientConfig, prog=PROG, about=__doc__)
         if (config.task is None) == (config.file is None):
             found = "neither" if config.task is None else "both"
             raise InputError(f"task, file: found {found}; allowed: one of them; see {PROG} --help")

@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from instructrl.errors import SimulatorError
 from instructrl.registry import load_implementation
 from instructrl.sim.env import ChecksTasks, Env, FollowsProtocol, Simulator, StoredScenes, StoresScenes
 from instructrl.sim.vector.interpreter import missing_package
@@ -100,10 +99,7 @@ def _ask(cfg: "SimConfig", question: str, *arguments: object) -> object:
     """The answer of the simulator's class, in a process of the simulator's interpreter if that is another one."""
     if cfg.interpreter is None:
         return getattr(SimulatorQuestions(cfg), question)(*arguments)
-    from instructrl.sim.vector.pool import WorkerFailure, Workers  # of the parent process alone
+    from instructrl.sim.vector.pool import Workers  # of the parent process alone
 
     with Workers(partial(SimulatorQuestions, cfg), 1, timeout=ANSWER_SECONDS, python=cfg.interpreter) as workers:
-        answer = workers.call({0: (question, arguments)})[0]
-    if isinstance(answer, WorkerFailure):
-        raise SimulatorError(f"sim={cfg.kind} cannot be used: {answer.reason}")
-    return answer
+        return workers.ask(question, *arguments, failure=f"sim={cfg.kind} cannot be used: {{}}")

@@ -1,9 +1,9 @@
 """`Workers` without processes, for what maps one method over many arguments."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from instructrl.sim.vector.pool import WorkerFailure
+from instructrl.sim.vector.pool import Request, WorkerFailure, Workers
 
 
 class InlinePool:
@@ -23,6 +23,11 @@ class InlinePool:
 
     def __exit__(self, *_: object) -> None:
         self._env.close()
+
+    ask = Workers.ask
+
+    def call(self, requests: Mapping[int, Request]) -> dict[int, Any]:
+        return {slot: next(self.map(name, [given]))[1] for slot, (name, given) in requests.items()}
 
     def map(self, method: str, arguments: Iterable[tuple]) -> Iterator[tuple[int, Any]]:
         for index, given in enumerate(arguments):

@@ -8,7 +8,7 @@ import numpy as np
 
 from instructrl.evaluation.worker_env import EvalEnv
 from instructrl.sim import EpisodeLimits, EpisodeStart, Outcome, Step, StepCounter
-from instructrl.sim.vector.pool import Request, WorkerFailure
+from instructrl.sim.vector.pool import Request, WorkerFailure, Workers
 from instructrl.types import Demonstration, Observation
 
 VARIATIONS = 4
@@ -139,6 +139,8 @@ class InlineWorkers:
 
     def __exit__(self, *_: object) -> None:
         pass
+
+    ask = Workers.ask
 
     def call(self, requests: Mapping[int, Request]) -> dict[int, Any]:
         return {slot: self._one(slot, request) for slot, request in reversed(requests.items())}

@@ -114,6 +114,22 @@ class Workers:
             slot.worker.kill()
         self._slots = []
 
+    def ask(self, name: str, *arguments: Any, failure: str = "the simulator cannot be used: {}") -> Any:
+        """Call a method of the first worker's environment, or read an attribute.
+
+        Args:
+            name: of the method or attribute.
+            arguments: of the method.
+            failure: the message if the worker fails, with a place for the reason.
+
+        Raises:
+            SimulatorError: the worker fails.
+        """
+        answer = self.call({0: (name, arguments)})[0]
+        if isinstance(answer, WorkerFailure):
+            raise SimulatorError(failure.format(answer.reason))
+        return answer
+
     def map(self, method: str, arguments: Iterable[tuple]) -> Iterator[tuple[int, Any]]:
         """Call the method once per tuple of arguments, on whichever worker is free.
 
