@@ -22,6 +22,7 @@ from instructrl.evaluation.results.summary import headline, summarize, table
 from instructrl.evaluation.results.variations import evaluated_variations, format_ranges
 from instructrl.evaluation.rollout import Episode
 from instructrl.evaluation.workers import task_info
+from instructrl.inference.client import FIRST_SEED
 from instructrl.sim import EpisodeStart, Outcome
 from instructrl.types import Observation
 from tests.fakes.sim import TRAINING, FakePolicy, InlineWorkers, without_clock
@@ -118,7 +119,8 @@ def test_seeds_are_nobody_elses() -> None:
     assert len(training) == 2000
     assert min(evaluation) >= 2_000_000_000, "below are the demonstrations'"
     assert max(evaluation) < min(training)
-    assert max(training) < 2**53
+    assert max(training) < FIRST_SEED, "those that a policy server's client plays"
+    assert FIRST_SEED + 2_000_000_000 < 2**53
 
 
 def test_a_task_without_rivals_has_no_swapped_row(tmp_path: Path) -> None:
