@@ -7,10 +7,10 @@ JOBS ?= 2
 SEEDS ?= 0,1,2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo reproduce rlbench metaworld test test-fast test-rlbench lint docs lock bench clean
+.PHONY: help install play demo reproduce rlbench metaworld test test-fast test-rlbench test-skypilot lint docs lock bench clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(VENV)/installed: requirements.txt
 	@PYTHON="$(PYTHON)" bash launchers/setup/python.sh $(VENV)
@@ -23,6 +23,9 @@ $(VENV)/installed-dev: $(VENV)/installed pyproject.toml
 	@touch $@
 
 install: $(VENV)/installed  ## install InstructRL for the CPU into .venv
+
+play: $(VENV)/installed  ## type at a robot: an agent that is shipped obeys sentences, in a page at 127.0.0.1:8008
+	$(BIN)/python -m instructrl.play
 
 demo: $(VENV)/installed  ## collect, train, evaluate and report from scratch, in minutes
 	$(BIN)/python train.py experiment=quickstart
@@ -47,11 +50,17 @@ test-rlbench: $(VENV)/installed-dev  ## run the tests that need RLBench (make rl
 	$(BIN)/python -m data_tools.rlbench check
 	$(BIN)/python -m pytest -m rlbench tests/integration/test_rlbench_installed.py
 
-lint: $(VENV)/installed-dev  ## check style, imports and types
+test-skypilot: $(VENV)/installed-dev  ## install SkyPilot into .venv-skypilot and let it read the tasks of launcher=skypilot
+	@PYTHON="$(PYTHON)" bash launchers/setup/python.sh .venv-skypilot
+	.venv-skypilot/bin/python -m pip install --quiet --disable-pip-version-check skypilot==0.14.1
+	SKYPILOT_PYTHON=$(CURDIR)/.venv-skypilot/bin/python $(BIN)/python -m pytest -m skypilot tests/integration/test_skypilot_installed.py
+
+lint: $(VENV)/installed-dev  ## check style, imports, types and the container's file
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint launchers/container/Dockerfile
 
 $(VENV)/installed-docs: $(VENV)/installed pyproject.toml
 	$(BIN)/python -m pip install --quiet --group docs

@@ -39,6 +39,34 @@ def rotation_matrix(quaternion: Any) -> Any:
     return xp.stack([xp.stack(row, axis=-1) for row in rows], axis=-2)
 
 
+def quaternion_from_columns(columns: Any) -> Any:
+    """Canonical quaternions [..., 4] of the rotations whose matrices begin with columns near these [..., 3, 2].
+
+    The columns are made orthonormal first, by Gram and Schmidt's method (Zhou et al. 2019, section 4.2).
+    """
+    xp = columns.__array_namespace__()
+    first = _unit(columns[..., 0])
+    across = columns[..., 1]
+    second = _unit(across - xp.sum(first * across, axis=-1, keepdims=True) * first)
+    (a, d, g), (b, e, h) = (tuple(column[..., i] for i in range(3)) for column in (first, second))
+    c, f, i = d * h - g * e, g * b - a * h, a * e - d * b  # the third column: their cross product
+    rows = [  # multiples of the quaternion, each by four times one of its numbers; the longest is the most accurate
+        [1 + a - e - i, b + d, c + g, h - f],
+        [b + d, 1 - a + e - i, f + h, c - g],
+        [c + g, f + h, 1 - a - e + i, d - b],
+        [h - f, c - g, d - b, 1 + a + e + i],
+    ]
+    multiples = xp.stack([xp.stack(row, axis=-1) for row in rows], axis=-2)
+    longest = xp.argmax(xp.sum(multiples * multiples, axis=-1), axis=-1)
+    return canonical_quaternion(xp.take_along_axis(multiples, longest[..., None, None], axis=-2)[..., 0, :])
+
+
+def _unit(vector: Any) -> Any:
+    """A vector [..., 3] at length 1, unless it is almost zero."""
+    xp = vector.__array_namespace__()
+    return vector / xp.sqrt(xp.sum(vector * vector, axis=-1, keepdims=True) + 1e-12)
+
+
 def rotation_angle(first: Any, second: Any) -> Any:
     """Return the angle in radians, in [0, pi], between two rotations given as unit quaternions of either sign."""
     xp = first.__array_namespace__()

@@ -6,10 +6,10 @@ The latter is the case in a simulator's own interpreter, which has numpy and the
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Float32, Int32, Int64, UInt8
+    from jaxtyping import Float, Float32, Int32, Int64, UInt8, UInt32
 else:
     try:
-        from jaxtyping import Float, Float32, Int32, Int64, UInt8
+        from jaxtyping import Float, Float32, Int32, Int64, UInt8, UInt32
     except ModuleNotFoundError:
 
         class Float:
@@ -18,6 +18,6 @@ else:
             def __class_getitem__(cls, array_and_shape: tuple[Any, str]) -> Any:
                 return array_and_shape[0]
 
-        Float32 = Int32 = Int64 = UInt8 = Float
+        Float32 = Int32 = Int64 = UInt8 = UInt32 = Float
 
-__all__ = ["Float", "Float32", "Int32", "Int64", "UInt8"]
+__all__ = ["Float", "Float32", "Int32", "Int64", "UInt8", "UInt32"]

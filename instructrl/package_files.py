@@ -19,4 +19,6 @@ VOCABULARY = PACKAGE / "data/text/vocabulary.txt"  # one word piece per line; py
 REPORT_STYLE = PACKAGE / "evaluation/report/report.css"
 PAGE_TEMPLATES = PACKAGE / "evaluation/report/templates"
 SHIPPED_WEIGHTS = PACKAGE / "models/encoders/shipped"  # NAME.safetensors of encoders that InstructRL ships
+PLAY_PAGE = PACKAGE / "play/page"
+SHIPPED_AGENT = PACKAGE / "play/agent"  # as Agent.save writes it
 RLBENCH_INTERFACE = PACKAGE / "sim/rlbench/interface.json"

@@ -13,9 +13,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from instructrl.errors import InterruptedRun
 
@@ -25,6 +26,7 @@ COMPILATION_GRACE = 15.0  # seconds for a compilation to end; clusters kill abou
 COMPILERS = ("jax._src.compiler", "jax._src.pjit", "jax._src.interpreters.pxla")  # modules that trace and compile
 SHORT_COMPILATION = 1.0  # seconds; such ones occur while a run saves, and are let end
 COMPILATION_POLL = 0.1  # seconds between looks at whether it has ended, once a signal has come
+_exit: Callable[[int], Any] = os._exit  # ends this process, and those that compute with it
 _pending: list[signal.Signals] = []
 _stop_at_once = False
 _deferred_interrupt = threading.Event()  # set by a ctrl-C during a compilation
@@ -146,12 +148,23 @@ def _in_compiler(frame: FrameType | None) -> bool:
     return False
 
 
+@contextmanager
+def exit_by(exit: Callable[[int], Any]) -> Iterator[None]:
+    """Within the context, a compilation that does not end in time is ended by `exit`, which gets the exit code."""
+    global _exit
+    before, _exit = _exit, exit
+    try:
+        yield
+    finally:
+        _exit = before
+
+
 def _end_process(number: signal.Signals) -> None:
     """End the process with the line and the exit code of an interruption."""
     by = "" if number == signal.SIGINT else f" by {number.name}"
     print(f"interrupted{by} while compiling: the same command resumes", file=sys.stderr, flush=True)
     sys.stdout.flush()
-    os._exit(130 if number == signal.SIGINT else InterruptedRun.exit_code)
+    _exit(130 if number == signal.SIGINT else InterruptedRun.exit_code)
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:

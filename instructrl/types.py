@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from instructrl.array_types import Float, Float32, Int32, Int64, UInt8
+from instructrl.array_types import Float, Float32, Int32, Int64, UInt8, UInt32
 from instructrl.errors import InputError
 
 GRIPPER_STATE = ("gripper open", "left finger (m)", "right finger (m)", "time")  # of RLBench; the time is in [-1, 1]
+KEYFRAME, DENSE = "keyframe", "dense"  # action spaces: the poses at which a motion stops, or those on its way, evenly
 ACTION_SIZE = 8  # x y z (m, world), quaternion x y z w with w >= 0, gripper open in {0, 1}
 
 
@@ -32,9 +33,10 @@ class Observation(NamedTuple):
 
 
 class Demonstration(NamedTuple):
-    """One raw episode: all frames, and the keyframe actions that produced them.
+    """One raw episode: all frames, and the actions that produced them.
 
-    Action t leads to frame `keyframes[t]`; it is taken at frame `keyframes[t - 1]`, or at frame 0.
+    Action t leads to frame `keyframes[t]`; it is taken at frame `keyframes[t - 1]`, or at frame 0. Of dense actions
+    every frame but the first is one of `keyframes`.
     """
 
     images: UInt8[np.ndarray, "N K H W 3"]
@@ -77,6 +79,9 @@ class Batch(NamedTuple):
     actions: Float32[Any, "B T 8"]  # the action taken at each step
     step_mask: Float32[Any, "B T"]  # 1 where the step exists
     features: Features | None = None  # cached features of a frozen encoder, instead of images
+    chunks: Float32[Any, "B T C 8"] | None = None  # of dense actions: that of each step and those that follow
+    chunk_mask: Float32[Any, "B T C"] | None = None  # 0 after the end of the episode, where the last one is repeated
+    seeds: UInt32[Any, "B 2"] | None = None  # with chunks: of the noise in a head's loss
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,7 @@ class BatchSizes:
     tokens: int
     features: FeatureSizes | None = None  # instead of images
     state: int = len(GRIPPER_STATE)
+    chunk: int | None = None  # C; None: no chunks
 
 
 def batch_spec(sizes: BatchSizes) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -126,6 +132,10 @@ def batch_spec(sizes: BatchSizes) -> dict[str, tuple[tuple[int, ...], np.dtype]]
         "actions": ((*steps, ACTION_SIZE), float32),
         "step_mask": (steps, float32),
     }
+    if sizes.chunk is not None:
+        spec["chunks"] = ((*steps, sizes.chunk, ACTION_SIZE), float32)
+        spec["chunk_mask"] = ((*steps, sizes.chunk), float32)
+        spec["seeds"] = ((sizes.batch, 2), np.dtype(np.uint32))
     if sizes.features is None:
         return spec
     del spec["images"]
@@ -152,6 +162,8 @@ def fake_batch(sizes: BatchSizes) -> Batch:
     batch.extrinsics[:] = np.eye(4, dtype=np.float32)
     batch.actions[..., 6] = 1.0
     batch.step_mask[:] = 1.0
+    if batch.chunks is not None and batch.chunk_mask is not None:
+        batch.chunks[..., 6] = batch.chunk_mask[:] = 1.0
     return batch
 
 

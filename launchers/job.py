@@ -26,7 +26,7 @@ def checkout() -> Path:
     """
     if not IS_CHECKOUT:
         raise InputError(
-            f"{ROOT}: found an installed package, but a TPU pod needs the code of a checkout; clone InstructRL "
+            f"{ROOT}: found an installed package, but other machines need the code of a checkout; clone InstructRL "
             "with git and run the command there"
         )
     return ROOT
@@ -43,6 +43,7 @@ class JobSpec:
         name: valid as a file name and unique within the sweep.
         overrides: the user's choices for this job.
         resources: the launcher profile with its overrides.
+        after: index, among the specs of its command, of the training that must succeed first; None without one.
         distributed: True if the profile's number of processes work on this job together (training); else it has one.
     """
 
@@ -52,6 +53,7 @@ class JobSpec:
     overrides: tuple[str, ...]
     resources: LauncherConfig
     distributed: bool = False
+    after: int | None = None
 
     @property
     def entry(self) -> tuple[str, ...]:

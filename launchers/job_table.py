@@ -64,6 +64,10 @@ class Job:
         """Return the file in which its exit code is recorded, in the folder of its sweep."""
         return (folder / "outcomes" / f"{self.attempt or f'{self.number:03}'}.json").absolute()
 
+    def cancellation(self, folder: Path) -> Path:
+        """Return the file that another process makes to cancel it, in the folder of its sweep."""
+        return self.outcome(folder).with_suffix(".cancelled")
+
     def find_exit_code(self, folder: Path) -> int | None:
         """Return the exit code that it recorded, in its outcome or else as the last line of its log; None if none."""
         outcome, process = self.outcome(folder), self.id.partition("@")[0]
@@ -182,6 +186,9 @@ def format_table(jobs: Sequence[Job]) -> str:
 
 
 def distinguishing_overrides(job: Job, jobs: Sequence[Job]) -> str:
-    """Return the overrides that distinguish a job from the others."""
-    differing = [word for word in job.overrides if len(jobs) == 1 or any(word not in other.overrides for other in jobs)]
+    """Return the overrides that distinguish a job from the others of its program, or from all if it is the only one."""
+    same = [other for other in jobs if other.entry == job.entry]
+    others = same if len(same) > 1 else jobs
+    shared = set.intersection(*(set(other.overrides) for other in others)) if len(others) > 1 else set()
+    differing = [word for word in job.overrides if word not in shared]
     return " ".join(differing)[:200] or job.name

@@ -17,6 +17,8 @@ from instructrl.config.launcher import LauncherConfig
 from launchers.job import JobSpec, import_path
 from launchers.job_table import SUBMITTED_AGAIN, Job
 
+CANCELLED = "stopped by launchers.jobs cancel"
+
 
 class Local:
     """Starts waiting jobs as others end. Jobs outlive this process and are identified by PID and start time."""
@@ -26,6 +28,7 @@ class Local:
     def __init__(self, folder: Path, resources: LauncherConfig):
         self._folder, self._resources = folder, resources
         self._waiting: list[tuple[Job, JobSpec]] = []
+        self._later: list[tuple[Job, JobSpec, Job]] = []  # each after the last of its triple
         self._processes: dict[str, subprocess.Popen] = {}  # those that this process started, by job ID
 
     def preview(self, specs: Sequence[JobSpec]) -> str:
@@ -40,6 +43,21 @@ class Local:
         record()
         self._waiting += pairs
 
+    def submit_after(self, triples: Sequence[tuple[Job, JobSpec, Job]], record: Callable[[], None]) -> None:
+        """Queue jobs for the time when another one has succeeded; `refresh` starts them."""
+        self.submit([(job, spec) for job, spec, _ in triples], record)
+        self._waiting = self._waiting[: -len(triples)]
+        self._later += triples
+
+    def _release(self) -> None:
+        """Move the jobs whose other job has succeeded to the waiting ones, and end those whose other job has not."""
+        for job, spec, needed in self._later:
+            if needed.state == "done":
+                self._waiting.append((job, spec))
+            elif not needed.active:
+                job.state = "interrupted" if needed.state == "interrupted" else "cancelled"
+        self._later = [triple for triple in self._later if triple[2].active]
+
     def attach(self, jobs: Sequence[Job]) -> None:
         """Update the states of jobs that another process started."""
         for job in jobs:
@@ -53,6 +71,8 @@ class Local:
         for job in jobs:
             if job.state == "running":
                 self._refresh_job(job)
+        self._release()
+        self._leave_out_cancelled()
         while self._waiting and sum(job.state == "running" for job in jobs) < self._resources.jobs:
             self._start(*self._waiting.pop(0))
 
@@ -67,6 +87,15 @@ class Local:
             job.record_exit(code)
         else:
             job.state, job.error = "lost", "its process was killed without recording an exit code"
+        if job.state != "done" and job.cancellation(self._folder).exists():
+            job.state, job.error = "cancelled", CANCELLED
+
+    def _leave_out_cancelled(self) -> None:
+        """Cancel the waiting jobs that another process cancelled."""
+        for job, _ in self._waiting:
+            if job.cancellation(self._folder).exists():
+                job.state, job.error = "cancelled", CANCELLED
+        self._waiting = [pair for pair in self._waiting if pair[0].state == "waiting"]
 
     def _start(self, job: Job, spec: JobSpec) -> None:
         log = Path(job.log)
@@ -97,9 +126,10 @@ class Local:
 
     def interrupt(self, jobs: Sequence[Job]) -> None:
         """Stop running jobs: SIGTERM lets them save within the grace period, then SIGKILL."""
-        for job, _ in self._waiting:
+        for job in [*(job for job, _ in self._waiting), *(job for job, _, _ in self._later)]:
             job.state = "interrupted"
         self._waiting.clear()
+        self._later.clear()
         running = [job for job in jobs if job.state == "running"]
         for number in (signal.SIGTERM, signal.SIGKILL):
             for job in running:

@@ -1,4 +1,4 @@
-"""Backend that runs the jobs of a sweep as one array on a SLURM cluster, through submitit.
+"""Backend that runs the jobs of a sweep as arrays on a SLURM cluster, through submitit.
 
 submitit formats the batch script and pickles the command line; each task of the job execs that command, so that it
 receives SLURM's signals directly. The script's last line records the exit code, or requeues the job. A job's state is
@@ -18,13 +18,31 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from instructrl.config.launcher import LauncherConfig
 from instructrl.errors import InputError, RunError
 from launchers.exit_status import read_exit_code
 from launchers.job import JobSpec
 from launchers.job_table import Job, merge_jobs
-from launchers.slurm_commands import UNCERTAIN, cancel, ended_with, find_submission, query_queue, submit_script
-from launchers.slurm_script import begin_attempts, comment, script_parameters, token_of, write_script
+from launchers.queue import FIND_SECONDS, MAX_MISSES, Queue
+from launchers.slurm_commands import (
+    UNCERTAIN,
+    cancel,
+    ended_with,
+    find_submission,
+    max_array_size,
+    query_queue,
+    submit_script,
+)
+from launchers.slurm_script import (
+    begin_attempts,
+    comment,
+    divide,
+    divide_parallel,
+    interpreter,
+    job_python,
+    script_parameters,
+    token_of,
+    write_script,
+)
 from launchers.submitit_internals import batch_script, pickle_task
 
 STATES = {"PENDING": "waiting", "CONFIGURING": "waiting", "REQUEUED": "waiting", "REQUEUE_HOLD": "waiting"}
@@ -40,11 +58,9 @@ FAILURES = {
     "DEADLINE": "its deadline passed",
     "PREEMPTED": "preempted, and not queued again by this cluster",
 }
-FIND_SECONDS = 5.0  # at most, between the queries by which it becomes certain whether a job exists
-MAX_MISSES = 3  # consecutive polls without an answer, or without a job that has not recorded its exit code
 # Pending reasons that never resolve by waiting (squeue's manual: JOB REASON CODES) ...
 UNSATISFIABLE = re.compile(
-    r"BadConstraints|PartitionConfig|PartitionTimeLimit|InvalidAccount|InvalidQOS|AccountNotAllowed|QOSNotAllowed"
+    r"BadConstraints|DependencyNeverSatisfied|PartitionConfig|PartitionTimeLimit|InvalidAccount|InvalidQOS|AccountNotAllowed|QOSNotAllowed"
     r"|(QOS|Assoc)Max\w+PerJob\w*|Job's[_ ](account|QOS|group|user)[_ ]not[_ ].*"
 )
 NORMAL_REASONS = ("None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime")  # ... and those of a normal queue
@@ -69,46 +85,118 @@ class Task:
             raise SystemExit(f"error: {self.argv[0]}: cannot be started ({error.strerror})") from None
 
 
-class Slurm:
+@dataclass(frozen=True)
+class Array:
+    """Jobs that are submitted together, how many may run at a time, and their dependency on trainings, if any."""
+
+    pairs: Sequence[tuple[Job, JobSpec]]
+    parallel: int
+    needed: str = ""
+
+    @property
+    def jobs(self) -> list[Job]:
+        return [job for job, _ in self.pairs]
+
+
+class Slurm(Queue):
     """Jobs of a sweep on the cluster of `sbatch`."""
 
-    def __init__(self, folder: Path, resources: LauncherConfig):
-        self._folder, self._resources = folder.absolute(), resources
-        self._misses: dict[str, int] = {}
-        self._unanswered = 0
-        self.poll_seconds = resources.poll_seconds
+    label, command = "SLURM", "squeue"
 
     def preview(self, specs: Sequence[JobSpec]) -> str:
-        """Return the batch script and each job's command."""
-        jobs = merge_jobs([], specs)
-        begin_attempts(jobs, "SUBMISSION")
-        text = batch_script(self._folder / "slurm", len(specs), script_parameters(self._folder, specs[0], jobs))
-        commands = [
-            f"# job {job.number}: {shlex.join(spec.command_line())}" for job, spec in zip(jobs, specs, strict=True)
-        ]
-        return "\n".join([text.rstrip(), "", *commands])
+        """Return the batch script of each array, and its jobs' commands."""
+        texts = []
+        pairs = list(zip(merge_jobs([], specs), specs, strict=True))
+        first, later = ([pair for pair in pairs if (pair[1].after is None) == is_first] for is_first in (True, False))
+        arrays = [Array(array, parallel) for array, parallel in self._arrays(first)]
+        if later:
+            after = "aftercorr" if len(first) > 1 else "afterok"
+            arrays += [Array(array, parallel, f"{after}:JOB") for array, parallel in self._arrays(later)]
+        for array in arrays:
+            begin_attempts(array.jobs, "SUBMISSION")
+            commands = [f"# job {job.number}: {shlex.join(task(spec).argv)}" for job, spec in array.pairs]
+            texts.append("\n".join([self._script(array).rstrip(), "", *commands]))
+        return "\n\n".join(texts)
 
     def submit(self, pairs: Sequence[tuple[Job, JobSpec]], record: Callable[[], None]) -> None:
-        """Submit one array, or mark all its jobs as refused with sbatch's error."""
-        jobs, token = [job for job, _ in pairs], secrets.token_hex(8)
-        begin_attempts(jobs, token)
+        """Submit as few arrays as the cluster allows, or mark the jobs of one as refused with sbatch's error."""
+        self._submit([Array(array, parallel) for array, parallel in self._arrays(pairs)], record)
+
+    def submit_after(self, triples: Sequence[tuple[Job, JobSpec, Job]], record: Callable[[], None]) -> None:
+        """Submit jobs that each start once another one has succeeded: in arrays with the indices of those."""
+        groups: dict[str, list[tuple[Job, JobSpec, Job]]] = {}
+        for triple in triples:
+            groups.setdefault(triple[2].id.partition("_")[0] if triple[2].active else triple[2].state, []).append(
+                triple
+            )
+        arrays = []
+        for key, group in groups.items():
+            pairs, needed = [(job, spec) for job, spec, _ in group], [job for *_, job in group]
+            if key == "done":
+                arrays += [Array(array, parallel) for array, parallel in self._arrays(pairs)]
+            elif not needed[0].active or not needed[0].id:
+                for job, _, other in group:
+                    begin_attempts([job], secrets.token_hex(8))
+                    self._refuse([job], f"not submitted, as job {other.number} was not")
+            elif [job.id for job in needed] == [f"{key}_{index}" for index in range(len(needed))] and len(needed) > 1:
+                arrays.append(Array(pairs, self._resources.slurm.parallel, f"aftercorr:{key}"))
+            else:
+                arrays += [Array([pair], 1, f"afterok:{job.id}") for pair, job in zip(pairs, needed, strict=True)]
+        self._submit(arrays, record)
+
+    def _submit(self, arrays: Sequence["Array"], record: Callable[[], None]) -> None:
+        """Submit arrays, or mark the jobs of one as refused with sbatch's error."""
+        for array in arrays:
+            begin_attempts(array.jobs, secrets.token_hex(8))
         if shutil.which("sbatch") is None or shutil.which("srun") is None:
-            self._refuse(jobs, "sbatch: not found here; launch from a node of a SLURM cluster, or with launcher=local")
+            reason = "sbatch: not found here; launch from a node of a SLURM cluster, or with launcher=local"
+            self._refuse([job for array in arrays for job in array.jobs], reason)
             return
-        folder = self._folder / "slurm"
-        script = folder / f"{token}.sh"
+        scripts = [self._write(array) for array in arrays]
+        for array, script in zip(arrays, scripts, strict=True):
+            if script is not None:
+                record()  # also the IDs of the arrays before it
+                self._submit_script(script, array.jobs)
+
+    def _arrays(self, pairs: Sequence[tuple[Job, JobSpec]]) -> list[tuple[Sequence[tuple[Job, JobSpec]], int]]:
+        """Return the jobs of each array, with how many of them may run at a time.
+
+        Raises:
+            InputError: fewer jobs may run at a time than there are arrays.
+        """
+        arrays = divide(pairs, max_array_size()) if len(pairs) > 1 else [pairs]
+        return list(zip(arrays, divide_parallel(self._resources.slurm.parallel, len(arrays)), strict=True))
+
+    def _script(self, array: "Array") -> str:
+        """Return the batch script of one array."""
+        spec, parallel = array.pairs[0][1], array.parallel
+        parameters = script_parameters(self._folder, spec, array.jobs, parallel=parallel, needed=array.needed)
+        words = interpreter(self._resources.slurm)
+        return batch_script(self._folder / "slurm", len(array.pairs), parameters, interpreter=words)
+
+    def _write(self, array: "Array") -> Path | None:
+        """Write the tasks and the batch script of one array; returns None if its jobs are refused.
+
+        Raises:
+            InputError: a file cannot be written.
+        """
+        folder, jobs = self._folder / "slurm", array.jobs
+        script = folder / f"{token_of(jobs[0])}.sh"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for job, spec in pairs:
+            for job, spec in array.pairs:
                 pickle_task(task(spec), folder / f"{job.attempt}.pkl", minutes=self._resources.slurm.minutes)
-            text = batch_script(folder, len(jobs), script_parameters(self._folder, pairs[0][1], jobs))
+            text = self._script(array)
             write_script(script, text, self._resources.slurm)
         except OSError as error:
             raise InputError(f"{folder}: cannot be written ({error.strerror}); make room there") from None
-        if not text.startswith("#!"):
-            self._refuse(jobs, text.partition("\n")[0].lstrip("# "))
-            return
-        record()
+        if text.startswith("#!"):
+            return script
+        self._refuse(jobs, text.partition("\n")[0].lstrip("# "))
+        return None
+
+    def _submit_script(self, script: Path, jobs: Sequence[Job]) -> None:
+        """Submit one array, or mark its jobs as refused with sbatch's error."""
         try:
             number = submit_script(script)
         except RunError as error:
@@ -150,12 +238,6 @@ class Slurm:
                 return
         self._refuse(jobs, jobs[0].error or "sbatch ended before it had submitted the job")
 
-    def _note_silence(self, line: str) -> None:
-        """Print a line once the queue could not be queried repeatedly."""
-        self._unanswered += 1
-        if self._unanswered == MAX_MISSES:
-            print(line, flush=True)
-
     def _refuse(self, jobs: Sequence[Job], reason: str) -> None:
         log = self._folder / "slurm" / "refused.log"
         with suppress(OSError):
@@ -163,13 +245,6 @@ class Slurm:
             log.write_text(reason + "\n", encoding="utf-8")
         for job in jobs:
             job.state, job.error, job.log, job.id, job.exit_code = "refused", reason, str(log), "", None
-
-    def attach(self, jobs: Sequence[Job]) -> None:
-        """Update the states of jobs of an earlier command, polling until it is certain which of them still exist."""
-        self.refresh(jobs)
-        while any(job.active and job.attempt in self._misses for job in jobs) and not self._unanswered:
-            time.sleep(min(self.poll_seconds, FIND_SECONDS))
-            self.refresh(jobs)
 
     def refresh(self, jobs: Sequence[Job]) -> None:
         """Update the states of jobs from their recorded exit codes, else from squeue."""
@@ -198,7 +273,7 @@ class Slurm:
         return code is not None
 
     def _refresh_job(self, job: Job, found: str | None, reason: str) -> None:
-        if found == "PENDING" and UNSATISFIABLE.fullmatch(reason):
+        if found == "PENDING" and UNSATISFIABLE.fullmatch(reason) and not self._resources.dry_run:
             cancel([job.id])
             job.state, job.error = "refused", f"cancelled, as SLURM would never start it: {reason}"
         elif found is not None and STATES.get(found) in ("waiting", "running"):
@@ -239,4 +314,4 @@ class Slurm:
 
 def task(spec: JobSpec) -> Task:
     """Convert a job spec to the task in the pickle."""
-    return Task(tuple(spec.command_line()))
+    return Task(tuple(spec.command_line(job_python(spec.resources.slurm))))

@@ -10,6 +10,7 @@ from pathlib import Path
 from instructrl.errors import RunError
 
 ANSWER_SECONDS = 60.0  # seconds within which a command must answer
+USUAL_ARRAY_SIZE = 1001  # SLURM's default of MaxArraySize
 EXPORT_VARIABLES = ("SBATCH_EXPORT", "SLURM_EXPORT_ENV")  # as the options --export of sbatch and of srun
 EXPORT_ADVICE = "jobs inherit the environment of this command, which they need for its keys and paths"
 # Errors of sbatch after which the controller may have accepted the job all the same.
@@ -77,6 +78,15 @@ def submit_script(script: Path) -> str:
     return found[1]
 
 
+def max_array_size() -> int:
+    """Return the number of jobs that this cluster allows in one array, at least 1; SLURM's default if unknown."""
+    try:
+        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", answer("scontrol", "show", "config"), re.MULTILINE)
+    except RunError:  # a dry run elsewhere, or sbatch will say why
+        found = None
+    return max(1, int(found[1])) if found else USUAL_ARRAY_SIZE
+
+
 def find_submission(comment: str) -> str | None:
     """Return the ID of the job, or of the array, that was submitted with a comment; None if SLURM knows of none.
 
@@ -86,7 +96,7 @@ def find_submission(comment: str) -> str | None:
     words = ("squeue", "--noheader", f"--user={os.getuid()}", "--states=all", "--format=%F|%k")
     for line in answer(*words).splitlines():
         number, _, text = line.strip().partition("|")
-        if text.strip() == comment:
+        if text.strip().partition(" ")[0] == comment:  # the user's own comment follows
             return number
     return None
 
@@ -106,7 +116,12 @@ def query_queue(ids: set[str]) -> dict[str, tuple[str, str]]:
             raise
         text = ""
     found = [line.strip().split("|", 2) for line in text.splitlines() if line.count("|") >= 2]
-    return {one: (state, reason) for one, state, reason in found}
+    known = {one: (state, reason) for one, state, reason in found}
+    for one in ids - set(known):  # those of an array that were cancelled before they started share a line with its ID
+        state, reason = known.get(one.partition("_")[0], ("", ""))
+        if state == "CANCELLED":
+            known[one] = state, reason
+    return known
 
 
 def ended_with(job: str) -> int | None:

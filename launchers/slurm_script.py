@@ -1,5 +1,7 @@
 """Content of the batch script of a submission, and the names by which SLURM and the table know its jobs."""
 
+import itertools
+import math
 import os
 import shlex
 import sys
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from instructrl.config.launcher import SlurmConfig
+from instructrl.errors import InputError
 from instructrl.redaction import is_confidential
 from launchers.job import JobSpec, import_path
 from launchers.job_table import Job
@@ -15,8 +18,39 @@ from launchers.job_table import Job
 SETUP_SUFFIX = ".setup.sh"  # of the private file with the lines of `setup`, beside the script
 
 
-def script_parameters(root: Path, spec: JobSpec, jobs: Sequence[Job]) -> dict[str, Any]:
-    """Return submitit's parameters of the batch script of one submission, in the folder of its sweep."""
+def divide(pairs: Sequence[tuple[Job, JobSpec]], limit: int) -> list[Sequence[tuple[Job, JobSpec]]]:
+    """Divide jobs into as few arrays of at most `limit` jobs as possible, which differ by at most one job in size."""
+    count = math.ceil(len(pairs) / limit)
+    bounds = [len(pairs) * number // count for number in range(count + 1)]
+    return [pairs[first:last] for first, last in itertools.pairwise(bounds)]
+
+
+def divide_parallel(parallel: int, arrays: int) -> list[int]:
+    """Return how many jobs of each array may run at a time, so that at most `parallel` of all do.
+
+    Raises:
+        InputError: fewer than one of each array.
+    """
+    if parallel < arrays:
+        raise InputError(
+            f"launcher.slurm.parallel: found {parallel}, but the jobs are {arrays} arrays, of which each runs at least "
+            f"one job at a time; allowed: at least {arrays}, or fewer jobs in a command"
+        )
+    return [parallel // arrays + (number < parallel % arrays) for number in range(arrays)]
+
+
+def script_parameters(
+    root: Path, spec: JobSpec, jobs: Sequence[Job], *, parallel: int, needed: str = ""
+) -> dict[str, Any]:
+    """Return submitit's parameters of the batch script of one submission, in the folder of its sweep.
+
+    Args:
+        root: the folder of the sweep.
+        spec: of one of the jobs, which share all that the script depends on.
+        jobs: those of the submission.
+        parallel: how many of them may run at a time.
+        needed: the dependency on trainings, in place of that of the settings; SLURM cancels them if those fail.
+    """
     settings = spec.resources.slurm
     distributed = spec.distributed
     token, array = token_of(jobs[0]), len(jobs) > 1
@@ -34,10 +68,11 @@ def script_parameters(root: Path, spec: JobSpec, jobs: Sequence[Job]) -> dict[st
         "cpus_per_task": settings.cpus_per_task,
         "mem": f"{int(settings.memory_gb * 1024)}M" if settings.memory_gb else None,
         "signal_delay_s": settings.save_seconds,
-        "array_parallelism": settings.parallel,
+        "array_parallelism": parallel,
         "stderr_to_stdout": True,
-        "srun_args": ["--wait=60"],  # when a process fails, the others are killed after 60 s
+        "srun_args": [*pyxis_options(settings), "--wait=60"],  # when a process fails, the others are killed after 60 s
         "setup": [
+            *variables(settings),
             *([f". {folder}/slurm/{token}{SETUP_SUFFIX}"] if is_confidential_setup(settings) else settings.setup or []),
             " ".join(["export", *map(prepend_to_pythonpath, import_path()), "PYTHONUNBUFFERED=1"]),
             f"attempt={attempt}",
@@ -52,8 +87,9 @@ def script_parameters(root: Path, spec: JobSpec, jobs: Sequence[Job]) -> dict[st
         "additional_parameters": {
             "requeue": True,
             "wckey": "instructrl",
-            "comment": comment(token),
+            "comment": " ".join(filter(None, [comment(token), settings.comment])),
             **extra_options(settings, distributed=distributed),
+            **({"dependency": needed, "kill-on-invalid-dep": "yes"} if needed else {}),
         },
         **{key: getattr(settings, key) for key in ("partition", "account", "qos", "constraint")},
     }
@@ -66,14 +102,54 @@ def prepend_to_pythonpath(folder: str) -> str:
 
 
 def extra_options(settings: SlurmConfig, *, distributed: bool) -> dict[str, Any]:
-    """Return sbatch options without a submitit parameter: GPU type, GPUs shared by a node's tasks, and reservations."""
-    found: dict[str, Any] = {}
+    """Return sbatch options that submitit does not format, or only as others: those of nodes, mail and the like."""
+    found: dict[str, Any] = {name: None if value is False else value for name, value in settings.extra.items()}
     if settings.gpus_per_node:
         count = settings.gpus_per_node if distributed else 1
         found["gpus-per-node"] = f"{settings.gpu}:{count}" if settings.gpu else count
-    if settings.reservation:
-        found["reservation"] = settings.reservation
-    return found
+    names = ("reservation", "nodelist", "exclude", "gres", "dependency", "nice")
+    found |= {name: getattr(settings, name) for name in names}
+    if settings.mail_user:
+        found |= {"mail-user": settings.mail_user, "mail-type": ",".join(settings.mail_types) or None}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def variables(settings: SlurmConfig) -> list[str]:
+    """Return the shell lines that set the variables of the jobs."""
+    given = {name: str(value) for name, value in settings.environment.items() if value is not None}
+    return [f"export {name}={shlex.quote(value)}" for name, value in given.items()]
+
+
+def mounts(settings: SlurmConfig) -> list[str]:
+    """Return the folders of a container: the working folder, the checkout and those of the settings."""
+    return list(dict.fromkeys([str(Path.cwd()), *import_path(), *settings.container_mounts]))
+
+
+def pyxis_options(settings: SlurmConfig) -> list[str]:
+    """Return the options of srun that start the tasks in a container; none without pyxis."""
+    if settings.container is None or settings.container_runtime != "pyxis":
+        return []
+    pairs = ",".join(one if ":" in one else f"{one}:{one}" for one in mounts(settings))
+    return [
+        f"--container-image={settings.container}",
+        f"--container-mounts={pairs}",
+        f"--container-workdir={Path.cwd()}",
+    ]
+
+
+def interpreter(settings: SlurmConfig) -> list[str]:
+    """Return the words that start Python for a task, in apptainer's container if there is one."""
+    python = [job_python(settings)]
+    if settings.container is None or settings.container_runtime != "apptainer":
+        return python
+    gpus = ["--nv"] if settings.gpus_per_node else []
+    binds = [f"--bind={one}" for one in mounts(settings)]
+    return ["apptainer", "exec", *gpus, *binds, settings.container, *python]
+
+
+def job_python(settings: SlurmConfig) -> str:
+    """Return the interpreter of the jobs."""
+    return (settings.container and settings.container_python) or sys.executable
 
 
 def is_confidential_setup(settings: SlurmConfig) -> bool:

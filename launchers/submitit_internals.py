@@ -7,21 +7,30 @@ prints the parameters instead of the script, and a submission is refused.
 
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 
-def batch_script(folder: Path, count: int, parameters: Mapping[str, Any]) -> str:
-    """Return the script that submitit would pass to sbatch for `count` jobs, or else its parameters."""
+def batch_script(
+    folder: Path, count: int, parameters: Mapping[str, Any], *, interpreter: Sequence[str] = (sys.executable,)
+) -> str:
+    """Return the script that submitit would pass to sbatch for `count` jobs, or else its parameters.
+
+    Args:
+        folder: of the tasks and the logs.
+        count: number of jobs.
+        parameters: submitit's.
+        interpreter: the words that start Python.
+    """
     from submitit.core.utils import JobPaths
 
     try:
         from submitit.slurm.slurm import _make_sbatch_string
 
         folder = JobPaths.get_first_id_independent_folder(folder)
-        command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+        command = shlex.join([*interpreter, "-u", "-m", "submitit.core._submit", str(folder)])
         return _make_sbatch_string(command, folder, map_count=count if count > 1 else None, **parameters)
     except (ImportError, AttributeError, TypeError):  # removed, or with other arguments
         lines = [f"# {name}: {value}" for name, value in sorted(parameters.items())]

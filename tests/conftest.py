@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from jaxtyping import install_import_hook
 
@@ -45,6 +46,10 @@ CHECKED = (
     "instructrl.training.state",
 )
 install_import_hook(CHECKED, f"sys.modules['{typecheck.__name__}'].check")
+
+# Machines are shared: a case that waited half a second for a processor is no failure.
+hypothesis.settings.register_profile("shared", deadline=None)
+hypothesis.settings.load_profile("shared")
 
 # A shell that starts the tests in the background has them ignore ctrl-C, and all that they start would inherit it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

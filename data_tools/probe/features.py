@@ -28,7 +28,7 @@ class Encoders:
         select_platform(config.hardware)
         self._tokenizer = make_tokenizer(config.encoder)
         self._agent = make_agent(config, vocabulary_size=self._tokenizer.vocabulary_size)
-        self._dummy_batch = dummy_batch(config.sim, self._tokenizer)
+        self._dummy_batch = dummy_batch(config, self._tokenizer)
         self._pretrained = load_encoder_weights(config.encoder, self._random(0), self._tokenizer)["encoder"]
 
     def _random(self, seed: int) -> Any:

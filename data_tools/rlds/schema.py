@@ -13,22 +13,19 @@ The action of step k - 1 leads to frame k. After the last keyframe its action is
 
 import io
 import json
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from data_tools.exchange.native import HINT, check_origin, header_record
 from data_tools.rlds.source import Episode, Source
-from instructrl.data.demonstrations.schema import PLACEMENTS, SPLITS, UNKNOWN, Header
+from instructrl.data.demonstrations.schema import PLACEMENTS, UNKNOWN, Header
 from instructrl.errors import InputError
-from instructrl.storage.json_file import parse_json
-from instructrl.types import ACTION_SIZE, GRIPPER_STATE, Demonstration
-from instructrl.workspace import RLBENCH_WORKSPACE, Workspace
+from instructrl.types import ACTION_SIZE, Demonstration
 
 FORMAT, VERSION = "instructrl demonstrations as RLDS", 1
 OBSERVATION, META = "steps/observation/", "episode_metadata/"
-HINT = "export it again"
 
 
 def image_key(camera: str) -> str:
@@ -103,22 +100,6 @@ def to_rlds(demonstration: Demonstration, header: Header, target: str, *, placem
     return {"steps": steps, "episode_metadata": metadata}
 
 
-def header_record(header: Header) -> dict[str, Any]:
-    """A header as values of JSON. RLBench's workspace and state are not among them: they came before others."""
-    record = header.__dict__ | {"workspace": header.workspace.numbers}
-    usual = {"workspace": RLBENCH_WORKSPACE.numbers, "state": GRIPPER_STATE}
-    return {key: value for key, value in record.items() if key not in usual or value != usual[key]}
-
-
-def recorded_header(text: str) -> Header:
-    """Invert `header_record`; raises any error of a dict or a list for anything else."""
-    record = parse_json(text)
-    lists: dict[str, Any] = {key: tuple(record[key]) for key in ("cameras", "state") if key in record}
-    if "workspace" in record:
-        lists["workspace"] = Workspace.from_numbers(record["workspace"], key="workspace")
-    return Header(**record | lists)
-
-
 def png(pixels: np.ndarray) -> bytes:
     """Encode pixels [H W 3] as PNG, for which tensorflow-datasets would need TensorFlow."""
     buffer = io.BytesIO()
@@ -152,25 +133,7 @@ def origin(episode: Episode) -> tuple[str, Header]:
         InputError: the metadata is damaged.
     """
     target, text = (episode.text(META + name)[0] for name in ("file", "header"))
-    path = PurePosixPath(target)
-    if path.is_absolute() or ".." in path.parts or path.suffix != ".hdf5":
-        raise InputError(f"{episode.where}: {META}file: found {target!r}, expected a path in a folder; {HINT}")
-    try:
-        header = recorded_header(text)
-        words = [
-            header.task,
-            header.split,
-            *header.cameras,
-            *header.state,
-            *header.provenance,
-            *header.provenance.values(),
-        ]
-        valid = all(isinstance(word, str) for word in words) and type(header.image_size) is int
-    except (ValueError, TypeError, KeyError, AttributeError, InputError):
-        valid = False
-    if not valid or header.split not in SPLITS:
-        raise InputError(f"{episode.where}: {META}header: cannot be read; {HINT}")
-    return target, header
+    return check_origin(f"{episode.where}: episode_metadata", target, text)
 
 
 def from_rlds(episode: Episode, header: Header) -> Demonstration:

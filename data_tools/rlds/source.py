@@ -8,12 +8,18 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from data_tools.convert.skip_report import SkippedError, SkipReason
 from instructrl.data.image_text.tfds_source import TfdsDataset
+from instructrl.data.image_text.tfrecord import Records
 from instructrl.errors import InputError, short_message
+
+STEPS = "steps/"  # what the keys of values at each step begin with
 
 
 class Source(TfdsDataset):
     """A directory with dataset_info.json, features.json and record files of episodes."""
+
+    format = "RLDS"
 
     def __init__(self, src: Path) -> None:
         """Read the directory's metadata.
@@ -32,6 +38,45 @@ class Source(TfdsDataset):
     def episodes(self, keys: Iterable[str]) -> "EpisodeParser":
         """Return a parser of records that decodes only these keys."""
         return EpisodeParser(self, list(dict.fromkeys(keys)))
+
+    def reader(self, keys: Iterable[str]) -> "EpisodeReader":
+        """Return a reader of episodes that decodes only these keys."""
+        return EpisodeReader(self, self.episodes(keys))
+
+    def shape(self, key: str) -> tuple[int | None, ...]:
+        """Shape of a key's value, None where it varies.
+
+        Raises:
+            InputError: there is no such key.
+        """
+        return tuple(self.leaf(key).shape)
+
+    def is_per_step(self, key: str) -> bool:
+        """Return True if a key has a value at each step, False if it has one per episode."""
+        return key.startswith(STEPS)
+
+
+class EpisodeReader:
+    """Reads the episodes of the splits, which it opens when they are first asked for."""
+
+    def __init__(self, source: Source, parser: "EpisodeParser") -> None:
+        self._source, self._parser = source, parser
+        self._records: dict[str, Records] = {}
+
+    def load(self, split: str, number: int) -> "Episode":
+        """Load an episode of a split.
+
+        Raises:
+            SkippedError: its record is damaged.
+            InputError: a file of the split is missing, or has another number of records.
+        """
+        if split not in self._records:
+            self._records[split] = self._source.records(split)
+        try:
+            where = f"{self._source.folder}: {split}: episode {number}"
+            return self._parser.episode(where, self._records[split].read(number))
+        except InputError as error:
+            raise SkippedError(SkipReason.RECORDS, str(error)) from None
 
 
 class EpisodeParser:
@@ -68,10 +113,14 @@ class Episode:
     @cached_property
     def steps(self) -> int:
         """Number of steps."""
-        lengths = {key: len(column) for key, column in self._columns.items() if key.startswith("steps/")}
+        lengths = {key: len(column) for key, column in self._columns.items() if self.is_per_step(key)}
         if len(set(lengths.values())) != 1:
             raise InputError(f"{self.where}: steps of unequal length: {lengths}")
         return next(iter(lengths.values()))
+
+    def is_per_step(self, key: str) -> bool:
+        """Return True if a key has a value at each step, False if it has one per episode."""
+        return key.startswith(STEPS)
 
     def has(self, key: str) -> bool:
         """Return True if the record has this key, and it was asked for."""
@@ -100,7 +149,7 @@ class Episode:
 
     def text(self, key: str) -> tuple[str, ...]:
         """Texts of a key; of a per-step key, those at the first step."""
-        found = self.at(key, 0) if key.startswith("steps/") else self.episode_value(key)
+        found = self.at(key, 0) if self.is_per_step(key) else self.episode_value(key)
         several = [found] if isinstance(found, bytes | str) else list(np.asarray(found, object).reshape(-1))
         try:
             return tuple(one if isinstance(one, str) else one.decode() for one in several)

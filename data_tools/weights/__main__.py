@@ -4,9 +4,11 @@ python -m data_tools.weights fetch kind=clip name=b16
 python -m data_tools.weights convert kind=m3ae src=FILE out=weights/m3ae_b16.safetensors
 
 fetch downloads the weights and the tokenizer of an encoder option to the option's path, or those at url= (with the
-checksum sha256=) to out=. convert reads a published file: M3AE's pickle, without executing any of it, or CLIP's
-model.safetensors (or its shards and index) or flax_model.msgpack, with config.json beside it. Architecture and
-preprocessing are recorded with the weights. Other weights at the same path are kept unless overwrite=true.
+checksum sha256=) to out=. convert reads a published file: M3AE's pickle, without executing any of it, or
+model.safetensors (or its shards and index) of CLIP, DINOv2 or SigLIP 2, or CLIP's flax_model.msgpack, with config.json
+beside it, or the .npz of SigLIP 2.
+Architecture, preprocessing and licence are recorded with the weights. Other weights at the same path are kept unless
+overwrite=true.
 """
 
 import re
@@ -33,7 +35,8 @@ from data_tools.weights.download import (
     hub_headers,
     sha256,
 )
-from data_tools.weights.published import Published, read_published
+from data_tools.weights.model_card import read_licence
+from data_tools.weights.published import READERS, SIZES, Published, read_published
 from instructrl.cli.entry import compose, tool_help
 from instructrl.cli.overrides import options
 from instructrl.cli.progress import stopwatch
@@ -54,9 +57,10 @@ from instructrl.training.preflight import convert_command, m3ae_steps
 class ConvertConfig:
     """Settings of the command convert."""
 
-    kind: str = one_of("m3ae", "clip", help="model family")
-    src: str = setting(help="published file; for CLIP also its folder")
+    kind: str = one_of(*READERS, help="model family")
+    src: str = setting(help="published file, or its folder")
     out: str = setting(help="file to write")
+    licence: str | None = setting(None, help="of the weights; null: that in the model card, README.md, beside them")
     overwrite: bool = setting(False, help="replace other weights at out")
 
 
@@ -64,7 +68,7 @@ class ConvertConfig:
 class FetchConfig:
     """Settings of the command fetch."""
 
-    kind: str = one_of("m3ae", "clip", help="model family")
+    kind: str = one_of(*READERS, help="model family")
     name: str | None = setting(None, help="encoder option without its kind, like b16")
     out: str | None = setting(None, help="file to write; null: where the encoder option reads it")
     url: str | None = setting(None, help="direct link; null: Hugging Face (M3AE has no fixed address)")
@@ -99,7 +103,7 @@ def parse(words: list[str]) -> ConvertConfig | FetchConfig:
 
 def usage() -> str:
     """Help text of the command."""
-    names = (f"{kind}: {', '.join(downloadable_options(kind))}" for kind in ("m3ae", "clip"))
+    names = (f"{kind}: {', '.join(downloadable_options(kind))}" for kind in READERS)
     return f"{tool_help(__doc__, SCHEMAS)}\n\nnames of {'; of '.join(names)}"
 
 
@@ -108,11 +112,18 @@ def convert(config: ConvertConfig) -> None:
     src, out = Path(config.src), Path(config.out)
     if out.exists() and src.exists() and out.samefile(src):
         raise InputError(f"out: found the source file, {out}; choose another path")
-    write(src, out, kind=config.kind, source=src.name, overwrite=config.overwrite)
+    write(src, out, kind=config.kind, source=src.name, overwrite=config.overwrite, licence=config.licence)
 
 
 def write(
-    src: Path, out: Path, *, kind: str, source: str, overwrite: bool, encoder: EncoderConfig | None = None
+    src: Path,
+    out: Path,
+    *,
+    kind: str,
+    source: str,
+    overwrite: bool,
+    encoder: EncoderConfig | None = None,
+    licence: str | None = None,
 ) -> None:
     """Convert a published file, which must have the size of `encoder`, and print a description.
 
@@ -134,12 +145,17 @@ def write(
             f"{src}: does not say {', '.join(published.unknown)}, which {out} does not record: train.py takes its "
             "settings without comparison"
         )
-    if found is None or (found.architecture, found.tokenizer) != (published.architecture, published.tokenizer):
-        write_published(out, published, kind=kind, source=source)
-    print(f"{out}: {describe(published.config, published.vocabulary)}, checksum {checksum(arrays)[:12]}, from {source}")
+    licence = licence or read_licence(published.path.parent)
+    record = (published.architecture, published.tokenizer, licence)
+    if found is None or (found.architecture, found.tokenizer, found.licence) != record:
+        write_published(out, published, kind=kind, source=source, licence=licence)
+    print(
+        f"{out}: {describe(published.config, published.vocabulary)}, checksum {checksum(arrays)[:12]}, from {source}, "
+        f"licence {licence or 'not stated'}"
+    )
 
 
-def write_published(out: Path, published: Published, *, kind: str, source: str) -> None:
+def write_published(out: Path, published: Published, *, kind: str, source: str, licence: str) -> None:
     """Write the parameters of a published file, with its architecture."""
     write_weights(
         out,
@@ -148,7 +164,7 @@ def write_published(out: Path, published: Published, *, kind: str, source: str) 
         source=source,
         source_sha256=sha256(published.path),
         architecture=published.architecture,
-        metadata={"tokenizer": published.tokenizer},
+        metadata={"tokenizer": published.tokenizer, "licence": licence},
     )
 
 
@@ -170,14 +186,13 @@ def describe(config: EncoderConfig, vocabulary: int) -> str:
     fitting = [name for name in options_of(config.kind) if same_sizes(encoder_option(name), config)]
     width = f"{config.dim} wide, patches of {config.patch_size}"
     name = fitting[0].replace("_", " ") if fitting else f"{config.kind} of a size without an option"
-    return f"{name}, vocabulary {vocabulary}, {config.depth} blocks, {width}"
+    words = f"vocabulary {vocabulary}, " if vocabulary else ""
+    return f"{name}, {words}{config.depth} blocks, {width}"
 
 
 def same_sizes(one: EncoderConfig, other: EncoderConfig) -> bool:
     """Return True if two encoders have the same parameter shapes, ignoring the vocabulary."""
-    keys: tuple[str, ...] = ("dim", "depth", "patch_size")
-    keys += ("image_size", "text_dim", "text_depth", "text_length", "projection") if one.kind == "clip" else ()
-    return all(getattr(one, key) == getattr(other, key) for key in keys)
+    return all(getattr(one, key) == getattr(other, key) for key in SIZES[one.kind] if key != "vocabulary")
 
 
 def options_of(kind: str) -> list[str]:
@@ -192,8 +207,13 @@ def encoder_option(option: str) -> EncoderConfig:
 
 
 def downloadable_options(kind: str) -> list[str]:
-    """Names of a kind's options that may have published weights: those with a third-party tokenizer."""
-    return [name.removeprefix(f"{kind}_") for name in options_of(kind) if encoder_option(name).tokenizer != "small"]
+    """Names of a kind's options that may have published weights."""
+    return [name.removeprefix(f"{kind}_") for name in options_of(kind) if is_published(encoder_option(name))]
+
+
+def is_published(encoder: EncoderConfig) -> bool:
+    """Return True if there may be published weights: a repository of them, or a third-party tokenizer."""
+    return encoder.repository is not None or encoder.tokenizer != "small"
 
 
 def fetch(config: FetchConfig) -> None:
@@ -206,12 +226,14 @@ def fetch(config: FetchConfig) -> None:
     encoder = encoder_option(f"{config.kind}_{config.name}")
     out = Path(config.out or str(encoder.weights))
     tokenizer = out.parent / "tokenizers" / encoder.tokenizer.replace("/", "--") / "tokenizer.json"
+    steps = [partial(fetch_weights, config, encoder, out)]
+    steps = [partial(fetch_tokenizer, encoder, tokenizer), *steps] if encoder.reads_text else steps
     check_writable_file(out, hint="choose another out=")
     failures = []
     with exclusive_lock(
         out.parent / "downloads", activity="downloads", busy_hint="choose another out=", write_hint="choose out="
     ):
-        for step in (partial(fetch_tokenizer, encoder, tokenizer), partial(fetch_weights, config, encoder, out)):
+        for step in steps:
             try:
                 step()
             except UnreachableError as error:
@@ -239,17 +261,17 @@ def fetch_weights(config: FetchConfig, encoder: EncoderConfig, out: Path) -> Non
         print(f"{out}: exists already{lacks}, checksum {found.checksum[:12]}; overwrite=true fetches it again")
         return
     folder, digest = out.parent / "downloads", (config.sha256 or "").lower()
-    if encoder.kind == "clip":
+    if encoder.repository is not None:
         place = folder / encoder.name
         if config.url:
             file, source = download_from_link(config.url, digest, place)
         else:
-            file, source = download_from_hub(encoder.tokenizer, place)
+            file, source = download_from_hub(encoder.repository, place)
     else:
         file, source = folder / f"{encoder.name}.download", config.url or ""
         download_m3ae(config.url, digest, file)
     write(file, out, kind=encoder.kind, source=source, overwrite=config.overwrite, encoder=encoder)
-    if encoder.kind == "clip":
+    if encoder.repository is not None:
         shutil.rmtree(place)
     else:
         file.unlink()
@@ -269,14 +291,19 @@ def manual_steps(config: FetchConfig, encoder: EncoderConfig, out: Path, tokeniz
     """Instructions for obtaining missing files manually, without a network or a fixed address."""
     steps = []
     if config.overwrite or not out.exists():
-        files = ", ".join(hub_address(encoder.tokenizer, name) for name in (CLIP_FILES[0], CONFIG, PREPROCESSOR))
-        by_hand = f"download {files} into one folder, and run {convert_command(out, encoder)}"
-        step = m3ae_steps(out, encoder) if encoder.kind == "m3ae" else by_hand
-        step += " overwrite=true" if out.exists() else ""
-        steps.append(step + (", or give its direct link as url=..." if encoder.kind == "m3ae" else ""))
-    if not tokenizer.exists():
+        steps.append(by_hand(encoder.repository, out, encoder) + (" overwrite=true" if out.exists() else ""))
+        steps[0] += ", or give its direct link as url=..." if encoder.repository is None else ""
+    if encoder.reads_text and not tokenizer.exists():
         steps.append(f"{'and ' if steps else ''}put {hub_address(encoder.tokenizer, tokenizer.name)} at {tokenizer}")
     return steps
+
+
+def by_hand(repository: str | None, out: Path, encoder: EncoderConfig) -> str:
+    """Instructions for obtaining weights without this command."""
+    if repository is None:
+        return m3ae_steps(out, encoder)
+    files = ", ".join(hub_address(repository, name) for name in (CLIP_FILES[0], CONFIG, PREPROCESSOR))
+    return f"download {files} into one folder, and run {convert_command(out, encoder)}"
 
 
 def main() -> None:

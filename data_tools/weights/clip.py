@@ -3,6 +3,7 @@
 Supported files: model.safetensors (PyTorch), also in shards, and flax_model.msgpack, with config.json beside them.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,15 @@ from instructrl.errors import InputError
 CLIP_FILES = ("model.safetensors", "flax_model.msgpack")
 INTEGER_DTYPES = {np.dtype(name) for name in ("int32", "int64")}  # dtypes of buffers, which are not parameters
 ARRAY, NUMBER = 1, 3  # extension types of flax's msgpack
+Convert = Callable[[str, np.ndarray], tuple[str, np.ndarray] | None]  # our name and layout; None: not used
 
 
 class UnsupportedTypeError(Exception):
     """Numbers of a type that cannot be read; the message is its name."""
 
 
-def find_clip_file(path: Path) -> Path:
-    """Return the weight file in a folder of Hugging Face's CLIP; a path to a file is returned unchanged."""
+def find_weight_file(path: Path) -> Path:
+    """Return the weight file in a folder of Hugging Face; a path to a file is returned unchanged."""
     if not path.is_dir():
         return path
     files = [path / name for name in (CLIP_FILES[0], INDEX, *CLIP_FILES[1:]) if (path / name).is_file()]
@@ -48,20 +50,52 @@ def read_clip(path: Path) -> Contents:
 def read_parameters(path: Path) -> Arrays:
     """Read all parameters of one of the supported files."""
     try:
-        with path.open("rb") as file:
-            head = file.read(9)
-        if head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05"):
-            raise InputError(f"{path}: found a PyTorch pickle; use {' or '.join(CLIP_FILES)} of the same repository")
-        if path.name.endswith(".index.json") or head[8:9] == b"{":
-            return from_torch(path)
+        if is_torch(path):
+            return read_torch(path, to_flax)
         return dict(flatten(path, from_flax(path)))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def from_torch(path: Path) -> Arrays:
-    """Read model.safetensors or an index of shards, converted to names and layout of Hugging Face's flax model."""
-    return dict(to_flax(name, to_float32(file, name, value)) for file, name, value in read_tensors(path))
+def is_torch(path: Path) -> bool:
+    """Return True for safetensors, or an index of their shards.
+
+    Raises:
+        InputError: the file is PyTorch's pickle.
+    """
+    with path.open("rb") as file:
+        head = file.read(9)
+    if head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05"):
+        raise InputError(f"{path}: found a PyTorch pickle; use {' or '.join(CLIP_FILES)} of the same repository")
+    return path.name.endswith(".index.json") or head[8:9] == b"{"
+
+
+def read_safetensors(path: Path, convert: Convert) -> Arrays:
+    """Read the parameters of an encoder that is published in no other form, with names and layout converted.
+
+    Raises:
+        InputError: a file is missing, damaged or in another format.
+    """
+    try:
+        supported = is_torch(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of {CLIP_FILES[0]}") from None
+    if not supported:
+        raise InputError(f"{path}: not a safetensors file; use {CLIP_FILES[0]}, or its shards with {INDEX}")
+    return read_torch(path, convert)
+
+
+def read_torch(path: Path, convert: Convert) -> Arrays:
+    """Read model.safetensors or an index of shards, with names and layout converted.
+
+    Raises:
+        InputError: a file is missing, damaged or in another format.
+    """
+    arrays = {}
+    for file, name, value in read_tensors(path):
+        if converted := convert(name, to_float32(file, name, value)):
+            arrays[converted[0]] = converted[1]
+    return arrays
 
 
 def to_flax(name: str, value: np.ndarray) -> tuple[str, np.ndarray]:

@@ -57,16 +57,25 @@ def read_clip_config(folder: Path) -> Architecture:
     Raises:
         InputError: a file is missing or damaged, or a setting is not supported.
     """
+    found = read_config(required_config(folder))
+    if (folder / PREPROCESSOR).is_file():
+        found |= read_preprocessor(folder / PREPROCESSOR, config_size=found["image_size"])
+    return found | {"lower_case": reads_lower_case(folder / TOKENIZER)}
+
+
+def required_config(folder: Path) -> Path:
+    """The path of config.json in a folder of weights.
+
+    Raises:
+        InputError: it is missing.
+    """
     path = folder / CONFIG
     if not path.is_file():
         raise InputError(
             f"{path}: missing; it tells what the weights do not, such as attention heads and activation: put that of "
             "the same repository beside them"
         )
-    found = read_config(path)
-    if (folder / PREPROCESSOR).is_file():
-        found |= read_preprocessor(folder / PREPROCESSOR, size=found["image_size"])
-    return found | {"lower_case": reads_lower_case(folder / TOKENIZER)}
+    return path
 
 
 def read_json(path: Path) -> Any:
@@ -96,7 +105,8 @@ def read_config(path: Path) -> Architecture:
         settings = tower_settings(path, content, tower)
         for key, setting in names.items():
             found[setting.name] = integer(path, f"{tower}.{key}", settings.get(key, setting.default))
-        common.append((activation(path, tower, settings), epsilon(path, tower, settings)))
+        act, eps = settings.get("hidden_act", ACTIVATION), settings.get("layer_norm_eps", EPSILON)
+        common.append((activation(path, f"{tower}.hidden_act", act), epsilon(path, f"{tower}.layer_norm_eps", eps)))
         if tower == "text_config":
             check_end_token(path, settings.get("eos_token_id"), vocabulary=found["vocabulary"])
     found["projection"] = integer(path, "projection_dim", content.get("projection_dim", PROJECTION))
@@ -128,20 +138,18 @@ def integer(path: Path, key: str, value: Any) -> int:
     return value
 
 
-def activation(path: Path, tower: str, settings: Mapping[str, Any]) -> str:
-    """Our name of a tower's activation."""
-    value = settings.get("hidden_act", ACTIVATION)
+def activation(path: Path, key: str, value: Any) -> str:
+    """Our name of an activation."""
     if not isinstance(value, str) or value not in ACTIVATIONS:
         allowed = ", ".join(ACTIVATIONS)
-        raise InputError(f"{path}: {tower}.hidden_act: found {format_value(value)}; allowed: {allowed}")
+        raise InputError(f"{path}: {key}: found {format_value(value)}; allowed: {allowed}")
     return ACTIVATIONS[value]
 
 
-def epsilon(path: Path, tower: str, settings: Mapping[str, Any]) -> float:
-    """The epsilon of a tower's layer norms."""
-    value = settings.get("layer_norm_eps", EPSILON)
+def epsilon(path: Path, key: str, value: Any) -> float:
+    """The epsilon of layer norms."""
     if type(value) not in (int, float) or not 0 < value <= 0.1:
-        raise InputError(f"{path}: {tower}.layer_norm_eps: found {format_value(value)}; allowed: above 0, at most 0.1")
+        raise InputError(f"{path}: {key}: found {format_value(value)}; allowed: above 0, at most 0.1")
     return float(value)
 
 
@@ -154,27 +162,44 @@ def check_end_token(path: Path, value: Any, *, vocabulary: int) -> None:
         )
 
 
-def read_preprocessor(path: Path, *, size: int) -> Architecture:
-    """The preprocessing in preprocessor_config.json, which must be that of square images of `size` pixels."""
+def read_preprocessor(path: Path, *, config_size: int | None, crops: bool = True) -> Architecture:
+    """The preprocessing in preprocessor_config.json, which must be that of square images.
+
+    Args:
+        path: the file.
+        config_size: their side in pixels by config.json; None: it says nothing of that, and what is resized may be
+            larger than what is then cropped, the size of the images.
+        crops: a centre of the image is cut out; false: the whole image is resized, and not cropped.
+    """
     content = read_json(path)
-    for key in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
-        if content.get(key, True) is not True:
-            raise InputError(f"{path}: {key}: found {format_value(content[key])}; allowed: true")
+    for key, wanted in (("do_resize", True), ("do_center_crop", crops), ("do_rescale", True), ("do_normalize", True)):
+        if (content.get(key) or False if wanted is False else content.get(key, True)) is not wanted:
+            raise InputError(f"{path}: {key}: found {format_value(content[key])}; allowed: {format_value(wanted)}")
     factor, number = content.get("rescale_factor", 1 / 255), content.get("resample", 3)
     if type(factor) not in (int, float) or abs(factor * 255 - 1) > 1e-6:
         raise InputError(f"{path}: rescale_factor: found {format_value(factor)}; allowed: 1/255")
-    for key in ("size", "crop_size"):
-        value = content.get(key, size)
-        sides = list(value.values()) if isinstance(value, dict) else [value]
-        if not sides or any(side != size for side in sides):
-            raise InputError(f"{path}: {key}: found {format_value(value)}; allowed: {size}, the image_size in {CONFIG}")
+    found: Architecture = {}
+    if config_size is None:
+        found["image_size"] = integer(path, "crop_size", square(content.get("crop_size", 224)))
+    for key in ("size", "crop_size") if config_size is not None else ():
+        value = content.get(key, config_size)
+        if square(value) != config_size:
+            raise InputError(
+                f"{path}: {key}: found {format_value(value)}; allowed: {config_size}, the image_size in {CONFIG}"
+            )
     if type(number) is not int or number not in RESAMPLING:
         raise InputError(f"{path}: resample: found {format_value(number)}; allowed: 3, bicubic")
-    found: Architecture = {"resampling": RESAMPLING[number]}
+    found["resampling"] = RESAMPLING[number]
     for key in ("image_mean", "image_std"):
         if key in content:
             found[key] = colours(path, key, content[key])
     return found
+
+
+def square(value: Any) -> Any:
+    """The side of a square, a number or a dict of equal sides; None for anything else."""
+    sides = list(value.values()) if isinstance(value, dict) else [value]
+    return sides[0] if sides and all(side == sides[0] for side in sides) else None
 
 
 def colours(path: Path, key: str, value: Any) -> list[float]:
@@ -198,5 +223,5 @@ def tokenizer_checksum(folder: Path) -> str:
     """
     if not any(all((folder / name).is_file() for name in form) for form in FORMS):
         return ""
-    pieces, merges, added = read_vocabulary(folder)
-    return Tokenizer(pieces, length=2, merges=merges, added=added).checksum
+    pieces, merges, added, kind = read_vocabulary(folder)
+    return Tokenizer(pieces, length=2, merges=merges, added=added, kind=kind).checksum

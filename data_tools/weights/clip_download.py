@@ -1,4 +1,4 @@
-"""Downloads of Hugging Face's CLIP into a folder: weights, in one file or in shards, and the settings beside them."""
+"""Downloads of Hugging Face's encoders into a folder: weights, in one file or in shards, and what is beside them."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -15,10 +15,11 @@ from data_tools.weights.download import (
     hub_file,
     hub_headers,
 )
+from data_tools.weights.model_card import MODEL_CARD
 from data_tools.weights.shards import read_index
 from instructrl.errors import InputError
 
-OPTIONAL = (PREPROCESSOR, TOKENIZER)
+OPTIONAL = (PREPROCESSOR, TOKENIZER, MODEL_CARD)
 
 
 class Downloaded(NamedTuple):

@@ -1,9 +1,10 @@
 """Published encoder weights, converted to the parameter names and layout of our models, with their architecture.
 
 M3AE: a pickled training state. CLIP: Hugging Face's model.safetensors, its shards or flax_model.msgpack, or the folder.
+DINOv2: model.safetensors or its shards. SigLIP 2: the same, or big_vision's .npz.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,15 +12,35 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_tools.weights.array_tree import Arrays, Contents, preview, printable
-from data_tools.weights.clip import find_clip_file, read_clip
+from data_tools.weights.clip import find_weight_file, read_clip
+from data_tools.weights.dinov2 import read_dinov2
 from data_tools.weights.m3ae import read_m3ae
-from instructrl.config.fields import format_value
+from data_tools.weights.siglip2 import read_siglip2
+from instructrl.config.fields import MISSING, format_value
 from instructrl.config.model import ENCODERS, Architecture, EncoderConfig
 from instructrl.errors import InputError
 from instructrl.models.encoders.architecture import check_architecture, unrecorded
 from instructrl.models.weight_files import DECODER
 
 MAX_BLOCKS = 64
+READERS: dict[str, Callable[[Path], Contents]] = {
+    "m3ae": read_m3ae,
+    "clip": read_clip,
+    "dinov2": read_dinov2,
+    "siglip2": read_siglip2,
+}
+SIZES = {  # that the shapes of a kind's parameters determine
+    "m3ae": ("dim", "depth", "patch_size", "vocabulary"),
+    "clip": (
+        *("dim", "depth", "patch_size", "vocabulary"),
+        *("image_size", "text_dim", "text_depth", "text_length", "projection"),
+    ),
+    "dinov2": ("dim", "depth", "patch_size", "position_grid", "registers"),
+    "siglip2": (
+        *("dim", "depth", "patch_size", "vocabulary", "mlp_dim", "position_grid"),
+        *("text_dim", "text_depth", "text_mlp_dim", "text_length"),
+    ),
+}
 
 
 class Published(NamedTuple):
@@ -29,7 +50,7 @@ class Published(NamedTuple):
         path: the file that was read.
         arrays: float32, keyed by the parameter names of our models.
         config: the known settings of their training.
-        vocabulary: its number of entries.
+        vocabulary: its number of entries; 0 for an encoder that reads no text.
         architecture: what is known, to be recorded.
         unknown: what is not, and cannot be compared later.
         tokenizer: checksum of the tokenizer beside the file; empty if there is none.
@@ -50,15 +71,16 @@ def read_published(path: Path, kind: str) -> Published:
     Raises:
         InputError: it is damaged, or does not contain an encoder of that kind.
     """
-    path = find_clip_file(path) if kind == "clip" else path
-    contents = read_m3ae(path) if kind == "m3ae" else read_clip(path)
+    path = path if kind == "m3ae" else find_weight_file(path)
+    contents = READERS[kind](path)
     sizes = infer_sizes(path, kind, contents)
+    vocabulary = sizes.get("vocabulary", 0)
     architecture = contents.architecture | sizes
     config = encoder_config(path, kind, architecture)
-    check_shapes(path, contents.arrays, config, sizes["vocabulary"])
+    check_shapes(path, contents.arrays, config, vocabulary)
     check_architecture(path, architecture, config)
     unknown = unrecorded(architecture, config)
-    return Published(path, contents.arrays, config, sizes["vocabulary"], architecture, unknown, contents.tokenizer)
+    return Published(path, contents.arrays, config, vocabulary, architecture, unknown, contents.tokenizer)
 
 
 def infer_sizes(path: Path, kind: str, contents: Contents) -> dict[str, int]:
@@ -69,9 +91,7 @@ def infer_sizes(path: Path, kind: str, contents: Contents) -> dict[str, int]:
     """
     arrays = contents.arrays
     found = ENCODERS[kind].infer_sizes({name: value.shape for name, value in arrays.items()})
-    required = ["dim", "depth", "patch_size", "vocabulary"]
-    required += ["image_size", "text_dim", "text_depth", "text_length", "projection"] if kind == "clip" else []
-    missing = [key for key in required if key not in found]
+    missing = [key for key in SIZES[kind] if key not in found]
     if missing:
         raise InputError(
             f"{path}: found no parameters of {kind} that determine {', '.join(missing)}{hint(kind, arrays)}"
@@ -94,10 +114,12 @@ def encoder_config(path: Path, kind: str, architecture: Architecture) -> Encoder
     Raises:
         InputError: the settings are not supported.
     """
-    settings = {entry.name for entry in fields(ENCODERS[kind])} - {"name", "kind"}
+    settings = {entry.name: entry for entry in fields(ENCODERS[kind]) if entry.name not in ("name", "kind")}
     known: dict[str, Any] = {key: value for key, value in architecture.items() if key in settings}
-    heads = {"heads": 1} | ({"text_heads": 1} if kind == "clip" else {})
-    config = ENCODERS[kind](name=kind, kind=kind, **(heads | known))
+    unknown = dict.fromkeys({"heads", "text_heads"} & settings.keys(), 1)
+    if settings["image_size"].default == MISSING:  # else null stands for any
+        unknown["image_size"] = architecture["patch_size"]
+    config = ENCODERS[kind](name=kind, kind=kind, **(unknown | known))
     try:
         config.check(config.patch_size)
     except InputError as error:

@@ -21,6 +21,7 @@ from instructrl.cli.file_checks import check_files, place_of
 from instructrl.cli.folders import added_folders
 from instructrl.cli.option_files import Loaded, loaded_files, report_loaded
 from instructrl.cli.overrides import (
+    as_addition,
     as_list,
     check_override,
     groups,
@@ -234,8 +235,12 @@ def wrong_value(
     return None
 
 
-def hydra_compose(config_name: str, overrides: Sequence[str], schema: type, *, typed: bool = True) -> DictConfig:
+def hydra_compose(
+    config_name: str, overrides: Sequence[str], schema: type, *, typed: bool = True, of_hydra: bool = False
+) -> DictConfig:
     """Compose the YAML files and the overrides with Hydra, with the types of the schema or without types.
+
+    With `of_hydra`, the settings of Hydra itself are included, as the group `hydra`.
 
     Hydra itself composes once more before each job. It then finds an open schema, which accepts all keys, because the
     kinds of the job's encoder, head and simulator are not known yet; the job composes again with the right schema.
@@ -247,7 +252,8 @@ def hydra_compose(config_name: str, overrides: Sequence[str], schema: type, *, t
     try:
         with warnings.catch_warnings(), hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
             warnings.simplefilter("ignore")
-            return hydra.compose(config_name, overrides=without_empty_groups(overrides, config_name))
+            words = [as_addition(text, schema) for text in without_empty_groups(overrides, config_name)]
+            return hydra.compose(config_name, overrides=words, return_hydra_config=of_hydra)
     finally:
         store.store(name=name, node=untyped)
         GlobalHydra.instance().hydra = outer

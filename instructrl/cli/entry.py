@@ -11,7 +11,8 @@ import re
 import shlex
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -27,13 +29,13 @@ from instructrl.cli.args import parse_settings
 from instructrl.cli.compose import compose, merge, schema_of
 from instructrl.cli.folders import faults, folder_words, take_folders
 from instructrl.cli.overrides import (
-    check_search,
     expand_sweep,
     groups,
     options,
     read_override,
     without_empty_groups,
 )
+from instructrl.cli.plugins import HYDRAS_OWN, Plugins, add_import_path, chosen_plugins, example_jobs
 from instructrl.cli.progress import ProgressBar
 from instructrl.config.fields import (
     format_value,
@@ -43,7 +45,7 @@ from instructrl.config.fields import (
 from instructrl.config.kinds import registries
 from instructrl.config.launcher import LaunchConfig, LauncherConfig, user_config_file, user_overrides
 from instructrl.config.resolve import check_distinct_outputs
-from instructrl.errors import InputError, report_user_errors
+from instructrl.errors import InputError, UserError, report_user_errors
 from instructrl.package_files import CONFIG_DIR, IMPORT_ROOT, IS_CHECKOUT
 from instructrl.preemption import handle_signals
 from instructrl.redaction import redact_words
@@ -70,6 +72,7 @@ class SweepRequest:
     jobs: Sequence[Sequence[str]]  # the overrides of each job
     configs: Sequence[Any]  # the composed configuration of each job
     command: str  # as typed
+    search: bool = False  # a sweeper chooses other jobs: these are examples
 
 
 def entry_point(
@@ -90,7 +93,7 @@ def entry_point(
     def decorate(function: Callable[[T], Any]) -> Callable[[], None]:
         @functools.wraps(function)
         def job(_: DictConfig) -> Any:
-            with report_user_errors(), handle_signals():  # inside: Hydra formats errors otherwise
+            with report_job_errors(), handle_signals():
                 announce_job()
                 return function(compose(config_name, schema, list(HydraConfig.get().overrides.task)))
 
@@ -106,7 +109,8 @@ def entry_point(
                     print(help_text(config_name, schema, words, about=inspect.getmodule(function).__doc__ or ""))
                     return
                 words, launcher = compose_launcher(words, dry_run="--dry-run" in flags)
-                jobs = job_overrides(flags, words, config_name, schema)
+                plugins = chosen_plugins(words, config_name, schema) if "--multirun" in flags else Plugins()
+                jobs = job_overrides(flags, words, plugins, config_name, schema)
                 several = len(jobs) > 1  # hundreds take minutes
                 bar = ProgressBar(jobs, description="settings", total=len(jobs), unit="jobs", shown=several, delay=1)
                 configs = [compose(config_name, schema, overrides) for overrides in bar]
@@ -117,39 +121,38 @@ def entry_point(
                         print(OmegaConf.to_yaml(with_numbers(merge(config_name, known, overrides))))
                     return
                 flags -= {"--dry-run"}
-                if uses_launcher(flags, words, launcher):
+                if plugins.launcher:
+                    check_only_launcher(plugins, launcher)
+                    add_import_path()
+                elif "--multirun" in flags or launcher.kind != "local" or launcher.dry_run or launcher.then:
                     entry = (*entry_words(function, script), *folder_words())
-                    request = SweepRequest(config_name, entry, launcher, jobs, configs, command_line())
+                    search = searches(plugins, launcher)
+                    request = SweepRequest(config_name, entry, launcher, jobs, configs, command_line(), search)
                     job.sweep_request = request  # type: ignore[attr-defined]
-                    flags, words = flags | {"--multirun"}, ["hydra/launcher=instructrl"]  # which has the jobs already
+                    flags |= {"--multirun"}  # without a search, the launcher has the jobs already
+                    words = [*(words if search else []), "hydra/launcher=instructrl"]
                 os.environ["HYDRA_FULL_ERROR"] = "1"  # full traceback of a bug
                 words = without_empty_groups(words, config_name)
                 sys.argv[1:] = [*sorted(flags), *folder_words(), *words]  # Hydra reads no flag between other words
-                start()
+                with report_plugin_errors():
+                    start()
 
         return run
 
     return decorate
 
 
-def job_overrides(flags: set[str], words: list[str], config_name: str, schema: type[Any]) -> list[list[str]]:
-    """The overrides of every job; if a sweeper plugin chooses the jobs, those that all of them share.
+def job_overrides(
+    flags: set[str], words: list[str], plugins: Plugins, config_name: str, schema: type[Any]
+) -> list[list[str]]:
+    """The overrides of every job; if a sweeper plugin chooses the jobs, those of some examples.
 
     Raises:
         InputError: a word of a sweep is invalid.
     """
-    if "--multirun" not in flags or not uses_sweeper(words):
-        return expand_sweep(words) if "--multirun" in flags else [words]
-    shared = [word for word in words if not read_override(word).is_sweep_override()]
-    known = schema_of(config_name, schema, shared)
-    for word in words:
-        check_search(word, config_name, known)
-    return [shared]
-
-
-def uses_sweeper(words: Sequence[str]) -> bool:
-    """Return True if a sweeper plugin chooses the jobs."""
-    return any(word.startswith(("hydra/sweeper", "hydra.sweeper.")) for word in words)
+    if plugins.searches:
+        return example_jobs([*plugins.space, *words], config_name, schema)
+    return expand_sweep(words) if "--multirun" in flags else [words]
 
 
 def compose_launcher(words: Sequence[str], *, dry_run: bool = False) -> tuple[list[str], LauncherConfig]:
@@ -181,19 +184,70 @@ def split_launcher(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return [word for word in words if word not in own], [*profile, *from_file, *others]
 
 
-def uses_launcher(flags: set[str], words: Sequence[str], launcher: LauncherConfig) -> bool:
-    """Return True if our launcher runs the jobs, not Hydra (a single local job) or another launcher plugin.
+def searches(plugins: Plugins, launcher: LauncherConfig) -> bool:
+    """Return True if a sweeper plugin chooses jobs for our launcher; a dry run shows the first example.
 
     Raises:
-        InputError: a sweeper plugin, which waits for the result of each job, is to use our launcher elsewhere.
+        InputError: the launcher would not wait for the values of the jobs, or run others after them.
     """
-    other = any(word.startswith("hydra/launcher") for word in words)
-    if "--multirun" in flags and uses_sweeper(words) and not other:
-        if launcher.kind != "local" or launcher.dry_run:
-            found = "--dry-run" if launcher.dry_run else f"launcher={launcher.name}"
-            raise InputError(f"hydra/sweeper: found {found} beside it; allowed: launcher=local or hydra/launcher=...")
-        return False
-    return not other and ("--multirun" in flags or launcher.kind != "local" or launcher.dry_run)
+    if plugins.searches and launcher.then:
+        raise InputError(
+            f"launcher.then: found {launcher.then}; allowed: null with hydra/sweeper={plugins.sweeper}, and eval.py "
+            "once the search is done"
+        )
+    if plugins.searches and not launcher.wait:
+        raise InputError(
+            f"launcher.wait: found false; allowed: true with hydra/sweeper={plugins.sweeper}, which chooses the next "
+            "jobs by the values of these"
+        )
+    return plugins.searches and not launcher.dry_run
+
+
+def check_only_launcher(plugins: Plugins, launcher: LauncherConfig) -> None:
+    """Raise InputError if a launcher plugin starts the jobs, but settings of ours say otherwise."""
+    if launcher.kind != "local" or launcher.dry_run or launcher.then:
+        found = "--dry-run" if launcher.dry_run else f"launcher={launcher.name}"
+        found = f"launcher.then={launcher.then}" if launcher.then else found
+        raise InputError(
+            f"hydra/launcher: found {plugins.launcher} beside {found}; allowed: one of them, since launcher= chooses "
+            "InstructRL's own"
+        )
+
+
+@contextmanager
+def report_job_errors() -> Iterator[None]:
+    """Report the error of a job that Hydra itself started here, which formats it otherwise, and end.
+
+    That of a plugin's job is printed with its number, and raised for the sweeper, which ends the sweep or goes on.
+    """
+    started = HydraConfig.get()
+    plugins = [started.runtime.choices[f"hydra/{group}"] for group in ("sweeper", "launcher")]
+    if started.mode != RunMode.MULTIRUN or plugins == [HYDRAS_OWN, HYDRAS_OWN]:
+        with report_user_errors():
+            yield
+        return
+    try:
+        yield
+    except UserError as error:
+        print(f"job {started.job.num + 1} failed: {' '.join(str(error).split())}", file=sys.stderr)
+        raise
+
+
+@contextmanager
+def report_plugin_errors() -> Iterator[None]:
+    """Report that Hydra cannot use a plugin.
+
+    Raises:
+        InputError: it was written for another version, or got a setting that it does not have.
+    """
+    try:
+        yield
+    except HydraException as error:
+        text = " ".join(str(error).split())
+        raise InputError(
+            f"a plugin of hydra-core {hydra.__version__}: {text}; check the settings in hydra.sweeper and "
+            "hydra.launcher, and that the plugin is for this version"
+        ) from None
 
 
 def entry_words(function: Callable, script: str | None = None) -> tuple[str, ...]:
@@ -203,7 +257,7 @@ def entry_words(function: Callable, script: str | None = None) -> tuple[str, ...
     path = Path(inspect.getfile(function)).resolve()  # its `__module__` may be `__main__`
     parts = path.relative_to(IMPORT_ROOT).with_suffix("").parts if IMPORT_ROOT in path.parents else ()
     module = ".".join(parts).removesuffix(".__main__")
-    return ("-m", module) if len(parts) > 1 else (path.name,)
+    return ("-m", module) if len(parts) > 1 else (path.name,) if parts else (str(path),)
 
 
 def announce_job() -> None:

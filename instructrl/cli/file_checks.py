@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from instructrl.cli.option_files import Loaded, OptionFile
 from instructrl.cli.overrides import check_value
-from instructrl.config.fields import describe_allowed, invalid_value, leaves
+from instructrl.config.fields import describe_allowed, invalid_value, is_pairs, leaves
 from instructrl.config.kinds import chosen_kinds, specialize
 from instructrl.errors import InputError
 from instructrl.package_files import CONFIG_DIR
@@ -48,6 +48,8 @@ def check_file(file: OptionFile, schema: type, typed: DictConfig) -> None:
     entries = leaves(schema)
     for key, value, place in file.settings():
         above = next((above for above in entries if key.startswith(f"{above}.")), None)
+        if above is not None and is_pairs(entries[above]):
+            continue
         if above is not None:
             allowed = describe_allowed(entries[above])
             raise InputError(f"{place}: {above}: found a group of settings with {key}; allowed: {allowed}")

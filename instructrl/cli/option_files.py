@@ -25,6 +25,7 @@ from instructrl.package_files import CONFIG_DIR
 SCHEMAS: dict[str, type] = {"train": TrainConfig, "eval": EvalConfig, "collect": CollectConfig, "launch": LaunchConfig}
 GLOBAL = "_global_"  # the package of a file whose keys are those of the whole configuration
 HEADER = "# @package _global_"
+SEARCH_SPACE = ("hydra", "sweeper", "params")  # whose keys are those of settings, as on the command line
 HYDRA_ALLOWED = "only launcher and sweeper can be set"
 
 
@@ -99,7 +100,7 @@ def load_option(folder: Path, name: str) -> OptionFile:
     if group and not isinstance(found.values.get("hydra", {}), dict):
         raise InputError(f"{found.place(('hydra',))}: hydra: found no group; of Hydra's own settings {HYDRA_ALLOWED}")
     for key in found.lines:
-        if "." in key[-1] and key[0] != "defaults":
+        if "." in key[-1] and key[0] != "defaults" and key[:-1] != SEARCH_SPACE:
             nested_form = ": {".join(key[-1].split(".")) + ": ..." + "}" * key[-1].count(".")
             raise InputError(f"{found.place(key)}: found the key {format_value(key[-1])}; write {nested_form}")
         if group and len(key) > 1 and key[0] == "hydra" and key[1] not in ("launcher", "sweeper"):

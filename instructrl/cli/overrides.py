@@ -20,6 +20,7 @@ from instructrl.cli.folders import added_folders, faults
 from instructrl.config.fields import (
     format_value,
     invalid_value,
+    is_pairs,
     known_keys,
     leaves,
     renamed_value,
@@ -160,7 +161,10 @@ def check_value(key: str, value: Any, schema: type) -> None:
     settings, known = leaves(schema), known_keys(schema)
     if key not in known:
         raise InputError(unknown_key(key, schema), key=key)
-    if key in settings:
+    if key in settings and is_pairs(settings[key]):
+        if not isinstance(value, dict):
+            raise invalid_value(key, value, settings[key])
+    elif key in settings:
         if isinstance(value, dict) or any(map(exceeds_float, value if isinstance(value, list) else [value])):
             raise invalid_value(key, value, settings[key])
     elif not isinstance(value, dict):
@@ -179,6 +183,12 @@ def as_list(text: str, schema: type) -> str:
     if entry is None or not takes_words(entry) or not isinstance(value, str) or "${" in value:
         return text
     return f"{override.get_key_element()}=[{override.get_value_element_as_str()}]"
+
+
+def as_addition(text: str, schema: type) -> str:
+    """An override of a dict without fixed keys in the form in which Hydra adds keys to it."""
+    entry = leaves(schema).get(read_override(text).key_or_group)
+    return f"++{text}" if entry is not None and is_pairs(entry) else text
 
 
 def check_search(text: str, config_name: str, schema: type) -> None:

@@ -13,6 +13,7 @@ from instructrl.data.demonstrations.world import check_world
 from instructrl.errors import InputError
 from instructrl.sim import EpisodeStart, working_renderer
 from instructrl.storage.paths import StoragePath, storage_path
+from instructrl.types import KEYFRAME
 
 FIRST_SEED = {"train": 0, "val": 1_000_000_000}  # those of evaluation start at 2_000_000_000
 ATTEMPTS = 100  # number of seeds reserved for each episode
@@ -47,6 +48,7 @@ class Split:
 def demonstration_paths(task: TaskConfig, sim: SimConfig, data: DataConfig) -> dict[str, StoragePath]:
     """Paths of the splits train and val of one task: a pure function of the settings."""
     suffix = "" if task.variations is None else "-variations" + "+".join(format_ranges(sorted(task.variations)))
+    suffix += "" if sim.actions == KEYFRAME else f"-{sim.actions}"
     folder = storage_path(data.dir, data) / sim.kind / f"{task.name}{suffix}-{sim.image_size}px-{'+'.join(sim.cameras)}"
     return {split: folder / f"{split}.hdf5" for split in FIRST_SEED}
 
@@ -68,7 +70,7 @@ def required_splits(task: TaskConfig, sim: SimConfig, data: DataConfig) -> list[
     return [
         Split(
             path,
-            Header(task.name, name, tuple(sim.cameras), sim.image_size, {}, sim.bounds, tuple(sim.state)),
+            Header(task.name, name, tuple(sim.cameras), sim.image_size, {}, sim.bounds, tuple(sim.state), sim.actions),
             counts[name],
             fragile=fragile,
             clip=data.outside_workspace == "clip",
@@ -92,7 +94,8 @@ def num_present(split: Split) -> int:
     if not split.path.exists():
         return 0
     found, contents = read(split.path)
-    check_world(split.path, found, workspace=split.header.workspace, state=split.header.state)
+    wanted = split.header
+    check_world(split.path, found, workspace=wanted.workspace, state=wanted.state, actions=wanted.actions)
     if replace(found, provenance={}) != split.header:
         raise InputError(f"{split.path}: found {found}, expected {split.header}; move the file away")
     return len(contents.seed)

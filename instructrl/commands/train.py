@@ -7,6 +7,7 @@ python train.py experiment=pretrain_m3ae encoder=m3ae_s16 'pretraining.train=[FI
 """
 
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 from instructrl.cli.entry import entry_point
@@ -18,7 +19,7 @@ from instructrl.storage.paths import StoragePath
 
 @entry_point("train", TrainConfig, script="train.py")
 def main(config: TrainConfig) -> float | None:
-    """Collect missing demonstrations, open the run, train; return the lowest validation loss, for sweeper plugins."""
+    """Collect missing demonstrations, open the run, train; return `training.objective`, for sweeper plugins."""
     from instructrl.storage.synced_dir import working_dir
     from instructrl.training.distributed.multihost import leader_first, process_group
     from instructrl.training.preflight import check_inputs
@@ -45,13 +46,13 @@ def main(config: TrainConfig) -> float | None:
             data = ensure_demonstrations(config.task, config.sim, config.data, outputs=outputs) if cloning else {}
             run = open_run(config, work_dir.folder)
         from instructrl.evaluation.rollout_callback import rollout_callback
-        from instructrl.training.monitoring.metric_files import lowest_validation_loss
+        from instructrl.training.monitoring.metric_files import best_value
         from instructrl.training.train_loop import train
 
         with rollout_callback(config, run) as rollout:
             train(config, run, data=data, rollout=rollout, on_saved=work_dir.push)
         print("\n".join([f"run: {work_dir.location}", *next_steps(config, work_dir.location, run)]))
-        return lowest_validation_loss(run)
+        return best_value(run, config.training.objective)
 
 
 def next_steps(config: TrainConfig, location: StoragePath, run: Path) -> list[str]:
@@ -64,14 +65,26 @@ def next_steps(config: TrainConfig, location: StoragePath, run: Path) -> list[st
     """
     from instructrl.models.weight_files import ENCODER_FILE
 
-    offline = sorted(run.glob("wandb/offline-run-*")) if config.wandb.mode == "offline" else []
-    lines = [f"upload: {shlex.join(['wandb', 'sync', *(str(location / 'wandb' / one.name) for one in offline)])}"]
+    lines = [f"{purpose}: {shlex.join(command)}" for purpose, command in tracker_commands(config, location, run)]
     if config.objective == "masked_pretraining":
         words = [f"encoder={config.encoder.name}", f"encoder.weights={location / ENCODER_FILE}"]
         command = shlex.join([*TRAIN, *words])
     else:
         command = shlex.join([*EVALUATE, f"run={location}"])
-    return [*(lines if offline else []), f"next: {command}"]
+    return [*lines, f"next: {command}"]
+
+
+def tracker_commands(config: TrainConfig, location: StoragePath, run: Path) -> Iterator[tuple[str, list[str]]]:
+    """Purpose and command line of what shows or uploads the logs of the run's trackers (see `next_steps`)."""
+    from instructrl.training.monitoring.trackers import tensorboard, weights_and_biases
+
+    offline = weights_and_biases.offline_runs(run) if config.wandb.mode == "offline" else []
+    if offline:
+        yield "upload", ["wandb", "sync", *(str(location / weights_and_biases.FOLDER / one.name) for one in offline)]
+    if config.tensorboard.enabled:
+        yield "curves", ["tensorboard", "--logdir", str(location / tensorboard.FOLDER)]
+    if config.trackio.enabled and config.trackio.space is None:
+        yield "curves", ["trackio", "show", "--project", config.trackio.project]
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from instructrl.config.fields import format_value, number, number_list, one_of, setting
-from instructrl.config.model import EncoderConfig, Shapes
+from instructrl.config.fields import flag_or_word, format_value, number, number_list, one_of, setting
+from instructrl.config.model import BYTE_PAIRS, SENTENCE_PIECES, TEXT_ENCODERS, EncoderConfig, Shapes
 from instructrl.errors import InputError
 
 ACTIVATIONS = ("quick_gelu", "gelu", "gelu_tanh")
@@ -76,8 +76,13 @@ class ClipConfig(EncoderConfig):
     implementation: ClassVar[str] = "instructrl.models.encoders.clip:Clip"
     fuses_text: ClassVar[bool] = False
     has_class_token: ClassVar[bool] = True
-    reads_byte_pairs: ClassVar[bool] = True
+    tokens: ClassVar[str] = BYTE_PAIRS
     constants: ClassVar[Mapping[str, Any]] = {"resampling": "bicubic"}
+
+    @property
+    def repository(self) -> str | None:
+        """The Hugging Face repository of the published weights, which has their tokenizer too."""
+        return None if self.tokenizer == "small" else self.tokenizer
 
     image_size: int = number(low=16, high=1024, help="side in pixels to which images are resized")
     heads: int = number(1, low=1, high=64, help="attention heads of the image tower")
@@ -120,13 +125,130 @@ class ClipConfig(EncoderConfig):
         """Raise InputError if sizes do not fit together, or not to camera images of `rendered_size` pixels."""
         check_blocks(self)
         super().check(rendered_size)
-        for key, values in (("image_mean", self.image_mean), ("image_std", self.image_std)):
-            if len(values) != 3:
-                raise InputError(
-                    f"encoder.{key}: found {format_value(values)}; allowed: a number for each of 3 colours"
-                )
+        check_colours(image_mean=self.image_mean, image_std=self.image_std)
         check_heads("heads", self.heads, "dim", self.dim)
         check_heads("text_heads", self.text_heads, "text_dim", self.text_dim)
+
+
+@dataclass
+class Dinov2Config(EncoderConfig):
+    """One transformer for the image, which was trained without text."""
+
+    implementation: ClassVar[str] = "instructrl.models.encoders.dinov2:Dinov2"
+    fuses_text: ClassVar[bool] = False
+    reads_text: ClassVar[bool] = False
+    has_class_token: ClassVar[bool] = True
+    constants: ClassVar[Mapping[str, Any]] = {
+        "activation": "gelu",
+        "layer_norm_epsilon": 1e-6,
+        "resampling": "bicubic",
+    }
+
+    image_size: int = number(low=16, high=1024, help="side in pixels to which images are resized")
+    text: Any = flag_or_word(
+        *TEXT_ENCODERS, default=False, help="false: no instruction is read; a name: by that encoder's text tower"
+    )
+    heads: int = number(1, low=1, high=64, help="attention heads")
+    registers: int = number(0, low=0, high=64, help="learnt tokens beside class token and patches")
+    position_grid: int = number(
+        37,
+        low=1,
+        high=256,
+        help="side in patches of the square that positions were learnt for",
+    )
+    image_mean: list[float] = number_list(
+        0.485, 0.456, 0.406, low=0, high=1, help="mean of red, green and blue that is subtracted"
+    )
+    image_std: list[float] = number_list(
+        0.229, 0.224, 0.225, above=0, high=1, help="deviation of red, green and blue that divides"
+    )
+
+    @property
+    def repository(self) -> str | None:
+        """The Hugging Face repository of the published weights of this size."""
+        size = {384: "small", 768: "base", 1024: "large"}.get(self.dim)
+        return size and f"facebook/dinov2-{'with-registers-' if self.registers else ''}{size}"
+
+    @classmethod
+    def infer_sizes(cls, shapes: Shapes) -> dict[str, int]:
+        """Settings as far as the shapes of the parameters determine them."""
+        image = "vision_model/embeddings/"
+        positions = axis(shapes, f"{image}position_embedding/embedding", 0)
+        return without_none(
+            dim=axis(shapes, f"{image}class_embedding", 0),
+            depth=blocks(shapes, "vision_model/encoder/layers/"),
+            patch_size=axis(shapes, f"{image}patch_embedding/kernel", 0),
+            position_grid=positions and math.isqrt(positions - 1),
+        ) | {"registers": axis(shapes, f"{image}register_embedding", 0) or 0}
+
+    def check(self, rendered_size: int) -> None:
+        """Raise InputError if sizes do not fit together."""
+        check_blocks(self)
+        super().check(rendered_size)
+        check_colours(image_mean=self.image_mean, image_std=self.image_std)
+        check_heads("heads", self.heads, "dim", self.dim)
+
+
+@dataclass
+class Siglip2Config(EncoderConfig):
+    """One transformer for the image, one for the instruction, with a joint space; of one fixed resolution."""
+
+    implementation: ClassVar[str] = "instructrl.models.encoders.siglip2:Siglip2"
+    fuses_text: ClassVar[bool] = False
+    tokens: ClassVar[str] = SENTENCE_PIECES
+    constants: ClassVar[Mapping[str, Any]] = {
+        "activation": "gelu_tanh",
+        "layer_norm_epsilon": 1e-6,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "resampling": "bilinear",
+    }
+
+    image_size: int = number(low=16, high=1024, help="side in pixels to which images are resized")
+    heads: int = number(1, low=1, high=64, help="attention heads of the image tower")
+    mlp_dim: int = number(low=8, high=16384, help="hidden width of the image tower's MLPs")
+    position_grid: int = number(low=1, high=256, help="side in patches of the square that positions were learnt for")
+    text_dim: int = number(low=8, high=4096, help="width of the text tower")
+    text_depth: int = number(low=1, high=64, help="blocks of the text tower")
+    text_heads: int = number(low=1, high=64, help="attention heads of the text tower")
+    text_mlp_dim: int = number(low=8, high=16384, help="hidden width of the text tower's MLPs")
+
+    @property
+    def repository(self) -> str | None:
+        """The Hugging Face repository of the published weights, which has their tokenizer too."""
+        return None if self.tokenizer == "small" else self.tokenizer
+
+    @classmethod
+    def infer_sizes(cls, shapes: Shapes) -> dict[str, int]:
+        """Settings, and `vocabulary`, as far as the shapes of the parameters determine them."""
+        image, text = "vision_model/embeddings/", "text_model/embeddings/"
+        positions = axis(shapes, f"{image}position_embedding/embedding", 0)
+        return without_none(
+            dim=axis(shapes, f"{image}position_embedding/embedding", 1),
+            depth=blocks(shapes, "vision_model/encoder/layers/"),
+            mlp_dim=axis(shapes, "vision_model/encoder/layers/0/mlp/fc1/kernel", 1),
+            patch_size=axis(shapes, f"{image}patch_embedding/kernel", 0),
+            position_grid=positions and math.isqrt(positions),
+            text_dim=axis(shapes, f"{text}token_embedding/embedding", 1),
+            text_depth=blocks(shapes, "text_model/encoder/layers/"),
+            text_mlp_dim=axis(shapes, "text_model/encoder/layers/0/mlp/fc1/kernel", 1),
+            text_length=axis(shapes, f"{text}position_embedding/embedding", 0),
+            vocabulary=axis(shapes, f"{text}token_embedding/embedding", 0),
+        )
+
+    def check(self, rendered_size: int) -> None:
+        """Raise InputError if sizes do not fit together."""
+        check_blocks(self)
+        super().check(rendered_size)
+        check_heads("heads", self.heads, "dim", self.dim)
+        check_heads("text_heads", self.text_heads, "text_dim", self.text_dim)
+
+
+def check_colours(**settings: list[float]) -> None:
+    """Raise InputError unless each setting has a number for red, green and blue."""
+    for key, values in settings.items():
+        if len(values) != 3:
+            raise InputError(f"encoder.{key}: found {format_value(values)}; allowed: a number for each of 3 colours")
 
 
 def check_width(dim: int) -> None:

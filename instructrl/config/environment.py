@@ -20,6 +20,7 @@ from instructrl.errors import InputError
 from instructrl.package_files import IMPORT_ROOT
 from instructrl.registry import Registry
 from instructrl.tasks import TASKS
+from instructrl.types import DENSE, KEYFRAME
 from instructrl.workspace import LARGEST, Workspace
 
 SIMULATORS: "Registry[type[SimConfig]]" = Registry(
@@ -48,6 +49,12 @@ def state_field(*names: str) -> Any:
     """A field of a simulator's settings that declares the numbers of its state, with units, like "finger (m)"."""
     about = "numbers of the state"
     return word_list(*names, pattern=STATE_NAME, allowed='names with units, like "finger (m)"', help=about)
+
+
+def actions_field(*spaces: str) -> Any:
+    """A field of a simulator's settings that declares which actions it executes and records, `KEYFRAME` first."""
+    about = f"actions: {KEYFRAME}s, or {DENSE} ones, evenly in time, for heads that predict chunks of them"
+    return one_of(*spaces, default=KEYFRAME, help=about)
 
 
 @dataclass
@@ -101,6 +108,7 @@ class SimConfig:
     cameras: list[str] = setting(help="cameras")
     workspace: list[float] = setting(help="bounds of positions in metres")
     state: list[str] = setting(help="numbers of the state")
+    actions: str = actions_field(KEYFRAME)
     image_size: int = number(128, low=16, high=1024, help="side of the square camera images in pixels")
     renderer: str = setting("auto", help="renderer; auto: the best one available")
     workers: int | None = number(None, low=1, high=1024, help="simulator processes; null: one per CPU core")

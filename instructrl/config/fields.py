@@ -112,6 +112,8 @@ SYNONYMS = {  # last parts of keys that people type, and the setting that they m
 
 MAX_TEXT_LENGTH = 1000  # characters
 
+FLAGS = ("true", "false")
+
 SHORT_TYPE_NAMES = {int: "integer", float: "number", bool: "true | false", str: "text"}
 
 TYPE_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a text in one line, not empty"}
@@ -130,6 +132,20 @@ def shell_lines(*, help: str = "") -> Any:
 def word_list(*default: str, pattern: str, allowed: str, help: str = "") -> Any:
     """A field that accepts a list of distinct words, maybe none, that match a regular expression."""
     return field(default_factory=lambda: list(default), metadata={"pattern": pattern, "allowed": allowed, "help": help})
+
+
+def pairs(*, keys: str, pattern: str, allowed: str, help: str = "") -> Any:
+    """A field that accepts a dict of texts, numbers or flags; keys, and values as texts, match regular expressions.
+
+    Its type must be `dict[str, Any]`. Dicts of several files and of the command line are merged.
+    """
+    limits = {"keys": keys, "pattern": pattern, "allowed": allowed, "help": help}
+    return field(default_factory=dict, metadata=limits)
+
+
+def is_pairs(entry: Field) -> bool:
+    """Return True if a field accepts a dict of keys that no schema names."""
+    return "keys" in entry.metadata
 
 
 def one_of(*choices: str, default: Any = MISSING, help: str = "") -> Any:
@@ -183,6 +199,11 @@ def choice_or_integers(*choices: str, default: str, low: int, high: int, help: s
     return field(default=default, metadata={"choices": choices, "integers": range(low, high + 1), "help": help})
 
 
+def flag_or_word(*choices: str, default: bool, help: str = "") -> Any:
+    """A field that accepts true, false or one of the given words; its type must be Any."""
+    return field(default=default, metadata={"choices": choices, "flag": True, "help": help})
+
+
 def takes_words(entry: Field) -> bool:
     """Return True if a field accepts a list of given words."""
     return "choices" in entry.metadata and typing.get_origin(unwrap_optional(entry)[0]) is list
@@ -228,7 +249,9 @@ def describe_allowed(entry: Field) -> str:
     """The values that a field accepts, as text."""
     kind, optional = unwrap_optional(entry)
     limits = entry.metadata
-    if "integers" in limits:
+    if is_pairs(entry):
+        text = f"a dict like {{KEY: VALUE}} of {limits['allowed']}"
+    elif "integers" in limits:
         among = f"integers from {limits['integers'][0]} to {limits['integers'][-1]}"
         text = f"{', '.join(limits['choices'])}, or a list of {among}, without repetition"
     elif typing.get_origin(kind) is list and "low" in limits:
@@ -241,7 +264,7 @@ def describe_allowed(entry: Field) -> str:
         of = f"of {', '.join(limits['choices'])}" if "choices" in limits else f"like {example}"
         text = f"a list {of}, without repetition"
     elif "choices" in limits:
-        text = ", ".join(limits["choices"])
+        text = ", ".join([*FLAGS * ("flag" in limits), *limits["choices"]])
     elif "pattern" in limits:
         text = limits["allowed"]
     else:
@@ -260,10 +283,12 @@ def summarize_allowed(entry: Field) -> str:
         + [f"> {above:.12g}"] * math.isfinite(above)
         + [f"<= {high:.12g}"] * math.isfinite(high)
     )
-    if "integers" in limits:
+    if is_pairs(entry):
+        options = ["{KEY: VALUE}"]
+    elif "integers" in limits:
         options = [*limits["choices"], "list of integers"]
     elif "choices" in limits:
-        options = [*limits["choices"]]
+        options = [*FLAGS * ("flag" in limits), *limits["choices"]]
     else:
         item = typing.get_args(kind)[0] if typing.get_origin(kind) is list else kind
         text = f"{SHORT_TYPE_NAMES[item]} {bounds}".strip()
@@ -353,7 +378,7 @@ def check_values(values: Any, schema: type) -> None:
     for key, entry in leaves(schema).items():
         *path, name = key.split(".")
         value = subdict(values, path).get(name)
-        if isinstance(value, dict):
+        if isinstance(value, dict) and not is_pairs(entry):
             names = shorten(", ".join(map(str, value)))
             line = f"{key}: found a group of settings ({names}); allowed: {describe_allowed(entry)}"
             raise InputError(line, key=key)
@@ -373,7 +398,8 @@ def check_fields(config: Any, prefix: str = "") -> None:
 
 def check_not_confidential(key: str, value: Any) -> None:
     """Raise InputError for a text, or a list with one, that contains a password or a token: settings are recorded."""
-    for text in value if isinstance(value, list) else [value]:
+    texts = [f"{name}={item}" for name, item in value.items()] if isinstance(value, dict) else value
+    for text in texts if isinstance(texts, list) else [texts]:
         if isinstance(text, str) and is_confidential(text):
             raise InputError(
                 f"{key}: found a password or a token ({format_value(text)}), but settings are recorded; allowed: one "
@@ -384,6 +410,10 @@ def check_not_confidential(key: str, value: Any) -> None:
 def check_field(key: str, value: Any, entry: Field) -> None:
     """Raise InputError if one value of the right type is out of bounds, not a choice, or no usable text."""
     limits = entry.metadata
+    if is_pairs(entry):
+        for name, item in value.items():
+            check_pair(key, name, item, entry)
+        return
     if "integers" in limits and isinstance(value, list):
         valid = bool(value) and all(type(item) is int and item in limits["integers"] for item in value)
         valid = valid and len(set(value)) == len(value)
@@ -395,7 +425,7 @@ def check_field(key: str, value: Any, entry: Field) -> None:
         valid = bool(value) and all(isinstance(item, int | str) for item in value)
         valid = valid and len(set(value)) == len(value) and set(value) <= set(limits.get("choices", value))
     elif "choices" in limits:
-        valid = value in limits["choices"]
+        valid = value in limits["choices"] or ("flag" in limits and isinstance(value, bool))
     elif "low" in limits:
         valid = in_bounds(value, limits)
     else:
@@ -404,6 +434,17 @@ def check_field(key: str, value: Any, entry: Field) -> None:
         valid = valid and ("pattern" not in limits or re.fullmatch(limits["pattern"], value) is not None)
     if not valid:
         raise invalid_value(key, value, entry)
+
+
+def check_pair(key: str, name: Any, value: Any, entry: Field) -> None:
+    """Raise InputError if one key of a dict, or its value, is not allowed; null takes a pair away."""
+    limits, text = entry.metadata, str(value).lower() if isinstance(value, bool) else str(value)
+    valid = isinstance(name, str) and re.fullmatch(limits["keys"], name) is not None
+    if value is not None:
+        valid = valid and isinstance(value, str | int | float) and text.isprintable() and len(text) <= MAX_TEXT_LENGTH
+        valid = valid and re.fullmatch(limits["pattern"], text) is not None
+    if not valid:
+        raise invalid_value(key, {name: value}, entry)
 
 
 def in_bounds(value: Any, limits: Mapping[str, Any]) -> bool:
@@ -417,6 +458,9 @@ def unknown_key(key: str, schema: type) -> str:
     keys = known_keys(schema)
     if RENAMED_KEYS.get(key, "").partition(".")[0] in keys:  # its group, of which another kind may have it
         return f"{key}: is now called {RENAMED_KEYS[key]}; write {RENAMED_KEYS[key]}=..."
+    above, _, name = key.rpartition(".")
+    if above in keys and is_pairs(leaves(schema).get(above, field())):  # type: ignore[arg-type]
+        return f"{format_value(key)}: no such setting; write '{above}={{{name}: VALUE}}'"
     similar = similar_keys(key, keys)
     if similar:
         return f"{format_value(key)}: no such setting; did you mean {' or '.join(similar)}?"

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from instructrl.config.fields import number
-from instructrl.config.model import HeadConfig
+from instructrl.config.model import HeadConfig, PolicyConfig
+from instructrl.types import DENSE
 
 
 @dataclass
@@ -59,6 +60,7 @@ class SpatialConfig(HeadConfig):
 
     implementation: ClassVar[str] = "instructrl.models.heads.spatial:SpatialHead"
     reads_cameras: ClassVar[bool] = True
+    has_heatmaps: ClassVar[bool] = True
 
     heatmap_weight: float = number(1.0, low=0, help="weight of the patch classification loss")
     offset_weight: float = number(1.0, low=0, help="weight of the within-patch offset loss")
@@ -72,3 +74,36 @@ class SpatialConfig(HeadConfig):
     def reads_patches(self) -> bool:
         """True: the heatmaps are over patches."""
         return True
+
+
+@dataclass
+class ChunkConfig(SlotsConfig):
+    """The next dense actions at once, each as the regression head predicts one; the first slot attends to the last."""
+
+    implementation: ClassVar[str] = "instructrl.models.heads.chunk:ChunkHead"
+    actions: ClassVar[str] = DENSE
+
+    chunk: int = number(16, low=1, high=256, help="dense actions that are predicted at once")
+    execute: int = number(8, low=1, high=256, help="how many of them are executed before others are predicted")
+    position_weight: float = number(3.0, low=0, help="weight of the position loss")
+
+
+@dataclass
+class FlowConfig(ChunkConfig):
+    """The next dense actions at once, as a sample of their distribution: noise that flows to them."""
+
+    implementation: ClassVar[str] = "instructrl.models.heads.flow:FlowHead"
+    draws_noise: ClassVar[bool] = True
+
+    rotation_weight: float = number(3.0, low=0, help="weight of the rotation loss")
+    steps: int = number(10, low=1, high=1000, help="Euler steps from noise to actions")
+
+
+def chunk_size(head: HeadConfig) -> int | None:
+    """The number of actions that a head predicts at once; None for a head of keyframes."""
+    return head.chunk if isinstance(head, ChunkConfig) else None
+
+
+def history_window(head: HeadConfig, policy: PolicyConfig) -> int | None:
+    """The number of steps that the policy is given, since episodes of dense actions are long; None: all so far."""
+    return policy.window if isinstance(head, ChunkConfig) else None

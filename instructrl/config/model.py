@@ -1,11 +1,14 @@
 """Settings of the encoder, the policy and the head, and their checks. No jax here."""
 
+import functools
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from instructrl.config.fields import (
     choice_or_integers,
+    flag_or_word,
     format_value,
     number,
     one_of,
@@ -13,12 +16,18 @@ from instructrl.config.fields import (
 )
 from instructrl.config.kinds import kind_of
 from instructrl.errors import InputError
-from instructrl.package_files import PACKAGE
+from instructrl.package_files import CONFIG_DIR, PACKAGE
 from instructrl.registry import Registry, modules
+from instructrl.types import KEYFRAME
 
 Architecture = dict[str, Any]  # what is recorded with the weights of an encoder, as values of JSON
 # Settings of how an encoder is used, which may differ from those that its weights were trained with.
-USES = ("name", "kind", "text", "joint", "layers", "pooling", "frozen", "weights", "tokenizer")
+USES = (
+    *("name", "kind", "text", "joint", "layers", "pooling", "frozen", "weights", "tokenizer"),
+    *("text_weights", "text_tokenizer"),
+)
+TEXT_ENCODERS = ("clip_b32", "clip_b16", "clip_l14", "siglip2_b16", "siglip2_so400m")  # of conf/encoder
+BYTE_PAIRS, SENTENCE_PIECES = "CLIP's byte pairs", "Gemma's sentence pieces"  # kinds of tokenizers
 Shapes = Mapping[str, tuple[int, ...]]  # of parameters, by their paths joined with slashes
 
 ENCODERS: "Registry[type[EncoderConfig]]" = Registry(
@@ -27,6 +36,8 @@ ENCODERS: "Registry[type[EncoderConfig]]" = Registry(
         "scratch_tiny": "instructrl.config.encoders:ScratchTinyConfig",
         "m3ae": "instructrl.config.encoders:M3AEConfig",
         "clip": "instructrl.config.encoders:ClipConfig",
+        "dinov2": "instructrl.config.encoders:Dinov2Config",
+        "siglip2": "instructrl.config.encoders:Siglip2Config",
         **modules("instructrl.models.encoders", PACKAGE / "models" / "encoders", suffix="Config"),
     },
     group="instructrl.encoders",
@@ -38,6 +49,8 @@ HEADS: "Registry[type[HeadConfig]]" = Registry(
         "regression": "instructrl.config.heads:RegressionConfig",
         "discrete": "instructrl.config.heads:DiscreteConfig",
         "spatial": "instructrl.config.heads:SpatialConfig",
+        "chunk": "instructrl.config.heads:ChunkConfig",
+        "flow": "instructrl.config.heads:FlowConfig",
         **modules("instructrl.models.heads", PACKAGE / "models" / "heads", suffix="Config"),
     },
     group="instructrl.heads",
@@ -63,9 +76,10 @@ class EncoderConfig:
 
     implementation: ClassVar[str] = ""  # "module:class" of the flax module
     fuses_text: ClassVar[bool] = True  # an image's features depend on the instruction, unless text=false
+    reads_text: ClassVar[bool] = True  # has a part that reads the instruction
     has_class_token: ClassVar[bool] = False  # can pool an image by a token of its own
     masks_patches: ClassVar[bool] = False  # can be pretrained by objective=masked_pretraining
-    reads_byte_pairs: ClassVar[bool] = False  # needs a byte-pair tokenizer such as CLIP's
+    tokens: ClassVar[str] = ""  # the only kind of tokenizer that it reads, such as BYTE_PAIRS; "": any
     constants: ClassVar[Mapping[str, Any]] = {}  # of the architecture and preprocessing, which are no settings
 
     name: str = setting(help="label of the encoder in names of runs")
@@ -76,7 +90,9 @@ class EncoderConfig:
     image_size: int | None = number(
         None, low=16, high=1024, help="side in pixels to which images are resized; null: unchanged"
     )
-    text: bool = setting(True, help="condition on the instruction")
+    text: Any = flag_or_word(
+        *TEXT_ENCODERS, default=True, help="condition on the instruction; a name: read it by that encoder's text tower"
+    )
     layers: Any = choice_or_integers(
         "all", "last", default="last", low=0, high=63, help="layers whose pooled outputs are concatenated"
     )
@@ -94,12 +110,37 @@ class EncoderConfig:
     tokenizer: str = setting(
         "small", help="small: InstructRL's vocabulary; else a Hugging Face name, tokenizer.json, vocab.txt or folder"
     )
+    text_weights: str | None = setting(
+        None, help="weights of the encoder that text names; null: where they are fetched to, or random like the others"
+    )
+    text_tokenizer: str | None = setting(None, help="tokenizer of the encoder that text names; null: the published one")
     text_length: int = number(32, low=2, high=512, help="maximum instruction length in tokens")
 
     @property
     def reads_jointly(self) -> bool:
         """True if the features of an image depend on the instruction."""
-        return self.text and self.fuses_text
+        return self.text is True and self.fuses_text
+
+    @property
+    def parts(self) -> "dict[str, EncoderConfig]":
+        """Settings of the encoders of image and text if `text` names another one; else empty."""
+        if not isinstance(self.text, str):
+            return {}
+        other = named_encoder(self.text)
+        weights = self.weights and (self.text_weights or other.weights)
+        tokenizer, layers = self.text_tokenizer or other.tokenizer, list(text_layers(self, other.depth))
+        reader = replace(other, weights=weights, tokenizer=tokenizer, layers=layers)
+        return {"image": replace(self, text=False, text_weights=None, text_tokenizer=None), "text": reader}
+
+    @property
+    def reader(self) -> "EncoderConfig":
+        """Settings of the encoder that reads the instruction."""
+        return self.parts.get("text", self)
+
+    @property
+    def repository(self) -> str | None:
+        """The Hugging Face repository of its published weights; None: there is none."""
+        return None
 
     @classmethod
     def infer_sizes(cls, shapes: Shapes) -> dict[str, int]:
@@ -124,6 +165,22 @@ class EncoderConfig:
         key = "encoder.image_size" if self.image_size else "sim.image_size"
         if self.pooling == "cls" and not self.has_class_token:
             raise InputError(f"encoder.pooling: found cls; allowed for encoder.kind={self.kind}: mean, slots")
+        if self.text is True and not self.reads_text:
+            allowed = ", ".join(("false", *TEXT_ENCODERS))
+            raise InputError(
+                f"encoder.text: found true; allowed for encoder.kind={self.kind}, which reads images: {allowed}"
+            )
+        for own in ("text_weights", "text_tokenizer"):
+            if getattr(self, own) is not None and not isinstance(self.text, str):
+                raise InputError(
+                    f"encoder.{own}: found {getattr(self, own)}; allowed: null, or name its encoder, such as "
+                    f"encoder.text={TEXT_ENCODERS[-2]}"
+                )
+        if self.text_weights is not None and self.weights is None:
+            raise InputError(
+                f"encoder.text_weights: found {self.text_weights}; allowed: null with encoder.weights=null, which "
+                "takes random ones for both"
+            )
         if size % patch:
             raise InputError(f"{key}: found {size}; allowed: a multiple of encoder.patch_size={patch}")
         pooled_layers(self)
@@ -131,16 +188,14 @@ class EncoderConfig:
 
 @dataclass
 class PolicyConfig:
-    """Causal transformer over the keyframe steps of an episode."""
+    """Causal transformer over the steps of an episode."""
 
     name: str = setting(help="label of the policy in names of runs")
     dim: int = number(low=8, high=4096, help="model width")
     depth: int = number(low=1, high=64, help="transformer blocks")
     heads: int = number(low=1, high=64, help="attention heads; must divide policy.dim")
     mlp_ratio: float = number(4.0, low=0.25, high=16, help="hidden width of the MLPs relative to policy.dim")
-    window: int | None = number(
-        None, low=1, high=1_000_000, help="context length in keyframe steps; null: the whole episode"
-    )
+    window: int | None = number(None, low=1, high=1_000_000, help="context length in steps; null: the whole episode")
 
 
 @dataclass
@@ -161,6 +216,9 @@ class HeadConfig:
 
     implementation: ClassVar[str] = ""  # "module:class" of the flax module
     reads_cameras: ClassVar[bool] = False  # needs camera matrices
+    has_heatmaps: ClassVar[bool] = False  # its method `heatmaps` gives the shares of patches, float [B T K P]
+    draws_noise: ClassVar[bool] = False  # its loss is also given seeds of the sequences, uint32 [B, 2]
+    actions: ClassVar[str] = KEYFRAME  # that it predicts; dense ones: those of subclasses of `ChunkConfig`
 
     name: str = setting(help="label of the head in names of runs")
     kind: str = kind_of(HEADS, help="parameterization of the action")
@@ -172,6 +230,15 @@ class HeadConfig:
     def reads_patches(self) -> bool:
         """True if the head reads patch features."""
         return False
+
+
+@functools.cache
+def named_encoder(name: str) -> EncoderConfig:
+    """The settings of an encoder option of InstructRL, conf/encoder/NAME.yaml."""
+    from omegaconf import OmegaConf  # here, since a simulator's own interpreter does not have it
+
+    values: Any = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / "encoder" / f"{name}.yaml"))
+    return ENCODERS[values["kind"]](**values)
 
 
 def pooled_layers(encoder: EncoderConfig) -> tuple[int, ...]:
@@ -189,3 +256,14 @@ def pooled_layers(encoder: EncoderConfig) -> tuple[int, ...]:
         allowed = f"all, last, or a list of integers from 0 to {count - 1}"
         raise InputError(f"encoder.layers: found {format_value(encoder.layers)}; allowed: {allowed}")
     return tuple(encoder.layers)
+
+
+def text_layers(encoder: EncoderConfig, depth: int) -> tuple[int, ...]:
+    """Indices of a text tower's layers at the relative depths of the chosen image layers, without duplicates.
+
+    Args:
+        encoder: the settings of the image tower.
+        depth: the number of the text tower's blocks.
+    """
+    share = depth / max(encoder.depth, 1)
+    return tuple(dict.fromkeys(math.ceil((index + 1) * share) - 1 for index in pooled_layers(encoder)))

@@ -35,6 +35,7 @@ from instructrl.config.training import (
     check_processes,
     check_profile,
     check_reinit,
+    check_returned,
 )
 from instructrl.errors import InputError
 
@@ -102,6 +103,7 @@ def check_groups(config: Any) -> None:
         check_reinit(config.training, init_from=config.init_from)
         check_optimizer(config.optimizer, config.encoder, epochs=config.training.epochs)
         check_objective(config)
+        check_returned(config.training)
         check_name(config.name)
     if isinstance(config, TrainConfig | EvalConfig):
         check_attention(config.hardware)

@@ -8,6 +8,7 @@ from instructrl.config.environment import (
     SIMULATOR_HELP,
     SIMULATORS,
     SimConfig,
+    actions_field,
     state_field,
     workspace_field,
 )
@@ -15,7 +16,7 @@ from instructrl.config.fields import choice_list, format_value, number, one_of, 
 from instructrl.config.kinds import kind_of
 from instructrl.errors import InputError
 from instructrl.tasks import TASKS
-from instructrl.types import GRIPPER_STATE
+from instructrl.types import DENSE, GRIPPER_STATE, KEYFRAME
 from instructrl.workspace import RLBENCH_WORKSPACE, Workspace
 
 TABLETOP_CAMERAS = ("front", "left_shoulder", "right_shoulder", "wrist")
@@ -37,6 +38,7 @@ class TabletopConfig(SimConfig):
     cameras: list[str] = choice_list(*TABLETOP_CAMERAS[:3], choices=TABLETOP_CAMERAS, help="cameras")
     workspace: list[float] = workspace_field(RLBENCH_WORKSPACE)
     state: list[str] = state_field(*GRIPPER_STATE)
+    actions: str = actions_field(KEYFRAME, DENSE)
     renderer: str = one_of(*TABLETOP_RENDERERS, default="auto", help="renderer; auto: the best one available")
 
     def check_task(self, key: str, name: str) -> None:
@@ -60,6 +62,7 @@ class MetaWorldConfig(SimConfig):
     cameras: list[str] = choice_list(*METAWORLD_CAMERAS[:3], choices=METAWORLD_CAMERAS, help="cameras")
     workspace: list[float] = workspace_field(Workspace((-0.5, 0.35, -0.2), (0.5, 1.0, 0.46)))
     state: list[str] = state_field("tip x (m)", "tip y (m)", "tip z (m)", "gripper opening", "time")
+    actions: str = actions_field(KEYFRAME, DENSE)
     renderer: str = one_of("auto", "egl", "osmesa", default="auto", help="renderer; auto: the first that works")
 
     def check_task(self, key: str, name: str) -> None:

@@ -14,8 +14,10 @@ from instructrl.config.fields import (
     number,
     one_of,
     setting,
+    word,
 )
-from instructrl.config.model import EncoderConfig, HeadConfig, PolicyConfig
+from instructrl.config.heads import ChunkConfig
+from instructrl.config.model import HEADS, EncoderConfig, HeadConfig, PolicyConfig
 from instructrl.errors import InputError
 
 
@@ -109,7 +111,7 @@ class TrainingConfig:
     """Length of the training, and intervals in epochs (save_every and log_every: in steps)."""
 
     epochs: int = number(low=1, high=MAX_EPOCHS, help="number of epochs")
-    batch_size: int = number(low=1, high=MAX_BATCH_SIZE, help="episodes per batch, over all devices and processes")
+    batch_size: int = number(low=1, high=MAX_BATCH_SIZE, help="sequences per batch, over all devices and processes")
     max_instructions: int | None = number(
         None, low=1, high=1000, help="instructions to train on of each episode's, the first ones; null: all"
     )
@@ -130,6 +132,12 @@ class TrainingConfig:
     rollout_every: int = number(0, low=0, high=MAX_EPOCHS, help="epochs between rollouts in the simulator; 0: none")
     rollout_episodes: int = number(20, low=1, high=MAX_EPISODES, help="episodes of each task in such a rollout")
     log_every: int = number(0, low=0, high=MAX_EPISODES, help="steps between log entries; 0: one per epoch")
+    objective: str = one_of(
+        "val/loss",
+        "rollout/success_rate",
+        default="val/loss",
+        help="value of a training for sweepers: the lowest validation loss, or the highest success rate of rollouts",
+    )
     freeze: list[str] | None = setting(
         None, help="path patterns of parameters to freeze, like [encoder,policy/block_0]; null: none"
     )
@@ -180,6 +188,30 @@ class WandbConfig:
     group: str | None = setting(None, help="W&B group of runs; null: the name of the sweep, if any")
 
 
+# What Trackio makes a file name and an address of; and OWNER/NAME on Hugging Face.
+TRACKIO_PROJECT, TRACKIO_PROJECT_ALLOWED = r"[A-Za-z0-9][\w-]*", "letters, digits, _ and -, a letter or digit first"
+HUB_ID, HUB_ID_ALLOWED = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", "OWNER/NAME, of letters, digits and ._-"
+
+
+@dataclass
+class TensorBoardConfig:
+    """Event files for TensorBoard."""
+
+    enabled: bool = setting(False, help="write event files for TensorBoard into the run's tensorboard folder")
+
+
+@dataclass
+class TrackioConfig:
+    """Logging to Trackio, in its local database or on Hugging Face."""
+
+    enabled: bool = setting(False, help="logging to Trackio")
+    project: str = word(TRACKIO_PROJECT, TRACKIO_PROJECT_ALLOWED, default="instructrl", help="Trackio project")
+    space: str | None = word(
+        HUB_ID, HUB_ID_ALLOWED, help="Space on Hugging Face to log to; null: Trackio's local database"
+    )
+    group: str | None = setting(None, help="Trackio group of runs; null: the name of the sweep, if any")
+
+
 @dataclass
 class TrainConfig:
     """Settings of `python train.py`."""
@@ -216,6 +248,8 @@ class TrainConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
+    tensorboard: TensorBoardConfig = field(default_factory=TensorBoardConfig)
+    trackio: TrackioConfig = field(default_factory=TrackioConfig)
 
 
 def check_dimensions(encoder: EncoderConfig, policy: PolicyConfig, *, image_size: int) -> None:
@@ -225,6 +259,18 @@ def check_dimensions(encoder: EncoderConfig, policy: PolicyConfig, *, image_size
         raise InputError(f"policy.dim: found {policy.dim}; allowed: an even number")
     if policy.dim % policy.heads:
         raise InputError(f"policy.heads: found {policy.heads}; allowed: a divisor of policy.dim={policy.dim}")
+
+
+def check_actions(head: HeadConfig, sim: SimConfig) -> None:
+    """Raise InputError if the head predicts other actions than the demonstrations have, or fewer than are executed."""
+    if head.actions != sim.actions:
+        others = ", ".join(name for name in HEADS.own if HEADS.load_own(name).actions == sim.actions)
+        raise InputError(
+            f"head.kind: found {head.kind}, which predicts {head.actions} actions, with sim.actions={sim.actions}; "
+            f"allowed: sim.actions={head.actions}, or head.kind {others}"
+        )
+    if isinstance(head, ChunkConfig) and head.execute > head.chunk:
+        raise InputError(f"head.execute: found {head.execute}; allowed: at most head.chunk={head.chunk}")
 
 
 def uses_cached_features(config: TrainConfig) -> bool:
@@ -295,6 +341,15 @@ def check_features(config: TrainConfig) -> None:
         )
 
 
+def check_returned(training: TrainingConfig) -> None:
+    """Raise InputError if a training is to return the success rate of rollouts that it never makes."""
+    if training.objective == "rollout/success_rate" and not 0 < training.rollout_every <= training.epochs:
+        raise InputError(
+            f"training.objective: found rollout/success_rate with training.rollout_every={training.rollout_every}; "
+            f"allowed: val/loss, or training.rollout_every from 1 to training.epochs={training.epochs}"
+        )
+
+
 def check_objective(config: TrainConfig) -> None:
     """Raise InputError if settings do not apply to the objective, or those of pretraining do not fit together."""
     options = config.pretraining
@@ -305,6 +360,7 @@ def check_objective(config: TrainConfig) -> None:
                 raise InputError(
                     f"pretraining.{key}: found {found}; allowed: null, or add objective=masked_pretraining"
                 )
+        check_actions(config.head, config.sim)
         return
     encoder, training = config.encoder, config.training
     if not encoder.masks_patches:

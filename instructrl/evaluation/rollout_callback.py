@@ -33,7 +33,7 @@ class RolloutCallback:
             check_tasks(config.sim, task_names(config.task))
         self._config, self._run = config, run
         self._workers: Workers | None = None
-        self._agents: dict[int, BatchedAgent] = {}  # keyed by the maximum episode length: each is compiled once
+        self._agent: BatchedAgent | None = None  # one for all tasks, which share its compiled programs
 
     def __call__(self, params: Any, epoch: int) -> dict[str, float]:
         by_task = {task: self._run_task(task, params) for task in task_names(self._config.task)}
@@ -55,21 +55,21 @@ class RolloutCallback:
             count, first = config.training.rollout_episodes, TRAINING_ROLLOUT_SEEDS
             starts = fixed_starts(count, info.variations, first_seed=first, seed=config.seed)
             specs = {index: EpisodeSpec(start) for index, start in starts.items()}
-            policy = self._batched_agent(slots=len(self._workers), steps=info.max_steps)
-            policy.params = params
+            policy = self._batched_agent(slots=len(self._workers))
+            policy.params, policy.steps = params, info.max_steps
             return list(run_rollouts(self._workers, policy, specs=specs).values())
         finally:
             if len(task_names(config.task)) > 1:
                 self.close()
 
-    def _batched_agent(self, *, slots: int, steps: int) -> BatchedAgent:
-        if steps not in self._agents:
+    def _batched_agent(self, *, slots: int) -> BatchedAgent:
+        if self._agent is None:
             tokenizer = make_tokenizer(self._config.encoder)
             agent = make_agent(self._config, vocabulary_size=tokenizer.vocabulary_size)
             words = read_words(self._run)
             check = InstructionCheck(self._config.encoder, tokenizer, words, report=print_warning)
-            self._agents[steps] = BatchedAgent(agent, None, tokenizer, slots=slots, steps=steps, check=check)
-        return self._agents[steps]
+            self._agent = BatchedAgent(agent, None, tokenizer, slots=slots, steps=1, check=check)
+        return self._agent
 
     def close(self) -> None:
         """Stop the worker processes."""

@@ -28,11 +28,11 @@ from instructrl.storage.paths import StoragePath, storage_path
 from instructrl.training.parameters.load_agent import LoadedAgent, export_agent
 from instructrl.types import Observation
 
-FIRST_STEPS = 8  # initial capacity of the history in keyframes; doubled when it is full
+FIRST_STEPS = 64  # keyframes of an episode without compiling again; doubled when they are reached
 
 
 class Agent:
-    """One agent in one episode; it keeps the episode's keyframe history until `reset`.
+    """One agent in one episode, which it remembers until `reset`.
 
     Attributes:
         cameras: the cameras whose images it expects, in this order.
@@ -111,14 +111,16 @@ class Agent:
             return upload(Path(folder), repository, private=private, message=f"Agent of step {self.step}")
 
     def reset(self) -> None:
-        """Clear the history; the next action is the first of a new episode."""
+        """Forget the episode; the next action is the first of a new episode."""
         self._instruction = None
 
     def act(self, observation: Observation | Mapping[str, Any], instruction: str) -> np.ndarray:
-        """The next keyframe action, float32 [8]: position (m, world), quaternion x y z w, gripper open in {0, 1}.
+        """The next action, float32 [8]: position (m, world), quaternion x y z w, gripper open in {0, 1}.
+
+        It is a keyframe, or with a head of dense actions a pose to be drawn towards for one step of time.
 
         Args:
-            observation: of this keyframe. A mapping has, like those of `instructrl.sim.gym`, for each
+            observation: of this step. A mapping has, like those of `instructrl.sim.gym`, for each
                 camera `NAME_rgb` uint8 [H W 3], `NAME_intrinsics` [3 3] and `NAME_extrinsics` [4 4] (camera to world,
                 metres), and `state`: the numbers that the attribute `state` names, such as gripper open, two finger
                 positions in metres and time in [-1, 1].
@@ -138,7 +140,7 @@ class Agent:
                 f"instruction: found {format_value(instruction)} in an episode with {format_value(self._instruction)}; "
                 "call reset() before another episode"
             )
-        while len(self._batched.history[0]) >= self._batched.steps:
+        while self._batched.is_full(0):
             self._batched.steps *= 2
         action = self._batched.act({0: checked})[0]
         check_action(action)  # not finite if the policy diverged in training

@@ -77,7 +77,7 @@ class InstructionCheck:
     def _unknown(self, instruction: str, known: frozenset[str]) -> str:
         """The message on an instruction; "" if its words are known."""
         words = self._tokenizer.words(instruction)
-        unknown = [word for word in dict.fromkeys(words) if word not in known]
+        unknown = unknown_words(words, known)
         if words and not unknown:
             return ""
         found = f"instruction {format_value(instruction)}: "
@@ -91,6 +91,11 @@ class InstructionCheck:
                 "trained to act on it"
             )
         return f"{found}no instruction of the training had {listed(unknown)}; {advice}"
+
+
+def unknown_words(words: Sequence[str], known: frozenset[str]) -> list[str]:
+    """Those words that are not known, each once."""
+    return [word for word in dict.fromkeys(words) if word not in known]
 
 
 def listed(words: Sequence[str]) -> str:

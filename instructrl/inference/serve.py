@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from instructrl.inference.serving.policy_server import PolicyServer
 
 PROG = "python -m instructrl.inference.serve"
+OTHER_ADDRESS = "choose another port= or host="
 
 
 @dataclass
@@ -60,8 +61,8 @@ class ServeConfig:
     hardware: DeviceConfig = field(default_factory=DeviceConfig)
 
 
-def bound_socket(host: str, port: int) -> socket.socket:
-    """A socket at an address, which does not listen yet.
+def bound_socket(host: str, port: int, *, remedy: str = OTHER_ADDRESS) -> socket.socket:
+    """A socket at an address, which does not listen yet; `remedy` ends the error of a port in use.
 
     Raises:
         InputError: there is no such address here, or the port is in use.
@@ -76,13 +77,13 @@ def bound_socket(host: str, port: int) -> socket.socket:
         bound.bind(address)
     except OSError as error:
         bound.close()
-        raise unavailable(host, port, error) from None
+        raise unavailable(host, port, error, remedy=remedy) from None
     return bound
 
 
-def unavailable(host: str, port: int, error: OSError) -> InputError:
+def unavailable(host: str, port: int, error: OSError, *, remedy: str) -> InputError:
     """The error of a port that cannot be had."""
-    return InputError(f"port: found {port} at {host} ({_said(error)}); choose another port= or host=")
+    return InputError(f"port: found {port} at {host} ({_said(error)}); {remedy}")
 
 
 def prepare(config: ServeConfig, token: str | None) -> "PolicyServer":
@@ -128,7 +129,7 @@ async def serve(server: "PolicyServer", listener: socket.socket, config: ServeCo
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
-        raise unavailable(host, port, error) from None
+        raise unavailable(host, port, error, remedy=OTHER_ADDRESS) from None
     say("stopped")
 
 

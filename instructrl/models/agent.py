@@ -18,6 +18,7 @@ from instructrl.models.heads.registry import make_head
 from instructrl.models.layers.block_stack import DEFAULT_EXECUTION, ExecutionConfig
 from instructrl.models.patch_reader import PatchReader
 from instructrl.models.policy import Policy
+from instructrl.models.policy_memory import NextStep
 from instructrl.types import Batch, Features
 from instructrl.workspace import Workspace
 
@@ -25,7 +26,7 @@ POOLING_SLOTS, POOLING_DIM = 4, 64  # of encoder.pooling=slots
 
 
 class Agent(nn.Module):
-    """Predicts one keyframe action per step of a batch of histories.
+    """Predicts an action, or a chunk of dense ones, at each step of a batch of histories.
 
     `encode` and `predict` are separate, so that a rollout encodes each frame once.
     """
@@ -67,12 +68,12 @@ class Agent(nn.Module):
         """Encode images and instructions."""
         return self.encoder(images, tokens, text_padding_mask)
 
-    def predict(self, features: Features, batch: Batch) -> Any:
-        """The head's prediction for every step of a batch; the batch's images are not used."""
+    def predict(self, features: Features, batch: Batch, step: NextStep | None = None) -> Any:
+        """The head's prediction for every step of a batch; the batch's images are not used. `step` as in `act`."""
         if self.reads_patches:
             self.check_patches(features)
         features = features._replace(pooled=self.pooled(features))
-        hidden = self.policy(features, batch.state, batch.actions)
+        hidden = self.policy(features, batch.state, batch.actions, step)
         return self.head(hidden, features.patches, self.cameras(batch))
 
     def check_patches(self, features: Features) -> None:
@@ -93,22 +94,38 @@ class Agent(nn.Module):
         summary = self.pooling(features.text[:, None], features.patches).summary
         return jnp.concatenate([features.pooled, summary], axis=-1)
 
-    def decode(self, features: Features, batch: Batch) -> Float[Array, "B T 8"]:
-        """The action at every step."""
-        return self.head.decode(self.predict(features, batch), self.cameras(batch))
+    def act(self, batch: Batch, step: NextStep) -> tuple[Float[Array, "B *C 8"], Float[Array, "B K R P"] | None]:
+        """The action, or the chunk of C, at one more step of every episode, with the memory of those before.
+
+        See `policy_memory.py`. Also returns where the head sees the action's position: shares of the rows R and columns
+        P of patches; None for heads without heatmaps.
+
+        Args:
+            batch: of one step (T = 1), whose `actions` are those of the step before.
+            step: its place in the episodes.
+        """
+        predicted = self.predict(self.features(batch), batch, step)
+        heatmaps = None
+        if self.head_config.has_heatmaps:
+            shares = self.head.heatmaps(predicted)[:, 0]
+            heatmaps = shares.reshape(*shares.shape[:-1], self.patch_side, self.patch_side)
+        return self.head.decode(predicted, self.cameras(batch))[:, 0], heatmaps
 
     def loss(self, batch: Batch) -> tuple[Array, dict[str, Array]]:
         """Mean loss over unpadded steps, and the same with the decoded actions' errors (cm, degrees)."""
         features, cameras = self.features(batch), self.cameras(batch)
         predicted = self.predict(features, batch)
-        loss = self.head.loss(predicted, self.head.targets(batch.actions, cameras))
+        actions = batch.actions if batch.chunks is None else batch.chunks
+        seeds = {"seeds": batch.seeds} if self.head_config.draws_noise else {}
+        loss = self.head.loss(predicted, self.head.targets(actions, cameras), **seeds)
         decoded = self.head.decode(predicted, cameras)
-        errors = action_errors(decoded, batch.actions)
+        errors = action_errors(decoded, actions)
         if hasattr(self.head, "error_parts"):
-            errors |= self.head.error_parts(predicted, decoded[..., :3], batch.actions[..., :3], cameras)
-        exists = batch.step_mask > 0
-        count = jnp.maximum(exists.sum(), 1)
-        means = {key: jnp.sum(jnp.where(exists, value, 0)) / count for key, value in {"loss": loss, **errors}.items()}
+            errors |= self.head.error_parts(predicted, decoded[..., :3], actions[..., :3], cameras)
+        values = {"loss": loss, **errors}
+        if batch.chunk_mask is not None:
+            values = {key: masked_mean(value, batch.chunk_mask, axis=-1) for key, value in values.items()}
+        means = {key: masked_mean(value, batch.step_mask) for key, value in values.items()}
         return means["loss"], means
 
     def __call__(self, batch: Batch) -> tuple[Array, dict[str, Array]]:
@@ -125,3 +142,9 @@ class Agent(nn.Module):
     def cameras(self, batch: Batch) -> CameraParams:
         """Camera matrices of the batch, and the side length of the encoder's patch grid."""
         return CameraParams(batch.intrinsics, batch.extrinsics, self.image_size, self.patch_side)
+
+
+def masked_mean(values: Array, mask: Array | np.ndarray, *, axis: int | None = None) -> Array:
+    """The mean of the values at which the mask, of the same shape, is above 0; zero where there are none."""
+    exists = mask > 0
+    return jnp.sum(jnp.where(exists, values, 0), axis) / jnp.maximum(exists.sum(axis), 1)

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from instructrl.models.layers.initializers import Dense
+
 CONTENT = 32  # numbers that a slot reads from the patches that it attends to, besides their place
 
 
@@ -39,21 +41,21 @@ class PatchReader(nn.Module):
     @nn.compact
     def __call__(self, query: Float[Array, "B #T E"], patches: Float[Array, "B T K P D"]) -> Reading:
         place = patch_places(round(patches.shape[-2] ** 0.5))
-        key = nn.Dense(self.dim, dtype=self.dtype, name="key")(patches)
-        key = key + nn.Dense(self.dim, use_bias=False, dtype=self.dtype, name="place")(place.astype(self.dtype))
-        film = nn.Dense(2 * self.dim, dtype=self.dtype, name="film")(query)[:, :, None, None]
+        key = Dense(self.dim, dtype=self.dtype, name="key")(patches)
+        key = key + Dense(self.dim, use_bias=False, dtype=self.dtype, name="place")(place.astype(self.dtype))
+        film = Dense(2 * self.dim, dtype=self.dtype, name="film")(query)[:, :, None, None]
         gain, shift = jnp.split(film, 2, axis=-1)
         x = nn.gelu(key * (1 + gain) + shift)
-        scores = jnp.moveaxis(nn.Dense(self.slots, dtype=self.dtype, name="score")(x), -1, -2)
-        wanted = nn.Dense(self.slots * self.dim, dtype=self.dtype, name="query")(query)
+        scores = jnp.moveaxis(Dense(self.slots, dtype=self.dtype, name="score")(x), -1, -2)
+        wanted = Dense(self.slots * self.dim, dtype=self.dtype, name="query")(query)
         wanted = jnp.broadcast_to(wanted, (*patches.shape[:2], wanted.shape[-1]))
         wanted = wanted.reshape(*patches.shape[:2], self.slots, self.dim)
         scores = scores + jnp.einsum("btkpw,btnw->btknp", key, wanted) * self.dim**-0.5
-        absent = nn.Dense(self.slots, dtype=self.dtype, name="absent")(jnp.mean(x, axis=-2))
+        absent = Dense(self.slots, dtype=self.dtype, name="absent")(jnp.mean(x, axis=-2))
         scores = jnp.concatenate([scores, absent[..., None]], axis=-1).astype(jnp.float32)
         attention = jax.nn.softmax(scores, axis=-1)[..., :-1]
         attended = jnp.einsum("btknp,btkpd->btknd", attention.astype(self.dtype), patches)
-        content = nn.Dense(CONTENT, dtype=self.dtype, name="read")(attended)
+        content = Dense(CONTENT, dtype=self.dtype, name="read")(attended)
         expected = jnp.einsum("btknp,pc->btknc", attention, place, precision="highest")
         mass = jnp.sum(attention, axis=-1, keepdims=True)
         summary = jnp.concatenate([content, expected.astype(self.dtype), mass.astype(self.dtype)], axis=-1)

@@ -4,7 +4,7 @@ Shape suffixes: B sequences, T steps, K cameras, F pooled feature width, G text 
 width, S tokens.
 """
 
-from enum import IntEnum
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,8 +16,11 @@ from jaxtyping import Array, Float
 from instructrl.actions import rotation_matrix
 from instructrl.config.model import PolicyConfig
 from instructrl.models.layers.block_stack import DEFAULT_EXECUTION, ExecutionConfig, run_blocks
+from instructrl.models.layers.initializers import Dense, normal
 from instructrl.models.layers.positional import sinusoid
 from instructrl.models.layers.transformer import Block
+from instructrl.models.policy_memory import NextStep
+from instructrl.models.token_order import attention_mask
 from instructrl.types import Features
 from instructrl.workspace import Workspace
 
@@ -36,35 +39,45 @@ class Policy(nn.Module):
         features: Features,
         state: Float[Array, "B T A"],
         actions: Float[Array, "B T 8"],
+        step: NextStep | None = None,
     ) -> Float[Array, "B T E"]:
+        """The vector of every step of whole sequences; or of one more step (T = 1), of which `actions` is the last."""
         batch, steps, cameras, _ = features.pooled.shape
         observations = cameras + state.shape[-1]
         x_BTSE = self.embed(features, state, actions)
-        x_BTSE = x_BTSE + jnp.asarray(sinusoid(np.arange(steps), self.config.dim), self.dtype)[None, :, None]
+        if step is None:
+            position = sinusoid(np.arange(steps), self.config.dim)[None, :, None]
+            mask = jnp.asarray(attention_mask(steps, observations, window=self.config.window))[None]
+            execution = self.execution
+        else:
+            position, mask = step.position[:, None], step.mask
+            execution = replace(self.execution, remat=False, scan=False)  # each block has a memory of its own
+        x_BTSE = x_BTSE + jnp.asarray(position, self.dtype)
         x_BSE = x_BTSE.reshape(batch, -1, self.config.dim)
-        mask = jnp.asarray(attention_mask(steps, observations, window=self.config.window))
-        make = partial(Block, self.config.heads, self.config.mlp_ratio, self.dtype, self.execution.attention)
+        make = partial(
+            Block, self.config.heads, self.config.mlp_ratio, self.dtype, self.execution.attention, step is not None
+        )
         *names, last = (f"block_{index}" for index in range(self.config.depth))
-        x_BSE, _ = run_blocks(self, make, names, x_BSE, mask, execution=self.execution)
+        x_BSE, _ = run_blocks(self, make, names, x_BSE, mask, execution=execution)
         predictions = slice(observations, None, x_BTSE.shape[2])  # other outputs of the last block are unused
-        x_BTE, _ = run_blocks(self, make, [last], x_BSE, mask, predictions, execution=self.execution)
+        x_BTE, _ = run_blocks(self, make, [last], x_BSE, mask, predictions, execution=execution)
         return nn.LayerNorm(dtype=self.dtype, name="norm")(x_BTE)
 
     def embed(self, features: Features, state: Array, actions: Array) -> Float[Array, "B T S E"]:
         """One token per camera and state value, a prediction and an action token, each with a kind embedding."""
         batch, steps, cameras, _ = features.pooled.shape
         width, values = self.config.dim, state.shape[-1]
-        init = nn.initializers.normal(0.02)
+        init = normal(0.02)
         text = jnp.broadcast_to(features.text[:, None, None], (batch, steps, cameras, features.text.shape[-1]))
         views = jnp.concatenate([features.pooled, text], axis=-1)
-        views = nn.Dense(width, dtype=self.dtype, name="embed_camera")(views)
+        views = Dense(width, dtype=self.dtype, name="embed_camera")(views)
         direction = self.param("state_direction", init, (values, width)).astype(self.dtype)
         numbers = state.astype(self.dtype)[..., None] * direction
         predict = jnp.zeros((batch, steps, 1, width), self.dtype)
         if features.text.shape[-1]:  # the prediction begins with the sentence, which heads need to choose patches by
-            predict += nn.Dense(width, dtype=self.dtype, name="embed_text")(features.text)[:, None, None]
+            predict += Dense(width, dtype=self.dtype, name="embed_text")(features.text)[:, None, None]
         action = action_features(actions, self.workspace)
-        action = nn.Dense(width, dtype=self.dtype, name="embed_action")(action)[:, :, None]
+        action = Dense(width, dtype=self.dtype, name="embed_action")(action)[:, :, None]
         kinds = self.param("token_kind", init, (cameras + values + 2, width)).astype(self.dtype)
         return jnp.concatenate([views, numbers, predict, action], axis=2) + kinds
 
@@ -78,34 +91,3 @@ def action_features(actions: Float[Array, "... 8"], workspace: Workspace) -> Flo
     columns = rotation_matrix(actions[..., 3:7])[..., :, :2]
     flat = columns.reshape(*columns.shape[:-2], 6)
     return jnp.concatenate([workspace.normalize(actions[..., :3]), flat, actions[..., 7:]], axis=-1)
-
-
-class TokenKind(IntEnum):
-    """Kind of a token."""
-
-    OBSERVATION = 0  # a camera or a state value
-    PREDICTION = 1
-    ACTION = 2
-
-
-def step_kinds(observations: int) -> np.ndarray:
-    """Kinds of one step's tokens: `observations` times OBSERVATION, then PREDICTION, then ACTION."""
-    return np.array([TokenKind.OBSERVATION] * observations + [TokenKind.PREDICTION, TokenKind.ACTION])
-
-
-def attention_mask(steps: int, observations: int, *, window: int | None = None) -> np.ndarray:
-    """Block-causal mask, bool [S, S]: True if the row's token attends to the column's.
-
-    Every token attends to the observations of its own step and to the observations and actions of all earlier steps.
-    Prediction and action tokens also attend to themselves. No other token attends to a prediction, nor to the action
-    of its own step, so that a prediction never sees its target. With a `window`, only predictions attend to earlier
-    steps (`window - 1` of them): otherwise older steps would leak through the layers.
-    """
-    kind = np.tile(step_kinds(observations), steps)
-    step = np.repeat(np.arange(steps), observations + 2)
-    age = step[:, None] - step[None, :]
-    past = (age > 0) & (kind != TokenKind.PREDICTION)[None, :]
-    if window is not None:
-        past &= (age < window) & (kind == TokenKind.PREDICTION)[:, None]
-    present = (age == 0) & (kind == TokenKind.OBSERVATION)[None, :]
-    return past | present | np.eye(len(kind), dtype=bool)

@@ -41,6 +41,7 @@ TEXT = (  # text parameters; unused by an encoder without text
     "text_model/",
     "text_projection/",
     "logit_scale",
+    "logit_bias",
 )
 
 WORD_EMBEDDINGS = ("text_embedding/embedding", "text_model/embeddings/token_embedding/embedding")
@@ -57,6 +58,7 @@ class Weights(NamedTuple):
     arrays: dict[str, np.ndarray]
     tokenizer: str = ""  # checksum of the tokenizer used in pretraining; "" if not recorded
     architecture: Architecture = {}  # and preprocessing; empty if not recorded
+    licence: str = ""  # of published weights; "" if not recorded
 
 
 def weights_path(encoder: EncoderConfig) -> Path | None:
@@ -97,7 +99,8 @@ def read_weights(path: Path, *, kind: str) -> Weights:
     if checksum(arrays) != metadata["checksum"]:
         raise damaged_file(path, "checksum mismatch", REMEDY)
     architecture = decode_architecture(path, metadata.get("architecture", ""))
-    return Weights(path, kind, metadata["checksum"], arrays, metadata.get("tokenizer", ""), architecture)
+    tokenizer, licence = (metadata.get(key, "") for key in ("tokenizer", "licence"))
+    return Weights(path, kind, metadata["checksum"], arrays, tokenizer, architecture, licence)
 
 
 def read_architecture(path: Path, *, kind: str) -> Architecture:

@@ -1,9 +1,11 @@
 """Exclusive use of a folder by one process of this machine, through a file lock."""
 
 import errno
+import fcntl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
@@ -70,3 +72,15 @@ def try_lock(lock: BaseFileLock) -> bool:
         if error.errno not in NO_LOCKING:
             raise
     return True
+
+
+def is_locked(folder: Path) -> bool:
+    """Return True while a process holds the lock of a local folder, which may be another user's; nothing is written."""
+    try:
+        with (folder / ".lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # never locked, or a file system without locks
+        return False
+    return False

@@ -30,6 +30,8 @@ IGNORED_FIELDS = (
     "weights",
     "frozen",
     "tokenizer",
+    "text_weights",
+    "text_tokenizer",
 )  # settings that change no feature, or enter the key by content
 Images = UInt8[Array | np.ndarray, "N K H W 3"]
 Tokens = Int32[Array | np.ndarray, "N L"]
@@ -70,7 +72,7 @@ def compute_features(config: TrainConfig, files: Sequence[DemonstrationDataset])
         )
     tokenizer = make_tokenizer(config.encoder)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    like = abstract_params(agent, dummy_batch(config.sim, tokenizer))["encoder"]
+    like = abstract_params(agent, dummy_batch(config, tokenizer))["encoder"]
     origin = weight_source(config.encoder, Path())
     params = {"encoder": jax.device_put(read_encoder(config.encoder, origin.path, tokenizer, like=like))}
     return open_features(config, files, tokenizer, agent=agent, params=params, checksum=origin.checksum)

@@ -1,17 +1,23 @@
 """Construction of the models that are trained, their random parameters and parameter shapes."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import cast
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from instructrl.config.encoders import M3AEConfig
-from instructrl.config.environment import SimConfig
+from instructrl.config.heads import chunk_size
 from instructrl.config.training import TrainConfig
 from instructrl.data.text.tokenizer import Tokenizer
 from instructrl.models.agent import Agent
 from instructrl.models.encoders.m3ae_decoder import MaskedM3AE
+from instructrl.models.initialization import draw_params, param_shapes
 from instructrl.models.weight_files import DECODER
+from instructrl.training.distributed.mesh import device_put_tree
 from instructrl.training.distributed.platform import compute_dtype, execution_config
 from instructrl.training.types import Params
 from instructrl.types import Batch, BatchSizes, fake_batch
@@ -25,12 +31,17 @@ def split_encoder_decoder(params: Params) -> Params:
     return {"encoder": {name: part for name, part in params.items() if name not in decoder}, "decoder": decoder}
 
 
-def random_masked_params(model: MaskedM3AE, *, size: int, length: int, seed: int) -> Params:
-    """Random parameters, determined by the seed; the other arguments only give shapes."""
+def random_masked_params(model: MaskedM3AE, *, size: int, length: int, seed: int, mesh: Mesh | None = None) -> Params:
+    """Random parameters, determined by the seed, on the mesh if there is one; the other arguments only give shapes."""
     images, tokens = np.zeros((1, size, size, 3), np.uint8), np.zeros((1, length), np.int32)
     visible = np.zeros(1, np.int32)
     inputs = (images, tokens, np.zeros((1, length), np.float32), visible, visible)
-    return split_encoder_decoder(model.init(jax.random.key(seed), *inputs, method="reconstruct")["params"])
+    params = draw_params(model, jax.random.key(seed), *inputs, method="reconstruct", put=_placement(mesh))
+    return split_encoder_decoder(params)
+
+
+def _placement(mesh: Mesh | None) -> Callable[[jax.Array], jax.Array] | None:
+    return None if mesh is None else partial(device_put_tree, mesh=mesh)
 
 
 def make_masked_model(config: TrainConfig, *, vocabulary_size: int) -> MaskedM3AE:
@@ -61,16 +72,18 @@ def make_agent(config: TrainConfig, *, vocabulary_size: int) -> Agent:
     )
 
 
-def dummy_batch(sim: SimConfig, tokenizer: Tokenizer) -> Batch:
+def dummy_batch(config: TrainConfig, tokenizer: Tokenizer) -> Batch:
     """A minimal dummy batch for shape inference."""
-    return fake_batch(BatchSizes(1, 1, len(sim.cameras), sim.image_size, tokenizer.length, state=len(sim.state)))
+    sim = config.sim
+    sizes = BatchSizes(1, 1, len(sim.cameras), sim.image_size, tokenizer.length, state=len(sim.state))
+    return fake_batch(replace(sizes, chunk=chunk_size(config.head)))
 
 
-def random_params(agent: Agent, batch: Batch, *, seed: int) -> Params:
-    """Random parameters, determined by the seed; `batch` only gives shapes."""
-    return jax.jit(agent.init)(jax.random.key(seed), batch)["params"]
+def random_params(agent: Agent, batch: Batch, *, seed: int, mesh: Mesh | None = None) -> Params:
+    """Random parameters, determined by the seed, on the mesh if there is one; `batch` only gives shapes."""
+    return draw_params(agent, jax.random.key(seed), batch, put=_placement(mesh))
 
 
 def abstract_params(agent: Agent, batch: Batch) -> Params:
     """Shapes and types of the agent's parameters, by shape inference only."""
-    return jax.eval_shape(agent.init, jax.random.key(0), batch)["params"]
+    return param_shapes(agent, batch)

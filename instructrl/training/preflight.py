@@ -17,30 +17,43 @@ from instructrl.models.weight_files import (
     weights_path,
 )
 from instructrl.training.memory_limit import check_memory_limit
+from instructrl.training.monitoring.trackers import check_trackers
 
 M3AE_PAGE = "https://github.com/young-geng/m3ae_public"  # it links a folder; the files have no fixed address
 M3AE_SIZES = {"s": "small", "b": "base", "l": "large", "h": "huge"}  # of our names, and of its files
 
 
 def check_inputs(config: TrainConfig) -> None:
-    """Check the encoder's weights and its tokenizer, and that jax can start.
+    """Check the encoder's weights and its tokenizer, that jax can start, and that trackers are installed.
 
     Raises:
         InputError: one of them is missing or unusable; the message says how to get it. Or memory is limited too much.
     """
     check_memory_limit()
-    weights = weights_path(config.encoder)
-    if weights is not None and config.init_from is not None and not weights.exists():
-        weights = None  # init_from provides the encoder; if it is re-initialized, reading the weights fails then
-    if weights is not None:
-        check_weights(weights, config.encoder)
-        for note in notes_on_weights(weights, config.encoder, rendered_size=config.sim.image_size):
-            warn(note)
-    tokenizer = make_tokenizer(config.encoder)
-    if weights is not None and config.encoder.text:
-        check_vocabulary(weights, config.encoder, tokenizer.vocabulary_size)
-        pretrained_with = read_tokenizer(weights, kind=config.encoder.kind)
-        check_tokenizer(weights, pretrained_with, tokenizer=tokenizer.checksum, name=config.encoder.tokenizer)
+    check_trackers(config)
+    reader = config.encoder.reader
+    parts = config.encoder.parts or {"image": config.encoder}
+    for name, encoder in parts.items():
+        weights = usable_weights(encoder, config)
+        if weights is not None:
+            check_weights(weights, encoder)
+            rendered = config.sim.image_size if name == "image" else None
+            for note in notes_on_weights(weights, encoder, rendered_size=rendered):
+                warn(note)
+    tokenizer, weights = make_tokenizer(config.encoder), usable_weights(reader, config)
+    if weights is not None and reader.text:
+        check_vocabulary(weights, reader, tokenizer.vocabulary_size)
+        pretrained_with = read_tokenizer(weights, kind=reader.kind)
+        check_tokenizer(weights, pretrained_with, tokenizer=tokenizer.checksum, name=reader.tokenizer)
+
+
+def usable_weights(encoder: EncoderConfig, config: TrainConfig) -> Path | None:
+    """The weights to check: none for random ones, or where `init_from` provides the encoder and they are missing.
+
+    If it is re-initialized all the same, reading the weights fails then.
+    """
+    weights = weights_path(encoder)
+    return None if weights is None or (config.init_from is not None and not weights.exists()) else weights
 
 
 def check_weights(path: Path, encoder: EncoderConfig) -> None:
@@ -51,19 +64,21 @@ def check_weights(path: Path, encoder: EncoderConfig) -> None:
     check_architecture(path, read_architecture(path, kind=encoder.kind), encoder)
 
 
-def notes_on_weights(path: Path, encoder: EncoderConfig, *, rendered_size: int) -> list[str]:
+def notes_on_weights(path: Path, encoder: EncoderConfig, *, rendered_size: int | None) -> list[str]:
     """Lines on weights that can be used, but perhaps not as they are meant to be.
 
     Args:
         path: the weight file.
         encoder: the encoder's settings.
-        rendered_size: `sim.image_size`.
+        rendered_size: `sim.image_size`; None: it is given no images.
     """
     recorded, notes = read_architecture(path, kind=encoder.kind), []
     missing = unrecorded(recorded, encoder)
     if missing:
         again = "" if encoder.weights == "shipped" else "; fetch or convert it again with python -m data_tools.weights"
         notes.append(f"{path}: does not record {', '.join(missing)}: the settings are taken without comparison{again}")
+    if rendered_size is None:
+        return notes
     trained, read = recorded.get("image_size"), encoder.image_size or rendered_size
     key = "encoder.image_size" if encoder.image_size else "sim.image_size"
     if trained is not None and trained != read:
@@ -94,7 +109,7 @@ def weights_hint(path: Path, encoder: EncoderConfig) -> str:
     if encoder.weights == "shipped":
         shipped = ", ".join(sorted(file.stem for file in path.parent.glob("*.safetensors"))) or "none"
         return f"InstructRL ships those of {shipped}; name a file, or use encoder.weights=null for random ones"
-    if encoder.tokenizer == "small":
+    if encoder.tokenizer == "small" and encoder.repository is None:
         return "none are published for it: name a file of your own, or use encoder.weights=null for random ones"
     if encoder.name not in options("encoder"):
         return f"convert published ones with {convert_command(path, encoder)}"

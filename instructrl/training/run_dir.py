@@ -1,8 +1,8 @@
 """The run directory: its recorded settings and data, compared with those of a resumed run. Needs no jax.
 
 `config.yaml` holds the settings, `data.json` paths and checksums of the data, `metrics.jsonl` the training curves,
-`speed.jsonl` the throughput, `checkpoints/` the state, `eval/` evaluations, `extensions.json` the epochs after which
-the run was extended.
+`speed.jsonl` the throughput, `images.jsonl` the files of images if there are any, `checkpoints/` the state, `eval/`
+evaluations, `extensions.json` the epochs after which the run was extended.
 """
 
 import copy
@@ -76,11 +76,17 @@ FREE_KEYS = (  # may change when a run resumes: they affect paths, speed and log
     "training.rollout_every",
     "training.rollout_episodes",
     "training.log_every",
+    "training.objective",
     "pretraining.num_visualized",
     "wandb.mode",
     "wandb.project",
     "wandb.entity",
     "wandb.group",
+    "tensorboard.enabled",
+    "trackio.enabled",
+    "trackio.project",
+    "trackio.space",
+    "trackio.group",
 )
 
 

@@ -140,7 +140,7 @@ def run_epochs(
                         validated = validate(objective, state) if validates else None
                     images = objective.visualize(state, step=step) if validates else {}
             if validated is not None:
-                metrics.log_images(images, step=step)
+                metrics.write_images(images, step=step)
                 metrics.write("val", validated, step=step, epoch=epoch)
                 with monitor.timed("saving"):
                     saver.save_validated(state, step=step, metrics={"loss": validated["loss"]})

@@ -2,18 +2,17 @@
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 
 from instructrl.errors import InputError, RunError
-from launchers.ssh.broadcast import print_line, run_on_all
-from launchers.ssh.host import Host, HostError, LostHostError, query_all
+from launchers.ssh.broadcast import LOST_GRACE, print_line, run_on_all
+from launchers.ssh.host import Host, HostError, LostHostError, outputs, query_all, query_each
 from launchers.ssh.variables import LOAD, encode_variables
 
 RUNS = LOAD + (Path(__file__).parent / "runs.sh").read_text(encoding="utf-8")
 SAVE_SECONDS = 10  # seconds to save on the other hosts after a failure
+STOP_TIMEOUT = 60  # seconds for a host to answer, beyond those to save
 
 
 def script(host: Host, verb: str, run: str, *more: object) -> str:
@@ -44,15 +43,8 @@ def start(
 
 def status(hosts: Sequence[Host], run: str) -> list[tuple[Host, str]]:
     """State of a run per host: `running PID`, `ended CODE`, `lost`, `absent`, or an error message."""
-
-    def query(host: Host) -> tuple[Host, str]:
-        try:
-            return host, query_all([host], [script(host, "status", run)], timeout=30)[0].strip()
-        except (HostError, LostHostError) as error:
-            return host, str(error).removeprefix(f"{host.name}: ")
-
-    with ThreadPoolExecutor(len(hosts)) as pool:
-        return list(pool.map(query, hosts))
+    answers = query_each(hosts, [script(host, "status", run) for host in hosts], timeout=30)
+    return [(host, str(text).removeprefix(f"{host.name}: ").strip()) for host, text in zip(hosts, answers, strict=True)]
 
 
 def list_runs(hosts: Sequence[Host]) -> dict[str, list[tuple[Host, str]]]:
@@ -85,7 +77,10 @@ def follow(hosts: Sequence[Host], run: str, *, lines: int = 20, show: Callable[[
     try:
         commands = [script(host, "follow", run, lines) for host in hosts]
         return run_on_all(hosts, commands, f"follow {run}", save_seconds=0, show=show)
-    except (HostError, LostHostError):
+    except LostHostError as error:
+        stop_each([host for host in hosts if host.name != error.host], run, seconds=LOST_GRACE)
+        raise
+    except HostError:
         stop_reachable(hosts, run)
         raise
 
@@ -96,17 +91,22 @@ def stop(hosts: Sequence[Host], run: str, *, seconds: int) -> list[tuple[Host, s
     Raises:
         LostHostError: a host does not answer.
     """
-    commands = [script(host, "stop", run, seconds) for host in hosts]
-    outputs = query_all(hosts, commands, timeout=seconds + 60)
-    return [(host, text.strip()) for host, text in zip(hosts, outputs, strict=True)]
+    answers = stop_each(hosts, run, seconds=seconds)
+    return [(host, text.strip()) for host, text in zip(hosts, outputs(answers), strict=True)]
 
 
 def stop_reachable(hosts: Sequence[Host], run: str) -> None:
     """Stop a run on all reachable hosts, ignoring errors."""
+    stop_each(hosts, run, seconds=SAVE_SECONDS)
 
-    def end(host: Host) -> None:
-        with suppress(RunError):
-            stop([host], run, seconds=SAVE_SECONDS)
 
-    with ThreadPoolExecutor(len(hosts)) as pool:
-        list(pool.map(end, hosts))
+def stop_each(hosts: Sequence[Host], run: str, *, seconds: int) -> list[str | RunError]:
+    """Stop a run; returns each host's state, or its error.
+
+    All are signaled first: hosts that train together also save together, and not all are reached at the same time.
+    """
+    answers = query_each(hosts, [script(host, "terminate", run) for host in hosts], timeout=STOP_TIMEOUT)
+    reached = [host for host, answer in zip(hosts, answers, strict=True) if not isinstance(answer, LostHostError)]
+    scripts = [script(host, "finish", run, seconds) for host in reached]
+    states = dict(zip(reached, query_each(reached, scripts, timeout=seconds + STOP_TIMEOUT), strict=True))
+    return [states.get(host, answer) for host, answer in zip(hosts, answers, strict=True)]

@@ -1,7 +1,7 @@
 # Manages detached runs on a host. `background.py` sends this text to `bash -c`.
 #
-# $1: start, status, follow, stop or list. $2: the run's name. $3: its mark on this host.
-# start: $4 is the command, whose variables (`load_variables`) are a line on standard input. follow: $4 is the number of earlier lines. stop: $4 is the number of seconds to save.
+# $1: start, status, follow, terminate, finish or list. $2: the run's name. $3: its mark on this host.
+# start: $4 is the command, whose variables (`load_variables`) are a line on standard input. follow: $4 is the number of earlier lines. finish: $4 is the number of seconds to save.
 # A run is a folder with the files command, log, pid, and exit once it has ended. The process that waits for the command
 # and writes its exit code holds a lock on the file keeper.
 runs=$HOME/.instructrl/runs folder=$HOME/.instructrl/runs/$2 mark=RUN_MARK=$3
@@ -73,8 +73,11 @@ follow() {
     exit "${code:-4}"
 }
 
-stop() {
+terminate() {
     ! running "$folder" || kill -TERM "$(cat "$folder/pid")"
+}
+
+finish() { # what `terminate` began
     for _ in $(seq $(($4 * 10))); do
         running "$folder" || break
         sleep 0.1

@@ -9,10 +9,11 @@ from typing import Any
 from instructrl.cli.entry import SweepRequest
 from instructrl.config.environment import CollectConfig
 from instructrl.config.evaluation import EvalConfig
-from instructrl.config.launcher import LauncherConfig
+from instructrl.config.launcher import LauncherConfig, SlurmConfig
 from instructrl.config.training import TrainConfig
-from instructrl.errors import InputError
+from instructrl.errors import InputError, format_value
 from launchers.job import JobSpec
+from launchers.sweep.evaluations import evaluation_specs
 from launchers.sweep.runner import sweep_name
 
 
@@ -20,11 +21,13 @@ def job_specs(request: SweepRequest) -> tuple[list[JobSpec], str]:
     """Return a job spec per job, and the name of the sweep.
 
     Raises:
-        InputError: a training is to have more processes than GPUs on a node.
+        InputError: a training is to have more processes than GPUs on a node, a container's settings have no image, or
+            evaluations cannot follow.
     """
     jobs = request.jobs
     if any(isinstance(config, TrainConfig) for config in request.configs):
         check_gpus(request.launcher)
+    check_container(request.launcher.slurm)
     name = request.launcher.sweep or sweep_name(jobs, entry=request.config_name)
     resources = replace(request.launcher, sweep=name)
     specs = []
@@ -38,7 +41,7 @@ def job_specs(request: SweepRequest) -> tuple[list[JobSpec], str]:
             distributed=isinstance(config, TrainConfig),
         )
         specs.append(spec)
-    return specs, name
+    return [*specs, *evaluation_specs(request, specs)], name
 
 
 def check_gpus(resources: LauncherConfig) -> None:
@@ -51,6 +54,15 @@ def check_gpus(resources: LauncherConfig) -> None:
         )
 
 
+def check_container(settings: SlurmConfig) -> None:
+    """Raise InputError for settings of a container without an image."""
+    for name in ("container_mounts", "container_python"):
+        value = getattr(settings, name)
+        if value and not settings.container:
+            found = f"launcher.slurm.{name}: found {format_value(value)}"
+            raise InputError(f"{found} without launcher.slurm.container; give the image too")
+
+
 def launcher_overrides(config: Any, overrides: Sequence[str], resources: LauncherConfig, *, sweep: str) -> list[str]:
     """Return overrides that the launcher adds to a job's: hardware and monitoring, never what it computes."""
     given = {word.partition("=")[0] for word in overrides}
@@ -59,6 +71,8 @@ def launcher_overrides(config: Any, overrides: Sequence[str], resources: Launche
     added = {}
     if config.wandb.mode != "off":
         added["wandb.group"] = sweep
+    if config.trackio.enabled:
+        added["trackio.group"] = sweep
     if resources.kind == "slurm":  # launchers/tpu/launcher.py adds its own
         if resources.slurm.gpus_per_node:
             added["hardware"] = "gpu"

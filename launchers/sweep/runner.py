@@ -39,6 +39,9 @@ class Backend(Protocol):
         starts, so that a later command finds them even if this process is killed meanwhile.
         """
 
+    def submit_after(self, triples: Sequence[tuple[Job, JobSpec, Job]], record: Callable[[], None]) -> None:
+        """Submit jobs as `submit`, each of which starts once the last of its triple has succeeded."""
+
     def attach(self, jobs: Sequence[Job]) -> None:
         """Update the states of jobs of an earlier command, until it is certain which of them still exist."""
 
@@ -59,6 +62,10 @@ def make_backend(resources: LauncherConfig, folder: Path) -> Backend:
         from launchers.tpu.launcher import TpuBackend
 
         return TpuBackend(folder, resources)
+    if resources.kind == "skypilot":
+        from launchers.skypilot.launcher import SkyPilot
+
+        return SkyPilot(folder, resources)
     from launchers.local import Local
 
     return Local(folder, resources)
@@ -79,15 +86,18 @@ def name_of_overrides(jobs: Sequence[Sequence[str]], *, entry: str) -> str:
     return f"{entry}-{text}-{total}"
 
 
-def run_sweep(specs: Sequence[JobSpec], name: str, *, command: str) -> int:
-    """Run all jobs of a sweep; returns 0, or 1 if a job failed, 75 if one was interrupted, 130 for ctrl-C."""
+def run_sweep(specs: Sequence[JobSpec], name: str, *, command: str, compares: bool = True) -> int:
+    """Run all jobs of a sweep; returns 0, or 1 if a job failed, 75 if one was interrupted, 130 for ctrl-C.
+
+    `compares`: compare their runs at the end; False for some jobs of a search, of which others follow.
+    """
     resources, folder = specs[0].resources, FOLDER / name
     backend = make_backend(resources, folder)
     if resources.dry_run:
         print(backend.preview(specs))
         return 0
     with exclusive_lock(folder, activity="launches", busy_hint="end it with ctrl-C", write_hint="go to another folder"):
-        return follow(Table(folder, specs, backend, command), specs, backend, folder)
+        return follow(Table(folder, specs, backend, command), specs, backend, folder, compares=compares)
 
 
 class Table:
@@ -101,6 +111,10 @@ class Table:
         """
         known, spec = read_table(folder), specs[0]
         self.jobs = merge_jobs(known, specs)  # of this command
+        after = [spec.after for spec in specs]
+        self._needed = [
+            (job, self.jobs[index]) for job, index in zip(self.jobs, after, strict=True) if index is not None
+        ]
         self.others = [job for job in known if not any(job is own for own in self.jobs)]
         self._folder, self._command, self._entry, self._kind = folder, command, spec.entry, spec.resources.kind
         self._backends = {self._kind: backend}
@@ -114,11 +128,19 @@ class Table:
         """Update the states of all jobs at the start of a command."""
         for backend, jobs in self._active_jobs():
             backend.attach(jobs)
+        self._explain()
 
     def refresh(self) -> None:
         """Update the states of all jobs."""
         for backend, jobs in self._active_jobs():
             backend.refresh(jobs)
+        self._explain()
+
+    def _explain(self) -> None:
+        """Name the job that did not succeed as the reason why one that needs it was not started."""
+        for job, needed in self._needed:
+            if job.state in ("cancelled", "refused") and not needed.active and needed.state not in ("new", "done"):
+                job.error = f"not started, as job {needed.number} did not succeed"
 
     def _active_jobs(self) -> list[tuple[Backend, list[Job]]]:
         """Return the jobs of each backend that has active ones."""
@@ -129,8 +151,8 @@ class Table:
         return [(self._backends[kind], [job for job in everything if job.launcher == kind]) for kind in sorted(kinds)]
 
 
-def follow(table: Table, specs: Sequence[JobSpec], backend: Backend, folder: Path) -> int:
-    """Submit missing jobs, wait for all to end, and print the table."""
+def follow(table: Table, specs: Sequence[JobSpec], backend: Backend, folder: Path, *, compares: bool = True) -> int:
+    """Submit missing jobs, wait for all to end, print the table, and compare the runs."""
     resources, jobs = specs[0].resources, table.jobs
     table.attach()
     pairs = [(job, spec) for job, spec in zip(jobs, specs, strict=True) if needs_submission(job)]
@@ -142,10 +164,14 @@ def follow(table: Table, specs: Sequence[JobSpec], backend: Backend, folder: Pat
     )
     interrupted = False
     try:
-        if pairs:
-            backend.submit(pairs, table.write)
+        first = [(job, spec) for job, spec in pairs if spec.after is None]
+        if first:
+            backend.submit(first, table.write)
+        later = [(job, spec, jobs[spec.after]) for job, spec in pairs if spec.after is not None]
+        if later:
+            backend.submit_after(later, table.write)
         table.write()
-        if resources.wait or resources.kind != "slurm":  # other backends start the next job from this process
+        if resources.wait or resources.kind not in ("slurm", "skypilot"):  # others start jobs from this process
             wait(table, backend)
     except (KeyboardInterrupt, InterruptedRun):
         interrupted = True
@@ -159,14 +185,15 @@ def follow(table: Table, specs: Sequence[JobSpec], backend: Backend, folder: Pat
     again = sum(job.state == "interrupted" for job in jobs)
     if again:
         print(f"{again} of {len(jobs)} jobs were interrupted: the same command resumes them", flush=True)
-    if not interrupted and not any(job.active for job in jobs):
+    if compares and not interrupted and not any(job.active for job in jobs):
         print(comparison(folder, specs, jobs), end="", flush=True)
     return exit_code(jobs, interrupted=interrupted)
 
 
 def comparison(folder: Path, specs: Sequence[JobSpec], jobs: Sequence[Job]) -> str:
     """Compare the runs of a sweep of trainings or evaluations; returns text, empty for fewer than two runs."""
-    if not (TRAINING | EVALUATION) & set(specs[0].command[:2]) or sum(job.state == "done" for job in jobs) < 2:
+    done = [job for job, spec in zip(jobs, specs, strict=True) if job.state == "done" and spec.after is None]
+    if not (TRAINING | EVALUATION) & set(specs[0].command[:2]) or len(done) < 2:
         return ""
     from instructrl.evaluation.compare.__main__ import compare, summary
 

@@ -40,6 +40,7 @@ from launchers.ssh.host import Host
 from launchers.ssh.sync_code import copy_code
 from launchers.ssh.variables import FILE_PREFIX, passed_variables
 from launchers.tpu import pod
+from launchers.tpu.request import describe_request
 from launchers.tpu.run import command_of, ready_hosts, run_with_recreation, set_up, split_variables
 from launchers.tpu.settings import PROG, PodConfig, read, required_run, run_name
 
@@ -47,7 +48,7 @@ from launchers.tpu.settings import PROG, PodConfig, read, required_run, run_name
 def run_create(config: PodConfig) -> None:
     """Request a pod."""
     if config.dry_run:
-        print(pod.describe_request(config))
+        print(describe_request(config))
         return
     pod.create(pod.cloud_of(config), config)
 

@@ -12,23 +12,16 @@ from typing import Any
 
 import requests
 
-from instructrl.errors import InputError, RunError, short_message
+from instructrl.errors import InputError, short_message
 from instructrl.retries import attempts
+from launchers.tpu.cloud_errors import LOGIN, CloudError, error_of, failed_operation, refused_request
 
 ADDRESS = "https://tpu.googleapis.com"
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 TIMEOUT = 60  # seconds per request
 MAX_ATTEMPTS = 5  # per request, if it fails with a transient error
+VISIBLE_SECONDS = 120  # until a resource that was requested is found
 TRANSIENT = (500, 502, 503, 504)
-LOGIN = "run gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS"
-
-
-class CloudError(RunError):
-    """The cloud refuses a request or does not complete it. `status` is the HTTP status, or 0."""
-
-    def __init__(self, message: str, status: int = 0) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class Cloud:
@@ -69,7 +62,7 @@ class Cloud:
             if response.status_code < 400:
                 return response.json() if response.content else {}
             if last or not (response.status_code in TRANSIENT or (response.status_code == 429 and method == "GET")):
-                raise refused_request(response, path)
+                raise refused_request(response.status_code, content_of(response), path, response.reason or "no reason")
         raise AssertionError
 
     def find(self, kind: str, name: str) -> dict[str, Any] | None:
@@ -82,7 +75,7 @@ class Cloud:
             raise
 
     def all(self, kind: str) -> Iterator[dict[str, Any]]:
-        """Yield all `nodes` or `queuedResources`, over all pages."""
+        """Yield all `nodes`, `queuedResources` or `operations`, over all pages."""
         token = ""
         while True:
             page = self.request("GET", f"{self.parent}/{kind}", **({"pageToken": token} if token else {}))
@@ -120,7 +113,38 @@ class Cloud:
             tick()
             operation = self.request("GET", str(operation["name"]))
         if "error" in operation:
-            raise CloudError(f"cloud: {operation['error'].get('message', 'failed without a reason')}")
+            raise failed_operation(operation["error"], str(operation["name"]))
+
+    def wait_until_visible(self, kind: str, name: str, operation: Mapping[str, Any], *, poll: float) -> None:
+        """Wait until a resource that was just requested is found, which takes a while.
+
+        Raises:
+            CloudError: its creation has failed, or it is not found in time.
+        """
+        deadline = time.monotonic() + VISIBLE_SECONDS
+        while True:
+            if operation.get("error"):
+                raise failed_operation(operation["error"], name)
+            if self.find(kind, name) is not None:
+                return
+            if time.monotonic() > deadline:
+                raise CloudError(f"{name}: requested, but not found within {VISIBLE_SECONDS} seconds")
+            time.sleep(poll)
+            if "name" in operation:
+                operation = self.request("GET", str(operation["name"]))
+
+    def creation_error(self, name: str) -> CloudError | None:
+        """Return the error with which the creation of a node has failed, after which it does not exist."""
+        error = error_of(self.all("operations"), f"/nodes/{name}")
+        return failed_operation(error, name) if error else None
+
+
+def content_of(response: requests.Response) -> Any:
+    """Return the content of an answer, None if it is no JSON."""
+    try:
+        return response.json()
+    except ValueError:
+        return None
 
 
 def signed_session() -> Any:
@@ -136,20 +160,3 @@ def signed_session() -> Any:
         return AuthorizedSession(google.auth.default(scopes=[SCOPE])[0])
     except Exception as error:  # DefaultCredentialsError, and errors of a damaged credentials file
         raise InputError(f"credentials: none found ({short_message(error)}); {LOGIN}") from None
-
-
-def refused_request(response: requests.Response, path: str) -> CloudError:
-    """Build the one-line error of a refused request."""
-    try:
-        message = " ".join(str(response.json()["error"]["message"]).split())
-    except (ValueError, KeyError, TypeError):
-        message = response.reason or "no reason given"
-    status = response.status_code
-    advice = {
-        401: f"; {LOGIN}",
-        403: "; request the role roles/tpu.admin, or check project= and zone=",
-        404: "; check pod=, zone= and project=",
-        409: "; the name exists already: choose another pod=, or delete it",
-        429: "; request more quota, or choose another zone= or a smaller accelerator=",
-    }.get(status, "")
-    return CloudError(f"cloud: {status} for {path}: {message}{advice}", status)

@@ -13,6 +13,8 @@ from launchers.job_table import Job
 from launchers.local import Local
 from launchers.ssh.host import Host, read_hosts
 from launchers.tpu import pod
+from launchers.tpu.accelerator import slice_of
+from launchers.tpu.request import describe_request, request_of
 from launchers.tpu.run import SETUP, command_of
 from launchers.tpu.settings import SETUP_VARIABLE
 
@@ -50,7 +52,7 @@ class TpuBackend(Local):
             InputError: there is no checkout whose code the pod would get.
         """
         checkout()
-        lines = [] if self.tpu.addresses else [pod.describe_request(self.tpu)]
+        lines = [] if self.tpu.addresses else [describe_request(self.tpu)]
         where = self.tpu.addresses or self.tpu.pod
         lines.append(f"on each host of {where}: the code into ~/{self.tpu.folder}, then bash {SETUP}")
         placeholder = [Host("", "{first}")]
@@ -69,7 +71,7 @@ class TpuBackend(Local):
         if self.tpu.addresses is None:
             for _, spec in pairs:
                 self.check_output(spec)
-            pod.request_of(self.tpu)
+            request_of(self.tpu)
             pod.cloud_of(self.tpu)
         super().submit([(job, replace(spec, command=self.monitor_command(spec))) for job, spec in pairs], record)
 
@@ -87,7 +89,9 @@ class TpuBackend(Local):
     @property
     def is_multi_host(self) -> bool:
         """True if the pod has several hosts."""
-        return "," in self.tpu.addresses if self.tpu.addresses is not None else self.tpu.hosts != 1
+        if self.tpu.addresses is not None:
+            return "," in self.tpu.addresses
+        return slice_of(self.tpu).hosts > 1
 
     def monitor_command(self, spec: JobSpec) -> tuple[str, ...]:
         """Return the local command that runs a job on the pod."""

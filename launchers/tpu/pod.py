@@ -1,11 +1,9 @@
 """Life cycle of a pod in the cloud: request, wait, preemption, deletion.
 
-A pod is one TPU node. With `queued` or `spot` the cloud creates it from a queued resource of the same name, which waits
-in a queue and may be preempted.
+A pod is one TPU node. With `queued`, `spot` and others the cloud creates it from a queued resource of the same name,
+which waits in a queue and may be preempted.
 """
 
-import getpass
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,11 +14,18 @@ from instructrl.config.fields import format_value
 from instructrl.config.launcher import TpuConfig
 from instructrl.errors import InputError, RunError
 from launchers.ssh.host import Host
-from launchers.tpu.api import Cloud, CloudError
+from launchers.tpu.accelerator import expected_hosts
+from launchers.tpu.api import Cloud
+from launchers.tpu.cloud_errors import CloudError
+from launchers.tpu.request import LABEL, key_of, proxy_of, request_of, user_of
+from launchers.tpu.settings import PROG
 
-LABEL = "instructrl"
 LOST = ("PREEMPTED", "TERMINATED", "SUSPENDING", "SUSPENDED")  # states of nodes and of queued resources
 STOPPED = ("STOPPING", "STOPPED", "HIDING", "HIDDEN")
+
+
+class UnservedRequestError(RunError):
+    """A queued resource failed, or was suspended before the pod was ready; the same request may succeed later."""
 
 
 @dataclass(frozen=True)
@@ -60,64 +65,6 @@ def pod_name(tpu: TpuConfig) -> str:
     if tpu.pod is None:
         raise InputError("pod: not set; give pod=NAME")
     return tpu.pod
-
-
-def request_of(tpu: TpuConfig, *, key_text: str | None = None) -> tuple[str, dict[str, Any]]:
-    """Build the request for a pod: `nodes` or `queuedResources`, and the body. `key_text` replaces the public key.
-
-    Raises:
-        InputError: a setting is missing, or the public key cannot be read.
-    """
-    if tpu.accelerator is None:
-        raise InputError(
-            "accelerator: not set; give launcher=tpu_v4_32 or another of conf/launcher/, or accelerator=v4-32"
-        )
-    node: dict[str, Any] = {
-        "acceleratorType": tpu.accelerator,
-        "runtimeVersion": tpu.runtime,
-        "networkConfig": {"enableExternalIps": not tpu.internal},
-        "metadata": {"ssh-keys": f"{user_of(tpu)}:{key_text or public_key(tpu)}"},
-        "labels": {LABEL: "pod"},
-    }
-    if tpu.network:
-        node["networkConfig"]["network"] = tpu.network
-    if tpu.subnetwork:
-        node["networkConfig"]["subnetwork"] = tpu.subnetwork
-    if tpu.service_account:
-        scope = ["https://www.googleapis.com/auth/cloud-platform"]
-        node["serviceAccount"] = {"email": tpu.service_account, "scope": scope}
-    if not (tpu.queued or tpu.spot):
-        return "nodes", node
-    parent = f"projects/{tpu.project or 'PROJECT'}/locations/{tpu.zone or 'ZONE'}"
-    body: dict[str, Any] = {"tpu": {"nodeSpec": [{"parent": parent, "nodeId": tpu.pod, "node": node}]}}
-    if tpu.spot:
-        body["spot"] = {}
-    return "queuedResources", body
-
-
-def describe_request(tpu: TpuConfig) -> str:
-    """Format the request for a pod as text, without reading a key."""
-    kind, body = request_of(tpu, key_text=f"the content of {tpu.key}.pub")
-    where = f"projects/{tpu.project or 'PROJECT'}/locations/{tpu.zone or 'ZONE'}/{kind}"
-    return f"POST {where} {tpu.pod or 'POD'}\n{json.dumps(body, indent=2)}"
-
-
-def user_of(tpu: TpuConfig) -> str:
-    """Return the user name on the hosts."""
-    return tpu.user or getpass.getuser()
-
-
-def public_key(tpu: TpuConfig) -> str:
-    """Read the public half of the ssh key, which is installed on a new node.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    path = Path(f"{tpu.key}.pub").expanduser()
-    try:
-        return " ".join(path.read_text(encoding="utf-8", errors="replace").split()[:2])
-    except (OSError, UnicodeDecodeError):
-        raise InputError(f"key: no public key in {path}; run ssh-keygen -t ed25519 -f {tpu.key}, or set key=") from None
 
 
 def pod_status(cloud: Cloud, name: str) -> PodStatus:
@@ -175,8 +122,7 @@ def create(cloud: Cloud, tpu: TpuConfig, say: Callable[[str], None] = print) -> 
         raise
     spot = " (spot)" if tpu.spot else ""
     say(f"{name}: requested {tpu.accelerator} in {tpu.zone}{spot}; it is billed until it is deleted")
-    if operation.get("error"):
-        raise CloudError(f"cloud: {operation['error'].get('message')}")
+    cloud.wait_until_visible(kind, name, operation, poll=tpu.poll_seconds)
 
 
 def requested_node(queued: dict[str, Any]) -> dict[str, Any]:
@@ -196,7 +142,9 @@ def wait(cloud: Cloud, tpu: TpuConfig, say: Callable[[str], None] = print) -> di
         The node.
 
     Raises:
-        RunError: it failed, was lost, or takes longer than `wait_minutes`; the message lists existing resources.
+        UnservedRequestError: the queued resource failed, or was taken away again.
+        CloudError: the creation failed, as there is no capacity.
+        RunError: the pod takes longer than `wait_minutes`, or is stopped; the message lists existing resources.
     """
     name, started, reported, reported_at = pod_name(tpu), time.monotonic(), "", 0.0
     while True:
@@ -207,14 +155,38 @@ def wait(cloud: Cloud, tpu: TpuConfig, say: Callable[[str], None] = print) -> di
             reported, reported_at = status.detail, minutes
         if status.state == "ready" and status.node is not None:
             return status.node
+        if status.state == "absent" and (failure := cloud.creation_error(name)):
+            raise failure
         if status.state not in ("waiting", "ready"):
-            raise RunError(f"{name}: {status.state}, {status.detail}; {describe_resources(cloud, tpu)}")
+            error = UnservedRequestError if status.state in ("failed", "lost") else RunError
+            raise error(f"{name}: {status.state}, {status.detail}; {describe_resources(cloud, tpu)}")
         if minutes > tpu.wait_minutes:
             raise RunError(
                 f"{name}: not ready within wait_minutes={tpu.wait_minutes:g} ({status.detail}); "
                 f"{describe_resources(cloud, tpu)}"
             )
         time.sleep(tpu.poll_seconds)
+
+
+def obtain(cloud: Cloud, tpu: TpuConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Request the pod unless it exists and wait for it; again if the queue fails it, up to `requests` times.
+
+    Returns:
+        The node.
+
+    Raises:
+        RunError: as `create` and `wait`.
+    """
+    for number in range(1, tpu.requests + 1):
+        create(cloud, tpu, say)
+        try:
+            return wait(cloud, tpu, say)
+        except UnservedRequestError as error:
+            if number == tpu.requests:
+                raise RunError(f"{error}; requested {number} times, as requests={tpu.requests} allows") from None
+            say(f"{error}; requesting it again ({number} of at most {tpu.requests} requests so far)")
+            time.sleep(tpu.poll_seconds)
+    raise AssertionError
 
 
 def delete(cloud: Cloud, tpu: TpuConfig, say: Callable[[str], None] = print) -> None:
@@ -240,11 +212,11 @@ def delete(cloud: Cloud, tpu: TpuConfig, say: Callable[[str], None] = print) -> 
 def describe_resources(cloud: Cloud, tpu: TpuConfig) -> str:
     """Describe existing resources of the pod and how to delete them; never raises."""
     name = pod_name(tpu)
-    command = f"python -m launchers.tpu delete pod={name} zone={tpu.zone} project={tpu.project}"
+    command = f"{PROG} delete pod={name} zone={tpu.zone} project={tpu.project}"
     try:
         status = pod_status(cloud, name)
     except (RunError, InputError) as error:
-        return f"its state is unknown ({error}); check with python -m launchers.tpu list, delete it with {command}"
+        return f"its state is unknown ({error}); check with {PROG} list, delete it with {command}"
     if status.state == "absent":
         return "no resources exist"
     return f"{status.detail} exists and may be billed: {command}"
@@ -254,29 +226,27 @@ def hosts_of(tpu: TpuConfig, node: dict[str, Any]) -> list[Host]:
     """Return the pod's hosts in the order of the TPU's workers.
 
     Raises:
-        RunError: the cloud reports no addresses, or not as many as `hosts`.
+        RunError: the cloud reports no addresses, or not as many as its accelerator has.
     """
     name = pod_name(tpu)
     found = []
     for index, endpoint in enumerate(node.get("networkEndpoints", [])):
         external = endpoint.get("accessConfig", {}).get("externalIp")
-        address = endpoint.get("ipAddress") if tpu.internal else external
+        address = endpoint.get("ipAddress") if tpu.internal or tpu.iap_group else external
         if not address:
             kind = (
                 "internal" if tpu.internal else "external; internal=true uses the internal one, if reachable from here"
             )
             raise RunError(f"{name}: the cloud reports no address for worker {index} of the kind {kind}")
-        found.append(Host(f"{name}-{index}", address, tpu.ssh_port, user_of(tpu), key_of(tpu), known_hosts(tpu, node)))
-    if not found or (tpu.hosts is not None and len(found) != tpu.hosts):
+        login = {"user": user_of(tpu), "key": key_of(tpu), "known": known_hosts(tpu, node), "proxy": proxy_of(tpu)}
+        found.append(Host(f"{name}-{index}", address, tpu.ssh_port, **login))
+    expected = expected_hosts(tpu, node.get("acceleratorType"))
+    if not found or expected not in (None, len(found)):
         raise RunError(
-            f"{name}: the cloud reports {len(found)} hosts, expected {tpu.hosts or 'some'}; check accelerator="
+            f"{name}: the cloud reports {len(found)} hosts, expected {expected or 'some'}; "
+            f"check accelerator=, or delete the pod, which may be billed: {PROG} delete pod={name}"
         )
     return found
-
-
-def key_of(tpu: TpuConfig) -> str:
-    """Return the path of the private key."""
-    return str(Path(tpu.key).expanduser())
 
 
 def known_hosts(tpu: TpuConfig, node: dict[str, Any]) -> str:

@@ -14,7 +14,8 @@ from launchers.ssh.host import Host, HostError, LostHostError, query_all, read_h
 from launchers.ssh.sync_code import copy_code
 from launchers.ssh.variables import passed_variables
 from launchers.tpu.api import Cloud
-from launchers.tpu.pod import cloud_of, create, hosts_of, key_of, pod_name, pod_status, wait
+from launchers.tpu.pod import cloud_of, hosts_of, obtain, pod_name, pod_status
+from launchers.tpu.request import key_of
 
 PYTHON = ".venv/bin/python"
 SETUP = "launchers/setup/setup_tpu.sh"
@@ -102,8 +103,7 @@ def ensure_ready(
     if cloud is None:
         hosts = ready_hosts(tpu)
     else:
-        create(cloud, tpu, say)
-        hosts = hosts_of(tpu, wait(cloud, tpu, say))
+        hosts = hosts_of(tpu, obtain(cloud, tpu, say))
         wait_for_ssh(hosts)
     files, megabytes = copy_code(hosts, code, tpu.folder)
     say(f"copied {files} files ({megabytes:.1f} MB) to {len(hosts)} hosts")

@@ -42,9 +42,7 @@ def measured(config: TrainConfig) -> tuple[float, float, float]:
     """Seconds to trace and to compile loss and gradients, and MB of memory besides parameters and gradients."""
     tokenizer = make_tokenizer(config.encoder)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    params, _ = split_params(
-        abstract_params(agent, dummy_batch(config.sim, tokenizer)), config.training, config.encoder
-    )
+    params, _ = split_params(abstract_params(agent, dummy_batch(config, tokenizer)), config.training, config.encoder)
     features = FeatureSizes(len(pooled_layers(config.encoder)) * config.encoder.dim, 0, None, config.hardware.precision)
     sizes = BatchSizes(config.training.batch_size, STEPS, len(config.sim.cameras), 256, tokenizer.length, features)
     batch: Any = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), fake_batch(sizes))

@@ -53,7 +53,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder, open_checkpoints(Path(folder)) as checkpoints:
             whole = processor_seconds(save, checkpoints)
             written = Path(folder) / "checkpoints/1"
-            writing.append(processor_seconds(write_inventory, written))
+            writing.append(processor_seconds(write_inventory, written, None))
             saving.append(whole - writing[-1])
             restoring.append(processor_seconds(checkpoints.restore, state, step=1))
             comparing.append(processor_seconds(find_damage, written, contents=True))

@@ -94,9 +94,7 @@ def main() -> None:
     config = compose("train", TrainConfig, [*SETTINGS, *sys.argv[1:]])
     tokenizer = make_tokenizer(config.encoder)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    shapes, _ = split_params(
-        abstract_params(agent, dummy_batch(config.sim, tokenizer)), config.training, config.encoder
-    )
+    shapes, _ = split_params(abstract_params(agent, dummy_batch(config, tokenizer)), config.training, config.encoder)
     params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.02), shapes)
     gradients = jax.tree.map(jnp.ones_like, params)
     schedule = learning_rate(config.optimizer, epochs=100, steps_per_epoch=9, batch_size=config.training.batch_size)

@@ -53,7 +53,7 @@ def untrained_agent(config: TrainConfig, info: TaskInfo, *, slots: int) -> Batch
     """An agent with random parameters, whose inference takes as long as that of a trained one."""
     tokenizer = make_tokenizer(config.encoder)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    params = random_params(agent, dummy_batch(config.sim, tokenizer), seed=0)
+    params = random_params(agent, dummy_batch(config, tokenizer), seed=0)
     return BatchedAgent(agent, params, tokenizer, slots=slots, steps=info.max_steps)
 
 

@@ -40,7 +40,7 @@ def untrained() -> Agent:
     select_platform(HardwareConfig("auto"))
     tokenizer = make_tokenizer(config.encoder)
     network = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    params = random_params(network, dummy_batch(config.sim, tokenizer), seed=0)
+    params = random_params(network, dummy_batch(config, tokenizer), seed=0)
     return Agent(LoadedAgent(config, tokenizer, params, 0, frozenset(ASK.split())))
 
 

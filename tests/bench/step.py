@@ -108,7 +108,7 @@ def main() -> None:
     device, dtype = jax.devices()[0], compute_dtype(config.hardware)
     tokenizer = make_tokenizer(config.encoder)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    params = random_params(agent, dummy_batch(config.sim, tokenizer), seed=0)
+    params = random_params(agent, dummy_batch(config, tokenizer), seed=0)
     print(f"{device.device_kind}, {jax.device_count()} of them, {os.cpu_count()} cores, jax {jax.__version__}")
     rate = max(product_rate(size, dtype) for size in SIZES[device.platform])
     print(f"products in {config.hardware.precision}: {rate / 1e12:.3g} TFLOP/s", flush=True)

@@ -88,7 +88,7 @@ def measure(config: TrainConfig, episodes: DemonstrationDataset) -> dict[str, fl
         config.optimizer, learning_rate(config.optimizer, epochs=9, steps_per_epoch=9, batch_size=1)
     )
     step = make_train_step(agent, optimizer, seed=0, token_dropout=token_dropout_rate(config.training, config.encoder))
-    state = initial_state(random_params(agent, dummy_batch(config.sim, tokenizer), seed=0), optimizer)
+    state = initial_state(random_params(agent, dummy_batch(config, tokenizer), seed=0), optimizer)
 
     def steps_on(batches: Callable[[], Iterable[Batch]]) -> Callable[[], None]:
         def work() -> None:

@@ -1,5 +1,6 @@
 """Detached runs, which outlive the launcher and are found again; and copies of the code."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -12,6 +13,7 @@ import pytest
 
 from instructrl.errors import InputError
 from launchers.ssh import background
+from launchers.ssh.broadcast import run_on_all
 from launchers.ssh.host import HostError
 from launchers.ssh.sync_code import copy_code
 from tests.fakes.pods import ADDRESSES, SSHD, Pod, pod
@@ -104,6 +106,27 @@ def test_an_end_that_is_not_noted_yet_is_waited_for(running_pod: Pod) -> None:
     later.start()
     assert [text for _, text in background.stop(running_pod.hosts, "slow", seconds=1)] == ["ended 143"] * 3
     later.join()
+
+
+def test_a_host_whose_disk_is_full_says_so(running_pod: Pod, tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    (tmp_path / "large").write_bytes(os.urandom(200_000))
+    (tmp_path / "small").write_text("small")
+    full = running_pod.home(ADDRESSES[1])
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs", str(full)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("requires permission to mount a file system")
+    try:
+        with pytest.raises(HostError, match=rf"^{ADDRESSES[1]}: ended with code \d+ \(.*No space left on device"):
+            copy_code(running_pod.hosts, tmp_path, "code")
+        with pytest.raises(HostError, match=rf"^{ADDRESSES[1]}: ended with code \d+ \(.*No space left on device"):
+            background.start(running_pod.hosts, "full", ["sleep 300"] * 3)
+        assert running_pod.marked("full:") == []
+        command = 'echo 1 >"$HOME/result"; echo "the results are missing"; [ -s "$HOME/result" ]'
+        with pytest.raises(HostError, match=r"code 1; one of its last lines: .*No space left on device; the others"):
+            run_on_all(running_pod.hosts, [command] * 3, "full", show=lambda *_: None)
+    finally:
+        subprocess.run(["umount", "-l", str(full)], check=True)
 
 
 def test_a_host_that_is_lost_is_shown_as_such(running_pod: Pod) -> None:

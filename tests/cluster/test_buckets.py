@@ -97,7 +97,7 @@ def parameters(run: Path) -> list[bytes]:
     config = read_config(run)
     tokenizer = make_tokenizer(config.encoder)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    abstract = abstract_params(agent, dummy_batch(config.sim, tokenizer))
+    abstract = abstract_params(agent, dummy_batch(config, tokenizer))
     with open_checkpoints(run, read_only=True) as checkpoints:
         step = checkpoints.step("last")
         assert step is not None

@@ -1,6 +1,7 @@
 """Training on several devices, in microbatches and in several processes gives the results of one device."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -273,6 +274,18 @@ def test_two_processes_with_a_frozen_encoder_train_as_one_and_compile_once(tmp_p
     assert programs() == cached, "the second start compiles nothing"
 
 
+def test_a_second_start_with_shards_and_microbatches_ends(tmp_path, monkeypatch):
+    """Its programs are compiled again: XLA's, read from the cache, would wait forever."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
+    metrics = []
+    for name in ("first", "second"):
+        words = (*M3AE, f"features_dir={tmp_path}/features", "hardware.fsdp=4", "hardware.accumulation=2")
+        said = ended(start(tmp_path, *words, f"name={name}", devices=4), timeout=150)
+        assert [code for *_, code in said] == [0], said
+        metrics.append((tmp_path / "outputs" / name / "metrics.jsonl").read_text())
+    assert metrics[0] == metrics[1]
+
+
 @pytest.mark.parametrize("heard", [0, 1])
 def test_processes_of_which_one_is_asked_to_end_before_they_meet_end_together(tmp_path, heard):
     team = start(tmp_path, processes=2, devices=1)
@@ -329,3 +342,50 @@ def test_processes_that_meet_again_wait_for_each_other_again(tmp_path):
     ]  # fmt: skip
     said = ended(team, timeout=120)
     assert [code for *_, code in said] == [0, 0], said
+
+
+COMPILING = """
+import sys
+import jax.numpy as jnp
+from instructrl import preemption
+from instructrl.config.training import HardwareConfig
+from instructrl.errors import report_user_errors
+from instructrl.training.distributed.multihost import process_group
+
+address, index, grace = sys.argv[1:]
+preemption.COMPILATION_GRACE = float(grace)
+config = HardwareConfig(name="cpu", coordinator=address, num_processes=2, process_id=int(index))
+with report_user_errors(), preemption.handle_signals(), process_group(config):
+    import jax
+
+    def slow(x):
+        for number in range(400):
+            x = jnp.sin(x @ x + number) + jnp.sort(x, axis=0)
+        return x
+
+    lowered = jax.jit(slow).lower(jnp.ones((8, 8)))
+    print("compiling", file=sys.stderr, flush=True)
+    lowered.compile()
+"""
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_processes_that_are_interrupted_while_they_compile_end_together(first):
+    """JAX aborts a process whose leader is gone: a preempted job would count as one that failed."""
+    address = f"localhost:{free_port()}"
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "false"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    graces = {first: "1", 1 - first: "60"}
+    team = [
+        subprocess.Popen(
+            [sys.executable, "-c", COMPILING, address, str(i), graces[i]], cwd=ROOT, env=environment, **pipes
+        )
+        for i in range(2)
+    ]
+    for process in team:
+        assert "compiling\n" in iter(process.stderr.readline, "")
+        process.send_signal(signal.SIGUSR2)
+    said = ended(team, timeout=120)
+    assert [code for *_, code in said] == [75, 75], said
+    assert "interrupted by SIGUSR2 while compiling: the same command resumes" in said[first][1]
+    assert f"process {first} ended: interrupted while compiling" in said[1 - first][1]

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from instructrl.config.launcher import LauncherConfig, TpuConfig
+from launchers.job import JobSpec
 from launchers.tpu.__main__ import main
+from launchers.tpu.launcher import TpuBackend
 from tests import paths
 from tests.fakes.cloud import PROJECT, QUOTA, ZONE, FakeCloud, cloud
 from tests.fakes.pods import ADDRESSES, SSHD, Pod, copy_of_checkout, pod
@@ -20,7 +23,7 @@ from tests.fixtures.commands import run_main
 from tests.fixtures.xla_flags import QUICK_COMPILATION
 
 GOLDEN = paths.GOLDEN / "tpu_dry_run.txt"
-TEXTS = ("pod", "accelerator", "project", "zone", "key", "user")  # settings with string values
+TEXTS = ("pod", "accelerator", "runtime", "project", "zone", "key", "user")  # settings with string values
 needs_sshd = pytest.mark.skipif(SSHD is None, reason="needs openssh-server")
 
 
@@ -81,7 +84,8 @@ def cloud_commands(checkout: Path, running_pod: Pod, server: FakeCloud, *more: s
     key = running_pod.folder / "key"
     words = [
         "pod=study",
-        "accelerator=v4-24",
+        "accelerator=v9-24",  # of a generation that is too new to be known
+        "runtime=v2-alpha-tpuv9",
         "hosts=3",
         f"project={PROJECT}",
         f"zone={ZONE}",
@@ -138,7 +142,7 @@ def test_a_pod_from_create_to_delete(checkout: Path, running_pod: Pod, server: F
     assert tpu("stop", "run=long", "seconds=9").count("ended 143") == 3
     assert running_pod.marked("long:") == []
     assert "yes: not set; study (queued resource ACTIVE, node READY) is deleted with yes=true" in tpu("delete", code=2)
-    assert server.nodes and "v4-24" in tpu("list")
+    assert server.nodes and "v9-24" in tpu("list")
     assert "no resource with this name is left" in tpu("delete", "yes=true") and not server.nodes
     assert "no resources exist in" in tpu("list")
 
@@ -209,6 +213,9 @@ def test_refusals_are_one_line(checkout: Path, server: FakeCloud, tmp_path: Path
         ("create", [], "accelerator: not set"),
         ("create", ["launcher=tpu_v9"], "launcher: found tpu_v9; allowed: tpu_v3_8, tpu_v4_32, tpu_v5e_256_spot"),
         ("create", ["launcher=tpu_v3_8", "key=/nowhere/key"], "key: no public key in /nowhere/key.pub; run ssh-keygen"),
+        ("create", ["accelerator=nonsense"], "accelerator: found nonsense; allowed: v2-8|32|128|256|512; v3-"),
+        ("create", ["launcher=tpu_v4_32", "hosts=3"], "hosts: found 3, but v4-32 has 4; leave hosts= out"),
+        ("create", ["accelerator=v6e-8", "runtime=v2-alpha-tpuv5"], "runtime: found v2-alpha-tpuv5, an image of v5p; "),
         ("create", ["zon=x"], "zon: no such setting; did you mean zone?"),
         ("logs", ["addresses=127.0.0.9:1"], "run: not set"),
         ("run", [], "run: found no command"),
@@ -242,6 +249,16 @@ def test_a_dry_run_shows_what_a_sweep_would_do(checkout: Path) -> None:
     ran = subprocess.run(line, cwd=checkout, env=environment, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == GOLDEN.read_text()
+
+
+def test_the_hosts_of_a_sweep_follow_from_its_accelerator(checkout: Path, tmp_path: Path) -> None:
+    """The job gets as many processes as the accelerator has hosts, whatever the profile names."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(checkout)
+        for accelerator, coordinator in (("v4-64", True), ("v6e-8", False)):
+            tpu = LauncherConfig(name="tpu", kind="tpu", tpu=TpuConfig(accelerator=accelerator))
+            spec = JobSpec(("train.py",), "/mnt/disk/x", "one", (), tpu, True)
+            assert ("hardware.coordinator=auto" in TpuBackend(tmp_path, tpu).preview([spec])) == coordinator
 
 
 SWEEP = """

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,6 +147,44 @@ def test_a_lost_job_is_noticed_without_waiting(slurm: Cluster, tmp_path: Path) -
     table.write_text(json.dumps(content))
     assert "1 jobs, 0 done, 0 still active, 1 to start" in sweep()
     assert sweep.table[0]["submissions"] == 2 and sweep.table[0]["id"] != "999999"
+
+
+@needs_slurm
+def test_jobs_are_listed_cancelled_and_retried_from_another_folder(slurm: Cluster, tmp_path: Path) -> None:
+    program = "import pathlib, sys, time\nprint(sys.argv[1], flush=True)\n"
+    (tmp_path / "program.py").write_text(program + WAITS.format(go=str(tmp_path / "go")).partition("\n")[2])
+    sweep = sweep_on(slurm, tmp_path, {"one": "", "two": ""})
+    sweep.module = "program"
+    sweep.command = "python train.py launcher=slurm_gpu launcher.slurm.gpus_per_node=null launcher.slurm.memory_gb=null"
+    sweep.command += " launcher.slurm.cpus_per_task=1"
+    sweep()
+
+    def jobs(*words: str, code: int = 0) -> str:
+        line = [sys.executable, "-m", "launchers.jobs", *words, "sweep=study", f"folder={tmp_path}/multirun"]
+        ran = subprocess.run(line, cwd="/", env=sweep.environment, capture_output=True, text=True, timeout=300)
+        assert ran.returncode == code and "Traceback" not in ran.stderr, ran.stdout + ran.stderr
+        return ran.stdout + ran.stderr
+
+    until(lambda: len([*tmp_path.glob("multirun/study/slurm/*.out")]) == 2, 300)
+    assert "2 running" in jobs("list")
+    first = sweep.table[0]["id"]
+    assert jobs("logs", f"job={first}").splitlines()[-1] == "job=one"
+    before = (tmp_path / "multirun/study/jobs.json").read_text()
+    environment = {**sweep.environment, "PATH": "/nowhere"}
+    away = subprocess.run(
+        [sys.executable, "-m", "launchers.jobs", "list"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert "squeue does not answer here: states of SLURM jobs are as recorded" in away.stdout
+    assert (tmp_path / "multirun/study/jobs.json").read_text() == before
+    assert "cancelled by scancel or by SLURM" in jobs("cancel", "job=job=one")
+    assert sweep.states[0] == ("cancelled", None) and "1 running, 1 cancelled" in jobs("list")
+    own = [one for one in slurm.jobs("study") if one["Command"].startswith(f"{tmp_path}/")]
+    assert [one["JobState"] for one in own] == ["CANCELLED", "RUNNING"]
+    (tmp_path / "go").touch()
+    assert "1 jobs, 0 done, 0 still active, 1 to start" in jobs("retry", "job=1", "launcher.poll_seconds=0.3")
+    until(lambda: len([*tmp_path.glob("multirun/study/outcomes/*.json")]) == 2, 300)
+    assert "2 done" in jobs("list")
+    assert sweep.states[0] == ("done", 0) and [job["submissions"] for job in sweep.table] == [2, 1]
 
 
 @needs_slurm

@@ -11,7 +11,8 @@ from urllib.parse import parse_qs, urlsplit
 
 PROJECT, ZONE = "lab", "us-central2-b"
 PARENT = f"projects/{PROJECT}/locations/{ZONE}"
-NODE_KEYS = {"acceleratorType", "runtimeVersion", "networkConfig", "metadata", "labels", "serviceAccount"}
+NODE_KEYS = {"acceleratorType", "runtimeVersion", "networkConfig", "metadata", "labels", "serviceAccount", "dataDisks"}
+QUEUED_KEYS = {"tpu", "spot", "guaranteed", "queueingPolicy", "reservationName"}
 STATUS = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
@@ -25,13 +26,28 @@ QUOTA = "Quota limit 'TPUV4sPodPerProjectPerZoneForTPUAPI' has been exceeded. Li
 
 
 class RefusedError(Exception):
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, *details: dict[str, Any]) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.details = status, details
+
+
+def check_policies(body: dict[str, Any]) -> None:
+    """Refuse values of a queued resource that the API's discovery document (tpu, v2) does not allow."""
+    durations = [
+        body.get("guaranteed", {}).get("minDuration"),
+        body.get("queueingPolicy", {}).get("validUntilDuration"),
+    ]
+    if any(text is not None and not re.fullmatch(r"\d+(\.\d+)?s", text) for text in durations):
+        raise RefusedError(400, "Invalid duration")
+    if set(body.get("queueingPolicy", {})) - {"validUntilDuration"} or {"spot", "guaranteed"} <= set(body):
+        raise RefusedError(400, "Invalid policy")
+    name = body.get("reservationName")
+    if name is not None and not re.fullmatch(r"projects/[^/]+/locations/[^/]+/reservations/[^/]+", name):
+        raise RefusedError(400, "Invalid reservation")
 
 
 class FakeCloud(ThreadingHTTPServer):
-    """Existing resources. `faults` answer the next requests of a method: (method, status, message)."""
+    """Existing resources. `faults` answer the next requests of a method: (method, status, message, *details)."""
 
     daemon_threads = True
 
@@ -41,11 +57,14 @@ class FakeCloud(ThreadingHTTPServer):
         self.nodes: dict[str, dict[str, Any]] = {}
         self.queued: dict[str, dict[str, Any]] = {}
         self.operations: dict[str, dict[str, Any]] = {}
-        self.faults: list[tuple[str, int, str]] = []
+        self.faults: list[tuple[Any, ...]] = []
         self.requests: list[tuple[str, str]] = []
         self.created = 0  # number of nodes created
         self.full = False  # no capacity: queued resources keep waiting
         self.fail = ""  # message with which queued resources fail
+        self.fates: list[str] = []  # states that the next queued resources reach instead of PROVISIONING
+        self.exhausted = ""  # message with which the creation of nodes fails after it was accepted
+        self.hidden = 0  # answers that do not know a new resource yet
         self.stuck = False  # deletions have no effect
         self.lock = RLock()
         self.url = f"http://127.0.0.1:{self.server_port}"
@@ -63,8 +82,14 @@ class FakeCloud(ThreadingHTTPServer):
         wrong = set(body) - NODE_KEYS
         if wrong or not re.fullmatch(r"[a-z][a-z0-9-]{0,61}", name):
             raise RefusedError(400, f"unknown name {sorted(wrong)} or wrong id {name}")
-        if not re.fullmatch(r"\w[\w.-]*:ssh-\S+ \S+", body["metadata"]["ssh-keys"]):
+        keys = body["metadata"].get("ssh-keys")
+        if not re.fullmatch(r"\w[\w.-]*:ssh-\S+ \S+", keys or "") and body["metadata"] != {"enable-oslogin": "TRUE"}:
             raise RefusedError(400, "ssh-keys")
+        for disk in body.get("dataDisks", []):
+            if not re.fullmatch(r"projects/[^/]+/zones/[^/]+/disks/[^/]+", disk["sourceDisk"]):
+                raise RefusedError(400, "sourceDisk")
+            if disk["mode"] not in ("READ_WRITE", "READ_ONLY"):
+                raise RefusedError(400, "mode")
         self.created += 1
         created = f"2026-11-26T00:00:{self.created:02}Z"
         node = {
@@ -87,6 +112,8 @@ class FakeCloud(ThreadingHTTPServer):
                     "state": "FAILED",
                     "failedData": {"error": {"code": 8, "message": self.fail}},
                 }
+            elif state == "WAITING_FOR_RESOURCES" and self.fates and not self.full:
+                queued_resource["state"] = {"state": self.fates.pop(0), "stateInitiator": "SERVICE"}
             elif state == "ACCEPTED":
                 queued_resource["state"]["state"] = "WAITING_FOR_RESOURCES"
             elif state == "WAITING_FOR_RESOURCES" and not self.full:
@@ -99,7 +126,10 @@ class FakeCloud(ThreadingHTTPServer):
                 self.nodes.pop(name, None)
         if node and node["state"] == "CREATING":
             node["polls"] += 1
-            if node["polls"] >= 2:
+            if self.exhausted and not queued_resource:
+                if node["polls"] >= 3:
+                    del self.nodes[name]
+            elif node["polls"] >= 2:
                 node["state"] = "READY"
                 node["networkEndpoints"] = [
                     {"ipAddress": address, "port": 8470, "accessConfig": {"externalIp": address}}
@@ -114,7 +144,7 @@ class FakeCloud(ThreadingHTTPServer):
             raise RefusedError(403, f"Permission denied on resource project {parts[1]} (or it may not exist).")
         kind, name = parts[4], parts[5] if len(parts) > 5 else ""
         if kind == "operations":
-            return self.operation(name)
+            return self.operation(name) if name else self.page(kind, [*map(self.operation, self.operations)], query)
         resources = {"nodes": self.nodes, "queuedResources": self.queued}[kind]
         if method == "POST":
             return self.add(kind, query, body, resources)
@@ -124,6 +154,9 @@ class FakeCloud(ThreadingHTTPServer):
             raise RefusedError(404, f"Resource '{'/'.join(parts)}' was not found")
         if method == "DELETE":
             return self.remove(kind, name, query)
+        if self.hidden:
+            self.hidden -= 1
+            raise RefusedError(404, f"Resource '{'/'.join(parts)}' was not found")
         if kind == "nodes" or name not in self.nodes:
             self.advance(name)
         if name not in resources:
@@ -138,10 +171,11 @@ class FakeCloud(ThreadingHTTPServer):
             self.add_node(name, body)
         else:
             spec = body["tpu"]["nodeSpec"][0]
-            if set(body) - {"tpu", "spot"} or spec["parent"] != PARENT or set(spec) != {"parent", "nodeId", "node"}:
+            if set(body) - QUEUED_KEYS or spec["parent"] != PARENT or set(spec) != {"parent", "nodeId", "node"}:
                 raise RefusedError(400, "Invalid JSON payload received.")
+            check_policies(body)
             self.queued[name] = {"name": f"{PARENT}/{kind}/{name}", "state": {"state": "ACCEPTED"}, **body}
-        return self.begin(lambda: None)
+        return self.begin(lambda: None, "create", f"{PARENT}/{kind}/{name}")
 
     def remove(self, kind: str, name: str, query: dict[str, list[str]]) -> dict[str, Any]:
         if kind == "queuedResources":
@@ -158,20 +192,28 @@ class FakeCloud(ThreadingHTTPServer):
                 self.queued.pop(name, None)
             self.nodes.pop(name, None)
 
-        return self.begin((lambda: None) if self.stuck else end)
+        return self.begin((lambda: None) if self.stuck else end, "delete", f"{PARENT}/{kind}/{name}")
 
-    def begin(self, end: Any) -> dict[str, Any]:
+    def begin(self, end: Any, verb: str, target: str) -> dict[str, Any]:
         name = f"operation-{len(self.operations)}"
-        self.operations[name] = {"polls": 0, "end": end}
-        return {"name": f"{PARENT}/operations/{name}", "done": False}
+        created = f"2026-11-26T00:00:{len(self.operations):02}Z"
+        about = {"createTime": created, "target": target, "verb": verb, "apiVersion": "v2"}
+        self.operations[name] = {"polls": 0, "end": end, "metadata": about}
+        return {"name": f"{PARENT}/operations/{name}", "metadata": about, "done": False}
 
     def operation(self, name: str) -> dict[str, Any]:
         running = self.operations[name]
         running["polls"] += 1
-        done = running["polls"] >= 2
+        about = running["metadata"]
+        failed = self.exhausted and about["verb"] == "create" and "/nodes/" in about["target"]
+        if failed:
+            done = about["target"].rpartition("/")[2] not in self.nodes
+        else:
+            done = running["polls"] >= 2
         if done:
             running["end"]()
-        return {"name": f"{PARENT}/operations/{name}", "done": done}
+        error = {"error": {"code": 8, "message": self.exhausted}} if failed and done else {}
+        return {"name": f"{PARENT}/operations/{name}", "metadata": about, "done": done, **error}
 
     def page(self, kind: str, items: list[dict[str, Any]], query: dict[str, list[str]]) -> dict[str, Any]:
         """Return one item per page, so that clients must follow the page token."""
@@ -202,7 +244,8 @@ class Handler(BaseHTTPRequestHandler):
                 status, response = 200, self.server.answer(self.command, target.path, parse_qs(target.query), body)
             except RefusedError as error:
                 status = error.status
-                response = {"error": {"code": status, "message": str(error), "status": STATUS[status]}}
+                details = {"details": list(error.details)} if error.details else {}
+                response = {"error": {"code": status, "message": str(error), "status": STATUS[status], **details}}
         text = json.dumps(response).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(text)))

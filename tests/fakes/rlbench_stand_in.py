@@ -22,14 +22,17 @@ CAMERAS = ["front", "left_shoulder", "right_shoulder"]
 COLORS = ((220, 30, 30), (30, 200, 40))
 DOWN = (0.0, 1.0, 0.0, 0.0)
 GENERATOR = """
-import importlib, json, pickle, sys
+import importlib, json, pickle, random, sys
 from pathlib import Path
+import numpy as np
 from rlbench.action_modes.action_mode import MoveArmThenGripper
 from rlbench.action_modes.arm_action_modes import EndEffectorPoseViaPlanning
 from rlbench.action_modes.gripper_action_modes import Discrete
 from rlbench.environment import Environment
 
 folder, name, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+np.random.seed(20_000)  # no seed of a test
+random.seed(20_000)
 environment = Environment(MoveArmThenGripper(EndEffectorPoseViaPlanning(), Discrete()), headless=True)
 environment.launch()
 kind = getattr(importlib.import_module(f"rlbench.tasks.{name}"), name.title().replace("_", ""))

@@ -36,6 +36,7 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 MpiDefault=none
 ReturnToService=2
+MaxArraySize={array_size}
 KillWait=5
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
@@ -75,7 +76,11 @@ class Cluster:
         found = [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in lines]
         matching = [job for job in found if job.get("JobName") == name]
         return sorted(
-            matching, key=lambda job: (int(job.get("ArrayJobId", job["JobId"])), int(job.get("ArrayTaskId", 0)))
+            matching,
+            key=lambda job: (
+                int(job.get("ArrayJobId", job["JobId"])),
+                int(re.split(r"\D", job.get("ArrayTaskId", "0"))[0]),
+            ),
         )
 
     def occupy(self, seconds: float) -> None:
@@ -85,8 +90,14 @@ class Cluster:
 
 
 @contextmanager
-def cluster(folder: Path, *, gpus: int = 0) -> Iterator[Cluster]:
-    """Context manager for a running cluster; its GPUs are copies of /dev/null, which SLURM hands out like others."""
+def cluster(folder: Path, *, gpus: int = 0, array_size: int = 1001) -> Iterator[Cluster]:
+    """Context manager for a running cluster.
+
+    Args:
+        folder: for its state and logs.
+        gpus: number of GPUs, copies of /dev/null, which SLURM hands out like others.
+        array_size: its MaxArraySize.
+    """
     for name in ("state", "spool"):
         (folder / name).mkdir(parents=True)
     probes = [socket.socket() for _ in range(2)]
@@ -95,7 +106,13 @@ def cluster(folder: Path, *, gpus: int = 0) -> Iterator[Cluster]:
     ports = [probe.getsockname()[1] for probe in probes]
     for probe in probes:
         probe.close()
-    config = CONFIG.format(folder=folder, ports=ports, cpus=max(CPUS, gpus), gpus=f"Gres=gpu:{gpus} " if gpus else "")
+    config = CONFIG.format(
+        folder=folder,
+        ports=ports,
+        cpus=max(CPUS, gpus),
+        gpus=f"Gres=gpu:{gpus} " if gpus else "",
+        array_size=array_size,
+    )
     (folder / "slurm.conf").write_text(config + ("GresTypes=gpu\n" if gpus else ""))
     for number in range(gpus):
         os.mknod(folder / f"gpu{number}", stat.S_IFCHR | 0o600, os.makedev(1, 3))

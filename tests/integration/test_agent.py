@@ -12,7 +12,8 @@ from instructrl.config.encoders import ClipConfig, M3AEConfig, ScratchTinyConfig
 from instructrl.config.model import HEADS, PolicyConfig
 from instructrl.models.agent import Agent
 from instructrl.models.encoders.registry import flatten_params
-from instructrl.types import BatchSizes, fake_batch
+from instructrl.training.model_factory import random_params
+from instructrl.types import KEYFRAME, BatchSizes, fake_batch
 from instructrl.workspace import RLBENCH_WORKSPACE
 from tests.fixtures.cameras import ring_of_cameras
 
@@ -23,7 +24,7 @@ ENCODERS = {
     "clip": ClipConfig("tiny", "clip", dim=16, depth=2, heads=2, patch_size=8, image_size=16, text_dim=8,
                           text_depth=2, text_heads=2, projection=12, text_length=6, layers="all"),
 }  # fmt: skip
-PARTS = [("scratch_tiny", head) for head in HEADS.own] + [
+PARTS = [("scratch_tiny", head) for head in HEADS.own if HEADS.load_own(head).actions == KEYFRAME] + [
     ("m3ae", "spatial"),
     ("clip", "spatial"),
     ("m3ae", "regression"),
@@ -57,7 +58,7 @@ class Compiled:
 
     def __init__(self, agent):
         self.agent = agent
-        params = jax.jit(agent.init)(jax.random.key(0), random_batch())["params"]
+        params = random_params(agent, random_batch(), seed=0)
         # random scales, so that nothing is zero or equal by initialisation
         self.params = jax.tree.map(
             lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), params

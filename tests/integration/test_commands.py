@@ -118,7 +118,13 @@ def test_a_working_directory_that_was_removed_is_one_line(tmp_path: Path) -> Non
     files = [path for path in (ROOT / "data_tools").rglob("*.py") if '\nif __name__ == "__main__"' in path.read_text()]
     tools = [file.parent if file.stem == "__main__" else file.with_suffix("") for file in files]
     names = [".".join(tool.relative_to(ROOT).parts) for tool in tools]
-    names += ["launchers.tpu", "instructrl.evaluation.compare", str(ROOT / "train.py"), str(ROOT / "eval.py")]
+    names += [
+        "launchers.jobs",
+        "launchers.tpu",
+        "instructrl.evaluation.compare",
+        str(ROOT / "train.py"),
+        str(ROOT / "eval.py"),
+    ]
     folder = tmp_path / "removed"
     folder.mkdir()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PWD": str(folder)}

@@ -501,14 +501,14 @@ def test_a_sweep_ends_with_the_comparison(study: Study) -> None:
         study.run(f"r{seed}", f"seed={seed}")
     resources = LauncherConfig(name="local", kind="local")
     spec = JobSpec(("train.py",), "r", "x", (), resources)
-    assert comparison(study.sweep, [spec], study.jobs).endswith(f"comparison: {study.sweep}/comparison.html\n")
+    assert comparison(study.sweep, [spec] * 2, study.jobs).endswith(f"comparison: {study.sweep}/comparison.html\n")
     collect = JobSpec(("-m", "data_tools.collect"), "r", "x", (), resources)
-    assert comparison(study.sweep, [collect], study.jobs) == ""
+    assert comparison(study.sweep, [collect] * 2, study.jobs) == ""
     assert comparison(study.sweep, [spec], study.jobs[:1]) == ""
     for job in study.jobs:
         job.run = "/nowhere/run"
     write_table(study.sweep, study.jobs, command="")
-    assert comparison(study.sweep, [spec], study.jobs).startswith("not compared: ")
+    assert comparison(study.sweep, [spec] * 2, study.jobs).startswith("not compared: ")
 
 
 def test_jobs_of_another_program_in_the_table_are_not_compared(study: Study) -> None:

@@ -1,5 +1,6 @@
 """The documentation: its commands compose or are known, its links lead somewhere, its examples run."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -66,7 +67,7 @@ def example(tmp_path: Path) -> Iterator[None]:
 def test_commands_of_training_evaluation_and_collection_compose() -> None:
     wrong = []
     for page, script, words in python_commands():
-        settings = [word for word in words if word not in FLAGS and not word.startswith("launcher")]
+        settings = [word for word in words if word not in FLAGS and not word.startswith(("launcher", "hydra"))]
         settings = [single_job(word) for word in settings if word != "..."]
         if script in SCRIPTS and not any(word.isupper() for word in settings):
             try:
@@ -82,8 +83,11 @@ def filled(word: str) -> str:
 
 
 def single_job(word: str) -> str:
-    """The first of several values of a sweep."""
+    """The first of several values of a sweep, or of an interval of a search."""
     key, _, value = word.partition("=")
+    interval = re.search(r"interval\(([^,]+),", value)
+    if interval:
+        return f"{key}={interval[1]}"
     several = "," in value and not value.startswith(("[", "{", "'", '"'))
     return f"{key}={value.split(',')[0]}" if several else word
 
@@ -131,7 +135,7 @@ def demonstrations(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_example(name: str, *words: str, cwd: Path) -> str:
     """Run an example and return what it prints."""
     command = [sys.executable, str(ROOT / "examples" / name), *words]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment(), timeout=300)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment(), timeout=800)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr  # a tiny run warns of unknown words
     return done.stdout
 
@@ -153,12 +157,14 @@ def test_the_example_shows_what_demonstrations_consist_of(demonstrations: Path, 
     assert "12 episodes of pick_and_lift" in printed and re.search(r"actions\s+float32\(\d+, 8\)", printed)
 
 
-def test_the_example_animates_an_agent(tmp_path: Path) -> None:
-    from PIL import Image
-
-    (tmp_path / "outputs").mkdir()
-    (tmp_path / "outputs/quickstart-pick_and_lift-spatial-seed0").symlink_to(tiny.shared_run())
-    printed = run_example("animate.py", "out.gif", "pick_and_lift:1", cwd=tmp_path)
-    assert re.search(r"^pick_and_lift: ", printed, re.MULTILINE), printed  # a slow compilation is said before
-    with Image.open(tmp_path / "out.gif") as image:
-        assert image.n_frames > 5 and image.size == (240, 270)
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    """Its code, cell after cell in one interpreter; it trains and evaluates an agent."""
+    notebook = json.loads((ROOT / "examples/first_agent.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(not cell["outputs"] for cell in notebook["cells"] if cell["cell_type"] == "code"), "clear its outputs"
+    (tmp_path / "notebook.py").write_text("\n".join(cells))
+    printed = run_example(str(tmp_path / "notebook.py"), cwd=tmp_path)
+    assert re.search(r"^([89]|10) of 10 episodes$", printed, re.MULTILINE), printed
+    results = json.loads((tmp_path / "notebook/outputs/notebook/eval/results.json").read_text())
+    assert results["conditions"]["trained"]["episodes"] == 4
+    assert (tmp_path / "notebook/outputs/notebook/eval/report.html").is_file()

@@ -642,7 +642,7 @@ def test_the_command_prints_the_numbers_and_then_says_what_is_wrong(
         eval_entry.main()
     said = capsys.readouterr()
     assert ended.value.code == 1
-    assert "success_rate 0.67" in said.out and "mean of trained" in said.out
+    assert "success_rate 0.667" in said.out and "mean of trained" in said.out
     last = said.err.splitlines()[-1]
     assert last.startswith("error: push_button: a simulator process cannot start: no licence; all its episodes")
     assert last.endswith("the same command resumes")

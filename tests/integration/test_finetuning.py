@@ -248,7 +248,7 @@ def test_frozen_parts_stay_are_in_no_checkpoint_and_have_no_optimizer_state(
     config = tiny.config(tmp_path)
     tokenizer, _ = abstract_agent(config)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    first = flatten_params(random_params(agent, dummy_batch(config.sim, tokenizer), seed=config.seed))
+    first = flatten_params(random_params(agent, dummy_batch(config, tokenizer), seed=config.seed))
     frozen = {name for name in found if name.startswith(("encoder/block_0", "policy/block_")) or name.endswith("/bias")}
     assert all(np.array_equal(found[name], first[name]) == (name in frozen) for name in found)
     with open_checkpoints(run, read_only=True) as checkpoints:

@@ -6,12 +6,14 @@ import shutil
 import string
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 
 import jax
 import numpy as np
 import pytest
 
+from instructrl.config import model
 from instructrl.data.loading.loader import Loader
 from instructrl.data.text.tokenizer import make_tokenizer
 from instructrl.errors import InputError
@@ -28,6 +30,7 @@ from instructrl.training.preflight import check_inputs
 from instructrl.training.run_dir import open_run
 from instructrl.types import BatchSizes, fake_batch
 from tests.fixtures import tiny
+from tests.fixtures.encoders import CLIP_TINY
 from tests.fixtures.weights import SMALL_VOCABULARY, random_weights
 from tests.paths import ROOT
 
@@ -138,6 +141,14 @@ def test_batches_have_the_cached_features_of_their_images_and_texts(tmp_path, ca
 def test_so_they_have_with_clip(tmp_path, case, letters):
     where = (f"encoder.tokenizer={letters[0]}", f"features_dir={tmp_path / 'features'}")
     same_features(tmp_path, *CLIP_CASES[case], *where)
+
+
+def test_so_they_have_with_an_image_encoder_beside_the_text_tower_of_another(tmp_path, letters, monkeypatch):
+    monkeypatch.setattr(model, "named_encoder", lambda name: replace(CLIP_TINY, text_length=77))
+    image = ("encoder=dinov2_s14", "encoder.dim=16", "encoder.depth=2", "encoder.heads=2", "encoder.patch_size=8",
+             "encoder.image_size=16", "encoder.position_grid=3", "training.token_dropout=0")  # fmt: skip
+    text = ("encoder.text=clip_b32", f"encoder.text_tokenizer={letters[0]}", f"features_dir={tmp_path / 'features'}")
+    same_features(tmp_path, *image, *text, RANDOM)
 
 
 def test_training_on_cached_features_gives_the_losses_of_live_ones(run, data, tmp_path):

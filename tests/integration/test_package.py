@@ -49,7 +49,7 @@ def test_jobs_start_as_files_of_a_checkout_or_as_modules(
 def test_a_pod_needs_a_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
     assert job.checkout() == ROOT
     monkeypatch.setattr(job, "IS_CHECKOUT", False)
-    with pytest.raises(InputError, match="an installed package, but a TPU pod needs the code of a checkout"):
+    with pytest.raises(InputError, match="an installed package, but other machines need the code of a checkout"):
         job.checkout()
 
 

@@ -60,7 +60,7 @@ def test_the_losses_are_the_published_ones():
 
 
 @given(length=st.integers(1, 300), share=st.floats(0.01, 0.99), seed=st.integers(0, 2**31 - 1))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_as_many_places_are_hidden_as_the_share_says_and_none_twice(length, share, seed):
     with jax.disable_jit():
         kept = np.asarray(visible_indices(jax.random.key(seed), length, mask_ratio=share))
@@ -75,7 +75,7 @@ def test_published_counts():
 
 
 @given(seed=st.integers(0, 2**31 - 1), words=st.integers(0, 12))
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 def test_padding_is_never_in_the_loss(seed, words):
     numbers = np.random.default_rng(seed)
     padding = np.broadcast_to(np.arange(12) >= words, PAIRS.tokens.shape).astype(np.float32)
@@ -132,7 +132,7 @@ def test_a_view_is_what_pillow_makes_of_the_same_box():
 
 
 @given(seed=st.integers(0, 2**31 - 1), low=st.floats(0.05, 1))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_crops_lie_within_the_canvas_and_have_the_area_that_was_asked_for(seed, low):
     views = random_crops(jax.random.key(seed), 64, share=(low, 1.0), flip=True)
     area = np.asarray(views.height * views.width)

@@ -5,6 +5,7 @@ crosses a boundary (worker processes, jax, W&B); no agent is compiled. A setting
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import sys
@@ -22,6 +23,9 @@ from instructrl.config.environment import CollectConfig, TaskConfig, task_names
 from instructrl.config.evaluation import EvalConfig
 from instructrl.config.training import TrainConfig
 from instructrl.errors import InputError
+from instructrl.training.monitoring.trackers import chosen_trackers
+from instructrl.training.monitoring.trackers.trackio import TrackioTracker
+from instructrl.training.monitoring.trackers.weights_and_biases import WandbTracker
 from tests.fixtures.settings import SCHEMAS, changed, every_leaf
 
 TINY = ("policy=vit_debug", "sim.image_size=32", "encoder.dim=16", "policy.dim=16", "policy.heads=2", "head.dim=16")
@@ -31,10 +35,11 @@ TINY = ("policy=vit_debug", "sim.image_size=32", "encoder.dim=16", "policy.dim=1
 
 
 def agent_and_batch(config: TrainConfig) -> tuple[Any, Any]:
+    from instructrl.config.heads import chunk_size
     from instructrl.training.model_factory import make_agent
     from instructrl.types import BatchSizes, fake_batch
 
-    sizes = BatchSizes(2, 3, len(config.sim.cameras), config.sim.image_size, 5)
+    sizes = BatchSizes(2, 3, len(config.sim.cameras), config.sim.image_size, 5, chunk=chunk_size(config.head))
     return make_agent(config, vocabulary_size=11), fake_batch(sizes)
 
 
@@ -59,6 +64,23 @@ def loss_program(config: TrainConfig) -> Any:
     params = abstract_params(agent, batch)
     traced = jax.make_jaxpr(lambda params, batch: agent.apply({"params": params}, batch)[0])(params, batch)
     return str(traced), [np.asarray(constant).tobytes() for constant in traced.consts]
+
+
+def predictions(config: TrainConfig) -> Any:
+    """The number of times that an agent's network is asked in 24 steps."""
+    import numpy as np
+
+    from instructrl.data.text.tokenizer import make_tokenizer
+    from instructrl.inference.batched_agent import BatchedAgent
+    from instructrl.types import Observation
+
+    calls = []
+    agent = BatchedAgent(agent_and_batch(config)[0], None, make_tokenizer(config.encoder), slots=1, steps=24)
+    agent._step = lambda _: calls.append(1) or np.zeros((1, 16, 8))
+    matrices = np.zeros((1, 3, 3), np.float32), np.zeros((1, 4, 4), np.float32)
+    for _ in range(24):
+        agent.act({0: Observation(np.zeros((1, 8, 8, 3), np.uint8), np.zeros(4, np.float32), *matrices, "")})
+    return len(calls)
 
 
 def attention(config: TrainConfig) -> Any:
@@ -232,8 +254,6 @@ def features_folder(config: TrainConfig) -> Any:
 
 def stored_runs(config: TrainConfig) -> None:
     """Write the runs `run` and `elsewhere`, each with a best and a last checkpoint of other parameters."""
-    import dataclasses
-
     import jax
     import numpy as np
 
@@ -245,7 +265,7 @@ def stored_runs(config: TrainConfig) -> None:
 
     tokenizer = make_tokenizer(config.encoder)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    shapes = abstract_params(agent, dummy_batch(config.sim, tokenizer))
+    shapes = abstract_params(agent, dummy_batch(config, tokenizer))
     for first, name in ((1.0, "run"), (3.0, "elsewhere")):
         source = dataclasses.replace(config, name=name, output_dir=".", init_from=None)
         source.training = dataclasses.replace(config.training, reinit=None)
@@ -279,6 +299,21 @@ def missing_weights(config: TrainConfig) -> Any:
     with pytest.raises(InputError) as error:
         check_inputs(config)
     return str(error.value)
+
+
+def missing_text_weights(config: TrainConfig) -> Any:
+    """The line on weights of a text tower that are missing beside those of the image encoder."""
+    import numpy as np
+
+    from instructrl.models.encoders.registry import encoder_shapes
+    from instructrl.models.weight_files import weights_path, write_weights
+
+    image = config.encoder.parts["image"]
+    arrays = {name: np.zeros(shape) for name, shape in encoder_shapes(image, vocabulary_size=1).items()}
+    path = weights_path(image)
+    assert path is not None
+    write_weights(path, arrays, kind=image.kind, source="zeros")
+    return missing_weights(config)
 
 
 @contextmanager
@@ -374,6 +409,21 @@ def monitored(config: TrainConfig) -> Any:
     return notes
 
 
+def trial(config: TrainConfig) -> Any:
+    """The value of a training for a sweeper."""
+    from launchers.job_table import Job
+    from launchers.sweep.trials import result_of
+
+    lines = [
+        {"step": 1, "split": "val", "loss": 0.25},
+        {"step": 1, "split": "rollout", "success_rate": 0.75},
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        run = dataclasses.replace(config, output_dir=str(Path(folder).parent), name=Path(folder).name)
+        return result_of(Job(1, "", [], "", state="done"), run)
+
+
 def run_directory(config: TrainConfig) -> Any:
     """The run directory."""
     from instructrl.training.run_dir import open_run
@@ -444,8 +494,6 @@ def collect_command(config: CollectConfig) -> Any:
 
 def write_run(name: str, config: TrainConfig, *, renderer: str = "raycast") -> Path:
     """Write the settings and the record of the demonstrations of a run."""
-    import dataclasses
-
     from instructrl.training.run_dir import open_run
 
     run = open_run(dataclasses.replace(config, name=name, output_dir="outputs"))
@@ -551,18 +599,32 @@ class Spy:
 
 def wandb_start(config: TrainConfig) -> Any:
     """Arguments of wandb.init."""
-    from instructrl.training.monitoring import metric_writer
+    return tracker_start("wandb", lambda: WandbTracker(config, Path("run")))
 
+
+def trackio_start(config: TrainConfig) -> Any:
+    """Arguments of trackio.init."""
+    return tracker_start("trackio", lambda: TrackioTracker(config, Path("run")))
+
+
+def tracker_start(package: str, start: Callable[[], object]) -> Any:
+    """Arguments with which a tracker is initialized."""
     seen: list[dict[str, Any]] = []
-    fake = types.ModuleType("wandb")
+    fake = types.ModuleType(package)
     fake.init = lambda **given: seen.append(given) or Spy("run", [])  # type: ignore[attr-defined]
     fake.Settings = lambda **given: given  # type: ignore[attr-defined]
     fake.Error = RuntimeError  # type: ignore[attr-defined]
+    fake.Api = lambda: Spy("api", [])  # type: ignore[attr-defined]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "wandb", fake)
-        metric_writer.start_wandb(config, Path("run"))
-    absolute = ("config", "id")  # they depend on the place of the run
+        patch.setitem(sys.modules, package, fake)
+        start()
+    absolute = ("config", "id", "name" if package == "trackio" else "id")  # they depend on the place of the run
     return [{key: value for key, value in given.items() if key not in absolute} for given in seen]
+
+
+def trackers(config: TrainConfig) -> Any:
+    """The chosen trackers."""
+    return chosen_trackers(config)
 
 
 LABELS = {
@@ -581,7 +643,8 @@ UNUSED_BY = {  # settings of a group that a command does not use
     },
 }
 ONE_CHOICE = {"optimizer.kind"}  # so far, hence without an effect to prove
-PROVED_ELSEWHERE = {"objective"}  # it changes which settings are valid: tests/integration/test_pretraining.py
+# They change which settings are valid: tests/integration/test_pretraining.py, tests/integration/test_dense.py.
+PROVED_ELSEWHERE = {"objective", "sim.actions"}
 MASKED = ("experiment=pretrain_tiny", "sim.image_size=32", "encoder.dim=16", "encoder.depth=1", "encoder.heads=2",
           "encoder.patch_size=8", "encoder.text_length=8", "pretraining.load_size=36", "pretraining.decoder_dim=16",
           "pretraining.decoder_depth=1", "pretraining.decoder_heads=2", "training.batch_size=16",
@@ -590,12 +653,20 @@ MASKED = ("experiment=pretrain_tiny", "sim.image_size=32", "encoder.dim=16", "en
 DATA = (*TINY, "training.batch_size=2", "task.episodes=5", "task.val_episodes=3")
 AGENT = (*TINY, "encoder.depth=1", "head=regression", "training.batch_size=4", "task.episodes=4", "task.val_episodes=2",
          "hardware.local_devices=1", "sim.cameras=[front]")  # fmt: skip
+DENSE = (*TINY, "experiment=dense", "head=chunk")
 LOOP = ("training.epochs=4", "training.rollout_every=1", "optimizer.warmup_epochs=0", "hardware.local_devices=1",
         "hardware.peak_flops=1")  # fmt: skip
 SHORT = ("training.epochs=4", "optimizer.warmup_epochs=0.5")
 CLIP = ("policy=vit_debug", "sim.image_size=32", "policy.dim=16", "policy.heads=2", "encoder=clip_b32",
         "encoder.dim=16", "encoder.depth=2", "encoder.heads=2", "encoder.patch_size=8", "encoder.image_size=16",
         "encoder.text_dim=16", "encoder.text_depth=2", "encoder.text_heads=2", "encoder.projection=8")  # fmt: skip
+SMALL_IMAGES = ("policy=vit_debug", "sim.image_size=32", "policy.dim=16", "policy.heads=2", "encoder.dim=16",
+                "encoder.depth=2", "encoder.heads=2", "encoder.patch_size=8", "encoder.image_size=16")  # fmt: skip
+DINOV2 = (*SMALL_IMAGES, "encoder=dinov2_s14")
+SIGLIP2 = (*SMALL_IMAGES, "encoder=siglip2_b16", "encoder.position_grid=2", "encoder.mlp_dim=16",
+           "encoder.text_dim=16", "encoder.text_depth=2", "encoder.text_heads=2", "encoder.text_mlp_dim=16",
+           "encoder.text_length=8", "encoder.tokenizer=small")  # fmt: skip
+PAIR = (*DINOV2, "encoder.text=clip_b32")
 TWO_PROCESSES = ("hardware.coordinator=host:1", "hardware.num_processes=2", "hardware.process_id=0")
 # setting -> (another value, function that records its effect, further overrides)
 Probe = tuple[str, Callable[[Any], Any], tuple[str, ...]]
@@ -618,6 +689,12 @@ TRAIN_PROBES: dict[str, Probe] = {
     "encoder.layer_norm_epsilon": ("1e-3", loss_program, CLIP),
     "encoder.image_mean": ("[0.5,0.5,0.5]", loss_program, CLIP),
     "encoder.image_std": ("[0.5,0.5,0.5]", loss_program, CLIP),
+    "encoder.registers": ("2", shapes, DINOV2),
+    "encoder.position_grid": ("3", shapes, DINOV2),
+    "encoder.mlp_dim": ("24", shapes, SIGLIP2),
+    "encoder.text_mlp_dim": ("24", shapes, SIGLIP2),
+    "encoder.text_weights": ("elsewhere", missing_text_weights, (*PAIR, "encoder.weights=here.safetensors")),
+    "encoder.text_tokenizer": ("elsewhere", tokens, PAIR),
     "encoder.layers": ("all", shapes, TINY),
     "encoder.pooling": ("slots", shapes, TINY),
     "encoder.frozen": ("true", train_step, (*AGENT, "features=live")),
@@ -646,6 +723,9 @@ TRAIN_PROBES: dict[str, Probe] = {
     "head.gripper_weight": ("7.5", loss_program, TINY),
     "head.heatmap_weight": ("7.5", loss_program, TINY),
     "head.offset_weight": ("7.5", loss_program, TINY),
+    "head.chunk": ("20", shapes, DENSE),
+    "head.execute": ("4", predictions, DENSE),
+    "head.steps": ("3", loss_program, (*DENSE, "head=flow")),
     "task.name": ("push_button", collected, ()),
     "task.episodes": ("7", batches, DATA),
     "task.val_episodes": ("7", batches, DATA),
@@ -707,6 +787,7 @@ TRAIN_PROBES: dict[str, Probe] = {
     "training.rollout_every": ("2", loop, LOOP),
     "training.rollout_episodes": ("3", rollouts, ()),
     "training.log_every": ("2", monitored, ()),
+    "training.objective": ("rollout/success_rate", trial, ("training.rollout_every=1",)),
     "training.freeze": ("[policy]", train_step, AGENT),
     "training.reinit": ("[head]", initial_params, (*TINY, "init_from=run")),
     "pretraining.train": ("[there/train.hdf5]", pair_batches, MASKED),
@@ -735,6 +816,11 @@ TRAIN_PROBES: dict[str, Probe] = {
     "wandb.project": ("other", wandb_start, ()),
     "wandb.entity": ("someone", wandb_start, ()),
     "wandb.group": ("study", wandb_start, ()),
+    "tensorboard.enabled": ("true", trackers, ()),
+    "trackio.enabled": ("true", trackers, ()),
+    "trackio.project": ("other", trackio_start, ()),
+    "trackio.space": ("some/one", trackio_start, ()),
+    "trackio.group": ("study", trackio_start, ()),
 }
 COLLECT_PROBES: dict[str, Probe] = {
     **dict.fromkeys(("episodes", "val_episodes"), ("7", collect_command, ())),

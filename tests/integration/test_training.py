@@ -152,27 +152,6 @@ def test_a_damaged_checkpoint_is_one_line_that_names_it(tmp_path):
         final_params(run)
 
 
-@pytest.fixture
-def wandb_stops():
-    """Stop W&B's service, which would otherwise be inherited through the environment by all later tests."""
-    yield
-    import wandb
-
-    wandb.teardown()
-
-
-@pytest.mark.usefixtures("wandb_stops")
-def test_wandb_offline_keeps_the_same_numbers_and_online_without_a_key_is_one_line(tmp_path, monkeypatch):
-    for name in ("WANDB_API_KEY", "WANDB_MODE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    run = tiny_objective.trained(tmp_path, "wandb.mode=offline")
-    assert list((run / "wandb").glob("offline-run-*/*.wandb"))
-    assert len(read_lines(run / "metrics.jsonl")) == 8
-    with pytest.raises(InputError, match=r"wandb\.mode"):
-        tiny_objective.trained(tmp_path, "wandb.mode=online", "name=online")
-
-
 def test_reading_checkpoints_says_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with open_checkpoints(tmp_path):
         pass

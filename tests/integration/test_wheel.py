@@ -28,7 +28,7 @@ np.save("action.npy", action)
 """
 FILES = """
 from instructrl.package_files import CONFIG_DIR, IS_CHECKOUT, PACKAGE, REPORT_STYLE, SHIPPED_WEIGHTS, VOCABULARY
-from instructrl.package_files import RLBENCH_INTERFACE
+from instructrl.package_files import PLAY_PAGE, RLBENCH_INTERFACE, SHIPPED_AGENT
 from data_tools.vocabulary import WORDS
 from launchers.ssh.broadcast import HOLD
 from launchers.ssh.background import RUNS
@@ -39,7 +39,8 @@ assert not IS_CHECKOUT and CONFIG_DIR == PACKAGE / "conf"
 setup = Path(launchers.setup.__file__).parent
 scripts = [setup / f"{name}.sh" for name in ("python", "environment", "setup_gpu", "setup_tpu", "setup_rlbench")]
 weights = SHIPPED_WEIGHTS / "m3ae_tiny.safetensors"
-for path in (REPORT_STYLE, weights, VOCABULARY, WORDS, RLBENCH_INTERFACE, PACKAGE / "py.typed", *scripts):
+play = [SHIPPED_AGENT / "agent.safetensors", SHIPPED_AGENT / "config.yaml", PLAY_PAGE / "page.html"]
+for path in (REPORT_STYLE, weights, VOCABULARY, WORDS, RLBENCH_INTERFACE, PACKAGE / "py.typed", *scripts, *play):
     assert path.is_file(), path
 for page in ("report", "comparison", "statistics"):
     environment().get_template(f"{page}.html.j2")

@@ -17,10 +17,12 @@ from instructrl.actions import (
     check_action,
     euler_angles,
     lowest_tilt,
+    quaternion_from_columns,
     quaternion_from_euler,
     rotation_angle,
     rotation_from_bins,
     rotation_in_bins,
+    rotation_matrix,
 )
 from instructrl.errors import InputError
 from instructrl.workspace import RLBENCH_WORKSPACE
@@ -30,6 +32,17 @@ LOW, HIGH = RLBENCH_WORKSPACE.bounds
 numbers = st.floats(-1, 1, width=32)
 quaternions = arrays(np.float64, (4,), elements=numbers).filter(lambda q: np.linalg.norm(q) > 1e-3)
 unit_quaternions = quaternions.map(lambda q: q / np.linalg.norm(q))
+
+
+@given(unit_quaternions, st.floats(0.1, 10), st.floats(-3, 3))
+def test_two_columns_of_its_matrix_give_a_rotation_back_whatever_their_lengths_and_angle(
+    q: np.ndarray, length: float, lean: float
+) -> None:
+    columns = rotation_matrix(q)[..., :2]
+    for found in (columns, columns * length, columns + lean * np.stack([0 * columns[:, 0], columns[:, 0]], axis=-1)):
+        np.testing.assert_allclose(
+            rotation_angle(quaternion_from_columns(found), canonical_quaternion(q)), 0, atol=1e-5
+        )
 
 
 def discretize(actions: Any, *, position_bins: int, rotation_bins: int) -> Any:

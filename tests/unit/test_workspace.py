@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -17,7 +17,6 @@ workspaces = st.builds(lambda low, size: Workspace.from_numbers([*low, *(low + s
 shares = arrays(np.float32, (4, 3), elements=st.floats(0, 1, width=32))
 
 
-@settings(deadline=None)
 @given(workspaces, shares, st.integers(2, 1000))
 def test_a_position_is_the_same_in_metres_as_a_share_and_in_bins(
     workspace: Workspace, share: np.ndarray, count: int
@@ -31,7 +30,6 @@ def test_a_position_is_the_same_in_metres_as_a_share_and_in_bins(
     assert not workspace.contains(position + 20).any()
 
 
-@settings(deadline=None)
 @given(workspaces)
 def test_the_numbers_and_the_text_say_all(workspace: Workspace) -> None:
     assert Workspace.from_numbers(workspace.numbers, key="") == workspace

@@ -1,4 +1,4 @@
-"""Dataset with random access to the keyframe episodes of one file."""
+"""Dataset with random access to the episodes of one file."""
 
 import hashlib
 import json
@@ -17,12 +17,12 @@ from instructrl.data.demonstrations.writer import Writer
 from instructrl.data.hdf5_chunks import ChunkCheck
 from instructrl.errors import InputError, short_message
 from instructrl.storage.paths import Hdf5Source, StoragePath, read_error, storage_path
-from instructrl.types import GRIPPER_STATE, Demonstration
+from instructrl.types import GRIPPER_STATE, KEYFRAME, Demonstration
 from instructrl.workspace import RLBENCH_WORKSPACE, Workspace
 
 
 class EpisodeSteps(NamedTuple):
-    """The T keyframe steps of one episode: the observation at which each action is taken, and the action."""
+    """T steps of one episode: the observation at which each action is taken, and the action."""
 
     images: np.ndarray  # T K H W 3, uint8; 0 K H W 3 if read without pixels
     state: np.ndarray  # T S, float32
@@ -35,14 +35,14 @@ class EpisodeSteps(NamedTuple):
 
 
 class DemonstrationDataset:
-    """Keyframe episodes of a file. Everything but pixels is in memory; the file is opened by the first read of pixels.
+    """Episodes of a file. Everything but pixels is in memory; the file is opened by the first read of pixels.
 
     Safe to share between threads and to pickle. Each frame's checksum is verified when it is first read.
 
     Attributes:
         header: task, split, cameras, image size and provenance.
-        lengths: keyframe steps of each episode, int64.
-        steps: keyframe steps of the longest episode.
+        lengths: steps, one for each action, of each episode, int64.
+        steps: those of the longest episode.
     """
 
     def __init__(self, path: str | StoragePath, limit: int | None = None, *, task: str | None = None) -> None:
@@ -118,6 +118,8 @@ class DemonstrationDataset:
         described: list[Any] = [self.cameras, self.image_size]
         if (self.workspace, self.state) != (RLBENCH_WORKSPACE, GRIPPER_STATE):  # digests are older than other worlds
             described += [self.workspace.numbers, self.state]
+        if self.header.actions != KEYFRAME:
+            described.append(self.header.actions)
         digest = hashlib.sha256(json.dumps(described).encode())
         for name, field in fields(self.header).items():
             used = int(entry_counts(contents, field)[:count].sum())
@@ -125,17 +127,31 @@ class DemonstrationDataset:
         digest.update(json.dumps([self.instructions(index) for index in range(count)]).encode())
         return digest.hexdigest()
 
+    def actions(self, episode: int) -> np.ndarray:
+        """Return all actions [T 8] of an episode in [0, len)."""
+        if not 0 <= episode < self._length:
+            raise IndexError(f"{self.path}: episode {episode} of {self._length}")
+        first = self.contents.first_keyframe[episode]
+        return self.contents.action[first : first + self.lengths[episode]]
+
     def frames(self, episode: int) -> np.ndarray:
         """Return the frame numbers [T], within the file, at which an episode's actions are taken."""
         first = self.contents.first_keyframe[episode]
         return self._decision_frames[first : first + self.lengths[episode]]
 
-    def episode(self, episode: int, *, out: np.ndarray | None = None, pixels: bool = True) -> EpisodeSteps:
-        """Return the steps of an episode in [0, len); pixels are written to `out[:T]` [>=T,K,H,W,3] if given."""
-        if not 0 <= episode < self._length:
-            raise IndexError(f"{self.path}: episode {episode} of {self._length}")
-        contents, first = self.contents, self.contents.first_keyframe[episode]
-        decision_frames = self.frames(episode)
+    def episode(
+        self, episode: int, *, steps: slice = slice(None), out: np.ndarray | None = None, pixels: bool = True
+    ) -> EpisodeSteps:
+        """Return the steps of an episode in [0, len).
+
+        Args:
+            episode: its number.
+            steps: which of its steps; all by default.
+            out: gets the pixels, `out[:T]` [>=T,K,H,W,3].
+            pixels: False: read no pixels.
+        """
+        contents, actions = self.contents, self.actions(episode)[steps]
+        decision_frames = self.frames(episode)[steps]
         return EpisodeSteps(
             images=self._images(decision_frames, out)
             if pixels
@@ -143,7 +159,7 @@ class DemonstrationDataset:
             state=contents.state[decision_frames],
             intrinsics=contents.intrinsics[decision_frames],
             extrinsics=contents.extrinsics[decision_frames],
-            actions=contents.action[first : first + len(decision_frames)],
+            actions=actions,
             instructions=self.instructions(episode),
             variation=int(contents.variation[episode]),
             seed=int(contents.seed[episode]),
@@ -250,13 +266,14 @@ class DemonstrationDataset:
 
 
 def check_alike(files: Sequence[DemonstrationDataset]) -> None:
-    """Raise InputError if files differ in cameras, image size, workspace, state or renderer."""
+    """Raise InputError if files differ in cameras, image size, workspace, state, kind of actions or renderer."""
     for other in files[1:]:
         for key, found, first in (
             ("cameras", other.cameras, files[0].cameras),
             ("image_size", other.image_size, files[0].image_size),
             ("workspace", other.workspace, files[0].workspace),
             ("state", other.state, files[0].state),
+            ("actions", other.header.actions, files[0].header.actions),
             ("renderer", other.provenance.get("renderer"), files[0].provenance.get("renderer")),
         ):
             if found != first:

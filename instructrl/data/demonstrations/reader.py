@@ -10,6 +10,7 @@ import numpy as np
 
 from instructrl.data.demonstrations.schema import (
     ACTION_CONVENTION,
+    ACTION_CONVENTIONS,
     CHECKS,
     FORMAT,
     PLACEMENTS,
@@ -134,7 +135,8 @@ def read_header(path: StoragePath, file: h5py.File) -> Header:
     if version != VERSION:
         raise InputError(f"{path}: format version {version}, InstructRL reads version {VERSION}; collect it again")
     action = read_attribute(path, file, "action", text)
-    if action != ACTION_CONVENTION:
+    spaces = {convention: space for space, convention in ACTION_CONVENTIONS.items()}
+    if action not in spaces:
         raise InputError(
             f"{path}: attribute action: found {format_value(action)}, InstructRL uses "
             f"{format_value(ACTION_CONVENTION)}; collect or convert it again with this version"
@@ -144,6 +146,7 @@ def read_header(path: StoragePath, file: h5py.File) -> Header:
         **{key: read_attribute(path, file, key, parse) for key, parse in HEADER.items()},
         workspace=Workspace.from_numbers([*low, *high], key=f"{path}: attributes workspace_low, workspace_high"),
         state=read_attribute(path, file, "state", texts) if "state" in file.attrs else GRIPPER_STATE,
+        actions=spaces[action],
     )
 
 

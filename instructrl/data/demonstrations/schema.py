@@ -10,7 +10,8 @@
     episodes/checks     E 15       uint32, of each episode's entries in every field above and its sentences
     sentences           P          UTF-8 of fixed length
 
-Frames that are not keyframes are allowed. Attributes hold the metadata (`Header`); `checksum` covers everything but the
+Frames that are not keyframes are allowed; with dense actions, which the attribute `action` tells, every frame but an
+episode's first is in `keyframes`. Attributes hold the metadata (`Header`); `checksum` covers everything but the
 pixels, represented by their crc32: it is verified on opening, pixels on reading. `checks` locate damage; older files
 have none. Rejected placements are stored where one is known; `checks` then have one more column.
 """
@@ -25,11 +26,12 @@ import numpy as np
 
 from instructrl.errors import InputError
 from instructrl.plausibility import LARGEST, RULES, implausible
-from instructrl.types import ACTION_SIZE, GRIPPER_STATE
+from instructrl.types import ACTION_SIZE, DENSE, GRIPPER_STATE, KEYFRAME
 from instructrl.workspace import RLBENCH_WORKSPACE, Workspace
 
 FORMAT, VERSION = "instructrl demonstrations", 1
 ACTION_CONVENTION = "x y z (m, world), quaternion x y z w with w >= 0, gripper open 0 or 1"
+ACTION_CONVENTIONS = {KEYFRAME: ACTION_CONVENTION, DENSE: f"{ACTION_CONVENTION}; dense: leads to the next frame"}
 SPLITS = ("train", "val")
 CHECKS = "episodes/checks"
 PLACEMENTS = "rejected_placements"  # the field that is stored only where one is known
@@ -47,6 +49,7 @@ class Header:
     provenance: dict[str, str]  # simulator, its version, renderer, expert, version of InstructRL
     workspace: Workspace = RLBENCH_WORKSPACE
     state: tuple[str, ...] = GRIPPER_STATE  # names of the state's numbers, with units
+    actions: str = KEYFRAME  # or DENSE
 
 
 class Contents(NamedTuple):
@@ -124,7 +127,7 @@ def attributes(header: Header) -> dict[str, Any]:
         "cameras": list(header.cameras),
         "image_size": header.image_size,
         "provenance": json.dumps(header.provenance, sort_keys=True),
-        "action": ACTION_CONVENTION,
+        "action": ACTION_CONVENTIONS[header.actions],
         "workspace_low": list(header.workspace.low),
         "workspace_high": list(header.workspace.high),
         **({"state": list(header.state)} if header.state != GRIPPER_STATE else {}),
@@ -200,6 +203,9 @@ def check_contents(where: str, contents: Contents, header: Header) -> None:
         sentence_episode,
     )
     check_values(where, contents)
+    if header.actions == DENSE:
+        rule = "episodes/keyframes (dense actions: one for every frame but the first)"
+        raise_for_episode(where, rule, contents.keyframes != contents.frames - 1)
 
 
 def check_values(where: str, contents: Contents) -> None:

@@ -1,4 +1,4 @@
-"""Comparison of demonstrations with the world that the settings describe: the bounds of actions, and the state."""
+"""Comparison of demonstrations with the world that the settings describe: the actions, their bounds, and the state."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,12 @@ from instructrl.storage.paths import StoragePath
 from instructrl.workspace import Workspace
 
 
-def check_world(path: StoragePath, header: Header, *, workspace: Workspace, state: Sequence[str]) -> None:
-    """Raise InputError if a file's workspace or state is not that of the settings."""
+def check_world(path: StoragePath, header: Header, *, workspace: Workspace, state: Sequence[str], actions: str) -> None:
+    """Raise InputError if a file's workspace, state or kind of actions is not that of the settings."""
     for key, found, expected in (
         ("workspace", str(header.workspace), str(workspace)),
         ("state", state_override(header.state), state_override(state)),
+        ("actions", header.actions, actions),
     ):
         if found != expected:
             raise InputError(

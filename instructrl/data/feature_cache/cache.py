@@ -54,19 +54,20 @@ class FeatureCache:
             self.rows["text"] = RowFile(folder / "text.bin", layout.texts, (sizes.text,), dtype)
         self._maps: dict[str, np.ndarray] | None = None
 
-    def read(self, episode: int, choice: int, *, out: Features) -> None:
-        """Write an episode's features, with its instruction number `choice`, into one sequence of a batch.
+    def read(self, episode: int, choice: int, *, out: Features, steps: slice = slice(None)) -> None:
+        """Write the features of an episode's steps, with its instruction number `choice`, into a sequence of a batch.
 
         `out`: pooled [>=T,K,F], text [G] and, if present, patches [>=T,K,P,D]; entries beyond T are unchanged.
 
         Raises:
             InputError: the files no longer exist.
         """
-        maps, views = self._mapped(), self.layout.rows(episode, choice)
-        length = views.stop - views.start
-        out.pooled[:length] = maps["pooled"][views]
+        maps, rows = self._mapped(), self.layout.rows(episode, choice)
+        views = range(rows.start, rows.stop)[steps]
+        length = len(views)
+        out.pooled[:length] = maps["pooled"][views.start : views.stop]
         if "patches" in maps and out.patches is not None:
-            out.patches[:length] = maps["patches"][views]
+            out.patches[:length] = maps["patches"][views.start : views.stop]
         if "text" in maps:
             out.text[:] = maps["text"][self.layout.instructions.row(episode, choice)]
 

@@ -1,4 +1,4 @@
-"""Data loader: batches of whole keyframe episodes, a pure function of (seed, step).
+"""Data loader: batches of episodes, or of windows of their steps, a pure function of (seed, step).
 
 Not grain: the state of its iterators is bound to the number of processes, and its worker processes outlive a trainer
 that is killed. A pure function of the step has no state to save, and a thread dies with its process.
@@ -32,12 +32,14 @@ class BatchSource(Protocol[BatchT]):
 
 
 class Loader:
-    """Batches of sequences: whole episodes of one or several files, each with one of its instructions.
+    """Batches of sequences from one or several files, each with one of its episode's instructions.
+
+    A sequence is a whole episode or, with a `window`, one of its steps after as many of those before it as there are.
 
     Attributes:
         sizes: the sizes that determine the shapes of a batch.
-        sampler: order of the episodes of an epoch.
-        steps_per_epoch: ceil(episodes / batch size); the last batch of an epoch is padded with empty sequences.
+        sampler: order of the sequences of an epoch.
+        steps_per_epoch: ceil(sequences / batch size); the last batch of an epoch is padded with empty sequences.
     """
 
     def __init__(
@@ -48,6 +50,8 @@ class Loader:
         batch_size: int,
         seed: int,
         steps: int | None = None,
+        window: int | None = None,
+        chunk: int | None = None,
         shuffle: bool = True,
         max_instructions: int | None = None,
         features: Sequence[FeatureCache] | None = None,
@@ -61,7 +65,9 @@ class Loader:
             tokenizer: the tokenizer of the encoder.
             batch_size: sequences of a batch, over all processes.
             seed: seed of the order and of the sampled instructions.
-            steps: length T of a sequence; None: that of the longest episode.
+            steps: length T of a sequence; None: that of the longest one.
+            window: steps of a sequence at most; None: whole episodes.
+            chunk: the number of dense actions that are predicted at each step; None: none but the step's own.
             shuffle: False: episodes in the files' order, with the same instructions in every epoch.
             max_instructions: number of instructions per episode in use; None: all.
             features: a cache for each file, of the same episodes and instructions; batches then have features instead
@@ -81,18 +87,18 @@ class Loader:
                 f"training.batch_size: found {batch_size}; allowed: a multiple of the number of processes, {count}"
             )
         longest = max(files, key=lambda episodes: episodes.steps)
-        steps = longest.steps if steps is None else steps
-        if steps < longest.steps:
-            raise InputError(
-                f"{longest.path}: an episode of {longest.steps} steps does not fit into {steps}; allow more"
-            )
+        needed = longest.steps if window is None else min(window, longest.steps)
+        steps = needed if steps is None else steps
+        if steps < needed:
+            raise InputError(f"{longest.path}: an episode of {needed} steps does not fit into {steps}; allow more")
         texts = [InstructionTable(episodes, tokenizer, limit=max_instructions) for episodes in files]
         caches: Sequence[FeatureCache | None] = [None] * len(files) if features is None else features
-        self.files = [LoaderSource(*parts) for parts in zip(files, texts, caches, strict=True)]
-        self.sampler = Sampler([len(episodes) for episodes in files], seed=seed, shuffle=shuffle, weights=weights)
+        self.files = [LoaderSource(*parts, window=window) for parts in zip(files, texts, caches, strict=True)]
+        counts = [len(source) for source in self.files]
+        self.sampler = Sampler(counts, seed=seed, shuffle=shuffle, weights=weights)
         self.steps_per_epoch = -(-self.sampler.length // batch_size)
         self._batch_size, self._begin = batch_size, index * (batch_size // count)
-        self._firsts = np.cumsum([0, *map(len, files[:-1])])
+        self._firsts = np.cumsum([0, *counts[:-1]])
         self.sizes = BatchSizes(
             batch_size // count,
             steps,
@@ -101,6 +107,7 @@ class Loader:
             tokenizer.length,
             features=None if features is None else features[0].sizes,
             state=len(longest.state),
+            chunk=chunk,
         )
 
     def batch(self, step: int) -> Batch:
@@ -111,8 +118,8 @@ class Loader:
         chosen = slice(begin, min(begin + self.sizes.batch, len(order)))
         batch = empty_batch(self.sizes)
         batch.text_padding_mask[max(0, chosen.stop - begin) :] = 1
-        for row, (file, episode) in enumerate(zip(*self._locate(order[chosen]), strict=True)):
-            self.files[file].fill(batch, row, int(episode), draw=int(draws[begin + row]))
+        for row, (file, sequence) in enumerate(zip(*self._locate(order[chosen]), strict=True)):
+            self.files[file].fill(batch, row, int(sequence), draw=int(draws[begin + row]))
         return batch
 
     def sentences(self) -> set[str]:
@@ -124,37 +131,66 @@ class Loader:
         epoch, position = divmod(step, self.steps_per_epoch)
         begin = position * self._batch_size
         files, numbers = self._locate(self.sampler.epoch(epoch)[0][begin : begin + self._batch_size])
-        return [(self.files[file].episodes, numbers[files == file]) for file in np.unique(files)]
+        sources = [(self.files[file], numbers[files == file]) for file in np.unique(files)]
+        return [
+            (source.episodes, np.array([source.locate(int(number))[0] for number in chosen]))
+            for source, chosen in sources
+        ]
 
     def _locate(self, sequences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Map global episode numbers to file indices and numbers within the files."""
+        """Map global numbers of sequences to file indices and numbers within the files."""
         files = np.searchsorted(self._firsts, sequences, side="right") - 1
         return files, sequences - self._firsts[files]
 
 
 class LoaderSource:
-    """One file of episodes with its instructions and, in place of its images, cached features of both."""
+    """Sequences of one file's episodes with their instructions and, in place of images, cached features of both."""
 
     def __init__(
-        self, episodes: DemonstrationDataset, instructions: InstructionTable, features: FeatureCache | None
+        self,
+        episodes: DemonstrationDataset,
+        instructions: InstructionTable,
+        features: FeatureCache | None,
+        *,
+        window: int | None,
     ) -> None:
-        """Raise ValueError for features of other episodes or instructions."""
+        """Raise ValueError for features of other episodes or instructions; `window` as for `Loader`."""
         if features is not None and not features.layout.matches(episodes, instructions):
             raise ValueError(f"{features.folder}: features of other episodes or instructions than {episodes.path}")
         self.episodes, self.instructions, self.features = episodes, instructions, features
+        self._window, self._ends = window, np.cumsum(episodes.lengths)
 
-    def fill(self, batch: Batch, row: int, episode: int, *, draw: int) -> None:
-        """Write an episode of this file into one row, with the instruction that `draw` selects."""
+    def __len__(self) -> int:
+        return len(self.episodes) if self._window is None else int(self._ends[-1])
+
+    def locate(self, sequence: int) -> tuple[int, slice]:
+        """Return the episode of a sequence in [0, len), and which of its steps are in it."""
+        if self._window is None:
+            return sequence, slice(0, int(self.episodes.lengths[sequence]))
+        episode = int(np.searchsorted(self._ends, sequence, side="right"))
+        stop = sequence + 1 - int(self._ends[episode] - self.episodes.lengths[episode])
+        return episode, slice(max(0, stop - self._window), stop)
+
+    def fill(self, batch: Batch, row: int, sequence: int, *, draw: int) -> None:
+        """Write a sequence of this file into one row, with the instruction that `draw` selects."""
+        episode, chosen = self.locate(sequence)
         choice = draw % int(self.instructions.counts[episode])
         pixels = None if batch.images is None else batch.images[row]
-        steps = self.episodes.episode(episode, pixels=pixels is not None, out=pixels)
+        steps = self.episodes.episode(episode, steps=chosen, pixels=pixels is not None, out=pixels)
         if self.features is not None:
             parts = Features(*(None if part is None else part[row] for part in batch.features or ()))
-            self.features.read(episode, choice, out=parts)
+            self.features.read(episode, choice, out=parts, steps=chosen)
         length = len(steps.actions)
         for key in ("state", "intrinsics", "extrinsics", "actions"):
             getattr(batch, key)[row, :length] = getattr(steps, key)
         batch.step_mask[row, :length] = 1
+        if batch.chunks is not None and batch.chunk_mask is not None:
+            actions = self.episodes.actions(episode)
+            numbers = np.arange(chosen.start, chosen.stop)[:, None] + np.arange(batch.chunks.shape[2])
+            batch.chunks[row, :length] = actions[np.minimum(numbers, len(actions) - 1)]
+            batch.chunk_mask[row, :length] = numbers < len(actions)
+        if batch.seeds is not None:
+            batch.seeds[row] = draw >> 32, draw & 0xFFFFFFFF
         text = self.instructions.row(episode, choice)
         batch.tokens[row] = self.instructions.tokens[text]
         batch.text_padding_mask[row] = self.instructions.padding[text]

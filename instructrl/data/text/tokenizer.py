@@ -9,16 +9,21 @@ from typing import Any
 import numpy as np
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers.pre_tokenizers import BertPreTokenizer
 
-from instructrl.config.model import EncoderConfig
+from instructrl.config.model import BYTE_PAIRS, SENTENCE_PIECES, EncoderConfig
 from instructrl.data.text.vocab_files import (
     END,
     INSIDE,
     LONGEST,
+    MISSING,
     PADDING,
+    SPACE,
     START,
+    STOP,
     UNKNOWN,
     WORD_END,
+    WORD_PIECES,
     Merges,
     Vocabulary,
     read_vocabulary,
@@ -28,36 +33,53 @@ from instructrl.errors import InputError
 from instructrl.package_files import VOCABULARY
 
 WEIGHTS = Path("weights")  # folder of downloaded tokenizers, if encoder.weights is not set
+EXAMPLES = {BYTE_PAIRS: "openai/clip-vit-base-patch16", SENTENCE_PIECES: "google/siglip2-base-patch16-224"}
 PROBED = 1000  # number of words that are checked
 # CLIP's published rule: English contractions, runs of letters, single digits, runs of other non-space characters.
 SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 class Tokenizer:
-    """BERT's word pieces or CLIP's byte pairs, in lower case. Picklable, thread-safe.
+    """BERT's word pieces, CLIP's byte pairs or Gemma's sentence pieces, in lower case. Picklable, thread-safe.
 
-    Byte pairs are enclosed in start and end tokens, word pieces have none. Text is never tokenized to one of these or
-    to padding.
+    Byte pairs are enclosed in start and end tokens, sentence pieces have the latter, word pieces none. Text is never
+    tokenized to one of these or to padding.
 
     Attributes:
         length: number of tokens of every encoded text, including padding.
         vocabulary_size: ids are in [0, vocabulary_size).
         padding: id of the padding token.
-        special_token_ids: ids of start and end token, the largest of all; empty for word pieces.
+        special_token_ids: ids of start and end token, the largest of all; of the end; or empty.
         checksum: digest of everything that determines the ids.
     """
 
     def __init__(
-        self, pieces: list[str], *, length: int, merges: Merges | None = None, added: Sequence[dict[str, Any]] = ()
+        self,
+        pieces: list[str],
+        *,
+        length: int,
+        merges: Merges | None = None,
+        added: Sequence[dict[str, Any]] = (),
+        kind: str | None = None,
     ) -> None:
-        """`pieces` are in the order of their ids; `merges` and `added` as in a Vocabulary."""
+        """`pieces` are in the order of their ids; the others as in a Vocabulary, by default of the two first kinds."""
         ids = {piece: number for number, piece in enumerate(pieces)}
+        kind = kind or (WORD_PIECES if merges is None else BYTE_PAIRS)
+        content = [pieces, merges, list(added), *([kind] if kind == SENTENCE_PIECES else [])]
+        self.checksum = hashlib.sha256(json.dumps(content).encode()).hexdigest()
         self.length, self.vocabulary_size = length, len(pieces)
-        self.padding = ids[PADDING] if merges is None else 0
-        self.special_token_ids: tuple[int, ...] = () if merges is None else (ids[START], ids[END])
-        self.checksum = hashlib.sha256(json.dumps([pieces, merges, list(added)]).encode()).hexdigest()
-        self._tokenizer = wordpiece_tokenizer(ids) if merges is None else bpe_tokenizer(ids, merges)
+        self.padding = ids[PADDING] if kind == WORD_PIECES else 0
+        self._start: list[int] = [ids[START]] if kind == BYTE_PAIRS else []
+        ends, unknown = {BYTE_PAIRS: (END, END), SENTENCE_PIECES: (STOP, MISSING)}.get(kind, (None, None))
+        self._end: list[int] = [ids[ends]] if ends else []
+        self._unknown = unknown and ids[unknown]  # where text without a piece is refused
+        self.special_token_ids: tuple[int, ...] = (*self._start, *self._end)
+        if kind == SENTENCE_PIECES:
+            self._tokenizer = sentencepiece_tokenizer(ids, merges or [])
+        else:
+            self._tokenizer = wordpiece_tokenizer(ids) if merges is None else bpe_tokenizer(ids, merges)
         self._tokenizer.add_tokens([AddedToken(**entry) for entry in added])
+        self._splitter = BertPreTokenizer() if kind == SENTENCE_PIECES else self._tokenizer.pre_tokenizer
 
     def __call__(self, sentences: list[str], *, truncate: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Return tokens [B,L] int32 and padding mask [B,L] float32, 1 where padding; an empty text has no word pieces.
@@ -72,7 +94,7 @@ class Tokenizer:
         for row, sentence in enumerate(sentences):
             ids = self._ids(sentence)
             if truncate and len(ids) > self.length:
-                ids = [*ids[: self.length - 1], ids[-1]] if self.special_token_ids else ids[: self.length]
+                ids = [*ids[: self.length - len(self._end)], *self._end]
             if len(ids) > self.length:
                 raise InputError(f"instruction {sentence!r}: {len(ids)} tokens, at most {self.length} fit; shorten it")
             tokens[row, : len(ids)] = ids
@@ -82,16 +104,13 @@ class Tokenizer:
     def _ids(self, sentence: str) -> list[int]:
         """Return the ids of a text, including special tokens."""
         encoded = self._encode(sentence)
-        if not self.special_token_ids:
-            return encoded.ids
-        start, end = self.special_token_ids
-        if end in encoded.ids:  # stands for bytes without a piece; the published vocabulary has all bytes
-            unknown = sentence[slice(*encoded.offsets[encoded.ids.index(end)])]
+        if self._unknown in encoded.ids:  # stands for bytes without a piece; the published vocabularies have all bytes
+            unknown = sentence[slice(*encoded.offsets[encoded.ids.index(self._unknown)])]
             raise InputError(
                 f"instruction {sentence!r}: encoder.tokenizer has no piece for {unknown!r}; "
                 "rephrase it, or use a vocabulary that has all bytes"
             )
-        return [start, *encoded.ids, end]
+        return [*self._start, *encoded.ids, *self._end]
 
     def _encode(self, sentence: str) -> tokenizers.Encoding:
         try:
@@ -110,16 +129,16 @@ class Tokenizer:
             InputError: not Unicode text.
         """
         self._encode(sentence)
-        text = self._tokenizer.normalizer.normalize_str(sentence)
-        spans = [span for _, span in self._tokenizer.pre_tokenizer.pre_tokenize_str(text)]
+        text = self._tokenizer.normalizer.normalize_str(sentence).replace(SPACE, " ")
+        spans = [span for _, span in self._splitter.pre_tokenize_str(text)]
         return list(filter(None, (text[slice(*span)].strip() for span in spans)))
 
     def decode(self, tokens: np.ndarray) -> str:
         """Return the text (in lower case) of one row of tokens [L]."""
         ids = [int(token) for token in tokens]
-        if self.special_token_ids:
-            start, end = self.special_token_ids
-            ids = [number for number in ids[: ids.index(end)] if number != start] if end in ids else []
+        if self._end:
+            count = ids.index(self._end[0]) if self._end[0] in ids else 0
+            ids = [number for number in ids[:count] if number not in self._start]
         else:
             ids = [number for number in ids if number != self.padding]
         return self._tokenizer.decode(ids).strip()
@@ -149,20 +168,45 @@ def bpe_tokenizer(ids: dict[str, int], merges: Merges) -> tokenizers.Tokenizer:
     return tokenizer
 
 
+def sentencepiece_tokenizer(ids: dict[str, int], merges: Merges) -> tokenizers.Tokenizer:
+    """Build Gemma's tokenizer with these entries, for text in lower case as SigLIP 2 reads it."""
+    model = models.BPE(ids, merges, unk_token=MISSING, fuse_unk=True, byte_fallback=True)
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(" ", SPACE)])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
+    return tokenizer
+
+
 def make_tokenizer(config: EncoderConfig) -> Tokenizer:
     """Build the tokenizer that `encoder.tokenizer` names: the bundled small vocabulary, or one on this machine.
+
+    Where `encoder.text` names another encoder it is that one's, and `encoder.text_tokenizer` the setting.
 
     Raises:
         InputError: it does not exist, is damaged, or does not match the kind of encoder.
     """
+    try:
+        return own_tokenizer(config.reader)
+    except InputError as error:
+        if not config.parts:
+            raise
+        raise InputError(str(error).replace("encoder.tokenizer", "encoder.text_tokenizer")) from None
+
+
+def own_tokenizer(config: EncoderConfig) -> Tokenizer:
+    """Build the tokenizer of an encoder that reads the instruction itself, or none."""
     path, vocabulary = bundled_vocabulary() if config.tokenizer == "small" else local_vocabulary(config)
-    if config.reads_byte_pairs and config.text and vocabulary.merges is None:
+    if config.tokens and config.text and vocabulary.kind != config.tokens:
         raise InputError(
-            f"encoder.tokenizer: found {config.tokenizer}, word pieces; allowed for kind={config.kind}: CLIP's byte "
-            "pairs, such as openai/clip-vit-base-patch16"
+            f"encoder.tokenizer: found {config.tokenizer}, {vocabulary.kind.partition(' ')[2]}; allowed for "
+            f"kind={config.kind}: {config.tokens}, such as {EXAMPLES[config.tokens]}"
         )
     tokenizer = Tokenizer(
-        vocabulary.pieces, length=config.text_length, merges=vocabulary.merges, added=vocabulary.added
+        vocabulary.pieces,
+        length=config.text_length,
+        merges=vocabulary.merges,
+        added=vocabulary.added,
+        kind=vocabulary.kind,
     )
     check_words(path, tokenizer, vocabulary)
     return tokenizer

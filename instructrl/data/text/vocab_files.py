@@ -1,20 +1,25 @@
-"""Strict readers of published vocabulary files: BERT's word pieces and CLIP's byte pairs.
+"""Strict readers of published vocabulary files: BERT's word pieces, CLIP's byte pairs, Gemma's sentence pieces.
 
-    tokenizer.json             either
+    tokenizer.json             any
     vocab.txt                  word pieces, one per line
     vocab.json and merges.txt  byte pairs
 
-Only entries, merges and added words are read: `tokenizer` lower-cases and splits text as in the training of the two.
+Only entries, merges and added words are read: `tokenizer` lower-cases and splits text as in the training of each.
 """
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from instructrl.config.model import BYTE_PAIRS, SENTENCE_PIECES
 from instructrl.errors import InputError
 from instructrl.storage.json_file import JsonError, parse_json
 
 PADDING, UNKNOWN = "[PAD]", "[UNK]"  # special entries of word pieces
 START, END = "<|startoftext|>", "<|endoftext|>"  # and of byte pairs
+SPACE, STOP, MISSING = "\u2581", "<eos>", "<unk>"  # a space in sentence pieces, and their special entries beside
+PAD = "<pad>"
+WORD_PIECES = "BERT's word pieces"
+SPECIAL = {WORD_PIECES: (PADDING, UNKNOWN), BYTE_PAIRS: (START, END), SENTENCE_PIECES: (PAD, STOP, MISSING)}
 INSIDE, WORD_END = "##", "</w>"  # prefix of a piece within a word; suffix of one at its end
 FORMS = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))  # files of a folder, in order of preference
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
@@ -27,11 +32,14 @@ class Vocabulary(NamedTuple):
     """Content of a vocabulary: entries, merges and added words."""
 
     pieces: list[str]  # in the order of their ids
-    merges: Merges | None  # of byte pairs, in order of priority; None: word pieces
+    merges: Merges | None  # of byte pairs and sentence pieces, in order of priority; None: word pieces
     added: list[dict[str, Any]]  # entries matched before text is split: `content` and FLAGS
+    kind: str = WORD_PIECES  # or BYTE_PAIRS or SENTENCE_PIECES
 
     def words(self) -> dict[str, str]:
         """Return entries that are whole words, keyed by the word that must be tokenized to just this entry."""
+        if self.kind == SENTENCE_PIECES:  # words of a text are not apart there
+            return {}
         if self.merges is None:
             return {piece: piece for piece in self.pieces if is_plain_word(piece) and len(piece) <= LONGEST}
         ends = [piece.removesuffix(WORD_END) for piece in self.pieces if piece.endswith(WORD_END)]
@@ -80,7 +88,8 @@ def read_tokenizer(path: Path) -> Vocabulary:
         raise unsupported_error(path, "contains no model; for vocab.json and merges.txt, name their folder")
     kind = model_type(model)
     affixes = model.get("continuing_subword_prefix") or "", model.get("end_of_word_suffix") or ""
-    expected = {"WordPiece": (INSIDE, ""), "BPE": ("", WORD_END)}
+    sentence_pieces = kind == "BPE" and model.get("byte_fallback") is True
+    expected = {"WordPiece": (INSIDE, ""), "BPE": ("", "" if sentence_pieces else WORD_END)}
     if kind not in expected:
         raise unsupported_error(path, f"found a model of type {kind}")
     if affixes != expected[kind]:
@@ -88,8 +97,10 @@ def read_tokenizer(path: Path) -> Vocabulary:
             path, f"found a {kind} whose pieces have the affixes {affixes}, expected {expected[kind]}"
         )
     ids, added = all_ids(path, model.get("vocab"), content.get("added_tokens") or [])
-    merges = None if kind == "WordPiece" else read_merges(path, model.get("merges"), ids)
-    return Vocabulary(pieces_by_id(path, ids), merges, added)
+    if kind == "WordPiece":
+        return Vocabulary(pieces_by_id(path, ids), None, added)
+    merges = read_merges(path, model.get("merges"), ids)
+    return Vocabulary(pieces_by_id(path, ids), merges, added, SENTENCE_PIECES if sentence_pieces else BYTE_PAIRS)
 
 
 def model_type(model: dict[str, Any]) -> str:
@@ -114,7 +125,7 @@ def all_ids(path: Path, entries: Any, added: Any) -> tuple[dict[str, int], list[
             raise damaged_error(path, "an added token without content")
         if ids.setdefault(content, entry.get("id")) != entry.get("id"):
             raise damaged_error(path, f"{content!r} has the ids {ids[content]} and {entry.get('id')}")
-        if not entry.get("special") and content not in (PADDING, UNKNOWN, START, END):
+        if not entry.get("special") and not any(content in special for special in SPECIAL.values()):
             found.append({"content": content, **{flag: bool(entry.get(flag)) for flag in FLAGS}})
     return ids, found
 
@@ -125,7 +136,7 @@ def read_pairs(entries: Path, merges: Path) -> Vocabulary:
     if not isinstance(ids, dict):
         raise damaged_error(entries, "no dictionary of entries")
     lines = read_lines(merges, header="#version")
-    return Vocabulary(pieces_by_id(entries, ids), read_merges(merges, lines, ids), [])
+    return Vocabulary(pieces_by_id(entries, ids), read_merges(merges, lines, ids), [], BYTE_PAIRS)
 
 
 def read_merges(path: Path, merges: Any, ids: dict[str, int]) -> Merges:
@@ -161,11 +172,14 @@ def pieces_by_id(path: Path, ids: dict[str, int]) -> list[str]:
 
 def check(path: Path, vocabulary: Vocabulary) -> None:
     """Raise InputError for a vocabulary that cannot tokenize text."""
-    pieces, pairs = vocabulary.pieces, vocabulary.merges is not None
-    kind = "CLIP's byte pairs" if pairs else "BERT's word pieces"
-    absent = [piece for piece in ((START, END) if pairs else (PADDING, UNKNOWN)) if piece not in pieces]
+    pieces, kind, pairs = vocabulary.pieces, vocabulary.kind, vocabulary.kind == BYTE_PAIRS
+    absent = [piece for piece in SPECIAL[kind] if piece not in pieces]
     if absent:
         raise unsupported_error(path, f"{len(pieces)} entries without {' and '.join(absent)}, which {kind} have")
+    if kind == SENTENCE_PIECES:
+        if pieces[0] != PAD or SPACE not in pieces:
+            raise unsupported_error(path, f"entry 0 is {pieces[0]!r}, expected {PAD}, and {SPACE} for a space")
+        return
     if pairs and pieces[-1] != END:
         raise unsupported_error(
             path, f"the last of {len(pieces)} entries is {pieces[-1]!r}, expected {END}, as CLIP requires"
@@ -221,5 +235,8 @@ def damaged_error(path: Path, reason: str) -> InputError:
 
 def unsupported_error(path: Path, reason: str) -> InputError:
     """Build the error for a file of another kind."""
-    allowed = "BERT's word pieces (tokenizer.json, vocab.txt), CLIP's byte pairs (tokenizer.json, or a folder)"
+    allowed = (
+        f"{WORD_PIECES} (tokenizer.json, vocab.txt), {BYTE_PAIRS} (tokenizer.json, or a folder), {SENTENCE_PIECES} "
+        "(tokenizer.json)"
+    )
     return InputError(f"encoder.tokenizer: {path}: {reason}; allowed: {allowed}")

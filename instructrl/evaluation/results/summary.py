@@ -213,7 +213,7 @@ def table(results: Mapping[str, Any]) -> str:
 def headline(results: Mapping[str, Any]) -> str:
     """The headline result in one line, with the protocol and the left-out variations needed to compare it."""
     low, high = bounds(results)
-    parts = [f"success_rate {results['success_rate']:.2f} [{low:.2f}, {high:.2f}] over {results['episodes']} episodes"]
+    parts = [f"success_rate {results['success_rate']:.3f} [{low:.3f}, {high:.3f}] over {results['episodes']} episodes"]
     if "tasks" in results:
         count = len(results["tasks"])
         parts[0] += f" of {count} tasks (mean over tasks)" if count > 1 else f" of {next(iter(results['tasks']))}"

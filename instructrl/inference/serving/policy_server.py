@@ -168,7 +168,7 @@ class PolicyServer:
         instruction = self._instruction(session, found)
         observation = self._format.read(found, instruction)
         first = session.instruction is None
-        if not first and len(self._agent.history[session.slot]) >= self._agent.steps:
+        if not first and self._agent.is_full(session.slot):
             limit = self._agent.steps
             raise InputError(
                 f"episode: found keyframe {limit + 1}; allowed: at most {limit}, unless max_keyframes= of the server "
@@ -204,7 +204,8 @@ def metadata(trained: LoadedAgent, max_keyframes: int) -> dict[str, Any]:
         "camera_matrices": form.matrices,  # needed in observations
         "state": list(form.state),
         "workspace": sim.bounds.numbers,  # metres: x y z of the lowest corner, then of the highest
-        "action": list(ACTION),  # a keyframe, in the world frame
+        "action": list(ACTION),  # in the world frame
+        "actions": sim.actions,  # keyframe or dense
         "max_keyframes": max_keyframes,
         "step": trained.step,
     }

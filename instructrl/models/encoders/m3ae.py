@@ -18,13 +18,14 @@ from instructrl.config.model import pooled_layers
 from instructrl.models.layers.attention import attend, pad_to_even
 from instructrl.models.layers.block_stack import DEFAULT_EXECUTION, ExecutionConfig, identity, run_blocks
 from instructrl.models.layers.image_ops import normalize, patchify, resize
+from instructrl.models.layers.initializers import normal, xavier_uniform
 from instructrl.models.layers.positional import sinusoid, sinusoid_2d
 from instructrl.models.layers.transformer import first_token
 from instructrl.types import Features
 
 MEAN, STD = M3AEConfig.constants["image_mean"], M3AEConfig.constants["image_std"]
 MLP_RATIO = 4
-xavier, small = nn.initializers.xavier_uniform(), nn.initializers.normal(0.02)
+small = normal(0.02)
 
 
 class Attention(nn.Module):
@@ -37,10 +38,10 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x_MSD: Float[Array, "M S D"], padding_MS: Float[Array, "M S"]) -> Float[Array, "M S D"]:
         count, length, width = x_MSD.shape
-        qkv = nn.Dense(3 * width, kernel_init=xavier, dtype=self.dtype, name="Dense_0")(x_MSD)
+        qkv = nn.Dense(3 * width, kernel_init=xavier_uniform, dtype=self.dtype, name="Dense_0")(x_MSD)
         query, key, value = jnp.moveaxis(qkv.reshape(count, length, 3, self.heads, -1), 2, 0)
         mixed = attend(query, key, value, mask=(padding_MS == 0)[:, None, None], attention=self.attention)
-        return nn.Dense(width, kernel_init=xavier, dtype=self.dtype, name="Dense_1")(mixed.reshape(x_MSD.shape))
+        return nn.Dense(width, kernel_init=xavier_uniform, dtype=self.dtype, name="Dense_1")(mixed.reshape(x_MSD.shape))
 
 
 class Mlp(nn.Module):
@@ -51,8 +52,8 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x_MSD: Float[Array, "M S D"]) -> Float[Array, "M S D"]:
         width = x_MSD.shape[-1]
-        x = nn.gelu(nn.Dense(MLP_RATIO * width, kernel_init=xavier, dtype=self.dtype, name="fc1")(x_MSD))
-        return nn.Dense(width, kernel_init=xavier, dtype=self.dtype, name="fc2")(x)
+        x = nn.gelu(nn.Dense(MLP_RATIO * width, kernel_init=xavier_uniform, dtype=self.dtype, name="fc1")(x_MSD))
+        return nn.Dense(width, kernel_init=xavier_uniform, dtype=self.dtype, name="fc2")(x)
 
 
 class Block(nn.Module):
@@ -112,9 +113,8 @@ class M3AE(nn.Module):
 
     def setup(self) -> None:
         config, width = self.config, (1, 1, self.config.dim)
-        words = nn.initializers.normal(1.0)
-        self.text_embedding = nn.Embed(self.vocabulary_size, config.dim, embedding_init=words, dtype=self.dtype)
-        self.image_embedding = nn.Dense(config.dim, kernel_init=xavier, dtype=self.dtype)
+        self.text_embedding = nn.Embed(self.vocabulary_size, config.dim, embedding_init=normal(1.0), dtype=self.dtype)
+        self.image_embedding = nn.Dense(config.dim, kernel_init=xavier_uniform, dtype=self.dtype)
         self.cls_token = self.param("cls_token", small, width)
         self.encoder_image_type_embedding = self.param("encoder_image_type_embedding", small, width)
         if config.text:

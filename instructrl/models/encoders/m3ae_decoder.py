@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from instructrl.models.encoders.m3ae import M3AE, Transformer, small, xavier
+from instructrl.models.encoders.m3ae import M3AE, Transformer, small
+from instructrl.models.layers.initializers import xavier_uniform
 from instructrl.models.layers.positional import sinusoid, sinusoid_2d
 
 
@@ -26,7 +27,7 @@ class MaskedM3AE(M3AE):
     def setup(self) -> None:
         super().setup()
         width = (1, 1, self.decoder_dim)
-        self.decoder_input_projection = nn.Dense(self.decoder_dim, kernel_init=xavier, dtype=self.dtype)
+        self.decoder_input_projection = nn.Dense(self.decoder_dim, kernel_init=xavier_uniform, dtype=self.dtype)
         self.decoder_image_type_embedding = self.param("decoder_image_type_embedding", small, width)
         self.decoder_text_type_embedding = self.param("decoder_text_type_embedding", small, width)
         self.image_mask_embedding = self.param("image_mask_embedding", small, width)
@@ -89,7 +90,7 @@ class Output(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "M S E"]) -> Float[Array, "M S size"]:
-        return nn.Dense(self.size, kernel_init=xavier, name="Dense_0")(x)
+        return nn.Dense(self.size, kernel_init=xavier_uniform, name="Dense_0")(x)
 
 
 def pixel_loss(predicted: Float[Array, "M P C"], patches: Float[Array, "M P C"], masked: Float[Array, "M P"]) -> Array:

@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from instructrl.config.model import EncoderConfig
+from instructrl.models.encoders.pair import Pair
+from instructrl.models.initialization import param_shapes
 from instructrl.models.layers.block_stack import DEFAULT_EXECUTION, ExecutionConfig
 from instructrl.registry import load_implementation
 
-BLOCK = re.compile(r"(|encoder/|(vision|text)_model/encoder/)(block_|Block_|layers/)(?P<index>\d+)/")
+BLOCK = re.compile(r"(image/|text/)?(|encoder/|(vision|text)_model/encoder/)(block_|Block_|layers/)(?P<index>\d+)/")
 LAST = re.compile(
-    r"(norm|encoder/LayerNorm_0|\w+_model/(post_layernorm|final_layer_norm)|\w+_projection|logit_scale)(/|$)"
+    r"(image/|text/)?(norm|encoder/LayerNorm_0|\w+_model/(post_layernorm|final_layer_norm|head)|\w+_projection|logit_(scale|bias))(/|$)"
 )
 
 
@@ -32,7 +34,7 @@ def make_encoder(
     It maps images uint8 [B, T, K, H, W, 3], tokens int32 [B, L] and their padding mask [B, L] (1 where padding)
     to Features.
     """
-    make = load_implementation(f"encoder.kind={config.kind}", type(config))
+    make = Pair if config.parts else load_implementation(f"encoder.kind={config.kind}", type(config))
     return make(config, vocabulary_size, dtype, execution)
 
 
@@ -40,9 +42,10 @@ def encoder_shapes(config: EncoderConfig, *, vocabulary_size: int) -> dict[str, 
     """The shape of every parameter of an encoder by slash-separated path, by shape inference only."""
     size = config.image_size or config.patch_size
     images = np.zeros((1, 1, 1, size, size, 3), np.uint8)
-    tokens, padding = np.zeros((1, config.text_length), np.int32), np.zeros((1, config.text_length), np.float32)
+    length = config.reader.text_length
+    tokens, padding = np.zeros((1, length), np.int32), np.zeros((1, length), np.float32)
     encoder = make_encoder(config, vocabulary_size=vocabulary_size)
-    params = jax.eval_shape(encoder.init, jax.random.key(0), images, tokens, padding)["params"]
+    params = param_shapes(encoder, images, tokens, padding)
     return {name: leaf.shape for name, leaf in flatten_params(params).items()}
 
 
@@ -71,6 +74,6 @@ def layer_depths_from_top(names: Iterable[str]) -> dict[str, int]:
 
 
 def tower(name: str) -> str:
-    """The CLIP tower of a parameter; "" for other encoders and for parameters of neither tower."""
+    """The tower of a parameter, of an encoder that has two; "" for other encoders and for parameters of neither."""
     prefix, separator, _ = name.partition("_model/")
     return prefix if separator else ""

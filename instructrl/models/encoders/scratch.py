@@ -15,6 +15,7 @@ from instructrl.config.encoders import ScratchTinyConfig
 from instructrl.config.model import pooled_layers
 from instructrl.models.layers.block_stack import DEFAULT_EXECUTION, ExecutionConfig, run_blocks
 from instructrl.models.layers.image_ops import resize
+from instructrl.models.layers.initializers import Conv, Dense, normal
 from instructrl.types import Features
 
 
@@ -43,9 +44,9 @@ class ScratchTiny(nn.Module):
         per_image = jnp.repeat(text_BD, steps * cameras, axis=0)
         x = (resize(images.reshape(-1, *images.shape[3:]), config.image_size).astype(dtype) - 127.5) / 64.0
         x = merge_cells(x, 4)
-        x = nn.gelu(nn.Dense(config.dim // 2, dtype=dtype, name="embed_cells")(x))
+        x = nn.gelu(Dense(config.dim // 2, dtype=dtype, name="embed_cells")(x))
         x = merge_cells(x, config.patch_size // 4)
-        x = nn.Dense(config.dim, dtype=dtype, name="embed_patches")(x)
+        x = Dense(config.dim, dtype=dtype, name="embed_patches")(x)
         make, names = partial(LocalBlock, config.dim, dtype), [f"block_{index}" for index in range(config.depth)]
         x, layers = run_blocks(self, make, names, x, per_image, execution=self.execution, readout=spatial_mean)
         x = nn.LayerNorm(dtype=dtype, name="norm")(x)
@@ -56,7 +57,7 @@ class ScratchTiny(nn.Module):
 
     def encode_text(self, tokens: Int[Array, "B L"], text_padding_mask: Float[Array, "B L"]) -> Float[Array, "B D"]:
         """Mean of token embeddings with learnt weights; zero without tokens or if `text` is off."""
-        init, width = nn.initializers.normal(0.02), self.config.dim
+        init, width = normal(0.02), self.config.dim
         words = nn.Embed(self.vocabulary_size, width, embedding_init=init, name="words")(tokens)
         weight = jnp.exp(nn.Embed(self.vocabulary_size, 1, embedding_init=init, name="word_weight")(tokens))
         weight = weight * (1 - text_padding_mask)[..., None] * float(self.config.text)
@@ -71,11 +72,11 @@ class LocalBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "M h w D"], text: Float[Array, "M D"]) -> Float[Array, "M h w D"]:
-        gain, shift = jnp.split(nn.Dense(2 * self.dim, dtype=self.dtype, name="film")(text)[:, None, None], 2, axis=-1)
+        gain, shift = jnp.split(Dense(2 * self.dim, dtype=self.dtype, name="film")(text)[:, None, None], 2, axis=-1)
         y = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
-        y = nn.Conv(self.dim, (3, 3), dtype=self.dtype, name="mix")(y)
+        y = Conv(self.dim, (3, 3), dtype=self.dtype, name="mix")(y)
         y = nn.gelu(y * (1 + gain) + shift)
-        return x + nn.Dense(self.dim, dtype=self.dtype, name="out")(y)
+        return x + Dense(self.dim, dtype=self.dtype, name="out")(y)
 
 
 def spatial_mean(x: Float[Array, "M h w D"]) -> Float[Array, "M D"]:

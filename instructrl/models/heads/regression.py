@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from instructrl.config.heads import RegressionConfig
+from instructrl.config.heads import ChunkConfig, RegressionConfig
 from instructrl.models.heads.base import (
     CameraParams,
     PosePrediction,
@@ -24,6 +24,14 @@ class SlotPose(NamedTuple):
 
     pose: PosePrediction
     scores: Any  # B T K P+1, logits over patches, of a target: shares; None if the slots are not supervised
+
+
+def squared_errors(
+    config: RegressionConfig | ChunkConfig, predicted: PosePrediction, targets: PosePrediction
+) -> Float[Array, "*shape"]:
+    """Weighted squared errors of position, rotation (up to the quaternion's sign) and gripper."""
+    position = jnp.mean((predicted.position - targets.position) ** 2, axis=-1)
+    return config.position_weight * position + pose_loss(config, predicted, targets)
 
 
 class RegressionHead(nn.Module):
@@ -46,10 +54,8 @@ class RegressionHead(nn.Module):
 
     def loss(self, predicted: SlotPose, targets: SlotPose) -> Float[Array, "B T"]:
         """Weighted squared errors of position, rotation (up to the quaternion's sign) and gripper."""
-        config = self.config
-        position = jnp.mean((predicted.pose.position - targets.pose.position) ** 2, axis=-1)
-        loss = config.position_weight * position + pose_loss(config, predicted.pose, targets.pose)
-        return loss + slot_loss(config, predicted.scores, targets.scores)
+        loss = squared_errors(self.config, predicted.pose, targets.pose)
+        return loss + slot_loss(self.config, predicted.scores, targets.scores)
 
     def decode(self, predicted: SlotPose, cameras: CameraParams) -> Float[Array, "B T 8"]:
         """The decoded action."""

@@ -14,6 +14,7 @@ from instructrl.models.heads.base import CameraParams, gripper_loss, join_action
 from instructrl.models.heads.heatmap import heatmap_loss, heatmap_targets
 from instructrl.models.heads.rotation import BinnedRotation
 from instructrl.models.heads.triangulation import nearest_candidate, triangulate
+from instructrl.models.layers.initializers import Dense
 from instructrl.models.layers.transformer import Mlp
 from instructrl.models.patch_reader import PatchReader
 from instructrl.workspace import Workspace
@@ -44,7 +45,7 @@ class SpatialHead(nn.Module):
     ) -> Heatmaps:
         del cameras
         reading = PatchReader(1, self.config.dim, self.dtype, name="reader")(hidden, patches)
-        offsets = nn.Dense(2, dtype=self.dtype, name="offset")(reading.hidden)
+        offsets = Dense(2, dtype=self.dtype, name="offset")(reading.hidden)
         attended = jnp.sum(reading.attended, axis=(2, 3))
         summary = reading.summary.reshape(*hidden.shape[:-1], -1)
         inputs = jnp.concatenate([hidden, summary, attended], axis=-1)
@@ -70,6 +71,10 @@ class SpatialHead(nn.Module):
         """The action at the point that all heatmaps together find most likely."""
         point = triangulate(predicted.scores, predicted.offsets, cameras, self.workspace)
         return join_action(point, self.rotation.decode(predicted.rotation), predicted.gripper, self.workspace)
+
+    def heatmaps(self, predicted: Heatmaps) -> Float[Array, "B T K P"]:
+        """The shares of the patches in which the action's point may be; the rest to one is that of out of view."""
+        return nn.softmax(predicted.scores, axis=-1)[..., :-1]
 
     def error_parts(
         self, predicted: Heatmaps, position: Array, actual: Float[Array, "B T 3"], cameras: CameraParams

@@ -12,18 +12,18 @@ from jaxtyping import Array, Float, Shaped, UInt8
 Triple = Sequence[float]  # red, green, blue
 
 
-def resize(images: Shaped[Array, "M H W 3"], size: int | None) -> Array:
+def resize(images: Shaped[Array, "M H W 3"], size: int | None, *, method: str = "cubic") -> Array:
     """Resize images to `size` x `size` pixels with integer values in [0, 255]; None leaves them unchanged.
 
-    Bicubic (Keys, a = -0.5) with antialiasing along rows and then columns, each rounded, as in PIL, with which CLIP
-    was trained.
+    Bicubic (Keys, a = -0.5), or bilinear for the method "linear", with antialiasing along rows and then columns, each
+    rounded, as in PIL, with which CLIP was trained.
     """
     count, height, width, _ = images.shape
     if size is None or (height, width) == (size, size):
         return images
     x = images.astype(jnp.float32)
     for shape in ((count, height, size, 3), (count, size, size, 3)):
-        x = jnp.clip(jnp.round(jax.image.resize(x, shape, "cubic", antialias=True)), 0, 255)
+        x = jnp.clip(jnp.round(jax.image.resize(x, shape, method, antialias=True)), 0, 255)
     return x
 
 

@@ -6,7 +6,6 @@ Success is Meta-World's own. Its hand never turns, so the quaternion of an actio
 import zlib
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Self
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from instructrl.sim.metaworld.motion import Motion
 from instructrl.sim.metaworld.sentences import held_out_sentences, sentences
 from instructrl.sim.metaworld.views import Views
 from instructrl.sim.rendering import working_backend
-from instructrl.types import Demonstration, Observation
+from instructrl.types import DENSE, Demonstration, Observation
 
 MAX_KEYFRAMES = 25
 FILM_CAMERA, FILM_STEPS = "corner2", round(0.1 / STEP_SECONDS)  # steps between two images of a film
@@ -48,10 +47,13 @@ class MetaWorld:
         self._outcome: Outcome | None = Outcome.TIME_LIMIT  # no episode has begun
 
     @classmethod
-    def from_config(cls, config: MetaWorldConfig, task: str) -> Self:
+    def from_config(cls, config: MetaWorldConfig, task: str) -> "MetaWorld":
         """Build a task's scene, with a renderer that works on this machine."""
+        from instructrl.sim.metaworld.dense import DenseMetaWorld  # a subclass
+
         renderer = cls.available_renderer(config.renderer)
-        return cls(task, cameras=config.cameras, image_size=config.image_size, renderer=renderer)
+        kind = DenseMetaWorld if config.actions == DENSE else cls
+        return kind(task, cameras=config.cameras, image_size=config.image_size, renderer=renderer)
 
     @classmethod
     def available_renderer(cls, requested: str) -> str:
@@ -81,12 +83,12 @@ class MetaWorld:
         return ()
 
     def step(self, action: np.ndarray) -> Step:
-        """Execute one keyframe action (8 numbers); an invalid action is an outcome, not an exception."""
+        """Execute one action (8 numbers); an invalid action is an outcome, not an exception."""
         outcome = self._execute(action)
         return Step(self._observe(), outcome)
 
     def demonstrate(self, start: EpisodeStart) -> tuple[Demonstration, Outcome]:
-        """Let the expert play, and replay its keyframes in the same scene; frames and outcome are those of the replay.
+        """Let the expert play, and replay its actions in the same scene; frames and outcome are those of the replay.
 
         If the expert fails, returns the first frame, no actions, and the outcome `EXPERT_FAILURE`; if none of its
         keyframes succeeds, the last ones that were tried and their outcome.
@@ -169,9 +171,12 @@ class MetaWorld:
         except InputError:
             outcome: Outcome | None = Outcome.INVALID_ACTION
         else:
-            outcome = self._motion.execute(checked[:3], opened=bool(checked[7]))
+            outcome = self._move(checked[:3], opened=bool(checked[7]))
         self._outcome = self._counter.count(outcome)
         return self._outcome
+
+    def _move(self, position: np.ndarray, *, opened: bool) -> Outcome | None:
+        return self._motion.execute(position, opened=opened)
 
     def _observe(self) -> Observation:
         intrinsics, extrinsics = self._views.matrices(self._scene.data)

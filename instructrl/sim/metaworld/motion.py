@@ -13,6 +13,7 @@ from instructrl.sim.metaworld.library import STEP_METRES, Scene
 
 SETTLE_STEPS = 5  # after the target has arrived, in which the hand follows
 GRIPPER_STEPS = 12  # in which the fingers close or open
+DENSE_STEPS = 5  # of a dense action
 OPEN, CLOSED = -1.0, 1.0  # efforts of the gripper
 
 
@@ -45,6 +46,11 @@ class Motion:
             self._effort = effort
             outcome = self._run(goal, steps=GRIPPER_STEPS)
         return outcome
+
+    def servo(self, position: np.ndarray, *, opened: bool) -> Outcome | None:
+        """Draw the hand towards a position [3], and work the gripper, for `DENSE_STEPS`; outcomes as of `execute`."""
+        self._effort = OPEN if opened else CLOSED
+        return self._run(self._scene.within_reach(position), steps=DENSE_STEPS)
 
     def _run(self, goal: np.ndarray, *, steps: int) -> Outcome | None:
         for _ in range(steps):

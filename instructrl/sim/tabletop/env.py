@@ -1,8 +1,9 @@
 """The embedded simulator as an environment of `instructrl.sim.env`."""
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Self
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import mujoco
 import numpy as np
@@ -14,12 +15,12 @@ from instructrl.sim.env import EpisodeLimits, EpisodeStart, Outcome, Step, StepC
 from instructrl.sim.mujoco.cameras import extrinsics, intrinsics
 from instructrl.sim.rendering import available_renderer, opengl_backend
 from instructrl.sim.tabletop.motion import Motion, MotionResult
-from instructrl.sim.tabletop.render import Renderer, make_renderer
+from instructrl.sim.tabletop.render import Renderer, View, make_renderer
 from instructrl.sim.tabletop.scene import CAMERAS, FILM_CAMERA
 from instructrl.sim.tabletop.task import load_task
 from instructrl.sim.tabletop.things import GripperState, SceneObject, find_scene_objects
 from instructrl.sim.tabletop.world import World
-from instructrl.types import Demonstration, Observation
+from instructrl.types import DENSE, Demonstration, Observation
 from instructrl.workspace import RLBENCH_WORKSPACE
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class Tabletop:
         self._renderer_name = renderer
         self._renderer: Renderer = make_renderer(renderer, model, image_size)
         self._scene_renderer: tuple[int, Renderer] | None = None  # image size, renderer
+        self._shown = mujoco.MjData(model)  # the pose that is drawn: the world's own may be between two time steps
+        self.view: View | None = None  # of the scene's images; None: that of the video camera
         self._goal_objects: Mapping[int, str] = {}
         self.limits = EpisodeLimits()
         self._counter = StepCounter(self.limits, max_steps=self.max_steps)
@@ -61,10 +64,13 @@ class Tabletop:
         self._outcome: Outcome | None = Outcome.TIME_LIMIT  # no episode has begun
 
     @classmethod
-    def from_config(cls, config: "SimConfig", task: str) -> Self:
+    def from_config(cls, config: "SimConfig", task: str) -> "Tabletop":
         """Create the environment of a task, with a renderer that works on this machine."""
+        from instructrl.sim.tabletop.dense import DenseTabletop  # a subclass
+
         renderer = cls.available_renderer(config.renderer)
-        return cls(task, cameras=config.cameras, image_size=config.image_size, renderer=renderer)
+        kind = DenseTabletop if config.actions == DENSE else cls
+        return kind(task, cameras=config.cameras, image_size=config.image_size, renderer=renderer)
 
     @classmethod
     def available_renderer(cls, requested: str) -> str:
@@ -86,12 +92,12 @@ class Tabletop:
         return tuple(variation for variation in self._goal_objects if variation != self._goal)
 
     def step(self, action: np.ndarray) -> Step:
-        """Execute one keyframe action (8 numbers); an invalid action is an outcome, not an exception."""
+        """Execute one action (8 numbers); an invalid action is an outcome, not an exception."""
         outcome = self._execute(action)
         return Step(self._observe(), outcome)
 
     def demonstrate(self, start: EpisodeStart) -> tuple[Demonstration, Outcome]:
-        """Run the expert from a new initial state; records one frame at the start and one after every keyframe."""
+        """Run the expert from a new initial state; records one frame at the start and one after every action."""
         first, goal = self.reset(start), self._goal
         demonstration, outcome = replay(
             first, self.step, self._expert(), instructions=self.instructions(goal), variation=goal, seed=start.seed
@@ -138,28 +144,35 @@ class Tabletop:
     def film(self, start: EpisodeStart, actions: np.ndarray, *, size: int) -> np.ndarray:
         """Replay actions from a new initial state; returns a video, uint8 [F, size, size, 3], 10 frames per second."""
         self._begin(start)
-        world = self._world
-        camera, shown = world.model.camera(FILM_CAMERA).id, mujoco.MjData(world.model)
-        renderer = make_renderer(self._renderer_name, world.model, size)
         frames: list[np.ndarray] = []
-
-        def record() -> None:
-            if world.data.time >= len(frames) * _FRAME_SECONDS - 1e-9:
-                world.copy_pose(shown)
-                frames.append(renderer.draw(shown, camera))
-
-        try:
-            record()
-            self._motion.on_step = record
+        with self.filming(frames.append, size=size):
             for action in actions:
                 if self._execute(action) is not None:
                     break
-            world.copy_pose(shown)
-            frames.append(renderer.draw(shown, camera))
+        return np.stack(frames)
+
+    @contextmanager
+    def filming(self, receive: Callable[[np.ndarray], None], *, size: int) -> Iterator[None]:
+        """Give the scene's image now, of every 0.1 s of its time in this context, and at the end to `receive`.
+
+        The images, uint8 [size, size, 3], are those of `scene_image`.
+        """
+        data, began = self._world.data, self._world.data.time
+        count = 0
+
+        def record() -> None:
+            nonlocal count
+            if data.time - began >= count * _FRAME_SECONDS - 1e-9:
+                receive(self.scene_image(size=size))
+                count += 1
+
+        record()
+        self._motion.on_step = record
+        try:
+            yield
         finally:
             self._motion.on_step = None
-            renderer.close()
-        return np.stack(frames)
+        receive(self.scene_image(size=size))
 
     def provenance(self) -> dict[str, str]:
         """Simulator, version, renderer and expert, to be recorded with generated data."""
@@ -176,11 +189,15 @@ class Tabletop:
         return np.stack([self._renderer.depth(self._world.data, camera) for camera in self._cameras])
 
     def scene_image(self, *, size: int) -> np.ndarray:
-        """The current scene from the video camera, uint8 [size, size, 3]."""
+        """The current scene from the video camera, or from `view` if it is set, uint8 [size, size, 3]."""
         if self._scene_renderer is None or self._scene_renderer[0] != size:
             self._close_scene_renderer()
             self._scene_renderer = size, make_renderer(self._renderer_name, self._world.model, size)
-        return self._scene_renderer[1].draw(self._world.data, self._world.model.camera(FILM_CAMERA).id)
+        camera = self._world.model.camera(FILM_CAMERA).id
+        self._world.copy_pose(self._shown)
+        if self.view is not None:
+            self._shown.cam_xpos[camera], self._shown.cam_xmat[camera] = self.view.pose()
+        return self._scene_renderer[1].draw(self._shown, camera)
 
     def close(self) -> None:
         """Release the renderers."""
@@ -223,8 +240,15 @@ class Tabletop:
 
     def _expert(self) -> list[np.ndarray]:
         """The expert's actions as float32, as in data sets, so that a replay is bit-identical."""
-        waypoints = self._task.waypoints(self._world, self._goal_objects[self._goal])
-        return [check_action(action).astype(np.float32) for action in waypoints]
+        return [check_action(action).astype(np.float32) for action in self._plan()]
+
+    def _plan(self) -> list[np.ndarray]:
+        """The expert's actions in a newly placed scene."""
+        return self._task.waypoints(self._world, self._goal_objects[self._goal])
+
+    def _move(self, action: np.ndarray) -> MotionResult:
+        """Execute a validated action."""
+        return self._motion.execute(action)
 
     def _execute(self, action: np.ndarray) -> Outcome | None:
         if self._outcome is not None:
@@ -237,7 +261,7 @@ class Tabletop:
             action = check_action(action)
         except InputError:
             return Outcome.INVALID_ACTION
-        result = self._motion.execute(action)
+        result = self._move(action)
         if result is MotionResult.UNREACHABLE:
             return Outcome.UNREACHABLE
         self._keyframe += 1

@@ -1,4 +1,7 @@
-"""Execution of keyframe actions: a straight or joint-space path, then settling, then the gripper."""
+"""Execution of actions. A keyframe: a straight or joint-space path, then settling, then the gripper.
+
+A dense action is a pose on such a path: the arm is drawn towards it for a fixed time, then the gripper acts.
+"""
 
 from collections.abc import Callable, Iterable
 from enum import Enum
@@ -23,6 +26,9 @@ _SETTLED_ERROR, _SETTLED_SPEED = 2e-4, 5e-3  # radians, rad/s
 _FINGER_SPEED = 0.2  # m/s
 _GRIPPER_SETTLE = 0.20  # seconds at most
 _BLOCKED = 0.03  # metres from the commanded position beyond which the arm counts as blocked
+_DENSE_TICKS = round(0.1 / TIMESTEP)  # of a dense action
+_DENSE_CHANGE = 0.3  # radians at most by which a dense action moves a joint; the expert's largest is 0.22
+_DENSE_SETTLE = 2  # dense actions at a keyframe's pose, the last of which works the gripper
 
 StepCallback = Callable[[], None]
 
@@ -71,6 +77,38 @@ class Motion:
         world.refresh()
         return MotionResult.BLOCKED if blocked else MotionResult.REACHED
 
+    def trajectory(self, actions: Iterable[np.ndarray]) -> list[np.ndarray]:
+        """The dense actions [8] that lead from the current pose through keyframe actions, which are reachable."""
+        joints, opened = self._world.data.ctrl[:7].copy(), float(self._world.opened())
+        found: list[np.ndarray] = []
+        for action in actions:
+            path = self._path(joints, action)
+            if path is None:
+                raise ValueError(f"no path leads to the keyframe {action.tolist()}")
+            commands = _commands(path)
+            chosen = [*commands[_DENSE_TICKS - 1 : -1 : _DENSE_TICKS], *[path[-1]] * _DENSE_SETTLE]
+            found += [np.array([*np.concatenate(self._kinematics.forward(one)), opened]) for one in chosen]
+            found[-1][7] = opened = action[7]
+            joints = path[-1]
+        return found
+
+    def servo(self, action: np.ndarray) -> MotionResult:
+        """Execute one validated dense action [8]: draw the arm towards its pose, then open or close the gripper."""
+        data = self._world.data
+        if np.abs(action[:3] - BASE).max() > _REACH:
+            return MotionResult.UNREACHABLE
+        start = data.ctrl[:7].copy()
+        goal = self._kinematics.inverse(action[:3], action[3:7], start)
+        if goal is None:
+            return MotionResult.UNREACHABLE
+        change = (goal - start) * min(1.0, _DENSE_CHANGE / max(float(np.abs(goal - start).max()), 1e-9))
+        for share in np.arange(1, _DENSE_TICKS + 1) / _DENSE_TICKS:
+            data.ctrl[:7] = start + share * change
+            self._tick()
+        self._grip(opened=bool(action[7]))
+        self._world.refresh()
+        return MotionResult.REACHED
+
     def _path(self, start: np.ndarray, action: np.ndarray) -> np.ndarray | None:
         """Joint angles [P 7] from `start` to the pose: a straight line if short and possible."""
         if np.abs(action[:3] - BASE).max() > _REACH:
@@ -115,16 +153,7 @@ class Motion:
     def _follow(self, path: np.ndarray) -> None:
         """Follow the path [P 7], slowly at both ends, and wait until the arm is at rest."""
         world, data = self._world, self._world.data
-        lengths = np.abs(np.diff(path, axis=0)).max(axis=1)
-        at = np.concatenate([[0.0], np.cumsum(lengths)])
-        steps = int(np.ceil(max(_SHORTEST, 1.5 * at[-1] / _JOINT_SPEED) / TIMESTEP))
-        time = np.arange(1, steps + 1) / steps
-        along = time * time * (3 - 2 * time) * at[-1]
-        if at[-1] > 0:
-            wanted = np.stack([np.interp(along, at, joint) for joint in path.T], axis=1)
-        else:
-            wanted = np.repeat(path[-1:], steps, axis=0)
-        for command in wanted:
+        for command in _commands(path):
             data.ctrl[:7] = command
             self._tick()
         for _ in range(int(_SETTLE / TIMESTEP)):
@@ -159,3 +188,15 @@ class Motion:
         self._world.advance()
         if self.on_step is not None:
             self.on_step()
+
+
+def _commands(path: np.ndarray) -> np.ndarray:
+    """Joint angles [N 7] at each time step along a path [P 7], slowly at both ends."""
+    lengths = np.abs(np.diff(path, axis=0)).max(axis=1)
+    at = np.concatenate([[0.0], np.cumsum(lengths)])
+    steps = int(np.ceil(max(_SHORTEST, 1.5 * at[-1] / _JOINT_SPEED) / TIMESTEP))
+    if at[-1] == 0:
+        return np.repeat(path[-1:], steps, axis=0)
+    time = np.arange(1, steps + 1) / steps
+    along = time * time * (3 - 2 * time) * at[-1]
+    return np.stack([np.interp(along, at, joint) for joint in path.T], axis=1)

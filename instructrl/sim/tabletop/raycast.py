@@ -1,7 +1,7 @@
 """Rendering without OpenGL: MuJoCo casts the rays, numpy shades the hits.
 
-Only moving geoms are cast again: for a fixed camera, table and floor are rendered once and cached, and rays go only
-through pixels near a moving geom. Lighting is that of `scene.py`, so that images look like those of OpenGL.
+Only moving geoms are cast again: while a camera stands still, table and floor are rendered once and cached, and rays
+go only through pixels near a moving geom. Lighting is that of `scene.py`, so that images look like those of OpenGL.
 """
 
 import copy
@@ -32,7 +32,8 @@ class Raycaster:
         self._moving = np.flatnonzero(model.geom_group == MOVING_GROUP)
         self._glass = np.flatnonzero(model.geom_group == GLASS_GROUP)
         self._groups = {group: _group_mask(group) for group in (FIXED_GROUP, MOVING_GROUP, GLASS_GROUP)}
-        self._backgrounds: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # camera -> image and depth of the fixed geoms
+        # of each camera: its pose, and from there the image and the depth of the fixed geoms
+        self._backgrounds: dict[int, tuple[bytes, np.ndarray, np.ndarray]] = {}
 
     def draw(self, data: mujoco.MjData, camera: int) -> np.ndarray:
         """Render an image, uint8 [H, W, 3]."""
@@ -68,13 +69,12 @@ class Raycaster:
         self, data: mujoco.MjData, camera: int, rotation: np.ndarray, slope: float
     ) -> tuple[np.ndarray, np.ndarray]:
         """Colours float32 [P 3] and depths float32 [P] of the fixed geoms."""
-        is_fixed = int(self._model.cam_bodyid[camera]) == 0
-        if is_fixed and camera in self._backgrounds:
-            image, depth = self._backgrounds[camera]
-            return image.copy(), depth.copy()
+        pose = data.cam_xpos[camera].tobytes() + data.cam_xmat[camera].tobytes()
+        before = self._backgrounds.get(camera)
+        if before is not None and before[0] == pose:
+            return before[1].copy(), before[2].copy()
         color, _, depth = self._cast(data, camera, self._rays(rotation, slope, slice(None)), FIXED_GROUP)
-        if is_fixed:
-            self._backgrounds[camera] = color.copy(), depth.copy()
+        self._backgrounds[camera] = pose, color.copy(), depth.copy()
         return color, depth
 
     def _rays(self, rotation: np.ndarray, slope: float, pixels: np.ndarray | slice) -> np.ndarray:

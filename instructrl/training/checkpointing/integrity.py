@@ -33,10 +33,12 @@ def checkpoint_files(folder: Path) -> dict[str, Path]:
     return {name: path for name, path in files.items() if name not in WRITTEN_LAST}
 
 
-def write_inventory(folder: Path) -> None:
-    """Record sizes and checksums of the files in a checkpoint, and a copy of the progress in Orbax's metadata."""
+def write_inventory(folder: Path, progress: MeanState | None) -> None:
+    """Record sizes and checksums of the files in a checkpoint, and a copy of the progress in Orbax's metadata.
+
+    The metadata themselves may not be written yet.
+    """
     files = {name: FileRecord(path.stat().st_size, crc32c(path)) for name, path in checkpoint_files(folder).items()}
-    progress = read_json(folder / MARKER).get("custom_metadata")
     (folder / INVENTORY).write_text(json.dumps({"files": files, "progress": progress}), encoding="utf-8")
 
 
@@ -66,7 +68,7 @@ def find_damage(folder: Path, *, contents: bool) -> str | None:
         progress = inventory["progress"]
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return f"{INVENTORY} is damaged"
-    if progress != marker.get("custom_metadata"):
+    if (progress or {}) != (marker.get("custom_metadata") or {}):  # Orbax records an empty one for none
         return f"{MARKER} and {INVENTORY} differ"
     try:
         found = checkpoint_files(folder)

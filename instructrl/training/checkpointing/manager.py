@@ -100,6 +100,7 @@ class Checkpoints:
             InputError: a checkpoint is damaged, or the directory cannot be written.
         """
         self.directory, self.read_only = run.resolve() / "checkpoints", read_only
+        self._progress: MeanState | None = None  # of the checkpoint that is being written
         if self.read_only:
             self._refuse_damaged()
         policy = preservation_policy.AnyPreservationPolicy(
@@ -159,6 +160,7 @@ class Checkpoints:
             if step in self.manager.all_steps():  # from an interruption at the end of the epoch
                 self.manager.delete(step)
             args = ocp.args.StandardSave(state_fields(state))
+            self._progress = progress
             self.manager.save(step, args=args, metrics=metrics, custom_metadata=progress)
 
     def wait(self) -> None:
@@ -275,7 +277,7 @@ class Checkpoints:
         """Orbax callback: all files of a checkpoint are written, but it is not committed yet."""
         if jax.process_index() == 0:
             for folder in self.directory.glob(f"*{UNFINISHED}"):
-                write_inventory(folder)
+                write_inventory(folder, self._progress)
 
     def _delete_removed(self) -> None:
         """Delete the files of old checkpoints."""

@@ -13,12 +13,13 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from instructrl.config.training import HardwareConfig
 from instructrl.errors import InputError, InterruptedRun, RunError, short_message
-from instructrl.preemption import pending_signal, raise_if_preempted
+from instructrl.preemption import exit_by, pending_signal, raise_if_preempted
 from instructrl.training.distributed.local_devices import local_device_ids
 
 NO_TIMEOUT_MS = 1000 * 60 * 60 * 24 * 30
@@ -66,22 +67,26 @@ class ProcessGroup:
                     continue
                 if self._finished.is_set():
                     return
-                print(f"error: {line}", file=sys.stderr, flush=True)
+                label = "" if int(code) == PREEMPTED_EXIT_CODE else "error: "
+                print(f"{label}{line}", file=sys.stderr, flush=True)
                 self.exit(int(code))  # a running collective cannot be cancelled
 
         threading.Thread(target=poll, name="watchdog", daemon=True).start()
 
     def fail(self, error: BaseException) -> NoReturn:
         """Report the error to the other processes and end this one."""
-        self._finished.set()
-        code = getattr(error, "exit_code", 1)
         reason = " ".join(str(error).split()) or type(error).__name__
-        with suppress(Exception):  # another process failed first
-            self.client.key_value_set(self.kv_key("failed"), f"{code} process {self.index} ended: {reason}")
         if isinstance(error, InputError | RunError):
             print(f"error: {reason}", file=sys.stderr, flush=True)
         else:
             traceback.print_exception(error)
+        self.exit_all(getattr(error, "exit_code", 1), reason)
+
+    def exit_all(self, code: int, reason: str) -> NoReturn:
+        """Report to the other processes why this one ends, on which they end too, and end it."""
+        self._finished.set()
+        with suppress(Exception):  # another process failed first
+            self.client.key_value_set(self.kv_key("failed"), f"{code} process {self.index} ended: {reason}")
         self.exit(code)
 
     def exit(self, code: int) -> NoReturn:
@@ -149,7 +154,10 @@ def process_group(config: HardwareConfig) -> Iterator[None]:
     group.start_watchdog()
     try:
         group.raise_if_any_preempted()
-        with redirect_stdout(sys.stdout if group.index == 0 else Path(os.devnull).open("w", encoding="utf-8")):
+        with (
+            exit_by(partial(group.exit_all, reason="interrupted while compiling")),
+            redirect_stdout(sys.stdout if group.index == 0 else Path(os.devnull).open("w", encoding="utf-8")),
+        ):
             yield
         group.finish()
     except BaseException as error:

@@ -46,6 +46,10 @@ def select_platform(config: HardwareConfig, *, beside_renderers: bool = False) -
             f"hardware.platform: found {config.platform}, but jax sees no such device; "
             "install requirements-gpu.txt or requirements-tpu.txt if the machine has one, or use hardware=cpu"
         ) from None
+    if config.fsdp > 1 and jax.default_backend() == "cpu":
+        # XLA's CPU programs that gather shards within the loop over microbatches never end if they come from the cache
+        # (jaxlib 0.10): a resumed training would hang.
+        jax.config.update("jax_compilation_cache_dir", None)
     if config.attention == "cudnn" and not has_cudnn():
         raise InputError(
             f"hardware.attention: found cudnn, but jax runs on {jax.devices()[0].device_kind}; allowed: auto or xla"

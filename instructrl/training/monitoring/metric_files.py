@@ -11,6 +11,7 @@ from instructrl.storage.json_lines import FINITE, INTEGER, NUMBER, TEXT, LineErr
 Line = dict[str, Any]  # a line of a metrics file: step, epoch, split, and numbers by name
 METRICS_FILE = "metrics.jsonl"  # the same however often a run is resumed
 SPEED_FILE = "speed.jsonl"  # depends on the machine
+IMAGES_FILE = "images.jsonl"  # files of images by name, relative to the run directory
 
 
 def read_lines(path: Path) -> list[Line]:
@@ -35,6 +36,19 @@ def read_lines(path: Path) -> list[Line]:
         seen.add((step, split))
 
     return read_json_lines(path, check, advice="restore the file, or remove this line to go on without its numbers")
+
+
+def read_image_lines(path: Path) -> list[Line]:
+    """The lines of a file of images: step, split "images", and file names by name; [] if there is no file.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+
+    def check(line: Line) -> None:
+        check_keys(line, {"step": INTEGER, "split": TEXT}, dict.fromkeys(line, TEXT))
+
+    return read_json_lines(path, check, advice="remove it to go on; the images themselves stay")
 
 
 def missing_lines(lines: Sequence[Line], *, validate_every: int) -> str:
@@ -79,11 +93,16 @@ def gaps(steps: Sequence[int]) -> list[int]:
     ]
 
 
-def lowest_validation_loss(run: Path) -> float | None:
-    """The lowest validation loss in a run's metrics.jsonl; None if there is none yet.
+def best_value(run: Path, objective: str) -> float | None:
+    """The best value of a training in a run's metrics.jsonl; None if there is none yet.
+
+    Args:
+        run: local copy of the run directory, or a folder with this file.
+        objective: split and number: `val/loss`, of which the lowest is best, or `rollout/success_rate`, the highest.
 
     Raises:
         InputError: the file is damaged.
     """
-    lines = read_lines(run / METRICS_FILE)
-    return min((line["loss"] for line in lines if line["split"] == "val" and "loss" in line), default=None)
+    split, _, name = objective.partition("/")
+    values = [line[name] for line in read_lines(run / METRICS_FILE) if line["split"] == split and name in line]
+    return (min if name == "loss" else max)(values, default=None)

@@ -12,7 +12,7 @@ import numpy as np
 
 from instructrl.config.environment import TaskConfig, task_names
 from instructrl.config.fields import number_ranges
-from instructrl.config.heads import SlotsConfig
+from instructrl.config.heads import SlotsConfig, chunk_size, history_window
 from instructrl.config.model import HEADS, HeadConfig
 from instructrl.config.training import TrainConfig, token_dropout_rate, uses_cached_features
 from instructrl.data.demonstrations.dataset import DemonstrationDataset, check_alike
@@ -23,7 +23,7 @@ from instructrl.data.text.tokenizer import Tokenizer, make_tokenizer
 from instructrl.errors import InputError
 from instructrl.models.agent import Agent
 from instructrl.storage.paths import StoragePath
-from instructrl.training.distributed.mesh import gather, global_batch, jit_sharded
+from instructrl.training.distributed.mesh import gather, global_batch
 from instructrl.training.distributed.multihost import is_leader, leader_first, process_shard
 from instructrl.training.feature_extraction import open_features
 from instructrl.training.flops import step_flops
@@ -71,7 +71,8 @@ def open_demonstrations(
         )
         check_alike([*splits.train, *splits.val])
         for dataset in (*splits.train, *splits.val):
-            check_world(dataset.path, dataset.header, workspace=config.sim.bounds, state=tuple(config.sim.state))
+            sim = config.sim
+            check_world(dataset.path, dataset.header, workspace=sim.bounds, state=tuple(sim.state), actions=sim.actions)
             check_cameras(config.head, dataset)
             line = check_inside(dataset, clip=config.data.outside_workspace == "clip")
             if line and is_leader():
@@ -125,7 +126,7 @@ class BehaviorCloning(BuiltObjective[Batch]):
         return step_flops(self.flops_step, state, batch, self.frozen)
 
     def step_counts(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
-        """Numbers of episodes and keyframe steps consumed in a step."""
+        """Numbers of episodes (or windows of them) and of steps consumed in a step."""
         return {
             "episodes": sum(len(numbers) for _, numbers in self.train.episodes_in_batch(step)),
             "keyframes": values["steps"],
@@ -176,13 +177,13 @@ def prepare_behavior_cloning(
     mesh, tokenizer = training_mesh(config.hardware, config.training), make_tokenizer(config.encoder)
     config = replace(config, head=without_unknown_cameras(config.head, splits))
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    params = jit_sharded(partial(random_params, agent, dummy_batch(config.sim, tokenizer), seed=config.seed), mesh)
+    params = random_params(agent, dummy_batch(config, tokenizer), seed=config.seed, mesh=mesh)
     if config.init_from is not None or config.training.freeze or (config.encoder.frozen and not config.encoder.weights):
         params = gather(params, mesh)  # some are compared with files or written
     with leader_first():
         params, initialization = init_params(config, params, tokenizer, run=run, resuming=resuming)
     record = data_record(config.task, splits) | initialization
-    record = record_inputs(run, record, tokenizer, tokenizer_name=config.encoder.tokenizer)
+    record = record_inputs(run, record, tokenizer, tokenizer_name=config.encoder.reader.tokenizer)
     trained, frozen = split_params(params, config.training, config.encoder)
     caches = None
     if uses_cached_features(config):
@@ -249,12 +250,16 @@ def make_loaders(
         InputError: the demonstrations do not match the configuration.
     """
     size, steps = config.training.batch_size, max(dataset.steps for datasets in splits for dataset in datasets)
+    chunk, window = chunk_size(config.head), history_window(config.head, config.policy)
+    steps = min(steps, window or steps)
     make_loader = partial(
         Loader,
         tokenizer=tokenizer,
         batch_size=size,
         seed=config.seed,
         steps=steps,
+        window=window,
+        chunk=chunk,
         max_instructions=config.training.max_instructions,
         shard=process_shard(),
     )
@@ -272,6 +277,7 @@ def make_loaders(
         config.sim.image_size,
         tokenizer.length,
         state=len(config.sim.state),
+        chunk=chunk,
     )
     check_batch(train.batch(0), replace(sizes, features=train.sizes.features))
     return train, val

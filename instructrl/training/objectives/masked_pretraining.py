@@ -15,7 +15,7 @@ from instructrl.config.training import TrainConfig, batch_kind_rates, loaded_ima
 from instructrl.data.image_text.loader import PairLoader, PairSet, open_pairs
 from instructrl.data.loading.loader import prefetch
 from instructrl.data.text.tokenizer import Tokenizer, make_tokenizer
-from instructrl.training.distributed.mesh import global_batch, jit_sharded
+from instructrl.training.distributed.mesh import global_batch
 from instructrl.training.distributed.multihost import is_leader, process_shard
 from instructrl.training.flops import step_flops
 from instructrl.training.model_factory import make_masked_model, random_masked_params
@@ -172,8 +172,8 @@ def prepare_masked_pretraining(
     del resuming  # initial weights are always read, so that changed ones are noticed
     mesh, tokenizer = training_mesh(config.hardware, config.training), make_tokenizer(config.encoder)
     model, size = make_masked_model(config, vocabulary_size=tokenizer.vocabulary_size), pretraining_image_size(config)
-    random = partial(random_masked_params, model, size=size, length=tokenizer.length, seed=config.seed)
-    params, initialization = init_masked_params(config.encoder, jit_sharded(random, mesh), tokenizer)
+    params = random_masked_params(model, size=size, length=tokenizer.length, seed=config.seed, mesh=mesh)
+    params, initialization = init_masked_params(config.encoder, params, tokenizer)
     data = data_record(splits)
     record_inputs(run, data | initialization, tokenizer, tokenizer_name=config.encoder.tokenizer)
     train, val = make_loaders(config, splits, tokenizer)

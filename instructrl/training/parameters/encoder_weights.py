@@ -1,5 +1,7 @@
 """Encoder parameters: read from weight files, and stored in the run where no file holds them."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,7 +99,17 @@ def weight_source(encoder: EncoderConfig, run: Path, *, init_from: str | None = 
     """The weight file of a run's encoder; `init_from`: the run that it started from, if any."""
     stored, named = run / ENCODER_FILE, weights_path(encoder)
     path = stored if named is None or (init_from is not None and stored.exists()) else named
+    if encoder.parts and path == named:
+        files = {name: read_checksum(named_weights(part), kind=part.kind) for name, part in encoder.parts.items()}
+        return WeightSource(path, hashlib.sha256(json.dumps(files).encode()).hexdigest())
     return WeightSource(path, read_checksum(path, kind=encoder.kind))
+
+
+def named_weights(encoder: EncoderConfig) -> Path:
+    """The weight file of an encoder whose settings name one."""
+    path = weights_path(encoder)
+    assert path is not None
+    return path
 
 
 def read_encoder(encoder: EncoderConfig, path: Path, tokenizer: Tokenizer, *, like: Params) -> Params:
@@ -106,12 +118,17 @@ def read_encoder(encoder: EncoderConfig, path: Path, tokenizer: Tokenizer, *, li
     Raises:
         InputError: the weights are damaged, or have a different architecture, preprocessing or vocabulary.
     """
+    if encoder.parts and path == weights_path(encoder):  # not a run's own file, which has the parameters of both
+        return {
+            name: read_encoder(part, named_weights(part), tokenizer, like=like[name])
+            for name, part in encoder.parts.items()
+        }
     shapes = encoder_shapes(encoder, vocabulary_size=tokenizer.vocabulary_size)
     besides = DECODER if encoder.text else (*DECODER, *TEXT)
     weights = read_weights(path, kind=encoder.kind)
     check_architecture(path, weights.architecture, encoder)
     if encoder.text:
-        check_tokenizer(path, weights.tokenizer, tokenizer=tokenizer.checksum, name=encoder.tokenizer)
+        check_tokenizer(path, weights.tokenizer, tokenizer=tokenizer.checksum, name=encoder.reader.tokenizer)
     loaded = match_params(weights, shapes, ignore=besides)
     return prune_like(loaded, like)
 

@@ -54,7 +54,7 @@ def load_agent(run: Path, *, checkpoint: str, hardware: HardwareConfig) -> Loade
         return _load_exported(run, config)
     tokenizer = _checked_tokenizer(config, run, read_data(run).get("tokenizer", {}).get("checksum"))
     abstract = abstract_params(
-        make_agent(config, vocabulary_size=tokenizer.vocabulary_size), dummy_batch(config.sim, tokenizer)
+        make_agent(config, vocabulary_size=tokenizer.vocabulary_size), dummy_batch(config, tokenizer)
     )
     trained, frozen = split_params(abstract, config.training, config.encoder)
     if not (run / "checkpoints").is_dir():
@@ -113,7 +113,7 @@ def _load_exported(folder: Path, config: TrainConfig) -> LoadedAgent:
     params, metadata = read_parameters(folder / AGENT_FILE, hint=EXPORT_AGAIN)
     tokenizer = _checked_tokenizer(config, folder, metadata.get("tokenizer"))
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    expected = flatten_params(abstract_params(agent, dummy_batch(config.sim, tokenizer)))
+    expected = flatten_params(abstract_params(agent, dummy_batch(config, tokenizer)))
     found = flatten_params(params)
     names = sorted(found.keys() | expected.keys())
     mismatched = [name for name in names if _shape(found, name) != _shape(expected, name)]

@@ -193,7 +193,7 @@ def abstract_agent(config: TrainConfig) -> tuple[Tokenizer, Params]:
     """The tokenizer of a run, and the shapes of its agent's parameters."""
     tokenizer = make_tokenizer(config.encoder)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    return tokenizer, abstract_params(agent, dummy_batch(config.sim, tokenizer))
+    return tokenizer, abstract_params(agent, dummy_batch(config, tokenizer))
 
 
 def check_compatible(
@@ -234,8 +234,8 @@ def check_compatible(
     if config.encoder.text and words and tokenizer.checksum != source_tokenizer.checksum:
         patterns = format_patterns([*reinit, *minimal_patterns(words, both)])
         raise InputError(
-            f"encoder.tokenizer: found {config.encoder.tokenizer} with {tokenizer.vocabulary_size} entries, but "
-            f"{config.init_from} was trained with {source.encoder.tokenizer}, which has "
+            f"encoder.tokenizer: found {config.encoder.reader.tokenizer} with {tokenizer.vocabulary_size} entries, but "
+            f"{config.init_from} was trained with {source.encoder.reader.tokenizer}, which has "
             f"{source_tokenizer.vocabulary_size} other ones; use that tokenizer, or re-initialize the embeddings with "
             f"'training.reinit={patterns}'"
         )

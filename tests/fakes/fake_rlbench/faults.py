@@ -46,6 +46,11 @@ def log(line: str) -> None:
         file.write(f"{os.getpid()} {line}\n")
 
 
+def count(call: str) -> int:
+    """The number of calls of this kind so far, of all variations and processes."""
+    return sum(line.split()[1:2] == [call] for line in Path(os.environ["FAKE_RLBENCH_LOG"]).read_text().split("\n"))
+
+
 def used(fault: str) -> int:
     return sum(
         line.endswith(f" fault {fault}") for line in Path(os.environ["FAKE_RLBENCH_LOG"]).read_text().split("\n")

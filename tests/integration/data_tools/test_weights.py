@@ -36,8 +36,9 @@ from instructrl.training.preflight import M3AE_PAGE, check_weights
 from tests.fakes.file_server import COMMIT, serving
 from tests.fixtures import encoders, tiny
 from tests.fixtures.clip_files import write_clip_settings
-from tests.fixtures.encoders import CLIP_TINY, CLIP_WORDS, M3AE_TINY, M3AE_WORDS
+from tests.fixtures.encoders import CLIP_TINY, CLIP_WORDS, DINOV2_TINY, M3AE_TINY, M3AE_WORDS
 from tests.fixtures.pickles import PARAMS, frozen, published_pickle
+from tests.fixtures.published_encoders import reference
 from tests.paths import ROOT
 
 M3AE_GOLDEN, CLIP_GOLDEN = encoders.golden("m3ae_tiny"), encoders.golden("clip_tiny")
@@ -107,7 +108,7 @@ def test_the_converted_m3ae_gives_the_published_outputs(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed == (
         f"{tmp_path}/out.safetensors: m3ae of a size without an option, vocabulary 120, 3 blocks, 64 wide, "
-        f"patches of 16, checksum {found.checksum[:12]}, from model.pkl\n"
+        f"patches of 16, checksum {found.checksum[:12]}, from model.pkl, licence not stated\n"
     )
     inputs = [M3AE_GOLDEN[key] for key in ("image", "text", "text_padding_mask")]
     params = match_params(found, encoder_shapes(M3AE_TINY, vocabulary_size=M3AE_WORDS), ignore=DECODER)
@@ -313,7 +314,7 @@ def test_what_is_no_clip_is_named(tmp_path, case):
     assert not (tmp_path / "out.safetensors").exists()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data(), kind=st.sampled_from(["torch", "flax"]))
 def test_damaged_files_of_clip_give_one_line_or_arrays(tmp_path_factory, data, kind):
     folder = tmp_path_factory.getbasetemp() / "damaged"
@@ -357,7 +358,7 @@ def in_torch(arrays):
     return found
 
 
-@settings(deadline=None, max_examples=5)
+@settings(max_examples=5)
 @given(size=sizes, vocabulary=st.integers(2, 50), seed=st.integers(0, 99), protocol=st.integers(2, 5))
 def test_converting_changes_no_bit_of_any_m3ae(tmp_path_factory, size, vocabulary, seed, protocol):
     config, folder = M3AEConfig(name="x", kind="m3ae", **size), tmp_path_factory.mktemp("m3ae")
@@ -370,7 +371,7 @@ def test_converting_changes_no_bit_of_any_m3ae(tmp_path_factory, size, vocabular
     assert published.vocabulary == vocabulary and published.config == replace(config, name="m3ae")
 
 
-@settings(deadline=None, max_examples=5)
+@settings(max_examples=5)
 @given(size=sizes, tower=towers, vocabulary=st.integers(2, 50), seed=st.integers(0, 99))
 def test_converting_changes_no_bit_of_any_clip(tmp_path_factory, size, tower, vocabulary, seed):
     folder, side = tmp_path_factory.mktemp("clip"), tower.pop("side")
@@ -583,6 +584,30 @@ def test_fetching_clip_brings_weights_and_tokenizer_to_their_places(hub, capsys)
     hub.requests.clear()
     fetch("kind=clip", "name=b16")  # everything is present
     assert hub.requests == [] and "exists already" in capsys.readouterr().out
+
+
+def test_fetching_an_encoder_of_images_brings_no_tokenizer_but_the_licence(hub, monkeypatch, capsys):
+    golden, keys = reference("dinov2_tiny"), ("dim", "depth", "heads", "patch_size", "image_size", "position_grid")
+    tiny_sizes = {key: getattr(DINOV2_TINY, key) for key in keys}
+    tiny_option = replace(weights.encoder_option("dinov2_s14"), **tiny_sizes)
+    monkeypatch.setattr(type(tiny_option), "repository", "facebook/dinov2-small")
+    monkeypatch.setattr(weights, "encoder_option", lambda name: tiny_option)
+    for name, content in (
+        ("model.safetensors", save(golden["tensors"])),
+        ("config.json", json.dumps(golden["settings"]).encode()),
+        ("README.md", b"---\nlicense: apache-2.0\n---\n"),
+    ):
+        hub.files[f"/facebook/dinov2-small/resolve/main/{name}"] = content
+    fetch("kind=dinov2", "name=s14")
+    out = Path("weights/dinov2_s14.safetensors")
+    assert files_in() == [out] and read_weights(out, kind="dinov2").licence == "apache-2.0"
+    assert f"from facebook/dinov2-small@{COMMIT}/model.safetensors, licence apache-2.0" in capsys.readouterr().out
+    hub.files.clear()
+    out.unlink()
+    with pytest.raises(InputError) as caught:
+        fetch("kind=dinov2", "name=s14")
+    line = str(caught.value)
+    assert "facebook/dinov2-small: the repository has no config.json; download " in line and "tokenizer" not in line
 
 
 def test_a_fetch_that_broke_off_goes_on(hub):

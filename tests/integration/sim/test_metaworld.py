@@ -70,6 +70,15 @@ def test_keyframes_of_an_expert_are_few_and_lead_to_success(sim: MetaWorldConfig
     np.testing.assert_allclose(steps[0].observation.state[:3], played.actions[0, :3], atol=0.03)  # it arrives
 
 
+def test_dense_actions_of_an_expert_succeed_and_last_equally_long(sim: MetaWorldConfig) -> None:
+    with started(replace(sim, actions="dense", image_size=16), TASK) as workers:
+        played, outcome = asked(workers, "demonstrate", SEEDS[0])
+        assert outcome is Outcome.SUCCESS and 10 < len(played.actions) <= 100
+        assert np.abs(np.diff(played.actions[:, :3], axis=0)).max() < 0.051  # five steps of a centimetre
+        assert (played.keyframes == np.arange(1, len(played.images))).all()
+        assert not np.array_equal(played.images[3], played.images[6])
+
+
 def test_an_action_that_is_none_is_an_outcome_and_the_hand_stays_where_it_may_go(drawer: Workers) -> None:
     asked(drawer, "reset", SEEDS[0])
     far = np.array([5, 5, -5, 0, 1, 0, 0, 1], np.float32)

@@ -409,11 +409,11 @@ def test_a_scene_that_cannot_be_placed_is_drawn_again(stand_in: StandIn) -> None
 def test_a_scene_is_restored_after_random_rejections(stand_in: StandIn, variant: str) -> None:
     """In another process, with the number of rejections, also in tasks that turn objects relative to where they are."""
     stand_in.install(variant)
-    stand_in.patch.setenv("FAKE_RLBENCH_INFEASIBLE", "0.5")
+    stand_in.patch.setenv("FAKE_RLBENCH_INFEASIBLE", "0.7")
     with open_workers("close_jar") as workers, open_workers("close_jar") as others:
         starts = [EpisodeStart(seed % 3, seed) for seed in range(12)]
         drawn = [(ask(workers, "reset", start), ask(workers, "scene")) for start in starts]
-        assert any(scene.rejected_placements for _, scene in drawn), "each of them one time in two"
+        assert any(scene.rejected_placements for _, scene in drawn), "most of them"
         for start, (seen, scene) in zip(starts, drawn, strict=True):
             assert replace(scene, rejected_placements=None) == start
             assert equal(ask(others, "reset", scene), seen) and ask(others, "scene") == scene

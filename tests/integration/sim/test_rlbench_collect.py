@@ -74,8 +74,8 @@ def test_the_same_command_collects_on_rlbench(stand_in: StandIn, tmp_path: Path)
 
 def test_a_collected_file_tells_which_scenes_it_shows(stand_in: StandIn, tmp_path: Path) -> None:
     """Seed and rejected placements restore the scene of each episode, although the planner rejects at random."""
-    stand_in.patch.setenv("FAKE_RLBENCH_INFEASIBLE", "0.5")
-    paths = collected(tmp_path / "data", 6)
+    stand_in.patch.setenv("FAKE_RLBENCH_INFEASIBLE", "0.7")
+    paths = collected(tmp_path / "data", 9)
     sim = settings(workers=1, image_size=16)
     with (
         DemonstrationDataset(paths["train"]) as episodes,

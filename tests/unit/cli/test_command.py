@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra.core.config_store import ConfigStore
 
 import data_tools.collect as collect_entry
 import eval as eval_entry
@@ -40,13 +41,23 @@ WRONG = [
     (
         "train",
         ["experiment=none"],
-        "experiment: found none; allowed: multi_10, paper/..., pretrain_m3ae, pretrain_tiny, quickstart, null",
+        "experiment: found none; allowed: dense, multi_10, paper/..., pretrain_m3ae, pretrain_tiny, quickstart, null",
     ),
     ("train", ["seed=0,1"], "seed: found several values; add --multirun"),
     ("train", ["seed=${nowhere}"], "seed: "),
     ("train", ["hydra.nothing=3"], "hydra.nothing: of Hydra's own settings only launcher and sweeper can be set"),
     ("train", ["hydra.run.dir=/proc/nowhere"], "hydra.run.dir: of Hydra's own settings only"),
     ("train", ["-m", "hydra/launcher=nowhere"], "configuration: "),
+    (
+        "train",
+        ["-m", "hydra/launcher=basic", "--dry-run"],
+        "hydra/launcher: found basic beside --dry-run; allowed: one",
+    ),
+    (
+        "train",
+        ["-m", "hydra/launcher=basic", "launcher=slurm_gpu"],
+        "hydra/launcher: found basic beside launcher=slurm",
+    ),
     (
         "train",
         ["--foo"],
@@ -87,6 +98,30 @@ WRONG = [
     ),
 ]
 
+SEARCHES = [
+    (["optimizer.weight=interval(0,1)"], "optimizer.weight: no such setting; did you mean optimizer.weight_decay"),
+    (["optimizer.weight_decay=interval(0,99)"], "optimizer.weight_decay: found 99.0; allowed: a number at least 0"),
+    (["optimizer.weight_decay=interval(0,1)", "name=same"], "name: found same for jobs 1 and 2; include what varies"),
+    (["policy=choice(vit_base,vit_huge)"], "policy: found vit_huge; allowed: vit_base"),
+    (["policy.heads=choice(7,11)", "name=h${policy.heads}"], "policy.heads: found 7; allowed: a divisor of policy"),
+    (
+        ["seed=interval(0,3)"],
+        "seed: found 0.0; allowed: an integer at least 0 and at most 2147483647; for whole numbers, write "
+        "seed=int(interval(0,3))",
+    ),
+    (
+        ["seed=int(interval(0,3))", "launcher=slurm_gpu", "launcher.wait=false"],
+        "launcher.wait: found false; allowed: true with hydra/sweeper=acme, which chooses the next jobs by the values",
+    ),
+    (
+        ["seed=range(0,3)", "training.objective=rollout/success_rate"],
+        "training.objective: found rollout/success_rate with training.rollout_every=0; allowed: val/loss, or training.",
+    ),
+    (["seed=choice(0,3)", "training.objective=val/lass"], "training.objective: found val/lass; allowed: val/loss, rol"),
+    (["seed=choice(0,3)", "hydra.sweeper.trails=3"], "hydra.sweeper.trails: "),
+    (["seed=choice(0,3)", "hydra.sweeper._target_=x.y"], "hydra.sweeper._target_: found x.y; a class cannot be set"),
+]
+
 IN_PROCESS = "hydra/launcher=basic"  # Hydra's own; InstructRL's is tested in test_local.py
 
 
@@ -120,6 +155,16 @@ def test_a_wrong_word_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("words", "line"), SEARCHES)
+def test_a_search_that_cannot_succeed_is_one_line_before_its_first_trial(
+    words: list[str], line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    ConfigStore.instance().store(group="hydra/sweeper", name="acme", node={"_target_": "never.called", "trials": 3})
+    test_a_wrong_word_is_one_line(
+        "train", ["--multirun", "hydra/sweeper=acme", *words], line, monkeypatch, capsys, tmp_path
+    )
+
+
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_help_says_what_there_is(entry: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     set_argv(["--help"], monkeypatch)
@@ -141,7 +186,7 @@ def test_help_shows_what_the_other_words_choose(monkeypatch: pytest.MonkeyPatch,
     assert "policy vit_base vit_debug [vit_large] vit_small" in text
     assert "policy.dim=1024 model width [integer 8..4096]" in text
     assert re.search(r"policy.window=4 context length in .* \[integer 1..1000000 \| null\]", text)
-    assert "[scratch_tiny | m3ae | clip]" in text and "[list of front | left_shoulder |" in text
+    assert "[scratch_tiny | m3ae | clip | dinov2 |" in text and "[list of front | left_shoulder |" in text
     assert "launcher.slurm.nodes" not in text, "a launcher's settings only beside launcher="
 
 

@@ -11,18 +11,24 @@ from instructrl.cli.overrides import CONFIG_DIR, groups, options
 from instructrl.config.environment import EMBEDDED_TASKS, task_names
 from instructrl.config.fields import summarize_allowed
 from instructrl.config.launcher import LaunchConfig
+from instructrl.config.model import HEADS
 from instructrl.config.resolve import differences
 from instructrl.sim.rlbench.interface import VARIANTS, recorded
+from instructrl.types import DENSE
 from tests.fixtures.settings import SCHEMAS, composed, every_leaf
 from tests.paths import ROOT
 
 MASKED = ("pretraining.train=[here]", "pretraining.val=[there]")
-ORDERED = {"encoder": tuple(reversed(options("encoder")))}  # a trained one beside optimizer=finetune
+DENSE_HEADS = [option for option in options("head") if HEADS[option].actions == DENSE]  # only in worlds of their own
+TRAINED_FIRST = sorted(options("encoder"), key=lambda option: not option.startswith("scratch_"))
+ORDERED = {"encoder": tuple(TRAINED_FIRST)}  # a trained one beside optimizer=finetune
 
 
 def choices(name: str) -> list[dict[str, str]]:
     """Options of a command's groups, one of each group beside the other groups', until there are no more."""
     known = {group: ORDERED.get(group, options(group)) for group in groups(name) if group not in ("experiment", "sim")}
+    dense = [{"head": option} for option in DENSE_HEADS if "head" in known]
+    known |= {"head": [option for option in known["head"] if option not in DENSE_HEADS]} if dense else {}
     rounds = max(map(len, known.values()))
     chosen = [{group: some[turn] for group, some in known.items() if turn < len(some)} for turn in range(rounds)]
     if "sim" in groups(name):
@@ -30,7 +36,7 @@ def choices(name: str) -> list[dict[str, str]]:
             task = one.get("task", "reach_target")
             of_metaworld = task.endswith("-v3") or task.startswith(("mt", "ml"))
             one["sim"] = "tabletop" if task in EMBEDDED_TASKS else "metaworld" if of_metaworld else "rlbench"
-    return chosen
+    return chosen + dense
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +48,8 @@ def parts() -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_every_option_composes_and_is_taken(name: str, parts: dict) -> None:
     for chosen in choices(name):
-        config = composed(*(f"{group}={option}" for group, option in chosen.items()), name=name)
+        dense = ["sim.actions=dense"] if chosen.get("head") in DENSE_HEADS else []
+        config = composed(*(f"{group}={option}" for group, option in chosen.items()), *dense, name=name)
         for group, option in chosen.items():
             assert getattr(config, group).name == option
             parts.setdefault((name, group), {})[option] = dataclasses.asdict(getattr(config, group))
@@ -66,6 +73,7 @@ RESOLUTIONS = [  # overrides, the side to which the encoder resizes images, the 
     (("encoder=m3ae_b16", "encoder.image_size=64"), 64, 64),
     (("encoder=m3ae_b16", "encoder.image_size=null"), None, 128),
     (("encoder=clip_b32",), 224, 224),
+    (("encoder=dinov2_b14", "encoder.text=siglip2_b16"), 224, 224),
     (("encoder=clip_l14", "encoder.image_size=28"), 28, 28),
     (("experiment=quickstart",), None, 96),
     (("experiment=quickstart", "encoder=m3ae_tiny", "training.token_dropout=0"), None, 96),
@@ -111,10 +119,11 @@ def test_the_sets_of_the_benchmark_hold_tasks_that_there_are() -> None:
 def tool_schemas() -> list[type]:
     """Settings of the tools, and of commands on pods."""
     from data_tools.convert.settings import ConvertConfig
+    from data_tools.exchange.mapping import Mapping
     from data_tools.frames.renderer import FramesConfig
+    from data_tools.lerobot.__main__ import ExportConfig as LeRobotConfig
     from data_tools.probe.__main__ import ProbeConfig
     from data_tools.rlds.__main__ import ExportConfig, ImportConfig
-    from data_tools.rlds.mapping import Mapping
     from data_tools.weights.__main__ import SCHEMAS as WEIGHTS
     from instructrl.inference.client import ClientConfig
     from instructrl.inference.hub import PushConfig
@@ -122,7 +131,7 @@ def tool_schemas() -> list[type]:
     from launchers.tpu.settings import PodConfig
 
     inference = [ServeConfig, ClientConfig, PushConfig]
-    tools = [ConvertConfig, FramesConfig, ProbeConfig, ExportConfig, ImportConfig, Mapping, PodConfig]
+    tools = [ConvertConfig, FramesConfig, ProbeConfig, ExportConfig, LeRobotConfig, ImportConfig, Mapping, PodConfig]
     return [*tools, *inference, *WEIGHTS.values()]
 
 

@@ -91,7 +91,7 @@ def commands(draw: st.DrawFn) -> tuple[str, list[str]]:
 OUTCOMES: dict[bool, int] = {True: 0, False: 0}
 
 
-@settings(max_examples=260, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=260, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(commands())
 def test_any_override_gives_a_configuration_or_one_line(asked: tuple[str, list[str]]) -> None:
     name, words = asked
@@ -111,7 +111,7 @@ def test_any_override_gives_a_configuration_or_one_line(asked: tuple[str, list[s
         OUTCOMES[True] += 1
 
 
-@settings(max_examples=80, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(["train", "eval", "collect"]), st.lists(likely, max_size=4))
 def test_values_are_put_in_place_as_hydra_does_it(name: str, words: list[str]) -> None:
     words = [*REQUIRED[name], *words]

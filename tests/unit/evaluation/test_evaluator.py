@@ -163,7 +163,7 @@ def test_numbers_of_the_results(tmp_path: Path) -> None:
         (number, f"approach {number}") for number in range(4)
     ]
     assert json.loads(json.dumps(results)) == results
-    assert headline(results) == "success_rate 0.92 [0.65, 0.99] over 12 episodes"
+    assert headline(results) == "success_rate 0.917 [0.646, 0.985] over 12 episodes"
 
 
 def test_an_interrupted_evaluation_goes_on(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def image_of(point: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.repeat(spot.astype(np.uint8)[..., None], 3, axis=2)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.tuples(*[st.floats(-0.15, 0.15)] * 2),
     st.floats(0.8, 2.0),

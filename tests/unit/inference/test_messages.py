@@ -31,7 +31,7 @@ def same(one: Any, other: Any) -> bool:
     return type(one) is type(other) and one == other
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.dictionaries(st.text(), VALUES, max_size=3))
 def test_a_message_is_read_as_it_was_written(message: dict[str, Any]) -> None:
     assert same(unpack(pack(message)), message)
@@ -46,7 +46,7 @@ def test_the_layout_is_that_of_openpis_client() -> None:
     assert raw["gain"] == {b"__npgeneric__": True, b"data": 0.5, b"dtype": "<f4"}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=60) | st.tuples(st.integers(0, 200), st.binary(min_size=1, max_size=4)))
 def test_other_bytes_are_one_line(found: bytes | tuple[int, bytes]) -> None:
     whole = pack({"a": np.zeros((2, 3), np.float32), "b": [1, "x"], "c": np.float64(2)})

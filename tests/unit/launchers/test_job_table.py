@@ -44,6 +44,9 @@ def test_the_table_is_read_at_a_glance() -> None:
         "     no such partition  [l]",
     ]
     assert distinguishing_overrides(jobs[0], jobs[:1]) == "task=x seed=0"
+    evaluations = [Job(3 + seed, "e", [f"run=r{seed}", "episodes=9"], "r", entry=["eval.py"]) for seed in (0, 1)]
+    together = [*jobs, *evaluations]
+    assert [distinguishing_overrides(job, together) for job in together] == ["seed=0", "seed=1", "run=r0", "run=r1"]
     assert describe_exit_code(143) == "killed by signal 15" and describe_exit_code(3) == "exit code 3"
 
 

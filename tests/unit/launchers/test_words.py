@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from instructrl.cli.entry import compose
+from instructrl.cli.entry import compose, compose_launcher
 from instructrl.config.fields import leaves
 from instructrl.config.launcher import LaunchConfig, LauncherConfig, TpuConfig
 from instructrl.errors import InputError
@@ -29,7 +29,7 @@ ODD = (
     "a\u2028b",
     "x" * 201 + " ",
 )
-PATHS = {"tpu.key", "tpu.known_hosts"}  # may lie anywhere
+PATHS = {"tpu.key", "tpu.known_hosts", "slurm.container", "slurm.container_python"}  # may lie anywhere
 VALID = {
     "sweep": ["study", "x" * 200, "train-seed,lr-0123abcd", "2026-01-01_a.b=c"],
     "slurm.gpu": ["a100", "nvidia_a100_80gb_pcie_1g.5gb"],
@@ -38,6 +38,14 @@ VALID = {
     "slurm.qos": ["high"],
     "slurm.constraint": ["a100", "a100|h100", "[rack1*2&rack2*4]", "!old", "(a&b)|c,d"],
     "slurm.reservation": ["day_1"],
+    "slurm.nodelist": ["gpu[1-4,7],big2"],
+    "slurm.exclude": ["node1.cluster", "a,b[01-10]"],
+    "slurm.gres": ["nvme:1", "gpu:a100:2,license=x"],
+    "slurm.dependency": ["afterok:12", "afterany:12_3:14+5,singleton", "after:1?aftercorr:2"],
+    "slurm.comment": ["a-study", "project=3"],
+    "slurm.mail_user": ["me", "me.x+y@lab.example.org"],
+    "slurm.container": ["/shared/jax.sif", "docker://nvcr.io/nvidia/jax:24.10-py3", "nvcr.io#nvidia/jax:24.10"],
+    "slurm.container_python": ["python3", "/opt/venv/bin/python3.11"],
     "tpu.accelerator": ["v4-32", "v5litepod-256"],
     "tpu.runtime": ["tpu-vm-tf-2.16.1-pjrt", "v2-alpha-tpuv5-lite"],
     "tpu.pod": ["study", "a-1"],
@@ -45,12 +53,18 @@ VALID = {
     "tpu.zone": ["us-central2-b"],
     "tpu.network": ["default", "projects/lab/global/networks/one"],
     "tpu.subnetwork": ["https://www.googleapis.com/compute/v1/projects/lab/regions/r/subnetworks/one"],
+    "tpu.reservation": ["mine", "projects/lab/locations/us-central2-b/reservations/mine"],
+    "tpu.iap_group": ["pods"],
     "tpu.service_account": ["me@lab.iam.gserviceaccount.com"],
     "tpu.addresses": ["me@10.0.0.1:2222, tpu-7", "a,b"],
     "tpu.user": ["me", "sa_1.x"],
     "tpu.key": ["~/.ssh/id_ed25519", "/home/me/key-1"],
     "tpu.known_hosts": ["known"],
     "tpu.folder": ["instructrl", "code/instructrl-2", ".code"],
+    "skypilot.infra": ["gcp", "aws/us-east-1", "*/*/us-central2-b", "k8s/gke_lab_us-central1-c_one", "slurm/cluster"],
+    "skypilot.accelerators": ["H100:8", "A100-80GB", "tpu-v5litepod-8"],
+    "skypilot.runtime": ["v2-alpha-tpuv5-lite"],
+    "skypilot.image": ["docker:nvcr.io/nvidia/jax:24.04-py3", "ami-0123", "projects/deeplearning/global/images/one"],
 }
 
 
@@ -112,3 +126,44 @@ def test_a_pod_without_a_name_gets_one_that_the_cloud_accepts(tmp_path: Path, sw
     pod = TpuBackend(tmp_path, LauncherConfig(name="x", kind="tpu", sweep=sweep)).tpu.pod
     [entry] = [entry for entry in dataclasses.fields(TpuConfig) if entry.name == "pod"]
     assert pod is not None and re.fullmatch(entry.metadata["pattern"], pod), pod
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("extra={time: 3}", "launcher.slurm.extra: found {'time': 3}; allowed: a dict like {KEY: VALUE} of sbatch's"),
+        ("extra={tim: 3}", "launcher.slurm.extra: found {'tim': 3}; allowed: "),  # sbatch reads it as time
+        ("extra={comment: x}", "launcher.slurm.extra: found {'comment': 'x'}; allowed: "),
+        ("extra={Hint: x}", "launcher.slurm.extra: found {'Hint': 'x'}; allowed: "),
+        ("extra={hint: 'a b'}", "launcher.slurm.extra: found {'hint': 'a b'}; allowed: "),
+        ("extra={hint: 'a\\\\nb'}", "launcher.slurm.extra: found {'hint': "),
+        ("extra={hint: -x}", "launcher.slurm.extra: found {'hint': '-x'}; allowed: "),
+        ("extra={hint: [x]}", "launcher.slurm.extra: found {'hint': ['x']}; allowed: "),
+        ("extra=x", "launcher.slurm.extra: found x; allowed: a dict like {KEY: VALUE} of sbatch's long options"),
+        ("extra.hint=x", "launcher.slurm.extra.hint: no such setting; write 'launcher.slurm.extra={hint: VALUE}'"),
+        ("environment={SLURM_JOB_ID: 3}", "launcher.slurm.environment: found {'SLURM_JOB_ID': 3}; allowed: variables"),
+        ("environment={A: true}", "launcher.slurm.environment: found {'A': True}; allowed: "),
+        ("environment={WANDB_API_KEY: abcdefgh1234}", "launcher.slurm.environment: found a password or a token ("),
+        ("mail_types=[FIAL]", "launcher.slurm.mail_types: found [FIAL]; allowed: a list like [A,B] of NONE, BEGIN, "),
+        ("container_mounts=[data]", "launcher.slurm.container_mounts: found [data]; allowed: a list like [A,B] of FOL"),
+    ],
+)
+def test_options_of_sbatch_and_variables_are_refused_in_one_line(word: str, line: str) -> None:
+    with pytest.raises(InputError) as refused:
+        compose("launch", LaunchConfig, [f"launcher.slurm.{word}"])
+    text = str(refused.value).replace("a dict like {KEY: VALUE} of variables", "variables")
+    assert text.startswith(line) and text.isprintable(), text
+
+
+def test_dicts_of_the_users_file_and_of_words_are_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    file = tmp_path / "instructrl/launcher.yaml"
+    file.parent.mkdir()
+    file.write_text("slurm: {account: lab, extra: {hint: nomultithread, tmp: 1G}, environment: {NCCL_DEBUG: WARN}}\n")
+    words = ["launcher=slurm_gpu", "launcher.slurm.extra={tmp: null, exclusive: true}"]
+    settings = compose_launcher(words)[1].slurm
+    assert settings.account == "lab" and settings.environment == {"NCCL_DEBUG": "WARN"}
+    assert settings.extra == {"hint": "nomultithread", "tmp": None, "exclusive": True}
+    file.write_text("slurm: {extra: {mem: 1G}}\n")
+    with pytest.raises(InputError, match=r"launcher.yaml: launcher.slurm.extra: found \{'mem': '1G'\}; allowed: "):
+        compose_launcher(words)

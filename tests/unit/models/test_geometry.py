@@ -37,7 +37,7 @@ def intersect(pixels, intrinsics, extrinsics):
     return plain, robust_closest_point_to_rays(origins, directions, weights)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=SEEDS, cameras=st.integers(2, 5), size=st.sampled_from([64, 96, 256]))
 def test_rays_through_a_points_pixels_meet_in_it(seed, cameras, size):
     intrinsics, extrinsics = ring_of_cameras(cameras, size)
@@ -56,7 +56,7 @@ def test_the_optical_axis_projects_to_the_principal_point():
         np.testing.assert_allclose(depth[camera], 1, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=SEEDS, wrong=st.integers(0, 3))
 def test_one_wrong_camera_of_four_is_outvoted(seed, wrong):
     intrinsics, extrinsics = ring_of_cameras(4, 96)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from instructrl.models.initialization import draw_params
 from instructrl.models.patch_reader import PatchReader, patch_places
 
 SIDE, SLOTS = 4, 3
@@ -16,7 +17,7 @@ def reader():
     keys = jax.random.split(jax.random.key(0), 3)
     query, patches = jax.random.normal(keys[0], (2, 3, 8)), jax.random.normal(keys[1], (2, 3, 2, SIDE * SIDE, 6))
     module = PatchReader(SLOTS, 16)
-    return module, jax.jit(module.init)(keys[2], query, patches), query, patches
+    return module, {"params": draw_params(module, keys[2], query, patches)}, query, patches
 
 
 def test_a_slot_reads_the_mean_patch_and_place_that_it_attends_to(reader):

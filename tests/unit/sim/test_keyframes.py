@@ -157,7 +157,7 @@ def ordinary(draw: st.DrawFn) -> tuple[list[float], list[float]]:
     return speeds + [FAST] * end, gripper + [gripper[-1]] * end
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(ordinary())
 def test_ordinary_demonstrations_have_the_keyframes_of_the_field(made: tuple[list[float], list[float]]) -> None:
     speeds, gripper = made
@@ -173,7 +173,7 @@ any_demonstration = st.lists(
 ).map(lambda frames: ([speed for speed, _ in frames], [state for _, state in frames]))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(any_demonstration)
 def test_keyframes_increase_end_with_the_last_frame_and_lose_no_change_of_the_gripper(made) -> None:
     speeds, gripper = made
@@ -190,7 +190,7 @@ def test_keyframes_increase_end_with_the_last_frame_and_lose_no_change_of_the_gr
     assert all(later - stop > 4 for stop, later in pairwise(stops))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(any_demonstration, st.integers(1, 30))
 def test_standing_longer_before_it_begins_only_shifts_the_keyframes(made, frames: int) -> None:
     speeds, gripper = made
@@ -198,7 +198,7 @@ def test_standing_longer_before_it_begins_only_shifts_the_keyframes(made, frames
     assert padded == [frame + frames for frame in found(speeds, gripper)]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(any_demonstration, st.data())
 def test_what_follows_does_not_change_what_was_found(made, data: st.DataObject) -> None:
     speeds, gripper = made
@@ -207,7 +207,7 @@ def test_what_follows_does_not_change_what_was_found(made, data: st.DataObject) 
     assert [frame for frame in found(speeds[:cut], gripper[:cut]) if frame < cut - 2] == early
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(any_demonstration)
 def test_the_sign_and_the_joint_of_a_motion_do_not_matter(made) -> None:
     speeds, gripper = made

@@ -22,7 +22,7 @@ from instructrl.evaluation.rollout import Episode
 from instructrl.sim import EpisodeStart, Outcome
 from instructrl.storage import json_lines
 from instructrl.storage.json_lines import LineFile, read_json_lines
-from instructrl.training.monitoring.metric_files import lowest_validation_loss, missing_lines, read_lines
+from instructrl.training.monitoring.metric_files import best_value, missing_lines, read_lines
 from instructrl.training.monitoring.metric_writer import Metrics
 
 IDENTITY = {"run": "second"}
@@ -155,11 +155,11 @@ def test_neither_file_of_a_run_is_shortened_if_the_other_is_damaged(tmp_path: Pa
 
 def test_the_lowest_loss_is_that_of_a_validation_with_one(tmp_path: Path) -> None:
     write(tmp_path)
-    assert lowest_validation_loss(tmp_path) == 1.5 / 4
+    assert best_value(tmp_path, "val/loss") == 1.5 / 4
     lines = entries((tmp_path / "metrics.jsonl").read_bytes())
     del lines[-1]["loss"]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 1')
-    assert lowest_validation_loss(tmp_path) == 1.5 / 3
+    assert best_value(tmp_path, "val/loss") == 1.5 / 3
 
 
 def curve(*splits: tuple[str, Sequence[int]], per_epoch: int = 10) -> list[dict[str, Any]]:

@@ -264,7 +264,7 @@ def alike(found, expected):
         assert type(found) is type(expected) and found == expected
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(value=data, protocol=st.integers(0, 5))
 @example(value={"x": b"", "y": frozenset(), "z": [set(), bytearray()]}, protocol=0)
 def test_plain_data_are_read_as_python_reads_them(tmp_path_factory, value, protocol):
@@ -343,7 +343,7 @@ def survives(content, path):
             assert value.dtype == np.float32 and np.isfinite(value).all()
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(content=st.sampled_from(CONTENTS), data=st.data())
 def test_flipped_bytes_give_one_line_or_plain_data(tmp_path_factory, content, data):
     damaged = bytearray(content)
@@ -352,7 +352,7 @@ def test_flipped_bytes_give_one_line_or_plain_data(tmp_path_factory, content, da
     survives(bytes(damaged), tmp_path_factory.getbasetemp() / "flipped.pkl")
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(content=st.sampled_from(CONTENTS), share=st.floats(0, 1, exclude_max=True))
 def test_a_truncated_file_gives_one_line(tmp_path_factory, content, share):
     path = tmp_path_factory.getbasetemp() / "truncated.pkl"
@@ -378,7 +378,7 @@ HAND = [
 words = st.sampled_from([*OPCODES, *(piece("/tmp/mark") for piece in HARMLESS.values()), *HAND])
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(parts=st.lists(words | st.binary(max_size=3), max_size=40))
 def test_random_programs_give_one_line_or_plain_data(tmp_path_factory, parts):
     survives(b"\x80\x05" + b"".join(parts) + b".", tmp_path_factory.getbasetemp() / "random.pkl")

@@ -54,6 +54,7 @@ OTHER_VALUES = {  # of the keys that may change
     "training.rollout_every": "7",
     "training.rollout_episodes": "7",
     "training.log_every": "7",
+    "training.objective": "rollout/success_rate training.rollout_every=7",
     "pretraining.train": "[elsewhere]",
     "pretraining.val": "[elsewhere]",
     "pretraining.num_visualized": "7",
@@ -61,6 +62,11 @@ OTHER_VALUES = {  # of the keys that may change
     "wandb.project": "other",
     "wandb.entity": "someone",
     "wandb.group": "study",
+    "tensorboard.enabled": "true",
+    "trackio.enabled": "true",
+    "trackio.project": "other",
+    "trackio.space": "some/one",
+    "trackio.group": "study",
 }
 DATA = {
     "train": {"path": "a", "checksum": "1", "provenance": {}},

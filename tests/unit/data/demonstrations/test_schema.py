@@ -31,7 +31,7 @@ shapes = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(shapes=shapes, seed=st.integers(0, 2**31))
 def test_round_trip_is_bit_exact(tmp_path_factory: pytest.TempPathFactory, shapes: list, seed: int) -> None:
     given_ = [

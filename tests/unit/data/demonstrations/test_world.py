@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from data_tools.rlds.__main__ import ExportConfig, ImportConfig, parse, run_export, run_import
 from instructrl.data.demonstrations.dataset import DemonstrationDataset, check_alike
 from instructrl.data.demonstrations.reader import read
-from instructrl.data.demonstrations.schema import checksum
+from instructrl.data.demonstrations.schema import Header, checksum
 from instructrl.data.demonstrations.world import check_inside, check_world
 from instructrl.errors import InputError
 from instructrl.types import Demonstration
@@ -17,6 +18,8 @@ from instructrl.workspace import Workspace
 from tests.fixtures.demonstrations import HEADER, assert_equal, demonstration, write
 
 LOW_TABLE = Workspace((0.2, -0.2, 0.02), (0.45, 0.2, 0.23))
+OURS: Any = {"workspace": HEADER.workspace, "state": HEADER.state, "actions": HEADER.actions}
+DENSE_HEADER = replace(HEADER, actions="dense")
 OTHER = replace(HEADER, workspace=LOW_TABLE, state=("height (m)", "angle (rad)"))
 
 
@@ -48,8 +51,20 @@ def test_workspace_and_state_are_kept_and_are_part_of_what_is_recorded(tmp_path:
             check_alike([opened[0], other])
 
 
-def test_rlds_brings_the_same_file_back(tmp_path: Path) -> None:
-    path = write(tmp_path / "train.hdf5", [demonstration(seed, header=OTHER) for seed in range(2)], OTHER)
+def test_dense_actions_are_told_apart_and_lead_to_every_frame(tmp_path: Path) -> None:
+    made = demonstration(0, steps=3)
+    dense, keyframes = write(tmp_path / "one.hdf5", [made], DENSE_HEADER), write(tmp_path / "two.hdf5", [made])
+    assert [read(path)[0].actions for path in (dense, keyframes)] == ["dense", "keyframe"]
+    assert DemonstrationDataset(dense).digest() != DemonstrationDataset(keyframes).digest()
+    with pytest.raises(InputError, match=r"actions keyframe, but .*one\.hdf5 has dense; collect them"):
+        check_alike([DemonstrationDataset(dense), DemonstrationDataset(keyframes)])
+    with pytest.raises(InputError, match=r"episode 0: wrong episodes/keyframes \(dense actions: one for every frame"):
+        write(tmp_path / "three.hdf5", [demonstration(0, between=1)], DENSE_HEADER)
+
+
+@pytest.mark.parametrize("header", [OTHER, DENSE_HEADER])
+def test_rlds_brings_the_same_file_back(tmp_path: Path, header: Header) -> None:
+    path = write(tmp_path / "train.hdf5", [demonstration(seed, header=header) for seed in range(2)], header)
     run_export(parse([f"src={path}", f"out={tmp_path / 'rlds'}"], ExportConfig))
     words = [f"src={tmp_path / 'rlds'}", f"out={tmp_path / 'back.hdf5'}", "compression=none"]
     run_import(parse(words, ImportConfig))
@@ -71,13 +86,18 @@ def test_rlds_brings_the_same_file_back(tmp_path: Path) -> None:
             '"right finger (m)","time"] is set; train on them with \'sim.state=["angle (rad)"]\', or choose another '
             "data.dir",
         ),
+        (
+            {"actions": "dense"},
+            "a: found demonstrations with the actions dense, but sim.actions=keyframe is set; train on them with "
+            "'sim.actions=dense', or choose another data.dir",
+        ),
     ],
 )
 def test_another_world_than_that_of_the_settings_is_one_line(changes: dict[str, object], line: str) -> None:
     with pytest.raises(InputError) as error:
-        check_world(Path("a"), replace(HEADER, **changes), workspace=HEADER.workspace, state=HEADER.state)
+        check_world(Path("a"), replace(HEADER, **changes), **OURS)
     assert str(error.value) == line
-    check_world(Path("a"), HEADER, workspace=HEADER.workspace, state=HEADER.state)
+    check_world(Path("a"), HEADER, **OURS)
 
 
 def test_keyframes_outside_the_workspace_are_counted_and_refused(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def assert_same(one: Batch, other: Batch) -> None:
         assert np.array_equal(getattr(one, name), getattr(other, name)), name
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     count=st.integers(1, EPISODES),
     batch_size=st.integers(1, 20),
@@ -95,7 +95,7 @@ def test_every_episode_once_per_epoch(
     assert sum(batch.step_mask.sum() for batch in batches) == sum(LENGTHS[:count])
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batch_size=st.integers(1, 20), seed=st.integers(0, 2**31 - 1), step=st.integers(0, 40))
 def test_a_batch_is_a_function_of_seed_and_step(
     path: Path, tokenizer: Tokenizer, batch_size: int, seed: int, step: int
@@ -116,7 +116,7 @@ def test_the_order_is_that_of_every_earlier_run(path: Path, tokenizer: Tokenizer
         for step in range(10):
             batch = loader.batch(step)
             texts = [tokenizer.decode(row) for row in batch.tokens]  # not token ids: the vocabulary may grow
-            for array in batch._replace(tokens=np.array(texts, "S64"))[:-1]:
+            for array in batch._replace(tokens=np.array(texts, "S64"))[: Batch._fields.index("features")]:
                 digest.update(np.ascontiguousarray(array).tobytes())
         digests[shuffle] = digest.hexdigest()
     assert digests == {
@@ -139,7 +139,7 @@ def mixtures(draw: st.DrawFn) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(mixture=mixtures())
 def test_any_number_of_processes_sees_the_same_epoch_whole_and_goes_on_as_if_never_interrupted(
     paths: list[Path], tokenizer: Tokenizer, mixture: dict[str, Any]
@@ -173,7 +173,7 @@ def divisors(number: int) -> list[int]:
     return [one for one in range(1, number + 1) if number % one == 0]
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(mixture=mixtures(), data=st.data())
 def test_interrupted_anywhere_and_resumed_by_other_processes_nothing_is_lost_or_seen_twice(
     paths: list[Path], tokenizer: Tokenizer, mixture: dict[str, Any], data: st.DataObject
@@ -362,3 +362,31 @@ def test_prefetched_ends_its_thread_when_closed_early() -> None:
         assert threads() == 1
     assert threads() == 0
     assert loader.prepared < 10
+
+
+def test_windows_end_at_every_step_once_and_bring_the_actions_that_follow(path: Path, tokenizer: Tokenizer) -> None:
+    episodes = DemonstrationDataset(path)
+    loader = Loader([episodes], tokenizer, batch_size=4, seed=1, window=2, chunk=3)
+    steps = {
+        episodes.episode(number).state[step].tobytes(): (number, step)
+        for number, length in enumerate(LENGTHS)
+        for step in range(length)
+    }
+    ends = []
+    for number in range(loader.steps_per_epoch):
+        batch = loader.batch(number)
+        check_batch(batch, loader.sizes)
+        assert batch.images is not None and batch.chunks is not None and batch.chunk_mask is not None
+        for row, mask in enumerate(batch.step_mask > 0):
+            found = [steps[state.tobytes()] for state in batch.state[row, mask]]
+            ends += found[-1:]
+            for place, (episode, step) in enumerate(found):
+                expected = episodes.episode(episode)
+                assert (episode, step) == (ends[-1][0], ends[-1][1] + 1 - len(found) + place)
+                assert np.array_equal(batch.images[row, place], expected.images[step])
+                left = expected.actions[step:][:3]
+                assert np.array_equal(batch.chunks[row, place, : len(left)], left)
+                assert (batch.chunks[row, place, len(left) :] == expected.actions[-1]).all()
+                assert batch.chunk_mask[row, place].tolist() == [1.0] * len(left) + [0.0] * (3 - len(left))
+        assert {len(numbers) for _, numbers in loader.episodes_in_batch(number)} <= {batch.step_mask.any(1).sum()}
+    assert sorted(ends) == sorted(steps.values())

@@ -19,7 +19,7 @@ def files_of(numbers: np.ndarray, sizes: list[int]) -> list[int]:
     return np.searchsorted(np.cumsum(sizes), numbers, side="right").tolist()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(sizes=counts, seed=seeds, epoch=st.integers(0, 99_999))
 def test_without_weights_every_episode_once_in_an_epoch(sizes: list[int], seed: int, epoch: int) -> None:
     order = Sampler(sizes, seed=seed)
@@ -28,7 +28,7 @@ def test_without_weights_every_episode_once_in_an_epoch(sizes: list[int], seed: 
     assert draws.dtype == np.uint64 and len(set(draws.tolist())) == len(shown)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(total=st.integers(1, 10**6), weights=st.lists(weight, min_size=1, max_size=20))
 def test_parts_are_in_proportion_to_within_one(total: int, weights: list[float]) -> None:
     parts = apportion(total, weights)
@@ -37,7 +37,7 @@ def test_parts_are_in_proportion_to_within_one(total: int, weights: list[float])
         assert abs(part - Fraction(one) * total / sum(map(Fraction, weights))) < 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data(), sizes=counts, seed=seeds)
 def test_with_weights_each_file_has_its_share_and_no_episode_comes_again_before_all_were_shown(
     data: st.DataObject, sizes: list[int], seed: int
@@ -59,7 +59,7 @@ def test_with_weights_each_file_has_its_share_and_no_episode_comes_again_before_
             assert sum(each) == (epoch + 1) * order.shares[file]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sizes=counts, seed=seeds, epoch=st.integers(0, 60), weighted=st.booleans(), shuffle=st.booleans())
 def test_an_epoch_is_the_same_whatever_was_asked_before(
     sizes: list[int], seed: int, epoch: int, weighted: bool, shuffle: bool
@@ -76,7 +76,7 @@ def test_an_epoch_is_the_same_whatever_was_asked_before(
         assert all(np.array_equal(one, two) for one, two in zip(fresh.epoch(epoch), fresh.epoch(0), strict=True))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(sizes=counts, seed=seeds)
 def test_weights_as_the_files_are_large_show_every_episode_once(sizes: list[int], seed: int) -> None:
     order = Sampler(sizes, seed=seed, weights=[float(size) for size in sizes])
@@ -84,7 +84,7 @@ def test_weights_as_the_files_are_large_show_every_episode_once(sizes: list[int]
         assert sorted(order.epoch(epoch)[0].tolist()) == list(range(sum(sizes)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(size=st.integers(8, 30), seed=seeds)
 def test_cycles_epochs_files_and_seeds_have_orders_of_their_own(size: int, seed: int) -> None:
     assume(seed < 2**31 - 1)

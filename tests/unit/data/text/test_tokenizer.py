@@ -111,14 +111,14 @@ def built(path: Path) -> Tokenizer:
 
 
 @given(texts)
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_word_pieces_are_those_of_bert(bert: dict[str, Path], text: str) -> None:
     tokenizer = built(bert["vocab.txt"])
     assert unpadded_ids(tokenizer, text) == vocabularies.bert_ids(text, BERT)
 
 
 @given(texts)
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_byte_pairs_are_those_of_clip(clip: dict[str, Path], text: str) -> None:
     tokenizer = built(clip["tokenizer.json"])
     ids = unpadded_ids(tokenizer, text)

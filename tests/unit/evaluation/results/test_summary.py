@@ -184,7 +184,7 @@ def test_many_single_variations_are_counted_not_listed() -> None:
 
 def test_another_protocol_is_named_in_the_headline() -> None:
     low, high = mean_interval([(9, 10), (1, 5)])
-    start = f"success_rate 0.55 [{low:.2f}, {high:.2f}] over 15 episodes of 2 tasks (mean over tasks)"
+    start = f"success_rate 0.550 [{low:.3f}, {high:.3f}] over 15 episodes of 2 tasks (mean over tasks)"
     assert headline(several(TWO)) == start
     assert headline(several(TWO, protocol=protocol("peract"))) == f"{start}, protocol peract"
     one = {**TWO["first"], "protocol": protocol("hiveformer")}

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from instructrl.models.encoders.clip import Block, BlockConfig, Clip, text_layers
+from instructrl.config.model import text_layers
+from instructrl.models.encoders.clip import Clip
 from instructrl.models.encoders.registry import encoder_shapes
 from instructrl.models.layers.block_stack import DEFAULT_EXECUTION
 from instructrl.models.layers.image_ops import resize
+from instructrl.models.layers.vit import Block, BlockConfig
 from tests.fixtures import encoders
 from tests.fixtures.encoders import CLIP_TINY, CLIP_WORDS
 
@@ -80,8 +82,8 @@ def test_activation_and_epsilon_are_those_of_the_settings(activation):
     epsilon, weights = 0.03, PARAMS["vision_model"]["encoder"]["layers"]["0"]
     silent = {**weights, "self_attn": jax.tree.map(np.zeros_like, weights["self_attn"])}
     x = np.random.default_rng(0).normal(size=(2, 5, 64)).astype(np.float32)
-    config = BlockConfig(activation, epsilon, np.float32, DEFAULT_EXECUTION)
-    found = Block(4, config).apply({"params": silent}, x, None)
+    config = BlockConfig(4, 256, activation, epsilon, np.float32, DEFAULT_EXECUTION)
+    found = Block(config).apply({"params": silent}, x, None)
     hidden = ACTIVATIONS[activation](
         dense(normed(np.float64(x), weights["layer_norm2"], epsilon), weights["mlp"]["fc1"])
     )
@@ -122,7 +124,7 @@ def test_the_parameters_are_the_references():
     ("all", 24, tuple(range(12))), ("last", 24, (11,)), ([0, 11, 23], 24, (0, 5, 11)), ([3, 1], 12, (3, 1)),
 ])  # fmt: skip
 def test_the_text_towers_layers_stand_at_the_same_relative_depth(layers, depth, expected):
-    assert text_layers(replace(CLIP_TINY, layers=layers, depth=depth, text_depth=12)) == expected
+    assert text_layers(replace(CLIP_TINY, layers=layers, depth=depth), 12) == expected
 
 
 def test_words_after_the_end_and_padding_say_nothing():

@@ -134,7 +134,7 @@ def test_the_encoder_has_the_published_parameters_but_the_decoders():
 features_of_two_cameras = jax.jit(lambda *inputs: model().apply({"params": PARAMS}, *inputs))
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**32 - 1), words=st.integers(0, 12))
 def test_padding_says_nothing(seed, words):
     numbers = np.random.default_rng(seed)

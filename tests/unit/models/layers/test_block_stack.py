@@ -7,11 +7,13 @@ import pytest
 
 from instructrl.config.model import PolicyConfig
 from instructrl.errors import InputError
+from instructrl.models.initialization import draw_params
 from instructrl.models.layers import attention
 from instructrl.models.layers.attention import attend
 from instructrl.models.layers.block_stack import ExecutionConfig
 from instructrl.models.layers.transformer import Block
-from instructrl.models.policy import Policy, attention_mask
+from instructrl.models.policy import Policy
+from instructrl.models.token_order import attention_mask
 from instructrl.types import Features
 from instructrl.workspace import RLBENCH_WORKSPACE
 
@@ -25,9 +27,9 @@ def policy_inputs(key):
 @pytest.mark.parametrize(("depth", "window"), [(1, None), (2, 2)])
 def test_the_last_block_answers_predictions_as_if_it_answered_all(depth, window):
     config = PolicyConfig(name="small", dim=16, depth=depth, heads=2, window=window)
-    inputs, mask = policy_inputs(jax.random.key(0)), jnp.asarray(attention_mask(4, 7, window=window))
+    inputs, mask = policy_inputs(jax.random.key(0)), jnp.asarray(attention_mask(4, 7, window=window))[None]
     policy = Policy(config, RLBENCH_WORKSPACE)
-    params = jax.jit(policy.init)(jax.random.key(1), *inputs)["params"]
+    params = draw_params(policy, jax.random.key(1), *inputs)
     inputs_of_blocks = []
 
     def recording(self, x, mask, query_slice=slice(None)):

@@ -10,7 +10,7 @@ from instructrl.sim.tabletop.kinematics import Kinematics
 from instructrl.sim.tabletop.motion import Motion, MotionResult
 from instructrl.sim.tabletop.robot import BASE, JOINT_HIGH, JOINT_LOW, START_JOINTS
 from instructrl.sim.tabletop.scene import TABLE_Z
-from instructrl.sim.tabletop.task import CLOSED, OPEN, downward
+from instructrl.sim.tabletop.task import CLOSED, OPEN, downward, pick
 from instructrl.sim.tabletop.world import World
 
 HALF = 0.025
@@ -178,3 +178,35 @@ def test_motion_repeats_bit_for_bit() -> None:
                 motion.execute(downward(np.array([0.2, 0.1, TABLE_Z + HALF + height]), yaw=0.4, gripper=gripper))
             states.append(made.data.qpos.tobytes())
     assert len(set(states)) == 1
+
+
+def test_dense_actions_lead_through_the_keyframes_and_work_the_gripper_there(blocks: World) -> None:
+    motion, block = Motion(blocks), blocks.position("block")
+    keyframes = pick(block, above=0.12, lift=0.2, yaw=0.4)
+    actions = motion.trajectory(keyframes)
+    assert [action[7] for action in actions] == sorted((action[7] for action in actions), reverse=True)
+    closing = next(number for number, action in enumerate(actions) if action[7] == CLOSED)
+    np.testing.assert_allclose(actions[closing][:3], block, atol=1e-3)
+    np.testing.assert_allclose(actions[-1][:3], keyframes[-1][:3], atol=1e-3)
+    assert 8 < len(actions) < 40
+    for action in actions:
+        assert motion.servo(action) is MotionResult.REACHED
+    assert blocks.held() == "block"
+    assert np.linalg.norm(blocks.tip() - keyframes[-1][:3]) < 0.02
+
+
+def test_a_dense_action_moves_for_a_fixed_time_whatever_it_asks_for(world: World) -> None:
+    motion, before, ticks = Motion(world), world.tip(), 0
+
+    def count() -> None:
+        nonlocal ticks
+        ticks += 1
+
+    motion.on_step = count
+    far = downward(np.array([0.3, 0.4, 0.9]), gripper=OPEN)
+    assert motion.servo(far) is MotionResult.REACHED
+    assert ticks == 25
+    moved = np.linalg.norm(world.tip() - before)
+    assert 0.01 < moved < 0.3 < np.linalg.norm(far[:3] - before)
+    assert motion.servo(downward(np.array([3.0, 0, 1]), gripper=OPEN)) is MotionResult.UNREACHABLE
+    assert ticks == 25

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instructrl.models.policy import TokenKind, attention_mask, step_kinds
+from instructrl.models.token_order import TokenKind, attention_mask, step_kinds
 
 
 def format_mask(mask: np.ndarray, observations: int) -> str:

@@ -1,4 +1,4 @@
-"""Conversion of third-party RLDS episodes to demonstrations, according to a mapping."""
+"""Conversion of third-party episodes to demonstrations, according to a mapping."""
 
 from collections.abc import Callable
 
@@ -7,11 +7,11 @@ from PIL import Image
 
 from data_tools.convert.skip_report import SkippedError, SkipReason
 from data_tools.convert.stored_images import resize
-from data_tools.rlds.mapping import ROTATIONS, Mapping, parse_key, selected_cameras
-from data_tools.rlds.source import Episode
+from data_tools.exchange.episodes import Episode
+from data_tools.exchange.mapping import ROTATIONS, Mapping, parse_key, robot_model, selected_cameras
 from instructrl.actions import canonical_quaternion, quaternion_from_euler
 from instructrl.errors import InputError
-from instructrl.sim.keyframes import STEP_SECONDS, find_keyframes, velocities
+from instructrl.sim.keyframes import STEP_SECONDS, find_keyframes, path_keyframes, velocities
 from instructrl.sim.rlbench.views import MAX_STEPS
 from instructrl.types import Demonstration
 
@@ -73,6 +73,12 @@ def keyframes(episode: Episode, mapping: Mapping) -> np.ndarray:
         if not (found > 0).any():
             raise SkippedError(SkipReason.NUMBERS, f"no step after the first is marked by {spec.marked}")
         return found[found > 0]
+    if spec.kind == "path":
+        first = 1 if mapping.action.leads_to == "next" else 0  # no action leads to the first step, where it stays
+        steps = np.maximum(np.arange(episode.steps), first).tolist()
+        places = np.stack([position(episode, mapping, step) for step in steps])
+        opened = np.concatenate([gripper(episode, mapping, step) for step in steps])
+        return path_keyframes(places, opened, tolerance=spec.tolerance or 0.0)
     if spec.joint_velocities is not None:
         speeds = parse_key("keyframes.joint_velocities", spec.joint_velocities).all(episode)
     else:
@@ -87,17 +93,36 @@ def keyframes(episode: Episode, mapping: Mapping) -> np.ndarray:
 
 def action(episode: Episode, mapping: Mapping, step: int) -> np.ndarray:
     """Action float32 [8] that leads to a step."""
-    spec, at = mapping.action, step - (mapping.action.leads_to == "next")
-    numbers = parse_key("action.rotation", spec.rotation).at(episode, at)
-    rotation = quaternion(check_count("action.rotation", numbers, ROTATIONS[spec.rotation_is]), spec.rotation_is)
-    gripper = parse_key("action.gripper", spec.gripper, compares=True).at(episode, at)
-    return np.concatenate([position(episode, mapping, step), rotation, gripper], dtype=np.float32)
+    return np.concatenate([*pose(episode, mapping, step), gripper(episode, mapping, step)], dtype=np.float32)
+
+
+def number_of(mapping: Mapping, step: int) -> int:
+    """Number of the step whose action leads to a step."""
+    return step - (mapping.action.leads_to == "next")
+
+
+def gripper(episode: Episode, mapping: Mapping, step: int) -> np.ndarray:
+    """State of the gripper in the action that leads to a step: bool [1], True if it is open."""
+    return parse_key("action.gripper", mapping.action.gripper, compares=True).at(episode, number_of(mapping, step))
+
+
+def pose(episode: Episode, mapping: Mapping, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Position [3] in metres and quaternion [4] of the action that leads to a step."""
+    spec, kinematics = mapping.action, mapping.kinematics
+    if kinematics.joints is not None:
+        joints = parse_key("kinematics.joints", kinematics.joints).at(episode, number_of(mapping, step))
+        return robot_model(kinematics).pose(joints, degrees=kinematics.degrees)
+    form = spec.rotation_is or ""
+    numbers = parse_key("action.rotation", spec.rotation or "").at(episode, number_of(mapping, step))
+    return position(episode, mapping, step), quaternion(check_count("action.rotation", numbers, ROTATIONS[form]), form)
 
 
 def position(episode: Episode, mapping: Mapping, step: int) -> np.ndarray:
     """Position [3] in metres of the action that leads to a step."""
-    spec, at = mapping.action, step - (mapping.action.leads_to == "next")
-    return check_count("action.position", parse_key("action.position", spec.position).at(episode, at), 3)
+    if mapping.kinematics.joints is not None:
+        return pose(episode, mapping, step)[0]
+    key = parse_key("action.position", mapping.action.position or "")
+    return check_count("action.position", key.at(episode, number_of(mapping, step)), 3)
 
 
 def quaternion(numbers: np.ndarray, form: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Mapping file of an RLDS import: assigns features of third-party episodes to those of a demonstration.
+"""Mapping file of an import: assigns features of third-party episodes to those of a demonstration.
 
     cameras:
       front: {image: steps/observation/image, intrinsics: ..., extrinsics: ...}   # the matrices are optional
@@ -12,27 +12,35 @@
     keyframes: {kind: stops, joint_positions: "steps/observation/joints[0:7]", seconds: 0.1}
     instruction: {key: steps/language_instruction}
 
-A key is the path of a feature in tensorflow-datasets. [2] or [0:3] selects some of its numbers, flattened;
-> and < compare one of them.
+A key is the path of a feature in tensorflow-datasets, or the name of a feature of LeRobot, such as observation.state.
+[2] or [0:3] selects some of its numbers, flattened; > and < compare one of them.
+
+Data of joints alone takes the pose from a model of the robot, instead of position and rotation:
+
+    kinematics: {model: so101.urdf, frame: gripper_link, joints: "action[0:5]", degrees: true}
+    action: {gripper: "action[5] > 30", leads_to: next}
+    keyframes: {kind: path, tolerance: 0.02}
 """
 
 import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, make_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from omegaconf import OmegaConf
 
-from data_tools.rlds.source import Episode, Source
+from data_tools.exchange.episodes import Episode, Source
 from instructrl.config.environment import state_field
 from instructrl.config.fields import format_value, number, one_of, setting
 from instructrl.config.resolve import resolve
 from instructrl.config.simulators import RLBENCH_CAMERAS
 from instructrl.config.yaml_file import read_yaml
 from instructrl.errors import InputError
+from instructrl.sim.mujoco.robot_model import RobotModel
 from instructrl.types import GRIPPER_STATE
 
 ROTATIONS = {"quaternion_xyzw": 4, "quaternion_wxyz": 4, "euler_xyz": 3, "rotation_vector": 3, "matrix": 9}
@@ -52,15 +60,26 @@ class View:
 class Action:
     """Keys of the action: the gripper's next pose and opening."""
 
-    position: str = setting(help="position, 3 numbers, metres")
-    rotation: str = setting(help="rotation, in the form of rotation_is")
-    rotation_is: str = one_of(
-        *ROTATIONS, help="form of the rotation: angles in radians; euler_xyz about fixed axes; a matrix row by row"
+    position: str | None = setting(None, help="position, 3 numbers, metres")
+    rotation: str | None = setting(None, help="rotation, in the form of rotation_is")
+    rotation_is: str | None = setting(
+        None, help="quaternion_xyzw, quaternion_wxyz, euler_xyz (fixed axes) or rotation_vector in rad, matrix by rows"
     )
     gripper: str = setting(help="gripper opening, with a comparison that is true for open")
     leads_to: str = one_of(
         "next", "same", help="next: a step's action leads to the next step; same: it is the pose at that step"
     )
+
+
+@dataclass
+class Kinematics:
+    """Model of the robot and keys of its joints, from which the pose of the action follows; instead of its own keys."""
+
+    model: str | None = setting(None, help="MJCF or URDF file of the robot; relative to the mapping file")
+    frame: str | None = setting(None, help="site or body (link) of the model whose pose is the action's")
+    joints: str | None = setting(None, help="joint positions, rad or metres")
+    names: list[str] | None = setting(None, help="their names in the model; null: all its hinges and slides in order")
+    degrees: bool = setting(False, help="angles are in degrees")
 
 
 @dataclass
@@ -81,7 +100,11 @@ class Keyframes:
     """Selection of the steps that are kept in addition to the first."""
 
     kind: str = one_of(
-        "every", "marked", "stops", help="every step, marked steps, or stops of the arm and gripper changes"
+        *("every", "marked", "stops", "path"),
+        help="every step, marked steps, stops of the arm, or corners of its path; the latter two with gripper changes",
+    )
+    tolerance: float | None = number(
+        None, above=0, high=1, help="metres from the path to straight motions between keyframes; for kind=path"
     )
     marked: str | None = setting(None, help="mark, true (not 0) at keyframes; for kind=marked")
     joint_velocities: str | None = setting(
@@ -108,6 +131,7 @@ class Mapping:
 
     cameras: Cameras = field(default_factory=Cameras)  # type: ignore[valid-type]
     action: Action = field(default_factory=Action)
+    kinematics: Kinematics = field(default_factory=Kinematics)
     state: State = field(default_factory=State)
     keyframes: Keyframes = field(default_factory=Keyframes)
     instruction: Instruction = field(default_factory=Instruction)
@@ -147,15 +171,14 @@ class Key(NamedTuple):
 
     def all(self, episode: Episode) -> np.ndarray:
         """Apply `of` to each step [N M]."""
-        if not self.name.startswith("steps/"):
+        if not episode.is_per_step(self.name):
             return np.tile(self.of(episode.episode_value(self.name)), (episode.steps, 1))
         return np.stack([self.of(episode.at(self.name, step)) for step in range(episode.steps)])
 
     def at(self, episode: Episode, step: int) -> np.ndarray:
         """Apply `of` to one step [M]."""
-        return self.of(
-            episode.at(self.name, step) if self.name.startswith("steps/") else episode.episode_value(self.name)
-        )
+        per_step = episode.is_per_step(self.name)
+        return self.of(episode.at(self.name, step) if per_step else episode.episode_value(self.name))
 
 
 def parse_key(where: str, text: str, *, compares: bool = False) -> Key:
@@ -194,12 +217,15 @@ def read_mapping(path: Path, source: Source) -> Mapping:
     try:
         mapping = resolve(OmegaConf.create(file.values), Mapping)
         check_mapping(mapping)
+        if mapping.kinematics.model is not None:
+            mapping.kinematics.model = str(path.absolute().parent / mapping.kinematics.model)
+            robot_model(mapping.kinematics)
         for where, key in referenced_keys(mapping):
-            feature = source.leaf(key)
-            if where.endswith((".image", "marked")) and not key.startswith("steps/"):
-                raise InputError(f"{where}: found {key}; allowed: a key in steps/")
-            if where.endswith(".image") and (len(feature.shape) != 3 or feature.shape[2] != 3):
-                raise InputError(f"{where}: found {key} of shape {feature.shape}, expected an image (H, W, 3)")
+            shape = source.shape(key)
+            if where.endswith((".image", "marked")) and not source.is_per_step(key):
+                raise InputError(f"{where}: found {key}; allowed: a key with a value at each step")
+            if where.endswith(".image") and (len(shape) != 3 or shape[2] != 3):
+                raise InputError(f"{where}: found {key} of shape {shape}, expected an image (H, W, 3)")
     except InputError as error:
         raise InputError(f"mapping: {file.place(tuple(error.key.split('.')))}: {error}") from None
     return mapping
@@ -208,6 +234,7 @@ def read_mapping(path: Path, source: Source) -> Mapping:
 def check_mapping(mapping: Mapping) -> None:
     """Raise InputError if the parts of a mapping are inconsistent."""
     state, frames, instruction = mapping.state, mapping.keyframes, mapping.instruction
+    check_pose(mapping)
     views = selected_cameras(mapping)
     if not views:
         raise InputError(f"cameras: found none with an image; allowed: {', '.join(RLBENCH_CAMERAS)}")
@@ -229,10 +256,50 @@ def check_mapping(mapping: Mapping) -> None:
     if (instruction.key is None) == (instruction.text is None):
         raise InputError("instruction: give key or text")
     speeds = (frames.joint_velocities is not None) + (frames.joint_positions is not None)
+    if (frames.kind == "path") != (frames.tolerance is not None):
+        raise InputError("keyframes: tolerance goes with kind=path, and kind=path with it")
     if (frames.kind == "marked") != (frames.marked is not None):
         raise InputError("keyframes: marked goes with kind=marked, and kind=marked with it")
     if speeds != (frames.kind == "stops") or (frames.joint_positions is None) != (frames.seconds is None):
         raise InputError("keyframes: kind=stops takes joint_velocities, or joint_positions with seconds")
+
+
+def check_pose(mapping: Mapping) -> None:
+    """Raise InputError unless the pose of an action follows from keys of its own, or from joints and a model."""
+    action, kinematics = mapping.action, mapping.kinematics
+    own = {f"action.{name}": getattr(action, name) for name in ("position", "rotation", "rotation_is")}
+    of_joints = {f"kinematics.{name}": getattr(kinematics, name) for name in ("model", "frame", "joints")}
+    has_joints = any(of_joints.values()) or kinematics.names is not None or kinematics.degrees
+    for name, value in (of_joints if has_joints else own).items():
+        if value is None:
+            other = "" if has_joints else ", or kinematics"
+            raise InputError(f"{name}: no value given; write {name.rpartition('.')[2]}: ...{other}", key=name)
+    given = [name for name, value in own.items() if value is not None]
+    if has_joints and given:
+        raise InputError(f"{given[0]}: the pose follows from kinematics already; leave one of the two out")
+    if not has_joints and action.rotation_is not in ROTATIONS:
+        found = format_value(action.rotation_is)
+        raise InputError(
+            f"action.rotation_is: found {found}; allowed: {', '.join(ROTATIONS)}", key="action.rotation_is"
+        )
+
+
+def robot_model(kinematics: Kinematics) -> RobotModel:
+    """The robot's model, read once.
+
+    Raises:
+        InputError: it cannot be read, or has no such frame or joint.
+    """
+    names = None if kinematics.names is None else tuple(kinematics.names)
+    try:
+        return _robot_model(Path(kinematics.model or ""), kinematics.frame or "", names)
+    except InputError as error:
+        raise InputError(f"kinematics.{error}") from None
+
+
+@cache
+def _robot_model(path: Path, frame: str, names: tuple[str, ...] | None) -> RobotModel:
+    return RobotModel(path, frame, names)
 
 
 def selected_cameras(mapping: Mapping) -> dict[str, View]:
@@ -254,6 +321,7 @@ def referenced_keys(mapping: Mapping) -> Iterator[tuple[str, str]]:
     plain = {
         "action.position": action.position,
         "action.rotation": action.rotation,
+        "kinematics.joints": mapping.kinematics.joints,
         "state.values": state.values,
         "state.fingers": state.fingers,
         "keyframes.marked": frames.marked,

@@ -1,0 +1,134 @@
+"""Import of third-party episodes through a mapping, whatever their format."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from data_tools.convert.episode_builder import ERRORS, skipped_for
+from data_tools.convert.settings import ConvertConfig, workspace_of
+from data_tools.convert.skip_report import SkippedError
+from data_tools.convert.task_files import Candidate, TaskEpisodes, write
+from data_tools.exchange.episodes import Episode, Reader, Source
+from data_tools.exchange.foreign import demonstration, keyframes, position
+from data_tools.exchange.mapping import Mapping, parse_key, referenced_keys, selected_cameras
+from instructrl.errors import InputError
+from instructrl.workspace import LARGEST, Workspace
+
+MARGIN, LEAST_MARGIN = 0.05, 0.01  # of a workspace around positions: of their extent, and in metres
+SPLIT_NAMES = {"train": ("train",), "val": ("val", "validation", "valid")}  # names of the splits in third-party data
+
+
+def import_foreign(source: Source, mapping: Mapping, config: ConvertConfig, source_split: str | None) -> None:
+    """Write the files of one task from a third-party directory.
+
+    Args:
+        source: the directory.
+        mapping: assigns its features.
+        config: all other settings of the command.
+        source_split: the only split to read; None: those named train and val, or the only one.
+
+    Raises:
+        InputError: no episode can be used, or other files are in the way.
+    """
+    task = config.task or source.name
+    if not task.isidentifier():
+        raise InputError(f"task: found {task}, the name of {source.folder}; set task=NAME")
+    splits = select_splits(source, config.split, source_split)
+    if Path(config.out).suffix == ".hdf5" and len(splits) > 1:
+        raise InputError(f"out: found one file for {' and '.join(splits.values())}; name a folder, or set split=")
+    reader = source.reader(key for _, key in referenced_keys(mapping))
+    if config.workspace is None:
+        config = replace(config, workspace=data_workspace(source, reader, mapping, limit=config.episodes).numbers)
+    workspace_of(config)
+    provenance = {"simulator": "unknown", "expert": f"unknown, {source.format} data set {source.name} {source.version}"}
+    has_matrices = next(iter(selected_cameras(mapping).values())).intrinsics is not None
+    provenance |= {} if has_matrices else {"cameras": "unknown"}
+    for target_split, source_name in splits.items():
+        load, count = partial(reader.load, source_name), source.splits[source_name]
+        size = config.image_size or first_image_size(load, count, mapping)
+        make = partial(demonstration, load, mapping, size)
+        candidates: list[Candidate] = [
+            (f"{source_name} episode {number}", partial(make, number)) for number in range(count)
+        ]
+        found = TaskEpisodes(candidates, provenance, state=tuple(mapping.state.names))
+        write(replace(config, split=target_split or None), task, size, found)
+    skipped = [name for name in source.splits if name not in splits.values()]
+    if skipped:
+        print(f"skipped: {', '.join(skipped)}; source_split= selects one of them")
+    if not has_matrices:
+        print("the mapping names no camera matrices: train with head=regression or head=discrete")
+
+
+def data_workspace(source: Source, reader: Reader, mapping: Mapping, *, limit: int | None) -> Workspace:
+    """The box around the keyframes of all splits, so that files of each are of the same one.
+
+    Args:
+        source: the directory.
+        reader: of its episodes.
+        mapping: assigns its features.
+        limit: read at most this many episodes of each split; None: all.
+
+    Raises:
+        InputError: no episode has a usable position.
+    """
+    found, reason = [], "no finite numbers"
+    chosen = [(name, number) for name, count in source.splits.items() for number in range(count)[:limit]]
+    for name, number in tqdm(chosen, desc="workspace", unit=" episodes", delay=1, disable=None):
+        try:
+            episode = reader.load(name, number)
+            found += [position(episode, mapping, int(step)) for step in keyframes(episode, mapping)]
+        except ERRORS as error:  # it is counted when it is converted
+            reason = skipped_for(error).text
+    positions = np.array(found, np.float64).reshape(-1, 3)
+    positions = positions[(np.abs(positions) <= LARGEST).all(axis=1)]
+    if not len(positions):
+        raise InputError(f"action.position: found none that can be used in {source.folder}: {reason}")
+    workspace = Workspace.around(positions, margin=MARGIN, least=LEAST_MARGIN)
+    print(
+        f"workspace: {workspace}, around {len(positions)} keyframes with {MARGIN:.0%} of their extent, at least "
+        f"{100 * LEAST_MARGIN:g} cm, on each side; workspace= sets another"
+    )
+    return workspace
+
+
+def select_splits(source: Source, split: str | None, source_split: str | None) -> dict[str, str]:
+    """Select the source splits, keyed by the resulting split; "" for one that is divided into train and val.
+
+    Raises:
+        InputError: there is none.
+    """
+    available = ", ".join(source.splits)
+    if source_split is not None:
+        if source_split not in source.splits:
+            raise InputError(f"source_split: found {source_split}; {source.folder} has {available}")
+        return {split or "": source_split}
+    if len(source.splits) == 1:
+        return {split or "": next(iter(source.splits))}
+    found = {
+        target_split: next(name for name in names if name in source.splits)
+        for target_split, names in SPLIT_NAMES.items()
+        if split in (None, target_split) and not source.splits.keys().isdisjoint(names)
+    }
+    if not found:
+        raise InputError(f"source_split: none given; {source.folder} has {available}; set source_split=NAME")
+    return found if len(found) > 1 or split else {"": next(iter(found.values()))}
+
+
+def first_image_size(load: Callable[[int], Episode], count: int, mapping: Mapping) -> int:
+    """Return the shorter side in pixels of the first readable image.
+
+    Raises:
+        InputError: there is none.
+    """
+    key = parse_key("image", next(iter(selected_cameras(mapping).values())).image or "").name
+    reason = "it has no episodes"
+    for number in range(count):
+        try:
+            return min(np.asarray(load(number).at(key, 0)).shape[:2])
+        except (InputError, SkippedError, ValueError) as error:  # it is counted when its episode is read
+            reason = skipped_for(error).text
+    raise InputError(f"src: none of its episodes has a readable image {key}: {reason}")

@@ -1,0 +1,40 @@
+"""A data set that LeRobot wrote is imported, trained on with the command that the import prints, and acted upon."""
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_tools.lerobot.__main__ import main
+from instructrl.data.demonstrations.dataset import DemonstrationDataset
+from instructrl.inference.agent import Agent
+from instructrl.types import Observation
+from tests.fixtures.commands import run_main
+from tests.fixtures.lerobot_tiny import TINY, mapping
+from tests.paths import ROOT
+
+pytest.importorskip("av")
+FAST = ("name=lerobot", "head=regression", "policy=vit_debug", "training.epochs=1", "training.batch_size=2")
+CPU = ("training.token_dropout=0", "optimizer.warmup_epochs=0", "hardware=cpu", "hardware.local_devices=1")
+
+
+def test_it_is_trained_on_and_its_agent_acts_in_its_workspace(tmp_path: Path) -> None:
+    words = (f"src={TINY}", f"out={tmp_path / 'data'}", mapping(tmp_path), "task=blob")
+    done = run_main(main, "import", *words)
+    assert done.returncode == 0 and "3 episodes found, 3 converted" in done.stdout, done.stderr
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("python train.py")]
+    argv = [sys.executable, str(ROOT / "train.py"), *shlex.split(line)[2:], *FAST, *CPU]
+    trained = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+    assert trained.returncode == 0, trained.stderr[-2000:]
+    run = tmp_path / "outputs" / "lerobot"
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert any(line["split"] == "val" and np.isfinite(line["position_cm"]) for line in lines)
+    with DemonstrationDataset(next(tmp_path.rglob("val.hdf5"))) as episodes:
+        one, agent = episodes.demonstration(0), Agent.load(run)
+        seen = Observation(one.images[0], one.state[0], one.intrinsics[0], one.extrinsics[0], "")
+        assert agent.workspace == episodes.workspace
+        assert episodes.workspace.contains(agent.act(seen, one.instructions[0])[:3])
