@@ -134,6 +134,27 @@ def _send_deferred_interrupt() -> None:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
+@contextmanager
+def defer_interrupt() -> Iterator[None]:
+    """Answer a ctrl-C that arrives within the context at its end.
+
+    For C libraries that call Python functions, as HDF5 calls the driver of a file: an exception of the handler would
+    reach the library there, which loses it or turns it into another one.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    received: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: received.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if received:
+            handler(*received[0])
+
+
 def is_compiling() -> bool:
     """Return True if the main thread traces or compiles a function with jax."""
     return _in_compiler(sys._current_frames().get(threading.main_thread().ident or 0))

@@ -26,6 +26,7 @@ from instructrl.data.demonstrations.schema import (
     stored_fields,
 )
 from instructrl.errors import InputError
+from instructrl.preemption import defer_interrupt
 from instructrl.storage.atomic import commit
 from instructrl.storage.paths import BucketPath, StoragePath, staging_path, storage_path, upload_file
 from instructrl.types import Demonstration
@@ -54,10 +55,11 @@ class Writer:
             except OSError as error:
                 raise write_error(self.path, error) from None
             unfinished.callback(self._driver.close)
-            # The v110 format has checksums for HDF5's own metadata and efficient indexes for resizable data sets.
-            self._file = h5py.File(self._driver, "w", libver=("v110", "v110"))
-            unfinished.callback(self._file.close)
-            self._begin(options)
+            with defer_interrupt():
+                # The v110 format has checksums for HDF5's own metadata and efficient indexes for resizable data sets.
+                self._file = h5py.File(self._driver, "w", libver=("v110", "v110"))
+                unfinished.callback(self._close_file)
+                self._begin(options)
             self._opened = unfinished.pop_all()
         return self
 
@@ -76,6 +78,10 @@ class Writer:
             chunks=(1, *field.shape),
             **options,
         )
+
+    def _close_file(self) -> None:
+        with defer_interrupt():
+            self._file.close()
 
     def _remove_temporary(self) -> None:
         with contextlib.suppress(OSError):
@@ -114,9 +120,10 @@ class Writer:
         Raises:
             InputError: the file system is full.
         """
-        begin = len(self._images)
-        self._images.resize(begin + len(demonstration.images), axis=0)
-        self._images[begin:] = demonstration.images
+        with defer_interrupt():
+            begin = len(self._images)
+            self._images.resize(begin + len(demonstration.images), axis=0)
+            self._images[begin:] = demonstration.images
         self._check_driver()
         self._episodes.append(contents)
 
@@ -130,15 +137,9 @@ class Writer:
     def _finish(self) -> None:
         if not self._episodes:
             raise InputError(f"{self.path}: no demonstration to write; add at least one")
-        contents = concatenate(self._episodes)
-        for name, field in stored_fields(self.header, contents).items():
-            self._file[field.path] = getattr(contents, name)
-        self._file[CHECKS] = episode_checksums(self.header, contents)
-        self._file["sentences"] = fixed_length(contents.text)
-        for key, value in attributes(self.header).items():
-            self._file.attrs[key] = fixed_length(value)
-        self._file.attrs["checksum"] = fixed_length(checksum(self.header, contents))
-        self._file.close()
+        with defer_interrupt():
+            self._write(concatenate(self._episodes))
+            self._file.close()
         self._driver.sync()
         self._check_driver()
         if isinstance(self.path, BucketPath):
@@ -148,6 +149,16 @@ class Writer:
             commit(self.temporary, self.path)
         except OSError as error:
             raise write_error(self.path, error) from None
+
+    def _write(self, contents: Contents) -> None:
+        """Write everything but the images."""
+        for name, field in stored_fields(self.header, contents).items():
+            self._file[field.path] = getattr(contents, name)
+        self._file[CHECKS] = episode_checksums(self.header, contents)
+        self._file["sentences"] = fixed_length(contents.text)
+        for key, value in attributes(self.header).items():
+            self._file.attrs[key] = fixed_length(value)
+        self._file.attrs["checksum"] = fixed_length(checksum(self.header, contents))
 
     def _check_driver(self) -> None:
         if self._driver.error is not None:

@@ -1,10 +1,14 @@
 """Demonstration files: round trips are exact, and invalid or damaged files are rejected."""
 
+import os
 import random
 import resource
+import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -14,6 +18,7 @@ from hypothesis import strategies as st
 
 from instructrl.data.demonstrations import schema
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
+from instructrl.data.demonstrations.hdf5_file import Hdf5FileDriver
 from instructrl.data.demonstrations.reader import read
 from instructrl.data.demonstrations.schema import CHECKS, checksum, fields
 from instructrl.data.demonstrations.writer import Writer
@@ -64,6 +69,34 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.hdf5"]
+
+
+def test_an_interruption_that_reaches_the_driver_of_hdf5_is_none_of_its_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HDF5 lost an exception of a function that it calls, or turned it into a SystemError."""
+    calls, moment = 0, 0
+
+    def counted(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == moment:
+                os.kill(os.getpid(), signal.SIGINT)
+            return method(*given)
+
+        return call
+
+    for name in ("seek", "tell", "readinto", "write", "truncate", "flush"):
+        monkeypatch.setattr(Hdf5FileDriver, name, counted(getattr(Hdf5FileDriver, name)))
+    before = write(tmp_path / "file.hdf5", [demonstration(0)]).read_bytes()
+    assert calls > 20
+    for moment in range(1, calls + 1):
+        calls = 0
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path / "file.hdf5", [demonstration(0)])
+        assert [entry.name for entry in tmp_path.iterdir()] == ["file.hdf5"], moment
+    assert (tmp_path / "file.hdf5").read_bytes() == before
 
 
 @pytest.mark.parametrize("size", [1, 25, 64, 65, 66, 70])
