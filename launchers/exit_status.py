@@ -51,6 +51,14 @@ def read_exit_code(path: Path, job: str | None = None) -> int | None:
         return None
 
 
+def read_job(path: Path) -> str:
+    """Read the ID of the job that recorded an exit code; empty if there is none."""
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8")).get("job", ""))
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return ""
+
+
 def run(outcome: Path, words: list[str]) -> int:
     """Run a command; SIGTERM and SIGUSR2 are forwarded as SIGTERM, and the command ends if this process is killed."""
     received: list[int] = []

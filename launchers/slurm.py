@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from instructrl.errors import InputError, RunError
-from launchers.exit_status import read_exit_code
+from launchers.exit_status import read_exit_code, read_job
 from launchers.job import JobSpec
 from launchers.job_table import Job, merge_jobs
 from launchers.queue import FIND_SECONDS, MAX_MISSES, Queue
@@ -268,9 +268,12 @@ class Slurm(Queue):
     def _record_exit(self, job: Job) -> bool:
         """Return True if a job has ended and recorded its exit code."""
         code = read_exit_code(job.outcome(self._folder), job.id or None)
-        if code is not None:
-            job.record_exit(code)
-        return code is not None
+        if code is None:
+            return False
+        if not job.id:  # it ended before its submission was found
+            self._set_ids([job], read_job(job.outcome(self._folder)).partition("_")[0])
+        job.record_exit(code)
+        return True
 
     def _refresh_job(self, job: Job, found: str | None, reason: str) -> None:
         if found == "PENDING" and UNSATISFIABLE.fullmatch(reason) and not self._resources.dry_run:

@@ -105,18 +105,25 @@ def test_a_job_that_a_command_does_not_list_keeps_its_number_and_its_outcome(slu
 
 
 @needs_slurm
-@pytest.mark.parametrize("ending", [TIMED_OUT, "kill -9 $PPID; sleep 1"], ids=["timed-out", "launcher-killed"])
+@pytest.mark.parametrize(
+    ("ending", "ended"),
+    [(TIMED_OUT, False), ("kill -9 $PPID; sleep 1", False), ("kill -9 $PPID; sleep 1", True)],
+    ids=["timed-out", "launcher-killed", "launcher-killed-and-jobs-ended"],
+)
 def test_a_job_that_sbatch_submitted_without_saying_so_is_not_submitted_again(
-    slurm: Cluster, tmp_path: Path, ending: str
+    slurm: Cluster, tmp_path: Path, ending: str, ended: bool
 ) -> None:
-    sweep = sweep_on(slurm, tmp_path, {"one": FINE, "two": "exit(4)"})
+    sweep = sweep_on(slurm, tmp_path, {"one": FINE, "two": FINE})  # one that has failed would be submitted again
     sweep.environment["SBATCH_COMMENT"] = "mine"
     sbatch = replace_command(tmp_path, "sbatch", f'/usr/bin/sbatch "$@" >/dev/null\n{ending}', sweep)
     sweep(code=0 if ending == TIMED_OUT else -signal.SIGKILL)
     sbatch.unlink()
-    sweep(code=1, wait=True)
-    assert sweep.states == [("done", 0), ("failed", 4)] and len(submitted(slurm, tmp_path)) == 2
+    if ended:
+        until(lambda: len([*(tmp_path / "multirun/study/outcomes").glob("*.json")]) == 2, 60)
+    sweep(wait=True)
+    assert sweep.states == [("done", 0)] * 2 and len(submitted(slurm, tmp_path)) == 2
     assert [job["submissions"] for job in sweep.table] == [1, 1]
+    assert all(job["id"] and job["id"] in job["log"] for job in sweep.table)
 
 
 @needs_slurm
