@@ -113,9 +113,9 @@ def test_short_moves_are_straight(world: World) -> None:
 @pytest.mark.parametrize("position", [(1.2, 0.0, 1.0), (0.3, 0.0, 2.6), (-0.27, 0.0, 0.80), (1e300, 0.0, 1.0)])
 def test_unreachable_is_told_quickly_and_nothing_moves(world: World, position: tuple) -> None:
     motion, before = Motion(world), world.data.qpos.copy()
-    began = time.perf_counter()
+    began = time.process_time()
     assert motion.execute(np.array([*position, *TILTED, OPEN])) is MotionResult.UNREACHABLE
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
     np.testing.assert_array_equal(world.data.qpos, before)
 
 
