@@ -1,17 +1,20 @@
 """Keyframe actions: position, quaternion and gripper, and rotations in bins.
 
 An action is 8 numbers: x y z in meters in the world frame, a unit quaternion x y z w with w >= 0, and
-gripper open in {0, 1}. Functions take numpy or jax arrays and return the same type (array API).
+gripper open in {0, 1}; of the action space `keyframe_collisions` a ninth is 1 if the path may collide. Functions take
+numpy or jax arrays and return the same type (array API).
 
 Euler angles are three rotations about the fixed axes x, y, z, in this order (extrinsic; `as_euler("xyz")` in scipy).
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from instructrl.errors import InputError
+from instructrl.types import ACTION_SIZE
 
 GIMBAL_LOCK = 1e-4  # radians from +-pi/2 within which float32 no longer resolves the other two angles, approximately
 
@@ -159,15 +162,28 @@ def turn_fraction(angle: Any) -> Any:
     return wrap_angle(angle) / (2 * math.pi) + 0.5
 
 
-def check_action(action: Any) -> np.ndarray:
-    """Return the action as float64[8] with a canonical quaternion and gripper rounded to 0 or 1.
+def stack_actions(actions: Sequence[Any]) -> np.ndarray:
+    """Return the actions of an episode as float64 [T A]; without any, [0 8]."""
+    return np.array(actions, np.float64) if len(actions) else np.zeros((0, ACTION_SIZE))
+
+
+def check_action(action: Any, *, sizes: Sequence[int] = (ACTION_SIZE,)) -> np.ndarray:
+    """Return the action as float64 with a canonical quaternion, and gripper and collision flag rounded to 0 or 1.
+
+    Args:
+        action: numbers of an action.
+        sizes: how many there may be.
 
     Raises:
         InputError: wrong shape, a number that is not finite, or a quaternion that is not of unit length.
     """
     action = np.asarray(action, np.float64)
-    if action.shape != (8,):
-        raise InputError(f"action: found shape {action.shape}, expected (8,): x y z, quaternion x y z w, gripper")
+    if action.shape not in [(size,) for size in sizes]:
+        expected = " or ".join(f"({size},)" for size in sizes)
+        flag = ", collisions ignored" if max(sizes) > ACTION_SIZE else ""
+        raise InputError(
+            f"action: found shape {action.shape}, expected {expected}: x y z, quaternion x y z w, gripper{flag}"
+        )
     if not np.isfinite(action).all():
         raise InputError(
             f"action: found {action.tolist()}, expected finite numbers; the policy diverged, see its metrics"
@@ -175,4 +191,4 @@ def check_action(action: Any) -> np.ndarray:
     norm = float(np.linalg.norm(action[3:7]))
     if abs(norm - 1) > 1e-2:
         raise InputError(f"action: found a quaternion of length {norm:.3g}, expected 1; normalize it")
-    return np.concatenate([action[:3], canonical_quaternion(action[3:7]), [float(action[7] > 0.5)]])
+    return np.concatenate([action[:3], canonical_quaternion(action[3:7]), (action[7:] > 0.5).astype(float)])

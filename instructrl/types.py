@@ -1,6 +1,7 @@
 """Shared array types: observation, demonstration, batch.
 
-Shape suffixes: K cameras, H x W pixels, S state values, N frames, T keyframe steps, B batch, L tokens.
+Shape suffixes: K cameras, H x W pixels, S state values, N frames, T keyframe steps, A numbers of an action, B batch,
+L tokens.
 All are NamedTuples of numpy arrays in loaders and of jax arrays in steps, hence pytrees, and need only numpy to import.
 A field's type names its dtype and shape; the tests check them wherever a function takes or returns one.
 
@@ -18,8 +19,18 @@ from instructrl.array_types import Float, Float32, Int32, Int64, UInt8, UInt32
 from instructrl.errors import InputError
 
 GRIPPER_STATE = ("gripper open", "left finger (m)", "right finger (m)", "time")  # of RLBench; the time is in [-1, 1]
-KEYFRAME, DENSE = "keyframe", "dense"  # action spaces: the poses at which a motion stops, or those on its way, evenly
+# Action spaces: the poses at which a motion stops; those on its way, evenly; and keyframes with a ninth number, whether
+# the path to them may collide, which PerAct's agents predict and the planner of its fork of RLBench takes.
+KEYFRAME, DENSE, COLLISIONS = "keyframe", "dense", "keyframe_collisions"
 ACTION_SIZE = 8  # x y z (m, world), quaternion x y z w with w >= 0, gripper open in {0, 1}
+
+
+ACTION_SIZES = (ACTION_SIZE, ACTION_SIZE + 1)
+
+
+def action_size(actions: str) -> int:
+    """Return the count of numbers of an action of a space."""
+    return ACTION_SIZE + (actions == COLLISIONS)
 
 
 class Observation(NamedTuple):
@@ -44,7 +55,7 @@ class Demonstration(NamedTuple):
     intrinsics: Float32[np.ndarray, "N K 3 3"]
     extrinsics: Float32[np.ndarray, "N K 4 4"]
     keyframes: Int64[np.ndarray, " T"]  # increasing frame numbers >= 1
-    actions: Float32[np.ndarray, "T 8"]
+    actions: Float32[np.ndarray, "T A"]  # A is 8, or 9 with collisions
     instructions: tuple[str, ...]  # equivalent instructions, without held-out ones
     variation: int
     seed: int
@@ -76,7 +87,7 @@ class Batch(NamedTuple):
     extrinsics: Float32[Any, "B T K 4 4"]
     tokens: Int32[Any, "B L"]
     text_padding_mask: Float32[Any, "B L"]  # 1 where a token is padding
-    actions: Float32[Any, "B T 8"]  # the action taken at each step
+    actions: Float32[Any, "B T A"]  # the action taken at each step
     step_mask: Float32[Any, "B T"]  # 1 where the step exists
     features: Features | None = None  # cached features of a frozen encoder, instead of images
     chunks: Float32[Any, "B T C 8"] | None = None  # of dense actions: that of each step and those that follow
@@ -115,6 +126,7 @@ class BatchSizes:
     features: FeatureSizes | None = None  # instead of images
     state: int = len(GRIPPER_STATE)
     chunk: int | None = None  # C; None: no chunks
+    actions: int = ACTION_SIZE  # A
 
 
 def batch_spec(sizes: BatchSizes) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -129,7 +141,7 @@ def batch_spec(sizes: BatchSizes) -> dict[str, tuple[tuple[int, ...], np.dtype]]
         "extrinsics": ((*views, 4, 4), float32),
         "tokens": ((sizes.batch, sizes.tokens), int32),
         "text_padding_mask": ((sizes.batch, sizes.tokens), float32),
-        "actions": ((*steps, ACTION_SIZE), float32),
+        "actions": ((*steps, sizes.actions), float32),
         "step_mask": (steps, float32),
     }
     if sizes.chunk is not None:
@@ -176,7 +188,7 @@ def check_batch(batch: Batch, sizes: BatchSizes) -> None:
         if found != expected:
             raise InputError(
                 f"batch.{key}: found {found}, expected {expected}; "
-                "check that data, sim.cameras, sim.image_size, sim.state and features agree"
+                "check that data, sim.cameras, sim.image_size, sim.state, sim.actions and features agree"
             )
 
 

@@ -39,6 +39,7 @@ from instructrl.preemption import handle_signals
 from instructrl.sim.vector.pool import Workers
 from instructrl.storage.paths import storage_path
 from instructrl.storage.writable import check_writable
+from instructrl.types import COLLISIONS
 
 StartWorkers = Callable[[int | None, int], AbstractContextManager[Workers | None]]
 
@@ -101,7 +102,14 @@ def convert_rlbench(
     size = config.image_size or first_image_size(episodes, config.cameras)
     limit = num_variations(config, task)
     options = ConversionOptions(
-        tuple(config.cameras), size, limit, rule, crop=config.crop, depth=config.depth, workspace=workspace_of(config)
+        tuple(config.cameras),
+        size,
+        limit,
+        rule,
+        crop=config.crop,
+        depth=config.depth,
+        workspace=workspace_of(config),
+        collisions=config.actions == COLLISIONS,
     )
     with stopwatch(f"comparing {len(episodes)} episodes of {task}"):
         copies = identical_files(episodes, config.cameras)

@@ -29,6 +29,7 @@ from instructrl.sim.rlbench.views import MAX_STEPS, depths, matrices, observed, 
 from instructrl.types import Demonstration
 from instructrl.workspace import RLBENCH_WORKSPACE, Workspace
 
+COLLISION_FIELD = "ignore_collisions"  # of an observation of PerAct's fork
 ImagePaths = dict[str, dict[int, Path]]  # by camera and frame
 
 
@@ -43,6 +44,7 @@ class ConversionOptions:
     crop: bool = False  # cut the central square out of images that are not square
     depth: bool = False  # decode and check depth images (the format has no field for them)
     workspace: Workspace = RLBENCH_WORKSPACE
+    collisions: bool = False  # actions have a ninth number, PerAct's collision flag
 
 
 def find_task_folders(src: Path) -> list[Path]:
@@ -96,7 +98,7 @@ def demonstration(episode: EpisodeFolder, options: ConversionOptions, *, seed: i
     check_gripper_poses(poses, options.workspace)
     rule = options.rule
     chosen = rule.find(opened, joint_velocities(frames) if rule.needs_velocities else None)
-    actions = keyframe_actions(poses, opened, chosen)
+    actions = keyframe_actions(poses, opened, chosen, ignore_collisions=collision_flags(frames, options))
     kept = [0, *chosen.tolist()]
     paths = image_paths(episode.folder, options.cameras)
     check_images(paths, kept, len(frames))
@@ -123,6 +125,26 @@ def demonstration(episode: EpisodeFolder, options: ConversionOptions, *, seed: i
         seed=seed,
     )
     return Converted(made, tuple(sorted(notes)))
+
+
+def collision_flags(frames: Sequence[Any], options: ConversionOptions) -> np.ndarray | None:
+    """Whether the expert ignores collisions at each frame; None if the actions have no number for it.
+
+    Raises:
+        SkippedError: the demonstrations do not say so: they are not of PerAct's fork.
+    """
+    if not options.collisions:
+        return None
+    found = [getattr(frame, COLLISION_FIELD, None) for frame in frames]
+    try:
+        flags = np.array(found, np.float64).reshape(len(frames))
+        valid = bool(((flags == 0) | (flags == 1)).all())
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        advice = "0 or 1 as PerAct's fork records it; leave actions=keyframe_collisions out"
+        raise SkippedError(SkipReason.COLLISIONS, f"{COLLISION_FIELD} of a frame is not {advice}")
+    return flags
 
 
 def check_images(paths: ImagePaths, kept: Sequence[int], count: int) -> None:

@@ -10,6 +10,7 @@ from instructrl.config.simulators import RLBENCH_CAMERAS, RLBENCH_RENDERERS
 from instructrl.data.demonstrations.schema import SPLITS
 from instructrl.errors import InputError
 from instructrl.sim.tabletop.task import load_task
+from instructrl.types import COLLISIONS, KEYFRAME
 from instructrl.workspace import LARGEST, RLBENCH_WORKSPACE, Workspace
 
 
@@ -59,6 +60,12 @@ class ConvertConfig:
     stop_rest: float | None = number(
         None, low=0, high=1, help="fraction of a slow motion's top speed that is rest; keyframes=default; null: 0.1"
     )
+    actions: str = one_of(
+        KEYFRAME,
+        COLLISIONS,
+        default=KEYFRAME,
+        help=f"actions to write; {COLLISIONS}: with PerAct's collision flag; rlbench only",
+    )
     crop: bool = setting(False, help="cut the central square out of images that are not square; rlbench only")
     depth: bool = setting(False, help="decode and check depth images, which are not stored; rlbench only")
     workers: int | None = number(
@@ -79,8 +86,9 @@ def parse(argv: list[str]) -> ConvertConfig:
     workspace_of(config)
     rule = rule_of(config)
     changed = config.crop or config.depth or config.image_size is not None or rule != KeyframeRule()
-    if config.kind == "windows" and changed:
-        raise InputError("image_size, keyframes, stop_*, crop, depth: allowed only with kind=rlbench; leave them out")
+    if config.kind == "windows" and (changed or config.actions != KEYFRAME):
+        keys = "image_size, keyframes, stop_*, actions, crop, depth"
+        raise InputError(f"{keys}: allowed only with kind=rlbench; leave them out")
     return config
 
 

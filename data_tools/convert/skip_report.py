@@ -25,6 +25,7 @@ class SkipReason(StrEnum):
     MATRICES = "camera matrices of other images"
     COPIES = "copies of others"
     WORKSPACE = "keyframes outside the workspace"
+    COLLISIONS = "without collision flags"
 
 
 class SkippedError(Exception):

@@ -146,13 +146,16 @@ def target_files(
     config: ConvertConfig, task: str, size: int, found: TaskEpisodes
 ) -> tuple[dict[str, StoragePath], dict[str, Header]]:
     """Paths and headers of the files of a task, by split."""
-    out, sim = storage_path(config.out), RLBenchConfig(cameras=list(config.cameras), image_size=size)
+    out = storage_path(config.out)
+    sim = RLBenchConfig(cameras=list(config.cameras), image_size=size, actions=config.actions)
     one_file = out.suffix == ".hdf5"
     splits = [config.split or "train"] if one_file or config.split else list(SPLITS)
     default_paths = demonstration_paths(TaskConfig(task, 1, 1), sim, DataConfig(config.out))
     source = {"source": str(Path(config.src).resolve()), "version": "unknown", "renderer": config.renderer}
     provenance = {**found.origin, **source, "suite": __version__}
-    header = Header(task, "", tuple(config.cameras), size, provenance, workspace_of(config), found.state)
+    header = Header(
+        task, "", tuple(config.cameras), size, provenance, workspace_of(config), found.state, config.actions
+    )
     return (
         {split: out if one_file else default_paths[split] for split in splits},
         {split: replace(header, split=split) for split in splits},
@@ -202,6 +205,7 @@ def print_training(header: Header, out: str, counts: dict[str, int]) -> None:
         *(f"sim.image_size={header.image_size}", f"sim.cameras=[{','.join(header.cameras)}]"),
         *([f"sim.workspace={header.workspace}"] if header.workspace != usual.bounds else []),
         *([f"sim.state={state_override(header.state)}"] if header.state != tuple(usual.state) else []),
+        *([f"sim.actions={header.actions}"] if header.actions != usual.actions else []),
         *(f"{limits[split]}={count}" for split, count in counts.items()),
     ]
     print(shlex.join(["python", "train.py", *words]))

@@ -21,7 +21,7 @@ from data_tools.lerobot.source import Episode, Source
 from instructrl.data.demonstrations.schema import UNKNOWN, Contents, Header, checksum
 from instructrl.errors import InputError, short_message
 from instructrl.storage.json_file import read_json
-from instructrl.types import ACTION_SIZE, Demonstration
+from instructrl.types import COLLISIONS, Demonstration, action_size
 
 OURS = "meta/instructrl.json"
 FORMAT, VERSION = "instructrl demonstrations as LeRobot", 1
@@ -46,7 +46,7 @@ def features(header: Header, *, images: str) -> dict[str, dict[str, Any]]:
     for name in header.cameras:
         found[camera_key("intrinsics", name)] = vector([f"K{row}{column}" for row in range(3) for column in range(3)])
         found[camera_key("extrinsics", name)] = vector([f"T{row}{column}" for row in range(4) for column in range(4)])
-    found["action"] = vector(ACTIONS)
+    found["action"] = vector([*ACTIONS, *["collisions ignored"] * (header.actions == COLLISIONS)])
     types = dict.fromkeys(OWN, "int64") | {"timestamp": "float32"}
     return found | {key: {"dtype": dtype, "shape": [1], "names": None} for key, dtype in types.items()}
 
@@ -151,7 +151,7 @@ def from_lerobot(episode: Episode, header: Header, about: dict[str, Any]) -> Dem
         valid = valid and all(isinstance(one, str) for one in sentences)
     except (ValueError, TypeError, KeyError, OverflowError):
         valid = False
-    if not valid or actions.shape[1:] != (ACTION_SIZE,):
+    if not valid or actions.shape[1:] != (action_size(header.actions),):
         raise InputError(f"{episode.where}: {OURS}: not of its {len(actions)} steps; {HINT}")
 
     def views(kind: str, *shape: int) -> np.ndarray:

@@ -22,7 +22,7 @@ from data_tools.exchange.native import HINT, check_origin, header_record
 from data_tools.rlds.source import Episode, Source
 from instructrl.data.demonstrations.schema import PLACEMENTS, UNKNOWN, Header
 from instructrl.errors import InputError
-from instructrl.types import ACTION_SIZE, Demonstration
+from instructrl.types import Demonstration, action_size
 
 FORMAT, VERSION = "instructrl demonstrations as RLDS", 1
 OBSERVATION, META = "steps/observation/", "episode_metadata/"
@@ -45,7 +45,7 @@ def features(header: Header, *, placements: bool = False) -> Any:
     step = {
         "observation": images
         | {name: tfds_features.Tensor(shape=shape, dtype=np.float32) for name, shape in numbers.items()},
-        "action": tfds_features.Tensor(shape=(ACTION_SIZE,), dtype=np.float32),
+        "action": tfds_features.Tensor(shape=(action_size(header.actions),), dtype=np.float32),
         **dict.fromkeys(("is_first", "is_last", "is_terminal"), np.bool_),
         **dict.fromkeys(("reward", "discount"), np.float32),
         "language_instruction": tfds_features.Text(),

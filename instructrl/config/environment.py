@@ -20,7 +20,7 @@ from instructrl.errors import InputError
 from instructrl.package_files import IMPORT_ROOT
 from instructrl.registry import Registry
 from instructrl.tasks import TASKS
-from instructrl.types import DENSE, KEYFRAME
+from instructrl.types import COLLISIONS, DENSE, KEYFRAME
 from instructrl.workspace import LARGEST, Workspace
 
 SIMULATORS: "Registry[type[SimConfig]]" = Registry(
@@ -53,8 +53,9 @@ def state_field(*names: str) -> Any:
 
 def actions_field(*spaces: str) -> Any:
     """A field of a simulator's settings that declares which actions it executes and records, `KEYFRAME` first."""
-    about = f"actions: {KEYFRAME}s, or {DENSE} ones, evenly in time, for heads that predict chunks of them"
-    return one_of(*spaces, default=KEYFRAME, help=about)
+    meanings = {DENSE: "evenly in time, for heads that predict chunks", COLLISIONS: "with the planner's collision flag"}
+    others = "".join(f"; {space}: {meanings[space]}" for space in spaces[1:])
+    return one_of(*spaces, default=KEYFRAME, help=f"actions: {KEYFRAME}s{others}")
 
 
 @dataclass

@@ -225,6 +225,7 @@ class HeadConfig:
     dim: int = number(128, low=8, high=4096, help="hidden width of the head")
     rotation_weight: float = number(4.0, low=0, help="weight of the rotation loss")
     gripper_weight: float = number(1.0, low=0, help="weight of the gripper loss")
+    collision_weight: float = number(1.0, low=0, help="weight of the loss of the collision flag, where actions have it")
 
     @property
     def reads_patches(self) -> bool:

@@ -16,7 +16,7 @@ from instructrl.config.fields import choice_list, format_value, number, one_of, 
 from instructrl.config.kinds import kind_of
 from instructrl.errors import InputError
 from instructrl.tasks import TASKS
-from instructrl.types import DENSE, GRIPPER_STATE, KEYFRAME
+from instructrl.types import COLLISIONS, DENSE, GRIPPER_STATE, KEYFRAME
 from instructrl.workspace import RLBENCH_WORKSPACE, Workspace
 
 TABLETOP_CAMERAS = ("front", "left_shoulder", "right_shoulder", "wrist")
@@ -85,6 +85,7 @@ class RLBenchConfig(SimConfig):
     cameras: list[str] = choice_list(*RLBENCH_CAMERAS[:3], choices=RLBENCH_CAMERAS, help="cameras")
     workspace: list[float] = workspace_field(RLBENCH_WORKSPACE)
     state: list[str] = state_field(*GRIPPER_STATE)
+    actions: str = actions_field(KEYFRAME, COLLISIONS)
     renderer: str = one_of("auto", *RLBENCH_RENDERERS, default="auto", help="renderer; auto: RLBench's default")
     planner_attempts: int = number(10, low=1, high=1000, help="path planning attempts for each keyframe")
 

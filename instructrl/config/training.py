@@ -19,6 +19,7 @@ from instructrl.config.fields import (
 from instructrl.config.heads import ChunkConfig
 from instructrl.config.model import HEADS, EncoderConfig, HeadConfig, PolicyConfig
 from instructrl.errors import InputError
+from instructrl.types import DENSE, KEYFRAME
 
 
 @dataclass
@@ -263,8 +264,9 @@ def check_dimensions(encoder: EncoderConfig, policy: PolicyConfig, *, image_size
 
 def check_actions(head: HeadConfig, sim: SimConfig) -> None:
     """Raise InputError if the head predicts other actions than the demonstrations have, or fewer than are executed."""
-    if head.actions != sim.actions:
-        others = ", ".join(name for name in HEADS.own if HEADS.load_own(name).actions == sim.actions)
+    needed = DENSE if sim.actions == DENSE else KEYFRAME  # the agent predicts the collision flag beside its head
+    if head.actions != needed:
+        others = ", ".join(name for name in HEADS.own if HEADS.load_own(name).actions == needed)
         raise InputError(
             f"head.kind: found {head.kind}, which predicts {head.actions} actions, with sim.actions={sim.actions}; "
             f"allowed: sim.actions={head.actions}, or head.kind {others}"

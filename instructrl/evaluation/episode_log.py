@@ -7,8 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
+from instructrl.actions import stack_actions
 from instructrl.config.evaluation import EVALUATION_CONDITIONS
 from instructrl.config.fields import RENAMED_CONDITIONS
 from instructrl.evaluation.diagnosis import Cause, Deviation
@@ -27,7 +26,7 @@ from instructrl.storage.json_lines import (
     check_keys,
     read_json_lines,
 )
-from instructrl.types import ACTION_SIZE
+from instructrl.types import ACTION_SIZES
 
 EPISODES = "episodes.jsonl"  # name of the file
 _CONDITION = Kind(
@@ -44,7 +43,7 @@ _EPISODE = {  # what every line of an episode has, beside its condition
     "outcome": Kind(lambda value: value in list(Outcome), ", ".join(Outcome)),
     "actions": Kind(
         lambda value: isinstance(value, list) and all(map(is_action, value)),
-        f"a list of lists of {ACTION_SIZE} numbers",
+        f"a list of lists of {' or '.join(map(str, ACTION_SIZES))} numbers",
     ),
     "seconds": FINITE,
 }
@@ -69,7 +68,7 @@ _DEVIATION = {
 
 def is_action(value: Any) -> bool:
     """Return True for a list of an action's numbers; they need not be finite if the action was invalid."""
-    return isinstance(value, list) and len(value) == ACTION_SIZE and all(map(NUMBER.accepts, value))
+    return isinstance(value, list) and len(value) in ACTION_SIZES and all(map(NUMBER.accepts, value))
 
 
 class EpisodeLog:
@@ -151,7 +150,7 @@ class EpisodeLog:
             rejected_placements=entry.get("rejected_placements"),
             stored=entry.get("stored", ""),
         )
-        actions = np.array(entry["actions"], np.float64).reshape(-1, ACTION_SIZE)
+        actions = stack_actions(entry["actions"])
         deviations = tuple(Deviation(**one) for one in entry.get("deviations", ()))
         outcome, dropped = Outcome(entry["outcome"]), entry.get("dropped_word", "")
         episode = Episode(start, entry["instruction"], outcome, actions, deviations, dropped)

@@ -105,7 +105,7 @@ def evaluate(config: EvalConfig, run: Path | None = None) -> tuple[dict[str, Any
     videos = config.videos if config.videos is not None else 1 if several else 3
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     about |= {"run": str(stored), "command": command_line(), "date": date, "workers": count}
-    about["protocol"] = protocol_record(protocol)
+    about |= {"protocol": protocol_record(protocol), "actions": trained.sim.actions}
     if several:
         results = combine(evaluation.evaluate_tasks(tasks, videos=videos), about={**about, "task": trained.task.name})
     else:

@@ -9,12 +9,12 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from instructrl.actions import check_action
+from instructrl.actions import check_action, stack_actions
 from instructrl.errors import InputError
 from instructrl.evaluation.diagnosis import Deviation, Diagnosis, diagnose
 from instructrl.sim import EpisodeStart, Outcome
 from instructrl.sim.vector.pool import Request, WorkerFailure, Workers
-from instructrl.types import ACTION_SIZE, Observation
+from instructrl.types import ACTION_SIZES, Observation
 
 
 class Policy(Protocol):
@@ -45,7 +45,7 @@ class Episode:
     start: EpisodeStart
     instruction: str
     outcome: Outcome
-    actions: np.ndarray  # T 8, float64, as the simulator received them
+    actions: np.ndarray  # T A, float64, as the simulator received them
     deviations: tuple[Deviation, ...] = ()  # of the first actions from the expert's, as far as the expert has any
     dropped_word: str = ""  # that the instruction lacks
 
@@ -122,7 +122,7 @@ class _BatchedRollout:
         for slot, slot_state in enumerate(self._slots):
             if slot in actions:
                 try:
-                    slot_state.actions.append(check_action(actions[slot]))
+                    slot_state.actions.append(check_action(actions[slot], sizes=ACTION_SIZES))
                 except InputError:
                     self._finish(slot_state, Outcome.INVALID_ACTION)
                 else:
@@ -140,7 +140,7 @@ class _BatchedRollout:
         return spec
 
     def _finish(self, slot_state: _Slot, outcome: Outcome) -> None:
-        actions = np.array(slot_state.actions, np.float64).reshape(-1, ACTION_SIZE)
+        actions = stack_actions(slot_state.actions)
         start, deviations = slot_state.start or self._specs[slot_state.index].start, tuple(slot_state.deviations)
         episode = Episode(start, slot_state.instruction, outcome, actions, deviations, slot_state.dropped_word)
         self.done[slot_state.index] = episode

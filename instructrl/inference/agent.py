@@ -26,7 +26,7 @@ from instructrl.inference.observation_format import ObservationFormat
 from instructrl.inference.trained import load_trained
 from instructrl.storage.paths import StoragePath, storage_path
 from instructrl.training.parameters.load_agent import LoadedAgent, export_agent
-from instructrl.types import Observation
+from instructrl.types import ACTION_SIZES, Observation
 
 FIRST_STEPS = 64  # keyframes of an episode without compiling again; doubled when they are reached
 
@@ -117,7 +117,8 @@ class Agent:
     def act(self, observation: Observation | Mapping[str, Any], instruction: str) -> np.ndarray:
         """The next action, float32 [8]: position (m, world), quaternion x y z w, gripper open in {0, 1}.
 
-        It is a keyframe, or with a head of dense actions a pose to be drawn towards for one step of time.
+        It is a keyframe, or with a head of dense actions a pose to be drawn towards for one step of time. Of a run with
+        sim.actions=keyframe_collisions it has a ninth number: 1 if the path may collide.
 
         Args:
             observation: of this step. A mapping has, like those of `instructrl.sim.gym`, for each
@@ -143,5 +144,5 @@ class Agent:
         while self._batched.is_full(0):
             self._batched.steps *= 2
         action = self._batched.act({0: checked})[0]
-        check_action(action)  # not finite if the policy diverged in training
+        check_action(action, sizes=ACTION_SIZES)  # not finite if the policy diverged in training
         return action

@@ -75,7 +75,8 @@ class BatchedAgent:
         self.slots = slots
         self.tokens, self.text_padding_mask = tokenizer([""] * slots)
         self.taken = np.zeros(slots, int)
-        self._last_actions = np.zeros((slots, 1, ACTION_SIZE), np.float32)
+        self._action_size = ACTION_SIZE + agent.collisions
+        self._last_actions = np.zeros((slots, 1, self._action_size), np.float32)
         self.heatmaps: jax.Array | None = None
         self._planned: list[deque[np.ndarray]] = [deque() for _ in range(slots)]  # dense actions to give out
         self._execute = agent.head_config.execute if isinstance(agent.head_config, ChunkConfig) else 1
@@ -150,7 +151,7 @@ class BatchedAgent:
         self._recent[slot].clear()
 
     def act(self, observations: Mapping[int, Observation | Mapping[str, Any]]) -> dict[int, np.ndarray]:
-        """The next action, float32[8], of every slot with an observation.
+        """The next action, float32[8], or [9] with a collision flag, of every slot with an observation.
 
         Args:
             observations: by slot; their form is that of `Agent.act`. The instruction is that of `start_episode`.
@@ -186,7 +187,7 @@ class BatchedAgent:
                 return
         predicted = self._step(observations) if self._window is None else self._steps_of_window(waiting)
         for slot in waiting:
-            self._planned[slot].extend(predicted[slot].reshape(-1, ACTION_SIZE)[: self._execute])
+            self._planned[slot].extend(predicted[slot].reshape(-1, self._action_size)[: self._execute])
 
     def _steps_of_window(self, slots: set[int]) -> np.ndarray:
         """Predict from the last observations alone, whose steps are counted from the first of them, as in training."""

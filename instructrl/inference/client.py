@@ -27,7 +27,7 @@ from instructrl.inference.serving.access_token import VARIABLE, read_token
 from instructrl.inference.serving.policy_client import ConnectionLostError, PolicyClient
 from instructrl.retries import attempts
 from instructrl.sim.env import EpisodeStart, Outcome
-from instructrl.types import Observation
+from instructrl.types import ACTION_SIZES, Observation
 
 if TYPE_CHECKING:
     from instructrl.data.demonstrations.dataset import DemonstrationDataset, EpisodeSteps
@@ -65,7 +65,7 @@ class TimedClient:
         began = time.perf_counter()
         action = self._client.act(observation, instruction)
         self.seconds.append(time.perf_counter() - began)
-        return check_action(action)
+        return check_action(action, sizes=ACTION_SIZES)
 
     def run_episode(self, episode: Callable[[], T]) -> T:
         """Run an episode from its start, and again after a loss of the connection, of which one line warns."""

@@ -1,6 +1,7 @@
 """The agent: encoder, policy and head in sequence, from a batch to features to an action.
 
-Shapes: B sequences, T steps, K cameras, H W pixels, L tokens.
+Shapes: B sequences, T steps, K cameras, H W pixels, L tokens, E policy width, C actions of a chunk, A numbers of an
+action.
 """
 
 from typing import Any
@@ -13,13 +14,14 @@ from jaxtyping import Array, Float, Float32, Int32, UInt8
 from instructrl.config.model import EncoderConfig, HeadConfig, PolicyConfig
 from instructrl.errors import InputError
 from instructrl.models.encoders.registry import make_encoder
-from instructrl.models.heads.base import CameraParams, action_errors
+from instructrl.models.heads.base import CameraParams, action_errors, flag_loss
 from instructrl.models.heads.registry import make_head
 from instructrl.models.layers.block_stack import DEFAULT_EXECUTION, ExecutionConfig
+from instructrl.models.layers.transformer import Mlp
 from instructrl.models.patch_reader import PatchReader
 from instructrl.models.policy import Policy
 from instructrl.models.policy_memory import NextStep
-from instructrl.types import Batch, Features
+from instructrl.types import ACTION_SIZE, Batch, Features
 from instructrl.workspace import Workspace
 
 POOLING_SLOTS, POOLING_DIM = 4, 64  # of encoder.pooling=slots
@@ -37,6 +39,7 @@ class Agent(nn.Module):
     vocabulary_size: int
     image_size: int  # pixels of the rendered images, to which the camera intrinsics refer
     workspace: Workspace  # in which it acts
+    collisions: bool = False  # actions have a ninth number, whether the path to them may collide
     dtype: Any = jnp.float32
     execution: ExecutionConfig = DEFAULT_EXECUTION
 
@@ -58,6 +61,8 @@ class Agent(nn.Module):
             self.pooling = PatchReader(POOLING_SLOTS, POOLING_DIM, self.dtype)
         self.policy = Policy(self.policy_config, self.workspace, dtype=self.dtype, execution=self.execution)
         self.head = make_head(self.head_config, self.workspace, dtype=self.dtype)
+        if self.collisions:
+            self.collision_head = Mlp(self.head_config.dim, 1, self.dtype)
 
     def encode(
         self,
@@ -70,11 +75,25 @@ class Agent(nn.Module):
 
     def predict(self, features: Features, batch: Batch, step: NextStep | None = None) -> Any:
         """The head's prediction for every step of a batch; the batch's images are not used. `step` as in `act`."""
+        return self.head(self.hidden(features, batch, step), features.patches, self.cameras(batch))
+
+    def hidden(self, features: Features, batch: Batch, step: NextStep | None = None) -> Float[Array, "B T E"]:
+        """The policy's output at every step of a batch, as in `predict`."""
         if self.reads_patches:
             self.check_patches(features)
         features = features._replace(pooled=self.pooled(features))
-        hidden = self.policy(features, batch.state, batch.actions, step)
-        return self.head(hidden, features.patches, self.cameras(batch))
+        return self.policy(features, batch.state, batch.actions[..., :ACTION_SIZE], step)
+
+    def collision(self, hidden: Float[Array, "B T E"]) -> Float[Array, "B T"]:
+        """The logit of a path that may collide."""
+        return self.collision_head(hidden)[..., 0].astype(jnp.float32)
+
+    def decode(self, predicted: Any, hidden: Float[Array, "B T E"], cameras: CameraParams) -> Float[Array, "B T *C A"]:
+        """The actions of a head's prediction, with the collision flag if actions have it."""
+        decoded = self.head.decode(predicted, cameras)
+        if not self.collisions:
+            return decoded
+        return jnp.concatenate([decoded, (self.collision(hidden) > 0).astype(decoded.dtype)[..., None]], axis=-1)
 
     def check_patches(self, features: Features) -> None:
         """Raise InputError unless the encoder gives a square grid of patches, which the head or the pooling reads."""
@@ -94,7 +113,7 @@ class Agent(nn.Module):
         summary = self.pooling(features.text[:, None], features.patches).summary
         return jnp.concatenate([features.pooled, summary], axis=-1)
 
-    def act(self, batch: Batch, step: NextStep) -> tuple[Float[Array, "B *C 8"], Float[Array, "B K R P"] | None]:
+    def act(self, batch: Batch, step: NextStep) -> tuple[Float[Array, "B *C A"], Float[Array, "B K R P"] | None]:
         """The action, or the chunk of C, at one more step of every episode, with the memory of those before.
 
         See `policy_memory.py`. Also returns where the head sees the action's position: shares of the rows R and columns
@@ -104,21 +123,25 @@ class Agent(nn.Module):
             batch: of one step (T = 1), whose `actions` are those of the step before.
             step: its place in the episodes.
         """
-        predicted = self.predict(self.features(batch), batch, step)
-        heatmaps = None
+        features, cameras, heatmaps = self.features(batch), self.cameras(batch), None
+        hidden = self.hidden(features, batch, step)
+        predicted = self.head(hidden, features.patches, cameras)
         if self.head_config.has_heatmaps:
             shares = self.head.heatmaps(predicted)[:, 0]
             heatmaps = shares.reshape(*shares.shape[:-1], self.patch_side, self.patch_side)
-        return self.head.decode(predicted, self.cameras(batch))[:, 0], heatmaps
+        return self.decode(predicted, hidden, cameras)[:, 0], heatmaps
 
     def loss(self, batch: Batch) -> tuple[Array, dict[str, Array]]:
         """Mean loss over unpadded steps, and the same with the decoded actions' errors (cm, degrees)."""
         features, cameras = self.features(batch), self.cameras(batch)
-        predicted = self.predict(features, batch)
+        hidden = self.hidden(features, batch)
+        predicted = self.head(hidden, features.patches, cameras)
         actions = batch.actions if batch.chunks is None else batch.chunks
         seeds = {"seeds": batch.seeds} if self.head_config.draws_noise else {}
-        loss = self.head.loss(predicted, self.head.targets(actions, cameras), **seeds)
-        decoded = self.head.decode(predicted, cameras)
+        loss = self.head.loss(predicted, self.head.targets(actions[..., :ACTION_SIZE], cameras), **seeds)
+        if self.collisions:
+            loss += self.head_config.collision_weight * flag_loss(self.collision(hidden), actions[..., ACTION_SIZE])
+        decoded = self.decode(predicted, hidden, cameras)
         errors = action_errors(decoded, actions)
         if hasattr(self.head, "error_parts"):
             errors |= self.head.error_parts(predicted, decoded[..., :3], actions[..., :3], cameras)

@@ -17,7 +17,7 @@ from instructrl.sim.env import (
     Step,
 )
 from instructrl.sim.factory import make_env
-from instructrl.types import ACTION_SIZE, Demonstration, Observation
+from instructrl.types import Demonstration, Observation, action_size
 
 if TYPE_CHECKING:
     from instructrl.config.environment import SimConfig
@@ -35,14 +35,16 @@ def make_checked_env(cfg: "SimConfig", task: str) -> Env:
     env = make_env(cfg, task)
     kind = CheckedEnvWithExpert if isinstance(env, OffersExpert) else CheckedEnv
     name, views = f"sim={cfg.kind}, task {task}", len(cfg.cameras)
-    return cast(Env, kind(env, name, views=views, size=cfg.image_size, state=len(cfg.state)))
+    sizes = {"views": views, "size": cfg.image_size, "state": len(cfg.state), "actions": action_size(cfg.actions)}
+    return cast(Env, kind(env, name, **sizes))
 
 
 class CheckedEnv:
     """An `Env` that checks what another one returns: observations, outcomes and demonstrations."""
 
-    def __init__(self, env: Env, name: str, *, views: int, size: int, state: int) -> None:
+    def __init__(self, env: Env, name: str, *, views: int, size: int, state: int, actions: int) -> None:
         self._env, self._name, self._views, self._size, self._state = env, name, views, size, state
+        self._action_size = actions
         self._start, self._steps = "", 0
         for key in ("variations", "max_steps"):
             found: Any = getattr(env, key, None)
@@ -151,7 +153,7 @@ class CheckedEnv:
             "state": (np.dtype(np.float32), (*frames, self._state)),
             "intrinsics": (np.dtype(np.float32), (*views, 3, 3)),
             "extrinsics": (np.dtype(np.float32), (*views, 4, 4)),
-            "actions": (np.dtype(np.float32), (*np.shape(demonstration.keyframes)[:1], ACTION_SIZE)),
+            "actions": (np.dtype(np.float32), (*np.shape(demonstration.keyframes)[:1], self._action_size)),
         }
         for name, (dtype, shape) in expected.items():
             found = getattr(demonstration, name)

@@ -86,7 +86,7 @@ def replay(
     variation: int,
     seed: int,
 ) -> tuple[Demonstration, Outcome | None]:
-    """Execute actions [T 8] until one ends the episode; records the first frame and one after each action."""
+    """Execute actions [T A] until one ends the episode; records the first frame and one after each action."""
     frames, outcome = [first], None
     for action in actions:
         frame, outcome = step(action)

@@ -120,8 +120,21 @@ def path_keyframes(positions: np.ndarray, gripper_open: np.ndarray, *, tolerance
     return np.array(sorted(found_frames - {0}), np.int64)
 
 
-def keyframe_actions(gripper_poses: np.ndarray, gripper_open: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """Actions float32 [T 8] that lead to these frames, of tip poses [N 7] (x y z in metres, quaternion x y z w).
+def keyframe_actions(
+    gripper_poses: np.ndarray,
+    gripper_open: np.ndarray,
+    frames: np.ndarray,
+    *,
+    ignore_collisions: np.ndarray | None = None,
+) -> np.ndarray:
+    """Actions float32 [T 8], or [T 9], that lead to these frames.
+
+    Args:
+        gripper_poses: poses of the tip [N 7], x y z in metres and quaternion x y z w.
+        gripper_open: above 0.5 if it is open [N].
+        frames: numbers of frames [T], from 1.
+        ignore_collisions: above 0.5 while the expert moves on a path that may collide [N], the actions' ninth number.
+            On the way to a keyframe it is that of the frame before it, as in PerAct (agents/peract_bc/launch_utils.py).
 
     Raises:
         InputError: a pose is not finite.
@@ -129,8 +142,11 @@ def keyframe_actions(gripper_poses: np.ndarray, gripper_open: np.ndarray, frames
     poses = np.asarray(gripper_poses, np.float64)[frames]
     if not np.isfinite(poses).all():
         raise InputError("gripper poses: found values that are not finite; leave this demonstration out")
-    opened = np.asarray(gripper_open, np.float64).reshape(-1)[frames] > 0.5
-    return np.concatenate([poses[:, :3], canonical_quaternion(poses[:, 3:]), opened[:, None]], axis=1, dtype=np.float32)
+    flags = [np.asarray(gripper_open, np.float64).reshape(-1)[frames] > 0.5]
+    if ignore_collisions is not None:
+        flags.append(np.asarray(ignore_collisions, np.float64).reshape(-1)[frames - 1] > 0.5)
+    parts = [poses[:, :3], canonical_quaternion(poses[:, 3:]), *(flag[:, None] for flag in flags)]
+    return np.concatenate(parts, axis=1, dtype=np.float32)
 
 
 def velocities(joint_positions: np.ndarray) -> np.ndarray:

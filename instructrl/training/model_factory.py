@@ -20,7 +20,7 @@ from instructrl.models.weight_files import DECODER
 from instructrl.training.distributed.mesh import device_put_tree
 from instructrl.training.distributed.platform import compute_dtype, execution_config
 from instructrl.training.types import Params
-from instructrl.types import Batch, BatchSizes, fake_batch
+from instructrl.types import COLLISIONS, Batch, BatchSizes, action_size, fake_batch
 
 DECODER_PARTS = {name.rstrip("/") for name in DECODER}
 
@@ -67,6 +67,7 @@ def make_agent(config: TrainConfig, *, vocabulary_size: int) -> Agent:
         vocabulary_size,
         config.sim.image_size,
         config.sim.bounds,
+        collisions=config.sim.actions == COLLISIONS,
         dtype=compute_dtype(config.hardware),
         execution=execution_config(config.hardware),
     )
@@ -76,7 +77,7 @@ def dummy_batch(config: TrainConfig, tokenizer: Tokenizer) -> Batch:
     """A minimal dummy batch for shape inference."""
     sim = config.sim
     sizes = BatchSizes(1, 1, len(sim.cameras), sim.image_size, tokenizer.length, state=len(sim.state))
-    return fake_batch(replace(sizes, chunk=chunk_size(config.head)))
+    return fake_batch(replace(sizes, chunk=chunk_size(config.head), actions=action_size(sim.actions)))
 
 
 def random_params(agent: Agent, batch: Batch, *, seed: int, mesh: Mesh | None = None) -> Params:

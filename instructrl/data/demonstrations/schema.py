@@ -4,7 +4,7 @@
     frames/state, frames/intrinsics, frames/extrinsics      N ...  float32
     frames/crc32        N          uint32, of the frame's image bytes
     keyframes/frame     M          int64, counted from the episode's first frame, increasing, >= 1
-    keyframes/action    M 8        float32, leads to that frame
+    keyframes/action    M A        float32, leads to that frame; 8 numbers, or 9 as the attribute `action` tells
     episodes/first_frame, frames, first_keyframe, keyframes, first_sentence, sentences, variation, seed   E  int64
     episodes/rejected_placements   E   int64, which with its seed restores an episode's scene on RLBench; -1 if unknown
     episodes/checks     E 15       uint32, of each episode's entries in every field above and its sentences
@@ -26,12 +26,16 @@ import numpy as np
 
 from instructrl.errors import InputError
 from instructrl.plausibility import LARGEST, RULES, implausible
-from instructrl.types import ACTION_SIZE, DENSE, GRIPPER_STATE, KEYFRAME
+from instructrl.types import COLLISIONS, DENSE, GRIPPER_STATE, KEYFRAME, action_size
 from instructrl.workspace import RLBENCH_WORKSPACE, Workspace
 
 FORMAT, VERSION = "instructrl demonstrations", 1
 ACTION_CONVENTION = "x y z (m, world), quaternion x y z w with w >= 0, gripper open 0 or 1"
-ACTION_CONVENTIONS = {KEYFRAME: ACTION_CONVENTION, DENSE: f"{ACTION_CONVENTION}; dense: leads to the next frame"}
+ACTION_CONVENTIONS = {
+    KEYFRAME: ACTION_CONVENTION,
+    DENSE: f"{ACTION_CONVENTION}; dense: leads to the next frame",
+    COLLISIONS: f"{ACTION_CONVENTION}, collisions ignored 0 or 1",
+}
 SPLITS = ("train", "val")
 CHECKS = "episodes/checks"
 PLACEMENTS = "rejected_placements"  # the field that is stored only where one is known
@@ -49,7 +53,7 @@ class Header:
     provenance: dict[str, str]  # simulator, its version, renderer, expert, version of InstructRL
     workspace: Workspace = RLBENCH_WORKSPACE
     state: tuple[str, ...] = GRIPPER_STATE  # names of the state's numbers, with units
-    actions: str = KEYFRAME  # or DENSE
+    actions: str = KEYFRAME  # or DENSE, or COLLISIONS
 
 
 class Contents(NamedTuple):
@@ -60,7 +64,7 @@ class Contents(NamedTuple):
     extrinsics: np.ndarray  # N K 4 4
     crc32: np.ndarray  # N
     keyframe: np.ndarray  # M
-    action: np.ndarray  # M 8
+    action: np.ndarray  # M A
     first_frame: np.ndarray  # E, like all that follow
     frames: np.ndarray
     first_keyframe: np.ndarray
@@ -90,7 +94,7 @@ def fields(header: Header) -> dict[str, Field]:
         "extrinsics": Field("frames/extrinsics", (views, 4, 4), float32),
         "crc32": Field("frames/crc32", (), np.dtype(np.uint32)),
         "keyframe": Field("keyframes/frame", (), int64),
-        "action": Field("keyframes/action", (ACTION_SIZE,), float32),
+        "action": Field("keyframes/action", (action_size(header.actions),), float32),
     }
     return table | {name: Field(f"episodes/{name}", (), int64) for name in Contents._fields[6:-2]}
 
@@ -202,14 +206,14 @@ def check_contents(where: str, contents: Contents, header: Header) -> None:
         np.array([not is_storable(one) for one in contents.text]),
         sentence_episode,
     )
-    check_values(where, contents)
+    check_values(where, contents, convention=ACTION_CONVENTIONS[header.actions])
     if header.actions == DENSE:
         rule = "episodes/keyframes (dense actions: one for every frame but the first)"
         raise_for_episode(where, rule, contents.keyframes != contents.frames - 1)
 
 
-def check_values(where: str, contents: Contents) -> None:
-    """Check the values of each frame and keyframe, as part of `check_contents`."""
+def check_values(where: str, contents: Contents, *, convention: str) -> None:
+    """Check the values of each frame and keyframe, as part of `check_contents`; `convention`: of the actions."""
     frame_of = np.repeat(np.arange(len(contents.seed)), contents.frames)
     keyframe_of = np.repeat(np.arange(len(contents.seed)), contents.keyframes)
     for name in ("state", "intrinsics", "extrinsics", "crc32"):
@@ -224,11 +228,12 @@ def check_values(where: str, contents: Contents) -> None:
     before[contents.first_keyframe] = 0
     outside = (contents.keyframe <= before) | (contents.keyframe >= contents.frames[keyframe_of])
     raise_for_episode(where, "keyframes/frame (increasing, from 1, within the episode)", outside, keyframe_of)
-    rotation, gripper = contents.action[:, 3:7], contents.action[:, 7]
+    rotation, flags = contents.action[:, 3:7], contents.action[:, 7:]
     unit = np.abs(np.linalg.norm(rotation.astype(np.float64), axis=1) - 1) < 1e-2
     near = (np.abs(contents.action[:, :3]) <= LARGEST).all(1)
-    valid = near & unit & (rotation[:, 3] >= 0) & ((gripper == 0) | (gripper == 1))  # false for what is not finite
-    rule = f"keyframes/action ({ACTION_CONVENTION}, position at most {LARGEST:g})"
+    binary = ((flags == 0) | (flags == 1)).all(1)
+    valid = near & unit & (rotation[:, 3] >= 0) & binary  # false for what is not finite
+    rule = f"keyframes/action ({convention}, position at most {LARGEST:g})"
     raise_for_episode(where, rule, ~valid, keyframe_of)
     raise_for_episode(where, "episodes/variation (>= 0)", contents.variation < 0)
     raise_for_episode(where, "episodes/seed (>= 0)", contents.seed < 0)

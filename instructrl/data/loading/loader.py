@@ -17,7 +17,7 @@ from instructrl.data.feature_cache.cache import FeatureCache
 from instructrl.data.loading.sampler import Sampler
 from instructrl.data.text.tokenizer import Tokenizer
 from instructrl.errors import InputError
-from instructrl.types import Batch, BatchSizes, Features, empty_batch
+from instructrl.types import Batch, BatchSizes, Features, action_size, empty_batch
 
 T = TypeVar("T")
 B = TypeVar("B")
@@ -108,6 +108,7 @@ class Loader:
             features=None if features is None else features[0].sizes,
             state=len(longest.state),
             chunk=chunk,
+            actions=action_size(longest.header.actions),
         )
 
     def batch(self, step: int) -> Batch:

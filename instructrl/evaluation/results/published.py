@@ -15,6 +15,7 @@ from instructrl.config.evaluation import RECORDED, RLBenchProtocol, protocol_rec
 from instructrl.config.fields import flatten
 from instructrl.errors import format_value
 from instructrl.package_files import CONFIG_DIR
+from instructrl.types import COLLISIONS
 
 # By protocol: its authors' method, the sets of tasks that they published, and the variant of RLBench that has them
 AUTHORS = MappingProxyType(
@@ -56,7 +57,8 @@ def published_record(results: Mapping[str, Any]) -> dict[str, Any] | None:
     if name in _FROM_STORED_SCENES:
         if not results["protocol"].get("scenes"):
             differences.append("scenes drawn by the seed, there stored ones of its authors (protocol.scenes=FOLDER)")
-        differences.append("ignore_collisions the same in all actions, there predicted by the agent")
+        if results.get("actions") != COLLISIONS:
+            differences.append("ignore_collisions the same in all actions, there predicted by the agent")
     if results.get("problems"):
         differences.append("episodes that the simulator lost count as failures")
     return {"of": method, "differences": differences}

@@ -8,7 +8,7 @@ import numpy as np
 from instructrl.actions import check_action
 from instructrl.errors import InputError
 from instructrl.inference.batched_agent import BatchedAgent
-from instructrl.types import Observation
+from instructrl.types import ACTION_SIZES, Observation
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Batcher:
         able = {question.slot: question.observation for question in batch if question.slot not in answers}
         for slot, action in (self._agent.act(able) if able else {}).items():
             try:
-                check_action(action)  # not finite if the policy diverged in training
+                check_action(action, sizes=ACTION_SIZES)  # not finite if the policy diverged in training
                 answers[slot] = action
             except InputError as error:
                 answers[slot] = error

@@ -25,7 +25,7 @@ from instructrl.inference.serving.access_token import HEADER, admits
 from instructrl.inference.serving.batcher import Batcher
 from instructrl.inference.serving.messages import pack, unpack
 from instructrl.training.parameters.load_agent import LoadedAgent
-from instructrl.types import Observation
+from instructrl.types import COLLISIONS, Observation
 
 HEALTH = "/healthz"
 PROTOCOL = 1  # raised with every change that a client must know of
@@ -204,8 +204,8 @@ def metadata(trained: LoadedAgent, max_keyframes: int) -> dict[str, Any]:
         "camera_matrices": form.matrices,  # needed in observations
         "state": list(form.state),
         "workspace": sim.bounds.numbers,  # metres: x y z of the lowest corner, then of the highest
-        "action": list(ACTION),  # in the world frame
-        "actions": sim.actions,  # keyframe or dense
+        "action": [*ACTION, *["collisions ignored"] * (sim.actions == COLLISIONS)],  # in the world frame
+        "actions": sim.actions,  # keyframe, keyframe_collisions or dense
         "max_keyframes": max_keyframes,
         "step": trained.step,
     }

@@ -63,15 +63,19 @@ def join_action(
     return jnp.concatenate([position, quaternion, gripper[..., None]], axis=-1)
 
 
-def gripper_loss(logit: Float[Array, "B T"], opened: Float[Array, "B T"]) -> Float[Array, "B T"]:
-    """Binary cross-entropy of the logit of an open gripper."""
-    return jax.nn.softplus(logit) - opened * logit
+def flag_loss(logit: Float[Array, "B T"], flag: Float[Array, "B T"]) -> Float[Array, "B T"]:
+    """Binary cross-entropy of the logit of a flag, such as an open gripper."""
+    return jax.nn.softplus(logit) - flag * logit
 
 
-def action_errors(predicted: Float[Array, "B T 8"], actions: Float[Array, "B T 8"]) -> dict[str, Float[Array, "B T"]]:
-    """Action errors: position in cm, rotation in degrees, and accuracy of the gripper (1 if correct)."""
+def action_errors(predicted: Float[Array, "B T A"], actions: Float[Array, "B T A"]) -> dict[str, Float[Array, "B T"]]:
+    """Action errors: position in cm, rotation in degrees, and accuracy of gripper and collision flag (1 if correct)."""
+    correct = (predicted[..., 7:] == actions[..., 7:]).astype(jnp.float32)
+    accuracies = {"gripper_accuracy": correct[..., 0]}
+    if correct.shape[-1] > 1:
+        accuracies["collision_accuracy"] = correct[..., 1]
     return {
         "position_cm": 100 * jnp.linalg.norm(predicted[..., :3] - actions[..., :3], axis=-1),
         "rotation_deg": jnp.degrees(rotation_angle(predicted[..., 3:7], actions[..., 3:7])),
-        "gripper_accuracy": (predicted[..., 7] == actions[..., 7]).astype(jnp.float32),
+        **accuracies,
     }

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from instructrl.config.heads import DiscreteConfig
-from instructrl.models.heads.base import CameraParams, gripper_loss, join_action
+from instructrl.models.heads.base import CameraParams, flag_loss, join_action
 from instructrl.models.heads.bins import expected_near_peak, gaussian_bins, soft_cross_entropy
 from instructrl.models.heads.rotation import BinnedRotation
 from instructrl.models.heads.slots import read_with_slots, slot_loss, slot_targets
@@ -61,7 +61,7 @@ class DiscreteHead(nn.Module):
         config = self.config
         position = jnp.mean(soft_cross_entropy(predicted.position, targets.position), axis=-1)
         rotation = self.rotation.loss(predicted.rotation, targets.rotation)
-        gripper = gripper_loss(predicted.gripper, targets.gripper)
+        gripper = flag_loss(predicted.gripper, targets.gripper)
         loss = config.position_weight * position + config.rotation_weight * rotation + config.gripper_weight * gripper
         return loss + slot_loss(config, predicted.scores, targets.scores)
 

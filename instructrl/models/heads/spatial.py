@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from instructrl.config.heads import SpatialConfig
-from instructrl.models.heads.base import CameraParams, gripper_loss, join_action
+from instructrl.models.heads.base import CameraParams, flag_loss, join_action
 from instructrl.models.heads.heatmap import heatmap_loss, heatmap_targets
 from instructrl.models.heads.rotation import BinnedRotation
 from instructrl.models.heads.triangulation import nearest_candidate, triangulate
@@ -64,7 +64,7 @@ class SpatialHead(nn.Module):
         offset = jnp.mean(jnp.sum(targets.scores[..., :-1] * errors, axis=-1), axis=-1)
         loss = config.heatmap_weight * heatmap_loss(predicted.scores, targets.scores) + config.offset_weight * offset
         loss += config.rotation_weight * self.rotation.loss(predicted.rotation, targets.rotation)
-        gripper = gripper_loss(predicted.gripper, targets.gripper)
+        gripper = flag_loss(predicted.gripper, targets.gripper)
         return loss + config.gripper_weight * gripper
 
     def decode(self, predicted: Heatmaps, cameras: CameraParams) -> Float[Array, "B T 8"]:

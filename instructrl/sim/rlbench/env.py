@@ -31,13 +31,14 @@ from instructrl.sim.rlbench.outcomes import is_expert_failure, is_placement_fail
 from instructrl.sim.rlbench.stored_episodes import scene_state, stored_scenes
 from instructrl.sim.rlbench.tasks import check_tasks
 from instructrl.sim.rlbench.views import MAX_STEPS, depths, images, matrices, observed, state
-from instructrl.types import ACTION_SIZE, Demonstration, Observation
+from instructrl.types import ACTION_SIZE, COLLISIONS, KEYFRAME, Demonstration, Observation
 
 _PLACEMENTS = 5  # attempts to draw a scene, each with RLBench's own 40 attempts
 _MAX_REJECTED = 40 * _PLACEMENTS
 _EXPERT_ATTEMPTS = 3  # in the same scene, since the planner is random
 _HOLD_FRAMES = 5  # of a video: half a second per keyframe
 _NO_ACTIONS = np.zeros((0, ACTION_SIZE), np.float32)
+_FORK = "its actions have no number for it, those of PerAct's fork do: RLBENCH_VARIANT=peract make rlbench"
 
 T = TypeVar("T")
 
@@ -46,15 +47,34 @@ class RLBench:
     """One task of RLBench."""
 
     def __init__(
-        self, task: str, *, cameras: str | Sequence[str], image_size: int, renderer: str, planner_attempts: int
+        self,
+        task: str,
+        *,
+        cameras: str | Sequence[str],
+        image_size: int,
+        renderer: str,
+        planner_attempts: int,
+        collisions: bool = False,
     ):
-        """Start CoppeliaSim. `planner_attempts`: maximum number of planner calls per keyframe.
+        """Start CoppeliaSim.
+
+        Args:
+            task: its name.
+            cameras: names of the cameras.
+            image_size: side of the images in pixels.
+            renderer: CoppeliaSim's.
+            planner_attempts: maximum number of planner calls per keyframe.
+            collisions: demonstrate actions of nine numbers, with the expert's choice to ignore collisions.
 
         Raises:
-            InputError: a part is not installed, or the task, camera or renderer does not exist.
+            InputError: a part is not installed, the task, camera or renderer does not exist, or the installed variant
+                has no number for collisions.
         """
         self.check_tasks([task])
-        self._library = Library()
+        self._library, self._collisions = Library(), collisions
+        if collisions and not self._library.takes_collisions:
+            allowed = f"allowed with the installed RLBench: {KEYFRAME}"
+            raise InputError(f"sim.actions: found {COLLISIONS}; {allowed}; {_FORK}")
         self._name = task
         self._cameras = camera_names(cameras, RLBENCH_CAMERAS)
         self._config = self._library.observation_config(self._cameras, image_size=image_size, renderer=renderer)
@@ -78,6 +98,7 @@ class RLBench:
             image_size=config.image_size,
             renderer=cls.available_renderer(config.renderer),
             planner_attempts=config.planner_attempts,
+            collisions=config.actions == COLLISIONS,
         )
 
     @classmethod
@@ -103,8 +124,7 @@ class RLBench:
         """
         if not (choices.ignore_collisions or self._library.takes_collisions):
             raise InputError(
-                "protocol.rlbench.ignore_collisions: found false; allowed with the installed RLBench: true; its "
-                "actions have no number for it, those of PerAct's fork do: RLBENCH_VARIANT=peract make rlbench"
+                f"protocol.rlbench.ignore_collisions: found false; allowed with the installed RLBench: true; {_FORK}"
             )
         self._motions.choices = choices
         self._library.clips_targets = choices.clip_to_workspace
@@ -128,7 +148,7 @@ class RLBench:
         return ()
 
     def step(self, action: np.ndarray) -> Step:
-        """Execute one keyframe action (8 numbers); an invalid action is an outcome, not an exception."""
+        """Execute one keyframe action of 8 numbers, or 9 with PerAct's fork; an invalid one is an outcome."""
         if self._outcome is not None:
             raise RuntimeError("the episode is over: reset before the next step")
         self._outcome = self._counter.count(self._motions.execute(action))
@@ -230,7 +250,7 @@ class RLBench:
         raise AssertionError
 
     def _expert(self, start: EpisodeStart) -> tuple[np.ndarray, EpisodeStart]:
-        """The keyframe actions [T 8] of RLBench's expert, empty if it fails, and the start that restores its scene."""
+        """The keyframe actions [T A] of RLBench's expert, empty if it fails, and the start that restores its scene."""
         scene = start
         for _ in range(_EXPERT_ATTEMPTS):
             self._seed(scene, expert=True)
@@ -260,7 +280,9 @@ class RLBench:
         opened = np.array([observed(frame, "gripper_open") for frame in frames])
         speeds = np.array([observed(frame, "joint_velocities") for frame in frames])
         poses = np.array([observed(frame, "gripper_pose") for frame in frames])
-        return keyframe_actions(poses, opened, find_keyframes(opened, speeds))
+        ignored = [observed(frame, "ignore_collisions") for frame in frames] if self._collisions else None
+        chosen = find_keyframes(opened, speeds)
+        return keyframe_actions(poses, opened, chosen, ignore_collisions=None if ignored is None else np.array(ignored))
 
     @contextmanager
     def _recording(self, *, rgb: bool, depth: bool) -> Iterator[None]:

@@ -67,7 +67,7 @@ class Library:
             views[f"{name}_camera"] = view
         config = self._parts.ObservationConfig(**views)
         config.set_all_low_dim(False)
-        for field in _OBSERVATION_FIELDS:
+        for field in (*_OBSERVATION_FIELDS, *["record_ignore_collisions"] * self.takes_collisions):
             setattr(config, field, True)
         return config
 

@@ -16,6 +16,7 @@ from instructrl.config.evaluation import RLBenchProtocol
 from instructrl.errors import InputError
 from instructrl.sim.env import Outcome
 from instructrl.sim.rlbench.outcomes import action_failure
+from instructrl.types import ACTION_SIZE, ACTION_SIZES
 
 ARRIVED = 0.05  # metres between the gripper and its target
 _ENDS = ("min", "max")
@@ -43,14 +44,18 @@ class Motions:
         self.observation, self._opened = observation, None
 
     def execute(self, action: np.ndarray) -> Outcome | None:
-        """Execute an action [8]; returns an outcome if it ends the episode, or was not executed."""
+        """Execute an action [8], or [9]; returns an outcome if it ends the episode, or was not executed."""
         try:
-            target = check_action(action)
+            target = check_action(action, sizes=ACTION_SIZES if self._takes_collisions else (ACTION_SIZE,))
         except InputError:
             return Outcome.INVALID_ACTION
+        if self._takes_collisions and len(target) == ACTION_SIZE:
+            target = np.append(target, float(self.choices.ignore_collisions))
         opened = bool(target[7] > 0.5)
         changes_later = self.choices.separate_gripper and self._opened not in (None, opened)
-        outcome = self._approach(np.append(target[:7], float(not opened)) if changes_later else target)
+        first = target.copy()
+        first[7] = float(opened != changes_later)
+        outcome = self._approach(first)
         if outcome is None and changes_later:
             outcome = self._move(target)
         self._opened = opened
@@ -67,10 +72,9 @@ class Motions:
 
     def _move(self, target: np.ndarray) -> Outcome | None:
         """Execute one motion, planned as often as the protocol allows."""
-        numbers = np.append(target, float(self.choices.ignore_collisions)) if self._takes_collisions else target
         for remaining in reversed(range(self.choices.planner_attempts or self._attempts)):
             try:
-                self.observation, reward, terminated = self._step(numbers)
+                self.observation, reward, terminated = self._step(target)
             except Exception as error:
                 outcome, retry = action_failure(error)
                 if not (retry and remaining):

@@ -36,7 +36,7 @@ from instructrl.training.parameters.warm_start import init_params, record_words
 from instructrl.training.run_dir import DataEntry, DataRecord
 from instructrl.training.state import TrainState, split_params
 from instructrl.training.types import Params
-from instructrl.types import Batch, BatchSizes, batch_spec, check_batch
+from instructrl.types import Batch, BatchSizes, action_size, batch_spec, check_batch
 
 ADVICE = (
     "the last checkpoint is from before this step; inspect the episodes with python -m data_tools.inspect, or lower "
@@ -278,6 +278,7 @@ def make_loaders(
         tokenizer.length,
         state=len(config.sim.state),
         chunk=chunk,
+        actions=action_size(config.sim.actions),
     )
     check_batch(train.batch(0), replace(sizes, features=train.sizes.features))
     return train, val

@@ -14,6 +14,7 @@ import pytest
 from instructrl.cli.entry import compose
 from instructrl.config.environment import CollectConfig, TaskConfig, task_names
 from instructrl.config.evaluation import EvalConfig
+from instructrl.config.simulators import RLBenchConfig
 from instructrl.errors import InputError, RunError
 from instructrl.evaluation import evaluate as judge_module
 from instructrl.sim.vector import heartbeat
@@ -43,9 +44,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return run
 
 
-def set_trained_task(patch: pytest.MonkeyPatch, task: TaskConfig) -> None:
-    """Set the task that the run was trained on."""
-    trained = SimpleNamespace(training=SimpleNamespace(epochs=3, validate_every=1), sim=settings(), task=task)
+def set_trained_task(patch: pytest.MonkeyPatch, task: TaskConfig, sim: RLBenchConfig | None = None) -> None:
+    """Set the task, and the simulator's settings, that the run was trained on."""
+    training = SimpleNamespace(epochs=3, validate_every=1)
+    trained = SimpleNamespace(training=training, sim=sim or settings(), task=task)
     patch.setattr(judge_module, "read_config", lambda _: trained)
 
 

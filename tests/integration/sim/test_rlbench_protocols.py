@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 
 from instructrl.cli.entry import compose
+from instructrl.collection.collect import ensure_demonstrations
+from instructrl.config.environment import DataConfig, TaskConfig
 from instructrl.config.evaluation import EvalConfig, RLBenchProtocol
+from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.errors import InputError
 from instructrl.evaluation import evaluate as judge_module
 from instructrl.evaluation.results.summary import table
@@ -20,8 +23,9 @@ from instructrl.evaluation.worker_env import make_eval_env
 from instructrl.sim import EpisodeLimits, EpisodeStart, Outcome
 from instructrl.sim.rlbench.stored_episodes import stored_scenes
 from instructrl.sim.vector.pool import Workers
+from instructrl.types import COLLISIONS
 from tests.fakes.rlbench_stand_in import COLORS, DOWN, Seer, StandIn, installed, place_of, settings
-from tests.integration.sim.test_rlbench_evaluate import outcomes, run  # noqa: F401  (a fixture)
+from tests.integration.sim.test_rlbench_evaluate import outcomes, run, set_trained_task  # noqa: F401  (a fixture)
 
 HIVEFORMER = RLBenchProtocol(planner_attempts=1, motion_attempts=10, separate_gripper=True, failure_ends=False)
 
@@ -212,6 +216,54 @@ def test_targets_are_moved_onto_the_boundary_of_the_workspace(stand_in: StandIn,
         ask(workers, "reset", EpisodeStart(0, 1))
         stand_in.faults()
         assert ask(workers, "step", outside).outcome is None and stand_in.calls("step 0") == 1
+
+
+class Asking(Seer):
+    """A `Seer` whose ninth number is given for each action."""
+
+    def __init__(self, *grips: float, flags: tuple[float, ...]) -> None:
+        super().__init__(*grips)
+        self.flags = flags
+
+    def answer(self, slot: int, seen: Any) -> np.ndarray:
+        flag = self.flags[min(self.taken[slot], len(self.flags) - 1)]
+        return np.append(super().answer(slot, seen), flag)
+
+
+def test_collisions_are_demonstrated_and_predicted_for_each_action(
+    stand_in: StandIn,
+    run: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sim = settings(image_size=16, actions=COLLISIONS)
+    words = (TaskConfig("close_jar", 2, 1, None), sim, DataConfig(str(tmp_path / "data")))
+    with pytest.raises(InputError, match=r"^sim.actions: found keyframe_collisions; allowed with the install"):
+        ensure_demonstrations(*words)
+    stand_in.install("peract")
+    stand_in.faults()
+    [file] = ensure_demonstrations(*words)["train"]
+    assert file.parent.name.startswith("close_jar-keyframe_collisions-")
+    with DemonstrationDataset(file) as episodes:
+        for number in range(len(episodes)):
+            opened, flags = episodes.actions(number)[:, 7], episodes.actions(number)[:, 8]
+            np.testing.assert_array_equal(flags, [1, *opened[:-1]])  # the stand-in's rule, before each keyframe
+            assert {0, 1} == {*flags}
+    assert stand_in.calls("ignore_collisions False") >= 3 and stand_in.calls("ignore_collisions True") >= 3
+
+    policy = Asking(0.0, 1.0, flags=(1.0, 0.0))
+    monkeypatch.setattr(judge_module, "load_batched_agent", lambda *_, **__: (policy, 7))
+    set_trained_task(monkeypatch, TaskConfig("close_jar", 1, 1, None), settings(actions=COLLISIONS))
+    stand_in.store(tmp_path / "stored", "close_jar", 4)
+    stand_in.faults()
+    words = ("protocol=peract", f"protocol.scenes={tmp_path}/stored", "conditions=[trained]")
+    results = evaluated(run, *words, episodes=4)
+    assert outcomes(results["conditions"]["trained"]) == {"success": 4}
+    assert [stand_in.calls(f"ignore_collisions {flag}") for flag in ("True", "False")] == [4, 4]
+    assert results["published"]["differences"] == ["episodes=4, there 25"]
+    lines = [json.loads(line) for line in (run / "eval-peract" / "episodes.jsonl").read_text().splitlines()]
+    assert [[action[8] for action in line["actions"]] for line in lines[1:]] == [[1, 0]] * 4
+    assert evaluated(run, *words, episodes=4)["conditions"] == results["conditions"], "the log is read again"
 
 
 def test_collisions_are_checked_where_the_protocol_asks_for_it(stand_in: StandIn) -> None:

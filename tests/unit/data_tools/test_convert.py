@@ -257,6 +257,39 @@ def test_a_task_that_cannot_be_used_stops_no_other_one(tmp_path: Path) -> None:
     assert run_main(main, *words).returncode == 0 and files(tmp_path / "data", "beat_buzz")["val"].exists()
 
 
+def test_the_ninth_number_says_whether_the_expert_ignores_collisions_before_each_keyframe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    src = stored.peract(tmp_path / "close_jar", episodes=3)
+    frames = stored.motion(0)["keyframes"]  # 6 and 12
+    flags = np.zeros(13)
+    flags[frames[0] - 1], flags[frames[1]] = 1, 1  # on the way to the first; the last frame is no way to anywhere
+    folder = src / "all_variations" / "episodes"
+    for number, given in ((0, flags), (1, [np.array(flag) for flag in 1 - flags])):
+        store_again(folder / f"episode{number}", number, ignore_collisions=given)
+    converted(src, tmp_path / "one.hdf5", "split=train", "actions=keyframe_collisions")
+    printed = capsys.readouterr().out
+    assert "2 converted, 1 skipped (1 without collision flags)" in printed
+    assert "ignore_collisions of a frame is not 0 or 1 as PerAct's fork records it; leave actions=keyfr" in printed
+    with DemonstrationDataset(tmp_path / "one.hdf5") as episodes:
+        assert episodes.header.actions == "keyframe_collisions"
+        found = [episodes.actions(number) for number in range(2)]
+    assert [actions[:, 8].tolist() for actions in found] == [[1, 0], [0, 1]]
+    converted(src, tmp_path / "plain.hdf5", "split=train")
+    with DemonstrationDataset(tmp_path / "plain.hdf5") as episodes:
+        for number in range(2):
+            np.testing.assert_array_equal(episodes.actions(number), found[number][:, :8])
+
+
+def store_again(folder: Path, seed: int, **per_frame: Any) -> None:
+    """Write an episode again with values of each frame, and the files beside it."""
+    kept = {path.name: path.read_bytes() for path in folder.glob("variation_*.pkl")}
+    shutil.rmtree(folder)
+    stored.store(folder, seed, per_frame=per_frame)
+    for name, content in kept.items():
+        (folder / name).write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("task", "out"),
     [
@@ -471,7 +504,12 @@ def test_depth_is_decoded_and_checked_where_asked_and_not_kept(
         (["kind=windows", "src=nowhere", "out=x"], "src: found nowhere, which is not a file"),
         (["kind=windows", "src=README.md", "out=x"], "README.md: cannot be opened as HDF5"),
         (["kind=windows", "src=x", "out=x", "depth=true"], "allowed only with kind=rlbench"),
-        (["kind=windows", "src=x", "out=x", "keyframes=peract"], "keyframes, stop_*, crop, depth: allowed only with"),
+        (["kind=windows", "src=x", "out=x", "keyframes=peract"], "stop_*, actions, crop, depth: allowed only with"),
+        (["kind=windows", "src=x", "out=x", "actions=keyframe_collisions"], "allowed only with kind=rlbench"),
+        (
+            ["kind=rlbench", "src=x", "out=x", "actions=dense"],
+            "actions: found dense; allowed: keyframe, keyframe_c",
+        ),
         (
             ["kind=rlbench", "src=x", "out=x", "keyframes=ours"],
             "keyframes: found ours; allowed: default, peract, every",

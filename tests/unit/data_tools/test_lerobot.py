@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 
 from data_tools.lerobot.__main__ import ExportConfig, ImportConfig, main, parse, run_export, run_import, usage
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
+from instructrl.data.demonstrations.schema import Header
 from instructrl.errors import InputError
+from instructrl.types import COLLISIONS, KEYFRAME
 from tests.fixtures import demonstrations as samples
 from tests.fixtures.commands import run_main
 from tests.fixtures.lerobot_tiny import MAPPING, TINY, mapping
@@ -32,8 +35,8 @@ def imported(src: Path, out: Path, *more: str) -> None:
     run_import(parse([f"src={src}", f"out={out}", "compression=none", *more], ImportConfig))
 
 
-def episodes(count: int) -> list[Any]:
-    return [samples.demonstration(seed, steps=1 + seed % 3, between=seed % 2) for seed in range(count)]
+def episodes(count: int, header: Header = samples.HEADER) -> list[Any]:
+    return [samples.demonstration(seed, steps=1 + seed % 3, between=seed % 2, header=header) for seed in range(count)]
 
 
 @pytest.fixture
@@ -45,10 +48,11 @@ def src(tmp_path: Path) -> Path:
 # InstructRL's own exports.
 
 
-def test_an_export_of_images_comes_back_bit_for_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("actions", [KEYFRAME, COLLISIONS])
+def test_an_export_of_images_comes_back_bit_for_bit(tmp_path: Path, actions: str) -> None:
     for split, count in (("train", 4), ("val", 2)):
-        header = samples.HEADER.__class__(**samples.HEADER.__dict__ | {"split": split})
-        samples.write(tmp_path / "data" / f"{split}.hdf5", episodes(count), header)
+        header = replace(samples.HEADER, split=split, actions=actions)
+        samples.write(tmp_path / "data" / f"{split}.hdf5", episodes(count, header), header)
     exported(tmp_path / "data", tmp_path / "out", "images=png")
     assert json.loads((tmp_path / "out/meta/info.json").read_text())["splits"] == {"train": "0:4", "val": "4:6"}
     imported(tmp_path / "out", tmp_path / "back")

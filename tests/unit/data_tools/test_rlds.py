@@ -3,6 +3,7 @@
 import json
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from data_tools.rlds.__main__ import ExportConfig, ImportConfig, main, parse, ru
 from data_tools.rlds.schema import to_rlds
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.errors import InputError
-from instructrl.types import Demonstration
+from instructrl.types import COLLISIONS, Demonstration
 from tests.fixtures import demonstrations as samples
 from tests.fixtures import foreign_rlds as third_party
 from tests.fixtures.commands import run_main
@@ -79,6 +80,14 @@ def test_a_file_exported_and_imported_again_is_the_same_file(tmp_path: Path) -> 
     assert (tmp_path / "back" / "one.hdf5").read_bytes() == file.read_bytes()
     imported(tmp_path / "rlds", tmp_path / "named.hdf5")
     assert (tmp_path / "named.hdf5").read_bytes() == file.read_bytes()
+
+
+def test_actions_with_collisions_survive_export_and_import(tmp_path: Path) -> None:
+    header = replace(samples.HEADER, actions=COLLISIONS)
+    file = samples.write(tmp_path / "one.hdf5", demonstrations(3, header=header), header)
+    exported(file, tmp_path / "rlds")
+    imported(tmp_path / "rlds", tmp_path / "back")
+    assert (tmp_path / "back" / "one.hdf5").read_bytes() == file.read_bytes()
 
 
 def test_rejected_placements_survive_export_and_import(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from instructrl.data.demonstrations.reader import read
 from instructrl.data.demonstrations.schema import CHECKS, checksum, fields
 from instructrl.data.demonstrations.writer import Writer
 from instructrl.errors import InputError
+from instructrl.types import COLLISIONS
 from tests.fixtures.demonstrations import HEADER, assert_equal, demonstration, write
 
 shapes = st.lists(
@@ -59,6 +60,20 @@ def test_same_demonstrations_give_the_same_bytes(tmp_path: Path) -> None:
     changed = demonstrations[2]._replace(images=demonstrations[2].images ^ np.uint8(1))
     third = write(tmp_path / "c.hdf5", [*demonstrations[:2], changed, demonstrations[3]])
     assert checksum(*read(first)) != checksum(*read(third))
+
+
+def test_a_ninth_number_of_actions_is_kept_and_checked(tmp_path: Path) -> None:
+    header = replace(HEADER, actions=COLLISIONS)
+    expected = demonstration(0, steps=3, header=header)
+    with DemonstrationDataset(write(tmp_path / "file.hdf5", [expected], header)) as episodes:
+        assert episodes.header == header
+        assert_equal(episodes.demonstration(0), expected)
+        assert episodes.actions(0)[:, 8].tolist() == [0, 1, 0]
+    wrong = expected._replace(actions=expected.actions + np.float32([0] * 8 + [0.5]))
+    with pytest.raises(InputError, match="gripper open 0 or 1, collisions ignored 0 or 1"):
+        write(tmp_path / "other.hdf5", [wrong], header)
+    with pytest.raises(InputError, match=r"found float32\(3, 9\), expected float32\(any, 8\)"):
+        write(tmp_path / "other.hdf5", [expected])
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:

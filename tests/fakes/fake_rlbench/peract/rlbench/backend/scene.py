@@ -37,4 +37,5 @@ class Scene:
         return self.world.demonstrate(self.get_observation)
 
     def get_observation(self):
-        return self.world.observe(self.world.misc(), ignore_collisions=np.array(0.0))
+        ignored = np.array(self.world.opened) if self.world.config.record_ignore_collisions else None
+        return self.world.observe(self.world.misc(), ignore_collisions=ignored)
