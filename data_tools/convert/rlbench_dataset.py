@@ -128,7 +128,7 @@ def demonstration(episode: EpisodeFolder, options: ConversionOptions, *, seed: i
 
 
 def collision_flags(frames: Sequence[Any], options: ConversionOptions) -> np.ndarray | None:
-    """Whether the expert ignores collisions at each frame; None if the actions have no number for it.
+    """Flags of the frames in which the expert ignores collisions [N]; None if the actions have no number for it.
 
     Raises:
         SkippedError: the demonstrations do not say so: they are not of PerAct's fork.
