@@ -16,7 +16,7 @@ from data_tools.stats.duplicates import (
     other_split_files,
     raise_if_duplicates,
 )
-from data_tools.stats.measures import NUMBERS, Measures, measure
+from data_tools.stats.measures import Measures, measure
 from data_tools.stats.page import page
 from instructrl.cli.args import Parser
 from instructrl.cli.table import align
@@ -102,7 +102,7 @@ def details(one: Measures) -> list[str]:
     )
     lines.append(labelled("variations", histogram(one.variations)))
     lines.append(labelled("seeds", f"{one.seeds} distinct"))
-    for name, (least, mean, deviation, largest) in zip(NUMBERS, one.actions.T, strict=True):
+    for name, (least, mean, deviation, largest) in zip(one.number_names, one.actions.T, strict=True):
         unit = " m" if name in "xyz" else ""
         lines.append(
             labelled(name, f"{least:z.3f} to {largest:z.3f}{unit}, mean {mean:z.3f}, deviation {deviation:.3f}")

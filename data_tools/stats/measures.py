@@ -21,7 +21,7 @@ from instructrl.workspace import Workspace
 CELLS = 10  # along each side of the workspace
 CHUNK_BYTES = 2**23  # bytes of pixels per chunk, if a frame is not larger
 SAMPLES, SAMPLE_IMAGES = 8, 4  # episodes with images on the page, and images of each at most
-NUMBERS = ("x", "y", "z", "qx", "qy", "qz", "qw", "gripper")  # of an action
+NUMBERS = ("x", "y", "z", "qx", "qy", "qz", "qw", "gripper", "collisions")  # of an action; few have the last
 
 
 class Sample(NamedTuple):
@@ -40,7 +40,7 @@ class Measures:
         lengths: keyframes of each episode [E]; `frames`: all its frames [E].
         variations: episodes of each variation.
         sentences: number of episodes with each instruction, the most frequent first.
-        actions: minimum, mean, standard deviation and maximum of each of an action's numbers [4,8].
+        actions: minimum, mean, standard deviation and maximum of each of an action's numbers [4,A].
         reached: keyframes in each cell of the workspace [10,10,10] (x, y, z).
         outside: keyframes outside the workspace.
         pixels: mean and standard deviation of each camera and channel [2,K,3], in 0 to 255.
@@ -62,6 +62,11 @@ class Measures:
     outliers: list[Outlier]
     digests: EpisodeDigests
     samples: list[Sample]
+
+    @property
+    def number_names(self) -> tuple[str, ...]:
+        """Names of an action's numbers."""
+        return NUMBERS[: self.actions.shape[1]]
 
     @property
     def coverage(self) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from data_tools.stats.duplicates import Duplicate, duplicate_lines
-from data_tools.stats.measures import NUMBERS, Measures
+from data_tools.stats.measures import Measures
 from instructrl.evaluation.report.charts import Figure
 from instructrl.evaluation.report.histograms import bars, cell_map
 from instructrl.evaluation.report.templates import render
@@ -33,7 +33,6 @@ def page(sets: Sequence[Measures], found: Sequence[Duplicate], compared: Sequenc
         duplicates=len(found) if found else lines[0],
         warnings=lines if found else [],
         files=[File(one, plots(one)) for one in sets],
-        number_names=NUMBERS,
         max_shown=MAX_SHOWN,
     )
 

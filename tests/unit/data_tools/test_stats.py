@@ -16,7 +16,7 @@ from data_tools.stats.measures import cells, measure
 from data_tools.stats.outliers import find_outliers
 from instructrl.errors import InputError, RunError
 from instructrl.evaluation.report.histograms import bars, cell_map
-from instructrl.types import Demonstration
+from instructrl.types import COLLISIONS, Demonstration
 from instructrl.workspace import RLBENCH_WORKSPACE, Workspace
 from tests.fixtures.commands import run_main
 from tests.fixtures.demonstrations import HEADER, demonstration, write
@@ -206,6 +206,14 @@ def test_the_page_holds_all_and_asks_for_nothing(tmp_path: Path, capsys: pytest.
         *(f"{value:.3f}" for value in one.actions[:, 0]), *(other.what for other in one.outliers),
     ):  # fmt: skip
         assert expected in checker.text, expected
+
+
+def test_a_ninth_number_of_actions_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    header = replace(HEADER, actions=COLLISIONS)
+    path = write(tmp_path / "train.hdf5", [demonstration(seed, steps=2, header=header) for seed in range(3)], header)
+    stats(arguments([str(path)]))
+    assert "collisions      0.000 to 1.000, mean 0.500, deviation 0.500" in capsys.readouterr().out
+    assert "collisions" in read_page((tmp_path / "stats.html").read_text()).text
 
 
 @pytest.mark.parametrize(
