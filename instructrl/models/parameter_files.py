@@ -1,6 +1,7 @@
 """Files of arrays and metadata, in safetensors' format, which no other module reads or writes; and parameter trees.
 
-Names of parameters are their slash-separated paths in the tree. `checksum` covers names, shapes and values.
+Names of parameters are their slash-separated paths in the tree. `checksum` covers names, shapes and values. Needs no
+jax: train.py reads these files before it loads it.
 """
 
 import hashlib
@@ -15,7 +16,6 @@ from safetensors.numpy import save
 
 from instructrl.config.fields import format_value
 from instructrl.errors import InputError
-from instructrl.models.encoders.registry import flatten_params
 from instructrl.storage.atomic import write_atomically
 
 FORMAT, VERSION = "instructrl parameters", "1"
@@ -90,6 +90,17 @@ def read_parameters(path: Path, *, hint: str) -> tuple[Any, dict[str, str]]:
     if checksum(arrays) != metadata.get("checksum"):
         raise InputError(f"{path}: damaged (checksum mismatch); {hint}")
     return unflatten_params(arrays), metadata
+
+
+def flatten_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Flatten a parameter tree to {slash-separated path: leaf}, in the order that jax has the leaves in."""
+    leaves: dict[str, Any] = {}
+    for name, branch in sorted(params.items()):
+        if isinstance(branch, Mapping):
+            leaves |= {f"{name}/{path}": leaf for path, leaf in flatten_params(branch).items()}
+        else:
+            leaves[name] = branch
+    return leaves
 
 
 def unflatten_params(leaves: Mapping[str, Any]) -> Any:

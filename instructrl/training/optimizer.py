@@ -10,7 +10,8 @@ from jaxtyping import Array, Int, PyTree
 
 from instructrl.config.training import OptimizerConfig
 from instructrl.errors import InputError
-from instructrl.models.encoders.registry import flatten_params, layer_depths_from_top
+from instructrl.models.encoders.registry import layer_depths_from_top
+from instructrl.models.parameter_files import flatten_params
 from instructrl.training.param_paths import path_of, pattern_mask
 from instructrl.training.types import Params
 

@@ -11,7 +11,7 @@ import pytest
 from instructrl.config.encoders import ClipConfig, M3AEConfig, ScratchTinyConfig
 from instructrl.config.model import HEADS, PolicyConfig
 from instructrl.models.agent import Agent
-from instructrl.models.encoders.registry import flatten_params
+from instructrl.models.parameter_files import flatten_params
 from instructrl.training.model_factory import random_params
 from instructrl.types import KEYFRAME, BatchSizes, fake_batch
 from instructrl.workspace import RLBENCH_WORKSPACE

@@ -13,8 +13,7 @@ import pytest
 
 from instructrl.config.training import HardwareConfig, TrainConfig
 from instructrl.errors import InputError
-from instructrl.models.encoders.registry import flatten_params
-from instructrl.models.parameter_files import read_parameters, write_parameters
+from instructrl.models.parameter_files import flatten_params, read_parameters, write_parameters
 from instructrl.models.weight_files import ENCODER_FILE
 from instructrl.training.checkpointing.manager import open_checkpoints
 from instructrl.training.model_factory import dummy_batch, make_agent, random_params

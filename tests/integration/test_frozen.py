@@ -19,7 +19,8 @@ from instructrl.data.text.tokenizer import make_tokenizer
 from instructrl.errors import InputError
 from instructrl.inference.batched_agent import load_batched_agent
 from instructrl.models.agent import Agent
-from instructrl.models.encoders.registry import encoder_shapes, flatten_params
+from instructrl.models.encoders.registry import encoder_shapes
+from instructrl.models.parameter_files import flatten_params
 from instructrl.models.weight_files import ENCODER_FILE, match_params, read_weights
 from instructrl.training.checkpointing.manager import open_checkpoints
 from instructrl.training.model_factory import make_agent

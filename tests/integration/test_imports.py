@@ -19,6 +19,7 @@ NO_JAX = (  # what a command runs through before its settings are known to be ri
     "data_tools/collect.py",
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "instructrl").glob("*.py")),
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "instructrl").glob("c[ol]*/*.py")),
+    "instructrl/training/preflight.py",
     "instructrl/training/run_dir.py",
     "instructrl/evaluation/run_checks.py",
     "instructrl/inference/serve.py",

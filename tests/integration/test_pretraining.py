@@ -22,8 +22,8 @@ from instructrl.config.training import PretrainingConfig, TrainConfig
 from instructrl.data.text.tokenizer import make_tokenizer
 from instructrl.errors import InputError
 from instructrl.models.encoders.m3ae_decoder import MaskedM3AE, hidden_mask, visible_count, visible_indices
-from instructrl.models.encoders.registry import flatten_params
 from instructrl.models.layers.augmentation import CropParams, crop_and_resize, full_crops, random_crops
+from instructrl.models.parameter_files import flatten_params
 from instructrl.models.weight_files import read_weights, write_weights
 from instructrl.preemption import handle_signals
 from instructrl.training.checkpointing.manager import open_checkpoints

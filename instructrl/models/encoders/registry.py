@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,6 +13,7 @@ from instructrl.config.model import EncoderConfig
 from instructrl.models.encoders.pair import Pair
 from instructrl.models.initialization import param_shapes
 from instructrl.models.layers.block_stack import DEFAULT_EXECUTION, ExecutionConfig
+from instructrl.models.parameter_files import flatten_params
 from instructrl.registry import load_implementation
 
 BLOCK = re.compile(r"(image/|text/)?(|encoder/|(vision|text)_model/encoder/)(block_|Block_|layers/)(?P<index>\d+)/")
@@ -47,11 +47,6 @@ def encoder_shapes(config: EncoderConfig, *, vocabulary_size: int) -> dict[str, 
     encoder = make_encoder(config, vocabulary_size=vocabulary_size)
     params = param_shapes(encoder, images, tokens, padding)
     return {name: leaf.shape for name, leaf in flatten_params(params).items()}
-
-
-def flatten_params(params: Any) -> dict[str, Any]:
-    """Flatten a parameter tree to {slash-separated path: leaf}."""
-    return {"/".join(part.key for part in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
 
 def layer_depths_from_top(names: Iterable[str]) -> dict[str, int]:

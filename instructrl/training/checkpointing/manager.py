@@ -17,7 +17,7 @@ from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from instructrl.errors import InputError, RunError, machine_error, short_message
-from instructrl.models.encoders.registry import flatten_params
+from instructrl.models.parameter_files import flatten_params
 from instructrl.training.checkpointing.integrity import find_damage, read_marker, write_inventory
 from instructrl.training.distributed.multihost import is_leader, leader_first
 from instructrl.training.running_mean import MeanState

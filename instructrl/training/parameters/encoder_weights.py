@@ -12,7 +12,8 @@ from instructrl.config.model import EncoderConfig
 from instructrl.data.text.tokenizer import Tokenizer
 from instructrl.errors import InputError
 from instructrl.models.encoders.architecture import check_architecture
-from instructrl.models.encoders.registry import encoder_shapes, flatten_params
+from instructrl.models.encoders.registry import encoder_shapes
+from instructrl.models.parameter_files import flatten_params
 from instructrl.models.weight_files import (
     DECODER,
     ENCODER_FILE,

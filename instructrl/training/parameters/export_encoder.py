@@ -9,7 +9,7 @@ import numpy as np
 
 from instructrl.config.training import TrainConfig
 from instructrl.data.text.tokenizer import Tokenizer
-from instructrl.models.encoders.registry import flatten_params
+from instructrl.models.parameter_files import flatten_params
 from instructrl.models.weight_files import ENCODER_FILE, write_weights
 from instructrl.training.run_dir import settings
 from instructrl.training.types import Params

@@ -12,8 +12,7 @@ from instructrl.config.model import EncoderConfig
 from instructrl.config.training import HardwareConfig, TrainConfig
 from instructrl.data.text.tokenizer import Tokenizer, make_tokenizer
 from instructrl.errors import InputError
-from instructrl.models.encoders.registry import flatten_params
-from instructrl.models.parameter_files import open_arrays, read_parameters, write_parameters
+from instructrl.models.parameter_files import flatten_params, open_arrays, read_parameters, write_parameters
 from instructrl.storage.atomic import write_atomically
 from instructrl.training.checkpointing.manager import open_checkpoints
 from instructrl.training.model_factory import abstract_params, dummy_batch, make_agent

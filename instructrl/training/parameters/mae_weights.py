@@ -3,7 +3,8 @@
 from instructrl.config.model import EncoderConfig
 from instructrl.data.text.tokenizer import Tokenizer
 from instructrl.models.encoders.architecture import check_architecture
-from instructrl.models.encoders.registry import encoder_shapes, flatten_params
+from instructrl.models.encoders.registry import encoder_shapes
+from instructrl.models.parameter_files import flatten_params
 from instructrl.models.weight_files import DECODER, check_tokenizer, match_params, read_weights, weights_path
 from instructrl.training.model_factory import split_encoder_decoder
 from instructrl.training.parameters.encoder_weights import WeightSource

@@ -13,8 +13,7 @@ from instructrl.config.resolve import differences
 from instructrl.config.training import TrainConfig
 from instructrl.data.text.tokenizer import Tokenizer, make_tokenizer
 from instructrl.errors import InputError
-from instructrl.models.encoders.registry import flatten_params
-from instructrl.models.parameter_files import params_checksum, write_parameters
+from instructrl.models.parameter_files import flatten_params, params_checksum, write_parameters
 from instructrl.storage.paths import storage_path
 from instructrl.storage.synced_dir import working_dir
 from instructrl.training.model_factory import abstract_params, dummy_batch, make_agent
