@@ -68,7 +68,7 @@ $(VENV)/installed-docs: $(VENV)/installed pyproject.toml
 
 docs: $(VENV)/installed-docs  ## build the documentation into site/, with all links checked
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
-	@echo "documentation: site/index.html"
+	@echo "documentation: site/index.html; with search: $(BIN)/python -m http.server -d site"
 
 lock: $(VENV)/installed  ## write the newest versions that pyproject.toml allows into requirements*.txt
 	$(BIN)/python .ci/lock.py
