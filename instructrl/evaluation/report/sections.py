@@ -203,7 +203,8 @@ def variations(entry: Mapping[str, Any]) -> VariationTable:
         for one in condition["variations"]:
             cells.setdefault(one["variation"], {})[key] = one
     keys = list(entry["conditions"])
-    return VariationTable(keys, [_variation(variation, cells[variation], keys) for variation in sorted(cells)])
+    names = [condition_name(key) for key in keys]
+    return VariationTable(names, [_variation(variation, cells[variation], keys) for variation in sorted(cells)])
 
 
 def _variation(variation: int, found: Mapping[str, Mapping[str, Any]], keys: Sequence[str]) -> VariationRow:

@@ -49,7 +49,7 @@ def improve_next(counts: Mapping[str, Any], condition: str) -> str:
     if cause["keyframes"]:
         keyframe, count = max(cause["keyframes"].items(), key=lambda item: item[1])
         where = f", {'all' if count == cause['episodes'] else count} of them from keyframe {keyframe} on"
-    failures = f"{cause['episodes']} of {counts['failures']} failures of {condition}{where}"
+    failures = f"{cause['episodes']} of {counts['failures']} failures with {condition} instructions{where}"
     return f"Most common cause: {name.replace('_', ' ')} ({failures}); {ADVICE[Cause(name)]}."
 
 

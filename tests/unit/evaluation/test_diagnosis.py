@@ -171,7 +171,7 @@ def test_causes_are_in_results_table_page_and_episode_log(tmp_path: Path) -> Non
     assert results["conditions"]["no_instruction"]["diagnosis"] == failures
     deaf = evaluated(tmp_path / "deaf", FakePolicy(knows=()))
     assert deaf["improve_next"] == (
-        "Most common cause: wrong object (9 of 9 failures of trained, all of them from keyframe 1 on); "
+        "Most common cause: wrong object (9 of 9 failures with trained instructions, all of them from keyframe 1 on); "
         "improve how the instruction selects the object."
     )
     assert json.loads(json.dumps(deaf)) == deaf

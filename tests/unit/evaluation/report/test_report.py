@@ -283,6 +283,13 @@ def test_cells_carry_the_heads_of_their_columns_for_narrow_screens(tmp_path: Pat
     assert numbers and all("data-head=" in cell for cell in numbers)
 
 
+def test_a_condition_has_one_name_on_the_page(tmp_path: Path) -> None:
+    text = page(filmed(tmp_path), metrics=[], settings="", folder=tmp_path)
+    heads = re.findall(r"<th(?: [^>]*)?>([^<]*)", text[text.index("By variation") :])
+    assert heads[:4] == ["Variation", "Example instruction", "", "Training instructions"]
+    assert not re.search(r">(trained|oracle|[a-z ]+ instructions?)<|data-head=\"[a-oq-z]", text)
+
+
 # Several tasks on one page.
 
 HOSTILE_TASK = f"third_{HOSTILE}"
