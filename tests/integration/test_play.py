@@ -200,3 +200,5 @@ def test_a_browser_types_and_chooses(address: str, tmp_path: Path) -> None:
         browser.wait("document.querySelector('.robot.good')", seconds=120)
         assert browser.run("document.querySelectorAll('#sight .layer').length") == 3
         assert browser.run("document.documentElement.scrollWidth <= innerWidth")
+        row = "[...document.querySelectorAll('#change select, #change input, #change button')]"
+        assert browser.run(f"new Set({row}.map(one => one.getBoundingClientRect().height)).size") == 1
