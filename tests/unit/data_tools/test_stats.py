@@ -202,6 +202,7 @@ def test_the_page_holds_all_and_asks_for_nothing(tmp_path: Path, capsys: pytest.
     for expected in (
         "72 episodes", "214 frames", "reach_target, train", "reach_target, val", "70 distinct seeds", "... and 11 more",
         f"{tmp_path}/val.hdf5: episode 0 is the same as episode 0 of {tmp_path}/train.hdf5", "Keyframes from above",
+        "Workspace reached", "x (m)",
         *(f"{mean:.1f} \N{PLUS-MINUS SIGN} {width:.1f}" for mean, width in zip(*one.pixels[:, 0], strict=True)),
         *(f"{value:.3f}" for value in one.actions[:, 0]), *(other.what for other in one.outliers),
     ):  # fmt: skip
