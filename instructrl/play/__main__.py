@@ -77,11 +77,12 @@ def check(config: PlayConfig, sentences: Sequence[str]) -> None:
 
 
 def prepare(config: PlayConfig) -> "Session":
-    """Load the agent.
+    """Say that the agent is loaded, and load it.
 
     Raises:
         InputError: there is none, it is damaged, or none of the embedded tasks, or has not learned the task.
     """
+    print(f"loading the agent {config.run or 'that is shipped'}", flush=True)
     with stopwatch("loading jax", said=False):
         from instructrl.inference.trained import load_trained
         from instructrl.play.session import Session

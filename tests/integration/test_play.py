@@ -114,6 +114,12 @@ def test_a_sentence_is_filmed_without_a_browser(
     )
 
 
+def test_the_agent_is_named_before_it_is_loaded(tmp_path: Path) -> None:
+    ran = run_main(play.main, f"run={tmp_path}")
+    assert ran.returncode == 2 and ran.stdout == f"loading the agent {tmp_path}\n", ran.stderr
+    assert ran.stderr.startswith("error: ") and ran.stderr.count("\n") == 1
+
+
 def test_pages_show_one_scene_and_each_gets_its_answers(address: str) -> None:
     with connect(f"ws://{address}/socket", proxy=None) as one, connect(f"ws://{address}/socket", proxy=None) as other:
         scene = received(one, "scene")
