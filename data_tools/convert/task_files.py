@@ -23,6 +23,7 @@ from instructrl.data.demonstrations.schema import SPLITS, Header
 from instructrl.data.demonstrations.world import state_override
 from instructrl.data.demonstrations.writer import Writer, to_contents
 from instructrl.errors import InputError
+from instructrl.package_files import TRAIN
 from instructrl.sim.vector.pool import Workers
 from instructrl.storage.file_lock import exclusive_lock
 from instructrl.storage.paths import StoragePath, storage_path
@@ -208,11 +209,14 @@ def print_training(header: Header, out: str, counts: dict[str, int]) -> None:
         *([f"sim.actions={header.actions}"] if header.actions != usual.actions else []),
         *(f"{limits[split]}={count}" for split, count in counts.items()),
     ]
-    print(shlex.join(["python", "train.py", *words]))
+    if header.provenance.get("cameras") == "unknown":
+        print("without camera matrices, train with head=regression or head=discrete")
+        words.append("head=regression")
     try:
         usual.check_task("task", header.task)
     except InputError as error:
         print(f"{error}; to train on these demonstrations, convert them with task=NAME")
+    print(f"next: {shlex.join([*TRAIN, *words])}")
 
 
 def hydra_value(text: str) -> str:

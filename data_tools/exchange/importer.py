@@ -59,8 +59,6 @@ def import_foreign(source: Source, mapping: Mapping, config: ConvertConfig, sour
     skipped = [name for name in source.splits if name not in splits.values()]
     if skipped:
         print(f"skipped: {', '.join(skipped)}; source_split= selects one of them")
-    if not has_matrices:
-        print("the mapping names no camera matrices: train with head=regression or head=discrete")
 
 
 def data_workspace(source: Source, reader: Reader, mapping: Mapping, *, limit: int | None) -> Workspace:

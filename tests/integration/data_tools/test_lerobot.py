@@ -18,7 +18,7 @@ from tests.fixtures.lerobot_tiny import TINY, mapping
 from tests.paths import ROOT
 
 pytest.importorskip("av")
-FAST = ("name=lerobot", "head=regression", "policy=vit_debug", "training.epochs=1", "training.batch_size=2")
+FAST = ("name=lerobot", "policy=vit_debug", "training.epochs=1", "training.batch_size=2")
 CPU = ("training.token_dropout=0", "optimizer.warmup_epochs=0", "hardware=cpu", "hardware.local_devices=1")
 
 
@@ -26,8 +26,9 @@ def test_it_is_trained_on_and_its_agent_acts_in_its_workspace(tmp_path: Path) ->
     words = (f"src={TINY}", f"out={tmp_path / 'data'}", mapping(tmp_path), "task=blob")
     done = run_main(main, "import", *words)
     assert done.returncode == 0 and "3 episodes found, 3 converted" in done.stdout, done.stderr
-    [line] = [line for line in done.stdout.splitlines() if line.startswith("python train.py")]
-    argv = [sys.executable, str(ROOT / "train.py"), *shlex.split(line)[2:], *FAST, *CPU]
+    following = shlex.split(done.stdout.splitlines()[-1])
+    assert following[:3] == ["next:", "python", "train.py"] and following[-1] == "head=regression"
+    argv = [sys.executable, str(ROOT / "train.py"), *following[3:], *FAST, *CPU]
     trained = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
     assert trained.returncode == 0, trained.stderr[-2000:]
     run = tmp_path / "outputs" / "lerobot"

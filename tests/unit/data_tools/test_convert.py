@@ -305,8 +305,8 @@ def test_the_printed_command_is_read_by_a_shell_and_by_train_as_it_was_meant(
     src = stored.peract(tmp_path / task, episodes=2)
     convert(ConvertConfig(kind="rlbench", src=str(src), out=str(tmp_path / out), cameras=["front", "left_shoulder"]))
     printed = capsys.readouterr().out
-    [line] = [line for line in printed.splitlines() if line.startswith("python train.py")]
-    given = {o.key_or_group: o.value() for o in map(read_override, shlex.split(line)[2:])}
+    [line] = [line for line in printed.splitlines() if line.startswith("next: python train.py")]
+    given = {o.key_or_group: o.value() for o in map(read_override, shlex.split(line)[3:])}
     assert given["task.name"] == task and given["data.dir"] == str(tmp_path / out)
     assert given["sim.cameras"] == ["front", "left_shoulder"] and given["task.episodes"] == 1
     assert ("to train on these demonstrations, convert them with task=NAME" in printed) == (task != "close_jar")
