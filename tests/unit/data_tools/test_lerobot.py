@@ -1,6 +1,7 @@
 """LeRobot: exports are restored, data sets of others are converted, and whatever is wrong with them is one line."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,7 @@ from instructrl.types import COLLISIONS, KEYFRAME
 from tests.fixtures import demonstrations as samples
 from tests.fixtures.commands import run_main
 from tests.fixtures.lerobot_tiny import MAPPING, TINY, mapping
+from tests.paths import ROOT
 
 av = pytest.importorskip("av")
 pa = pytest.importorskip("pyarrow")
@@ -131,6 +133,13 @@ def test_an_interrupted_export_leaves_nothing(tmp_path: Path, monkeypatch: pytes
 
 
 # A data set that lerobot wrote.
+
+
+def test_the_mapping_in_the_documentation_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    [shown] = re.findall(r"```yaml\n(cameras:.*?)```", (ROOT / "docs" / "data.md").read_text(), flags=re.DOTALL)
+    (tmp_path / "mug.yaml").write_text(shown)
+    imported(TINY, tmp_path / "one.hdf5", f"mapping={tmp_path / 'mug.yaml'}", "task=mug", "split=train")
+    assert "3 episodes found, 3 converted" in capsys.readouterr().out
 
 
 def test_episodes_of_lerobot_become_their_keyframes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
