@@ -98,6 +98,7 @@ def stopwatch(activity: str, *, shown: bool = True, said: bool = True) -> Iterat
     finally:
         ended.set()
         thread.join()
+        clock.clear()  # which `close` leaves to others where only `refresh` has shown it
         clock.close()
     seconds = time.monotonic() - started
     if shown and said and seconds >= SHOWN_AFTER:

@@ -8,6 +8,7 @@ import pytest
 
 from instructrl.cli import progress
 from instructrl.cli.progress import ProgressBar, format_rate, stopwatch
+from tests.fixtures.waiting import until
 
 
 class Terminal(io.StringIO):
@@ -55,8 +56,10 @@ def test_a_stopwatch_shows_seconds_and_says_them_at_the_end(
     assert "compiling: 0 s" in screen.getvalue()
     assert re.fullmatch(r"compiling: 0\.\d s\n", capsys.readouterr().out)
     with stopwatch("validation", said=False):
-        time.sleep(0.1)
+        until(lambda: "validation: 0 s" in screen.getvalue())
     assert capsys.readouterr().out == ""
+    left = screen.getvalue().rpartition("validation: 0 s")[2]
+    assert left.startswith("\r" + " " * len("validation: 0 s")) and left.endswith("\r"), "the line is free for others"
 
 
 def test_a_pipe_gets_a_line_for_what_took_long_and_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
