@@ -7,11 +7,9 @@ import numpy as np
 
 from data_tools.probe.scenes import Scene
 from instructrl.config.training import TrainConfig
-from instructrl.data.text.tokenizer import make_tokenizer
 from instructrl.training.distributed.platform import select_platform
-from instructrl.training.feature_extraction import make_encode_fn
-from instructrl.training.model_factory import dummy_batch, make_agent, random_params
-from instructrl.training.parameters.encoder_weights import load_encoder_weights
+from instructrl.training.feature_extraction import load_frozen_encoder, make_encode_fn
+from instructrl.training.model_factory import dummy_batch, random_params
 
 BATCH = 16  # scenes encoded at once
 
@@ -26,10 +24,8 @@ class Encoders:
             InputError: they are missing, damaged, or of another size or vocabulary.
         """
         select_platform(config.hardware)
-        self._tokenizer = make_tokenizer(config.encoder)
-        self._agent = make_agent(config, vocabulary_size=self._tokenizer.vocabulary_size)
-        self._dummy_batch = dummy_batch(config, self._tokenizer)
-        self._pretrained = load_encoder_weights(config.encoder, self._random(0), self._tokenizer)["encoder"]
+        self._tokenizer, self._agent, params, _ = load_frozen_encoder(config)
+        self._dummy_batch, self._pretrained = dummy_batch(config, self._tokenizer), params["encoder"]
 
     def _random(self, seed: int) -> Any:
         return random_params(self._agent, self._dummy_batch, seed=seed)

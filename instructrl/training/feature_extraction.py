@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import jax
 import numpy as np
@@ -59,6 +59,29 @@ def feature_sizes(encode: Encode, images: Images, tokens: Tokens, padding: Paddi
     return FeatureSizes(features.pooled.shape[-1], features.text.shape[-1], patches, str(features.pooled.dtype))
 
 
+class FrozenEncoder(NamedTuple):
+    """A frozen encoder of a file of weights: what reads sentences, what encodes, its parameters, and their checksum."""
+
+    tokenizer: Tokenizer
+    agent: Agent
+    params: Params
+    checksum: str
+
+
+def load_frozen_encoder(config: TrainConfig) -> FrozenEncoder:
+    """Read an encoder whose weights are in a file.
+
+    Raises:
+        InputError: the weights cannot be used.
+    """
+    tokenizer = make_tokenizer(config.encoder)
+    agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
+    like = abstract_params(agent, dummy_batch(config, tokenizer))["encoder"]
+    origin = weight_source(config.encoder, Path())
+    params = {"encoder": jax.device_put(read_encoder(config.encoder, origin.path, tokenizer, like=like))}
+    return FrozenEncoder(tokenizer, agent, params, origin.checksum)
+
+
 def compute_features(config: TrainConfig, files: Sequence[DemonstrationDataset]) -> list[FeatureCache]:
     """Compute the features of demonstration files, for an encoder whose weights are in a file.
 
@@ -70,12 +93,8 @@ def compute_features(config: TrainConfig, files: Sequence[DemonstrationDataset])
             f"init_from: found {config.init_from}; allowed: null, because train.py itself computes the features of an "
             "encoder that comes from another run"
         )
-    tokenizer = make_tokenizer(config.encoder)
-    agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
-    like = abstract_params(agent, dummy_batch(config, tokenizer))["encoder"]
-    origin = weight_source(config.encoder, Path())
-    params = {"encoder": jax.device_put(read_encoder(config.encoder, origin.path, tokenizer, like=like))}
-    return open_features(config, files, tokenizer, agent=agent, params=params, checksum=origin.checksum)
+    tokenizer, agent, params, checksum = load_frozen_encoder(config)
+    return open_features(config, files, tokenizer, agent=agent, params=params, checksum=checksum)
 
 
 def open_features(

@@ -119,6 +119,7 @@ def test_the_sets_of_the_benchmark_hold_tasks_that_there_are() -> None:
 def tool_schemas() -> list[type]:
     """Settings of the tools, and of commands on pods."""
     from data_tools.convert.settings import ConvertConfig
+    from data_tools.encoders.settings import CompareConfig
     from data_tools.exchange.mapping import Mapping
     from data_tools.frames.renderer import FramesConfig
     from data_tools.lerobot.__main__ import ExportConfig as LeRobotConfig
@@ -132,7 +133,7 @@ def tool_schemas() -> list[type]:
 
     inference = [ServeConfig, ClientConfig, PushConfig]
     tools = [ConvertConfig, FramesConfig, ProbeConfig, ExportConfig, LeRobotConfig, ImportConfig, Mapping, PodConfig]
-    return [*tools, *inference, *WEIGHTS.values()]
+    return [*tools, CompareConfig, *inference, *WEIGHTS.values()]
 
 
 def test_every_setting_has_a_help_text() -> None:
