@@ -8,6 +8,7 @@ from pathlib import Path
 from data_tools.encoders.record import Compared, measured_settings, read_measurement
 from data_tools.encoders.settings import MEASURED, RUNS, Choice, CompareConfig, composed, key_of, quoted
 from instructrl.config.evaluation import DEFAULT_PROTOCOL
+from instructrl.config.training import TrainConfig
 from instructrl.errors import InputError, InterruptedRun, RunError
 from instructrl.evaluation.compare.sweep_runs import RESULTS, Run, load_run
 from instructrl.evaluation.results.summary import HEADLINE
@@ -88,7 +89,7 @@ def trained(config: CompareConfig, choice: Choice, seed: int, words: Sequence[st
     path = Path(config.out) / RUNS / name
     every = [*words, f"seed={seed}", f"name={quoted(name)}"]
     training = composed(every)
-    find_run(training, path)
+    check_run(training, path)
     run = Run(name, str(path), path, seed=seed)
     epochs = training.training.epochs
     finished = (path / "config.yaml").exists() and has_finished(path, epochs)
@@ -103,6 +104,14 @@ def trained(config: CompareConfig, choice: Choice, seed: int, words: Sequence[st
     if run.reason:
         raise RunError(f"{path}: {run.reason}")
     return run
+
+
+def check_run(training: TrainConfig, run: Path) -> None:
+    """Raise InputError if a run was started with other settings."""
+    try:
+        find_run(training, run)
+    except InputError as error:
+        raise InputError(str(error).replace("add name=... for a separate run", "choose another out=")) from None
 
 
 def is_evaluated(run: Path, *, episodes: int, epochs: int) -> bool:

@@ -1,4 +1,4 @@
-"""What has been measured and evaluated of each encoder, as files record it. No jax here."""
+"""Measurements and evaluated runs of each encoder, as files record them. No jax here."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -12,7 +12,7 @@ import pytest
 
 from data_tools.encoders import __main__ as encoders
 from data_tools.encoders import comparison, measurement
-from data_tools.encoders.settings import choices
+from data_tools.encoders.settings import available, choices
 from instructrl.cli.entry import compose
 from instructrl.config.evaluation import EvalConfig, effective_protocol, protocol_record
 from instructrl.config.training import TrainConfig, uses_cached_features
@@ -77,7 +77,7 @@ class Compared(NamedTuple):
 
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
-    """What runs the commands of a comparison."""
+    """Commands of a comparison in this process."""
     counted = Commands()
     monkeypatch.setattr(comparison, "run_command", counted)
     return counted
@@ -159,6 +159,14 @@ def test_other_settings_of_a_measurement_measure_again(compared: Compared, monke
     assert "error: none of the encoders scratch_tiny, m3ae_tiny was compared; of the first, " in done.stderr
 
 
+def test_runs_of_other_settings_are_refused(compared: Compared, commands: Commands) -> None:
+    done = compare("encoders=[scratch_tiny]", *compared.words, "policy.depth=2")
+    assert done.returncode == 2 and commands.ran == []
+    assert "scratch_tiny-seed0: was started with different settings (policy.depth: " in done.stderr
+    assert "choose another out=" in done.stderr
+    assert "name=" not in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
 def test_an_encoder_without_its_weights_is_named_and_the_others_go_on(compared: Compared, commands: Commands) -> None:
     done = compare("encoders=[clip_b32,scratch_tiny]", *compared.words)
     assert done.returncode == 1 and commands.ran == [], done.stderr
@@ -198,3 +206,10 @@ def test_all_read_the_same_images_each_at_its_own_resolution(tmp_path: Path) -> 
     assert (small.config.sim.image_size, small.config.encoder.image_size) == (32, None), "nothing is enlarged"
     [pair] = choices(["dinov2_s14+siglip2_b16"], [], tmp_path)
     assert pair.config.encoder.text == "siglip2_b16" and pair.config.encoder.frozen
+
+
+def test_by_default_those_are_compared_that_need_no_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    here, missing = available()
+    assert here[0] == "m3ae_tiny" and {"scratch_tiny", "scratch_s16"} < set(here)
+    assert {"clip_b16", "dinov2_b14", "siglip2_b16", "m3ae_b16"} < set(missing)
