@@ -43,7 +43,7 @@ class JobSpec:
         name: valid as a file name and unique within the sweep.
         overrides: the user's choices for this job.
         resources: the launcher profile with its overrides.
-        after: index, among the specs of its command, of the training that must succeed first; None without one.
+        after: indices, among the specs of its command, of the jobs that must succeed first.
         distributed: True if the profile's number of processes work on this job together (training); else it has one.
     """
 
@@ -53,7 +53,7 @@ class JobSpec:
     overrides: tuple[str, ...]
     resources: LauncherConfig
     distributed: bool = False
-    after: int | None = None
+    after: tuple[int, ...] = ()
 
     @property
     def entry(self) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ class Local:
     def __init__(self, folder: Path, resources: LauncherConfig):
         self._folder, self._resources = folder, resources
         self._waiting: list[tuple[Job, JobSpec]] = []
-        self._later: list[tuple[Job, JobSpec, Job]] = []  # each after the last of its triple
+        self._later: list[tuple[Job, JobSpec, Sequence[Job]]] = []  # each after those at the end of its triple
         self._processes: dict[str, subprocess.Popen] = {}  # those that this process started, by job ID
 
     def preview(self, specs: Sequence[JobSpec]) -> str:
@@ -43,20 +43,23 @@ class Local:
         record()
         self._waiting += pairs
 
-    def submit_after(self, triples: Sequence[tuple[Job, JobSpec, Job]], record: Callable[[], None]) -> None:
-        """Queue jobs for the time when another one has succeeded; `refresh` starts them."""
+    def submit_after(self, triples: Sequence[tuple[Job, JobSpec, Sequence[Job]]], record: Callable[[], None]) -> None:
+        """Queue jobs for the time when other ones have succeeded; `refresh` starts them."""
         self.submit([(job, spec) for job, spec, _ in triples], record)
         self._waiting = self._waiting[: -len(triples)]
         self._later += triples
 
     def _release(self) -> None:
-        """Move the jobs whose other job has succeeded to the waiting ones, and end those whose other job has not."""
+        """Move the jobs whose other jobs have succeeded to the waiting ones, and end those of which one has not."""
         for job, spec, needed in self._later:
-            if needed.state == "done":
+            if any(other.active for other in needed):
+                continue
+            if all(other.state == "done" for other in needed):
                 self._waiting.append((job, spec))
-            elif not needed.active:
-                job.state = "interrupted" if needed.state == "interrupted" else "cancelled"
-        self._later = [triple for triple in self._later if triple[2].active]
+            else:
+                resumes = all(other.state in ("done", "interrupted") for other in needed)
+                job.state = "interrupted" if resumes else "cancelled"
+        self._later = [triple for triple in self._later if any(other.active for other in triple[2])]
 
     def attach(self, jobs: Sequence[Job]) -> None:
         """Update the states of jobs that another process started."""

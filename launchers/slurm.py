@@ -87,7 +87,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Array:
-    """Jobs that are submitted together, how many may run at a time, and their dependency on trainings, if any."""
+    """Jobs that are submitted together, how many may run at a time, and their dependency on other jobs, if any."""
 
     pairs: Sequence[tuple[Job, JobSpec]]
     parallel: int
@@ -107,11 +107,13 @@ class Slurm(Queue):
         """Return the batch script of each array, and its jobs' commands."""
         texts = []
         pairs = list(zip(merge_jobs([], specs), specs, strict=True))
-        first, later = ([pair for pair in pairs if (pair[1].after is None) == is_first] for is_first in (True, False))
+        first = [pair for pair in pairs if not pair[1].after]
+        later = [pair for pair in pairs if len(pair[1].after) == 1]
         arrays = [Array(array, parallel) for array, parallel in self._arrays(first)]
         if later:
             after = "aftercorr" if len(first) > 1 else "afterok"
             arrays += [Array(array, parallel, f"{after}:JOB") for array, parallel in self._arrays(later)]
+        arrays += [Array([pair], 1, "afterok:JOB") for pair in pairs if len(pair[1].after) > 1]
         for array in arrays:
             begin_attempts(array.jobs, "SUBMISSION")
             commands = [f"# job {job.number}: {shlex.join(task(spec).argv)}" for job, spec in array.pairs]
@@ -122,14 +124,20 @@ class Slurm(Queue):
         """Submit as few arrays as the cluster allows, or mark the jobs of one as refused with sbatch's error."""
         self._submit([Array(array, parallel) for array, parallel in self._arrays(pairs)], record)
 
-    def submit_after(self, triples: Sequence[tuple[Job, JobSpec, Job]], record: Callable[[], None]) -> None:
-        """Submit jobs that each start once another one has succeeded: in arrays with the indices of those."""
+    def submit_after(self, triples: Sequence[tuple[Job, JobSpec, Sequence[Job]]], record: Callable[[], None]) -> None:
+        """Submit jobs that each start once others have succeeded: after a single one in arrays with its index."""
         groups: dict[str, list[tuple[Job, JobSpec, Job]]] = {}
-        for triple in triples:
-            groups.setdefault(triple[2].id.partition("_")[0] if triple[2].active else triple[2].state, []).append(
-                triple
-            )
         arrays = []
+        for job, spec, needed in triples:
+            open_ = [other for other in needed if other.state != "done"]
+            if len(open_) > 1 and all(other.active and other.id for other in open_):
+                arrays.append(Array([(job, spec)], 1, "afterok:" + ":".join(other.id for other in open_)))
+                continue
+            # the first that has ended without success, if one has
+            other = next((other for other in open_ if not (other.active and other.id)), [*open_, *needed][0])
+            groups.setdefault(other.id.partition("_")[0] if other.active else other.state, []).append(
+                (job, spec, other)
+            )
         for key, group in groups.items():
             pairs, needed = [(job, spec) for job, spec, _ in group], [job for *_, job in group]
             if key == "done":

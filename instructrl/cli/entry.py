@@ -45,6 +45,7 @@ from instructrl.config.fields import (
 from instructrl.config.kinds import registries
 from instructrl.config.launcher import LaunchConfig, LauncherConfig, user_config_file, user_overrides
 from instructrl.config.resolve import check_distinct_outputs
+from instructrl.config.share import is_divided
 from instructrl.errors import InputError, UserError, report_user_errors
 from instructrl.package_files import CONFIG_DIR, IMPORT_ROOT, IS_CHECKOUT
 from instructrl.preemption import handle_signals
@@ -123,10 +124,13 @@ def entry_point(
                 flags -= {"--dry-run"}
                 if plugins.launcher:
                     check_only_launcher(plugins, launcher)
+                    check_undivided(configs, f"hydra/launcher={plugins.launcher}")
                     add_import_path()
-                elif "--multirun" in flags or launcher.kind != "local" or launcher.dry_run or launcher.then:
+                elif "--multirun" in flags or is_launched(launcher) or any(map(is_divided, configs)):
                     entry = (*entry_words(function, script), *folder_words())
                     search = searches(plugins, launcher)
+                    if plugins.searches:
+                        check_undivided(configs, f"hydra/sweeper={plugins.sweeper}")
                     request = SweepRequest(config_name, entry, launcher, jobs, configs, command_line(), search)
                     job.sweep_request = request  # type: ignore[attr-defined]
                     flags |= {"--multirun"}  # without a search, the launcher has the jobs already
@@ -212,6 +216,18 @@ def check_only_launcher(plugins: Plugins, launcher: LauncherConfig) -> None:
             f"hydra/launcher: found {plugins.launcher} beside {found}; allowed: one of them, since launcher= chooses "
             "InstructRL's own"
         )
+
+
+def is_launched(launcher: LauncherConfig) -> bool:
+    """Return True if the settings of the launcher ask for one, even for a single job."""
+    return launcher.kind != "local" or launcher.dry_run or bool(launcher.then)
+
+
+def check_undivided(configs: Sequence[Any], plugin: str) -> None:
+    """Raise InputError if episodes are to be divided among jobs that a plugin chooses or starts."""
+    for config in configs:
+        if is_divided(config):
+            raise InputError(f"jobs: found {config.jobs} with {plugin}; allowed: 1")
 
 
 @contextmanager

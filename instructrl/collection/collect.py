@@ -27,14 +27,16 @@ from instructrl.collection.target_file import (
     required_splits,
     select_variations,
     with_available_renderer,
+    with_shares,
 )
 from instructrl.config.environment import DataConfig, SimConfig, TaskConfig, task_names
+from instructrl.config.share import Share
 from instructrl.data.demonstrations.reader import read
 from instructrl.data.demonstrations.schema import Contents, Header
 from instructrl.errors import RunError
 from instructrl.sim import EpisodeStart, Outcome, check_tasks, make_checked_env
 from instructrl.sim.vector.pool import WorkerFailure, Workers, worker_count
-from instructrl.storage.file_lock import exclusive_lock
+from instructrl.storage.file_lock import exclusive_lock, shared_lock
 from instructrl.storage.paths import StoragePath
 from instructrl.storage.writable import check_outputs
 from instructrl.types import Demonstration
@@ -57,12 +59,14 @@ def ensure_demonstrations(
     *,
     start: Callable[[SimConfig, str], Workers] = start_workers,
     outputs: Sequence[tuple[str, StoragePath]] = (),
+    share: Share | None = None,
 ) -> dict[str, list[StoragePath]]:
     """Collect missing episodes of the splits train and val and return the files; does nothing if all are present.
 
     There is one file per split and task, in the order of `task_names`; a task has the same file alone and in a set.
     `start` starts the workers of a task that has missing episodes. `outputs` are folders that are written afterwards,
-    with the settings that name them: they are checked before anything is collected.
+    with the settings that name them: they are checked before anything is collected. With a `share`, only its episodes
+    are collected, and stay beside the files as parts, which a call without one merges.
 
     Raises:
         InputError: a file is damaged, has other settings, or cannot be written, or one of the outputs cannot.
@@ -70,11 +74,13 @@ def ensure_demonstrations(
             resumes.
     """
     tasks = single_tasks(task)
-    splits = {one.name: required_splits(one, sim, data) for one in tasks}
-    every = [split for of_task in splits.values() for split in of_task]
-    for split in every:
-        split.parts_from(num_present(split)).remove_merged()
-    missing = {split.header.task for split in every if num_present(split) < split.episodes}
+    every = [split for one in tasks for split in required_splits(one, sim, data)]
+    if share is None:
+        for split in every:
+            split.parts_from(num_present(split)).remove_merged()
+    else:
+        every = with_shares(every, share)
+    missing = {split.header.task for split in every if split.is_missing()}
     settings = with_available_renderer(sim, every) if missing else sim
     if missing:
         check_outputs([*outputs, *(("data.dir", split.path.parent) for split in every if split.header.task in missing)])
@@ -85,11 +91,12 @@ def ensure_demonstrations(
             note_other_sizes(one, sim, data)
             if len(tasks) > 1:
                 print(f"task {number + 1} of {len(tasks)}: {one.name}", flush=True)
-            folder = splits[one.name][0].path.parent
-            with exclusive_lock(folder, activity="collects", busy_hint=None):
+            splits = [split for split in every if split.header.task == one.name]
+            folder = splits[0].path.parent
+            with shared_lock(folder) if share else exclusive_lock(folder, activity="collects", busy_hint=None):
                 print(f"starting the simulators of {one.name} ({sim.kind})", flush=True)
                 with start(settings, one.name) as workers:
-                    collect(workers, one, splits[one.name])
+                    collect(workers, one, splits)
     for split in every:
         check_renderer(sim, split)
     check_same_renderer(every)
@@ -120,21 +127,22 @@ def collect(workers: Workers, task: TaskConfig, splits: list[Split]) -> None:
         header = replace(split.header, provenance=provenance)
         check_provenance(split, header)
         parts = split.parts_from(num_present(split))
-        if parts.present < parts.wanted:
+        if split.is_missing():
             collect_split(workers, split, parts, header=header, variations=variations)
 
 
 def collect_split(workers: Workers, split: Split, parts: Parts, *, header: Header, variations: list[int]) -> None:
-    """Collect the unfinished parts, then merge them into the file."""
-    ranges = parts.unfinished(header)
+    """Collect the unfinished parts, then merge them into the file unless it is a job's share."""
+    ranges = parts.unfinished(header, split.own)
     missing, started = sum(map(len, ranges)), monotonic()
-    what = f"{split.episodes - parts.present} {header.split} episodes of {header.task}"
+    total = split.episodes if split.own is None else len(split.own)
+    what = f"{split.episodes - parts.present if split.own is None else total} {header.split} episodes of {header.task}"
     how = f"{header.provenance['renderer']}, {len(workers)} process{'es' * (len(workers) > 1)}"
     print(f"collecting {what} ({how}) for {split.path}", flush=True)
     part_of = {number: numbers for numbers in ranges for number in numbers}
     collected: dict[range, dict[int, Demonstration]] = {numbers: {} for numbers in ranges}
-    done, name = split.episodes - missing, f"{header.task} {header.split}"
-    with ProgressBar(description=name, total=split.episodes, initial=done, unit="episodes") as bar:
+    done, name = total - missing, f"{header.task} {header.split}"
+    with ProgressBar(description=name, total=total, initial=done, unit="episodes") as bar:
         for number, demonstration in demonstrate(workers, split, [*part_of], variations=variations):
             numbers = part_of[number]
             collected[numbers][number] = demonstration
@@ -142,8 +150,10 @@ def collect_split(workers: Workers, split: Split, parts: Parts, *, header: Heade
                 parts.write(numbers, [collected[numbers][one] for one in numbers], header)
                 collected[numbers].clear()
             bar.update()
+    if split.own is not None:
+        return
     with stopwatch(f"merging {name}"):
-        parts.merge()
+        parts.merge(header)
     print(f"{split.path}: {summary(split, read(split.path)[1])}, {monotonic() - started:.1f} s", flush=True)
 
 

@@ -1,12 +1,14 @@
 """Target file of a collection: its path and expected content, and checks of an existing file."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from instructrl.collection.shards import EPISODES, Parts
 from instructrl.config.environment import DataConfig, SimConfig, TaskConfig
 from instructrl.config.fields import number_ranges
+from instructrl.config.share import Share
 from instructrl.data.demonstrations.reader import read
 from instructrl.data.demonstrations.schema import Header
 from instructrl.data.demonstrations.world import check_world
@@ -29,6 +31,11 @@ class Split:
     fragile: bool = False  # the simulator may crash: save each episode at once, and replace lost ones
     compression: str = "none"  # of the file
     clip: bool = False  # keep episodes with keyframes outside the workspace
+    own: range | None = None  # the share of a job: the episodes that it collects in parts, which others merge
+
+    def is_missing(self) -> bool:
+        """Return True if episodes must be collected, or their parts."""
+        return num_present(self) < self.episodes if self.own is None else len(self.own) > 0
 
     def parts_from(self, present: int) -> Parts:
         """Parts in which the missing episodes are collected."""
@@ -77,6 +84,16 @@ def required_splits(task: TaskConfig, sim: SimConfig, data: DataConfig) -> list[
             compression=data.compression,
         )
         for name, path in demonstration_paths(task, sim, data).items()
+    ]
+
+
+def with_shares(splits: Sequence[Split], share: Share) -> list[Split]:
+    """Return the splits with a job's share of the episodes that their files do not have."""
+    present = [min(num_present(split), split.episodes) for split in splits]
+    ranges = share.ranges([split.episodes - count for split, count in zip(splits, present, strict=True)])
+    return [
+        replace(split, own=range(count + own.start, count + own.stop))
+        for split, count, own in zip(splits, present, ranges, strict=True)
     ]
 
 

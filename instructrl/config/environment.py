@@ -16,6 +16,7 @@ from instructrl.config.fields import (
     word_list,
 )
 from instructrl.config.kinds import kind_of
+from instructrl.config.share import MAX_JOBS
 from instructrl.errors import InputError
 from instructrl.package_files import IMPORT_ROOT
 from instructrl.registry import Registry
@@ -190,6 +191,18 @@ class CollectConfig:
     val_episodes: int | None = number(
         None, low=1, high=MAX_EPISODES, help="validation demonstrations of each task; null: task.val_episodes"
     )
+    jobs: int = number(1, low=1, high=MAX_JOBS, help="jobs of the launcher among which the episodes are divided")
+    job: int | None = number(
+        None, low=1, high=MAX_JOBS, help="collect the episodes of this one of jobs only, without merging; null: all"
+    )
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of episodes of each split of a task."""
+        return {
+            "train": self.episodes or self.task.episodes,
+            "val": self.val_episodes or self.task.val_episodes,
+        }
 
 
 def check_task(task: TaskConfig, sim: SimConfig) -> None:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from instructrl.config.composition import check_mappings, explain
-from instructrl.config.environment import CollectConfig, check_task
+from instructrl.config.environment import CollectConfig, check_task, task_names
 from instructrl.config.evaluation import EvalConfig
 from instructrl.config.fields import (
     MAX_NAME_BYTES,
@@ -25,6 +25,7 @@ from instructrl.config.fields import (
     renamed_value,
 )
 from instructrl.config.kinds import chosen_kinds, specialize
+from instructrl.config.share import check_share
 from instructrl.config.training import (
     TrainConfig,
     check_attention,
@@ -128,6 +129,9 @@ def check_groups(config: Any) -> None:
             check_name(name, key="task.tasks")
         check_task(config.task, config.sim)
         _ = config.sim.bounds  # six numbers of a box
+    if isinstance(config, CollectConfig):
+        episodes = sum(config.counts.values()) * len(task_names(config.task))
+        check_share(config.jobs, config.job, episodes=episodes)
 
 
 def check_name(name: str, *, key: str = "name") -> None:

@@ -62,6 +62,45 @@ def exclusive_lock(
         lock.release()
 
 
+@contextmanager
+def shared_lock(folder: StoragePath) -> Iterator[None]:
+    """Lock the folder (created if missing) against `exclusive_lock`, beside other processes with this lock.
+
+    Waits for a process that holds the exclusive one. The limits are those of `exclusive_lock`.
+
+    Raises:
+        InputError: the folder cannot be written.
+        InterruptedRun: the process was preempted while it waited.
+    """
+    try:
+        locked_folder = lock_folder(folder)
+        locked_folder.mkdir(parents=True, exist_ok=True)
+        file = (locked_folder / ".lock").open("ab+")
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror}); free space there or choose another data.dir"
+        ) from None
+    with file:
+        if not try_share(file.fileno()):
+            print(f"{folder}: another process works here; waiting for it", flush=True)
+            while not try_share(file.fileno()):
+                raise_if_preempted()
+                time.sleep(POLL_INTERVAL)
+        yield
+
+
+def try_share(descriptor: int) -> bool:
+    """Return True if the open file is locked beside others that share it, or the file system has no locking."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKING:
+            raise
+    return True
+
+
 def try_lock(lock: BaseFileLock) -> bool:
     """Return True if the lock was acquired, or the file system has no locking."""
     try:

@@ -120,7 +120,7 @@ class SkyPilot(Queue):
             log.write_text(reason + "\n", encoding="utf-8")
         job.state, job.error, job.log, job.id, job.exit_code = "refused", reason, str(log), "", None
 
-    def submit_after(self, triples: Sequence[tuple[Job, JobSpec, Job]], record: Callable[[], None]) -> None:
+    def submit_after(self, triples: Sequence[tuple[Job, JobSpec, Sequence[Job]]], record: Callable[[], None]) -> None:
         """Refuse to submit jobs that wait for others: managed jobs cannot depend on each other."""
         raise InputError(
             f"launcher.then: found {self._resources.then} with launcher={self._resources.name}; allowed: null, and "

@@ -63,5 +63,5 @@ def evaluation_spec(training: JobSpec, index: int, settings: Mapping[str, Any]) 
         name=f"{training.name[:60]}-eval",
         overrides=overrides,
         distributed=False,
-        after=index,
+        after=(index,),
     )

@@ -10,27 +10,30 @@ from instructrl.cli.entry import SweepRequest
 from instructrl.config.environment import CollectConfig
 from instructrl.config.evaluation import EvalConfig
 from instructrl.config.launcher import LauncherConfig, SlurmConfig
+from instructrl.config.share import is_divided
 from instructrl.config.training import TrainConfig
 from instructrl.errors import InputError, format_value
 from launchers.job import JobSpec
 from launchers.sweep.evaluations import evaluation_specs
 from launchers.sweep.runner import sweep_name
+from launchers.sweep.shares import check_shares, share_specs
 
 
 def job_specs(request: SweepRequest) -> tuple[list[JobSpec], str]:
-    """Return a job spec per job, and the name of the sweep.
+    """Return a job spec per job, or several if its episodes are divided, and the name of the sweep.
 
     Raises:
-        InputError: a training is to have more processes than GPUs on a node, a container's settings have no image, or
-            evaluations cannot follow.
+        InputError: a training is to have more processes than GPUs on a node, a container's settings have no image,
+            evaluations cannot follow, or episodes cannot be divided.
     """
     jobs = request.jobs
     if any(isinstance(config, TrainConfig) for config in request.configs):
         check_gpus(request.launcher)
     check_container(request.launcher.slurm)
+    check_shares(request)
     name = request.launcher.sweep or sweep_name(jobs, entry=request.config_name)
     resources = replace(request.launcher, sweep=name)
-    specs = []
+    specs: list[JobSpec] = []
     for number, (overrides, config) in enumerate(zip(jobs, request.configs, strict=True), 1):
         spec = JobSpec(
             command=(*request.entry, *overrides, *launcher_overrides(config, overrides, resources, sweep=name)),
@@ -40,7 +43,7 @@ def job_specs(request: SweepRequest) -> tuple[list[JobSpec], str]:
             resources=resources,
             distributed=isinstance(config, TrainConfig),
         )
-        specs.append(spec)
+        specs += share_specs(spec, config, number=len(specs)) if is_divided(config) else [spec]
     return [*specs, *evaluation_specs(request, specs)], name
 
 

@@ -39,8 +39,8 @@ class Backend(Protocol):
         starts, so that a later command finds them even if this process is killed meanwhile.
         """
 
-    def submit_after(self, triples: Sequence[tuple[Job, JobSpec, Job]], record: Callable[[], None]) -> None:
-        """Submit jobs as `submit`, each of which starts once the last of its triple has succeeded."""
+    def submit_after(self, triples: Sequence[tuple[Job, JobSpec, Sequence[Job]]], record: Callable[[], None]) -> None:
+        """Submit jobs as `submit`, each of which starts once all those at the end of its triple have succeeded."""
 
     def attach(self, jobs: Sequence[Job]) -> None:
         """Update the states of jobs of an earlier command, until it is certain which of them still exist."""
@@ -111,9 +111,8 @@ class Table:
         """
         known, spec = read_table(folder), specs[0]
         self.jobs = merge_jobs(known, specs)  # of this command
-        after = [spec.after for spec in specs]
         self._needed = [
-            (job, self.jobs[index]) for job, index in zip(self.jobs, after, strict=True) if index is not None
+            (job, self.jobs[index]) for job, spec in zip(self.jobs, specs, strict=True) for index in spec.after
         ]
         self.others = [job for job in known if not any(job is own for own in self.jobs)]
         self._folder, self._command, self._entry, self._kind = folder, command, spec.entry, spec.resources.kind
@@ -164,10 +163,10 @@ def follow(table: Table, specs: Sequence[JobSpec], backend: Backend, folder: Pat
     )
     interrupted = False
     try:
-        first = [(job, spec) for job, spec in pairs if spec.after is None]
+        first = [(job, spec) for job, spec in pairs if not spec.after]
         if first:
             backend.submit(first, table.write)
-        later = [(job, spec, jobs[spec.after]) for job, spec in pairs if spec.after is not None]
+        later = [(job, spec, [jobs[index] for index in spec.after]) for job, spec in pairs if spec.after]
         if later:
             backend.submit_after(later, table.write)
         table.write()
@@ -192,8 +191,8 @@ def follow(table: Table, specs: Sequence[JobSpec], backend: Backend, folder: Pat
 
 def comparison(folder: Path, specs: Sequence[JobSpec], jobs: Sequence[Job]) -> str:
     """Compare the runs of a sweep of trainings or evaluations; returns text, empty for fewer than two runs."""
-    done = [job for job, spec in zip(jobs, specs, strict=True) if job.state == "done" and spec.after is None]
-    if not (TRAINING | EVALUATION) & set(specs[0].command[:2]) or len(done) < 2:
+    done = [job for job, spec in zip(jobs, specs, strict=True) if job.state == "done" and not spec.after]
+    if not (TRAINING | EVALUATION) & set(specs[0].command[:2]) or len({job.run for job in done}) < 2:
         return ""
     from instructrl.evaluation.compare.__main__ import compare, summary
 

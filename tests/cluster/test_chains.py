@@ -38,7 +38,7 @@ def chain(folder: Path, bodies: list[str], environment: dict[str, str] | None = 
     programs = {f"train{n}": head + TRAIN.format(body=body, number=n) for n, body in enumerate(bodies)}
     programs |= {f"eval{n}": head + EVAL.format(number=n) for n in range(len(bodies))}
     sweep = Sweep(folder, programs, environment=environment)
-    sweep.after = {f"eval{n}": n for n in range(len(bodies))}
+    sweep.after = {f"eval{n}": [n] for n in range(len(bodies))}
     return sweep
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from instructrl.config.environment import CollectConfig, TaskConfig, task_names
+from instructrl.config.environment import CollectConfig, task_names
 from instructrl.config.evaluation import EvalConfig
 from instructrl.config.training import TrainConfig
 from instructrl.errors import InputError
@@ -480,14 +480,15 @@ def rlbench_arguments(config: Any) -> Any:
 
 
 def collect_command(config: CollectConfig) -> Any:
-    """The episodes of the splits that the command collects."""
+    """The episodes of the splits that the command collects, and its share of them."""
     from instructrl.commands import collect
 
-    seen: list[TaskConfig] = []
-    words = [f"{key}={getattr(config, key)}" for key in ("episodes", "val_episodes") if getattr(config, key)]
+    seen: list[Any] = []
+    keys = ("episodes", "val_episodes", "jobs", "job")
+    words = [f"{key}={getattr(config, key)}" for key in keys if getattr(config, key)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["collect", *words])
-        patch.setattr(collect, "ensure_demonstrations", lambda task, *_: seen.append(task) or {})
+        patch.setattr(collect, "ensure_demonstrations", lambda task, *_, share: seen.append((task, share)) or {})
         collect.main()
     return seen
 
@@ -824,6 +825,7 @@ TRAIN_PROBES: dict[str, Probe] = {
 }
 COLLECT_PROBES: dict[str, Probe] = {
     **dict.fromkeys(("episodes", "val_episodes"), ("7", collect_command, ())),
+    **dict.fromkeys(("jobs", "job"), ("7", collect_command, ("jobs=9", "job=3"))),
     **dict.fromkeys(("task.episodes", "task.val_episodes"), ("7", collected, ())),
     **{key: TRAIN_PROBES[key] for key in TRAIN_PROBES if key.startswith(("sim.", "data.")) or key == "task.name"},
     "task.variations": ("[1]", collected, ()),

@@ -114,7 +114,7 @@ def test_killed_between_merging_and_removing(tmp_path: Path) -> None:
     with DemonstrationDataset(paths["train"]) as episodes:
         demonstrations = [episodes.demonstration(number) for number in range(25)]
         for parts in (merged, ahead):
-            parts.write(parts.ranges()[0], demonstrations, episodes.header)
+            parts.write(range(parts.present, parts.wanted), demonstrations, episodes.header)
     collected(tmp_path, 30)
     assert paths["train"].read_bytes() == before
     assert [path.name for path in ahead.folder.iterdir()] == ["00000030-00000055.hdf5"]

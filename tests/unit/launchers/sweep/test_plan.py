@@ -36,7 +36,7 @@ def test_a_training_with_more_processes_than_gpus_is_refused_and_an_evaluation_h
 def test_each_training_is_followed_by_its_evaluation() -> None:
     words = ("launcher.then=eval", "launcher.then_settings={episodes: 7, conditions: '[trained]', seed: null}")
     training, evaluation = job_specs(request("train", TrainConfig, ["experiment=quickstart"], *words))[0]
-    assert training.after is None and evaluation.after == 0 and not evaluation.distributed
+    assert training.after == () and evaluation.after == (0,) and not evaluation.distributed
     overrides = (f"run={training.run}", "episodes=7", "conditions=[trained]")
     assert evaluation.command == ("eval.py", *overrides) and evaluation.overrides == overrides
 

@@ -1,0 +1,45 @@
+"""Job specs of a command whose episodes several jobs share."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from instructrl.cli.entry import SweepRequest
+from instructrl.config.share import is_divided
+from instructrl.errors import InputError
+from launchers.job import JobSpec
+
+KINDS = ("local", "slurm")
+
+
+def check_shares(request: SweepRequest) -> None:
+    """Raise InputError if episodes are to be divided among jobs of a launcher that cannot run one after others."""
+    launcher = request.launcher
+    for config in request.configs:
+        if is_divided(config) and launcher.kind not in KINDS:
+            raise InputError(
+                f"jobs: found {config.jobs} with launcher={launcher.name}; allowed: 1, or launcher=local or a profile "
+                "of SLURM"
+            )
+
+
+def share_specs(whole: JobSpec, config: Any, *, number: int) -> list[JobSpec]:
+    """Return the specs of the jobs that share a command's episodes, and of the last one, which needs them all.
+
+    The last one is the command without a division: it finds the episodes of the others, and those of none are its own.
+
+    Args:
+        whole: the command.
+        config: its configuration, with the number of jobs.
+        number: of specs before these.
+    """
+    words = [word for word in whole.overrides if word.partition("=")[0] != "jobs"]
+    jobs = config.jobs
+    shares = [with_words(whole, [*words, f"jobs={jobs}", f"job={job}"], f"job{job}") for job in range(1, jobs + 1)]
+    last = with_words(whole, [*words, "jobs=1"], "whole")
+    return [*shares, replace(last, after=tuple(range(number, number + jobs)))]
+
+
+def with_words(spec: JobSpec, words: Sequence[str], label: str) -> JobSpec:
+    """Return the spec with other overrides, and a label in its name."""
+    return replace(spec, command=(*spec.entry, *words), overrides=tuple(words), name=f"{spec.name[:60]}-{label}")
