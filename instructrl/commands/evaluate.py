@@ -2,6 +2,7 @@
 
 python eval.py run=outputs/NAME
 python eval.py run=outputs/NAME episodes=1000
+python eval.py run=outputs/NAME episodes=1000 jobs=16 launcher=slurm_gpu   # sixteen jobs share the episodes
 python eval.py run=outputs/NAME 'conditions=[trained,held_out_instructions]' checkpoint=last protocol.name=last
 python eval.py run=outputs/NAME protocol=peract protocol.max_keyframes=10 protocol.name=short
 """
@@ -33,6 +34,9 @@ def main(config: EvalConfig) -> None:
             from instructrl.evaluation.results.tables import tables
 
         results, report = evaluate(config, work_dir.folder)
+    if config.job is not None:
+        print(f"job {config.job} of {config.jobs} has run its episodes; the command with jobs=1 writes the results")
+        return
     print("\n\n".join(filter(None, [table(results), tables(results), headline(results)])))
     print(f"report: {work_dir.display(report)}")
     if results["problems"]:

@@ -15,6 +15,7 @@ from instructrl.config.fields import (
     one_of,
     setting,
 )
+from instructrl.config.share import MAX_JOBS
 from instructrl.config.simulators import RLBENCH_RENDERERS
 from instructrl.config.training import HardwareConfig
 from instructrl.errors import InputError, format_value
@@ -128,6 +129,10 @@ class EvalConfig:
     )
     renderer: str | None = setting(None, help="renderer of the run's simulator; null: the one of the training data")
     workers: int | None = number(None, low=1, high=1024, help="simulator processes; null: one per CPU core")
+    jobs: int = number(1, low=1, high=MAX_JOBS, help="jobs of the launcher among which the episodes are divided")
+    job: int | None = number(
+        None, low=1, high=MAX_JOBS, help="run the episodes of this one of jobs only, without results; null: all"
+    )
     python: str | None = setting(None, help="Python interpreter of the run's simulator; null: as in the training")
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)

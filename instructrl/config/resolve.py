@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from instructrl.config.composition import check_mappings, explain
 from instructrl.config.environment import CollectConfig, check_task, task_names
-from instructrl.config.evaluation import EvalConfig
+from instructrl.config.evaluation import EvalConfig, effective_protocol
 from instructrl.config.fields import (
     MAX_NAME_BYTES,
     check_fields,
@@ -121,6 +121,7 @@ def check_groups(config: Any) -> None:
         renamed = renamed_value("protocol.name", config.protocol.name)
         if renamed:
             raise InputError(f"protocol.name: found {config.protocol.name} ({renamed}); allowed: any other name")
+        check_share(config.jobs, config.job, episodes=effective_protocol(config).episodes)
     if isinstance(config, TrainConfig | EvalConfig):
         check_profile(config.hardware)
     if isinstance(config, TrainConfig | CollectConfig):

@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +12,7 @@ from typing import Any
 from instructrl.actions import stack_actions
 from instructrl.config.evaluation import EVALUATION_CONDITIONS
 from instructrl.config.fields import RENAMED_CONDITIONS
+from instructrl.config.share import Share
 from instructrl.evaluation.diagnosis import Cause, Deviation
 from instructrl.evaluation.rollout import Episode
 from instructrl.sim import EpisodeStart, Outcome
@@ -77,23 +80,38 @@ class EpisodeLog:
     Episodes under a header equal to `identity` are loaded; those of other evaluations stay in the file for later.
     """
 
-    def __init__(self, path: Path, identity: dict[str, Any]):
+    def __init__(self, path: Path, identity: dict[str, Any], share: Share | None = None):
         """Read the file, and open it for appending.
 
+        A job with a share of the episodes writes a file of its own beside it, which a log without a share takes over.
+
         Raises:
-            InputError: the file is damaged; it has not changed then.
+            InputError: a file is damaged; none has changed then.
         """
         self._episodes: dict[str, dict[int, Episode]] = {}
         self._seconds: dict[tuple[str, int], float] = {}
         self._clock = time.perf_counter()
         header = json.loads(json.dumps({"evaluation": identity}, sort_keys=True))
-        entries, current = read_log(path), {}
+        folder = path.with_suffix(".parts")
+        parts = sorted(folder.glob("*.jsonl"))
+        entries = joined([read_log(one) for one in (path, *parts)])
+        current: Entry = {}
         for entry in entries:
             if "evaluation" in entry:
                 current = entry
             elif current == header:
                 self._add(entry)
-        self._file = LineFile(path, entries if current == header else [*entries, header])
+        if share is None:
+            self._file = LineFile(path, entries if current == header else [*entries, header])
+            for part in parts:
+                part.unlink(missing_ok=True)
+            with suppress(OSError):  # none, or not empty: a job writes there
+                folder.rmdir()
+            return
+        own = folder / f"{share.job:04}-of-{share.jobs:04}.jsonl"
+        entries = read_log(own)
+        headers = [entry for entry in entries if "evaluation" in entry]
+        self._file = LineFile(own, entries if headers[-1:] == [header] else [*entries, header])
 
     def __enter__(self) -> "EpisodeLog":
         return self
@@ -156,6 +174,35 @@ class EpisodeLog:
         episode = Episode(start, entry["instruction"], outcome, actions, deviations, dropped)
         self._episodes.setdefault(condition, {})[index] = episode
         self._seconds[condition, index] = entry["seconds"]
+
+
+def joined(logs: Sequence[Sequence[Entry]]) -> list[Entry]:
+    """The lines of several logs as one, without the episodes that an earlier one has: the first as it is, then others.
+
+    What the others add is in order of the condition and the index of the episodes.
+    """
+    first, *others = logs
+    known, added = {key for key, _ in keyed(first)}, dict[str, dict[tuple[str, int], Entry]]()
+    for log in others:
+        for (evaluation, condition, index), entry in keyed(log):
+            if (evaluation, condition, index) not in known:
+                added.setdefault(evaluation, {}).setdefault((condition, index), entry)
+    order = {name: place for place, name in enumerate(EVALUATION_CONDITIONS)}
+    lines = list(first)
+    for evaluation, episodes in added.items():
+        lines.append(json.loads(evaluation))
+        lines += [episodes[key] for key in sorted(episodes, key=lambda key: (order[key[0]], key[1]))]
+    return lines
+
+
+def keyed(entries: Sequence[Entry]) -> Iterator[tuple[tuple[str, str, int], Entry]]:
+    """Yield (evaluation, condition, index) and the line of each episode of a log."""
+    evaluation = ""
+    for entry in entries:
+        if "evaluation" in entry:
+            evaluation = json.dumps(entry)
+        else:
+            yield (evaluation, entry_condition(entry), entry["index"]), entry
 
 
 def entry_condition(entry: dict[str, Any]) -> str:

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from instructrl.config.evaluation import (
     effective_protocol,
     protocol_record,
 )
+from instructrl.config.share import Share, share_of
 from instructrl.config.training import TrainConfig
 from instructrl.errors import RunError, SimulatorError
 from instructrl.evaluation.episode_log import EPISODES, EpisodeLog, read_log
@@ -58,6 +60,7 @@ def evaluate(config: EvalConfig, run: Path | None = None) -> tuple[dict[str, Any
 
     Returns:
         The content of results.json, whose `problems` names lost simulators and failed videos, and the report's path.
+        If the settings name a job: nothing, and the folder in which its episodes are.
 
     Raises:
         InputError: the run, the renderer or a variation cannot be used, its demonstrations are of another
@@ -102,6 +105,10 @@ def evaluate(config: EvalConfig, run: Path | None = None) -> tuple[dict[str, Any
     training = training_record(run, stored, epochs=options.epochs, validate_every=options.validate_every)
     identity = {**about, "run": run.name, "origin": run_fingerprint(run), "parameters": fingerprint(agent)}
     evaluation = AgentEvaluation(pool, agent, identity, folder)
+    share = share_of(config)
+    if share is not None:
+        evaluation.run_share(folders, share)
+        return {}, folder
     videos = config.videos if config.videos is not None else 1 if several else 3
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     about |= {"run": str(stored), "command": command_line(), "date": date, "workers": count}
@@ -190,6 +197,30 @@ class AgentEvaluation:
 
     def evaluate_task(self, task: str, folder: Path, *, videos: int, keep_going: bool) -> dict[str, Any]:
         """Evaluate one task and render its videos, with episodes and videos in `folder`; its part of results.json."""
+        with self._run(task, folder, keep_going=keep_going) as (workers, conditions, info):
+            return self._film(workers, conditions, summarize(conditions, info, about={}), folder, videos=videos)
+
+    def run_share(self, folders: Mapping[str, Path], share: Share) -> None:
+        """Run a job's share of the episodes of all tasks, which an evaluation without a share takes over.
+
+        Args:
+            folders: of each task.
+            share: that of the job.
+
+        Raises:
+            SimulatorError: that of a task does not start, or cannot be kept alive.
+        """
+        ranges = share.ranges([self.pool.protocol.episodes] * len(folders))
+        for (task, folder), own in zip(folders.items(), ranges, strict=True):
+            if own:
+                with self._run(task, folder, keep_going=False, share=share, own=own):
+                    pass
+
+    @contextmanager
+    def _run(
+        self, task: str, folder: Path, *, keep_going: bool, share: Share | None = None, own: range | None = None
+    ) -> Iterator[tuple[Workers, list[Condition], TaskInfo]]:
+        """Run the episodes of one task, or a job's own ones; yields its simulators, its conditions and what it is."""
         protocol = self.pool.protocol
         with self.pool.open(task) as workers:
             info = self.pool.task_info(workers, task)
@@ -201,7 +232,7 @@ class AgentEvaluation:
                 identity["scenes"] = {"folder": str(Path(protocol.scenes or "").resolve()), "digest": scenes.digest}
             if self.pool.choices not in (None, RLBenchProtocol()):
                 identity["rlbench"] = asdict(self.pool.choices)
-            with EpisodeLog(folder / EPISODES, identity) as episode_log:
+            with EpisodeLog(folder / EPISODES, identity, share) as episode_log:
                 evaluator = TaskEvaluator(
                     workers,
                     self.agent,
@@ -210,9 +241,10 @@ class AgentEvaluation:
                     protocol.sentence,
                     scenes.starts if scenes else (),
                     keep_going=keep_going,
+                    own=own,
                 )
                 conditions = evaluator.evaluate(protocol.conditions, episodes=protocol.episodes, seed=protocol.seed)
-            return self._film(workers, conditions, summarize(conditions, info, about={}), folder, videos=videos)
+            yield workers, conditions, info
 
     def _film(
         self, workers: Workers, conditions: list[Condition], results: dict[str, Any], folder: Path, *, videos: int

@@ -64,6 +64,7 @@ class TaskEvaluator:
     sentence: str = "seed"  # which of several instructions is given: the first, or one chosen by the episode's seed
     scenes: tuple[EpisodeStart, ...] = ()  # stored ones, at least one for each episode; empty: the seed draws scenes
     keep_going: bool = False  # count the missing episodes of a lost simulator as failed instead of raising
+    own: range | None = None  # the only episodes to run; None: all
 
     def evaluate(self, names: Sequence[str], *, episodes: int, seed: int) -> list[Condition]:
         """Run the episodes missing from the log under one progress bar; return the conditions in the requested order.
@@ -74,7 +75,9 @@ class TaskEvaluator:
         starts = dict(enumerate(self.scenes[:episodes])) or fixed_starts(
             episodes, self.info.variations, first_seed=EVALUATION_SEEDS, seed=seed
         )
-        with ProgressBar(description=self.info.task, total=len(names) * episodes, unit="episodes") as progress:
+        if self.own is not None:
+            starts = {index: starts[index] for index in self.own}
+        with ProgressBar(description=self.info.task, total=len(names) * len(starts), unit="episodes") as progress:
             conditions: list[Condition] = []
             for name in names:
                 lost = conditions[-1].lost if conditions else ""

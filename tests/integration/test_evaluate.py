@@ -3,6 +3,7 @@
 import html
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -646,3 +647,44 @@ def test_the_command_prints_the_numbers_and_then_says_what_is_wrong(
     last = said.err.splitlines()[-1]
     assert last.startswith("error: push_button: a simulator process cannot start: no licence; all its episodes")
     assert last.endswith("the same command resumes")
+
+
+CONDITIONS = ["trained", "no_instruction", "swapped_instruction", "oracle"]
+
+
+def without_seconds(run: Path) -> list[Any]:
+    """The lines of the episode logs of a set's tasks, headers among them, without the time that episodes took."""
+    lines = [json.loads(line) for task in TASKS for line in (run / "eval" / task / "episodes.jsonl").open()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+@pytest.mark.parametrize("jobs", [2, 7])
+def test_jobs_that_share_the_episodes_give_the_results_of_one_process(
+    set_run: Path, monkeypatch: pytest.MonkeyPatch, jobs: int
+) -> None:
+    """One of them is killed on the way, and repeats what it had not finished."""
+    agent = FakePolicy()
+    monkeypatch.setattr(judge_module, "load_batched_agent", lambda *_, **__: (agent, 77))
+    whole, _ = judge_module.evaluate(settings(set_run, conditions=CONDITIONS))
+    lines, played = without_seconds(set_run), len(agent.started)
+    shutil.rmtree(set_run / "eval")
+    for job in range(jobs, 0, -1):
+        share = settings(set_run, conditions=CONDITIONS, jobs=jobs, job=job)
+        if job == 1:
+            monkeypatch.setattr(judge_module, "start_eval_workers", of_each_task(reach_target=6))
+            with pytest.raises(SimulatorError):
+                judge_module.evaluate(share)
+            monkeypatch.setattr(judge_module, "start_eval_workers", of_each_task())
+        judge_module.evaluate(share)
+        assert not (set_run / "eval/results.json").exists()
+    assert played <= len(agent.started) - played <= played + 2, "two were under way when the job ended"
+    parts = {path: path.read_bytes() for path in (set_run / "eval").rglob("*.parts/*")}
+    for again in (False, True):
+        if again:  # as if it had been killed before it removed them
+            for path, content in parts.items():
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(content)
+        results, _ = judge_module.evaluate(settings(set_run, conditions=CONDITIONS, jobs=1))
+        assert without_clock(results) == without_clock(whole) and len(agent.started) <= 2 * played + 2
+        assert sorted(map(str, without_seconds(set_run))) == sorted(map(str, lines))
+        assert not list((set_run / "eval").rglob("*.parts"))

@@ -843,6 +843,7 @@ EVAL_PROBES: dict[str, Probe] = {
     "checkpoint": ("last", evaluation, FEW),
     "conditions": ("[trained]", evaluation, FEW),
     "strict": ("true", evaluation, FEW),
+    **dict.fromkeys(("jobs", "job"), ("3", evaluation, (*FEW, "jobs=5", "job=2"))),
     "videos": ("2", evaluation, FEW),
     "renderer": ("opengl", evaluation, FEW),
     "workers": ("7", evaluation, ("protocol.episodes=6",)),
