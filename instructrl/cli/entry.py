@@ -31,6 +31,7 @@ from instructrl.cli.folders import faults, folder_words, take_folders
 from instructrl.cli.overrides import (
     expand_sweep,
     groups,
+    is_of_plugin,
     options,
     read_override,
     without_empty_groups,
@@ -152,11 +153,17 @@ def job_overrides(
     """The overrides of every job; if a sweeper plugin chooses the jobs, those of some examples.
 
     Raises:
-        InputError: a word of a sweep is invalid.
+        InputError: a word of a sweep is invalid, or chooses a plugin of sweeps for a single job.
     """
     if plugins.searches:
         return example_jobs([*plugins.space, *words], config_name, schema)
-    return expand_sweep(words) if "--multirun" in flags else [words]
+    if "--multirun" in flags:
+        return expand_sweep(words)
+    for word in words:
+        key = read_override(word).key_or_group
+        if is_of_plugin(key):
+            raise InputError(f"{key}: found without --multirun; allowed: with it, since plugins run sweeps; add -m")
+    return [words]
 
 
 def compose_launcher(words: Sequence[str], *, dry_run: bool = False) -> tuple[list[str], LauncherConfig]:

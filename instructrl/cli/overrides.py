@@ -78,7 +78,7 @@ def check_override(text: str, config_name: str, schema: type) -> None:
     """Raise InputError unless a word assigns a value to a setting, or an option to a group."""
     override = read_override(text)
     key = override.key_or_group
-    if re.match(rf"({'|'.join(map(re.escape, PLUGINS))})([./@]|$)", key):
+    if is_of_plugin(key):
         check_targets(key, override.value())
         return
     if key == "hydra" or key.startswith(("hydra.", "hydra/")):
@@ -103,6 +103,11 @@ def check_override(text: str, config_name: str, schema: type) -> None:
         check_option(key, value, optional=known[key] is None)
     else:
         check_value(key, value, schema)
+
+
+def is_of_plugin(key: str) -> bool:
+    """Return True for a setting of Hydra's launcher or sweeper."""
+    return bool(re.match(rf"({'|'.join(map(re.escape, PLUGINS))})([./@]|$)", key))
 
 
 def check_targets(key: str, value: Any) -> None:

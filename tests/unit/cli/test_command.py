@@ -48,6 +48,8 @@ WRONG = [
     ("train", ["hydra.nothing=3"], "hydra.nothing: of Hydra's own settings only launcher and sweeper can be set"),
     ("train", ["hydra.run.dir=/proc/nowhere"], "hydra.run.dir: of Hydra's own settings only"),
     ("train", ["-m", "hydra/launcher=nowhere"], "configuration: "),
+    ("train", ["hydra/sweeper=basic"], "hydra/sweeper: found without --multirun; allowed: with it, since plugins run"),
+    ("train", ["hydra.sweeper.max_batch_size=2"], "hydra.sweeper.max_batch_size: found without --multirun"),
     (
         "train",
         ["-m", "hydra/launcher=basic", "--dry-run"],
