@@ -28,7 +28,7 @@ from data_tools.convert.rlbench_dataset import (
     first_image_size,
 )
 from data_tools.convert.settings import ConvertConfig, num_variations, parse, rule_of, workspace_of
-from data_tools.convert.task_files import Candidate, TaskEpisodes, write
+from data_tools.convert.task_files import Candidate, TaskEpisodes, print_training, write
 from data_tools.convert.windows import window_demonstration
 from instructrl.cli.entry import tool_help
 from instructrl.cli.progress import stopwatch
@@ -119,9 +119,10 @@ def convert_rlbench(
         {episode_name(copy, folder): episode_name(other, folder) for copy, other in copies.items()},
         [one for beside in held_out_folders(folder) for one in candidates(find_episodes(beside), options)],
     )
-    write(config, task, size, found, workers)
+    written = write(config, task, size, found, workers)
     if config.depth:
         print("depth: decoded and checked at all keyframes; not stored, as the format has no field for it")
+    print_training(config.out, [written])
 
 
 def candidates(
@@ -149,8 +150,7 @@ def convert_windows(config: ConvertConfig, windows: Windows) -> None:
         for number, episode in enumerate(episodes)
     ]
     origin = {"simulator": "rlbench", "expert": "waypoints, windows of the first release", "cameras": "unknown"}
-    write(config, task, windows.image_size, TaskEpisodes(made, origin))
-    print("camera matrices are not in the windows: train with head=regression or head=discrete")
+    print_training(config.out, [write(config, task, windows.image_size, TaskEpisodes(made, origin))])
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from data_tools.convert.copies import Known, content_digest, copy_of, other_split_contents
 from data_tools.convert.episode_builder import ERRORS, Make, skipped_for
@@ -101,19 +102,27 @@ class TaskWriter:
         return built
 
 
-def write(config: ConvertConfig, task: str, size: int, found: TaskEpisodes, workers: Workers | None = None) -> None:
-    """Write the files of one task, each atomically.
+class Written(NamedTuple):
+    """Files that were written: the header of one of them, and the number of episodes of each split."""
+
+    header: Header
+    counts: dict[str, int]
+
+
+def write(
+    config: ConvertConfig, task: str, size: int, found: TaskEpisodes, workers: Workers | None = None
+) -> Written | None:
+    """Write the files of one task, each atomically; None if they are there already.
 
     Raises:
         InputError: another file is at its path, or no episode can be used.
         RunError: a worker process ended twice.
     """
-    one_file = storage_path(config.out).suffix == ".hdf5"
     files, headers = target_files(config, task, size, found)
     folder = next(iter(files.values())).parent
     with exclusive_lock(folder, activity="writes", busy_hint="choose another out=", write_hint="choose another out="):
         if not config.overwrite and already_converted(files, headers):
-            return
+            return None
         known = {split: other_split_contents(path, headers[split], [*files.values()]) for split, path in files.items()}
         candidates = found.candidates[: config.episodes]
         with ExitStack() as stack:
@@ -139,8 +148,7 @@ def write(config: ConvertConfig, task: str, size: int, found: TaskEpisodes, work
     counts = {split: writer.count for split, writer in writers.items()}
     for split, path in files.items():
         print(f"{split}: {path}: {counts[split]} episodes")
-    if not one_file:
-        print_training(headers[next(iter(files))], config.out, counts)
+    return Written(headers[next(iter(files))], counts)
 
 
 def target_files(
@@ -198,8 +206,17 @@ def write_splits(
     task_writer.add("train", makes["train"][: len(candidates) - read_for_val])
 
 
-def print_training(header: Header, out: str, counts: dict[str, int]) -> None:
-    """Print the command that trains on these files, for a shell."""
+def print_training(out: str, written: Sequence[Written | None]) -> None:
+    """Print the command, for a shell, that trains on the files of a task in a folder; none for a single file."""
+    found = [one for one in written if one is not None]
+    if not found:
+        return
+    lacks_matrices = found[0].header.provenance.get("cameras") == "unknown"
+    if lacks_matrices:
+        print("without camera matrices, train with head=regression or head=discrete")
+    if storage_path(out).suffix == ".hdf5":
+        return
+    header, counts = found[0].header, {split: count for one in found for split, count in one.counts.items()}
     limits, usual = {"train": "task.episodes", "val": "task.val_episodes"}, RLBenchConfig()
     words = [
         *(f"task.name={hydra_value(header.task)}", "sim=rlbench", f"data.dir={hydra_value(out)}"),
@@ -208,10 +225,8 @@ def print_training(header: Header, out: str, counts: dict[str, int]) -> None:
         *([f"sim.state={state_override(header.state)}"] if header.state != tuple(usual.state) else []),
         *([f"sim.actions={header.actions}"] if header.actions != usual.actions else []),
         *(f"{limits[split]}={count}" for split, count in counts.items()),
+        *(["head=regression"] if lacks_matrices else []),
     ]
-    if header.provenance.get("cameras") == "unknown":
-        print("without camera matrices, train with head=regression or head=discrete")
-        words.append("head=regression")
     try:
         usual.check_task("task", header.task)
     except InputError as error:

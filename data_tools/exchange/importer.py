@@ -11,7 +11,7 @@ from tqdm import tqdm
 from data_tools.convert.episode_builder import ERRORS, skipped_for
 from data_tools.convert.settings import ConvertConfig, workspace_of
 from data_tools.convert.skip_report import SkippedError
-from data_tools.convert.task_files import Candidate, TaskEpisodes, write
+from data_tools.convert.task_files import Candidate, TaskEpisodes, print_training, write
 from data_tools.exchange.episodes import Episode, Reader, Source
 from data_tools.exchange.foreign import demonstration, keyframes, position
 from data_tools.exchange.mapping import Mapping, parse_key, referenced_keys, selected_cameras
@@ -47,6 +47,7 @@ def import_foreign(source: Source, mapping: Mapping, config: ConvertConfig, sour
     provenance = {"simulator": "unknown", "expert": f"unknown, {source.format} data set {source.name} {source.version}"}
     has_matrices = next(iter(selected_cameras(mapping).values())).intrinsics is not None
     provenance |= {} if has_matrices else {"cameras": "unknown"}
+    written = []
     for target_split, source_name in splits.items():
         load, count = partial(reader.load, source_name), source.splits[source_name]
         size = config.image_size or first_image_size(load, count, mapping)
@@ -55,10 +56,11 @@ def import_foreign(source: Source, mapping: Mapping, config: ConvertConfig, sour
             (f"{source_name} episode {number}", partial(make, number)) for number in range(count)
         ]
         found = TaskEpisodes(candidates, provenance, state=tuple(mapping.state.names))
-        write(replace(config, split=target_split or None), task, size, found)
+        written.append(write(replace(config, split=target_split or None), task, size, found))
     skipped = [name for name in source.splits if name not in splits.values()]
     if skipped:
         print(f"skipped: {', '.join(skipped)}; source_split= selects one of them")
+    print_training(config.out, written)
 
 
 def data_workspace(source: Source, reader: Reader, mapping: Mapping, *, limit: int | None) -> Workspace:

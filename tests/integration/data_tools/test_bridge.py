@@ -111,9 +111,9 @@ def printed(place: Path) -> list[str]:
     done = run_main(rlds_main, "import", *words)
     assert done.returncode == 0, done.stderr
     assert "96 episodes found, 96 converted" in done.stdout and "16 episodes found, 16 converted" in done.stdout
-    [last] = {line for line in done.stdout.splitlines() if "task.episodes=96" in line}
-    validation = next(line for line in done.stdout.splitlines() if "task.val_episodes=16" in line)
-    return [*shlex.split(last)[2:], shlex.split(validation)[-1]]
+    [following] = [line for line in done.stdout.splitlines() if line.startswith("next: ")]
+    assert following == done.stdout.splitlines()[-1] and "task.episodes=96 task.val_episodes=16" in following
+    return shlex.split(following)[3:]
 
 
 def test_the_workspace_of_both_files_is_that_of_the_data(place: Path, printed: list[str]) -> None:
