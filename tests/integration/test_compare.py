@@ -506,9 +506,12 @@ def test_a_sweep_ends_with_the_comparison(study: Study) -> None:
     assert comparison(study.sweep, [collect] * 2, study.jobs) == ""
     assert comparison(study.sweep, [spec], study.jobs[:1]) == ""
     for job in study.jobs:
-        job.run = "/nowhere/run"
+        job.run = f"/nowhere/run{job.number}"
     write_table(study.sweep, study.jobs, command="")
     assert comparison(study.sweep, [spec] * 2, study.jobs).startswith("not compared: ")
+    for job in study.jobs:  # which share the episodes of one
+        job.run = "/nowhere/run"
+    assert comparison(study.sweep, [spec] * 2, study.jobs) == ""
 
 
 def test_jobs_of_another_program_in_the_table_are_not_compared(study: Study) -> None:
