@@ -37,10 +37,11 @@ TINY = ("policy=vit_debug", "sim.image_size=32", "encoder.dim=16", "policy.dim=1
 def agent_and_batch(config: TrainConfig) -> tuple[Any, Any]:
     from instructrl.config.heads import chunk_size
     from instructrl.training.model_factory import make_agent
-    from instructrl.types import BatchSizes, fake_batch
+    from instructrl.types import BatchSizes, action_size, fake_batch
 
     sizes = BatchSizes(2, 3, len(config.sim.cameras), config.sim.image_size, 5, chunk=chunk_size(config.head))
-    return make_agent(config, vocabulary_size=11), fake_batch(sizes)
+    batch = fake_batch(dataclasses.replace(sizes, actions=action_size(config.sim.actions)))
+    return make_agent(config, vocabulary_size=11), batch
 
 
 def shapes(config: TrainConfig) -> Any:
@@ -722,6 +723,7 @@ TRAIN_PROBES: dict[str, Probe] = {
     "head.position_weight": ("7.5", loss_program, (*TINY, "head=regression")),
     "head.rotation_weight": ("7.5", loss_program, TINY),
     "head.gripper_weight": ("7.5", loss_program, TINY),
+    "head.collision_weight": ("7.5", loss_program, (*TINY, "sim=rlbench", "sim.actions=keyframe_collisions")),
     "head.heatmap_weight": ("7.5", loss_program, TINY),
     "head.offset_weight": ("7.5", loss_program, TINY),
     "head.chunk": ("20", shapes, DENSE),
