@@ -55,7 +55,7 @@ class Demonstration(NamedTuple):
     intrinsics: Float32[np.ndarray, "N K 3 3"]
     extrinsics: Float32[np.ndarray, "N K 4 4"]
     keyframes: Int64[np.ndarray, " T"]  # increasing frame numbers >= 1
-    actions: Float32[np.ndarray, "T A"]  # A is 8, or 9 with collisions
+    actions: Float32[np.ndarray, "T 8"] | Float32[np.ndarray, "T 9"]  # 9 numbers with a collision flag
     instructions: tuple[str, ...]  # equivalent instructions, without held-out ones
     variation: int
     seed: int
@@ -87,7 +87,7 @@ class Batch(NamedTuple):
     extrinsics: Float32[Any, "B T K 4 4"]
     tokens: Int32[Any, "B L"]
     text_padding_mask: Float32[Any, "B L"]  # 1 where a token is padding
-    actions: Float32[Any, "B T A"]  # the action taken at each step
+    actions: Float32[Any, "B T 8"] | Float32[Any, "B T 9"]  # the action taken at each step
     step_mask: Float32[Any, "B T"]  # 1 where the step exists
     features: Features | None = None  # cached features of a frozen encoder, instead of images
     chunks: Float32[Any, "B T C 8"] | None = None  # of dense actions: that of each step and those that follow

@@ -33,7 +33,7 @@ def test_batches_as_they_are_described_are_taken(sizes: BatchSizes) -> None:
     ("field", "value"),
     [
         ("state", np.zeros((2, 4), np.float32)),  # no steps
-        ("actions", np.zeros((2, 3, 7), np.float32)),  # not 8 values
+        ("actions", np.zeros((2, 3, 7), np.float32)),  # neither 8 values nor 9
         ("tokens", np.zeros((2, 5), np.int64)),
         ("tokens", np.zeros((3, 5), np.int32)),  # another number of sequences than the other arrays
         ("step_mask", np.ones((2, 4), np.float32)),  # another number of steps

@@ -55,7 +55,7 @@ class Faulty(FakeEnvWithExpert):
 
 
 def checked(env: Any, size: int = 8) -> Any:
-    return CheckedEnvWithExpert(env, "sim=plane, task touch_dot", views=1, size=size, state=4)
+    return CheckedEnvWithExpert(env, "sim=plane, task touch_dot", views=1, size=size, state=4, actions=8)
 
 
 def test_what_is_right_passes_unchanged() -> None:
@@ -64,7 +64,7 @@ def test_what_is_right_passes_unchanged() -> None:
     assert all(np.array_equal(*pair) for pair in zip(seen, GOOD, strict=True))
     assert stage.step(ACTION).outcome is Outcome.SUCCESS and stage.step(ACTION).deviation is not None
     assert isinstance(checked(Faulty()), OffersExpert)
-    assert not isinstance(CheckedEnv(FakeEnv(), "", views=1, size=8, state=4), OffersExpert)
+    assert not isinstance(CheckedEnv(FakeEnv(), "", views=1, size=8, state=4, actions=8), OffersExpert)
     assert checked(Faulty()).variations == 4 and checked(Faulty()).limits == EpisodeLimits()
 
 
