@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 INTERRUPTED = 75  # EX_TEMPFAIL: interrupted, the same command resumes
 ANSWER_SECONDS = 60  # seconds within which a command of SLURM must answer
@@ -44,19 +45,25 @@ def unwritten_exit_code(path: Path, line: str) -> int | None:
 
 def read_exit_code(path: Path, job: str | None = None) -> int | None:
     """Read the exit code of a job; None if it has not ended, or if the file is another job's."""
+    content = read_outcome(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         return None if job is not None and content.get("job", job) != job else int(content["exit_code"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
 
 
 def read_job(path: Path) -> str:
     """Read the ID of the job that recorded an exit code; empty if there is none."""
+    return str(read_outcome(path).get("job", ""))
+
+
+def read_outcome(path: Path) -> dict[str, Any]:
+    """Read what `write_exit_code` wrote; empty if there is nothing that can be read."""
     try:
-        return str(json.loads(path.read_text(encoding="utf-8")).get("job", ""))
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return ""
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def run(outcome: Path, words: list[str]) -> int:

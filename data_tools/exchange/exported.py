@@ -3,7 +3,7 @@
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,6 +46,15 @@ def source_files(src: Path, split: str | None) -> dict[str, DemonstrationDataset
         raise InputError(f"src: found {src}, which contains no .hdf5 file{of}; give a file or folder of demonstrations")
     check_alike(list(found.values()))
     return found
+
+
+def check_camera_names(files: Iterable[DemonstrationDataset], *, what: str) -> None:
+    """Raise InputError for a camera whose name an export cannot use; `what`: of the format, such names are part of."""
+    for one in files:
+        wrong = [camera for camera in one.cameras if not re.fullmatch(r"[\w-]+", camera)]
+        if wrong:
+            text = f"camera {format_value(wrong[0])}: {what} consist of letters, digits, _ and -"
+            raise InputError(f"{one.path}: {text}")
 
 
 def first_episodes(contents: Contents, episodes: int | None) -> Contents:

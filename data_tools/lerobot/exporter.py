@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from PIL import Image
 
 from data_tools.exchange.exported import (
     already_exported,
+    check_camera_names,
     first_episodes,
     move_into_place,
     next_step,
@@ -28,7 +28,6 @@ from data_tools.lerobot.metadata import DATA_PATH, EPISODES, IMAGES, INFO, TASKS
 from data_tools.lerobot.statistics import PixelStatistics, number_statistics
 from data_tools.lerobot.video import BROKEN, PIXELS, VideoWriter
 from instructrl.cli.progress import ProgressBar
-from instructrl.config.fields import format_value
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.data.demonstrations.schema import SPLITS, Header, checksum
 from instructrl.errors import InputError, short_message
@@ -83,11 +82,7 @@ def export(
         InputError: a file cannot be used, the files are incompatible, or other content is at `out`.
     """
     files = source_files(src, split)
-    for one in files.values():
-        wrong = [camera for camera in one.cameras if not re.fullmatch(r"[\w-]+", camera)]
-        if wrong:
-            text = f"camera {format_value(wrong[0])}: names of features consist of letters, digits, _ and -"
-            raise InputError(f"{one.path}: {text}")
+    check_camera_names(files.values(), what="names of features")
     headers = {target: one.header for target, one in files.items()}
     digest = checksum if encoding.images == "png" else schema.checksum_without_pixels
     digests = {target: digest(one.header, first_episodes(one.contents, episodes)) for target, one in files.items()}

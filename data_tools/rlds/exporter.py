@@ -1,10 +1,10 @@
 """Export of demonstrations to a tensorflow-datasets directory, which is written atomically."""
 
-import re
 from pathlib import Path
 
 from data_tools.exchange.exported import (
     already_exported,
+    check_camera_names,
     dataset_name,
     first_episodes,
     move_into_place,
@@ -15,7 +15,6 @@ from data_tools.exchange.exported import (
 from data_tools.rlds.schema import FORMAT, VERSION, features, to_rlds
 from data_tools.rlds.source import Source
 from instructrl.cli.progress import ProgressBar, stopwatch
-from instructrl.config.fields import format_value
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.data.demonstrations.schema import UNKNOWN, checksum
 from instructrl.data.image_text.tfrecord import INFO
@@ -40,12 +39,7 @@ def export(src: Path, out: Path, *, split: str | None, name: str | None, episode
         InputError: a file cannot be used, the files are incompatible, or other content is at `out`.
     """
     files = source_files(src, split)
-    for one in files.values():
-        wrong = [camera for camera in one.cameras if not re.fullmatch(r"[\w-]+", camera)]
-        if wrong:
-            raise InputError(
-                f"{one.path}: camera {format_value(wrong[0])}: RLDS keys consist of letters, digits, _ and -"
-            )
+    check_camera_names(files.values(), what="RLDS keys")
     dataset = name or dataset_name([one.task for one in files.values()])
     digests = {target: checksum(one.header, first_episodes(one.contents, episodes)) for target, one in files.items()}
     kind, same = "tensorflow-datasets directory", lambda: recorded_checksums(out) == digests

@@ -84,16 +84,18 @@ class Agent(nn.Module):
         features = features._replace(pooled=self.pooled(features))
         return self.policy(features, batch.state, batch.actions[..., :ACTION_SIZE], step)
 
-    def collision(self, hidden: Float[Array, "B T E"]) -> Float[Array, "B T"]:
-        """The logit of a path that may collide."""
-        return self.collision_head(hidden)[..., 0].astype(jnp.float32)
+    def collision(self, hidden: Float[Array, "B T E"]) -> Float[Array, "B T"] | None:
+        """The logit of a path that may collide; None if actions have no such flag."""
+        return self.collision_head(hidden)[..., 0].astype(jnp.float32) if self.collisions else None
 
-    def decode(self, predicted: Any, hidden: Float[Array, "B T E"], cameras: CameraParams) -> Float[Array, "B T *C A"]:
-        """The actions of a head's prediction, with the collision flag if actions have it."""
+    def decode(
+        self, predicted: Any, collision: Float[Array, "B T"] | None, cameras: CameraParams
+    ) -> Float[Array, "B T *C A"]:
+        """The actions of a head's prediction, with the flag of the logit `collision` if there is one."""
         decoded = self.head.decode(predicted, cameras)
-        if not self.collisions:
+        if collision is None:
             return decoded
-        return jnp.concatenate([decoded, (self.collision(hidden) > 0).astype(decoded.dtype)[..., None]], axis=-1)
+        return jnp.concatenate([decoded, (collision > 0).astype(decoded.dtype)[..., None]], axis=-1)
 
     def check_patches(self, features: Features) -> None:
         """Raise InputError unless the encoder gives a square grid of patches, which the head or the pooling reads."""
@@ -129,7 +131,7 @@ class Agent(nn.Module):
         if self.head_config.has_heatmaps:
             shares = self.head.heatmaps(predicted)[:, 0]
             heatmaps = shares.reshape(*shares.shape[:-1], self.patch_side, self.patch_side)
-        return self.decode(predicted, hidden, cameras)[:, 0], heatmaps
+        return self.decode(predicted, self.collision(hidden), cameras)[:, 0], heatmaps
 
     def loss(self, batch: Batch) -> tuple[Array, dict[str, Array]]:
         """Mean loss over unpadded steps, and the same with the decoded actions' errors (cm, degrees)."""
@@ -139,9 +141,10 @@ class Agent(nn.Module):
         actions = batch.actions if batch.chunks is None else batch.chunks
         seeds = {"seeds": batch.seeds} if self.head_config.draws_noise else {}
         loss = self.head.loss(predicted, self.head.targets(actions[..., :ACTION_SIZE], cameras), **seeds)
-        if self.collisions:
-            loss += self.head_config.collision_weight * flag_loss(self.collision(hidden), actions[..., ACTION_SIZE])
-        decoded = self.decode(predicted, hidden, cameras)
+        collision = self.collision(hidden)
+        if collision is not None:
+            loss += self.head_config.collision_weight * flag_loss(collision, actions[..., ACTION_SIZE])
+        decoded = self.decode(predicted, collision, cameras)
         errors = action_errors(decoded, actions)
         if hasattr(self.head, "error_parts"):
             errors |= self.head.error_parts(predicted, decoded[..., :3], actions[..., :3], cameras)
