@@ -7,6 +7,7 @@ action.
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int32, UInt8
@@ -30,7 +31,7 @@ POOLING_SLOTS, POOLING_DIM = 4, 64  # of encoder.pooling=slots
 class Agent(nn.Module):
     """Predicts an action, or a chunk of dense ones, at each step of a batch of histories.
 
-    `encode` and `predict` are separate, so that a rollout encodes each frame once.
+    `predict` takes images or their features, so that a rollout encodes each frame once.
     """
 
     encoder_config: EncoderConfig
@@ -73,9 +74,14 @@ class Agent(nn.Module):
         """Encode images and instructions."""
         return self.encoder(images, tokens, text_padding_mask)
 
-    def predict(self, features: Features, batch: Batch, step: NextStep | None = None) -> Any:
-        """The head's prediction for every step of a batch; the batch's images are not used. `step` as in `act`."""
-        return self.head(self.hidden(features, batch, step), features.patches, self.cameras(batch))
+    def predict(self, batch: Batch, step: NextStep | None = None) -> tuple[Any, Float[Array, "B T"] | None]:
+        """The head's prediction for every step of a batch, and the logit of a path that may collide (see `collision`).
+
+        `step` as in `act`.
+        """
+        features = self.features(batch)
+        hidden = self.hidden(features, batch, step)
+        return self.head(hidden, features.patches, self.cameras(batch)), self.collision(hidden)
 
     def hidden(self, features: Features, batch: Batch, step: NextStep | None = None) -> Float[Array, "B T E"]:
         """The policy's output at every step of a batch, as in `predict`."""
@@ -125,25 +131,30 @@ class Agent(nn.Module):
             batch: of one step (T = 1), whose `actions` are those of the step before.
             step: its place in the episodes.
         """
-        features, cameras, heatmaps = self.features(batch), self.cameras(batch), None
-        hidden = self.hidden(features, batch, step)
-        predicted = self.head(hidden, features.patches, cameras)
+        (predicted, collision), heatmaps = self.predict(batch, step), None
         if self.head_config.has_heatmaps:
             shares = self.head.heatmaps(predicted)[:, 0]
             heatmaps = shares.reshape(*shares.shape[:-1], self.patch_side, self.patch_side)
-        return self.decode(predicted, self.collision(hidden), cameras)[:, 0], heatmaps
+        return self.decode(predicted, collision, self.cameras(batch))[:, 0], heatmaps
+
+    def step_losses(self, batch: Batch) -> tuple[Float[Array, "B T *C"], Any, Float[Array, "B T"] | None]:
+        """The loss of every action of a batch, before what `predict` returns for it.
+
+        Every parameter takes part, and nothing is decoded: the trace from which parameters are drawn.
+        """
+        predicted, collision = self.predict(batch)
+        actions, cameras = actions_of(batch), self.cameras(batch)
+        seeds = {"seeds": batch.seeds} if self.head_config.draws_noise else {}
+        loss = self.head.loss(predicted, self.head.targets(actions[..., :ACTION_SIZE], cameras), **seeds)
+        if collision is not None:
+            loss += self.head_config.collision_weight * flag_loss(collision, actions[..., ACTION_SIZE])
+        return loss, predicted, collision
 
     def loss(self, batch: Batch) -> tuple[Array, dict[str, Array]]:
         """Mean loss over unpadded steps, and the same with the decoded actions' errors (cm, degrees)."""
-        features, cameras = self.features(batch), self.cameras(batch)
-        hidden = self.hidden(features, batch)
-        predicted = self.head(hidden, features.patches, cameras)
-        actions = batch.actions if batch.chunks is None else batch.chunks
-        seeds = {"seeds": batch.seeds} if self.head_config.draws_noise else {}
-        loss = self.head.loss(predicted, self.head.targets(actions[..., :ACTION_SIZE], cameras), **seeds)
-        collision = self.collision(hidden)
-        if collision is not None:
-            loss += self.head_config.collision_weight * flag_loss(collision, actions[..., ACTION_SIZE])
+        loss, *outputs = self.step_losses(batch)
+        predicted, collision = jax.lax.stop_gradient(outputs)  # errors are looked at, not descended
+        actions, cameras = actions_of(batch), self.cameras(batch)
         decoded = self.decode(predicted, collision, cameras)
         errors = action_errors(decoded, actions)
         if hasattr(self.head, "error_parts"):
@@ -168,6 +179,11 @@ class Agent(nn.Module):
     def cameras(self, batch: Batch) -> CameraParams:
         """Camera matrices of the batch, and the side length of the encoder's patch grid."""
         return CameraParams(batch.intrinsics, batch.extrinsics, self.image_size, self.patch_side)
+
+
+def actions_of(batch: Batch) -> Float[Any, "B T *C A"]:
+    """The actions that are learned: those of the steps, or their chunks."""
+    return batch.actions if batch.chunks is None else batch.chunks
 
 
 def masked_mean(values: Array, mask: Array | np.ndarray, *, axis: int | None = None) -> Array:

@@ -82,9 +82,9 @@ def dummy_batch(config: TrainConfig, tokenizer: Tokenizer) -> Batch:
 
 def random_params(agent: Agent, batch: Batch, *, seed: int, mesh: Mesh | None = None) -> Params:
     """Random parameters, determined by the seed, on the mesh if there is one; `batch` only gives shapes."""
-    return draw_params(agent, jax.random.key(seed), batch, put=_placement(mesh))
+    return draw_params(agent, jax.random.key(seed), batch, method="step_losses", put=_placement(mesh))
 
 
 def abstract_params(agent: Agent, batch: Batch) -> Params:
     """Shapes and types of the agent's parameters, by shape inference only."""
-    return param_shapes(agent, batch)
+    return param_shapes(agent, batch, method="step_losses")

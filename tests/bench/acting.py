@@ -35,7 +35,7 @@ def whole_history(network: Agent, params: Any, like: Batch) -> Callable[[Observa
 
     def decode(params: Any, features: Features, batch: Batch) -> Any:
         def actions(agent: Agent) -> Any:
-            return agent.head.decode(agent.predict(features, batch), agent.cameras(batch))
+            return agent.head.decode(agent.predict(batch._replace(features=features))[0], agent.cameras(batch))
 
         return network.apply({"params": params}, method=actions)
 

@@ -22,7 +22,7 @@ def whole_episodes(agent: Agent, params: Any, batch: Batch) -> Any:
     """Actions at every step of whole episodes."""
 
     def actions(network: Agent, batch: Batch) -> Any:
-        return network.head.decode(network.predict(network.features(batch), batch), network.cameras(batch))
+        return network.head.decode(network.predict(batch)[0], network.cameras(batch))
 
     return agent.apply({"params": params}, batch, method=actions)
 

@@ -79,7 +79,8 @@ class Compiled:
 
     def _predictions(self, batch):
         features = self._encode(batch.images, batch.tokens, batch.text_padding_mask)
-        return self.agent.apply({"params": self.params}, features, batch, method=Agent.predict)
+        given = batch._replace(images=None, features=features)
+        return self.agent.apply({"params": self.params}, given, method=Agent.predict)[0]
 
     def _answer(self, state_and_actions, batch, step):
         state, actions = state_and_actions
