@@ -30,7 +30,7 @@ from data_tools.convert.rlbench_dataset import (
 from data_tools.convert.settings import ConvertConfig, num_variations, parse, rule_of, workspace_of
 from data_tools.convert.task_files import Candidate, TaskEpisodes, print_training, write
 from data_tools.convert.windows import window_demonstration
-from instructrl.cli.entry import tool_help
+from instructrl.cli.help import tool_help
 from instructrl.cli.progress import stopwatch
 from instructrl.config.fields import format_value
 from instructrl.data.demonstrations.legacy_windows import Windows, open_windows

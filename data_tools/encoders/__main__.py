@@ -27,7 +27,7 @@ from data_tools.encoders.settings import (
     parse_comparison,
 )
 from data_tools.exchange.settings import run_command
-from instructrl.cli.entry import tool_help
+from instructrl.cli.help import tool_help
 from instructrl.errors import InputError, RunError
 from instructrl.redaction import redact_words
 from instructrl.storage.atomic import write_atomically

@@ -158,7 +158,7 @@ def main() -> None:
 
 def usage() -> str:
     """Help text of the command."""
-    from instructrl.cli.entry import format_settings
+    from instructrl.cli.help import format_settings
 
     values = {key: format_value(value).replace(" ", "") for key, value in asdict(FramesConfig()).items()}
     rows = format_settings(FramesConfig, values)

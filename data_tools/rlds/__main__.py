@@ -18,7 +18,7 @@ from functools import partial
 
 from data_tools.exchange import settings
 from data_tools.exchange.settings import OUT_HINT, ImportConfig, check_native, import_mapped, local_path, run_command
-from instructrl.cli.entry import tool_help
+from instructrl.cli.help import tool_help
 from instructrl.config.fields import format_value, setting
 from instructrl.errors import InputError
 from instructrl.storage.writable import check_writable

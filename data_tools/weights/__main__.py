@@ -37,7 +37,8 @@ from data_tools.weights.download import (
 )
 from data_tools.weights.model_card import read_licence
 from data_tools.weights.published import READERS, SIZES, Published, read_published
-from instructrl.cli.entry import compose, tool_help
+from instructrl.cli.entry import compose
+from instructrl.cli.help import tool_help
 from instructrl.cli.overrides import options
 from instructrl.cli.progress import stopwatch
 from instructrl.config.fields import format_value, one_of, setting

@@ -7,15 +7,12 @@ import copy
 import functools
 import inspect
 import os
-import re
 import shlex
 import sys
-import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 import hydra
@@ -23,28 +20,21 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from instructrl.cli.args import parse_settings
 from instructrl.cli.compose import compose, merge, schema_of
-from instructrl.cli.folders import faults, folder_words, take_folders
+from instructrl.cli.flags import split_flags
+from instructrl.cli.folders import folder_words, take_folders
+from instructrl.cli.help import help_text
+from instructrl.cli.launcher_words import compose_launcher, is_launched
 from instructrl.cli.overrides import (
     expand_sweep,
-    groups,
     is_of_plugin,
-    options,
     read_override,
     without_empty_groups,
 )
 from instructrl.cli.plugins import HYDRAS_OWN, Plugins, add_import_path, chosen_plugins, example_jobs
 from instructrl.cli.progress import ProgressBar
-from instructrl.config.fields import (
-    format_value,
-    leaves,
-    summarize_allowed,
-)
-from instructrl.config.kinds import registries
-from instructrl.config.launcher import LaunchConfig, LauncherConfig, user_config_file, user_overrides
+from instructrl.config.launcher import LauncherConfig
 from instructrl.config.resolve import check_distinct_outputs
 from instructrl.config.share import is_divided
 from instructrl.errors import InputError, UserError, report_user_errors
@@ -52,15 +42,6 @@ from instructrl.package_files import CONFIG_DIR, IMPORT_ROOT, IS_CHECKOUT
 from instructrl.preemption import handle_signals
 from instructrl.redaction import redact_words
 
-FLAGS = {
-    "--help": "print this help, with the values that the other arguments choose",
-    "--cfg": "with `job`: print the composed settings and exit",
-    "--multirun": "one run per combination of several values, like seed=0,1,2 or seed=range(0,4)",
-    "--dry-run": "print the commands and the scripts for a cluster, and exit",
-    "--config-dir": "with a folder: its YAML files, such as encoder/NAME.yaml, are options of the groups too",
-}
-HELP_WIDTH, MAX_HELP_COLUMN = 116, 44  # characters of a line of the help, and before the meaning of a setting
-SHORT_FLAGS = {"-h": "--help", "-c": "--cfg", "-m": "--multirun", "-cd": "--config-dir"}
 T = TypeVar("T")
 
 
@@ -166,35 +147,6 @@ def job_overrides(
     return [words]
 
 
-def compose_launcher(words: Sequence[str], *, dry_run: bool = False) -> tuple[list[str], LauncherConfig]:
-    """The words that are not the launcher's, and the launcher's settings: profile, the user's file, words.
-
-    Raises:
-        InputError: one of them, or a setting of that file, is invalid.
-    """
-    rest, launcher_words = split_launcher(words)
-    config = compose("launch", LaunchConfig, launcher_words)
-    return rest, replace(config.launcher, dry_run=config.launcher.dry_run or dry_run)
-
-
-def split_launcher(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words that are not the launcher's, and the launcher's with those of the user's file, the last one winning.
-
-    Raises:
-        InputError: a setting of that file is invalid.
-    """
-    own = [word for word in words if re.match(r"\+*~?launcher[=.@]", word)]
-    from_file = user_overrides()
-    profile = [word for word in own if word.startswith("launcher=")]
-    try:
-        if from_file:
-            compose("launch", LaunchConfig, from_file)
-    except InputError as error:
-        raise InputError(f"{user_config_file()}: {error}") from None
-    others = [word for word in own if word not in profile]
-    return [word for word in words if word not in own], [*profile, *from_file, *others]
-
-
 def searches(plugins: Plugins, launcher: LauncherConfig) -> bool:
     """Return True if a sweeper plugin chooses jobs for our launcher; a dry run shows the first example.
 
@@ -223,11 +175,6 @@ def check_only_launcher(plugins: Plugins, launcher: LauncherConfig) -> None:
             f"hydra/launcher: found {plugins.launcher} beside {found}; allowed: one of them, since launcher= chooses "
             "InstructRL's own"
         )
-
-
-def is_launched(launcher: LauncherConfig) -> bool:
-    """Return True if the settings of the launcher ask for one, even for a single job."""
-    return launcher.kind != "local" or launcher.dry_run or bool(launcher.then)
 
 
 def check_undivided(configs: Sequence[Any], plugin: str) -> None:
@@ -290,64 +237,6 @@ def announce_job() -> None:
         print(f"job {started.job.num + 1}: {' '.join(redact_words(started.overrides.task))}", flush=True)
 
 
-def split_flags(words: Sequence[str]) -> tuple[set[str], list[str]]:
-    """The flags, by their long names, and the other words.
-
-    Raises:
-        InputError: an unknown flag.
-    """
-    flags = {SHORT_FLAGS.get(word, word) for word in words if word.startswith("-")}
-    for flag in sorted(flags - set(FLAGS)):
-        allowed = f"{', '.join([*FLAGS, *SHORT_FLAGS])} and key=value"
-        raise InputError(f"{format_value(flag)}: no such flag; allowed: {allowed}")
-    others = [word for word in words if not word.startswith("-")]
-    if "--cfg" in flags:
-        if "job" not in others:
-            raise InputError("--cfg: found nothing to print; write --cfg job")
-        others.remove("job")
-    return flags, others
-
-
-def help_text(config_name: str, schema: type, words: Sequence[str], *, about: str) -> str:
-    """Help of a command: description, flags, option groups, and all settings with their values under `words`."""
-    overrides, launcher_words = split_launcher(words)
-    schema = schema_of(config_name, schema, overrides)
-    config = merge(config_name, schema, overrides)
-    chosen: dict[str, Any] = dict(groups(config_name))
-    chosen |= {o.key_or_group: o.value() for o in map(read_override, overrides) if o.key_or_group in chosen}
-    known = {group: [f"[{name}]" if name == chosen[group] else name for name in options(group)] for group in chosen}
-    lines = [about.strip(), "", "Flags", *format_table(FLAGS)]
-    lines += ["", "Groups: group=option, [current option]", *format_table({key: " ".join(known[key]) for key in known})]
-    lines += ["", "Settings: key=current value, meaning [allowed values]", *settings_in_use(config, schema)]
-    added = {f"{one.key}={name}": text for one in registries(schema).values() for name, text in one.added().items()}
-    if added or faults():
-        lines += ["", "Installed packages", *format_table(added), *(f"  {fault}" for fault in faults())]
-    lines += ["", *wrap(f"Launchers: launcher=profile, one of {', '.join(options('launcher'))}", HELP_WIDTH)]
-    if len(overrides) < len(words):
-        lines += settings_in_use(merge("launch", LaunchConfig, launcher_words), LaunchConfig)
-    else:
-        lines += ["  with launcher=profile beside --help, its settings are listed too"]
-    return "\n".join(lines)
-
-
-def settings_in_use(config: DictConfig, schema: type) -> list[str]:
-    """Help lines of all settings of a schema with their values in a composed configuration."""
-    return format_settings(schema, {key: current_value(config, key) for key in leaves(schema)})
-
-
-def current_value(config: DictConfig, key: str) -> str:
-    """The value of a setting as it would be typed; ??? if it has none."""
-    try:
-        value: Any = OmegaConf.select(config, key, throw_on_missing=True)
-    except OmegaConfBaseException:
-        return "???"
-    value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-    if not isinstance(value, list):
-        return format_value(value)
-    items = [item if re.fullmatch(r"\S*[^\s)]", item) else f'"{item}"' for item in map(format_value, value)]
-    return f"[{','.join(items)}]"
-
-
 def with_numbers(config: DictConfig) -> DictConfig:
     """A composed configuration in which numbers that follow from other settings stand for themselves."""
     numbers = copy.deepcopy(config)
@@ -356,53 +245,6 @@ def with_numbers(config: DictConfig) -> DictConfig:
             if OmegaConf.is_interpolation(group, key) and isinstance(group[key], int | float):
                 group[key] = group[key]
     return numbers
-
-
-def tool_help(about: str | None, schemas: Mapping[str, type]) -> str:
-    """Help of a tool: description, and the settings of each command; "" is the name of an only one."""
-    lines = [(about or "").strip()]
-    for command, schema in schemas.items():
-        lines += ["", f"{command} key=value: meaning [allowed values]".strip(), *format_settings(schema)]
-    return "\n".join(lines)
-
-
-def tool_settings(words: Sequence[str], schema: type[T], *, prog: str, about: str | None) -> T:
-    """The settings of a tool with one command, from its command line; --help is answered and ends the program.
-
-    Raises:
-        InputError: as `parse_settings`.
-    """
-    if {"--help", "-h"} & set(words):
-        print(tool_help(about, {"": schema}))
-        raise SystemExit(0)
-    return parse_settings(words, schema, prog=prog)
-
-
-def format_settings(schema: type, values: Mapping[str, str] = MappingProxyType({})) -> list[str]:
-    """Help lines of all settings of a schema: key (and value), then meaning and [allowed values], wrapped beside it."""
-    entries, lines = leaves(schema), []
-    left = {key: f"  {key}={values[key]}" if key in values else f"  {key}" for key in entries}
-    column = min(MAX_HELP_COLUMN, 2 + max(map(len, left.values())))
-    for key, entry in entries.items():
-        right = wrap(f"{entry.metadata.get('help', '')} [{summarize_allowed(entry)}]", HELP_WIDTH - column)
-        first = left[key] if len(left[key]) > column - 2 else f"{left[key]:<{column}}{right.pop(0)}"
-        lines += [first, *(" " * column + line for line in right)]
-    return lines
-
-
-def format_table(rows: dict[str, str]) -> list[str]:
-    """Lines of two aligned columns, the second one wrapped."""
-    indent = max(map(len, rows), default=0) + 4
-    lines = []
-    for key, text in rows.items():
-        first, *more = wrap(text, HELP_WIDTH - indent) or [""]
-        lines += [f"  {key:<{indent - 2}}{first}", *(" " * indent + line for line in more)]
-    return lines
-
-
-def wrap(text: str, width: int) -> list[str]:
-    """A text broken into lines between words only."""
-    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
 
 
 def command_line() -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from instructrl.actions import check_action, rotation_angle
-from instructrl.cli.entry import tool_settings
+from instructrl.cli.help import tool_settings
 from instructrl.cli.progress import stopwatch
 from instructrl.config.environment import SIMULATORS, SimConfig
 from instructrl.config.fields import MAX_EPISODES, format_value, number, setting

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from instructrl.cli.entry import tool_settings
+from instructrl.cli.help import tool_settings
 from instructrl.cli.progress import stopwatch
 from instructrl.config.fields import one_of, setting, word
 from instructrl.errors import InputError, RunError, format_value, report_user_errors, short_message

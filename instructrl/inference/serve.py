@@ -17,7 +17,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from instructrl.cli.entry import tool_settings
+from instructrl.cli.help import tool_settings
 from instructrl.cli.progress import stopwatch
 from instructrl.config.fields import number, one_of, setting
 from instructrl.config.training import HardwareConfig

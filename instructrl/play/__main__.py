@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from instructrl.cli.entry import tool_settings
+from instructrl.cli.help import tool_settings
 from instructrl.cli.progress import stopwatch
 from instructrl.config.fields import number, setting
 from instructrl.config.training import HardwareConfig

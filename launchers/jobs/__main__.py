@@ -21,7 +21,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
-from instructrl.cli.entry import tool_help
+from instructrl.cli.help import tool_help
 from instructrl.cli.option_files import suggest
 from instructrl.config.fields import format_value
 from instructrl.errors import InputError, report_user_errors

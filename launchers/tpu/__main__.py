@@ -29,7 +29,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from instructrl.cli.entry import tool_help
+from instructrl.cli.help import tool_help
 from instructrl.config.fields import format_value
 from instructrl.errors import InputError, report_user_errors
 from instructrl.redaction import is_confidential, redact_words

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import train as train_entry
-from instructrl.cli.entry import compose, help_text
+from instructrl.cli.entry import compose
+from instructrl.cli.help import help_text
 from instructrl.config.simulators import TabletopConfig
 from instructrl.config.training import TrainConfig
 from instructrl.errors import InputError
