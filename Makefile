@@ -3,6 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := outputs/quickstart-reach_target-spatial-seed0
 EPISODES ?= 200
+# On two cores a third process fills the waits of the others.
 JOBS ?= 3
 SEEDS ?= 0,1,2
 
@@ -40,7 +41,7 @@ rlbench: $(VENV)/installed  ## install RLBench and CoppeliaSim (for non-commerci
 metaworld: $(VENV)/installed  ## install Meta-World into .venv-metaworld and play one episode
 	launchers/setup/setup_metaworld.sh $(BIN)/python
 
-test: $(VENV)/installed-dev  ## run all tests (unit, integration, cluster), JOBS files at a time: on two cores a third fills the others' waits
+test: $(VENV)/installed-dev  ## run all tests (unit, integration, cluster), JOBS files at a time
 	$(BIN)/python -m pytest -n $(JOBS) --durations=20
 
 test-fast: $(VENV)/installed-dev  ## run the unit tests, which start no process
