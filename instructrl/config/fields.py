@@ -473,10 +473,13 @@ def unknown_key(key: str, schema: type) -> str:
 
 
 def similar_keys(key: str, keys: list[str]) -> list[str]:
-    """At most two known keys that a wrong one may stand for: by a synonym, its last part, or its spelling."""
-    name = key.rpartition(".")[2]
+    """At most two known keys that a wrong one may stand for: a synonym, or like it in its group, name or spelling."""
+    group, _, name = key.rpartition(".")
     if SYNONYMS.get(name) in keys:
         return [SYNONYMS[name]]
+    siblings = [known.rpartition(".")[2] for known in keys if group and known.rpartition(".")[0] == group]
+    if close := difflib.get_close_matches(name, siblings, n=1, cutoff=0.85):
+        return [f"{group}.{close[0]}"]
     same_name = [known for known in keys if known.endswith(f".{name}")]
     if len(same_name) == 1 or (same_name and "." not in key):
         return same_name[:2]

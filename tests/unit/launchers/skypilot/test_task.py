@@ -106,7 +106,8 @@ def test_a_job_that_is_no_training_runs_on_one_node_with_what_its_machine_needs(
         (["mounts=[/mnt/x:gs://a/b]"], "launcher.skypilot.mounts: found [/mnt/x:gs://a/b]; allowed: a list"),
         (["recovery=failover"], "launcher.skypilot.recovery: found failover; allowed: FAILOVER, EAGER_NEXT_REGION, or"),
         (["setup=['export X_TOKEN=4f1e-marker-key']"], "launcher.skypilot.setup: found a password or a token"),
-        (["spots=true"], "launcher.skypilot.spots: no such setting; did you mean launcher.skypilot.spot or "),
+        (["spots=true"], "launcher.skypilot.spots: no such setting; did you mean launcher.skypilot.spot?"),
+        (["accelerator=H100:8"], "launcher.skypilot.accelerator: no such setting; did you mean launcher.skypilot.acc"),
         (["nodes=0"], "launcher.skypilot.nodes: found 0; allowed: an integer at least 1"),
     ],
 )
