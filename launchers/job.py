@@ -11,6 +11,7 @@ from instructrl.package_files import IMPORT_ROOT, IS_CHECKOUT
 ROOT = IMPORT_ROOT  # the checkout, or site-packages
 TRAINING = {"train.py", "instructrl.commands.train"}  # in a checkout, and in an installed package
 EVALUATION = {"eval.py", "instructrl.commands.evaluate"}
+CHAINING = ("local", "slurm")  # kinds of launchers that start a job after others
 
 
 def import_path() -> list[str]:

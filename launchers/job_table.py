@@ -34,6 +34,7 @@ class Job:
         error: one line with the reason.
         entry: what its overrides are given to, like ["train.py"]; empty in a table of an earlier version.
         attempt: unique name of its last submission, which tells the outcomes of jobs and of their attempts apart.
+        after: numbers of the jobs that must succeed first.
     """
 
     number: int
@@ -49,6 +50,7 @@ class Job:
     submissions: int = field(default=0)
     entry: list[str] = field(default_factory=list)
     attempt: str = ""
+    after: list[int] = field(default_factory=list)
 
     @property
     def active(self) -> bool:
@@ -146,6 +148,7 @@ def read_table(folder: Path) -> list[Job]:
         jobs = [Job(**{key: value for key, value in entry.items() if key in keys}) for entry in entries]
         for job in jobs:
             job.overrides = [with_current_name(word) for word in job.overrides]
+            job.after = [int(number) for number in job.after]
         return jobs
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{path}: damaged; remove it, and running jobs will not be attached to") from None
@@ -170,6 +173,8 @@ def merge_jobs(known_jobs: Sequence[Job], specs: Sequence[JobSpec]) -> list[Job]
             job = Job(last_number, spec.name, list(spec.overrides), spec.run)
         job.entry = list(spec.entry)
         jobs.append(job)
+    for job, spec in zip(jobs, specs, strict=True):
+        job.after = [jobs[index].number for index in spec.after]
     return jobs
 
 

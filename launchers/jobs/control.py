@@ -15,7 +15,7 @@ from instructrl.errors import InputError, RunError
 from instructrl.preemption import handle_signals
 from instructrl.redaction import HIDDEN
 from instructrl.storage.file_lock import exclusive_lock
-from launchers.job import TRAINING, JobSpec
+from launchers.job import CHAINING, TRAINING, JobSpec
 from launchers.job_table import Job, format_table, write_table
 from launchers.jobs.settings import PROG, is_launcher_word
 from launchers.jobs.sweep import Sweep, is_known
@@ -96,23 +96,53 @@ def note_cancellation(sweep: Sweep, job: Job) -> None:
 def retry(sweep: Sweep, jobs: Sequence[Job], words: Sequence[str]) -> int:
     """Start jobs again that are not done, as the command of the sweep would; returns the same exit codes.
 
+    With them, those that must succeed first and those that follow them, each at its turn.
+
     Args:
         sweep: the sweep.
         jobs: those to start again if they are neither done nor active.
         words: settings of the launcher that replace those of the command.
 
     Raises:
-        InputError: the settings of the launcher are not known, a job's are invalid, or the sweep is being launched.
+        InputError: the settings of the launcher are not known or cannot start a job after others, a job's are invalid,
+            or the sweep is being launched.
     """
     again = [job for job in jobs if needs_submission(job)]
     if not again:
         print(f"sweep {sweep.folder}: none of these jobs has failed or was cancelled or interrupted")
         return 0
-    resources = recorded_launcher(sweep, again, words)
-    specs = [job_spec(job, resources) for job in again]
+    chain = chain_of(sweep.jobs, again)
+    resources = recorded_launcher(sweep, [job for job in chain if job.active or needs_submission(job)], words)
+    for job in chain:
+        if job.after and resources.kind not in CHAINING:
+            raise InputError(
+                f"launcher: found {resources.name}, but job {job.number} must follow job {job.after[0]}; allowed: "
+                "launcher=local or a profile of SLURM"
+            )
+    places = {job.number: index for index, job in enumerate(chain)}
+    after = [tuple(places[number] for number in job.after if number in places) for job in chain]
+    specs = [replace(job_spec(job, resources), after=needed) for job, needed in zip(chain, after, strict=True)]
     with lock(sweep, busy_hint="end it with ctrl-C"), handle_signals():
         backend = make_backend(resources, sweep.folder)
         return follow(Table(sweep.folder, specs, backend, sweep.command), specs, backend, sweep.folder)
+
+
+def chain_of(jobs: Sequence[Job], again: Sequence[Job]) -> list[Job]:
+    """Return jobs that are started again, with those that must succeed first and those that wait for them.
+
+    Args:
+        jobs: all jobs of the sweep.
+        again: those that are started again in any case.
+    """
+    known, chosen = {job.number for job in jobs}, {job.number for job in again}
+    while True:
+        chain = [job for job in jobs if job.number in chosen]
+        restarted = {job.number for job in chain if needs_submission(job)}
+        first = {number for job in chain for number in job.after} & known
+        later = {job.number for job in jobs if restarted & set(job.after) and needs_submission(job)}
+        if first | later <= chosen:
+            return chain
+        chosen |= first | later
 
 
 def recorded_launcher(sweep: Sweep, jobs: Sequence[Job], words: Sequence[str]) -> LauncherConfig:

@@ -11,7 +11,7 @@ from instructrl.cli.entry import SweepRequest
 from instructrl.config.evaluation import EvalConfig
 from instructrl.config.training import TrainConfig
 from instructrl.errors import InputError, format_value
-from launchers.job import JobSpec
+from launchers.job import CHAINING, JobSpec
 
 ENTRIES = {"train.py": "eval.py", "instructrl.commands.train": "instructrl.commands.evaluate"}
 
@@ -30,7 +30,7 @@ def evaluation_specs(request: SweepRequest, trainings: Sequence[JobSpec]) -> lis
                 f"launcher.then_settings: found {found} without launcher.then; write launcher.then=eval too"
             )
         return []
-    if launcher.kind not in ("local", "slurm"):
+    if launcher.kind not in CHAINING:
         raise InputError(
             f"launcher.then: found {launcher.then} with launcher={launcher.name}; allowed: null, and eval.py "
             "once the trainings are done"

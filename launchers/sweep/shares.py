@@ -7,16 +7,14 @@ from typing import Any
 from instructrl.cli.entry import SweepRequest
 from instructrl.config.share import is_divided
 from instructrl.errors import InputError
-from launchers.job import JobSpec
-
-KINDS = ("local", "slurm")
+from launchers.job import CHAINING, JobSpec
 
 
 def check_shares(request: SweepRequest) -> None:
     """Raise InputError if episodes are to be divided among jobs of a launcher that cannot run one after others."""
     launcher = request.launcher
     for config in request.configs:
-        if is_divided(config) and launcher.kind not in KINDS:
+        if is_divided(config) and launcher.kind not in CHAINING:
             raise InputError(
                 f"jobs: found {config.jobs} with launcher={launcher.name}; allowed: 1, or launcher=local or a profile "
                 "of SLURM"

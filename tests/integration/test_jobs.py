@@ -87,6 +87,41 @@ def test_jobs_are_cancelled_beside_their_launcher_and_retried_after_it(tmp_path:
     assert "none of these jobs is waiting or running" in jobs(tmp_path, "cancel", "sweep=study")
 
 
+def test_a_retried_job_waits_for_those_that_it_follows_and_is_retried_with_them(tmp_path: Path) -> None:
+    sweep = study(tmp_path, "bad", "next")
+    sweep.after = {"next": [0]}
+    (tmp_path / "go").touch()
+    sweep(code=1)
+    assert sweep.states == [("failed", 3), ("cancelled", None)]
+    output = jobs(tmp_path, "retry", "sweep=study", "job=1", "launcher.jobs=2", code=1)
+    assert "2 jobs, 0 done, 0 still active, 2 to start" in output and "not started, as job 1 did not succeed" in output
+    assert sweep.states == [("failed", 3), ("cancelled", None)]
+    assert [job["submissions"] for job in sweep.table] == [2, 0]
+    (tmp_path / "bad").touch()  # it succeeds
+    assert "2 jobs, 0 done, 0 still active, 2 to start" in jobs(tmp_path, "retry", "sweep=study", "job=2")
+    assert sweep.states == [("done", 0)] * 2
+    assert [job["submissions"] for job in sweep.table] == [3, 1]
+
+
+def test_a_retried_job_waits_for_one_that_still_runs(tmp_path: Path) -> None:
+    sweep = study(tmp_path, "one", "next")
+    sweep.after = {"next": [0]}
+    launcher = sweep.begin(jobs=2)
+    until(lambda: began(tmp_path, 1) and sweep.table[0]["state"] == "running")
+    os.kill(launcher.pid, signal.SIGKILL)
+    launcher.wait()
+    line = [sys.executable, "-m", "launchers.jobs", "retry", "sweep=study", "launcher.jobs=2"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    retry = subprocess.Popen(line, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, **pipes)
+    assert retry.stdout is not None
+    assert retry.stdout.readline() == "sweep multirun/study: 2 jobs, 0 done, 1 still active, 1 to start\n"
+    until(lambda: sweep.table[1]["state"] == "waiting")
+    assert not began(tmp_path, 2)
+    (tmp_path / "go").touch()
+    output = retry.communicate(timeout=120)[0]
+    assert retry.returncode == 0 and sweep.states == [("done", 0)] * 2, output
+
+
 def test_jobs_without_their_launcher_are_told_as_it_would_and_cancelled(tmp_path: Path) -> None:
     sweep = study(tmp_path, "one", "two", "three")
     launcher = sweep.begin(jobs=2)
