@@ -216,7 +216,9 @@ def wait(table: Table, backend: Backend) -> None:
                     bar.write(f"job {job.number} ({distinguishing_overrides(job, table.jobs)}) {job.state}{reason}")
                     sys.stdout.flush()
                     table.write()
-            bar.update(sum(not job.active for job in table.jobs) - bar.n)
+            ended = sum(not job.active for job in table.jobs)
+            if ended > bar.n:  # the rate is that since the last call, which must not be the last look
+                bar.update(ended - bar.n)
             if not any(job.active for job in table.jobs):
                 return
             if not bar.disable:

@@ -60,6 +60,8 @@ WRONG = [
         ["-m", "hydra/launcher=basic", "launcher=slurm_gpu"],
         "hydra/launcher: found basic beside launcher=slurm",
     ),
+    ("collect", ["-m", "hydra/launcher=basic", "jobs=2"], "jobs: found 2 with hydra/launcher=basic; allowed: 1"),
+    ("eval", ["-m", "run=x", "hydra/launcher=basic", "jobs=2"], "jobs: found 2 with hydra/launcher=basic; allowed: 1"),
     (
         "train",
         ["--foo"],
@@ -165,6 +167,15 @@ def test_a_search_that_cannot_succeed_is_one_line_before_its_first_trial(
     test_a_wrong_word_is_one_line(
         "train", ["--multirun", "hydra/sweeper=acme", *words], line, monkeypatch, capsys, tmp_path
     )
+
+
+def test_no_search_chooses_jobs_that_share_their_episodes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    ConfigStore.instance().store(group="hydra/sweeper", name="acme", node={"_target_": "never.called", "trials": 3})
+    words = ["--multirun", "hydra/sweeper=acme", "episodes=choice(4,6)", "data.dir=data/${episodes}", "jobs=2"]
+    line = "jobs: found 2 with hydra/sweeper=acme; allowed: 1"
+    test_a_wrong_word_is_one_line("collect", words, line, monkeypatch, capsys, tmp_path)
 
 
 @pytest.mark.parametrize("entry", ENTRIES)

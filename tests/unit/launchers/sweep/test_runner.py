@@ -1,11 +1,15 @@
-"""Names of sweeps, and the jobs that are left to submit."""
+"""Names of sweeps, the jobs that are left to submit, and the time that they still take."""
 
+import io
+import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from launchers.job_table import Job
-from launchers.sweep.runner import exit_code, needs_submission, sweep_name
+from launchers.sweep.runner import exit_code, needs_submission, sweep_name, wait
 
 JOBS = [["seed=0", "training.max_instructions=3"], ["seed=1", "training.max_instructions=3"]]
 FORMER = [[word.replace("max_instructions", "sentences") for word in job] for job in JOBS]
@@ -55,3 +59,26 @@ def test_only_jobs_without_a_result_are_submitted(tmp_path: Path) -> None:
 def test_the_exit_code_of_a_sweep(states: list[str], interrupted: bool, code: int) -> None:
     jobs = [Job(number, "x", [], "run", state=state) for number, state in enumerate(states)]
     assert exit_code(jobs, interrupted=interrupted) == code
+
+
+def test_the_time_left_follows_from_the_jobs_that_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two jobs one after the other, the first ends after a hundred seconds."""
+    now, screen = [0.0], io.StringIO()
+    screen.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+    jobs = [Job(number, "x", [f"seed={number}"], "run", state="running") for number in (1, 2)]
+
+    def refresh() -> None:
+        for job in jobs:
+            job.state = "done" if now[0] >= 100 * job.number else "running"
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr("launchers.sweep.runner.time", SimpleNamespace(sleep=sleep))
+    table: Any = SimpleNamespace(jobs=jobs, refresh=refresh, write=lambda: None)
+    backend: Any = SimpleNamespace(poll_seconds=10)
+    wait(table, backend)
+    assert set(re.findall(r" 0/2 \[\S+, (.*?),", screen.getvalue())) == {"? left"}
+    assert set(re.findall(r" 1/2 \[\S+, (.*?),", screen.getvalue())) == {"01:40 left"}
