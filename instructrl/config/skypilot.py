@@ -1,8 +1,9 @@
 """Settings of jobs that SkyPilot starts on clouds, Kubernetes and SLURM clusters."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from instructrl.config.fields import number, one_of, setting, word, word_list
+from instructrl.config.fields import number, one_of, pairs, setting, word, word_list
 
 NAME = r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?"
 ACCELERATORS = rf"{NAME}(:[1-9]\d{{0,2}})?"
@@ -63,5 +64,11 @@ class SkyPilotConfig:
         pattern=VARIABLE,
         allowed="names of variables",
         help="variables of this machine that jobs get, if they are set, as secrets of SkyPilot",
+    )
+    environment: dict[str, Any] = pairs(
+        keys=rf"(?!SKYPILOT_){VARIABLE}",
+        pattern=r"(?!true$|false$).*",
+        allowed="variables, none of SkyPilot's own, with texts or numbers",
+        help="variables of the jobs, like {NCCL_DEBUG: INFO}",
     )
     setup: list[str] | None = setting(None, help="shell lines on each node before ours, without passwords")

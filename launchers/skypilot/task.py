@@ -53,7 +53,7 @@ def task_yaml(spec: JobSpec, name: str, code: Path) -> str:
         "resources": resources(settings),
         "file_mounts": buckets,
         "volumes": {path: source for path, source in sources.items() if path not in buckets},
-        "envs": {"PYTHONUNBUFFERED": "1"},
+        "envs": {"PYTHONUNBUFFERED": "1", **variables(settings)},
         "secrets": dict.fromkeys(passed_secrets(settings)),  # `sky` fills in their values
         "setup": "\n".join(["set -e", *(settings.setup or []), setup_command(settings), ""]),
         "run": run_script(spec),
@@ -78,6 +78,11 @@ def resources(settings: SkyPilotConfig) -> dict[str, Any]:
         | {"recover_on_exit_codes": [INTERRUPTED]},
     }
     return {key: value for key, value in found.items() if value is not None}
+
+
+def variables(settings: SkyPilotConfig) -> dict[str, str]:
+    """Return the variables that the settings name."""
+    return {name: str(value) for name, value in settings.environment.items() if value is not None}
 
 
 def passed_secrets(settings: SkyPilotConfig) -> list[str]:

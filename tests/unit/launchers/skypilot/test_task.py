@@ -22,7 +22,7 @@ EVERYTHING = [
     "launcher.skypilot.restarts=3", "launcher.skypilot.cpus=64", "launcher.skypilot.memory_gb=512",
     "launcher.skypilot.disk_gb=500", "launcher.skypilot.image=docker:lab/image:1",
     "launcher.skypilot.mounts=[/mnt/data:gs://lab-data,/mnt/disk:shared]", "launcher.skypilot.secrets=[HF_TOKEN,MINE]",
-    f"launcher.skypilot.setup={SETUP}",
+    "launcher.skypilot.environment={NCCL_DEBUG: INFO, NCCL_IB_DISABLE: 1}", f"launcher.skypilot.setup={SETUP}",
 ]  # fmt: skip
 RUN = """\
     set -- train.py seed=0 'name=a b' hardware=gpu
@@ -70,7 +70,7 @@ def test_a_task_has_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
         },
         "file_mounts": {"/mnt/data": {"source": "gs://lab-data", "mode": "MOUNT"}},
         "volumes": {"/mnt/disk": "shared"},
-        "envs": {"PYTHONUNBUFFERED": "1"},
+        "envs": {"PYTHONUNBUFFERED": "1", "NCCL_DEBUG": "INFO", "NCCL_IB_DISABLE": "1"},
         "secrets": {"HF_TOKEN": None},
         "setup": "\n".join(["set -e", *SETUP, "bash launchers/setup/setup_gpu.sh", ""]),
         "run": textwrap.dedent(RUN),
@@ -108,6 +108,8 @@ def test_a_job_that_is_no_training_runs_on_one_node_with_what_its_machine_needs(
         (["setup=['export X_TOKEN=4f1e-marker-key']"], "launcher.skypilot.setup: found a password or a token"),
         (["spots=true"], "launcher.skypilot.spots: no such setting; did you mean launcher.skypilot.spot?"),
         (["accelerator=H100:8"], "launcher.skypilot.accelerator: no such setting; did you mean launcher.skypilot.acc"),
+        (["environment={SKYPILOT_X: 3}"], "launcher.skypilot.environment: found {'SKYPILOT_X': 3}; allowed: a dict"),
+        (["environment={HF_TOKEN: abcdefgh1234}"], "launcher.skypilot.environment: found a password or a token"),
         (["nodes=0"], "launcher.skypilot.nodes: found 0; allowed: an integer at least 1"),
     ],
 )
