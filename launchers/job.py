@@ -46,6 +46,7 @@ class JobSpec:
         resources: the launcher profile with its overrides.
         after: indices, among the specs of its command, of the jobs that must succeed first.
         distributed: True if the profile's number of processes work on this job together (training); else it has one.
+        results: lines that name the files which it writes for the jobs before it; empty for most.
     """
 
     command: tuple[str, ...]
@@ -55,6 +56,7 @@ class JobSpec:
     resources: LauncherConfig
     distributed: bool = False
     after: tuple[int, ...] = ()
+    results: tuple[str, ...] = ()
 
     @property
     def entry(self) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ python -m launchers.jobs retry sweep=NAME                    what failed, was ca
 
 It reads the files of the sweeps alone, and works beside the command that launches them, after it and without it.
 cancel lets a job save first. retry does what the sweep's command would do again, with jobs of which none was changed;
-settings such as launcher.slurm.memory_gb=64 replace those of that command. A job that follows others, like an evaluation
-that follows its training, is started again with them, and waits for them.
+settings such as launcher.slurm.memory_gb=64 replace those of that command. An evaluation that follows its training, or
+another job that follows some, is started again with them, and waits for them.
 """
 
 import sys

@@ -161,6 +161,9 @@ def follow(table: Table, specs: Sequence[JobSpec], backend: Backend, folder: Pat
         f"sweep {folder}: {len(jobs)} jobs, {done} done, {attached} still active, {len(pairs)} to start{others}",
         flush=True,
     )
+    for job, spec in pairs:
+        if spec.results:
+            print(f"job {job.number} writes {', '.join(spec.results)}", flush=True)
     interrupted = False
     try:
         first = [(job, spec) for job, spec in pairs if not spec.after]
@@ -186,6 +189,9 @@ def follow(table: Table, specs: Sequence[JobSpec], backend: Backend, folder: Pat
         print(f"{again} of {len(jobs)} jobs were interrupted: the same command resumes them", flush=True)
     if compares and not interrupted and not any(job.active for job in jobs):
         print(comparison(folder, specs, jobs), end="", flush=True)
+    for job, spec in zip(jobs, specs, strict=True):
+        if spec.results and job.state == "done":
+            print("\n".join(spec.results), flush=True)
     return exit_code(jobs, interrupted=interrupted)
 
 

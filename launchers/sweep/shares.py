@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
 from instructrl.cli.entry import SweepRequest
+from instructrl.config.environment import CollectConfig
+from instructrl.config.evaluation import EvalConfig, effective_protocol
 from instructrl.config.share import is_divided
 from instructrl.errors import InputError
+from instructrl.storage.paths import storage_path
 from launchers.job import CHAINING, JobSpec
 
 
@@ -21,7 +24,7 @@ def check_shares(request: SweepRequest) -> None:
             )
 
 
-def share_specs(whole: JobSpec, config: Any, *, number: int) -> list[JobSpec]:
+def share_specs(whole: JobSpec, config: CollectConfig | EvalConfig, *, number: int) -> list[JobSpec]:
     """Return the specs of the jobs that share a command's episodes, and of the last one, which needs them all.
 
     The last one is the command without a division: it finds the episodes of the others, and those of none are its own.
@@ -35,7 +38,21 @@ def share_specs(whole: JobSpec, config: Any, *, number: int) -> list[JobSpec]:
     jobs = config.jobs
     shares = [with_words(whole, [*words, f"jobs={jobs}", f"job={job}"], f"job{job}") for job in range(1, jobs + 1)]
     last = with_words(whole, [*words, "jobs=1"], "whole")
-    return [*shares, replace(last, after=tuple(range(number, number + jobs)))]
+    return [*shares, replace(last, after=tuple(range(number, number + jobs)), results=result_lines(config))]
+
+
+def result_lines(config: CollectConfig | EvalConfig) -> tuple[str, ...]:
+    """Return the lines with which a command names its files: demonstrations, or the report of an evaluation."""
+    if isinstance(config, EvalConfig):
+        from instructrl.evaluation.run_checks import evaluation_folder
+
+        folder = evaluation_folder(Path(), effective_protocol(config).name).name
+        return (f"report: {storage_path(config.run) / folder / 'report.html'}",)
+    from instructrl.collection.collect import single_tasks
+    from instructrl.collection.target_file import demonstration_paths
+
+    files = [demonstration_paths(task, config.sim, config.data) for task in single_tasks(config.task)]
+    return tuple(f"{split}: {paths[split]}" for split in files[0] for paths in files)
 
 
 def with_words(spec: JobSpec, words: Sequence[str], label: str) -> JobSpec:

@@ -25,7 +25,7 @@ def test_a_command_is_the_jobs_that_share_its_episodes_and_a_last_one_after_them
     *shares, last = job_specs(request([*WORDS, "jobs=3"]))[0]
     assert [spec.command for spec in shares] == [("collect.py", *WORDS, "jobs=3", f"job={job}") for job in (1, 2, 3)]
     assert last.command == ("collect.py", *WORDS, "jobs=1") and last.after == (0, 1, 2)
-    assert len({spec.name for spec in (*shares, last)}) == 4 and not any(spec.after for spec in shares)
+    assert len({spec.name for spec in (*shares, last)}) == 4 and not any(spec.after or spec.results for spec in shares)
 
 
 def test_an_evaluation_is_divided_too_but_not_among_more_jobs_than_episodes() -> None:
@@ -33,6 +33,7 @@ def test_an_evaluation_is_divided_too_but_not_among_more_jobs_than_episodes() ->
     *shares, last = job_specs(request([*words, "jobs=4"], config="eval", schema=EvalConfig))[0]
     assert [spec.overrides[-1] for spec in shares] == [f"job={job}" for job in (1, 2, 3, 4)]
     assert last.command == ("eval.py", *words, "jobs=1") and last.run == "outputs/x"
+    assert last.results == ("report: outputs/x/eval/report.html",)
     with pytest.raises(InputError, match=r"^jobs: found 5 for 4 episodes; allowed: 1 to 4$"):
         request([*words, "jobs=5"], config="eval", schema=EvalConfig)
 
