@@ -15,6 +15,7 @@ from pathlib import Path
 from instructrl.config.fields import format_value
 from instructrl.config.launcher import ADDRESS
 from instructrl.errors import MACHINE_ERRORS, InputError, RunError
+from launchers.ssh.connections import shared_connection
 
 NO_ANSWER = 255  # exit code of ssh itself
 MAX_QUERIES = 64  # ssh processes of short commands at a time
@@ -52,8 +53,8 @@ class Host:
     known: str | None = None
     proxy: str | None = None
 
-    def ssh(self, command: str) -> list[str]:
-        """Return the local command line that runs `command` in the host's shell."""
+    def ssh(self, command: str, *, shared: bool = False) -> list[str]:
+        """Return the local command line that runs `command` in the host's shell, in a shared connection if asked to."""
         options = {
             "BatchMode": "yes",
             "ConnectTimeout": "10",
@@ -68,6 +69,8 @@ class Host:
             options |= {"IdentityFile": self.key, "IdentitiesOnly": "yes"}
         if self.proxy:
             options["ProxyCommand"] = self.proxy
+        if shared:
+            options |= shared_connection(self)
         words = ["ssh", "-p", str(self.port)]
         for name, value in options.items():
             words += ["-o", f"{name}={value}"]
@@ -131,7 +134,8 @@ def query_each(
 ) -> list[str | RunError]:
     """Run a short command per host, many at a time, and return each one's output or error; arguments as `query_all`.
 
-    With `all_or_none`, no more are started after a failure, and the list ends with it. No ssh is left when it ends.
+    With `all_or_none`, no more are started after a failure, and the list ends with it. No ssh is left when it ends, but
+    those that hold the connections of a few hosts for the next command.
     """
 
     async def run() -> list[str | RunError]:
@@ -142,7 +146,7 @@ def query_each(
             async with places:
                 if all_or_none and failed.is_set():
                     return None
-                answer = await query(host, command, timeout=timeout, data=data)
+                answer = await query(host, command, timeout=timeout, data=data, shared=len(hosts) <= MAX_QUERIES)
                 if isinstance(answer, RunError):
                     failed.set()
                 return answer
@@ -153,9 +157,9 @@ def query_each(
     return asyncio.run(run())
 
 
-async def query(host: Host, command: str, *, timeout: float, data: bytes) -> str | RunError:
+async def query(host: Host, command: str, *, timeout: float, data: bytes, shared: bool) -> str | RunError:
     """Run a short command on a host; returns its output, or the error."""
-    words = host.ssh(shlex.join(["bash", "-c", command]))
+    words = host.ssh(shlex.join(["bash", "-c", command]), shared=shared)
     with tempfile.TemporaryFile() as errors:
         process = await asyncio.create_subprocess_exec(
             *words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True

@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from launchers.ssh.broadcast import run_on_all
@@ -83,6 +85,46 @@ def test_a_host_that_does_not_answer_is_one_line(hosts: Pod) -> None:
     assert hosts.marked("absent:") == []
     with pytest.raises(LostHostError, match=r"^127\.0\.0\.9: the host does not answer \("):
         query_all(absent, ["true"])
+
+
+@pytest.mark.parametrize("depth", [0, 9])
+def test_commands_that_follow_each_other_share_a_connection_which_ends_with_their_process(
+    hosts: Pod, depth: int
+) -> None:
+    """Unless the path of the temporary folder is too long for a socket."""
+    program = f"""
+        from pathlib import Path
+        from launchers.ssh.host import HostError, query_all
+        from tests.fakes.pods import ADDRESSES, Pod
+        hosts = [Pod(Path({str(hosts.folder)!r}), {hosts.port}).host(address) for address in ADDRESSES]
+        for n in range(3):
+            print(query_all(hosts, [f"cat; echo {{n}} {{m}}" for m in range(3)], data=b"x" * 200_000) == [
+                "x" * 200_000 + f"{{n}} {{m}}\\n" for m in range(3)
+            ])
+        try:
+            query_all(hosts, ["echo no card >&2; exit 7"] * 3)
+        except HostError as error:
+            print(error.exit_code, error)
+    """
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        folder = Path(short, *["a-long-name"] * depth)
+        folder.mkdir(parents=True, exist_ok=True)
+        before = logins(hosts)
+        words = [sys.executable, "-c", textwrap.dedent(program)]
+        environment = {**os.environ, "TMPDIR": str(folder)}
+        ran = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+        assert ran.returncode == 0, ran.stderr
+        assert ran.stdout.splitlines() == ["True"] * 3 + ["7 127.0.0.2: ended with code 7 (no card)"]
+        counts = [after - one for one, after in zip(before, logins(hosts), strict=True)]
+        assert counts == [4 if depth else 1] * 3
+        assert not any(folder.iterdir())
+        until(lambda: not [one for one in psutil.process_iter(["cmdline"]) if short in str(one.info["cmdline"])])
+
+
+def logins(running_pod: Pod) -> list[int]:
+    """Return the number of connections that each host has accepted."""
+    logs = [running_pod.folder / f"{address}.log" for address in ADDRESSES]
+    return [log.read_text().count("Accepted publickey") for log in logs]
 
 
 def test_ctrl_c_lets_the_command_save(hosts: Pod) -> None:
