@@ -1,13 +1,15 @@
 # Variables of a command, which come on standard input: an argument would be visible to all users of the host.
 
 load_variables() { # $1: a line of base64 as `encode_variables` makes it. $2: folder for copies of credential files
-    local entry
+    local entry reason
     while IFS= read -r -d '' entry; do
         case $entry in
         file:*)
             entry=${entry#file:}
-            mkdir -p -m 700 "$2"
-            (umask 077 && printf '%s' "${entry#*=}" >"$2/${entry%%=*}")
+            reason=$({ umask 077 && mkdir -p "$2" && printf '%s' "${entry#*=}" >"$2/${entry%%=*}"; } 2>&1) || {
+                echo "error: ${entry%%=*}: its copy cannot be written to $2 (${reason##*: })"
+                exit 1 # the command would fail later, and not say why
+            }
             export "${entry%%=*}=$2/${entry%%=*}"
             ;;
         *) export "$entry" ;;

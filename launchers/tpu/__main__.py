@@ -1,7 +1,7 @@
 """TPU pods: creation, deletion, and commands on all of their hosts.
 
 python -m launchers.tpu create launcher=tpu_v4_32 pod=study project=PROJECT zone=us-central2-b
-python -m launchers.tpu wait pod=study                       until it is ready
+python -m launchers.tpu wait pod=study                       until it is ready; with create's settings, requested again
 python -m launchers.tpu copy pod=study                       copy this checkout, with uncommitted files
 python -m launchers.tpu setup pod=study                      install its dependencies on each host
 python -m launchers.tpu run pod=study -- train.py task=reach_target hardware=tpu hardware.coordinator=auto
@@ -31,7 +31,7 @@ from collections.abc import Callable, Sequence
 
 from instructrl.cli.help import tool_help
 from instructrl.config.fields import format_value
-from instructrl.errors import InputError, report_user_errors
+from instructrl.errors import InputError, RunError, report_user_errors
 from instructrl.redaction import is_confidential, redact_words
 from launchers.job import checkout
 from launchers.ssh import background
@@ -54,8 +54,20 @@ def run_create(config: PodConfig) -> None:
 
 
 def run_wait(config: PodConfig) -> None:
-    """Wait until a pod is ready."""
-    for host in pod.hosts_of(config, pod.wait(pod.cloud_of(config), config)):
+    """Wait until a pod is ready; with the settings of its request, request it again if its queued resource fails.
+
+    Raises:
+        RunError: it fails, and the settings do not say what to request.
+    """
+    cloud = pod.cloud_of(config)
+    try:
+        node = pod.wait(cloud, config)
+    except pod.UnservedRequestError as error:
+        if config.accelerator is None:
+            raise RunError(f"{error}; with the settings of {PROG} create, wait requests it again") from None
+        print(f"{error}; requesting it again", flush=True)
+        node = pod.obtain(cloud, config)
+    for host in pod.hosts_of(config, node):
         print(f"{host.name}: {host.address}")
 
 

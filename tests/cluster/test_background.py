@@ -125,6 +125,16 @@ def test_a_host_whose_disk_is_full_says_so(running_pod: Pod, tmp_path: Path) -> 
         command = 'echo 1 >"$HOME/result"; echo "the results are missing"; [ -s "$HOME/result" ]'
         with pytest.raises(HostError, match=r"code 1; one of its last lines: .*No space left on device; the others"):
             run_on_all(running_pod.hosts, [command] * 3, "full", show=lambda *_: None)
+        shown: list[tuple[str, str]] = []
+        variables = {"file:NETRC": "x" * 40_000}
+        with pytest.raises(
+            HostError, match=r"its last line: error: NETRC: its copy cannot be written .*\(No space left"
+        ):
+            run_on_all(
+                running_pod.hosts, ["echo ran"] * 3, "full", variables=variables,
+                show=lambda host, text: shown.append((host.name, text)),
+            )  # fmt: skip
+        assert (ADDRESSES[1], "ran") not in shown, "without it, the command would fail later"
     finally:
         subprocess.run(["umount", "-l", str(full)], check=True)
 

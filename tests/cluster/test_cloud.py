@@ -8,6 +8,7 @@ import pytest
 
 from instructrl.config.launcher import TpuConfig
 from instructrl.errors import InputError, RunError
+from launchers.tpu.__main__ import main
 from launchers.tpu.accelerator import slice_of
 from launchers.tpu.api import Cloud
 from launchers.tpu.cloud_errors import CloudError
@@ -24,6 +25,7 @@ from launchers.tpu.pod import (
 )
 from launchers.tpu.request import describe_request
 from tests.fakes.cloud import PARENT, PROJECT, QUOTA, ZONE, FakeCloud, cloud
+from tests.fixtures.commands import run_main
 
 
 @pytest.fixture
@@ -243,6 +245,19 @@ def test_a_failed_queued_resource_is_requested_again_up_to_a_limit(server: FakeC
     with pytest.raises(RunError, match=r"failed, .*no quota.*requested 3 times, as requests=3 allows"):
         obtain(cloud_of(tpu), tpu, lambda _: None)
     assert sum(request == ("POST", f"/v2/{PARENT}/queuedResources") for request in server.requests) == 6
+
+
+def test_waiting_with_the_settings_of_a_request_repeats_one_that_failed(server: FakeCloud, tmp_path: Path) -> None:
+    place = ["pod=study", f"project={PROJECT}", f"zone={ZONE}", "poll_seconds=0.02", f"key={tmp_path / 'key'}"]
+    words = [*place, "accelerator=v4-16", "queued=true"]
+    server.fates = ["FAILED"]
+    assert run_main(main, "create", *words).returncode == 0
+    alone = run_main(main, "wait", *place)
+    assert alone.returncode == 1 and alone.stderr.count("\n") == 1
+    assert alone.stderr.endswith("with the settings of python -m launchers.tpu create, wait requests it again\n")
+    waited = run_main(main, "wait", *words)
+    assert waited.returncode == 0 and waited.stdout.count("requesting it again") == 1, waited.stderr
+    assert waited.stdout.splitlines()[-2:] == ["study-0: 127.0.0.2", "study-1: 127.0.0.3"]
 
 
 def test_what_passes_is_tried_again(server: FakeCloud, tmp_path: Path) -> None:
