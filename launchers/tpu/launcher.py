@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -26,6 +27,16 @@ def derived_pod_name(sweep: str) -> str:
     return re.sub("[^a-z0-9]+", "-", f"instructrl-{sweep[-8:].lower()}").strip("-")
 
 
+@contextmanager
+def named_in_full() -> Iterator[None]:
+    """Name the setting at fault as the command of a sweep has it: launcher.tpu.accelerator instead of accelerator."""
+    try:
+        yield
+    except InputError as error:
+        own = str(error).partition(":")[0] in [entry.name for entry in fields(TpuConfig)]
+        raise InputError(f"launcher.tpu.{error}" if own else str(error)) from None
+
+
 class TpuBackend(Local):
     """Runs jobs as `launchers.tpu run create=true`: each creates the pod if needed, and again after preemption."""
 
@@ -41,10 +52,12 @@ class TpuBackend(Local):
         self.tpu = resources.tpu
         if self.tpu.pod is None and self.tpu.addresses is None:
             self.tpu = replace(self.tpu, pod=derived_pod_name(resources.sweep or folder.name))
-        if self.tpu.addresses is not None:
-            read_hosts(self.tpu.addresses)  # refuses a host that is given twice, also in a dry run
+        with named_in_full():
+            if self.tpu.addresses is not None:
+                read_hosts(self.tpu.addresses)  # refuses a host that is given twice, also in a dry run
         self.closed = False  # True once the end of all jobs was handled
 
+    @named_in_full()
     def preview(self, specs: Sequence[JobSpec]) -> str:
         """Return the request for the pod and each job's command.
 
@@ -61,6 +74,7 @@ class TpuBackend(Local):
             lines.append(f"{spec.name}: {command_of(overrides, placeholder[0], placeholder, self.tpu)}")
         return "\n".join(lines)
 
+    @named_in_full()
     def submit(self, pairs: Sequence[tuple[Job, JobSpec]], record: Callable[[], None]) -> None:
         """Submit jobs.
 

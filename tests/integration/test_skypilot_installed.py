@@ -31,6 +31,7 @@ for text in sys.stdin.read().split("\\n---\\n"):
 MORE = [
     "launcher.skypilot.nodes=2", "launcher.skypilot.mounts=[/mnt/data:gs://lab-data]",
     "launcher.skypilot.secrets=[HF_TOKEN]", "launcher.skypilot.recovery=FAILOVER", "launcher.skypilot.restarts=2",
+    "launcher.skypilot.environment={NCCL_DEBUG: INFO}",
 ]  # fmt: skip
 
 

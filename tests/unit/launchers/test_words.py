@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -117,8 +118,24 @@ def test_a_pods_words_are_refused_at_once(words: list[str], line: str) -> None:
 @pytest.mark.parametrize("addresses", ["a,a", "a:99999", "a:0"])
 def test_addresses_of_no_hosts_are_refused_also_in_a_dry_run(tmp_path: Path, addresses: str) -> None:
     resources = LauncherConfig(name="x", kind="tpu", dry_run=True, tpu=TpuConfig(addresses=addresses))
-    with pytest.raises(InputError, match=r"^addresses: "):
+    with pytest.raises(InputError, match=r"^launcher.tpu.addresses: "):
         TpuBackend(tmp_path, resources)
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"accelerator": "nonsense"}, "launcher.tpu.accelerator: found nonsense; allowed: "),
+        ({"accelerator": "v4-32", "hosts": 3}, "launcher.tpu.hosts: found 3, but v4-32 has 4; "),
+        ({"accelerator": "v4-32", "os_login": True}, "launcher.tpu.user: not set, but os_login=true needs "),
+    ],
+)
+def test_a_sweep_names_the_settings_of_a_pod_as_they_are_written_there(
+    tmp_path: Path, settings: dict[str, Any], line: str
+) -> None:
+    backend = TpuBackend(tmp_path, LauncherConfig(name="x", kind="tpu", sweep="study", tpu=TpuConfig(**settings)))
+    with pytest.raises(InputError, match="^" + re.escape(line)):
+        backend.preview([])
 
 
 @pytest.mark.parametrize("sweep", ["my_study", "-,=+.A", "Grüße", "study"])
