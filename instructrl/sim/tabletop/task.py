@@ -7,6 +7,7 @@ cli/folders.py).
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import cache
 from types import MappingProxyType
 from typing import cast
 
@@ -107,7 +108,8 @@ def scatter(
 ) -> np.ndarray | None:
     """Random points [count, 2 or 3] in a box, at least `apart` metres from each other; None if this sample is not."""
     points = rng.uniform(low, high, size=(count, len(low)))
-    gaps = np.linalg.norm(points[:, None] - points[None], axis=-1)[np.triu_indices(count, 1)]
+    first, second = _pairs(count)
+    gaps = np.linalg.norm(points[first] - points[second], axis=-1)
     return points if count < 2 or gaps.min() >= apart else None
 
 
@@ -116,4 +118,10 @@ def is_occluded(points: np.ndarray, radius: float) -> bool:
     directions = points - np.asarray(FRONT)
     away = np.linalg.norm(directions, axis=1)
     cosines = np.clip((directions @ directions.T) / np.outer(away, away), -1.0, 1.0)
-    return bool(np.arccos(cosines[np.triu_indices(len(points), 1)]).min(initial=np.pi) < radius / away.min())
+    return bool(np.arccos(cosines[_pairs(len(points))]).min(initial=np.pi) < radius / away.min())
+
+
+@cache
+def _pairs(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the first and of the second of all pairs of `count` things."""
+    return np.triu_indices(count, 1)
