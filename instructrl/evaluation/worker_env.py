@@ -17,6 +17,7 @@ from instructrl.sim import (
     EpisodeLimits,
     EpisodeStart,
     FollowsProtocol,
+    ObservesApart,
     OffersExpert,
     Outcome,
     RestoresScenes,
@@ -42,7 +43,7 @@ class TaskInfo:
 class ComparedStep(NamedTuple):
     """A `Step`, how far its action was from the expert's, and what restores the scene where the seed does not."""
 
-    observation: Observation
+    observation: Observation | None  # None at the end of an episode: no policy sees it
     outcome: Outcome | None
     deviation: Deviation | None  # None if the expert has no action in that state
     scene: EpisodeStart | None = None
@@ -71,7 +72,11 @@ class EvalEnv:
     def step(self, action: np.ndarray) -> ComparedStep:
         deviation = self._compare(action)
         scene = self._env.scene if isinstance(self._env, RestoresScenes) else None
-        return ComparedStep(*self._env.step(action), deviation, scene)
+        if isinstance(self._env, ObservesApart):
+            outcome = self._env.execute(action)
+            return ComparedStep(None if outcome is not None else self._env.observe(), outcome, deviation, scene)
+        observation, outcome = self._env.step(action)
+        return ComparedStep(None if outcome is not None else observation, outcome, deviation, scene)
 
     def _compare(self, action: np.ndarray) -> Deviation | None:
         experts = self._expert.expert_actions() if self._expert is not None else []

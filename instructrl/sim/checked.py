@@ -1,5 +1,6 @@
 """An environment whose answers are checked: simulators are often of others, and one NaN spoils all that follows."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -11,6 +12,7 @@ from instructrl.sim.env import (
     EpisodeLimits,
     EpisodeStart,
     FollowsProtocol,
+    ObservesApart,
     OffersExpert,
     Outcome,
     RestoresScenes,
@@ -45,6 +47,7 @@ class CheckedEnv:
     def __init__(self, env: Env, name: str, *, views: int, size: int, state: int, actions: int) -> None:
         self._env, self._name, self._views, self._size, self._state = env, name, views, size, state
         self._action_size = actions
+        self._observe: Callable[[], Any] = lambda: None  # before the first action
         self._start, self._steps = "", 0
         for key in ("variations", "max_steps"):
             found: Any = getattr(env, key, None)
@@ -96,13 +99,26 @@ class CheckedEnv:
 
     def step(self, action: np.ndarray) -> Step:
         """Execute one keyframe action."""
+        outcome = self.execute(action)
+        return Step(self.observe(), outcome)
+
+    def execute(self, action: np.ndarray) -> Outcome | None:
+        """Execute one keyframe action: see `ObservesApart`."""
         self._steps += 1
-        found = self._env.step(action)
-        if not (isinstance(found, tuple) and len(found) == 2):
-            raise self._fault(f"found {_kind(found)}; allowed: Step(observation, outcome)")
-        observation, outcome = found
+        if isinstance(self._env, ObservesApart):
+            outcome, self._observe = self._env.execute(action), self._env.observe
+        else:
+            found = self._env.step(action)
+            if not (isinstance(found, tuple) and len(found) == 2):
+                raise self._fault(f"found {_kind(found)}; allowed: Step(observation, outcome)")
+            observation, outcome = found
+            self._observe = lambda: observation
         self._check_outcome(outcome, may_go_on=True)
-        return Step(self._checked(observation), outcome)
+        return outcome
+
+    def observe(self) -> Observation:
+        """The observation after the last action."""
+        return self._checked(self._observe())
 
     def demonstrate(self, start: EpisodeStart) -> tuple[Demonstration, Outcome]:
         """Run the expert from a new initial state."""

@@ -163,6 +163,19 @@ class OffersExpert(Protocol):
 
 
 @runtime_checkable
+class ObservesApart(Protocol):
+    """An optional part of an environment whose `step` is two calls, so that nothing is drawn that nobody reads."""
+
+    def execute(self, action: np.ndarray) -> Outcome | None:
+        """Execute one action, as `Env.step` does; returns its outcome."""
+        ...
+
+    def observe(self) -> Observation:
+        """The observation of the current state."""
+        ...
+
+
+@runtime_checkable
 class RestoresScenes(Protocol):
     """An optional part of an environment whose scenes do not follow from variation and seed alone."""
 

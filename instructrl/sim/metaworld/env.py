@@ -76,7 +76,7 @@ class MetaWorld:
     def reset(self, start: EpisodeStart) -> Observation:
         """Begin an episode; its instruction is one of the training instructions, chosen by the seed."""
         self._begin(start)
-        return self._observe()
+        return self.observe()
 
     def alternative_goals(self) -> tuple[int, ...]:
         """Always empty: a scene has one goal."""
@@ -84,8 +84,33 @@ class MetaWorld:
 
     def step(self, action: np.ndarray) -> Step:
         """Execute one action (8 numbers); an invalid action is an outcome, not an exception."""
-        outcome = self._execute(action)
-        return Step(self._observe(), outcome)
+        outcome = self.execute(action)
+        return Step(self.observe(), outcome)
+
+    def execute(self, action: np.ndarray) -> Outcome | None:
+        """Execute one action, without an observation."""
+        if self._outcome is not None:
+            raise RuntimeError("the episode is over: reset before the next step")
+        try:
+            checked = check_action(action)
+        except InputError:
+            outcome: Outcome | None = Outcome.INVALID_ACTION
+        else:
+            outcome = self._move(checked[:3], opened=bool(checked[7]))
+        self._outcome = self._counter.count(outcome)
+        return self._outcome
+
+    def observe(self) -> Observation:
+        """The observation of the current state."""
+        intrinsics, extrinsics = self._views.matrices(self._scene.data)
+        time = min(-1.0 + 2.0 * self._counter.steps / self.max_steps, 1.0)  # a protocol may allow more keyframes
+        return Observation(
+            images=self._views.images(self._scene.data),
+            state=np.array([*self._scene.tip(), self._scene.opening(), time], np.float32),
+            intrinsics=intrinsics,
+            extrinsics=extrinsics,
+            instruction=self._instruction,
+        )
 
     def demonstrate(self, start: EpisodeStart) -> tuple[Demonstration, Outcome]:
         """Let the expert play, and replay its actions in the same scene; frames and outcome are those of the replay.
@@ -119,7 +144,7 @@ class MetaWorld:
         try:
             self._motion.on_step = record
             for action in actions:
-                if self._execute(action) is not None:
+                if self.execute(action) is not None:
                     break
             frames.append(views.images(self._scene.data)[0])
         finally:
@@ -158,33 +183,10 @@ class MetaWorld:
         path, actions = expert_path(self._scene), NO_ACTIONS
         for actions in candidates(path) if path is not None else ():
             self._begin(start)
-            outcomes = (self._execute(action) for action in actions)
+            outcomes = (self.execute(action) for action in actions)
             if next((outcome for outcome in outcomes if outcome is not None), None) is Outcome.SUCCESS:
                 break
         return actions
 
-    def _execute(self, action: np.ndarray) -> Outcome | None:
-        if self._outcome is not None:
-            raise RuntimeError("the episode is over: reset before the next step")
-        try:
-            checked = check_action(action)
-        except InputError:
-            outcome: Outcome | None = Outcome.INVALID_ACTION
-        else:
-            outcome = self._move(checked[:3], opened=bool(checked[7]))
-        self._outcome = self._counter.count(outcome)
-        return self._outcome
-
     def _move(self, position: np.ndarray, *, opened: bool) -> Outcome | None:
         return self._motion.execute(position, opened=opened)
-
-    def _observe(self) -> Observation:
-        intrinsics, extrinsics = self._views.matrices(self._scene.data)
-        time = min(-1.0 + 2.0 * self._counter.steps / self.max_steps, 1.0)  # a protocol may allow more keyframes
-        return Observation(
-            images=self._views.images(self._scene.data),
-            state=np.array([*self._scene.tip(), self._scene.opening(), time], np.float32),
-            intrinsics=intrinsics,
-            extrinsics=extrinsics,
-            instruction=self._instruction,
-        )

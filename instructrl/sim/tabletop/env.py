@@ -85,7 +85,7 @@ class Tabletop:
     def reset(self, start: EpisodeStart) -> Observation:
         """Begin an episode; its instruction is one of the training instructions, chosen by the seed."""
         self._begin(start)
-        return self._observe()
+        return self.observe()
 
     def alternative_goals(self) -> tuple[int, ...]:
         """Other variations whose goal exists in the current scene."""
@@ -93,8 +93,27 @@ class Tabletop:
 
     def step(self, action: np.ndarray) -> Step:
         """Execute one action (8 numbers); an invalid action is an outcome, not an exception."""
-        outcome = self._execute(action)
-        return Step(self._observe(), outcome)
+        outcome = self.execute(action)
+        return Step(self.observe(), outcome)
+
+    def execute(self, action: np.ndarray) -> Outcome | None:
+        """Execute one action, without an observation."""
+        if self._outcome is not None:
+            raise RuntimeError("the episode is over: reset before the next step")
+        self._outcome = self._counter.count(self._try(action))
+        return self._outcome
+
+    def observe(self) -> Observation:
+        """The observation of the current state."""
+        world = self._world
+        time = min(-1.0 + 2.0 * self._counter.steps / self.max_steps, 1.0)  # a protocol may allow more keyframes
+        return Observation(
+            images=np.stack([self._renderer.draw(world.data, camera) for camera in self._cameras]),
+            state=np.array([world.opened(), *world.data.qpos[world.fingers], time], np.float32),
+            intrinsics=self._intrinsics,
+            extrinsics=np.stack([extrinsics(world.data, camera) for camera in self._cameras]),
+            instruction=self._instruction,
+        )
 
     def demonstrate(self, start: EpisodeStart) -> tuple[Demonstration, Outcome]:
         """Run the expert from a new initial state; records one frame at the start and one after every action."""
@@ -109,7 +128,7 @@ class Tabletop:
         self._begin(start)
         yield
         for action in self._expert():
-            outcome = self._execute(action)
+            outcome = self.execute(action)
             yield
             if outcome is not None:
                 return
@@ -147,7 +166,7 @@ class Tabletop:
         frames: list[np.ndarray] = []
         with self.filming(frames.append, size=size):
             for action in actions:
-                if self._execute(action) is not None:
+                if self.execute(action) is not None:
                     break
         return np.stack(frames)
 
@@ -250,12 +269,6 @@ class Tabletop:
         """Execute a validated action."""
         return self._motion.execute(action)
 
-    def _execute(self, action: np.ndarray) -> Outcome | None:
-        if self._outcome is not None:
-            raise RuntimeError("the episode is over: reset before the next step")
-        self._outcome = self._counter.count(self._try(action))
-        return self._outcome
-
     def _try(self, action: np.ndarray) -> Outcome | None:
         try:
             action = check_action(action)
@@ -269,14 +282,3 @@ class Tabletop:
         distractors = tuple(name for name in self._goal_objects.values() if name != goal_object)
         outcome = self._task.outcome(self._world, goal_object, distractors)
         return Outcome.UNREACHABLE if outcome is None and result is MotionResult.BLOCKED else outcome
-
-    def _observe(self) -> Observation:
-        world = self._world
-        time = min(-1.0 + 2.0 * self._counter.steps / self.max_steps, 1.0)  # a protocol may allow more keyframes
-        return Observation(
-            images=np.stack([self._renderer.draw(world.data, camera) for camera in self._cameras]),
-            state=np.array([world.opened(), *world.data.qpos[world.fingers], time], np.float32),
-            intrinsics=self._intrinsics,
-            extrinsics=np.stack([extrinsics(world.data, camera) for camera in self._cameras]),
-            instruction=self._instruction,
-        )

@@ -1,11 +1,14 @@
 """Episode limits of the task and of the evaluation protocol."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from instructrl.config.simulators import TabletopConfig
 from instructrl.evaluation.worker_env import EvalEnv, make_eval_env
-from instructrl.sim import EpisodeLimits, EpisodeStart, Outcome, Step, make_env
+from instructrl.sim import EpisodeLimits, EpisodeStart, Outcome, Step, make_checked_env, make_env
+from instructrl.sim.tabletop.raycast import Raycaster
 
 SIM = TabletopConfig(cameras=["front"], image_size=16, renderer="raycast")
 FAR = np.array([0.3, 0.0, 5.0, 0.0, 1.0, 0.0, 0.0, 1.0])  # above the arm's reach
@@ -32,11 +35,22 @@ def test_a_limit_of_keyframes_replaces_the_tasks_own(limit: int) -> None:
 
 
 def test_time_is_told_in_the_tasks_keyframes_whatever_the_limit() -> None:
-    times = [step.observation.state[-1] for step in play(EpisodeLimits(max_keyframes=7), [HERE] * 20)]
-    assert times == pytest.approx([-0.5, 0.0, 0.5, 1.0, 1.0, 1.0, 1.0])
-    assert [step.observation.state[-1] for step in play(EpisodeLimits(max_keyframes=2), [HERE] * 20)] == pytest.approx(
-        [-0.5, 0.0]
-    )
+    steps = play(EpisodeLimits(max_keyframes=7), [HERE] * 20)[:-1]
+    assert [step.observation.state[-1] for step in steps] == pytest.approx([-0.5, 0.0, 0.5, 1.0, 1.0, 1.0])
+    steps = play(EpisodeLimits(max_keyframes=3), [HERE] * 20)[:-1]
+    assert [step.observation.state[-1] for step in steps] == pytest.approx([-0.5, 0.0])
+
+
+@pytest.mark.parametrize("make", [make_env, make_checked_env])
+def test_the_image_that_no_policy_sees_is_not_drawn(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    draw = Raycaster.draw
+    monkeypatch.setattr(Raycaster, "draw", lambda *scene: (drawn.append(1), draw(*scene))[1])
+    stage = EvalEnv(make(SIM, "push_button"), EpisodeLimits(max_keyframes=2))
+    stage.reset(EpisodeStart(0, 1))
+    first, last = stage.step(HERE), stage.step(HERE)
+    assert first.observation is not None and (last.observation, last.outcome) == (None, Outcome.TIME_LIMIT)
+    assert len(drawn) == 2, "at the start and after the first of two actions"
 
 
 def test_without_rules_the_first_action_without_a_path_ends_the_episode() -> None:
