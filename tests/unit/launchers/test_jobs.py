@@ -207,6 +207,25 @@ def test_a_retry_has_the_launcher_of_the_command_and_its_changes(
         recorded_launcher(sweep, [job], [])
 
 
+def test_jobs_that_follow_others_are_retried_where_they_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    own = {"launcher": "local", "entry": ["train.py"]}
+    jobs = [Job(1, "a", ["seed=1"], "r", state="failed", **own), Job(2, "b", ["run=r"], "r", state="cancelled", **own)]
+    jobs[1].after = [1]
+    before = (write_sweep(tmp_path, *jobs) / "jobs.json").read_bytes()
+    monkeypatch.setattr(sys, "argv", ["jobs", "retry", "sweep=study", "job=1", "launcher=skypilot"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    line = (
+        "error: launcher: found skypilot, but job 2 must follow job 1; allowed: launcher=local or a profile of SLURM\n"
+    )
+    assert ended.value.code == 2 and capsys.readouterr().err == line
+    assert (tmp_path / "multirun/study/jobs.json").read_bytes() == before
+
+
 def test_a_training_is_started_again_with_what_its_launcher_adds(tmp_path: Path) -> None:
     job = Job(4, "d", ["experiment=quickstart", "wandb.mode=offline"], "outputs/d", entry=["train.py"])
     resources = LauncherConfig(name="slurm_gpu", kind="slurm", sweep="study")
