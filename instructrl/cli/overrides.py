@@ -59,8 +59,9 @@ def option_files(group: str, folders: tuple[Path, ...]) -> dict[str, list[Path]]
     return found
 
 
+@functools.lru_cache(maxsize=1024)  # composing a job asks five times, and the jobs of a sweep share most words
 def read_override(text: str) -> Override:
-    """Parse one word of the command line.
+    """Parse one word of the command line; the result is not to be changed.
 
     Raises:
         InputError: not of the form key=value.
