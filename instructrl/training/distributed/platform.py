@@ -13,6 +13,7 @@ from instructrl.config.training import HardwareConfig
 from instructrl.errors import InputError
 from instructrl.models.layers.attention import has_cudnn
 from instructrl.models.layers.block_stack import ExecutionConfig
+from instructrl.training.distributed.allocator import keep_freed_memory
 from instructrl.training.distributed.jax_internals import write_compiled_programs
 from instructrl.training.distributed.multihost import process_shard
 
@@ -39,6 +40,8 @@ def select_platform(config: HardwareConfig, *, beside_renderers: bool = False) -
     if config.platform != "auto":
         jax.config.update("jax_platforms", BACKENDS[config.platform])
     configure_compilation_cache(config)
+    if config.platform in ("cpu", "auto"):
+        keep_freed_memory()  # before jax starts the threads that compute
     try:
         jax.devices()
     except (RuntimeError, AssertionError):  # AssertionError: cuda without an NVIDIA GPU (jax 0.10)

@@ -1,0 +1,81 @@
+"""Processor time of a quickstart's training step on the CPU while freed memory is kept, and while it is returned.
+
+python tests/bench/allocator.py [OVERRIDES]    experiment=quickstart: two minutes
+
+Rounds of a few steps alternate. Printed are the medians of both in seconds per step, their share in the kernel, the
+page faults of a step, and the ratio, kept to returned, with its spread over the rounds. glibc only.
+"""
+
+import ctypes
+import resource
+import statistics
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import jax
+import numpy as np
+
+from instructrl.cli.entry import compose
+from instructrl.config.training import TrainConfig
+from instructrl.data.text.tokenizer import make_tokenizer
+from instructrl.training.distributed.allocator import MMAP_MAX, TRIM_THRESHOLD, keep_freed_memory
+from instructrl.training.distributed.platform import select_platform
+from instructrl.training.model_factory import dummy_batch, make_agent, random_params
+from instructrl.training.objectives.bc_step import make_train_step
+from instructrl.training.optimizer import learning_rate, make_optimizer
+from instructrl.training.state import initial_state
+from instructrl.types import BatchSizes, fake_batch
+
+ROUNDS, STEPS, KEYFRAMES = 7, 6, 4
+DEFAULTS = {MMAP_MAX: 65536, TRIM_THRESHOLD: 128 << 10}  # of glibc
+
+
+def main() -> None:
+    """Print the medians, their ratio and its spread."""
+    config = compose("train", TrainConfig, ["experiment=quickstart", "task=reach_target", *sys.argv[1:]])
+    select_platform(config.hardware)
+    if not keep_freed_memory():
+        raise SystemExit("this C library's allocator cannot be told to keep memory: nothing to compare")
+    tokenizer = make_tokenizer(config.encoder)
+    agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
+    size, sim = config.training.batch_size, config.sim
+    batch = fake_batch(BatchSizes(size, KEYFRAMES, len(sim.cameras), sim.image_size, tokenizer.length))
+    shape = (size, KEYFRAMES, len(sim.cameras), sim.image_size, sim.image_size, 3)
+    batch = batch._replace(images=np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8))
+    optimizer = make_optimizer(
+        config.optimizer, learning_rate(config.optimizer, epochs=2, steps_per_epoch=100, batch_size=size)
+    )
+    step = make_train_step(agent, optimizer, seed=0, token_dropout=0.0)
+    state = initial_state(random_params(agent, dummy_batch(config, tokenizer), seed=0), optimizer)
+    libc = ctypes.CDLL(None)
+
+    def used() -> tuple[float, float, int]:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return usage.ru_utime + usage.ru_stime, usage.ru_stime, usage.ru_minflt
+
+    def measure() -> np.ndarray:
+        nonlocal state
+        state, _ = jax.block_until_ready(step(state, batch, {}))  # the first one of a kind differs
+        before = np.array(used())
+        for _ in range(STEPS):
+            state, _ = jax.block_until_ready(step(state, batch, {}))
+        return (np.array(used()) - before) / STEPS
+
+    rounds: dict[str, list[np.ndarray]] = {"kept": [], "returned": []}
+    for _ in range(ROUNDS):
+        keep_freed_memory()
+        rounds["kept"].append(measure())
+        for parameter, value in DEFAULTS.items():
+            libc.mallopt(parameter, value)
+        rounds["returned"].append(measure())
+    for name, values in rounds.items():
+        seconds, kernel, faults = np.median(values, axis=0)
+        print(f"{name:<9}{seconds:.3f} s a step, {kernel:.3f} s of it in the kernel, {faults:,.0f} page faults")
+    ratios = [kept[0] / returned[0] for kept, returned in zip(*rounds.values(), strict=True)]
+    print(f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+if __name__ == "__main__":
+    main()
