@@ -7,10 +7,11 @@ python tests/bench/optimizer.py [OVERRIDES]     m3ae_b16's features, vit_base, b
 - `floor`: eight passes over memory, at the rate of scaling a tree of the same arrays in place, which takes two. Each
   array must be read once (gradients twice, for their norm), and all except the gradients are written.
 - `step`: forward, backward and update.
+
+Processor time: medians of rounds of a second or more that alternate, and the smallest and largest ratio.
 """
 
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,37 +20,30 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from instructrl.cli.entry import compose
 from instructrl.config.model import pooled_layers
 from instructrl.config.training import TrainConfig
 from instructrl.data.text.tokenizer import make_tokenizer
+from instructrl.models.agent import Agent
 from instructrl.training.model_factory import abstract_params, dummy_batch, make_agent
 from instructrl.training.objectives.bc_step import make_train_step
 from instructrl.training.optimizer import learning_rate, make_optimizer
 from instructrl.training.state import initial_state, split_params
 from instructrl.types import BatchSizes, FeatureSizes, fake_batch
+from tests.fixtures.rounds import alternate, ratio
 
-ROUNDS, STEPS, PASSES = 7, 4, 8
+STEPS, PASSES = 4, 8
 SETTINGS = (
     "encoder=m3ae_b16",
     "policy=vit_base",
     "head=regression",
+    "head.slots=0",
     "training.batch_size=8",
     "encoder.tokenizer=small",
 )
-
-
-def seconds(work: Callable[[], Any]) -> float:
-    """Seconds per call, the best of a few; the first call compiles."""
-    jax.block_until_ready(work())
-    rounds = []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        jax.block_until_ready(work())
-        rounds.append(time.perf_counter() - start)
-    return min(rounds)
 
 
 def repeated(compiled: Callable[..., Any], carry: Any, *inputs: Any) -> Callable[[], Any]:
@@ -57,14 +51,14 @@ def repeated(compiled: Callable[..., Any], carry: Any, *inputs: Any) -> Callable
     held = [carry]
 
     def work() -> Any:
-        held[0] = compiled(held[0], *inputs)
+        held[0] = jax.block_until_ready(compiled(held[0], *inputs))
         return held[0]
 
     return work
 
 
-def update_seconds(optimizer: optax.GradientTransformation, params: Any, gradients: Any) -> float:
-    """Seconds of the update alone, including the gradient norm for the metrics."""
+def update_work(optimizer: optax.GradientTransformation, params: Any, gradients: Any) -> Callable[[], Any]:
+    """The update alone, including the gradient norm for the metrics."""
 
     def update(carried: Any, gradients: Any) -> Any:
         params, state, _ = carried
@@ -72,13 +66,15 @@ def update_seconds(optimizer: optax.GradientTransformation, params: Any, gradien
         return optax.apply_updates(params, changes), state, optax.tree.norm(gradients)
 
     begin = jax.tree.map(jnp.copy, params), optimizer.init(params), jnp.zeros(())
-    return seconds(repeated(jax.jit(update, donate_argnums=0), begin, gradients))
+    return repeated(jax.jit(update, donate_argnums=0), begin, gradients)
 
 
-def step_seconds(config: TrainConfig, agent: Any, optimizer: optax.GradientTransformation, params: Any) -> float:
-    """Seconds of an entire step on precomputed features."""
+def step_work(
+    config: TrainConfig, agent: Agent, optimizer: optax.GradientTransformation, params: Any
+) -> Callable[[], Any]:
+    """An entire step on precomputed features."""
     tokens, pooled = config.encoder.text_length, len(pooled_layers(config.encoder)) * config.encoder.dim
-    features = FeatureSizes(pooled, 0, None, config.hardware.precision)
+    features = FeatureSizes(pooled, len(params["policy"]["embed_text"]["kernel"]), None, config.hardware.precision)
     batch = BatchSizes(config.training.batch_size, STEPS, len(config.sim.cameras), 256, tokens, features)
     step = make_train_step(agent, optimizer, seed=0, token_dropout=0.0)
     frozen: dict[str, Any] = {}
@@ -87,7 +83,7 @@ def step_seconds(config: TrainConfig, agent: Any, optimizer: optax.GradientTrans
         return step(carried[0], batch, frozen)
 
     begin = initial_state(jax.tree.map(jnp.copy, params), optimizer), None
-    return seconds(repeated(work, begin, jax.device_put(fake_batch(batch))))
+    return repeated(work, begin, jax.device_put(fake_batch(batch)))
 
 
 def main() -> None:
@@ -101,16 +97,23 @@ def main() -> None:
     ours, clip = make_optimizer(config.optimizer, schedule), config.optimizer.clip_norm or 1.0
     known = optax.chain(optax.clip_by_global_norm(clip), optax.adamw(schedule))
     scaled = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf * 1.0001, tree), donate_argnums=0)
-    floor = PASSES / 2 * seconds(repeated(scaled, jax.tree.map(jnp.copy, params)))
-    update, optaxs = (update_seconds(rule, params, gradients) for rule in (ours, known))
-    step = step_seconds(config, agent, ours, params)
+    rounds = alternate(
+        {
+            "two passes": repeated(scaled, jax.tree.map(jnp.copy, params)),
+            "update": update_work(ours, params, gradients),
+            "optax": update_work(known, params, gradients),
+            "step": step_work(config, agent, ours, params),
+        }
+    )
+    took = {name: found[:, 0] for name, found in rounds.items()}  # processor time
+    floor = PASSES / 2 * took.pop("two passes")
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     print(f"{config.policy.name}, {count / 1e6:.0f} million parameters, batch {config.training.batch_size}, "
           f"{jax.devices()[0].device_kind}")  # fmt: skip
-    print(f"  floor   {1e3 * floor:8.1f} ms  eight passes over memory\n"
-          f"  update  {1e3 * update:8.1f} ms {update / floor:6.2f} x the floor\n"
-          f"  optax   {1e3 * optaxs:8.1f} ms {optaxs / floor:6.2f} x the floor\n"
-          f"  step    {1e3 * step:8.1f} ms, of which the update {update / step:.2f}")  # fmt: skip
+    print(f"  floor   {1e3 * np.median(floor):8.1f} ms  eight passes over memory")
+    for name, found in took.items():
+        print(f"  {name:<7} {1e3 * np.median(found):8.1f} ms  {ratio(found, floor)} of the floor")
+    print(f"  the update's share of the step: {ratio(took['update'], took['step'])}")
 
 
 if __name__ == "__main__":
