@@ -2,6 +2,9 @@
 
 Both replay the expert's actions, so that simulator and renderer do the same work; one of them also runs the quickstart
 agent on every observation, as an evaluation does. The ratio is the cost of inference; best of a few rounds.
+
+Before them, the milliseconds of processor time that an episode takes to place its scene, to move the arm and to draw,
+for the ten tasks of task=multi_10, medians over episodes.
 """
 
 import sys
@@ -21,7 +24,7 @@ from instructrl.evaluation.rollout import EpisodeSpec, Policy, run_rollouts
 from instructrl.evaluation.worker_env import TaskInfo
 from instructrl.evaluation.workers import start_eval_workers, task_info
 from instructrl.inference.batched_agent import BatchedAgent
-from instructrl.sim import EpisodeStart, rendering
+from instructrl.sim import EpisodeStart, ObservesApart, make_env, rendering
 from instructrl.sim.vector.pool import Workers
 from instructrl.training.model_factory import dummy_batch, make_agent, random_params
 from instructrl.types import Observation
@@ -71,8 +74,45 @@ def episodes_per_minute(
     return max(rounds[False][1:]), max(rounds[True][1:])  # the first round compiles
 
 
+def episode_parts(task: str, renderer: str) -> np.ndarray:
+    """Milliseconds of processor time of placing, moving and drawing, medians over episodes of the expert [3]."""
+    config = compose("train", TrainConfig, ["experiment=quickstart", f"task={task}", f"sim.renderer={renderer}"])
+    env = make_env(config.sim, task)
+    assert isinstance(env, ObservesApart)
+    found = []
+    for seed in range(EPISODES + 1):  # the first one starts the renderer
+        start = EpisodeStart(seed % env.variations, seed)
+        actions = env.demonstrate(start)[0].actions
+        times = [time.process_time()]
+        env.reset(start)
+        times.append(time.process_time())
+        env.observe()
+        times.append(time.process_time())
+        placing, moving, drawing = 2 * times[1] - times[0] - times[2], 0.0, times[2] - times[1]
+        for number, action in enumerate(actions, start=1):
+            began = time.process_time()
+            env.execute(action)
+            moved = time.process_time()
+            moving += moved - began
+            if number < len(actions):
+                env.observe()
+                drawing += time.process_time() - moved
+        found.append((placing, moving, drawing))
+    env.close()
+    return 1e3 * np.median(found[1:], axis=0)
+
+
+def print_parts(renderers: list[str]) -> None:
+    """Print the parts of an episode for each task of task=multi_10."""
+    print(f"{'task':<38}{'renderer':<10}{'placing':>9}{'moving':>9}{'drawing':>9}  ms")
+    for renderer in renderers:
+        for task in compose("train", TrainConfig, ["experiment=quickstart", "task=multi_10"]).task.tasks or ():
+            print(f"{task:<38}{renderer:<10}" + "".join(f"{part:>9.1f}" for part in episode_parts(task, renderer)))
+
+
 def main() -> None:
     renderers = ["raycast"] + ["opengl"] * (rendering.opengl_backend() is not None)
+    print_parts(renderers)
     print(f"{'task':<14}{'renderer':<10}{'workers':>8}{'steps':>7}{'no policy/min':>15}{'policy/min':>12}{'ratio':>7}")
     for task in TASKS:
         config = compose("train", TrainConfig, ["experiment=quickstart", f"task={task}"])
