@@ -149,7 +149,8 @@ class SimConfig:
             if make is not MISSING and found != make():
                 raise InputError(
                     f"sim.{key}: found {format_value(found)}, of other demonstrations; allowed where sim={self.kind} "
-                    f"plays episodes: its own, {format_value(make())}"
+                    f"plays episodes: its own, {format_value(make())}; to run an agent on the robot that the data are "
+                    "of, serve it: python -m instructrl.inference.serve run=RUN"
                 )
 
     def check_task(self, key: str, name: str) -> None:

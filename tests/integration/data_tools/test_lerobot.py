@@ -1,4 +1,4 @@
-"""A data set that LeRobot wrote is imported, trained on with the command that the import prints, and acted upon."""
+"""A data set that LeRobot wrote is imported, trained on with the command that the import prints, and acted upon; no simulator plays it."""
 
 import json
 import shlex
@@ -22,7 +22,7 @@ FAST = ("name=lerobot", "policy=vit_debug", "training.epochs=1", "training.batch
 CPU = ("training.token_dropout=0", "optimizer.warmup_epochs=0", "hardware=cpu", "hardware.local_devices=1")
 
 
-def test_it_is_trained_on_and_its_agent_acts_in_its_workspace(tmp_path: Path) -> None:
+def test_it_is_trained_on_and_its_agent_acts_in_its_workspace_but_in_no_simulator(tmp_path: Path) -> None:
     words = (f"src={TINY}", f"out={tmp_path / 'data'}", mapping(tmp_path), "task=blob")
     done = run_main(main, "import", *words)
     assert done.returncode == 0 and "3 episodes found, 3 converted" in done.stdout, done.stderr
@@ -39,3 +39,9 @@ def test_it_is_trained_on_and_its_agent_acts_in_its_workspace(tmp_path: Path) ->
         seen = Observation(one.images[0], one.state[0], one.intrinsics[0], one.extrinsics[0], "")
         assert agent.workspace == episodes.workspace
         assert episodes.workspace.contains(agent.act(seen, one.instructions[0])[:3])
+    before = sorted(run.rglob("*"))
+    argv = [sys.executable, str(ROOT / "eval.py"), f"run={run}", "hardware=cpu"]
+    refused = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+    [line] = refused.stderr.splitlines()
+    assert refused.returncode == 2 and sorted(run.rglob("*")) == before
+    assert line.startswith("error: sim.workspace: found [") and line.endswith("serve it: python -m instructrl.inference.serve run=RUN")
