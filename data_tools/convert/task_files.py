@@ -55,20 +55,20 @@ class TaskWriter:
         self._written: Known = {}
         self.report = ConversionReport()
 
-    def add(self, split: str, candidates: Iterable[tuple[str, Make]], *, limit: int | None = None) -> int:
+    def add(self, split: str, candidates: Sequence[tuple[str, Make]], *, limit: int | None = None) -> int:
         """Write the first `limit` usable episodes (None: all), and return how many were read for them."""
-        added, number = 0, 0
-        for number, (name, built) in enumerate(build_all(candidates, self._workers), start=1):  # noqa: B007
-            self._bar.update()
-            done = built if isinstance(built, Skipped) else self._write(split, name, built)
-            if isinstance(done, Skipped):
-                self.report.skip(name, done)
-                continue
-            self.report.add(done)
-            added += 1
-            if added == limit:
-                break
-        return number
+        added, read, limit = 0, 0, len(candidates) if limit is None else limit
+        while added < limit and read < len(candidates):  # as many as are wanted, then more for those that are skipped
+            for name, built in build_all(candidates[read : read + limit - added], self._workers):
+                read += 1
+                self._bar.update()
+                done = built if isinstance(built, Skipped) else self._write(split, name, built)
+                if isinstance(done, Skipped):
+                    self.report.skip(name, done)
+                else:
+                    self.report.add(done)
+                    added += 1
+        return read
 
     def hold_out(self, candidates: Iterable[tuple[str, Make]]) -> int:
         """Leave the contents of these episodes out of all splits; return how many of them are readable."""
@@ -202,7 +202,7 @@ def write_splits(
         task_writer.add(splits[0], makes[splits[0]])
         return
     limit = val_episodes or max(1, len(candidates) // 10)
-    read_for_val = task_writer.add("val", reversed(makes["val"]), limit=limit)
+    read_for_val = task_writer.add("val", makes["val"][::-1], limit=limit)
     task_writer.add("train", makes["train"][: len(candidates) - read_for_val])
 
 

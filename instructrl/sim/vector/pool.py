@@ -133,23 +133,26 @@ class Workers:
     def map(self, method: str, arguments: Iterable[tuple]) -> Iterator[tuple[int, Any]]:
         """Call the method once per tuple of arguments, on whichever worker is free.
 
-        Yields (index, result or WorkerFailure) as they complete. Each worker has at most one call in flight, so a slow
-        consumer applies backpressure; `arguments` may be infinite.
+        Yields (index, result or WorkerFailure) as they complete. A worker whose call is done has begun the next one
+        before its result is yielded, and has at most one in flight, so a slow consumer applies backpressure;
+        `arguments` may be infinite.
         """
         pending = enumerate(arguments)
-        free, busy = list(range(len(self._slots))), list[int]()
+        free, busy, done = list(range(len(self._slots))), list[int](), list[tuple[int, Any]]()
         while True:
             while free and (piece := next(pending, None)) is not None:
                 index, values = piece
                 self._slots[free[-1]].history.clear()  # ends the worker's current episode
                 self._submit(free[-1], (method, values), index=index)
                 busy.append(free.pop())
+            yield from done
             if not busy:
                 return
+            done = []
             for number, result in self._collect(busy):
                 busy.remove(number)
                 free.append(number)
-                yield self._slots[number].index, result
+                done.append((self._slots[number].index, result))
 
     def call(self, requests: Mapping[int, Request]) -> dict[int, Any]:
         """Make one call on each given worker in parallel: {slot: (method, arguments)} -> {slot: result}.

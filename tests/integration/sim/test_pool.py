@@ -35,6 +35,9 @@ class Fake:
         time.sleep(seconds)
         return seconds
 
+    def note(self, name: str) -> None:
+        (self.folder / name).touch()
+
     def reset(self, start: int) -> int:
         self.start, self.steps = start, []
         return start
@@ -157,12 +160,21 @@ def test_map_gives_results_as_they_complete_and_draws_no_further_than_it_must(tm
         order = []
         for index, _ in workers.map("nap", endless()):
             order.append(index)
-            assert len(drawn) <= len(order) + 2
+            assert len(drawn) <= len(order) + 3  # for each process a call, and a result that waits (one is taken)
             if index == 0 or len(order) > 300:
                 break
         assert order[0] == 1
         # the abandoned calls do not answer for the next ones
         assert sorted(workers.map("square", [(3,), (4,), (5,)])) == [(0, 9), (1, 16), (2, 25)]
+
+
+def test_map_goes_on_with_the_next_call_while_a_result_is_used(tmp_path: Path) -> None:
+    with Workers(make_factory(tmp_path), 1, timeout=20) as workers:
+        results, end = workers.map("note", [("one",), ("two",)]), time.monotonic() + 20
+        assert next(results)[0] == 0
+        while not (tmp_path / "two").exists() and time.monotonic() < end:
+            time.sleep(0.01)
+        assert (tmp_path / "two").exists() and [index for index, _ in results] == [1]
 
 
 @pytest.mark.parametrize("how", ["die", "exit", "hang", "raise"])
