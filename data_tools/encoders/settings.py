@@ -155,8 +155,9 @@ def composed(*words: Sequence[str]) -> TrainConfig:
 
 
 def available() -> tuple[list[str], list[str]]:
-    """The encoder options whose weights are here or that have none, and the others."""
-    files = {name: weight_files(composed([f"encoder={name}"]).encoder) for name in options("encoder")}
+    """The options of encoders of images whose weights are here or that have none, and the others."""
+    encoders = {name: composed([f"encoder={name}"]).encoder for name in options("encoder")}
+    files = {name: weight_files(encoder) for name, encoder in encoders.items() if encoder.reads_images}
     missing = [name for name, paths in files.items() if not all(path.exists() for _, path in paths)]
     return sorted(files.keys() - set(missing), key=lambda name: (not files[name], name)), missing
 

@@ -5,8 +5,8 @@ python -m data_tools.weights convert kind=m3ae src=FILE out=weights/m3ae_b16.saf
 
 fetch downloads the weights and the tokenizer of an encoder option to the option's path, or those at url= (with the
 checksum sha256=) to out=. convert reads a published file: M3AE's pickle, without executing any of it, or
-model.safetensors (or its shards and index) of CLIP, DINOv2 or SigLIP 2, or CLIP's flax_model.msgpack, with config.json
-beside it, or the .npz of SigLIP 2.
+model.safetensors (or its shards and index) of CLIP, DINOv2, SigLIP 2 or T5, or CLIP's flax_model.msgpack, with
+config.json beside it, or the .npz of SigLIP 2.
 Architecture, preprocessing and licence are recorded with the weights. Other weights at the same path are kept unless
 overwrite=true.
 """
@@ -185,7 +185,7 @@ def existing(out: Path, kind: str) -> Weights | None:
 def describe(config: EncoderConfig, vocabulary: int) -> str:
     """Describe weights: the matching option of conf/encoder, and their sizes."""
     fitting = [name for name in options_of(config.kind) if same_sizes(encoder_option(name), config)]
-    width = f"{config.dim} wide, patches of {config.patch_size}"
+    width = f"{config.dim} wide" + (f", patches of {config.patch_size}" if config.reads_images else "")
     name = fitting[0].replace("_", " ") if fitting else f"{config.kind} of a size without an option"
     words = f"vocabulary {vocabulary}, " if vocabulary else ""
     return f"{name}, {words}{config.depth} blocks, {width}"

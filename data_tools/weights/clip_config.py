@@ -223,5 +223,5 @@ def tokenizer_checksum(folder: Path) -> str:
     """
     if not any(all((folder / name).is_file() for name in form) for form in FORMS):
         return ""
-    pieces, merges, added, kind = read_vocabulary(folder)
-    return Tokenizer(pieces, length=2, merges=merges, added=added, kind=kind).checksum
+    pieces, merges, added, kind, scores = read_vocabulary(folder)
+    return Tokenizer(pieces, length=2, merges=merges, added=added, kind=kind, scores=scores).checksum

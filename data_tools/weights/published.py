@@ -1,7 +1,7 @@
 """Published encoder weights, converted to the parameter names and layout of our models, with their architecture.
 
 M3AE: a pickled training state. CLIP: Hugging Face's model.safetensors, its shards or flax_model.msgpack, or the folder.
-DINOv2: model.safetensors or its shards. SigLIP 2: the same, or big_vision's .npz.
+DINOv2 and T5: model.safetensors or its shards. SigLIP 2: the same, or big_vision's .npz.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,6 +16,7 @@ from data_tools.weights.clip import find_weight_file, read_clip
 from data_tools.weights.dinov2 import read_dinov2
 from data_tools.weights.m3ae import read_m3ae
 from data_tools.weights.siglip2 import read_siglip2
+from data_tools.weights.t5 import read_t5
 from instructrl.config.fields import MISSING, format_value
 from instructrl.config.model import ENCODERS, Architecture, EncoderConfig
 from instructrl.errors import InputError
@@ -28,6 +29,7 @@ READERS: dict[str, Callable[[Path], Contents]] = {
     "clip": read_clip,
     "dinov2": read_dinov2,
     "siglip2": read_siglip2,
+    "t5": read_t5,
 }
 SIZES = {  # that the shapes of a kind's parameters determine
     "m3ae": ("dim", "depth", "patch_size", "vocabulary"),
@@ -40,6 +42,7 @@ SIZES = {  # that the shapes of a kind's parameters determine
         *("dim", "depth", "patch_size", "vocabulary", "mlp_dim", "position_grid"),
         *("text_dim", "text_depth", "text_mlp_dim", "text_length"),
     ),
+    "t5": ("dim", "depth", "heads", "mlp_dim", "vocabulary"),
 }
 
 

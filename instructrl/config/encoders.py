@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from instructrl.config.fields import flag_or_word, format_value, number, number_list, one_of, setting
-from instructrl.config.model import BYTE_PAIRS, SENTENCE_PIECES, TEXT_ENCODERS, EncoderConfig, Shapes
+from instructrl.config.model import (
+    BYTE_PAIRS,
+    SENTENCE_PIECES,
+    TEXT_ENCODERS,
+    UNIGRAMS,
+    Architecture,
+    EncoderConfig,
+    Shapes,
+)
 from instructrl.errors import InputError
 
 ACTIVATIONS = ("quick_gelu", "gelu", "gelu_tanh")
@@ -242,6 +250,56 @@ class Siglip2Config(EncoderConfig):
         super().check(rendered_size)
         check_heads("heads", self.heads, "dim", self.dim)
         check_heads("text_heads", self.text_heads, "text_dim", self.text_dim)
+
+
+@dataclass
+class T5Config(EncoderConfig):
+    """The encoder of T5, which reads the instruction beside an encoder of images."""
+
+    implementation: ClassVar[str] = "instructrl.models.encoders.t5:T5"
+    fuses_text: ClassVar[bool] = False
+    reads_images: ClassVar[bool] = False
+    tokens: ClassVar[str] = UNIGRAMS
+    constants: ClassVar[Mapping[str, Any]] = {"layer_norm_epsilon": 1e-6}
+
+    patch_size: int = number(16, low=4, high=64, help="without effect: it reads no images")
+    heads: int = number(1, low=1, high=64, help="attention heads")
+    mlp_dim: int = number(low=8, high=16384, help="hidden width of the MLPs")
+    activation: str = one_of("relu", "gated_gelu", default="relu", help="of the MLPs: T5's relu, or that of T5 1.1")
+
+    @property
+    def repository(self) -> str | None:
+        """The Hugging Face repository of the published weights, which has their tokenizer too."""
+        return None if self.tokenizer == "small" else self.tokenizer
+
+    @classmethod
+    def infer_sizes(cls, shapes: Shapes) -> dict[str, int]:
+        """Settings, and `vocabulary`, as far as the shapes of the parameters determine them."""
+        words, layers = "text_model/embeddings/token_embedding/embedding", "text_model/encoder/layers/"
+        return without_none(
+            dim=axis(shapes, words, 1),
+            depth=blocks(shapes, layers),
+            heads=axis(shapes, "text_model/encoder/relative_attention_bias/embedding", 1),
+            mlp_dim=axis(shapes, f"{layers}0/mlp/fc1/kernel", 1),
+            vocabulary=axis(shapes, words, 0),
+        )
+
+    def table_rows(self, vocabulary: int) -> int:
+        """Rows of the table of token embeddings: those of T5 are a multiple of 128, of which the last are unused."""
+        return -(-vocabulary // 128) * 128
+
+    def architecture(self, *, vocabulary: int, rendered_size: int) -> Architecture:
+        """Architecture and preprocessing, to be recorded with weights: neither of images nor of a text's length."""
+        found = super().architecture(vocabulary=vocabulary, rendered_size=rendered_size)
+        others = ("image_size", "patch_size", "text_length")
+        return {key: value for key, value in found.items() if key not in others} | {"lower_case": False}
+
+    def check(self, rendered_size: int) -> None:
+        """Raise InputError if sizes do not fit together."""
+        del rendered_size
+        check_blocks(self)
+        super().check(self.image_size or self.patch_size)
+        check_heads("heads", self.heads, "dim", self.dim)
 
 
 def check_colours(**settings: list[float]) -> None:

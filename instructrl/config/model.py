@@ -26,8 +26,9 @@ USES = (
     *("name", "kind", "text", "joint", "layers", "pooling", "frozen", "weights", "tokenizer"),
     *("text_weights", "text_tokenizer"),
 )
-TEXT_ENCODERS = ("clip_b32", "clip_b16", "clip_l14", "siglip2_b16", "siglip2_so400m")  # of conf/encoder
-BYTE_PAIRS, SENTENCE_PIECES = "CLIP's byte pairs", "Gemma's sentence pieces"  # kinds of tokenizers
+TEXT_ENCODERS = ("clip_b32", "clip_b16", "clip_l14", "siglip2_b16", "siglip2_so400m", "t5_base")  # of conf/encoder
+# Kinds of tokenizers.
+BYTE_PAIRS, SENTENCE_PIECES, UNIGRAMS = "CLIP's byte pairs", "Gemma's sentence pieces", "T5's sentence pieces"
 Shapes = Mapping[str, tuple[int, ...]]  # of parameters, by their paths joined with slashes
 
 ENCODERS: "Registry[type[EncoderConfig]]" = Registry(
@@ -38,6 +39,7 @@ ENCODERS: "Registry[type[EncoderConfig]]" = Registry(
         "clip": "instructrl.config.encoders:ClipConfig",
         "dinov2": "instructrl.config.encoders:Dinov2Config",
         "siglip2": "instructrl.config.encoders:Siglip2Config",
+        "t5": "instructrl.config.encoders:T5Config",
         **modules("instructrl.models.encoders", PACKAGE / "models" / "encoders", suffix="Config"),
     },
     group="instructrl.encoders",
@@ -77,6 +79,7 @@ class EncoderConfig:
     implementation: ClassVar[str] = ""  # "module:class" of the flax module
     fuses_text: ClassVar[bool] = True  # an image's features depend on the instruction, unless text=false
     reads_text: ClassVar[bool] = True  # has a part that reads the instruction
+    reads_images: ClassVar[bool] = True  # false: only as the encoder of text beside one of images
     has_class_token: ClassVar[bool] = False  # can pool an image by a token of its own
     masks_patches: ClassVar[bool] = False  # can be pretrained by objective=masked_pretraining
     tokens: ClassVar[str] = ""  # the only kind of tokenizer that it reads, such as BYTE_PAIRS; "": any
@@ -108,7 +111,8 @@ class EncoderConfig:
         None, help="file written by data_tools.weights; shipped: InstructRL's own; null: random initialization"
     )
     tokenizer: str = setting(
-        "small", help="small: InstructRL's vocabulary; else a Hugging Face name, tokenizer.json, vocab.txt or folder"
+        "small",
+        help="small: InstructRL's vocabulary; else a Hugging Face name, a tokenizer.json, vocab.txt, .model or folder",
     )
     text_weights: str | None = setting(
         None, help="weights of the encoder that text names; null: where they are fetched to, or random like the others"
@@ -148,6 +152,10 @@ class EncoderConfig:
         del shapes
         return {}
 
+    def table_rows(self, vocabulary: int) -> int:
+        """Rows of the table of token embeddings for a vocabulary of this size."""
+        return vocabulary
+
     def architecture(self, *, vocabulary: int, rendered_size: int) -> Architecture:
         """Architecture and preprocessing, to be recorded with weights that were trained with these settings.
 
@@ -174,7 +182,7 @@ class EncoderConfig:
             if getattr(self, own) is not None and not isinstance(self.text, str):
                 raise InputError(
                     f"encoder.{own}: found {getattr(self, own)}; allowed: null, or name its encoder, such as "
-                    f"encoder.text={TEXT_ENCODERS[-2]}"
+                    f"encoder.text={TEXT_ENCODERS[3]}"
                 )
         if self.text_weights is not None and self.weights is None:
             raise InputError(

@@ -27,10 +27,17 @@ def check_inputs(config: TrainConfig) -> None:
     """Check the encoder's weights and its tokenizer, that jax can start, and that trackers are installed.
 
     Raises:
-        InputError: one of them is missing or unusable; the message says how to get it. Or memory is limited too much.
+        InputError: one of them is missing or unusable; the message says how to get it. Or memory is limited too much,
+            or the encoder reads no images.
     """
     check_memory_limit()
     check_trackers(config)
+    if not config.encoder.reads_images:
+        name = config.encoder.name
+        raise InputError(
+            f"encoder: found {name}, which reads no images; allowed: an encoder of images, which it reads the "
+            f"instruction beside with encoder.text={name}"
+        )
     reader = config.encoder.reader
     parts = config.encoder.parts or {"image": config.encoder}
     for name, encoder in parts.items():
@@ -97,7 +104,7 @@ def notes_on_weights(path: Path, encoder: EncoderConfig, *, rendered_size: int |
 def check_vocabulary(path: Path, encoder: EncoderConfig, size: int) -> None:
     """Raise InputError if an encoder's weights were trained with a vocabulary of a different size."""
     found = encoder.infer_sizes(read_shapes(path, kind=encoder.kind)).get("vocabulary", size)
-    if found != size:
+    if found != encoder.table_rows(size):
         raise InputError(
             f"{path}: found weights for a vocabulary of {found} entries, but encoder.tokenizer={encoder.tokenizer} "
             f"has {size}; choose the tokenizer that they were trained with"

@@ -37,6 +37,11 @@ SIGLIP2 = {  # of both towers, and of the image tower
     "tiny": ({"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 40},
              {"patch_size": 4, "image_size": 20}),
 }  # fmt: skip
+T5 = {
+    "base": {"d_model": 768, "num_layers": 12, "num_heads": 12, "d_ff": 3072, "vocab_size": 32128},
+    "tiny": {"d_model": 16, "d_kv": 8, "num_layers": 2, "num_heads": 2, "d_ff": 40, "vocab_size": 128},
+}
+T5_LENGTHS = {"base": 64, "tiny": 24}  # of texts, in tokens
 MEAN = {"dinov2": [0.485, 0.456, 0.406], "siglip2": [0.5] * 3}
 STD = {"dinov2": [0.229, 0.224, 0.225], "siglip2": [0.5] * 3}
 
@@ -47,7 +52,10 @@ def make(name: str, folder: Path) -> Any:
     Parameters in the library may have other names than in published files, by which they are random.
     """
     kind, size, *registers = name.split("_")
-    model = make_siglip2(size) if kind == "siglip2" else make_dinov2(size, registers=bool(registers))
+    if kind == "t5":
+        model = make_t5(size, gated=bool(registers))
+    else:
+        model = make_siglip2(size) if kind == "siglip2" else make_dinov2(size, registers=bool(registers))
     model.save_pretrained(folder)
     library_class = type(model)
     del model  # it would take as much memory once more
@@ -76,6 +84,12 @@ def make_siglip2(size: str) -> Any:
     )
 
 
+def make_t5(size: str, *, gated: bool) -> Any:
+    """The encoder of T5 of a size, with ReLU as in its first version or gated as in 1.1."""
+    act = "gated-gelu" if gated else "relu"
+    return transformers.T5EncoderModel(transformers.T5Config(**T5[size], feed_forward_proj=act))
+
+
 def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """The shapes of the parameters in a saved model."""
     with safe_open(folder / FILE, "numpy") as file:
@@ -96,6 +110,27 @@ def outputs(model: Any, kind: str, images: np.ndarray) -> dict[str, np.ndarray]:
     return states(image) | {f"text_{name}": value for name, value in states(text).items()}
 
 
+@torch.no_grad()
+def text_outputs(model: Any, length: int) -> dict[str, np.ndarray]:
+    """Every hidden state of T5, the normalised last one, and the mean of a text's tokens."""
+    tokens = random_tokens(2, length, model.config.vocab_size)
+    mask = torch.from_numpy(tokens != 0)
+    found = model(torch.from_numpy(tokens).long(), attention_mask=mask.long(), output_hidden_states=True)
+    final = found.last_hidden_state
+    pooled = (final * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    # The library's last state is the normalised one, for which it leaves the last block's out.
+    hidden = {f"text_hidden_{index}": value.numpy() for index, value in enumerate(found.hidden_states[:-1])}
+    return {**hidden, "text_final": final.numpy(), "text_pooled": pooled.numpy()}
+
+
+def all_outputs(model: Any, name: str, size: int) -> dict[str, np.ndarray]:
+    """The outputs of a model by the name of our option, for images of `size` pixels where it reads images."""
+    kind = name.partition("_")[0]
+    if kind == "t5":
+        return text_outputs(model, T5_LENGTHS[name.split("_")[1]])
+    return outputs(model, kind, random_images(2, size))
+
+
 def states(found: Any) -> dict[str, np.ndarray]:
     """The outputs of a tower."""
     hidden = {f"hidden_{index}": value.numpy() for index, value in enumerate(found.hidden_states)}
@@ -108,19 +143,19 @@ def write_golden(name: str) -> None:
         folder = Path(place)
         model = make(name, folder)
         settings, names = (folder / "config.json").read_text(), json.dumps(shapes(folder))
-    found = outputs(model, name.partition("_")[0], random_images(2, 28))
+    found = all_outputs(model, name, 28)
     np.savez_compressed(GOLDEN / f"{name}.npz", settings=settings, shapes=names, **found)
 
 
 def write_reference(name: str, folder: Path) -> None:
     """Write a model of the true size, and its outputs for two images of 224 pixels."""
     model = make(name, folder)
-    np.savez(folder / "reference.npz", **outputs(model, name.partition("_")[0], random_images(2, 224)))
+    np.savez(folder / "reference.npz", **all_outputs(model, name, 224))
 
 
 if __name__ == "__main__":
     if len(sys.argv) == 3:
         write_reference(sys.argv[1], Path(sys.argv[2]))
     else:
-        for tiny in ("dinov2_tiny", "dinov2_tiny_reg", "siglip2_tiny"):
+        for tiny in ("dinov2_tiny", "dinov2_tiny_reg", "siglip2_tiny", "t5_tiny", "t5_tiny_gated"):
             write_golden(tiny)

@@ -174,7 +174,7 @@ def test_their_options_and_settings_are_in_the_help() -> None:
         r"(?s)  encoder +clip_b16 .*\[gated\].*  head ",
         r"  head +chunk discrete flow \[linear\]",
         r"  encoder.gates=4 +gates of each patch \[integer 1..16\]",
-        r"  encoder.kind=gated +architecture \[scratch_tiny \| m3ae \| clip \| dinov2 \| siglip2 \| gated\]",
+        r"  encoder.kind=gated +architecture \[scratch_tiny \| m3ae \| clip \| dinov2 \| siglip2 \| t5 \| gated\]",
         r"  sim.cameras=\[top\] +cameras \[list of top\]",
         r'  sim.state=\["gripper open","left finger \(m\)","right finger \(m\)",time\]',
         r"  sim.radius=0.15 +distance in metres",
@@ -192,7 +192,10 @@ def test_their_options_and_settings_are_in_the_help() -> None:
         (["encoder.heads=2"], "encoder.heads: no such setting"),
         (["sim.radius=far"], "sim.radius: found far; allowed: a number above 0 and at most 0.2"),
         (["encoder=gatd"], "encoder: found gatd; allowed: clip_b16, clip_b32, clip_l14, dinov2_b14, "),
-        (["encoder.kind=gatd"], "encoder.kind: found gatd; allowed: scratch_tiny, m3ae, clip, dinov2, siglip2, gated,"),
+        (
+            ["encoder.kind=gatd"],
+            "encoder.kind: found gatd; allowed: scratch_tiny, m3ae, clip, dinov2, siglip2, t5, gated,",
+        ),
         (["sim.cameras=[front]"], "sim.cameras: found [front]; allowed: a list of top"),
     ],
 )

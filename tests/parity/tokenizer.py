@@ -23,8 +23,8 @@ OTHERS = (  # spaces, line ends, other languages, marks and text that looks like
 
 def main(path: Path) -> None:
     """Print how many sentences differ."""
-    pieces, merges, added, kind = read_vocabulary(path)
-    ours = Tokenizer(pieces, length=LENGTH, merges=merges, added=added, kind=kind)
+    pieces, merges, added, kind, scores = read_vocabulary(path)
+    ours = Tokenizer(pieces, length=LENGTH, merges=merges, added=added, kind=kind, scores=scores)
     published = tokenizers.Tokenizer.from_file(str(path))
     published.encode_special_tokens = True  # a text cannot forge them
     words = [word for word in VOCABULARY.read_text().split("\n") if word and not word.startswith("[")]

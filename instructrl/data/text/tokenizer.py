@@ -11,16 +11,19 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-from instructrl.config.model import BYTE_PAIRS, SENTENCE_PIECES, EncoderConfig
+from instructrl.config.model import BYTE_PAIRS, SENTENCE_PIECES, UNIGRAMS, EncoderConfig
 from instructrl.data.text.vocab_files import (
     END,
     INSIDE,
     LONGEST,
     MISSING,
     PADDING,
+    SENTINELS,
     SPACE,
+    SPECIAL,
     START,
     STOP,
+    UNIGRAM_STOP,
     UNKNOWN,
     WORD_END,
     WORD_PIECES,
@@ -33,14 +36,18 @@ from instructrl.errors import InputError
 from instructrl.package_files import VOCABULARY
 
 WEIGHTS = Path("weights")  # folder of downloaded tokenizers, if encoder.weights is not set
-EXAMPLES = {BYTE_PAIRS: "openai/clip-vit-base-patch16", SENTENCE_PIECES: "google/siglip2-base-patch16-224"}
+EXAMPLES = {
+    BYTE_PAIRS: "openai/clip-vit-base-patch16",
+    SENTENCE_PIECES: "google/siglip2-base-patch16-224",
+    UNIGRAMS: "google-t5/t5-base",
+}
 PROBED = 1000  # number of words that are checked
 # CLIP's published rule: English contractions, runs of letters, single digits, runs of other non-space characters.
 SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 class Tokenizer:
-    """BERT's word pieces, CLIP's byte pairs or Gemma's sentence pieces, in lower case. Picklable, thread-safe.
+    """BERT's word pieces, CLIP's byte pairs or Gemma's sentence pieces, in lower case, or T5's. Picklable, thread-safe.
 
     Byte pairs are enclosed in start and end tokens, sentence pieces have the latter, word pieces none. Text is never
     tokenized to one of these or to padding.
@@ -61,25 +68,30 @@ class Tokenizer:
         merges: Merges | None = None,
         added: Sequence[dict[str, Any]] = (),
         kind: str | None = None,
+        scores: Sequence[float] | None = None,
     ) -> None:
         """`pieces` are in the order of their ids; the others as in a Vocabulary, by default of the two first kinds."""
         ids = {piece: number for number, piece in enumerate(pieces)}
         kind = kind or (WORD_PIECES if merges is None else BYTE_PAIRS)
-        content = [pieces, merges, list(added), *([kind] if kind == SENTENCE_PIECES else [])]
+        content: list[Any] = [pieces, merges, list(added), *([kind] if kind == SENTENCE_PIECES else [])]
+        content += [kind, list(scores or [])] if kind == UNIGRAMS else []
         self.checksum = hashlib.sha256(json.dumps(content).encode()).hexdigest()
         self.length, self.vocabulary_size = length, len(pieces)
         self.padding = ids[PADDING] if kind == WORD_PIECES else 0
         self._start: list[int] = [ids[START]] if kind == BYTE_PAIRS else []
-        ends, unknown = {BYTE_PAIRS: (END, END), SENTENCE_PIECES: (STOP, MISSING)}.get(kind, (None, None))
+        special = {BYTE_PAIRS: (END, END), SENTENCE_PIECES: (STOP, MISSING), UNIGRAMS: (UNIGRAM_STOP, MISSING)}
+        ends, unknown = special.get(kind, (None, None))
         self._end: list[int] = [ids[ends]] if ends else []
         self._unknown = unknown and ids[unknown]  # where text without a piece is refused
         self.special_token_ids: tuple[int, ...] = (*self._start, *self._end)
         if kind == SENTENCE_PIECES:
             self._tokenizer = sentencepiece_tokenizer(ids, merges or [])
+        elif kind == UNIGRAMS:
+            self._tokenizer = unigram_tokenizer(pieces, scores or [0.0] * len(pieces))
         else:
             self._tokenizer = wordpiece_tokenizer(ids) if merges is None else bpe_tokenizer(ids, merges)
         self._tokenizer.add_tokens([AddedToken(**entry) for entry in added])
-        self._splitter = BertPreTokenizer() if kind == SENTENCE_PIECES else self._tokenizer.pre_tokenizer
+        self._splitter = BertPreTokenizer() if kind in (SENTENCE_PIECES, UNIGRAMS) else self._tokenizer.pre_tokenizer
 
     def __call__(self, sentences: list[str], *, truncate: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Return tokens [B,L] int32 and padding mask [B,L] float32, 1 where padding; an empty text has no word pieces.
@@ -129,12 +141,12 @@ class Tokenizer:
             InputError: not Unicode text.
         """
         self._encode(sentence)
-        text = self._tokenizer.normalizer.normalize_str(sentence).replace(SPACE, " ")
+        text = self._tokenizer.normalizer.normalize_str(sentence).replace(SPACE, " ").lower()
         spans = [span for _, span in self._splitter.pre_tokenize_str(text)]
         return list(filter(None, (text[slice(*span)].strip() for span in spans)))
 
     def decode(self, tokens: np.ndarray) -> str:
-        """Return the text (in lower case) of one row of tokens [L]."""
+        """Return the text (in lower case, but for T5's pieces) of one row of tokens [L]."""
         ids = [int(token) for token in tokens]
         if self._end:
             count = ids.index(self._end[0]) if self._end[0] in ids else 0
@@ -177,6 +189,20 @@ def sentencepiece_tokenizer(ids: dict[str, int], merges: Merges) -> tokenizers.T
     return tokenizer
 
 
+def unigram_tokenizer(pieces: Sequence[str], scores: Sequence[float]) -> tokenizers.Tokenizer:
+    """Build T5's tokenizer with these entries: the most probable pieces of each word, upper and lower case apart."""
+    special = {*SPECIAL[UNIGRAMS], *SENTINELS}
+    # A space in front, which no word has, so that a text cannot forge them.
+    entries = [f" {piece}" if piece in special else piece for piece in pieces]
+    model = models.Unigram([*zip(entries, scores, strict=True)], unk_id=pieces.index(MISSING), byte_fallback=False)
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC()])
+    words = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), words])
+    tokenizer.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always")
+    return tokenizer
+
+
 def make_tokenizer(config: EncoderConfig) -> Tokenizer:
     """Build the tokenizer that `encoder.tokenizer` names: the bundled small vocabulary, or one on this machine.
 
@@ -207,6 +233,7 @@ def own_tokenizer(config: EncoderConfig) -> Tokenizer:
         merges=vocabulary.merges,
         added=vocabulary.added,
         kind=vocabulary.kind,
+        scores=vocabulary.scores,
     )
     check_words(path, tokenizer, vocabulary)
     return tokenizer

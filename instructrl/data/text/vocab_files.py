@@ -1,16 +1,20 @@
-"""Strict readers of published vocabulary files: BERT's word pieces, CLIP's byte pairs, Gemma's sentence pieces.
+"""Strict readers of published vocabularies: BERT's word pieces, CLIP's byte pairs, Gemma's and T5's sentence pieces.
 
-    tokenizer.json             any
-    vocab.txt                  word pieces, one per line
-    vocab.json and merges.txt  byte pairs
+    tokenizer.json                   any
+    vocab.txt                        word pieces, one per line
+    vocab.json and merges.txt        byte pairs
+    tokenizer.model or spiece.model  sentence pieces, SentencePiece's own file
 
-Only entries, merges and added words are read: `tokenizer` lower-cases and splits text as in the training of each.
+Only entries, merges or scores, and added words are read: `tokenizer` normalizes and splits text as in the training of
+each.
 """
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from instructrl.config.model import BYTE_PAIRS, SENTENCE_PIECES
+from instructrl.config.model import BYTE_PAIRS, SENTENCE_PIECES, UNIGRAMS
+from instructrl.data.text.sentencepiece_file import USER_DEFINED, DamagedError, merges_of, read_sentencepiece
 from instructrl.errors import InputError
 from instructrl.storage.json_file import JsonError, parse_json
 
@@ -18,10 +22,21 @@ PADDING, UNKNOWN = "[PAD]", "[UNK]"  # special entries of word pieces
 START, END = "<|startoftext|>", "<|endoftext|>"  # and of byte pairs
 SPACE, STOP, MISSING = "\u2581", "<eos>", "<unk>"  # a space in sentence pieces, and their special entries beside
 PAD = "<pad>"
+UNIGRAM_STOP = "</s>"  # T5's in place of STOP
+SENTINELS = [f"<extra_id_{number}>" for number in range(99, -1, -1)]  # of T5's pretraining, not in spiece.model
 WORD_PIECES = "BERT's word pieces"
-SPECIAL = {WORD_PIECES: (PADDING, UNKNOWN), BYTE_PAIRS: (START, END), SENTENCE_PIECES: (PAD, STOP, MISSING)}
+SPECIAL = {
+    WORD_PIECES: (PADDING, UNKNOWN),
+    BYTE_PAIRS: (START, END),
+    SENTENCE_PIECES: (PAD, STOP, MISSING),
+    UNIGRAMS: (PAD, UNIGRAM_STOP, MISSING),
+}
 INSIDE, WORD_END = "##", "</w>"  # prefix of a piece within a word; suffix of one at its end
-FORMS = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"))  # files of a folder, in order of preference
+FORMS = (  # files of a folder, in order of preference
+    *(("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt")),
+    *(("tokenizer.model",), ("spiece.model",)),
+)
+NORMALIZERS = {SENTENCE_PIECES: ("identity",), UNIGRAMS: ("nmt_nfkc",)}  # rules of SentencePiece for text
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
 LONGEST = 100  # characters; BERT maps longer words to UNKNOWN
 
@@ -34,11 +49,12 @@ class Vocabulary(NamedTuple):
     pieces: list[str]  # in the order of their ids
     merges: Merges | None  # of byte pairs and sentence pieces, in order of priority; None: word pieces
     added: list[dict[str, Any]]  # entries matched before text is split: `content` and FLAGS
-    kind: str = WORD_PIECES  # or BYTE_PAIRS or SENTENCE_PIECES
+    kind: str = WORD_PIECES  # or BYTE_PAIRS, SENTENCE_PIECES or UNIGRAMS
+    scores: list[float] | None = None  # of the entries, if they are UNIGRAMS
 
     def words(self) -> dict[str, str]:
         """Return entries that are whole words, keyed by the word that must be tokenized to just this entry."""
-        if self.kind == SENTENCE_PIECES:  # words of a text are not apart there
+        if self.kind in (SENTENCE_PIECES, UNIGRAMS):  # words of a text are not apart there
             return {}
         if self.merges is None:
             return {piece: piece for piece in self.pieces if is_plain_word(piece) and len(piece) <= LONGEST}
@@ -62,7 +78,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
         if not found:
             raise InputError(
                 f"encoder.tokenizer: {path}: a folder without a vocabulary; allowed: one that contains tokenizer.json, "
-                "vocab.txt, or vocab.json and merges.txt"
+                "vocab.txt, vocab.json and merges.txt, tokenizer.model, or spiece.model"
             )
         vocabulary = read_pairs(*found[0]) if len(found[0]) == 2 else read_file(found[0][0])
     else:
@@ -72,12 +88,43 @@ def read_vocabulary(path: Path) -> Vocabulary:
 
 
 def read_file(path: Path) -> Vocabulary:
-    """Read the vocabulary in a tokenizer.json or a vocab.txt."""
+    """Read the vocabulary in a tokenizer.json, a vocab.txt or a model file of SentencePiece."""
     if path.suffix == ".json":
         return read_tokenizer(path)
     if path.suffix == ".txt":
         return Vocabulary(read_lines(path), None, [])
-    raise unsupported_error(path, "neither a tokenizer.json nor a vocab.txt")
+    if path.suffix == ".model":
+        return read_model(path)
+    raise unsupported_error(path, "neither a tokenizer.json, nor a vocab.txt, nor a .model of SentencePiece")
+
+
+def read_model(path: Path) -> Vocabulary:
+    """Read the vocabulary in a model file of SentencePiece: byte pairs as Gemma's, or unigrams as T5's."""
+    try:
+        found = read_sentencepiece(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"encoder.tokenizer: {path}: cannot be read ({error.strerror})") from None
+    except DamagedError as error:
+        raise damaged_error(path, str(error)) from None
+    kind = {"bpe": SENTENCE_PIECES, "unigram": UNIGRAMS}.get(found.kind)
+    if kind is None:
+        raise unsupported_error(path, f"found a SentencePiece model of type {found.kind}")
+    if found.normalizer not in NORMALIZERS[kind] or found.dummy_prefix != (kind == UNIGRAMS):
+        prefix = "a space" if found.dummy_prefix else "nothing"
+        wanted = f"{NORMALIZERS[kind][0]} and {'a space' if kind == UNIGRAMS else 'nothing'}"
+        raise unsupported_error(
+            path, f"found rules {found.normalizer or 'without name'} and {prefix} put before a text, expected {wanted}"
+        )
+    pieces = [piece.text for piece in found.pieces]
+    if len(set(pieces)) < len(pieces):
+        raise damaged_error(path, "an entry that is there twice")
+    if kind == SENTENCE_PIECES:
+        added = [piece.text for piece in found.pieces if piece.type == USER_DEFINED and piece.text not in SPECIAL[kind]]
+        words = [{"content": piece, **dict.fromkeys(FLAGS, False)} for piece in added]
+        return Vocabulary(pieces, merges_of(found.pieces), words, kind)
+    sentinels = [] if SENTINELS[-1] in pieces else SENTINELS
+    scores = [*(piece.score for piece in found.pieces), *(0.0 for _ in sentinels)]
+    return Vocabulary([*pieces, *sentinels], None, [], kind, scores)
 
 
 def read_tokenizer(path: Path) -> Vocabulary:
@@ -87,6 +134,8 @@ def read_tokenizer(path: Path) -> Vocabulary:
     if not isinstance(model, dict):
         raise unsupported_error(path, "contains no model; for vocab.json and merges.txt, name their folder")
     kind = model_type(model)
+    if kind == "Unigram":
+        return read_unigrams(path, model, content.get("added_tokens") or [])
     affixes = model.get("continuing_subword_prefix") or "", model.get("end_of_word_suffix") or ""
     sentence_pieces = kind == "BPE" and model.get("byte_fallback") is True
     expected = {"WordPiece": (INSIDE, ""), "BPE": ("", "" if sentence_pieces else WORD_END)}
@@ -101,6 +150,23 @@ def read_tokenizer(path: Path) -> Vocabulary:
         return Vocabulary(pieces_by_id(path, ids), None, added)
     merges = read_merges(path, model.get("merges"), ids)
     return Vocabulary(pieces_by_id(path, ids), merges, added, SENTENCE_PIECES if sentence_pieces else BYTE_PAIRS)
+
+
+def read_unigrams(path: Path, model: dict[str, Any], added: Any) -> Vocabulary:
+    """Read entries with their scores, and the added ones."""
+    rows = model.get("vocab")
+    valid = isinstance(rows, list) and all(
+        isinstance(row, list) and len(row) == 2 and isinstance(row[0], str) and type(row[1]) in (int, float)
+        for row in rows
+    )
+    if not isinstance(rows, list) or not valid:
+        raise damaged_error(path, "no list of entries with scores")
+    scores = {piece: float(score) for piece, score in rows}
+    if len(scores) < len(rows) or not all(map(math.isfinite, scores.values())):
+        raise damaged_error(path, "an entry that is there twice, or whose score is not finite")
+    ids, words = all_ids(path, {piece: number for number, piece in enumerate(scores)}, added)
+    pieces = pieces_by_id(path, ids)
+    return Vocabulary(pieces, None, words, UNIGRAMS, [scores.get(piece, 0.0) for piece in pieces])
 
 
 def model_type(model: dict[str, Any]) -> str:
@@ -176,7 +242,7 @@ def check(path: Path, vocabulary: Vocabulary) -> None:
     absent = [piece for piece in SPECIAL[kind] if piece not in pieces]
     if absent:
         raise unsupported_error(path, f"{len(pieces)} entries without {' and '.join(absent)}, which {kind} have")
-    if kind == SENTENCE_PIECES:
+    if kind in (SENTENCE_PIECES, UNIGRAMS):
         if pieces[0] != PAD or SPACE not in pieces:
             raise unsupported_error(path, f"entry 0 is {pieces[0]!r}, expected {PAD}, and {SPACE} for a space")
         return
@@ -236,7 +302,7 @@ def damaged_error(path: Path, reason: str) -> InputError:
 def unsupported_error(path: Path, reason: str) -> InputError:
     """Build the error for a file of another kind."""
     allowed = (
-        f"{WORD_PIECES} (tokenizer.json, vocab.txt), {BYTE_PAIRS} (tokenizer.json, or a folder), {SENTENCE_PIECES} "
-        "(tokenizer.json)"
+        f"{WORD_PIECES} (tokenizer.json, vocab.txt), {BYTE_PAIRS} (tokenizer.json, or a folder), {SENTENCE_PIECES} and "
+        f"{UNIGRAMS} (tokenizer.json, .model)"
     )
     return InputError(f"encoder.tokenizer: {path}: {reason}; allowed: {allowed}")

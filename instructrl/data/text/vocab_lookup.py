@@ -5,7 +5,10 @@ from pathlib import Path
 from instructrl.data.text.vocab_files import FORMS
 from instructrl.errors import InputError
 
-KINDS = "small, a published name such as bert-base-uncased, a tokenizer.json, a vocab.txt, or a folder that holds one"
+KINDS = (
+    "small, a published name such as bert-base-uncased, a tokenizer.json, a vocab.txt, a .model of SentencePiece, or a "
+    "folder that holds one"
+)
 OWNER = "google-bert"  # of repositories that formerly had no owner
 
 
@@ -58,7 +61,7 @@ def is_repo_id(name: str) -> bool:
         validate_repo_id(name)
     except HFValidationError:
         return False
-    return not name.endswith((".json", ".txt"))
+    return not name.endswith((".json", ".txt", ".model"))
 
 
 def repo_aliases(name: str) -> tuple[str, ...]:

@@ -1,4 +1,7 @@
-"""A data set that LeRobot wrote is imported, trained on with the command that the import prints, and acted upon; no simulator plays it."""
+"""A data set that LeRobot wrote is imported, trained on with the command that the import prints, and acted upon.
+
+No simulator has its robot, so none plays it.
+"""
 
 import json
 import shlex
@@ -44,4 +47,6 @@ def test_it_is_trained_on_and_its_agent_acts_in_its_workspace_but_in_no_simulato
     refused = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
     [line] = refused.stderr.splitlines()
     assert refused.returncode == 2 and sorted(run.rglob("*")) == before
-    assert line.startswith("error: sim.workspace: found [") and line.endswith("serve it: python -m instructrl.inference.serve run=RUN")
+    assert line.startswith("error: sim.workspace: found [") and line.endswith(
+        "serve it: python -m instructrl.inference.serve run=RUN"
+    )

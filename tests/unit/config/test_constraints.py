@@ -31,6 +31,7 @@ TWO_PROCESSES = ("hardware.coordinator=host:1", "hardware.num_processes=2", "har
         (["encoder=dinov2_b14", "encoder.text=t5"], "encoder.text: found t5; allowed: true, false, clip_b32, clip_b16"),
         (["encoder=dinov2_b14", "encoder.text=true"], "encoder.text: found true; allowed for encoder.kind=dinov2, "),
         (["encoder=dinov2_b14", "encoder.image_size=225"], "encoder.image_size: found 225; allowed: a multiple of"),
+        (["encoder=t5_base", "encoder.heads=7"], "encoder.heads: found 7; allowed: a divisor of encoder.dim=768"),
         (["encoder=siglip2_b16", "encoder.text_heads=7"], "encoder.text_heads: found 7; allowed: a divisor of"),
         (["encoder=clip_b16", "encoder.text_heads=7"], "encoder.text_heads: found 7; allowed: a divisor of"),
         (["encoder=m3ae_b16", "encoder.heads=7"], "encoder.heads: found 7; allowed: a divisor of encoder.dim=768"),

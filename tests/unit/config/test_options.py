@@ -74,6 +74,7 @@ RESOLUTIONS = [  # overrides, the side to which the encoder resizes images, the 
     (("encoder=m3ae_b16", "encoder.image_size=null"), None, 128),
     (("encoder=clip_b32",), 224, 224),
     (("encoder=dinov2_b14", "encoder.text=siglip2_b16"), 224, 224),
+    (("encoder=dinov2_b14", "encoder.text=t5_base"), 224, 224),
     (("encoder=clip_l14", "encoder.image_size=28"), 28, 28),
     (("experiment=quickstart",), None, 96),
     (("experiment=quickstart", "encoder=m3ae_tiny", "training.token_dropout=0"), None, 96),

@@ -20,14 +20,14 @@ def added(content: dict[str, Any], *tokens: Any) -> dict[str, Any]:
 
 BERT_JSON, CLIP_JSON = vocabularies.bert_json(BERT), vocabularies.clip_json(CLIP, MERGES)
 IDS, CLIP_IDS = BERT_JSON["model"]["vocab"], CLIP_JSON["model"]["vocab"]
-UNIGRAM = {"model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0]]}}
+UNIGRAM = {"model": {"type": "WordLevel", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0]]}}
 JSON_FILES: dict[str, tuple[Any, str]] = {  # content of a tokenizer.json, and the error
     "a list": ([], "contains no model"),
     "a number": (3, "contains no model"),
     "no model": ({"version": "1.0"}, "contains no model"),
     "vocab.json": (CLIP_IDS, "for vocab.json and merges.txt, name their folder"),
     "a model that is text": ({"model": "BPE"}, "contains no model"),
-    "Unigram": (UNIGRAM, "found a model of type Unigram; allowed: BERT's word pieces"),
+    "WordLevel": (UNIGRAM, "found a model of type WordLevel; allowed: BERT's word pieces"),
     "WordLevel": (changed(BERT_JSON, type="WordLevel"), "found a model of type WordLevel"),
     "no type": ({"model": {"vocab": {}}}, "found a model of type unknown"),
     "a type that is a list": ({"model": {"type": ["BPE"]}}, "found a model of type"),
@@ -100,7 +100,7 @@ TEXT_FILES: dict[str, tuple[str, bytes, str]] = {  # name, content, and the erro
     "deep JSON": ("tokenizer.json", b"[" * 100_000, "damaged (found more than 64 levels)"),
     "empty JSON": ("tokenizer.json", b"", "damaged (empty)"),
     "a key twice": ("tokenizer.json", b'{"model": {"vocab": {"a": 0, "b": 1, "a": 2}}}', "found a twice"),
-    "a pickle": ("vocab.pkl", b"\x80\x04.", "neither a tokenizer.json nor a vocab.txt"),
+    "a pickle": ("vocab.pkl", b"\x80\x04.", "neither a tokenizer.json, nor a vocab.txt, nor a .model of SentencePiece"),
 }
 
 

@@ -9,7 +9,13 @@ from instructrl.cli.overrides import options
 from instructrl.config.training import TrainConfig
 from instructrl.models.encoders.registry import encoder_shapes
 
-BERT, CLIP, GEMMA, OURS = 30_522, 49_408, 256_000, 2_864  # entries of vocabularies; ours of an earlier version
+BERT, CLIP, GEMMA, T5, OURS = (
+    30_522,
+    49_408,
+    256_000,
+    32_100,
+    2_864,
+)  # entries of vocabularies; ours of an earlier version
 COUNTS = {
     # the public code's models of these sizes, without the decoder of pretraining
     "m3ae_s16": (BERT, 33_311_232),
@@ -30,6 +36,8 @@ COUNTS = {
     # google/siglip2-base-patch16-224, -so400m-patch14-224
     "siglip2_b16": (GEMMA, 375_187_970),
     "siglip2_so400m": (GEMMA, 1_135_463_602),
+    # the encoder of google-t5/t5-base
+    "t5_base": (T5, 109_628_544),
     # ours
     "m3ae_tiny": (OURS, 853_152),
     "scratch_s16": (OURS, 22_690_560),

@@ -17,7 +17,7 @@ from instructrl.models.encoders.registry import encoder_shapes, layer_depths_fro
 from instructrl.models.initialization import draw_params
 from instructrl.models.weight_files import write_weights
 from instructrl.training.parameters.encoder_weights import load_encoder_weights, store_frozen_encoder, weight_source
-from tests.fixtures.encoders import CLIP_TINY, DINOV2_TINY, M3AE_TINY, SIGLIP2_TINY, nested
+from tests.fixtures.encoders import CLIP_TINY, DINOV2_TINY, M3AE_TINY, SIGLIP2_TINY, T5_TINY, nested
 from tests.fixtures.published_encoders import random_images
 
 pytestmark = pytest.mark.usefixtures("optimized")
@@ -34,7 +34,7 @@ def paired(
     return replace(image, text="siglip2_b16", **settings)
 
 
-@pytest.mark.parametrize("text", [CLIP_TINY, SIGLIP2_TINY], ids=lambda one: one.kind)
+@pytest.mark.parametrize("text", [CLIP_TINY, SIGLIP2_TINY, T5_TINY], ids=lambda one: one.kind)
 @pytest.mark.parametrize("image", IMAGE_ENCODERS, ids=lambda one: one.kind)
 def test_any_image_encoder_goes_with_any_text_tower(
     monkeypatch: pytest.MonkeyPatch, image: EncoderConfig, text: EncoderConfig
