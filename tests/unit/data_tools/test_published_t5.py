@@ -49,9 +49,7 @@ def test_the_record_is_that_of_the_settings(tmp_path: Path, capsys: pytest.Captu
     assert printed.err == "" and "t5 of a size without an option, vocabulary 128, 2 blocks, 16 wide, che" in printed.out
     check_weights(out, T5_TINY)
     check_vocabulary(out, T5_TINY, 100)  # the last rows of its table are of no entry
-    with pytest.raises(
-        InputError, match="found weights for a vocabulary of 128 entries, but encoder.tokenizer=small has 1"
-    ):
+    with pytest.raises(InputError, match=r"for a vocabulary of 128 entries, but encoder\.tokenizer=small has 1"):
         check_vocabulary(out, T5_TINY, 129)
 
 

@@ -20,14 +20,14 @@ def added(content: dict[str, Any], *tokens: Any) -> dict[str, Any]:
 
 BERT_JSON, CLIP_JSON = vocabularies.bert_json(BERT), vocabularies.clip_json(CLIP, MERGES)
 IDS, CLIP_IDS = BERT_JSON["model"]["vocab"], CLIP_JSON["model"]["vocab"]
-UNIGRAM = {"model": {"type": "WordLevel", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0]]}}
+UNIGRAM = {"model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0]]}}
 JSON_FILES: dict[str, tuple[Any, str]] = {  # content of a tokenizer.json, and the error
     "a list": ([], "contains no model"),
     "a number": (3, "contains no model"),
     "no model": ({"version": "1.0"}, "contains no model"),
     "vocab.json": (CLIP_IDS, "for vocab.json and merges.txt, name their folder"),
     "a model that is text": ({"model": "BPE"}, "contains no model"),
-    "WordLevel": (UNIGRAM, "found a model of type WordLevel; allowed: BERT's word pieces"),
+    "Unigram": (UNIGRAM, "2 entries without <pad> and </s>, which T5's sentence pieces have; allowed: BERT's"),
     "WordLevel": (changed(BERT_JSON, type="WordLevel"), "found a model of type WordLevel"),
     "no type": ({"model": {"vocab": {}}}, "found a model of type unknown"),
     "a type that is a list": ({"model": {"type": ["BPE"]}}, "found a model of type"),
