@@ -20,7 +20,7 @@ COLOURS = ("red", "blue", "teal", "green", "Purple", "yellow", "olive", "navy")
 THINGS = ("ball", "box", "cup", "drawer", "lid", "jar", "button", "Lamp", "shelf", "plate", "block", "mug")
 SENTENCES = (
     "reach the red ball", "Open  the Purple drawer, then stop.", " put the lid", "close the jar\n\nthen stop  ",
-    "tab\tseparated", "\ufb01x the \uff22ox", "a\u200bb", "the </s> ball <pad> <extra_id_0>", "",
+    "tab\tseparated", "\ufb01x the \uff22ox", "a\u200bb", "the \uff42all", "the </s> ball <pad> <extra_id_0>", "",
 )  # fmt: skip
 COMMON = {"pad_id": 0, "eos_id": 1}
 KINDS = {

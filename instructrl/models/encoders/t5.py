@@ -22,7 +22,7 @@ from instructrl.models.layers.vit import TowerOutputs, small
 from instructrl.types import Features
 
 EPSILON = T5Config.constants["layer_norm_epsilon"]
-BUCKETS, FARTHEST = 32, 128  # of distances: as many are told apart; those from the second number on are not
+BUCKETS, FARTHEST = 32, 128  # groups of distances between words, and the distance from which on all are in one group
 
 
 class Attention(nn.Module):

@@ -213,3 +213,4 @@ def test_by_default_those_are_compared_that_need_no_download(tmp_path: Path, mon
     here, missing = available()
     assert here[0] == "m3ae_tiny" and {"scratch_tiny", "scratch_s16"} < set(here)
     assert {"clip_b16", "dinov2_b14", "siglip2_b16", "m3ae_b16"} < set(missing)
+    assert "t5_base" not in {*here, *missing}  # it reads no images
