@@ -19,17 +19,17 @@ from instructrl.cli.entry import compose
 from instructrl.cli.progress import stopwatch
 from instructrl.collection.collect import ensure_demonstrations
 from instructrl.config.environment import task_names
-from instructrl.config.training import TrainConfig
+from instructrl.config.training import HardwareConfig, TrainConfig
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.data.feature_cache.cache import FeatureCache
-from instructrl.data.feature_cache.compute import InputReader
+from instructrl.data.feature_cache.compute import InputReader, Part
 from instructrl.data.text.tokenizer import make_tokenizer
 from instructrl.models.weight_files import ENCODER_FILE
 from instructrl.storage.atomic import write_atomically
 from instructrl.training.distributed.platform import select_platform
 from instructrl.training.feature_extraction import (
-    ENCODE_BATCH,
     FrozenEncoder,
+    encode_batch,
     load_frozen_encoder,
     make_encode_fn,
     open_features,
@@ -64,7 +64,7 @@ def measure(settings: MeasureConfig, config: TrainConfig, words: Sequence[str]) 
         caches = open_features(
             config, files, encoder.tokenizer, agent=encoder.agent, params=encoder.params, checksum=encoder.checksum
         )
-        record["images_per_second"] = images_per_second(encoder, files[0], caches[0])
+        record["images_per_second"] = images_per_second(config.hardware, encoder, files[0], caches[0])
     record["features_bytes"] = sum(file.stat().st_size for cache in caches for file in cache.folder.glob("*.bin"))
     record["memory"] = memory(jax.local_devices())
     record["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(encoder.params))
@@ -91,12 +91,15 @@ def with_weights(config: TrainConfig, folder: Path) -> TrainConfig:
     return replace(config, encoder=replace(config.encoder, weights=str(folder / ENCODER_FILE)))
 
 
-def images_per_second(encoder: FrozenEncoder, file: DemonstrationDataset, cache: FeatureCache) -> dict[str, float]:
+def images_per_second(
+    config: HardwareConfig, encoder: FrozenEncoder, file: DemonstrationDataset, cache: FeatureCache
+) -> dict[str, float]:
     """Images of the demonstrations that are encoded in a second, as when they are cached: median and quartiles."""
-    batch = InputReader(file, cache.layout, batch_size=ENCODE_BATCH)(0, min(ENCODE_BATCH, cache.layout.items))
+    size = encode_batch(config, cameras=cache.layout.cameras)
+    batch = InputReader(file, cache.layout, batch_size=size)([Part(0, min(size, cache.layout.items))])
     encode = make_encode_fn(encoder.agent, encoder.params)
     seconds = batch_seconds(lambda: encode(*batch))
-    low, median, high = np.quantile(ENCODE_BATCH * cache.layout.cameras / np.array(seconds), (0.25, 0.5, 0.75))
+    low, median, high = np.quantile(size * cache.layout.cameras / np.array(seconds), (0.25, 0.5, 0.75))
     return {"median": float(median), "low": float(low), "high": float(high)}
 
 

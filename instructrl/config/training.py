@@ -86,6 +86,12 @@ class HardwareConfig:
     )
     scan: bool = setting(False, help="compile one transformer block for all (lax.scan), to compile faster")
     prefetch: int = number(2, low=1, high=64, help="batches prepared ahead of the training step")
+    encode_batch: int | None = number(
+        None,
+        low=1,
+        high=MAX_BATCH_SIZE,
+        help="images that each device encodes at a time for cached features; null: 32 on a CPU, 256 on GPUs and TPUs",
+    )
     fsdp: int = number(1, low=1, high=65_536, help="devices across which large matrices are sharded")
     accumulation: int = number(1, low=1, high=65_536, help="micro-batches per batch (gradient accumulation)")
     local_devices: int | None = number(None, low=1, high=1024, help="devices of each process; null: all visible ones")

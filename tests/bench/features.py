@@ -2,15 +2,20 @@
 
 python tests/bench/features.py [OVERRIDES]     m3ae_b16, vit_base, 4 cameras of 256x256, 4 steps, batch 8: 5 minutes
 python tests/bench/features.py encoder=m3ae_tiny policy=vit_small      a quick run
+python tests/bench/features.py processes [OVERRIDES]                   one process and two that share the rows
 
 A sample is one window of 4 keyframe steps (16 images) with its 4 targets. The weights are random, in the published
 layout. The baseline is the release's training step, repaired: every frame of every window is encoded, with the
 encoder's weights as constants of the compiled program, under pmap.
 """
 
+import multiprocessing
+import os
+import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +35,13 @@ from instructrl.data.text.tokenizer import make_tokenizer
 from instructrl.models.agent import Agent
 from instructrl.sim import EpisodeStart, make_env
 from instructrl.training import feature_extraction
-from instructrl.training.model_factory import make_agent
+from instructrl.training.model_factory import dummy_batch, make_agent, random_params
 from instructrl.training.objectives.behavior_cloning import DemonstrationSplits, prepare_behavior_cloning
 from instructrl.training.optimizer import learning_rate, make_optimizer
 from instructrl.training.run_dir import read_data
 
 BATCH, CACHED_STEPS, BARE_CALLS = 8, 6, 4
+ROUNDS = 5
 CAMERAS = ["front", "left_shoulder", "right_shoulder", "wrist"]
 SETTINGS = (
     "encoder=m3ae_b16", "policy=vit_base", "head=regression", "task=pick_and_lift", "hardware=cpu",
@@ -117,7 +123,7 @@ def write_features(
     """Print the speed of writing the cache relative to the encoder alone, measured before and after."""
     tokenizer = make_tokenizer(config.encoder)
     encode = feature_extraction.make_encode_fn(agent, frozen)
-    size = feature_extraction.ENCODE_BATCH
+    size = feature_extraction.encode_batch(config.hardware, cameras=len(CAMERAS))
     images = np.random.default_rng(0).integers(0, 256, (size, len(CAMERAS), 256, 256, 3), np.uint8)
     inputs = (images, *tokenizer([episodes.instructions(0)[0]] * size))
     jax.block_until_ready(encode(*inputs))
@@ -131,6 +137,62 @@ def write_features(
     rates = rows / written, BARE_CALLS * size / bare
     print(f"cache written at {rates[0]:.2f} steps/s, the encoder alone {rates[1]:.2f}: {rates[0] / rates[1]:.2f}")
     return rates[0] / rates[1]
+
+
+def compute(words: list[str], path: Path, folder: str, shard: tuple[int, int], begin: Any, results: Any) -> None:
+    """Compute the features of demonstrations, on a core of its own; puts rows, wall and processor seconds."""
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[shard[0]]})
+    config = compose("train", TrainConfig, words)
+    tokenizer = make_tokenizer(config.encoder)
+    agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
+    params = {"encoder": random_params(agent, dummy_batch(config, tokenizer), seed=0)["encoder"]}
+    encode = feature_extraction.make_encode_fn(agent, params)
+    size = feature_extraction.encode_batch(config.hardware, cameras=len(CAMERAS))
+    images = np.zeros((size, len(CAMERAS), 256, 256, 3), np.uint8)
+    jax.block_until_ready(encode(images, *tokenizer([""] * size)))
+    feature_extraction.make_encode_fn = lambda *_: encode  # already compiled
+    feature_extraction.process_shard = lambda: shard
+    with DemonstrationDataset(path) as episodes:
+        for number in range(ROUNDS):
+            begin.wait()
+            began, worked = time.perf_counter(), sum(os.times()[:2])
+            here = replace(config, features_dir=f"{folder}/{shard[1]}-{number}")
+            feature_extraction.open_features(here, [episodes], tokenizer, agent=agent, params=params, checksum="random")
+            results.put((number, time.perf_counter() - began, sum(os.times()[:2]) - worked))
+            begin.wait()
+
+
+def compare_processes(words: list[str]) -> None:
+    """Print how much faster two processes are, alternating with one, each on a core of its own."""
+    with tempfile.TemporaryDirectory() as name:
+        context = multiprocessing.get_context("spawn")
+        path = demonstrations(Path(name))
+        given = [*SETTINGS, "features=cached", f"output_dir={name}", "name=bench", *words]
+        teams = []
+        for count in (1, 2):
+            begin, results = context.Barrier(count + 1), context.Queue()
+            team = [
+                context.Process(target=compute, args=(given, path, name, (index, count), begin, results))
+                for index in range(count)
+            ]
+            for process in team:
+                process.start()
+            teams.append((team, begin, results))
+        took: list[list[tuple[float, float]]] = [[], []]
+        for _ in range(ROUNDS):
+            for number, (team, begin, results) in enumerate(teams):
+                begin.wait()
+                each = [results.get()[1:] for _ in team]
+                took[number].append((max(wall for wall, _ in each), sum(worked for _, worked in each)))
+                begin.wait()
+        for team, *_ in teams:
+            for process in team:
+                process.join()
+    wall = [one[0] / two[0] for one, two in zip(*took, strict=True)]
+    worked = [2 * one[1] / two[1] for one, two in zip(*took, strict=True)]
+    for label, ratios in (("by processor time, as on idle cores", worked), ("by the clock, on this machine", wall)):
+        low, high = min(ratios), max(ratios)
+        print(f"two processes, {label}: {statistics.median(ratios):.2f} x one ({low:.2f} to {high:.2f})")
 
 
 def main() -> None:
@@ -157,4 +219,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["processes"]:
+        compare_processes(sys.argv[2:])
+    else:
+        main()

@@ -20,6 +20,7 @@ from jax.sharding import PartitionSpec
 
 from instructrl.collection.collect import ensure_demonstrations
 from instructrl.config.training import HardwareConfig
+from instructrl.data.text.tokenizer import make_tokenizer
 from instructrl.errors import InputError
 from instructrl.inference.batched_agent import load_batched_agent
 from instructrl.training.checkpointing.manager import open_checkpoints
@@ -33,7 +34,9 @@ from instructrl.training.distributed.mesh import (
     make_mesh,
     partition_spec,
 )
+from instructrl.training.feature_extraction import open_features
 from instructrl.training.gradient_accumulation import mean_gradient, split_batch
+from instructrl.training.model_factory import dummy_batch, make_agent, random_params
 from instructrl.training.monitoring.metric_writer import read_lines
 from instructrl.training.objectives.behavior_cloning import open_demonstrations, prepare_behavior_cloning
 from instructrl.training.run_dir import open_run
@@ -47,6 +50,9 @@ SETTINGS = (*COLLECTED, "training.batch_size=16", "training.epochs=3", "policy.d
             "optimizer.learning_rate=1e-3", "head=regression", "policy.depth=1")  # fmt: skip
 M3AE = ("encoder=m3ae_tiny", "encoder.dim=16", "encoder.depth=2", "encoder.heads=2", "encoder.patch_size=16",
         "encoder.weights=null", "encoder.frozen=true", "training.token_dropout=0", "head=regression")  # fmt: skip
+
+
+ROWS = (".bin", ".crc32")  # files of features
 
 
 def hardware(**more):
@@ -194,6 +200,28 @@ def test_eight_devices_give_the_numbers_of_one_and_nothing_is_compiled_twice(dat
     assert moments and all(leaf.sharding == kernel.sharding for leaf in moments)
 
 
+def features_of(folder):
+    """The rows of all feature caches in a folder, and their checksums, by name."""
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.suffix in ROWS}
+
+
+def test_features_have_the_same_bytes_on_any_number_of_devices(data, tmp_path):
+    config = tiny.config(tmp_path, *M3AE)
+    tokenizer = make_tokenizer(config.encoder)
+    agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
+    params = {"encoder": random_params(agent, dummy_batch(config, tokenizer), seed=0)["encoder"]}
+
+    def computed(devices):
+        words = (f"hardware.local_devices={devices}", "hardware.encode_batch=6", f"features_dir={tmp_path / devices}")
+        here = tiny.config(tmp_path, *M3AE, *words)
+        with open_demonstrations(here, data) as sets:
+            open_features(here, sets.train, tokenizer, agent=agent, params=params, checksum="of these weights")
+        return features_of(tmp_path / devices)
+
+    found = [computed(devices) for devices in "138"]
+    assert found[0] and found[1] == found[0] and found[2] == found[0]
+
+
 def assert_near(found, expected, tolerance=1e-4):
     def compare(path, one, other):
         if jax.tree_util.keystr(path).endswith("['query_key_value']['bias']"):
@@ -267,6 +295,7 @@ def test_two_processes_with_a_frozen_encoder_train_as_one_and_compile_once(tmp_p
     assert_same_training(numbers(run), expected)
     assert json.loads((run / "data.json").read_text()).keys() == {"train", "val", "tokenizer", "encoder"}
     assert "features: computing" in said[0][0] and "features" not in said[1][0]
+    assert features_of(tmp_path / "features") == features_of(tmp_path / "alone")
     cached = programs()
     of_others = {path.name for path in cached if path.parts[0] == "process-1-of-2"}
     assert any(name.startswith("jit_train_step") for name in of_others) and len(cached) > len(of_others)

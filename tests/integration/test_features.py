@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from instructrl.config.model import EncoderConfig
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.data.feature_cache.cache import FeatureCache, ensure_features
+from instructrl.data.feature_cache.compute import READ_AHEAD, EncodePlan
 from instructrl.data.loading.loader import Loader
 from instructrl.data.text.tokenizer import Tokenizer, make_tokenizer
 from instructrl.errors import InputError, RunError
@@ -104,14 +105,15 @@ def ensure(
     """Return a cache and the fake encoder that filled it."""
     encode = options.pop("encode", None) or Encoder(sizes, joint)
     given = {"identity": IDENTITY, "max_instructions": None, "folder": None, "batch_size": 4} | options
+    given["plan"] = EncodePlan(given.pop("batch_size"), given.pop("devices", 1), given.pop("shard", (0, 1)))
     episodes = given.pop("episodes", None) or DemonstrationDataset(path)
     with episodes:
         return ensure_features(episodes, tokenizer, encode=encode, sizes=sizes, joint=joint, **given), encode
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return every file of a cache but its lock."""
-    return {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.name != ".lock"}
+    """Return every file of a cache but its locks."""
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if not file.name.startswith(".")}
 
 
 def expected(
@@ -165,11 +167,14 @@ def test_every_row_is_of_its_own_image_and_sentence(
     assert cache.folder.parent == path.parent / "train.features"
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 100])
-def test_batches_of_any_size_give_the_same_cache(path: Path, tokenizer: Tokenizer, batch_size: int) -> None:
+@pytest.mark.parametrize(("batch_size", "devices"), [(1, 1), (3, 1), (100, 1), (4, 3), (1, 8), (50, 2)])
+def test_batches_of_any_size_on_any_devices_give_the_same_cache(
+    path: Path, tokenizer: Tokenizer, batch_size: int, devices: int
+) -> None:
     first = contents(ensure(path, tokenizer)[0].folder)
     elsewhere = path.parent / "elsewhere" / "deep"
-    cache, _ = ensure(path, tokenizer, batch_size=batch_size, folder=elsewhere)
+    cache, encoder = ensure(path, tokenizer, batch_size=batch_size, devices=devices, folder=elsewhere)
+    assert {images[0] for images, *_ in encoder.shapes} == {batch_size * devices}
     assert cache.folder.parent == elsewhere / "train.features"
     assert contents(cache.folder) == first
 
@@ -414,35 +419,57 @@ def test_appended_episodes_leave_the_cache_of_the_first(path: Path, tokenizer: T
     assert_right(more, path, tokenizer)
 
 
-COMPETITOR = """
+STALLED = """
 import sys, pathlib
 from tests.integration.test_features import *
-path, tokenizer = pathlib.Path(sys.argv[1]), make_tokenizer(EncoderConfig())
-cache, encoder = ensure(path, tokenizer)
-assert_right(cache, path, tokenizer)
-print("calls", encoder.calls)
+path, plain, calls = pathlib.Path(sys.argv[1]), Encoder(JOINT, True), 0
+
+def encode(*inputs):
+    print("encoding", file=sys.stderr, flush=True)
+    sys.stdin.readline()
+    return plain(*inputs)
+
+ensure(path, make_tokenizer(EncoderConfig()), encode=encode)
+print("calls", plain.calls, file=sys.stderr)
 """
 
 
-def test_of_two_processes_one_waits_for_the_other(path: Path, tokenizer: Tokenizer) -> None:
-    begun, released, plain = threading.Event(), threading.Event(), Encoder(JOINT, True)
+@pytest.mark.parametrize("killed", [False, True])
+def test_processes_share_the_rows_and_one_completes_those_of_a_killed_one(
+    path: Path, tokenizer: Tokenizer, killed: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    undisturbed, alone = ensure(path, tokenizer, folder=path.parent / "elsewhere")
+    capsys.readouterr()
+    command, encoder = [sys.executable, "-c", STALLED, str(path)], Encoder(JOINT, True)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as other, ThreadPoolExecutor(1) as thread:
+        try:
+            assert other.stderr.readline() == "encoding\n"
+            mine = thread.submit(ensure, path, tokenizer, encode=encoder)
+            deadline = time.monotonic() + 60
+            while encoder.calls < alone.calls - READ_AHEAD and time.monotonic() < deadline and not mine.done():
+                time.sleep(0.02)
+            assert encoder.calls == alone.calls - READ_AHEAD and not mine.done()
+        finally:
+            if killed:
+                other.kill()
+                other.communicate(timeout=60)
+            else:
+                said = other.communicate("\n" * alone.calls, timeout=60)[1]
+        folder = mine.result()[0].folder
+    assert contents(folder) == contents(undisturbed.folder)
+    assert encoder.calls == (alone.calls if killed else alone.calls - READ_AHEAD)
+    assert killed or said.endswith(f"calls {READ_AHEAD}\n")
+    waiting = f"{folder}: another process computes the same features here; waiting for it\n"
+    assert capsys.readouterr().out.count(waiting) == 1
 
-    def encode(*inputs: np.ndarray) -> Features:
-        begun.set()
-        assert released.wait(60)
-        return plain(*inputs)
 
-    with ThreadPoolExecutor(1) as thread:
-        first = thread.submit(ensure, path, tokenizer, encode=encode)
-        assert begun.wait(60)
-        command = [sys.executable, "-c", COMPETITOR, str(path)]
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as second:
-            line = second.stdout.readline()
-            released.set()
-            rest = second.communicate(timeout=60)[0]
-        folder = first.result()[0].folder
-    assert line == f"{folder}: another process computes the same features here; waiting for it\n"
-    assert rest == "calls 0\n" and second.returncode == 0
+def test_processes_that_begin_together_begin_with_their_own_share() -> None:
+    missing = np.ones(10, bool)
+    missing[4:6] = False
+    assert EncodePlan(2).parts(missing) == [(0, 2), (2, 4), (6, 8), (8, 10)]
+    assert EncodePlan(2, shard=(1, 2)).parts(missing) == [(6, 8), (8, 10), (0, 2), (2, 4)]
+    assert EncodePlan(3, shard=(2, 3)).parts(missing) == [(6, 9), (9, 10), (0, 3), (3, 6)]
 
 
 def test_too_small_a_disk_is_one_line_before_anything_is_computed(

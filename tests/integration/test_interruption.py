@@ -14,6 +14,7 @@ import pytest
 from instructrl.config.model import EncoderConfig
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.data.feature_cache.cache import ensure_features
+from instructrl.data.feature_cache.compute import EncodePlan
 from instructrl.data.text.tokenizer import make_tokenizer
 from instructrl.errors import InterruptedRun
 from instructrl.preemption import handle_signals
@@ -194,7 +195,7 @@ def test_computing_features_ends_after_the_batch_in_which_a_signal_comes(tmp_pat
         with handle_signals(), DemonstrationDataset(path) as episodes:
             ensure_features(
                 episodes, make_tokenizer(EncoderConfig()), encode=encode, sizes=sizes, identity={}, joint=False,
-                max_instructions=None, folder=None, batch_size=2,
+                max_instructions=None, folder=None, plan=EncodePlan(2),
             )  # fmt: skip
 
     with pytest.raises(InterruptedRun, match="by SIGTERM"):

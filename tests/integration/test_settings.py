@@ -247,6 +247,27 @@ def reading_ahead(config: TrainConfig) -> Any:
     return len(read)
 
 
+def encoded_images(config: TrainConfig) -> Any:
+    """The number of images that are encoded at a time for the cached features."""
+    from instructrl.training import feature_extraction
+
+    counts, make = set(), feature_extraction.make_encode_fn
+
+    def counting(*arguments: Any) -> Any:
+        encode = make(*arguments)
+
+        def counted(images: Any, *text: Any) -> Any:
+            counts.add(images.shape[0] * images.shape[1])
+            return encode(images, *text)
+
+        return counted
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feature_extraction, "make_encode_fn", counting)
+        with prepared(config):
+            return counts
+
+
 def features_folder(config: TrainConfig) -> Any:
     """Where the features of a frozen encoder are stored."""
     with prepared(config):
@@ -641,7 +662,15 @@ UNUSED_BY = {  # settings of a group that a command does not use
     "collect": {"task.weights"},
     "eval": {
         f"hardware.{key}"
-        for key in ("fsdp", "accumulation", "local_devices", "coordinator", "num_processes", "process_id")
+        for key in (
+            "encode_batch",
+            "fsdp",
+            "accumulation",
+            "local_devices",
+            "coordinator",
+            "num_processes",
+            "process_id",
+        )
     },
 }
 ONE_CHOICE = {"optimizer.kind"}  # so far, hence without an effect to prove
@@ -752,6 +781,7 @@ TRAIN_PROBES: dict[str, Probe] = {
     "hardware.platform": ("cpu", platform, ()),
     "hardware.precision": ("bfloat16", loss_program, TINY),
     "hardware.prefetch": ("5", reading_ahead, AGENT),
+    "hardware.encode_batch": ("6", encoded_images, (*AGENT, "encoder.frozen=true", "sim.cameras=[front,wrist]")),
     "hardware.attention": ("xla", attention, (*TINY, "hardware.precision=bfloat16")),
     "hardware.remat": ("blocks", loss_program, TINY),
     "hardware.scan": ("true", loss_program, (*TINY, "policy.depth=3")),

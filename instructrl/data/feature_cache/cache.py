@@ -11,8 +11,9 @@ The folder's name is a hash of everything that determines the features, so featu
 demonstrations are never used by mistake; damaged or missing rows are detected on opening and computed again.
 """
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,14 @@ import numpy as np
 
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.data.demonstrations.instructions import InstructionTable
-from instructrl.data.feature_cache.compute import WRITE_HINT, Encode, check_space, compute_items, report_folder_errors
+from instructrl.data.feature_cache.compute import (
+    WRITE_HINT,
+    Encode,
+    EncodePlan,
+    check_space,
+    compute_items,
+    report_folder_errors,
+)
 from instructrl.data.feature_cache.metadata import INDEX, closest_cache, index_content, read_index, write_index
 from instructrl.data.feature_cache.row_file import RowFile
 from instructrl.data.feature_cache.row_layout import RowLayout
@@ -105,9 +113,12 @@ def ensure_features(
     joint: bool,
     max_instructions: int | None,
     folder: StoragePath | None,
-    batch_size: int,
+    plan: EncodePlan,
+    turn: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> FeatureCache:
     """Return the cache of these episodes' features, after computing missing rows.
+
+    Processes that do so at the same time share the rows of a local cache.
 
     Args:
         episodes: the demonstrations.
@@ -118,8 +129,9 @@ def ensure_features(
         joint: True if the features of an image depend on the instruction.
         max_instructions: number of instructions per episode in use; None: all.
         folder: parent folder of the cache; None: that of the demonstrations. A cache in a bucket is downloaded into a
-            local folder, and uploaded if rows were computed.
-        batch_size: number of steps (of K images) per call of `encode`.
+            local folder, and uploaded if rows were computed, by one process while others wait.
+        plan: what computes; `encode` is called with a batch for all of its devices.
+        turn: context in which the first of processes that begin together prepares the files before the others see them.
 
     Raises:
         InputError: the cache cannot be written, or the file system is too small.
@@ -132,17 +144,30 @@ def ensure_features(
     caches = (folder or episodes.path.parent) / f"{episodes.path.stem}.features"
     location = caches / index["key"][:16]
     cache = FeatureCache(local_folder(location), layout, sizes)
-    if not is_complete(cache, index) or not is_uploaded(location, cache):
+    compute = partial(compute_items, cache.folder, cache.rows, layout, episodes, encode, plan=plan)
+    with turn():
+        if is_complete(cache, index) and is_uploaded(location, cache):
+            return cache
         with exclusive_lock(cache.folder, activity="computes the same features", busy_hint=None, write_hint=WRITE_HINT):
-            with ExitStack() as afterwards:
-                if isinstance(location, BucketPath):
-                    synced = SyncedDir(location, cache.folder)
-                    synced.pull()
-                    afterwards.callback(synced.push)  # also rows computed before an error
-                compute_missing(cache, index, episodes, encode, batch_size=batch_size)
             if isinstance(location, BucketPath):
-                (cache.folder / UPLOADED).touch()
+                compute_in_bucket(location, cache, index, compute)
+                return cache
+            missing = prepare_files(cache, index)
+    compute(missing)
     return cache
+
+
+def compute_in_bucket(
+    location: BucketPath, cache: FeatureCache, index: dict[str, Any], compute: Callable[[np.ndarray], None]
+) -> None:
+    """Download what the bucket has of a cache, compute what is missing, and upload it; the caller holds the lock."""
+    synced = SyncedDir(location, cache.folder)
+    synced.pull()
+    try:
+        compute(prepare_files(cache, index))
+    finally:
+        synced.push()  # also rows computed before an error
+    (cache.folder / UPLOADED).touch()
 
 
 def is_uploaded(location: StoragePath, cache: FeatureCache) -> bool:
@@ -163,20 +188,20 @@ def index_matches(cache: FeatureCache, index: dict[str, Any]) -> bool:
     return read_index(cache.folder) == index and all(rows.exists() for rows in cache.rows.values())
 
 
-def compute_missing(
-    cache: FeatureCache, index: dict[str, Any], episodes: DemonstrationDataset, encode: Encode, *, batch_size: int
-) -> None:
-    """Compute missing items; the caller holds the lock."""
+def prepare_files(cache: FeatureCache, index: dict[str, Any]) -> np.ndarray:
+    """Return a mask of items [layout.items] to compute, for which files exist then; the caller holds the lock.
+
+    Raises:
+        InputError: the folder cannot be read or written, or the file system is too small.
+    """
     with report_folder_errors(cache.folder):
         missing = items_to_compute(cache, index)
-        if not missing.any():
-            return
         check_space(cache.folder, cache.rows, cache.layout, missing)
-        if not index_matches(cache, index):
+        if missing.any() and not index_matches(cache, index):
             for rows in cache.rows.values():
                 rows.create()
             write_index(cache.folder, index)
-    compute_items(cache.folder, cache.rows, cache.layout, missing, episodes, encode, batch_size=batch_size)
+    return missing
 
 
 def items_to_compute(cache: FeatureCache, index: dict[str, Any]) -> np.ndarray:

@@ -79,6 +79,11 @@ class RowFile:
         wrong = stored != found
         return wrong, int((wrong & (stored != 0)).sum())
 
+    def lacks(self, part: slice) -> bool:
+        """Return True if any row of a part is missing; reads the others only if every one was written."""
+        stored = np.fromfile(self.path.with_suffix(".crc32"), "<u4", part.stop - part.start, offset=4 * part.start)
+        return not stored.all() or bool((stored != checksums(self.memmap()[part])).any())
+
     def write(self, first: int, values: np.ndarray) -> None:
         """Write rows `first`, `first` + 1, ...; their checksums last.
 

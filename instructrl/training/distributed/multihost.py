@@ -1,6 +1,6 @@
 """Multi-process training: connecting processes, barriers, and common termination.
 
-Only process 0 (the leader) prints, writes, collects, computes features and rolls out; the others wait for it. A
+Only process 0 (the leader) prints, writes, collects and rolls out; the others wait for it. All compute features. A
 process that fails reports the reason to the others, which then end too instead of waiting forever. Imports jax only
 with more than one process.
 """

@@ -218,15 +218,14 @@ def cached_features(
     *,
     checksum: str,
 ) -> list[FeatureCache]:
-    """The features of all demonstration files; process 0 computes missing ones first.
+    """The features of all demonstration files; all processes compute missing ones.
 
     Raises:
         InputError: the features cannot be written.
     """
     encoder = {"encoder": jax.device_put(frozen["encoder"])}
-    with leader_first():
-        files = [*splits.train, *splits.val]
-        return open_features(config, files, tokenizer, agent=agent, params=encoder, checksum=checksum)
+    files = [*splits.train, *splits.val]
+    return open_features(config, files, tokenizer, agent=agent, params=encoder, checksum=checksum)
 
 
 def data_record(task: TaskConfig, splits: DemonstrationSplits) -> DataRecord:
