@@ -144,8 +144,9 @@ def run_epochs(
                 metrics.write("val", validated, step=step, epoch=epoch)
                 with monitor.timed("saving"):
                     saver.save_validated(state, step=step, metrics={"loss": validated["loss"]})
-                progress.write(objective.epoch_line(epoch, values, validated))
             monitor.write_speed(step=step, epoch=epoch)
+            if validated is not None:
+                progress.write(f"{objective.epoch_line(epoch, values, validated)}  {monitor.bottleneck()}")
             epoch_mean = RunningMean()
     objective.finish(state, step=stop)
 

@@ -20,7 +20,7 @@ from instructrl.evaluation.report.page import page
 from instructrl.training.flops import count_flops, peak_flops, step_flops
 from instructrl.training.monitoring.finite_guard import NonFiniteGuard
 from instructrl.training.monitoring.metric_writer import SPEED_FILE, read_lines
-from instructrl.training.monitoring.throughput import EXCLUDED, memory
+from instructrl.training.monitoring.throughput import EXCLUDED, Bottleneck, memory
 from instructrl.training.objectives import behavior_cloning
 from instructrl.training.objectives.behavior_cloning import describe_episodes
 from instructrl.training.run_dir import open_run
@@ -53,6 +53,25 @@ def test_the_speed_of_every_step_is_measured_once(run: Path) -> None:
     parts = ("step", "data", *EXCLUDED)
     seconds = {part: sum(line["seconds"] * line[f"share_{part}"] for line in lines) for part in parts}
     assert all(value > 0 for value in seconds.values()), seconds
+
+
+def test_the_line_of_an_epoch_names_what_limits_it(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    tiny_objective.trained(tmp_path, "training.epochs=2")
+    epochs = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    form = r"  limited by (data|steps) \(\d+ % waiting for data, [\d.]+ MB a batch, [\d.e-]+ GB/s\)"
+    assert len(epochs) == 2 and all(re.search(form, line) for line in epochs), epochs
+    config = tiny.config(tmp_path)
+    images = config.training.batch_size * 4 * len(config.sim.cameras) * 32 * 32 * 3
+    assert all(images < line["batch_bytes"] < 1.2 * images for line in read_lines(run / SPEED_FILE))
+
+    bottleneck = Bottleneck()
+    measured = {"seconds": 10.0, "steps": 4, "steps_per_second": 0.5, "batch_bytes": 3e9, "share_data": 0.4}
+    bottleneck.add(measured)  # four of eight seconds of training
+    assert bottleneck.read() == "limited by data (50 % waiting for data, 3000.0 MB a batch, 1.5 GB/s)"
+    for waited in (0.0, 0.1):
+        bottleneck.add(measured | {"share_data": waited})
+    assert bottleneck.read() == "limited by steps (6 % waiting for data, 3000.0 MB a batch, 1.5 GB/s)"
+    assert bottleneck.read() == ""
 
 
 def test_metrics_have_the_norms_of_single_steps_too(run: Path) -> None:

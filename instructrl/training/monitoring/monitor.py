@@ -13,7 +13,7 @@ from instructrl.training.flops import peak_flops
 from instructrl.training.monitoring.finite_guard import NonFiniteGuard
 from instructrl.training.monitoring.metric_writer import Metrics
 from instructrl.training.monitoring.profiler import ProfilerWindow
-from instructrl.training.monitoring.throughput import ThroughputMeter
+from instructrl.training.monitoring.throughput import Bottleneck, ThroughputMeter
 from instructrl.training.objectives.base import BatchT, Objective
 from instructrl.training.state import TrainState
 from instructrl.training.types import StepMetrics
@@ -26,7 +26,7 @@ class TrainMonitor(Generic[BatchT]):
         self._objective, self._metrics = objective, metrics
         self._guard = NonFiniteGuard(objective.describe_batch, advice=objective.advice)
         self._profiler = ProfilerWindow(objective.config.hardware.profile, run)
-        self._throughput = ThroughputMeter()
+        self._throughput, self._bottleneck = ThroughputMeter(), Bottleneck()
         self.timed = self._throughput.timed
 
     @contextmanager
@@ -43,7 +43,8 @@ class TrainMonitor(Generic[BatchT]):
             yield
 
     def _measure(self, state: TrainState, batch: BatchT) -> None:
-        """Measure the FLOPs of a step and the peak rate of the devices."""
+        """Measure the FLOPs of a step, the bytes of its batch and the peak rate of the devices."""
+        self._throughput.batch_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(batch))
         self._throughput.flops = self._objective.flops(state, batch)
         devices = sorted(jax.tree.leaves(state.params)[0].sharding.device_set, key=lambda device: device.id)
         peak = self._objective.config.hardware.peak_flops or peak_flops(devices[0].device_kind)
@@ -77,6 +78,11 @@ class TrainMonitor(Generic[BatchT]):
         measured = self._throughput.read()
         if measured:
             self._metrics.write_speed(measured, step=step, epoch=epoch)
+            self._bottleneck.add(measured)
+
+    def bottleneck(self) -> str:
+        """Return what limited the steps since the last call, data or the steps themselves (see `Bottleneck`)."""
+        return self._bottleneck.read()
 
     def close(self) -> None:
         """Stop an incomplete profiler trace."""

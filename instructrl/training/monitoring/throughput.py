@@ -4,12 +4,13 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import jax
 
 EXCLUDED = ("compiling", "validation", "rollout", "saving", "profiling")  # not part of the throughput
+MAX_WAITING = 0.1  # share of the training time that steps may wait for data without being limited by it
 PARTS = ("data", *EXCLUDED)  # the remaining time is spent in train steps
 
 
@@ -18,6 +19,7 @@ class ThroughputMeter:
 
     def __init__(self) -> None:
         self.flops: float | None = None  # of a step
+        self.batch_bytes: int | None = None  # over all processes
         self.peak: float | None = None  # FLOP/s of all devices together
         self.devices: Sequence[jax.Device] = ()
         self._clear()
@@ -58,12 +60,41 @@ class ThroughputMeter:
             **{f"share_{part}": share for part, share in shares.items()},
             **memory(self.devices),
         }
+        if self.batch_bytes is not None:
+            measured["batch_bytes"] = self.batch_bytes
         if self.flops is not None:
             measured["flops_per_step"] = self.flops
             if self.peak is not None:
                 measured["utilisation"] = self.flops * self._steps / training / self.peak
         self._clear()
         return measured
+
+
+class Bottleneck:
+    """What limits the training steps of some time: the steps themselves, or the data that they wait for."""
+
+    def __init__(self) -> None:
+        self._waiting = self._training = self._bytes = 0.0
+
+    def add(self, measured: Mapping[str, float]) -> None:
+        """Add measurements of a `ThroughputMeter`."""
+        self._waiting += measured["share_data"] * measured["seconds"]
+        self._training += measured["steps"] / measured["steps_per_second"]
+        self._bytes += measured["steps"] * measured["batch_bytes"]
+        self._batch_bytes = measured["batch_bytes"]
+
+    def read(self) -> str:
+        """Return what limits the steps since the last call, with the data's size and rate; "" without a step."""
+        if not self._training:
+            return ""
+        share, rate = self._waiting / self._training, self._bytes / self._training
+        # Batches are prepared during the steps before: where steps wait at all, data is what takes longer.
+        limit = "data" if share > MAX_WAITING else "steps"
+        self._waiting = self._training = self._bytes = 0.0
+        return (
+            f"limited by {limit} ({100 * share:.0f} % waiting for data, {self._batch_bytes / 1e6:.1f} MB a batch, "
+            f"{rate / 1e9:.3g} GB/s)"
+        )
 
 
 def memory(devices: Sequence[jax.Device]) -> dict[str, float]:
