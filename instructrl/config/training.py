@@ -86,6 +86,13 @@ class HardwareConfig:
     )
     scan: bool = setting(False, help="compile one transformer block for all (lax.scan), to compile faster")
     prefetch: int = number(2, low=1, high=64, help="batches prepared ahead of the training step")
+    feature_cache: str = one_of(
+        "auto",
+        "devices",
+        "files",
+        default="auto",
+        help="source of cached features; auto: devices if a quarter of their free memory suffices, else files",
+    )
     encode_batch: int | None = number(
         None,
         low=1,

@@ -54,6 +54,7 @@ FREE_KEYS = (  # may change when a run resumes: they affect paths, speed and log
     "hardware.name",
     "hardware.platform",
     "hardware.prefetch",
+    "hardware.feature_cache",
     "hardware.encode_batch",
     "hardware.fsdp",
     "hardware.accumulation",

@@ -290,10 +290,11 @@ def test_two_processes_with_a_frozen_encoder_train_as_one_and_compile_once(tmp_p
     def programs():
         return {path.relative_to(cache) for path in cache.rglob("*-cache")}
 
-    words = (*M3AE, f"features_dir={tmp_path / 'features'}")
+    words = (*M3AE, f"features_dir={tmp_path / 'features'}", "hardware.feature_cache=devices")
     run, said = trained(tmp_path, "name=first", *words, processes=2, devices=2)
     assert_same_training(numbers(run), expected)
     assert json.loads((run / "data.json").read_text()).keys() == {"train", "val", "tokenizer", "encoder"}
+    assert "MB on the devices" in said[0][0]
     assert "features: computing" in said[0][0] and "features" not in said[1][0]
     assert features_of(tmp_path / "features") == features_of(tmp_path / "alone")
     cached = programs()

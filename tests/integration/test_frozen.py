@@ -161,6 +161,13 @@ def test_training_on_cached_features_gives_the_losses_of_live_ones(run, data, tm
         np.testing.assert_allclose(one[2], other[2], rtol=1e-5, atol=1e-5)
 
 
+def test_training_on_features_on_the_device_gives_the_bytes_of_that_on_files(run, data, tmp_path):
+    folder = run[0].parent.parent
+    words = ("hardware.feature_cache=devices", f"output_dir={tmp_path}")
+    resident = tiny.trained(folder, data, *weighted(folder), *words)
+    assert (resident / "metrics.jsonl").read_bytes() == (run[0] / "metrics.jsonl").read_bytes()
+
+
 def test_a_frozen_encoder_keeps_its_weights_and_is_in_no_checkpoint(run):
     run, arrays = run
     found = flatten_params(actor(run).params["encoder"])

@@ -58,7 +58,7 @@ def test_the_speed_of_every_step_is_measured_once(run: Path) -> None:
 def test_the_line_of_an_epoch_names_what_limits_it(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     tiny_objective.trained(tmp_path, "training.epochs=2")
     epochs = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
-    form = r"  limited by (data|steps) \(\d+ % waiting for data, [\d.]+ MB a batch, [\d.e-]+ GB/s\)"
+    form = r"  limited by (data|steps) \(\d+ % waiting for data, [\d.]+ MB a batch, [\d.]+ GB/s\)"
     assert len(epochs) == 2 and all(re.search(form, line) for line in epochs), epochs
     config = tiny.config(tmp_path)
     images = config.training.batch_size * 4 * len(config.sim.cameras) * 32 * 32 * 3
@@ -67,10 +67,10 @@ def test_the_line_of_an_epoch_names_what_limits_it(run: Path, tmp_path: Path, ca
     bottleneck = Bottleneck()
     measured = {"seconds": 10.0, "steps": 4, "steps_per_second": 0.5, "batch_bytes": 3e9, "share_data": 0.4}
     bottleneck.add(measured)  # four of eight seconds of training
-    assert bottleneck.read() == "limited by data (50 % waiting for data, 3000.0 MB a batch, 1.5 GB/s)"
+    assert bottleneck.read() == "limited by data (50 % waiting for data, 3000.0 MB a batch, 1.50 GB/s)"
     for waited in (0.0, 0.1):
         bottleneck.add(measured | {"share_data": waited})
-    assert bottleneck.read() == "limited by steps (6 % waiting for data, 3000.0 MB a batch, 1.5 GB/s)"
+    assert bottleneck.read() == "limited by steps (6 % waiting for data, 3000.0 MB a batch, 1.50 GB/s)"
     assert bottleneck.read() == ""
 
 

@@ -268,6 +268,12 @@ def encoded_images(config: TrainConfig) -> Any:
             return counts
 
 
+def features_on_devices(config: TrainConfig) -> Any:
+    """True if the features are copied to the devices."""
+    with prepared(config) as (objective, _):
+        return objective.resident is not None
+
+
 def features_folder(config: TrainConfig) -> Any:
     """Where the features of a frozen encoder are stored."""
     with prepared(config):
@@ -663,6 +669,7 @@ UNUSED_BY = {  # settings of a group that a command does not use
     "eval": {
         f"hardware.{key}"
         for key in (
+            "feature_cache",
             "encode_batch",
             "fsdp",
             "accumulation",
@@ -781,6 +788,7 @@ TRAIN_PROBES: dict[str, Probe] = {
     "hardware.platform": ("cpu", platform, ()),
     "hardware.precision": ("bfloat16", loss_program, TINY),
     "hardware.prefetch": ("5", reading_ahead, AGENT),
+    "hardware.feature_cache": ("devices", features_on_devices, (*AGENT, "encoder.frozen=true")),
     "hardware.encode_batch": ("6", encoded_images, (*AGENT, "encoder.frozen=true", "sim.cameras=[front,wrist]")),
     "hardware.attention": ("xla", attention, (*TINY, "hardware.precision=bfloat16")),
     "hardware.remat": ("blocks", loss_program, TINY),

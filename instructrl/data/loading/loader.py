@@ -5,12 +5,13 @@ that is killed. A pure function of the step has no state to save, and a thread d
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
+from instructrl.array_types import Int32
 from instructrl.data.demonstrations.dataset import DemonstrationDataset, check_alike
 from instructrl.data.demonstrations.instructions import InstructionTable
 from instructrl.data.feature_cache.cache import FeatureCache
@@ -29,6 +30,16 @@ class BatchSource(Protocol[BatchT]):
     """Protocol of loaders whose batch is a function of the step alone: `Loader` and `pairs.PairLoader`."""
 
     def batch(self, step: int) -> BatchT: ...
+
+
+class FeatureRows(NamedTuple):
+    """Rows of a batch in the feature caches of a loader, counted through its files; -1 where there are none.
+
+    A batch with rows instead of features is one whose features are elsewhere, such as on a device.
+    """
+
+    views: Int32[Any, "B T"]
+    texts: Int32[Any, " B"]
 
 
 class Loader:
@@ -113,15 +124,38 @@ class Loader:
 
     def batch(self, step: int) -> Batch:
         """Return the batch of a training step, counted from 0; thread-safe."""
+        batch = empty_batch(self.sizes)
+        for row, (source, sequence, draw) in enumerate(self._sequences(step, batch)):
+            source.fill(batch, row, sequence, draw=draw)
+        return batch
+
+    def batch_without_features(self, step: int) -> tuple[Batch, FeatureRows]:
+        """Return the batch of a step, without its cached features, and the rows of these; thread-safe."""
+        batch = empty_batch(self.sizes)._replace(features=None)
+        rows = FeatureRows(np.full(batch.step_mask.shape, -1, np.int32), np.full(len(batch.step_mask), -1, np.int32))
+        firsts = {id(source): first for source, first in zip(self.files, self._first_rows(), strict=True)}
+        for row, (source, sequence, draw) in enumerate(self._sequences(step, batch)):
+            source.fill(batch, row, sequence, draw=draw)
+            views, text = source.feature_rows(sequence, draw=draw)
+            first_view, first_text = firsts[id(source)]
+            rows.views[row, : len(views)] = first_view + np.arange(views.start, views.stop)
+            rows.texts[row] = -1 if text is None else first_text + text
+        return batch, rows
+
+    def _first_rows(self) -> list[tuple[int, int]]:
+        layouts = [source.features.layout for source in self.files if source.features is not None]
+        counts = np.array([(layout.views, layout.texts) for layout in layouts]).reshape(-1, 2)
+        return [(int(views), int(texts)) for views, texts in np.cumsum(counts, axis=0) - counts]
+
+    def _sequences(self, step: int, batch: Batch) -> Iterator[tuple["LoaderSource", int, int]]:
+        """Yield file, sequence and random bits of each row of a batch; mark the text of the other rows as padding."""
         epoch, position = divmod(step, self.steps_per_epoch)
         order, draws = self.sampler.epoch(epoch)
         begin = position * self._batch_size + self._begin
         chosen = slice(begin, min(begin + self.sizes.batch, len(order)))
-        batch = empty_batch(self.sizes)
         batch.text_padding_mask[max(0, chosen.stop - begin) :] = 1
         for row, (file, sequence) in enumerate(zip(*self._locate(order[chosen]), strict=True)):
-            self.files[file].fill(batch, row, int(sequence), draw=int(draws[begin + row]))
-        return batch
+            yield self.files[file], int(sequence), int(draws[begin + row])
 
     def sentences(self) -> set[str]:
         """Return the distinct instructions of all episodes that batches are made of."""
@@ -172,14 +206,23 @@ class LoaderSource:
         stop = sequence + 1 - int(self._ends[episode] - self.episodes.lengths[episode])
         return episode, slice(max(0, stop - self._window), stop)
 
+    def feature_rows(self, sequence: int, *, draw: int) -> tuple[range, int | None]:
+        """Return the rows of a sequence in the cache of this file: of views, and of its text if there is one."""
+        assert self.features is not None
+        episode, chosen = self.locate(sequence)
+        choice, layout = draw % int(self.instructions.counts[episode]), self.features.layout
+        rows = layout.rows(episode, choice)
+        text = layout.instructions.row(episode, choice) if layout.texts else None
+        return range(rows.start, rows.stop)[chosen], text
+
     def fill(self, batch: Batch, row: int, sequence: int, *, draw: int) -> None:
         """Write a sequence of this file into one row, with the instruction that `draw` selects."""
         episode, chosen = self.locate(sequence)
         choice = draw % int(self.instructions.counts[episode])
         pixels = None if batch.images is None else batch.images[row]
         steps = self.episodes.episode(episode, steps=chosen, pixels=pixels is not None, out=pixels)
-        if self.features is not None:
-            parts = Features(*(None if part is None else part[row] for part in batch.features or ()))
+        if self.features is not None and batch.features is not None:
+            parts = Features(*(None if part is None else part[row] for part in batch.features))
             self.features.read(episode, choice, out=parts, steps=chosen)
         length = len(steps.actions)
         for key in ("state", "intrinsics", "extrinsics", "actions"):

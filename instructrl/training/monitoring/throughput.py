@@ -93,7 +93,7 @@ class Bottleneck:
         self._waiting = self._training = self._bytes = 0.0
         return (
             f"limited by {limit} ({100 * share:.0f} % waiting for data, {self._batch_bytes / 1e6:.1f} MB a batch, "
-            f"{rate / 1e9:.3g} GB/s)"
+            f"{rate / 1e9:.2f} GB/s)"
         )
 
 

@@ -33,6 +33,7 @@ from instructrl.training.objectives.bc_step import make_eval_step, make_train_st
 from instructrl.training.objectives.build import BuiltObjective, build, record_inputs, training_mesh
 from instructrl.training.parameters.training_words import words_of
 from instructrl.training.parameters.warm_start import init_params, record_words
+from instructrl.training.resident_features import ResidentFeatures, resident_features
 from instructrl.training.run_dir import DataEntry, DataRecord
 from instructrl.training.state import TrainState, split_params
 from instructrl.training.types import Params
@@ -115,11 +116,14 @@ class BehaviorCloning(BuiltObjective[Batch]):
     advice: ClassVar[str] = ADVICE
     train: Loader
     val: Mapping[str, Loader]  # by task
+    resident: ResidentFeatures | None = None  # None: batches have the features that the loaders read
 
     def batches(self, loader: BatchLoader[Batch], start: int, stop: int) -> Generator[Batch]:
         """Prefetch the loader's batches to the devices."""
-        put = partial(global_batch, mesh=self.mesh)
-        return prefetch(loader, start, stop, depth=self.config.hardware.prefetch, put=put)
+        put, depth = partial(global_batch, mesh=self.mesh), self.config.hardware.prefetch
+        if self.resident is not None and isinstance(loader, Loader):
+            return self.resident.batches(loader, start, stop, depth=depth)
+        return prefetch(loader, start, stop, depth=depth, put=put)
 
     def flops(self, state: TrainState, batch: Batch) -> float:
         """FLOPs of the matrix products in a train step; nothing is executed."""
@@ -206,7 +210,10 @@ def prepare_behavior_cloning(
         ),
         make_eval_step=make_eval_step,
     )
-    return BehaviorCloning(**vars(built), train=train, val=val), state
+    resident = None if caches is None else resident_features(config.hardware, caches, mesh)
+    if resident is not None and is_leader():
+        print(f"features: {resident.nbytes / 1e6:.1f} MB on the devices", flush=True)
+    return BehaviorCloning(**vars(built), train=train, val=val, resident=resident), state
 
 
 def cached_features(

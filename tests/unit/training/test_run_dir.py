@@ -32,6 +32,7 @@ OTHER_VALUES = {  # of the keys that may change
     "hardware.name": "gpu",
     "hardware.platform": "gpu",
     "hardware.prefetch": "7",
+    "hardware.feature_cache": "devices",
     "hardware.encode_batch": "7",
     "hardware.fsdp": "7",
     "hardware.accumulation": "7",
