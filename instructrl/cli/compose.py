@@ -53,11 +53,27 @@ def compose(config_name: str, schema: type[T], overrides: Sequence[str]) -> T:
     composed, files = merge_files(config_name, known, overrides)
     keys = [read_override(text).key_or_group for text in overrides]
     try:
-        untyped = without_types(composed)
+        config = resolve_values(composed, schema)
+    except Exception:  # without types it fails too, more slowly, and says which setting is wrong
+        config = resolve_or_explain(without_types(composed), schema, known, files, overrides)
+    if isinstance(config, EvalConfig) and any(key.startswith("protocol.") for key in keys):
+        for preset in presets_of(config.protocol.name, overrides):
+            check_protocol_name(config.protocol, preset)
+    return config
+
+
+def resolve_or_explain(untyped: DictConfig, schema: type[T], known: type, files: Loaded, overrides: Sequence[str]) -> T:
+    """Resolve a composition without types.
+
+    Raises:
+        InputError: the setting that is wrong, with the file and the line that set it.
+    """
+    keys = [read_override(text).key_or_group for text in overrides]
+    try:
         for key in keys:  # first, so that an error names an override rather than a setting that refers to it
             OmegaConf.select(untyped, key, throw_on_missing=True)
         check_references(untyped, known, files)
-        config = resolve_values(untyped, schema)
+        return resolve_values(untyped, schema)
     except OmegaConfBaseException as error:
         raise explain(error, known) from None
     except InputError as error:
@@ -66,10 +82,6 @@ def compose(config_name: str, schema: type[T], overrides: Sequence[str]) -> T:
         raise with_place(error, files) if error.key else with_places(error, known, files, overrides) from None
     except (RecursionError, ValueError, TypeError) as error:  # of resolvers in ${...}
         raise InputError(one_line_message(error)) from None
-    if isinstance(config, EvalConfig) and any(key.startswith("protocol.") for key in keys):
-        for preset in presets_of(config.protocol.name, overrides):
-            check_protocol_name(config.protocol, preset)
-    return config
 
 
 def with_place(error: InputError, files: Loaded) -> InputError:
@@ -286,11 +298,13 @@ def schema_of(config_name: str, schema: type[T], overrides: Sequence[str]) -> ty
         and override.type is OverrideType.CHANGE
         and override.value() in options(override.key_or_group)
     ]
-    composed = copy.deepcopy(composed_groups(config_name, cast(Any, schema), tuple(group_words), added_folders()))
+    composed = composed_groups(config_name, cast(Any, schema), tuple(group_words), added_folders())
+    named = [one for one in read.values() if one.key_or_group in [f"{group}.kind" for group in known]]
+    if named:
+        composed = copy.deepcopy(composed)
     with suppress(Exception):  # of OmegaConf, for malformed values
-        for override in read.values():
-            if override.key_or_group in [f"{group}.kind" for group in known]:
-                OmegaConf.update(composed, override.key_or_group, override.value())
+        for override in named:
+            OmegaConf.update(composed, override.key_or_group, override.value())
     kinds = {group: {"kind": selected(composed, f"{group}.kind")} for group in known}
     try:
         return specialize(schema, chosen_kinds(kinds, schema))

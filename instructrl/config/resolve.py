@@ -4,9 +4,10 @@ YAML holds only values. `resolve` merges a composed configuration into a fresh s
 constraints across groups, and returns plain dataclasses. No jax here: an invalid value is reported at once.
 """
 
+import copy
 import functools
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Any, TypeVar, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -22,6 +23,7 @@ from instructrl.config.fields import (
     check_values,
     flatten,
     format_value,
+    is_group,
     renamed_value,
 )
 from instructrl.config.kinds import chosen_kinds, specialize
@@ -61,14 +63,58 @@ def resolve_values(untyped: DictConfig, schema: type[T]) -> T:
         check_literals(values)
         chosen = specialize(schema, chosen_kinds(values, schema))
         check_values(values, chosen)
-        merged = OmegaConf.merge(structured(cast(Any, chosen)), values)
-        typed = cast(T, OmegaConf.to_object(merged))
+        typed = converted(chosen, values)
     except OmegaConfBaseException as error:
         raise explain(error, chosen, dict(flatten(values))) from None
     resolved = schema(**{entry.name: getattr(typed, entry.name) for entry in fields(cast(Any, schema))})
     check_fields(resolved)
     check_groups(resolved)
     return resolved
+
+
+def converted(schema: type[T], values: Any) -> T:
+    """The dataclass of values that OmegaConf converts to the types of the schema; equal groups are converted once.
+
+    Raises:
+        OmegaConfBaseException: an unknown key or a wrong type.
+    """
+    groups = {entry.name: cast(type, entry.type) for entry in fields(cast(Any, schema)) if is_group(entry)}
+    if not groups.keys() <= {name for name, value in values.items() if isinstance(value, dict)}:
+        return cast(T, OmegaConf.to_object(OmegaConf.merge(structured(cast(Any, schema)), values)))
+    others = {name: value for name, value in values.items() if name not in groups}
+    try:
+        found = vars(
+            OmegaConf.to_object(OmegaConf.merge(structured(cast(Any, without_groups(cast(Any, schema)))), others))
+        )
+        for name, kind in groups.items():
+            found[name] = copy.deepcopy(_converted_group(Group(kind, repr(values[name]), values[name])))
+    except OmegaConfBaseException:  # of the whole, it names the key with its group
+        return cast(T, OmegaConf.to_object(OmegaConf.merge(structured(cast(Any, schema)), values)))
+    return schema(**found)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Values of a group of settings; equal to those with the same types and values."""
+
+    schema: type
+    text: str
+    values: Any = field(compare=False)
+
+
+@functools.lru_cache(maxsize=512)  # of sweeps whose jobs differ in few groups
+def _converted_group(group: Group) -> Any:
+    return OmegaConf.to_object(OmegaConf.merge(structured(group.schema), group.values))
+
+
+@functools.cache
+def without_groups(schema: type) -> type:
+    """A schema with the settings at its top alone."""
+    kept = [entry for entry in fields(schema) if not is_group(entry)]
+    entries = [
+        (entry.name, entry.type, field(default=entry.default, default_factory=entry.default_factory)) for entry in kept
+    ]
+    return make_dataclass(schema.__name__, entries)
 
 
 @functools.lru_cache(maxsize=128)

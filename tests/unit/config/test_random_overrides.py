@@ -7,6 +7,9 @@ from omegaconf import OmegaConf
 from instructrl.cli.compose import compose, hydra_compose, merge, schema_of
 from instructrl.cli.overrides import groups, options
 from instructrl.config.fields import format_value, known_keys
+from instructrl.config.kinds import chosen_kinds, specialize
+from instructrl.config.resolve import without_types
+from instructrl.config.training import TrainConfig
 from instructrl.errors import InputError
 from tests.fixtures.settings import REQUIRED, SCHEMAS, every_leaf
 
@@ -123,6 +126,21 @@ def test_values_are_put_in_place_as_hydra_does_it(name: str, words: list[str]) -
     by_hydra = hydra_compose(name, words, known)
     assert repr(OmegaConf.to_container(config)) == repr(OmegaConf.to_container(by_hydra))
     assert all(OmegaConf.get_type(config, key) == OmegaConf.get_type(by_hydra, key) for key in config)
+    try:
+        resolved = compose(name, SCHEMAS[name], words)
+    except InputError:
+        return
+    values = OmegaConf.to_container(without_types(by_hydra), resolve=True)
+    chosen = specialize(SCHEMAS[name], chosen_kinds(values, SCHEMAS[name]))
+    whole = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(chosen), values))
+    assert repr(vars(resolved)) == repr(vars(whole))
+
+
+def test_equal_groups_of_two_configurations_are_not_one() -> None:
+    first, second = (compose("train", TrainConfig, [*REQUIRED["train"], f"seed={seed}"]) for seed in (0, 1))
+    assert first.sim == second.sim and first.sim is not second.sim
+    first.sim.cameras.append("a camera")
+    assert first.sim != compose("train", TrainConfig, [*REQUIRED["train"], "seed=2"]).sim == second.sim
 
 
 def test_the_random_overrides_were_neither_all_right_nor_all_wrong() -> None:
