@@ -54,7 +54,7 @@ def build_all(
             names.append(name)
             yield (make,)
 
-    for index, result in workers.map("build", calls()):
+    for index, result in workers.map("build", calls(), ahead=True):
         if isinstance(result, WorkerFailure):
             raise RunError(f"{names[index]}: {result.reason}; leave it out, or add workers=1 to read in one process")
         results[index] = result

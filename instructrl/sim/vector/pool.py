@@ -130,12 +130,17 @@ class Workers:
             raise SimulatorError(failure.format(answer.reason))
         return answer
 
-    def map(self, method: str, arguments: Iterable[tuple]) -> Iterator[tuple[int, Any]]:
+    def map(self, method: str, arguments: Iterable[tuple], *, ahead: bool = False) -> Iterator[tuple[int, Any]]:
         """Call the method once per tuple of arguments, on whichever worker is free.
 
-        Yields (index, result or WorkerFailure) as they complete. A worker whose call is done has begun the next one
-        before its result is yielded, and has at most one in flight, so a slow consumer applies backpressure;
-        `arguments` may be infinite.
+        Yields (index, result or WorkerFailure) as they complete. Each worker has at most one call in flight, so a slow
+        consumer applies backpressure; `arguments` may be infinite.
+
+        Args:
+            method: of the environments.
+            arguments: of each call.
+            ahead: begin a worker's next call before its result is yielded, so that it works while the result is used.
+                Without it, the next arguments may depend on the results so far.
         """
         pending = enumerate(arguments)
         free, busy, done = list(range(len(self._slots))), list[int](), list[tuple[int, Any]]()
@@ -153,6 +158,9 @@ class Workers:
                 busy.remove(number)
                 free.append(number)
                 done.append((self._slots[number].index, result))
+            if not ahead:
+                yield from done
+                done = []
 
     def call(self, requests: Mapping[int, Request]) -> dict[int, Any]:
         """Make one call on each given worker in parallel: {slot: (method, arguments)} -> {slot: result}.
