@@ -37,7 +37,7 @@ def main() -> None:
     config = compose("train", TrainConfig, ["experiment=quickstart", "task=reach_target", *sys.argv[1:]])
     select_platform(config.hardware)
     if not keep_freed_memory():
-        raise SystemExit("this C library's allocator cannot be told to keep memory: nothing to compare")
+        raise SystemExit("this C library's allocator has no such settings: nothing to compare")
     tokenizer = make_tokenizer(config.encoder)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
     size, sim = config.training.batch_size, config.sim

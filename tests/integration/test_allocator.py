@@ -32,7 +32,7 @@ def test_a_second_step_finds_the_pages_of_the_first() -> None:
         command = [sys.executable, "-c", COUNTED, *words]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if "not supported" in done.stderr:
-            pytest.skip("the C library's allocator cannot be told to keep memory")
+            pytest.skip("the C library's allocator has no such settings")
         return [int(count) for count in done.stdout.split()]
 
     kept, returned = faults("keep"), faults()

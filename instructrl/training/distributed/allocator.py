@@ -11,7 +11,7 @@ NEVER = -1  # as a threshold: the largest number
 
 
 def keep_freed_memory() -> bool:
-    """Keep memory that is freed for this process's next requests; return False where the allocator cannot be told so.
+    """Keep memory that is freed for this process's next requests; return False for an allocator without such settings.
 
     Threads that start later share one arena: one of their own is too small for large requests, and maps them.
     """

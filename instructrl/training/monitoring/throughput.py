@@ -71,7 +71,7 @@ class ThroughputMeter:
 
 
 class Bottleneck:
-    """What limits the training steps of some time: the steps themselves, or the data that they wait for."""
+    """The limit of the training steps of some time: the steps themselves, or the data that they wait for."""
 
     def __init__(self) -> None:
         self._waiting = self._training = self._bytes = 0.0
