@@ -78,6 +78,37 @@ def required_config(folder: Path) -> Path:
     return path
 
 
+def config_of(folder: Path, *kinds: str, note: str = "") -> tuple[Path, Any]:
+    """The path of config.json in a folder of weights, and its content.
+
+    Args:
+        folder: of the weights.
+        kinds: the values of model_type that are supported.
+        note: what an error says after them.
+
+    Raises:
+        InputError: it is missing, damaged or of another kind.
+    """
+    path = required_config(folder)
+    content = read_json(path)
+    found = content.get("model_type")
+    if found not in kinds:
+        raise InputError(f"{path}: model_type: found {format_value(found)}; allowed: {', '.join(kinds)}{note}")
+    return path, content
+
+
+def check_fixed(path: Path, content: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
+    """Raise InputError for a setting that is there with another value than the only one that is supported."""
+    for key, only in fixed.items():
+        if content.get(key, only) != only:
+            raise InputError(f"{path}: {key}: found {format_value(content[key])}; allowed: {format_value(only)}")
+
+
+def sizes_of(path: Path, content: Mapping[str, Any], names: Mapping[str, tuple[str, int]]) -> Architecture:
+    """Integer settings by our names; `names`: theirs -> ours, and the default of the format."""
+    return {ours: integer(path, key, content.get(key, default)) for key, (ours, default) in names.items()}
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON object."""
     try:

@@ -15,15 +15,14 @@ from data_tools.weights.clip import read_safetensors, to_flax
 from data_tools.weights.clip_config import (
     PREPROCESSOR,
     activation,
+    check_fixed,
+    config_of,
     epsilon,
     integer,
-    read_json,
     read_preprocessor,
-    required_config,
+    sizes_of,
 )
-from instructrl.config.fields import format_value
 from instructrl.config.model import Architecture
-from instructrl.errors import InputError
 
 MODEL_TYPES = ("dinov2", "dinov2_with_registers")
 UNUSED = "embeddings.mask_token"  # of the pretraining alone
@@ -76,19 +75,10 @@ def read_config(folder: Path) -> Architecture:
     Raises:
         InputError: a file is missing or damaged, or a setting is not supported.
     """
-    path = required_config(folder)
-    content = read_json(path)
-    kind = content.get("model_type")
-    if kind not in MODEL_TYPES:
-        allowed = ", ".join(MODEL_TYPES)
-        raise InputError(f"{path}: model_type: found {format_value(kind)}; allowed: {allowed}")
-    for key, only in FIXED.items():
-        if content.get(key, only) != only:
-            raise InputError(f"{path}: {key}: found {format_value(content[key])}; allowed: {format_value(only)}")
-    found: Architecture = {
-        ours: integer(path, key, content.get(key, default)) for key, (ours, default) in SIZES.items()
-    }
-    found["registers"] = registers(path, content) if kind == MODEL_TYPES[1] else 0
+    path, content = config_of(folder, *MODEL_TYPES)
+    check_fixed(path, content, FIXED)
+    found = sizes_of(path, content, SIZES)
+    found["registers"] = registers(path, content) if content["model_type"] == MODEL_TYPES[1] else 0
     found["position_grid"] = integer(path, "image_size", content.get("image_size", 224)) // found["patch_size"]
     found["activation"] = activation(path, "hidden_act", content.get("hidden_act", "gelu"))
     found["layer_norm_epsilon"] = epsilon(path, "layer_norm_eps", content.get("layer_norm_eps", 1e-6))

@@ -16,11 +16,10 @@ from data_tools.weights.clip import read_safetensors, to_flax
 from data_tools.weights.clip_config import (
     PREPROCESSOR,
     activation,
+    config_of,
     epsilon,
     integer,
-    read_json,
     read_preprocessor,
-    required_config,
     tokenizer_checksum,
     tower_settings,
 )
@@ -102,13 +101,7 @@ def read_config(folder: Path) -> Architecture:
     Raises:
         InputError: a file is missing or damaged, or a setting is not supported.
     """
-    path = required_config(folder)
-    content = read_json(path)
-    if content.get("model_type") != "siglip":
-        raise InputError(
-            f"{path}: model_type: found {format_value(content.get('model_type'))}; allowed: siglip, that of SigLIP 2 "
-            "with a fixed resolution (not NaFlex)"
-        )
+    path, content = config_of(folder, "siglip", note=", that of SigLIP 2 with a fixed resolution (not NaFlex)")
     found: Architecture = {}
     for tower, names in (("vision_config", VISION), ("text_config", TEXT)):
         settings = tower_settings(path, content, tower)

@@ -10,7 +10,7 @@ import numpy as np
 
 from data_tools.weights.array_tree import Contents
 from data_tools.weights.clip import read_safetensors, to_flax
-from data_tools.weights.clip_config import epsilon, integer, read_json, required_config, tokenizer_checksum
+from data_tools.weights.clip_config import check_fixed, config_of, epsilon, sizes_of, tokenizer_checksum
 from instructrl.config.fields import format_value
 from instructrl.config.model import Architecture
 from instructrl.errors import InputError
@@ -67,20 +67,14 @@ def read_config(folder: Path) -> Architecture:
     Raises:
         InputError: the file is missing or damaged, or a setting is not supported.
     """
-    path = required_config(folder)
-    content = read_json(path)
-    if content.get("model_type") != "t5":
-        raise InputError(f"{path}: model_type: found {format_value(content.get('model_type'))}; allowed: t5")
-    found: Architecture = {
-        ours: integer(path, key, content.get(key, default)) for key, (ours, default) in SIZES.items()
-    }
-    fixed = FIXED | {"d_kv": found["dim"] // found["heads"]}
-    for key, only in fixed.items():
-        if content.get(key, FIXED.get(key, WIDTH)) != only:
-            why = ", d_model / num_heads" if key == "d_kv" else ""
-            raise InputError(
-                f"{path}: {key}: found {format_value(content.get(key, WIDTH))}; allowed: {format_value(only)}{why}"
-            )
+    path, content = config_of(folder, "t5")
+    found = sizes_of(path, content, SIZES)
+    check_fixed(path, content, FIXED)
+    width = found["dim"] // found["heads"]
+    if content.get("d_kv", WIDTH) != width:
+        raise InputError(
+            f"{path}: d_kv: found {format_value(content.get('d_kv', WIDTH))}; allowed: {width}, d_model / num_heads"
+        )
     act = content.get("feed_forward_proj", "relu")
     if not isinstance(act, str) or act not in ACTIVATIONS:
         raise InputError(f"{path}: feed_forward_proj: found {format_value(act)}; allowed: {', '.join(ACTIVATIONS)}")
