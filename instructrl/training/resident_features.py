@@ -8,7 +8,6 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int32, UInt32
 
 from instructrl.config.training import HardwareConfig
-from instructrl.data.feature_cache.cache import FeatureCache
+from instructrl.data.feature_cache.cache import FeatureCache, first_rows
 from instructrl.data.feature_cache.row_file import RowFile
 from instructrl.data.loading.loader import FeatureRows, Loader, prefetch
 from instructrl.training.distributed.mesh import BATCH_SPEC, DATA, FSDP, global_batch
@@ -40,11 +39,7 @@ class ResidentFeatures:
         self._sizes, self._cameras, self._mesh = caches[0].sizes, caches[0].layout.cameras, mesh
         names = list(caches[0].rows)
         self._tables = {name: load_table([cache.rows[name] for cache in caches], mesh) for name in names}
-        self._firsts: dict[Path, tuple[int, int]] = {}
-        views = texts = 0
-        for cache in caches:
-            self._firsts[cache.folder] = views, texts
-            views, texts = views + cache.layout.views, texts + cache.layout.texts
+        self._firsts = dict(zip([cache.folder for cache in caches], first_rows(caches), strict=True))
         placed = NamedSharding(mesh, BATCH_SPEC)
         self._gather = jax.jit(partial(self._features, shared=mesh.size > 1), out_shardings=placed)
 

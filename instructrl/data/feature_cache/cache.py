@@ -11,7 +11,7 @@ The folder's name is a hash of everything that determines the features, so featu
 demonstrations are never used by mistake; damaged or missing rows are detected on opening and computed again.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -101,6 +101,12 @@ class FeatureCache:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_maps": None}
+
+
+def first_rows(caches: Sequence[FeatureCache]) -> list[tuple[int, int]]:
+    """The numbers of each cache's first view and first text, counted through all of them."""
+    counts = np.array([(cache.layout.views, cache.layout.texts) for cache in caches]).reshape(-1, 2)
+    return [(int(view), int(text)) for view, text in np.cumsum(counts, axis=0) - counts]
 
 
 def ensure_features(

@@ -7,6 +7,7 @@ that is killed. A pure function of the step has no state to save, and a thread d
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from instructrl.array_types import Int32
 from instructrl.data.demonstrations.dataset import DemonstrationDataset, check_alike
 from instructrl.data.demonstrations.instructions import InstructionTable
-from instructrl.data.feature_cache.cache import FeatureCache
+from instructrl.data.feature_cache.cache import FeatureCache, first_rows
 from instructrl.data.loading.sampler import Sampler
 from instructrl.data.text.tokenizer import Tokenizer
 from instructrl.errors import InputError
@@ -125,37 +126,35 @@ class Loader:
     def batch(self, step: int) -> Batch:
         """Return the batch of a training step, counted from 0; thread-safe."""
         batch = empty_batch(self.sizes)
-        for row, (source, sequence, draw) in enumerate(self._sequences(step, batch)):
-            source.fill(batch, row, sequence, draw=draw)
+        for row, (file, sequence, draw) in enumerate(self._sequences(step, batch)):
+            self.files[file].fill(batch, row, sequence, draw=draw)
         return batch
 
     def batch_without_features(self, step: int) -> tuple[Batch, FeatureRows]:
         """Return the batch of a step, without its cached features, and the rows of these; thread-safe."""
         batch = empty_batch(self.sizes)._replace(features=None)
         rows = FeatureRows(np.full(batch.step_mask.shape, -1, np.int32), np.full(len(batch.step_mask), -1, np.int32))
-        firsts = {id(source): first for source, first in zip(self.files, self._first_rows(), strict=True)}
-        for row, (source, sequence, draw) in enumerate(self._sequences(step, batch)):
-            source.fill(batch, row, sequence, draw=draw)
-            views, text = source.feature_rows(sequence, draw=draw)
-            first_view, first_text = firsts[id(source)]
+        for row, (file, sequence, draw) in enumerate(self._sequences(step, batch)):
+            self.files[file].fill(batch, row, sequence, draw=draw)
+            views, text = self.files[file].feature_rows(sequence, draw=draw)
+            first_view, first_text = self._first_rows[file]
             rows.views[row, : len(views)] = first_view + np.arange(views.start, views.stop)
             rows.texts[row] = -1 if text is None else first_text + text
         return batch, rows
 
+    @cached_property
     def _first_rows(self) -> list[tuple[int, int]]:
-        layouts = [source.features.layout for source in self.files if source.features is not None]
-        counts = np.array([(layout.views, layout.texts) for layout in layouts]).reshape(-1, 2)
-        return [(int(views), int(texts)) for views, texts in np.cumsum(counts, axis=0) - counts]
+        return first_rows([source.features for source in self.files if source.features is not None])
 
-    def _sequences(self, step: int, batch: Batch) -> Iterator[tuple["LoaderSource", int, int]]:
-        """Yield file, sequence and random bits of each row of a batch; mark the text of the other rows as padding."""
+    def _sequences(self, step: int, batch: Batch) -> Iterator[tuple[int, int, int]]:
+        """Yield file number, sequence and random bits of each row of a batch; mark other rows' texts as padding."""
         epoch, position = divmod(step, self.steps_per_epoch)
         order, draws = self.sampler.epoch(epoch)
         begin = position * self._batch_size + self._begin
         chosen = slice(begin, min(begin + self.sizes.batch, len(order)))
         batch.text_padding_mask[max(0, chosen.stop - begin) :] = 1
         for row, (file, sequence) in enumerate(zip(*self._locate(order[chosen]), strict=True)):
-            yield self.files[file], int(sequence), int(draws[begin + row])
+            yield int(file), int(sequence), int(draws[begin + row])
 
     def sentences(self) -> set[str]:
         """Return the distinct instructions of all episodes that batches are made of."""
