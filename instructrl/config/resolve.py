@@ -54,12 +54,12 @@ def resolve(config: DictConfig, schema: type[T]) -> T:
     return resolve_values(without_types(config), schema)
 
 
-def resolve_values(untyped: DictConfig, schema: type[T]) -> T:
-    """The same of a configuration without types (see `without_types`)."""
+def resolve_values(config: DictConfig, schema: type[T]) -> T:
+    """The same without a copy; where types are kept, errors name less (see `without_types`)."""
     chosen, values = schema, None
     try:
-        check_mappings(untyped, schema)
-        values = OmegaConf.to_container(untyped, resolve=True, throw_on_missing=True)
+        check_mappings(config, schema)
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         check_literals(values)
         chosen = specialize(schema, chosen_kinds(values, schema))
         check_values(values, chosen)

@@ -146,7 +146,7 @@ def run_epochs(
                     saver.save_validated(state, step=step, metrics={"loss": validated["loss"]})
             monitor.write_speed(step=step, epoch=epoch)
             if validated is not None:
-                progress.write(f"{objective.epoch_line(epoch, values, validated)}  {monitor.bottleneck()}")
+                progress.write(f"{objective.epoch_line(epoch, values, validated)}  {monitor.bottleneck()}".rstrip())
             epoch_mean = RunningMean()
     objective.finish(state, step=stop)
 
