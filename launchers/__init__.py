@@ -1,1 +1,1 @@
-"""Launchers: run jobs on this machine, on SLURM, on a TPU pod or through SkyPilot, from the same job specs."""
+"""Launchers: run jobs on this machine, SLURM, TPU pods or Kubernetes, or through SkyPilot, from the same job specs."""

@@ -66,6 +66,10 @@ class JobSpec:
             count += 2
         return self.command[:count]
 
+    def sets(self, key: str) -> bool:
+        """Return True if the command has an override of a setting."""
+        return any(word.partition("=")[0] == key for word in self.command)
+
     def command_line(self, python: str = sys.executable, root: Path = ROOT) -> list[str]:
         """Return the complete command line, for any working directory on a machine with the checkout in `root`."""
         first, *rest = self.command

@@ -22,6 +22,7 @@ from instructrl.config.fields import (
     word,
     word_list,
 )
+from instructrl.config.kubernetes import KubernetesConfig
 from instructrl.config.skypilot import SkyPilotConfig
 from instructrl.config.yaml_file import read_yaml
 from instructrl.errors import InputError
@@ -255,7 +256,7 @@ class LauncherConfig:
     """A launcher profile, and how the launcher behaves."""
 
     name: str = setting(help="label of the profile")
-    kind: str = one_of("local", "slurm", "tpu", "skypilot", help="where jobs run")
+    kind: str = one_of("local", "slurm", "tpu", "skypilot", "kubernetes", help="where jobs run")
     jobs: int = number(1, low=1, high=1024, help="jobs that run at a time; local only")
     sweep: str | None = word(FOLDER_NAME, FOLDER_NAME_ALLOWED, help="name of the sweep; null: from its overrides")
     wait: bool = setting(True, help="wait until all jobs have ended; slurm and skypilot only")
@@ -282,6 +283,7 @@ class LauncherConfig:
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
     tpu: TpuConfig = field(default_factory=TpuConfig)
     skypilot: SkyPilotConfig = field(default_factory=SkyPilotConfig)
+    kubernetes: KubernetesConfig = field(default_factory=KubernetesConfig)
 
 
 @dataclass

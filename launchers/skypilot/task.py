@@ -114,7 +114,7 @@ def run_script(spec: JobSpec) -> str:
     lines = [f"set -- {words}"]
     if not spec.distributed:
         lines.append('[ "${SKYPILOT_NODE_RANK:-0}" = 0 ] || exit 0  # of a TPU slice, one host')
-    elif not is_given("hardware.coordinator", spec):
+    elif not spec.sets("hardware.coordinator"):
         lines += [
             'if [ "${SKYPILOT_NUM_NODES:-1}" -gt 1 ]; then',
             f'  set -- "$@" "hardware.coordinator=$(echo "$SKYPILOT_NODE_IPS" | head -n 1):{PORT}" \\',
@@ -127,14 +127,9 @@ def run_script(spec: JobSpec) -> str:
 def hardware_overrides(spec: JobSpec) -> list[str]:
     """Return the override of a training's hardware that the user has not set."""
     settings = spec.resources.skypilot
-    if not spec.distributed or settings.accelerators is None or is_given("hardware", spec):
+    if not spec.distributed or settings.accelerators is None or spec.sets("hardware"):
         return []
     return [f"hardware={'tpu' if has_tpu(settings) else 'gpu'}"]
-
-
-def is_given(key: str, spec: JobSpec) -> bool:
-    """Return True if a job's command has an override of a setting."""
-    return any(word.partition("=")[0] == key for word in spec.command)
 
 
 def check_settings(settings: SkyPilotConfig) -> None:

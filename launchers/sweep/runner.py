@@ -18,6 +18,7 @@ from instructrl.preemption import raise_if_preempted
 from instructrl.storage.file_lock import exclusive_lock
 from launchers.job import EVALUATION, TRAINING, JobSpec
 from launchers.job_table import Job, distinguishing_overrides, format_table, merge_jobs, read_table, write_table
+from launchers.kubernetes import jobset_manifests, no_submission
 
 FOLDER = Path("multirun")
 EXIT_RESUMABLE, EXIT_CTRL_C = 75, 130
@@ -53,7 +54,11 @@ class Backend(Protocol):
 
 
 def make_backend(resources: LauncherConfig, folder: Path) -> Backend:
-    """Create the backend of a profile."""
+    """Create the backend of a profile.
+
+    Raises:
+        InputError: its jobs can be shown, but not submitted.
+    """
     if resources.kind == "slurm":
         from launchers.slurm import Slurm
 
@@ -66,6 +71,8 @@ def make_backend(resources: LauncherConfig, folder: Path) -> Backend:
         from launchers.skypilot.launcher import SkyPilot
 
         return SkyPilot(folder, resources)
+    if resources.kind == "kubernetes":
+        raise no_submission(resources)
     from launchers.local import Local
 
     return Local(folder, resources)
@@ -92,6 +99,9 @@ def run_sweep(specs: Sequence[JobSpec], name: str, *, command: str, compares: bo
     `compares`: compare their runs at the end; False for some jobs of a search, of which others follow.
     """
     resources, folder = specs[0].resources, FOLDER / name
+    if resources.kind == "kubernetes":
+        print(jobset_manifests(specs))
+        return 0
     backend = make_backend(resources, folder)
     if resources.dry_run:
         print(backend.preview(specs))

@@ -51,6 +51,7 @@ def python_commands() -> list[tuple[str, str, list[str]]]:
         if "python" in words:
             words = words[words.index("python") + 1 :]
             words = words[1:] if words[0] == "-m" else words
+            words = words[: words.index("|")] if "|" in words else words
             found.append((page, words[0], words[1:]))
     return found
 

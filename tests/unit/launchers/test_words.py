@@ -30,7 +30,9 @@ ODD = (
     "a\u2028b",
     "x" * 201 + " ",
 )
-PATHS = {"tpu.key", "tpu.known_hosts", "slurm.container", "slurm.container_python"}  # may lie anywhere
+PATHS = {  # may lie anywhere
+    "tpu.key", "tpu.known_hosts", "slurm.container", "slurm.container_python", "kubernetes.folder", "kubernetes.code",
+}  # fmt: skip
 VALID = {
     "sweep": ["study", "x" * 200, "train-seed,lr-0123abcd", "2026-01-01_a.b=c"],
     "slurm.gpu": ["a100", "nvidia_a100_80gb_pcie_1g.5gb"],
@@ -65,6 +67,13 @@ VALID = {
     "skypilot.infra": ["gcp", "aws/us-east-1", "*/*/us-central2-b", "k8s/gke_lab_us-central1-c_one", "slurm/cluster"],
     "skypilot.accelerators": ["H100:8", "A100-80GB", "tpu-v5litepod-8"],
     "skypilot.runtime": ["v2-alpha-tpuv5-lite"],
+    "kubernetes.image": ["instructrl", "registry.lab:5000/me/instructrl:gpu", "ghcr.io/lab/x@sha256:0a1b"],
+    "kubernetes.namespace": ["lab"],
+    "kubernetes.resource": ["nvidia.com/gpu", "google.com/tpu", "amd.com/gpu"],
+    "kubernetes.folder": ["/work", "/mnt/disk-1/a.b"],
+    "kubernetes.code": ["/opt/instructrl"],
+    "kubernetes.service_account": ["trainer"],
+    "kubernetes.queue": ["gpus", "team.lab"],
     "skypilot.image": ["docker:nvcr.io/nvidia/jax:24.04-py3", "ami-0123", "projects/deeplearning/global/images/one"],
 }
 

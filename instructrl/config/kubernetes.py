@@ -1,0 +1,77 @@
+"""Settings of jobs on a Kubernetes cluster, of which --dry-run shows the JobSet."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from instructrl.config.fields import number, pairs, word, word_list
+
+LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+OBJECT = r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?"
+OBJECT_ALLOWED = "lower-case letters, digits, - and ., a letter or a digit first and last"
+PART = r"[A-Za-z0-9][A-Za-z0-9_.:@-]*"
+IMAGE = rf"{PART}(/{PART})*"
+FOLDER = r"(/(?!\.{1,2}(/|$))[A-Za-z0-9_.+-]+)+"
+QUALIFIED = r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?(/[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?"
+VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
+
+
+@dataclass
+class KubernetesConfig:
+    """Resources of one job of Kubernetes; null leaves a choice to the cluster."""
+
+    image: str | None = word(
+        IMAGE,
+        "a container image, like REGISTRY/instructrl:gpu",
+        help="container image with the code, made by launchers/container/Dockerfile; required",
+    )
+    namespace: str | None = word(
+        LABEL,
+        "at most 63 lower-case letters, digits and -, a letter or a digit first and last",
+        help="namespace of the jobs",
+    )
+    nodes: int = number(1, low=1, high=10_000, help="nodes that train together, with a process each")
+    accelerators: int | None = number(None, low=1, high=64, help="accelerators of a node; null: none")
+    resource: str = word(
+        QUALIFIED,
+        "a resource's name, like nvidia.com/gpu or google.com/tpu",
+        default="nvidia.com/gpu",
+        help="name of the accelerators as a resource of the cluster",
+    )
+    cpus: int | None = number(None, low=1, high=1024, help="CPUs that a node must have free")
+    memory_gb: int | None = number(None, low=1, high=100_000, help="memory that a node must have free, in GB")
+    node_selector: list[str] = word_list(
+        pattern=rf"{QUALIFIED}:[A-Za-z0-9_.-]{{0,63}}",
+        allowed="LABEL:VALUE, like cloud.google.com/gke-tpu-topology:4x4",
+        help="labels that the nodes must have, each as LABEL:VALUE",
+    )
+    mounts: list[str] = word_list(
+        pattern=rf"{FOLDER}:{OBJECT}",
+        allowed="FOLDER:CLAIM, like /work:shared",
+        help="persistent volume claims, each as FOLDER:CLAIM with the folder in which jobs see it",
+    )
+    folder: str = word(
+        FOLDER,
+        "an absolute path of letters, digits and _.+-",
+        default="/work",
+        help="working folder of the jobs, from which relative paths count",
+    )
+    code: str = word(
+        FOLDER,
+        "an absolute path of letters, digits and _.+-",
+        default="/opt/instructrl",
+        help="folder of the code in the image",
+    )
+    secrets: list[str] = word_list(
+        pattern=OBJECT,
+        allowed=f"names of secrets: {OBJECT_ALLOWED}",
+        help="secrets whose entries are variables of the jobs",
+    )
+    environment: dict[str, Any] = pairs(
+        keys=VARIABLE,
+        pattern=r"(?!true$|false$).*",
+        allowed="variables with texts or numbers",
+        help="variables of the jobs, like {NCCL_DEBUG: INFO}",
+    )
+    service_account: str | None = word(OBJECT, OBJECT_ALLOWED, help="service account of the jobs")
+    queue: str | None = word(OBJECT, OBJECT_ALLOWED, help="local queue of Kueue, which starts the jobs in turn")
+    restarts: int = number(0, low=0, high=100_000, help="restarts of a job that failed by itself")

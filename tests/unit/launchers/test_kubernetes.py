@@ -1,0 +1,198 @@
+"""Manifests of jobs on Kubernetes, and the settings that are refused."""
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from instructrl.cli.compose import compose
+from instructrl.cli.overrides import options
+from instructrl.config.launcher import LaunchConfig, LauncherConfig
+from instructrl.errors import InputError
+from launchers.job import JobSpec
+from launchers.kubernetes import jobset_manifests
+from launchers.sweep.runner import make_backend
+
+EVERYTHING = [
+    "launcher=kubernetes_h100_8x2", "launcher.kubernetes.image=lab/instructrl:gpu", "launcher.kubernetes.namespace=lab",
+    "launcher.kubernetes.mounts=[/work:shared,/data:sets.v2]", "launcher.kubernetes.secrets=[wandb]",
+    "launcher.kubernetes.environment={NCCL_DEBUG: INFO, THREADS: 3}", "launcher.kubernetes.queue=gpus",
+    "launcher.kubernetes.service_account=trainer", "launcher.kubernetes.restarts=2", "launcher.grace_seconds=60",
+    "launcher.kubernetes.node_selector=[example.com/rack:2]",
+]  # fmt: skip
+SMALL = ["launcher=kubernetes", "launcher.kubernetes.image=x", "launcher.kubernetes.mounts=[/work:shared]"]
+
+
+def launcher(*words: str) -> LauncherConfig:
+    return compose("launch", LaunchConfig, ["launcher.dry_run=true", *words]).launcher
+
+
+def spec(
+    *words: str, run: str = "outputs/x", training: bool = True, overrides: tuple[str, ...] = ("seed=0",)
+) -> JobSpec:
+    command = ("train.py" if training else "eval.py", *overrides)
+    return JobSpec(command, run, "001-x", overrides, launcher(*words), training)
+
+
+def manifest(job: JobSpec) -> dict[str, Any]:
+    return yaml.safe_load(jobset_manifests([job]))
+
+
+def container(job: JobSpec) -> dict[str, Any]:
+    [found] = pod(job)["containers"]
+    return found
+
+
+def pod(job: JobSpec) -> dict[str, Any]:
+    [group] = manifest(job)["spec"]["replicatedJobs"]
+    return group["template"]["spec"]["template"]["spec"]
+
+
+def test_a_manifest_has_every_setting() -> None:
+    found = manifest(spec(*EVERYTHING))
+    name = found["metadata"]["name"]
+    assert re.fullmatch(r"instructrl-[0-9a-f]{12}", name)
+    process = [
+        f"hardware.coordinator={name}-workers-0-0.{name}:8476",
+        "hardware.num_processes=2",
+        "hardware.process_id=$(JOB_COMPLETION_INDEX)",
+    ]
+    rules = [
+        {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [75]}},
+        {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+    ]
+    pod = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": 60,
+        "serviceAccountName": "trainer",
+        "nodeSelector": {"example.com/rack": "2"},
+        "containers": [
+            {
+                "name": "job",
+                "image": "lab/instructrl:gpu",
+                "command": ["python", "/opt/instructrl/train.py", "seed=0", "hardware=gpu", *process],
+                "workingDir": "/work",
+                "env": [
+                    {"name": "PYTHONUNBUFFERED", "value": "1"},
+                    {"name": "NCCL_DEBUG", "value": "INFO"},
+                    {"name": "THREADS", "value": "3"},
+                ],
+                "envFrom": [{"secretRef": {"name": "wandb"}}],
+                "resources": {"requests": {"cpu": 64, "memory": "512G"}, "limits": {"nvidia.com/gpu": 8}},
+                "volumeMounts": [
+                    {"name": "volume-0", "mountPath": "/work"},
+                    {"name": "volume-1", "mountPath": "/data"},
+                    {"name": "shared-memory", "mountPath": "/dev/shm"},
+                ],
+            }
+        ],
+        "volumes": [
+            {"name": "volume-0", "persistentVolumeClaim": {"claimName": "shared"}},
+            {"name": "volume-1", "persistentVolumeClaim": {"claimName": "sets.v2"}},
+            {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
+        ],
+    }
+    resume = {
+        "name": "resume",
+        "action": "RestartJobSetAndIgnoreMaxRestarts",
+        "onJobFailureReasons": ["PodFailurePolicy"],
+    }
+    job = {
+        "completionMode": "Indexed",
+        "completions": 2,
+        "parallelism": 2,
+        "backoffLimit": 0,
+        "podFailurePolicy": {"rules": rules},
+        "template": {"spec": pod},
+    }
+    assert found == {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        "metadata": {"name": name, "namespace": "lab", "labels": {"kueue.x-k8s.io/queue-name": "gpus"}},
+        "spec": {
+            "failurePolicy": {"maxRestarts": 2, "rules": [resume]},
+            "replicatedJobs": [{"name": "workers", "replicas": 1, "template": {"spec": job}}],
+        },
+    }
+
+
+def test_each_job_of_a_sweep_is_a_document_and_the_same_command_has_the_same_name() -> None:
+    jobs = [spec(*SMALL, run=f"outputs/{seed}", overrides=(f"seed={seed}",)) for seed in (0, 1)]
+    text = jobset_manifests(jobs)
+    names = [document["metadata"]["name"] for document in yaml.safe_load_all(text)]
+    assert len(set(names)) == 2 and "\n---\n# seed=1\n" in text and text.startswith("# seed=0\n")
+    assert manifest(jobs[1])["metadata"]["name"] == names[1]
+
+
+def test_every_profile_has_a_manifest() -> None:
+    names = [name for name in options("launcher") if launcher(f"launcher={name}").kind == "kubernetes"]
+    assert len(names) >= 3
+    for name in names:
+        assert container(spec(f"launcher={name}", *SMALL[1:]))["image"] == "x"
+
+
+def test_the_nodes_of_a_tpu_slice_find_each_other() -> None:
+    job = spec("launcher=kubernetes_v5e_16", *SMALL[1:])
+    assert container(job)["command"][3:] == ["hardware=tpu", "hardware.coordinator=auto"]
+    assert container(job)["resources"] == {"limits": {"google.com/tpu": 4}}
+
+
+def test_hardware_that_the_user_chose_stays() -> None:
+    given = ("hardware=gpu_bf16", "hardware.coordinator=a:1", "hardware.num_processes=2", "hardware.process_id=0")
+    assert container(spec(*EVERYTHING, overrides=given))["command"][2:] == list(given)
+
+
+def test_a_job_that_is_no_training_has_one_node() -> None:
+    job = spec(*EVERYTHING, training=False, overrides=("run=outputs/x",))
+    assert container(job)["command"] == ["python", "/opt/instructrl/eval.py", "run=outputs/x"]
+    [group] = manifest(job)["spec"]["replicatedJobs"]
+    assert group["template"]["spec"]["completions"] == 1
+
+
+def test_kubernetes_replaces_nothing_in_the_users_words() -> None:
+    assert container(spec(*SMALL, overrides=("name=a$(b)-${seed}",)))["command"][2] == "name=a$$(b)-${seed}"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "launcher.kubernetes.image: found null; allowed: an image that the cluster can pull"),
+        (["image=x", "mounts=[/a:b,/a:c]"], "launcher.kubernetes.mounts: found /a twice; allowed: a different folder"),
+        (["mounts=[work:b]"], "launcher.kubernetes.mounts: found [work:b]; allowed: a list like [A,B] of FOLDER:CLAIM"),
+        (["mounts=[/a/../b:c]"], "launcher.kubernetes.mounts: found [/a/../b:c]; allowed: a list like [A,B] of FOLDER"),
+        (["node_selector=[a]"], "launcher.kubernetes.node_selector: found [a]; allowed: a list like [A,B] of LABEL:VA"),
+        (["secrets=[A_B]"], "launcher.kubernetes.secrets: found [A_B]; allowed: a list like [A,B] of names of secrets"),
+        (["environment={HF_TOKEN: abcdefgh1234}"], "launcher.kubernetes.environment: found a password or a token"),
+    ],
+)
+def test_settings_are_refused_in_one_line(words: list[str], line: str) -> None:
+    with pytest.raises(InputError, match="^" + re.escape(line)):
+        jobset_manifests([spec("launcher=kubernetes", *(f"launcher.kubernetes.{word}" for word in words))])
+
+
+@pytest.mark.parametrize(
+    ("run", "words", "line"),
+    [
+        ("outputs/x", ["launcher.kubernetes.mounts=[/data:y]"], "/work/outputs/x: found a folder that would be lost"),
+        ("../x", [], "/x: found a folder that would be lost with the nodes"),
+        ("/workshop/x", [], "/workshop/x: found a folder that would be lost with the nodes"),
+        ("gs://lab/x", ["launcher.kubernetes.nodes=2"], "gs://lab/x: found a bucket, which several nodes cannot write"),
+    ],
+)
+def test_output_that_would_be_lost_is_refused(run: str, words: list[str], line: str) -> None:
+    with pytest.raises(InputError, match="^" + re.escape(line)):
+        jobset_manifests([spec(*SMALL, *words, run=run)])
+
+
+@pytest.mark.parametrize("run", ["outputs/x", "/work/x", "./a/../x", "gs://lab/x"])
+def test_output_that_stays_is_accepted(run: str) -> None:
+    assert manifest(spec(*SMALL, run=run))["kind"] == "JobSet"
+
+
+def test_jobs_are_shown_and_never_submitted(tmp_path: Any) -> None:
+    line = r"^launcher: found kubernetes, which shows the jobs of Kubernetes and does not submit them; allowed: --dry"
+    with pytest.raises(InputError, match=line):
+        jobset_manifests([spec(*SMALL, "launcher.dry_run=false")])
+    with pytest.raises(InputError, match=line):
+        make_backend(launcher(*SMALL), tmp_path)
