@@ -17,7 +17,7 @@ from data_tools.convert.skip_report import ConversionReport, Converted, Skipped,
 from instructrl import __version__
 from instructrl.cli.progress import ProgressBar
 from instructrl.collection.target_file import ATTEMPTS, FIRST_SEED, demonstration_paths
-from instructrl.config.environment import DataConfig, TaskConfig
+from instructrl.config.environment import DataConfig, SimConfig, TaskConfig
 from instructrl.config.simulators import RLBenchConfig
 from instructrl.data.demonstrations.reader import read
 from instructrl.data.demonstrations.schema import SPLITS, Header
@@ -42,6 +42,7 @@ class TaskEpisodes:
     copies: dict[str, str] = field(default_factory=dict)  # names of other episodes, which are copies, and of whose
     held_out: list[Candidate] = field(default_factory=list)  # episodes of other splits, whose copies are left out
     state: tuple[str, ...] = GRIPPER_STATE  # names of the state's numbers
+    sim: SimConfig = field(default_factory=RLBenchConfig)  # whose robot they are of
 
 
 class TaskWriter:
@@ -103,8 +104,9 @@ class TaskWriter:
 
 
 class Written(NamedTuple):
-    """Files that were written: the header of one of them, and the number of episodes of each split."""
+    """Files that were written: their simulator, the header of one of them, and the number of episodes of each split."""
 
+    sim: SimConfig
     header: Header
     counts: dict[str, int]
 
@@ -148,7 +150,7 @@ def write(
     counts = {split: writer.count for split, writer in writers.items()}
     for split, path in files.items():
         print(f"{split}: {path}: {counts[split]} episodes")
-    return Written(headers[next(iter(files))], counts)
+    return Written(found.sim, headers[next(iter(files))], counts)
 
 
 def target_files(
@@ -156,7 +158,7 @@ def target_files(
 ) -> tuple[dict[str, StoragePath], dict[str, Header]]:
     """Paths and headers of the files of a task, by split."""
     out = storage_path(config.out)
-    sim = RLBenchConfig(cameras=list(config.cameras), image_size=size, actions=config.actions)
+    sim = replace(found.sim, cameras=list(config.cameras), image_size=size, actions=config.actions)
     one_file = out.suffix == ".hdf5"
     splits = [config.split or "train"] if one_file or config.split else list(SPLITS)
     default_paths = demonstration_paths(TaskConfig(task, 1, 1), sim, DataConfig(config.out))
@@ -217,9 +219,9 @@ def print_training(out: str, written: Sequence[Written | None]) -> None:
     if storage_path(out).suffix == ".hdf5":
         return
     header, counts = found[0].header, {split: count for one in found for split, count in one.counts.items()}
-    limits, usual = {"train": "task.episodes", "val": "task.val_episodes"}, RLBenchConfig()
+    limits, usual = {"train": "task.episodes", "val": "task.val_episodes"}, found[0].sim
     words = [
-        *(f"task.name={hydra_value(header.task)}", "sim=rlbench", f"data.dir={hydra_value(out)}"),
+        *(f"task.name={hydra_value(header.task)}", f"sim={usual.name}", f"data.dir={hydra_value(out)}"),
         *(f"sim.image_size={header.image_size}", f"sim.cameras=[{','.join(header.cameras)}]"),
         *([f"sim.workspace={header.workspace}"] if header.workspace != usual.bounds else []),
         *([f"sim.state={state_override(header.state)}"] if header.state != tuple(usual.state) else []),

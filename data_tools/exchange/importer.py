@@ -15,6 +15,7 @@ from data_tools.convert.task_files import Candidate, TaskEpisodes, print_trainin
 from data_tools.exchange.episodes import Episode, Reader, Source
 from data_tools.exchange.foreign import demonstration, keyframes, position
 from data_tools.exchange.mapping import Mapping, parse_key, referenced_keys, selected_cameras
+from instructrl.config.environment import SimConfig
 from instructrl.errors import InputError
 from instructrl.workspace import LARGEST, Workspace
 
@@ -22,7 +23,9 @@ MARGIN, LEAST_MARGIN = 0.05, 0.01  # of a workspace around positions: of their e
 SPLIT_NAMES = {"train": ("train",), "val": ("val", "validation", "valid")}  # names of the splits in third-party data
 
 
-def import_foreign(source: Source, mapping: Mapping, config: ConvertConfig, source_split: str | None) -> None:
+def import_foreign(
+    source: Source, mapping: Mapping, config: ConvertConfig, source_split: str | None, sim: SimConfig
+) -> None:
     """Write the files of one task from a third-party directory.
 
     Args:
@@ -30,6 +33,7 @@ def import_foreign(source: Source, mapping: Mapping, config: ConvertConfig, sour
         mapping: assigns its features.
         config: all other settings of the command.
         source_split: the only split to read; None: those named train and val, or the only one.
+        sim: the simulator whose robot the episodes are of.
 
     Raises:
         InputError: no episode can be used, or other files are in the way.
@@ -55,7 +59,7 @@ def import_foreign(source: Source, mapping: Mapping, config: ConvertConfig, sour
         candidates: list[Candidate] = [
             (f"{source_name} episode {number}", partial(make, number)) for number in range(count)
         ]
-        found = TaskEpisodes(candidates, provenance, state=tuple(mapping.state.names))
+        found = TaskEpisodes(candidates, provenance, state=tuple(mapping.state.names), sim=sim)
         written.append(write(replace(config, split=target_split or None), task, size, found))
     skipped = [name for name in source.splits if name not in splits.values()]
     if skipped:

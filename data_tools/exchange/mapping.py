@@ -34,10 +34,9 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from data_tools.exchange.episodes import Episode, Source
-from instructrl.config.environment import state_field
-from instructrl.config.fields import format_value, number, one_of, setting
+from instructrl.config.environment import SimConfig, state_field
+from instructrl.config.fields import format_value, number, one_of, setting, subdict
 from instructrl.config.resolve import resolve
-from instructrl.config.simulators import RLBENCH_CAMERAS
 from instructrl.config.yaml_file import read_yaml
 from instructrl.errors import InputError
 from instructrl.sim.mujoco.robot_model import RobotModel
@@ -122,14 +121,10 @@ class Instruction:
     text: str | None = setting(None, help="one instruction for all episodes")
 
 
-Cameras = make_dataclass("Cameras", [(name, View, field(default_factory=View)) for name in RLBENCH_CAMERAS])
-
-
 @dataclass
 class Mapping:
-    """Content of a mapping file."""
+    """Content of a mapping file, to which `mapping_schema` adds `cameras`, with a `View` for each of a simulator's."""
 
-    cameras: Cameras = field(default_factory=Cameras)  # type: ignore[valid-type]
     action: Action = field(default_factory=Action)
     kinematics: Kinematics = field(default_factory=Kinematics)
     state: State = field(default_factory=State)
@@ -137,6 +132,13 @@ class Mapping:
     instruction: Instruction = field(default_factory=Instruction)
     variation: str | None = setting(None, help="key of the variation, an integer; null: variation 0 for all")
     crop: bool = setting(False, help="crop images to a centred square")
+
+
+@cache
+def mapping_schema(cameras: tuple[str, ...]) -> type[Mapping]:
+    """The content of a mapping file whose cameras have these names."""
+    views = make_dataclass("Cameras", [(name, View, field(default_factory=View)) for name in cameras])
+    return make_dataclass("SimulatorMapping", [("cameras", views, field(default_factory=views))], bases=(Mapping,))
 
 
 class Key(NamedTuple):
@@ -204,8 +206,13 @@ def parse_key(where: str, text: str, *, compares: bool = False) -> Key:
         raise InputError(f"{where}: found {format_value(text)}; allowed: like {example}") from None
 
 
-def read_mapping(path: Path, source: Source) -> Mapping:
+def read_mapping(path: Path, source: Source, sim: SimConfig) -> Mapping:
     """Read a mapping file and check that every key exists in the source.
+
+    Args:
+        path: the file.
+        source: the data set whose keys it has.
+        sim: the simulator whose cameras it names, and whose state the episodes have unless it says otherwise.
 
     Raises:
         InputError: the file cannot be read, or is incomplete or inconsistent.
@@ -215,7 +222,15 @@ def read_mapping(path: Path, source: Source) -> Mapping:
     except InputError as error:
         raise InputError(f"mapping: {error}") from None
     try:
-        mapping = resolve(OmegaConf.create(file.values), Mapping)
+        cameras = sim.choices("cameras") or tuple(sim.cameras)
+        if other := [name for name in subdict(file.values, ["cameras"]) if name not in cameras]:
+            found = format_value(other[0])
+            raise InputError(
+                f"cameras: found {found}; allowed with sim={sim.kind}: {', '.join(cameras)}", key=f"cameras.{other[0]}"
+            )
+        mapping = resolve(OmegaConf.create(file.values), mapping_schema(cameras))
+        if "names" not in subdict(file.values, ["state"]):
+            mapping.state.names = list(sim.state)
         check_mapping(mapping)
         if mapping.kinematics.model is not None:
             mapping.kinematics.model = str(path.absolute().parent / mapping.kinematics.model)
@@ -237,11 +252,11 @@ def check_mapping(mapping: Mapping) -> None:
     check_pose(mapping)
     views = selected_cameras(mapping)
     if not views:
-        raise InputError(f"cameras: found none with an image; allowed: {', '.join(RLBENCH_CAMERAS)}")
+        raise InputError(f"cameras: found none with an image; allowed: {', '.join(vars(all_cameras(mapping)))}")
     matrices = {value is not None for view in views.values() for value in (view.intrinsics, view.extrinsics)}
     if len(matrices) > 1:
         raise InputError("cameras: intrinsics and extrinsics: give both for every camera, or none")
-    for name, view in vars(mapping.cameras).items():
+    for name, view in vars(all_cameras(mapping)).items():
         if name not in views and (view.intrinsics or view.extrinsics):
             raise InputError(f"cameras.{name}.image: found null; allowed: a key, since matrices are given")
     if state.gripper is not None and state.names != [*GRIPPER_STATE]:
@@ -302,9 +317,14 @@ def _robot_model(path: Path, frame: str, names: tuple[str, ...] | None) -> Robot
     return RobotModel(path, frame, names)
 
 
+def all_cameras(mapping: Mapping) -> Any:
+    """The `View` of every camera of the simulator, as attributes."""
+    return mapping.cameras  # type: ignore[attr-defined]  # of the schema for this simulator
+
+
 def selected_cameras(mapping: Mapping) -> dict[str, View]:
-    """Cameras with an image key, by name and in the order of `RLBENCH_CAMERAS`."""
-    return {name: view for name, view in vars(mapping.cameras).items() if view.image is not None}
+    """Cameras with an image key, by name and in the order of the simulator's."""
+    return {name: view for name, view in vars(all_cameras(mapping)).items() if view.image is not None}
 
 
 def referenced_keys(mapping: Mapping) -> Iterator[tuple[str, str]]:

@@ -2,13 +2,14 @@
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from data_tools.convert.settings import ConvertConfig
 from data_tools.exchange.episodes import Source
 from instructrl.cli.args import parse_settings
+from instructrl.config.environment import SIMULATORS, SimConfig
 from instructrl.config.fields import format_value, number, number_list, one_of, setting
 from instructrl.config.simulators import RLBENCH_RENDERERS
 from instructrl.data.demonstrations.schema import SPLITS
@@ -54,7 +55,10 @@ class ImportConfig:
         high=LARGEST,
         help="bounds of positions in metres: x y z of the lowest corner, then of the highest; null: those of the data",
     )
-    renderer: str = one_of(*RLBENCH_RENDERERS, default=RLBENCH_RENDERERS[1], help="renderer for evaluations")
+    sim: str | None = setting(
+        None, help="simulator of the robot, which plays evaluations; null: none, with RLBench's names of cameras"
+    )
+    renderer: str | None = setting(None, help="renderer for evaluations; null: the simulator's usual one")
     compression: str = one_of("none", "lz4", "zstd", default="lz4", help="compression of images in the files written")
 
 
@@ -108,7 +112,7 @@ def check_native(config: ImportConfig, source: Source, *, native: bool, help_hin
             f"mapping: none given for {source.folder}, which was not exported by InstructRL; {help_hint}; "
             f"it has {source.describe_keys()}"
         )
-    mapping_keys = ("source_split", "task", "val_episodes", "episodes", "image_size", "workspace")
+    mapping_keys = ("source_split", "task", "val_episodes", "episodes", "image_size", "workspace", "sim", "renderer")
     given = [key for key in mapping_keys if getattr(config, key) is not None]
     if given:
         raise InputError(f"{given[0]}: allowed only with mapping=; an InstructRL export is restored unchanged")
@@ -134,7 +138,8 @@ def import_mapped(config: ImportConfig, source: Source, out: Path) -> None:
     from data_tools.exchange.importer import import_foreign
     from data_tools.exchange.mapping import read_mapping, selected_cameras
 
-    mapping = read_mapping(mapping_path(config.mapping or ""), source)
+    sim = simulator(config)
+    mapping = read_mapping(mapping_path(config.mapping or ""), source, sim)
     convert_config = ConvertConfig(
         kind="rlbench",
         src=str(source.folder),
@@ -145,9 +150,27 @@ def import_mapped(config: ImportConfig, source: Source, out: Path) -> None:
         episodes=config.episodes,
         cameras=list(selected_cameras(mapping)),
         image_size=config.image_size,
-        workspace=config.workspace,
-        renderer=config.renderer,
+        workspace=config.workspace or (sim.workspace if config.sim is not None else None),
+        renderer=sim.renderer,
         compression=config.compression,
         overwrite=config.overwrite,
     )
-    import_foreign(source, mapping, convert_config, config.source_split)
+    import_foreign(source, mapping, convert_config, config.source_split, sim)
+
+
+def simulator(config: ImportConfig) -> SimConfig:
+    """The usual settings of the simulator whose robot the episodes are of, or RLBench's; with the renderer.
+
+    Raises:
+        InputError: there is no such simulator or renderer.
+    """
+    if config.sim is not None and config.sim not in SIMULATORS:
+        raise InputError(f"sim: found {format_value(config.sim)}; allowed: {', '.join(SIMULATORS)}, or null")
+    kind = config.sim or "rlbench"
+    sim = SIMULATORS[kind](name=kind, kind=kind)  # type: ignore[call-arg]  # the others have defaults
+    renderers = [name for name in sim.choices("renderer") if name != "auto"]
+    if config.renderer is not None and renderers and config.renderer not in renderers:
+        found = format_value(config.renderer)
+        raise InputError(f"renderer: found {found}; allowed with sim={kind}: {', '.join(renderers)}, or null")
+    usual = RLBENCH_RENDERERS[1] if kind == "rlbench" else (renderers or [sim.renderer])[0]
+    return replace(sim, renderer=config.renderer or usual)

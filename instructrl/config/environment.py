@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from instructrl.config.fields import (
     MAX_EPISODES,
     format_value,
+    leaves,
     number,
     number_list,
     one_of,
@@ -140,6 +141,11 @@ class SimConfig:
             InputError: `workspace` is no box.
         """
         return Workspace.from_numbers(self.workspace, key="sim.workspace")
+
+    def choices(self, key: str) -> tuple[str, ...]:
+        """The words that `cameras` or `renderer` may have; empty if it says of none."""
+        found: tuple[str, ...] = leaves(type(self))[key].metadata.get("choices", ())
+        return found
 
     def check_playable(self) -> None:
         """Raise InputError if the settings describe data of another world, in which no episode can be played."""

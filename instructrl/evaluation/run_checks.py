@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from instructrl.config.environment import SIMULATORS, SimConfig, TaskConfig, task_names
+from instructrl.config.environment import SimConfig, TaskConfig, task_names
 from instructrl.config.evaluation import DEFAULT_PROTOCOL, ProtocolConfig, RLBenchProtocol
-from instructrl.config.fields import format_value, leaves
+from instructrl.config.fields import format_value
 from instructrl.errors import InputError
 from instructrl.sim import StoredScenes, follows_protocol, stored_scenes, working_renderer
 from instructrl.training.memory_limit import check_memory_limit
@@ -74,7 +74,7 @@ def choose_renderer(sim: SimConfig, recorded: str, requested: str | None) -> str
         InputError: the data's renderer does not work on this machine and no other is requested, or the requested one
             does not work.
     """
-    renderers = leaves(SIMULATORS[sim.kind])["renderer"].metadata.get("choices", ())
+    renderers = sim.choices("renderer")
     if renderers and requested not in (None, *renderers):
         raise InputError(f"renderer: found {requested}; allowed for this run's sim={sim.kind}: {', '.join(renderers)}")
     try:

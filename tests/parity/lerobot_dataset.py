@@ -4,10 +4,12 @@ python3 -m venv .venv-lerobot && .venv-lerobot/bin/pip install lerobot==0.4.4 h5
 python -m data_tools.lerobot export src=DEMONSTRATIONS.hdf5 out=EXPORT
 .venv-lerobot/bin/python tests/parity/lerobot_dataset.py compare DEMONSTRATIONS.hdf5 EXPORT
 .venv-lerobot/bin/python tests/parity/lerobot_dataset.py make FOLDER [EPISODES]
+.venv-lerobot/bin/python tests/parity/lerobot_dataset.py copy EXPORT FOLDER
 
 compare: every frame, in the order of LeRobot's own index, has the state, camera matrices, action and sentence of the
 file, and images of which the loss is printed in dB. make: a small data set written by lerobot itself, which
-tests/golden/lerobot_tiny is. Imports nothing of InstructRL: both packages need versions that exclude each other.
+tests/golden/lerobot_tiny is. copy: the episodes of a data set, recorded again by lerobot, frame by frame, as a robot's
+would be. Imports nothing of InstructRL: both packages need versions that exclude each other.
 """
 
 import json
@@ -105,8 +107,32 @@ def make(folder: Path, episodes: int) -> None:
     print(json.dumps({"frames": len(data), "bytes": sum(one.stat().st_size for one in folder.rglob("*.*"))}))
 
 
+def copy(source: Path, folder: Path) -> None:
+    """Record the episodes of a data set again."""
+    data = LeRobotDataset("source", root=source, video_backend="pyav")
+    indices = {"index", "episode_index", "frame_index", "timestamp", "task_index"}
+    features = {name: feature for name, feature in data.features.items() if name not in indices}
+    copied = LeRobotDataset.create("copy", data.fps, features, root=folder, robot_type="copy", video_backend="pyav")
+    episode = 0
+    for number in range(len(data)):
+        item = data[number]
+        if int(item["episode_index"]) != episode:
+            copied.save_episode(parallel_encoding=False)
+            episode += 1
+        frame = {name: item[name].numpy() for name in features}
+        for name, feature in features.items():
+            if feature["dtype"] in ("video", "image"):
+                frame[name] = np.rint(255 * frame[name].transpose(1, 2, 0)).astype(np.uint8)
+        copied.add_frame({**frame, "task": item["task"]})
+    copied.save_episode(parallel_encoding=False)
+    copied.finalize()
+    print(f"{copied.num_episodes} episodes, {len(copied)} frames")
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "make":
         make(Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 3)
+    elif sys.argv[1] == "copy":
+        copy(Path(sys.argv[2]), Path(sys.argv[3]))
     else:
         compare(Path(sys.argv[2]), Path(sys.argv[3]))

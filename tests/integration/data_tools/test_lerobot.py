@@ -1,7 +1,4 @@
-"""A data set that LeRobot wrote is imported, trained on with the command that the import prints, and acted upon.
-
-No simulator has its robot, so none plays it.
-"""
+"""Data sets of LeRobot are imported, trained on with the command that the import prints, and acted upon."""
 
 import json
 import shlex
@@ -16,6 +13,7 @@ from data_tools.lerobot.__main__ import main
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.inference.agent import Agent
 from instructrl.types import Observation
+from tests.fixtures import tiny
 from tests.fixtures.commands import run_main
 from tests.fixtures.lerobot_tiny import TINY, mapping
 from tests.paths import ROOT
@@ -25,7 +23,46 @@ FAST = ("name=lerobot", "policy=vit_debug", "training.epochs=1", "training.batch
 CPU = ("training.token_dropout=0", "optimizer.warmup_epochs=0", "hardware=cpu", "hardware.local_devices=1")
 
 
-def test_it_is_trained_on_and_its_agent_acts_in_its_workspace_but_in_no_simulator(tmp_path: Path) -> None:
+MAPPING = """
+cameras:
+  front: {image: observation.images.front, intrinsics: observation.intrinsics.front,
+    extrinsics: observation.extrinsics.front}
+  left_shoulder: {image: observation.images.left_shoulder, intrinsics: observation.intrinsics.left_shoulder,
+    extrinsics: observation.extrinsics.left_shoulder}
+action: {position: "action[0:3]", rotation: "action[3:7]", rotation_is: quaternion_xyzw, gripper: "action[7] > 0.5",
+  leads_to: next}
+state: {values: observation.state}
+keyframes: {kind: every}
+instruction: {key: task}
+"""
+
+
+def test_data_of_the_embedded_robot_is_trained_on_and_its_agent_evaluated(tmp_path: Path) -> None:
+    """Through a mapping, as for a data set of others: nothing but its features says where it is from."""
+    originals = tiny.demonstrations(tmp_path / "originals", task="reach_target")
+    assert run_main(main, "export", f"src={tmp_path / 'originals'}", f"out={tmp_path / 'lerobot'}").returncode == 0
+    (tmp_path / "mapping.yaml").write_text(MAPPING)
+    words = (f"mapping={tmp_path / 'mapping.yaml'}", "task=reach_target", "sim=tabletop", "renderer=raycast")
+    done = run_main(main, "import", f"src={tmp_path / 'lerobot'}", f"out={tmp_path / 'data'}", *words)
+    assert done.returncode == 0 and "sim=tabletop" in done.stdout.splitlines()[-1], done.stderr
+    files = {path.stem: [path] for path in (tmp_path / "data" / "tabletop").rglob("*.hdf5")}
+    for split in originals:
+        with DemonstrationDataset(originals[split][0]) as old, DemonstrationDataset(files[split][0]) as new:
+            assert len(new) == len(old)
+            np.testing.assert_array_equal(new.demonstration(0).actions, old.demonstration(0).actions)
+    run = tiny.trained(tmp_path, files, "task=reach_target", "training.epochs=1")
+    words = (f"run={run}", "episodes=2", "videos=0", "conditions=[trained,oracle]", "hardware=cpu")
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / "eval.py"), *words], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    results = json.loads((run / "eval" / "results.json").read_text())
+    assert results["episodes"] == 2 and results["conditions"]["oracle"]["success_rate"] == 1.0
+
+
+def test_data_of_another_robot_are_trained_on_and_its_agent_acts_in_its_workspace_but_in_no_simulator(
+    tmp_path: Path,
+) -> None:
     words = (f"src={TINY}", f"out={tmp_path / 'data'}", mapping(tmp_path), "task=blob")
     done = run_main(main, "import", *words)
     assert done.returncode == 0 and "3 episodes found, 3 converted" in done.stdout, done.stderr

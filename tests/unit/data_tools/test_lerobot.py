@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from data_tools.lerobot.__main__ import ExportConfig, ImportConfig, main, parse, run_export, run_import, usage
+from instructrl.config.simulators import TabletopConfig
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.data.demonstrations.schema import Header
 from instructrl.errors import InputError
@@ -130,6 +131,52 @@ def test_an_interrupted_export_leaves_nothing(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(KeyboardInterrupt):
         exported(file, tmp_path / "out", "images=h264")
     assert [path.name for path in tmp_path.iterdir()] == ["one.hdf5"]
+
+
+OWN_MAPPING = """
+cameras:
+  front: {image: observation.images.front, intrinsics: observation.intrinsics.front,
+    extrinsics: observation.extrinsics.front}
+  wrist: {image: observation.images.wrist, intrinsics: observation.intrinsics.wrist,
+    extrinsics: observation.extrinsics.wrist}
+action: {position: "action[0:3]", rotation: "action[3:7]", rotation_is: quaternion_xyzw, gripper: "action[7] > 0.5",
+  leads_to: next}
+state: {values: observation.state}
+keyframes: {kind: every}
+instruction: {key: task}
+"""
+
+
+def test_data_of_a_simulators_robot_is_of_its_world(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    samples.write(tmp_path / "data" / "train.hdf5", episodes(4))
+    exported(tmp_path / "data", tmp_path / "out", "images=png")
+    (tmp_path / "own.yaml").write_text(OWN_MAPPING)
+    words = (f"mapping={tmp_path / 'own.yaml'}", "task=reach_target", "sim=tabletop", "renderer=raycast")
+    imported(tmp_path / "out", tmp_path / "back", *words)
+    next_command = capsys.readouterr().out.splitlines()[-1]
+    assert next_command.startswith("next: ") and "sim=tabletop" in next_command and "sim.workspace" not in next_command
+    with DemonstrationDataset(tmp_path / "back/tabletop/reach_target-16px-front+wrist/train.hdf5") as found:
+        assert found.workspace == TabletopConfig().bounds and found.provenance["renderer"] == "raycast"
+        for number, expected in enumerate(episodes(4)[:3]):
+            np.testing.assert_array_equal(found.demonstration(number).images[0], expected.images[0])
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["sim=habitat"], r"sim: found habitat; allowed: tabletop, rlbench, metaworld"),
+        (["sim=tabletop", "renderer=egl"], r"renderer: found egl; allowed with sim=tabletop: opengl, raycast, or null"),
+        (["renderer=opengl"], r"renderer: found opengl; allowed with sim=rlbench: rlbench_opengl, rlbench_opengl3, or"),
+        (
+            ["sim=metaworld"],
+            r"mapping: .*, line 3: cameras: found front; allowed with sim=metaworld: corner4, corner, ",
+        ),
+    ],
+)
+def test_what_a_simulator_does_not_have_is_one_line(tmp_path: Path, words: list[str], line: str) -> None:
+    with pytest.raises(InputError, match=f"^{line}"):
+        imported(TINY, tmp_path / "back", mapping(tmp_path), "task=blob", *words)
+    assert not (tmp_path / "back").exists()
 
 
 # A data set that lerobot wrote.
