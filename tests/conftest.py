@@ -40,6 +40,7 @@ CHECKED = (
     "instructrl.training.distributed.mesh",
     "instructrl.training.feature_extraction",
     "instructrl.training.gradient_accumulation",
+    "instructrl.training.objectives.augmentation",
     "instructrl.training.objectives.bc_step",
     "instructrl.training.objectives.mae_step",
     "instructrl.training.optimizer",

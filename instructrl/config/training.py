@@ -135,6 +135,9 @@ class TrainingConfig:
         high=0.9,
         help="fraction of instruction tokens dropped; null: 0.1 with a trained encoder, 0 with a frozen one",
     )
+    image_shift: int = number(
+        0, low=0, high=256, help="pixels by which images are shifted at random, with their camera matrices; 0: none"
+    )
     validate_every: int = number(
         1, low=1, high=MAX_EPOCHS, help="epochs between validations; each also saves a checkpoint"
     )
@@ -356,6 +359,19 @@ def check_features(config: TrainConfig) -> None:
         )
 
 
+def check_image_shift(config: TrainConfig) -> None:
+    """Raise InputError if images are to be shifted that are not read, or whose camera matrices are not."""
+    found, allowed = config.training.image_shift, ""
+    if found and uses_cached_features(config):
+        allowed = "0 with cached features, or add features=live"
+    elif found and not config.head.reads_cameras:
+        allowed = f"0 with head.kind={config.head.kind}, to which a shifted image shows another position"
+    elif found >= config.sim.image_size:
+        allowed = f"less than sim.image_size={config.sim.image_size}"
+    if allowed:
+        raise InputError(f"training.image_shift: found {found}; allowed: {allowed}")
+
+
 def check_returned(training: TrainingConfig) -> None:
     """Raise InputError if a training is to return the success rate of rollouts that it never makes."""
     if training.objective == "rollout/success_rate" and not 0 < training.rollout_every <= training.epochs:
@@ -376,6 +392,7 @@ def check_objective(config: TrainConfig) -> None:
                     f"pretraining.{key}: found {found}; allowed: null, or add objective=masked_pretraining"
                 )
         check_actions(config.head, config.sim)
+        check_image_shift(config)
         return
     encoder, training = config.encoder, config.training
     if not encoder.masks_patches:
@@ -391,6 +408,7 @@ def check_objective(config: TrainConfig) -> None:
         ("training.freeze", training.freeze, None),
         ("training.token_dropout", training.token_dropout, None),
         ("training.max_instructions", training.max_instructions, None),
+        ("training.image_shift", training.image_shift, 0),
         ("training.rollout_every", training.rollout_every, 0),
     )
     for key, found, wanted in unwanted:

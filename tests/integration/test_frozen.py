@@ -25,7 +25,7 @@ from instructrl.models.weight_files import ENCODER_FILE, match_params, read_weig
 from instructrl.training.checkpointing.manager import open_checkpoints
 from instructrl.training.model_factory import make_agent
 from instructrl.training.monitoring.metric_writer import read_lines
-from instructrl.training.objectives.bc_step import drop_tokens
+from instructrl.training.objectives.augmentation import drop_tokens
 from instructrl.training.objectives.behavior_cloning import open_demonstrations, prepare_behavior_cloning
 from instructrl.training.preflight import check_inputs
 from instructrl.training.run_dir import open_run

@@ -820,6 +820,7 @@ TRAIN_PROBES: dict[str, Probe] = {
     "training.epochs": ("5", loop, LOOP),
     "training.batch_size": ("3", batches, DATA),
     "training.token_dropout": ("0.3", train_step, AGENT),
+    "training.image_shift": ("3", train_step, (*AGENT, "head=spatial")),
     "training.max_instructions": ("1", batches, DATA),
     "training.validate_every": ("2", loop, LOOP),
     "training.save_every": ("2", loop, LOOP),

@@ -9,7 +9,7 @@ from jaxtyping import TypeCheckError
 
 from instructrl.config.model import EncoderConfig, HeadConfig, PolicyConfig
 from instructrl.models.agent import Agent
-from instructrl.training.objectives.bc_step import drop_tokens
+from instructrl.training.objectives.augmentation import drop_tokens
 from instructrl.training.objectives.mae_step import Pairs, num_examples
 from instructrl.types import Batch, BatchSizes, Features, FeatureSizes, fake_batch
 from instructrl.workspace import RLBENCH_WORKSPACE

@@ -4,30 +4,19 @@ from collections.abc import Callable
 from typing import cast
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from instructrl.models.agent import Agent
 from instructrl.training.distributed.mesh import REPLICATED
 from instructrl.training.gradient_accumulation import mean_gradient, num_valid_steps
+from instructrl.training.objectives.augmentation import drop_tokens, shift_images
 from instructrl.training.objectives.base import BatchT, EvalStep, TrainStep
 from instructrl.training.optimizer import update_average
 from instructrl.training.state import TrainState, merge_params
 from instructrl.training.types import Params, StepMetrics
 from instructrl.types import Batch
-
-
-def drop_tokens(batch: Batch, key: PRNGKeyArray, *, share: float, special_token_ids: tuple[int, ...] = ()) -> Batch:
-    """Mask instruction tokens at random (regularization), except those with `special_token_ids`.
-
-    `share`: the probability that a token is masked.
-    """
-    hidden = jax.random.bernoulli(key, share, batch.text_padding_mask.shape)
-    if special_token_ids:
-        hidden &= ~jnp.isin(batch.tokens, jnp.array(special_token_ids))
-    return batch._replace(text_padding_mask=jnp.maximum(batch.text_padding_mask, hidden))
 
 
 def agent_loss(agent: Agent, params: Params, batch: Batch) -> tuple[Float[Array, ""], StepMetrics]:
@@ -42,6 +31,7 @@ def make_train_step(
     seed: int,
     token_dropout: float,
     special_token_ids: tuple[int, ...] = (),
+    image_shift: int = 0,
     accumulation: int = 1,
     shardings: PyTree[NamedSharding] | None = None,
     ema: float | None = None,
@@ -54,6 +44,7 @@ def make_train_step(
         seed: determines the randomness, together with the state's step.
         token_dropout: the share of instruction tokens that are masked.
         special_token_ids: tokens that are never masked.
+        image_shift: pixels by which images are shifted at most.
         accumulation: number of microbatches per batch; the result is the same.
         shardings: of the state, before and after; None on one device.
         ema: decay of the parameters' moving average in the state.
@@ -62,6 +53,8 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch, frozen: Params) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         batch = drop_tokens(batch, key, share=token_dropout, special_token_ids=special_token_ids)
+        if image_shift:
+            batch = shift_images(batch, jax.random.fold_in(key, 1), pixels=image_shift)
 
         def loss(params: Params, batch: Batch) -> tuple[Float[Array, ""], StepMetrics]:
             return agent_loss(agent, merge_params(params, frozen), batch)

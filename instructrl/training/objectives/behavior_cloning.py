@@ -207,6 +207,7 @@ def prepare_behavior_cloning(
             seed=config.seed,
             token_dropout=token_dropout_rate(config.training, config.encoder),
             special_token_ids=tokenizer.special_token_ids,
+            image_shift=config.training.image_shift,
         ),
         make_eval_step=make_eval_step,
     )
