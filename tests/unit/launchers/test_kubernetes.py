@@ -176,7 +176,7 @@ def test_settings_are_refused_in_one_line(words: list[str], line: str) -> None:
     [
         ("outputs/x", ["launcher.kubernetes.mounts=[/data:y]"], "/work/outputs/x: found a folder that would be lost"),
         ("../x", [], "/x: found a folder that would be lost with the nodes"),
-        ("/workshop/x", [], "/workshop/x: found a folder that would be lost with the nodes"),
+        ("/workspaces/x", [], "/workspaces/x: found a folder that would be lost with the nodes"),
         ("gs://lab/x", ["launcher.kubernetes.nodes=2"], "gs://lab/x: found a bucket, which several nodes cannot write"),
     ],
 )

@@ -22,7 +22,7 @@ def batch() -> Batch:
 
 
 def shifts(given: Batch, shifted: Batch) -> np.ndarray:
-    """How far the points of the images have moved, x y in pixels [B T K 2]."""
+    """The distance by which the points of the images have moved, x y in pixels [B T K 2]."""
     point = np.tile(np.array([0.1, -0.2, 2], np.float32), (2, 3, 1))
     before, after = (project(point, one.intrinsics, one.extrinsics)[0] for one in (given, shifted))
     return np.asarray(after - before)
