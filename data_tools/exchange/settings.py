@@ -11,7 +11,6 @@ from data_tools.exchange.episodes import Source
 from instructrl.cli.args import parse_settings
 from instructrl.config.environment import SIMULATORS, SimConfig
 from instructrl.config.fields import format_value, number, number_list, one_of, setting
-from instructrl.config.simulators import RLBENCH_RENDERERS
 from instructrl.data.demonstrations.schema import SPLITS
 from instructrl.errors import InputError, report_user_errors
 from instructrl.storage.object_store import SCHEMES
@@ -172,5 +171,5 @@ def simulator(config: ImportConfig) -> SimConfig:
     if config.renderer is not None and renderers and config.renderer not in renderers:
         found = format_value(config.renderer)
         raise InputError(f"renderer: found {found}; allowed with sim={kind}: {', '.join(renderers)}, or null")
-    usual = RLBENCH_RENDERERS[1] if kind == "rlbench" else (renderers or [sim.renderer])[0]
+    usual = sim.usual_renderer or (renderers or [sim.renderer])[0]
     return replace(sim, renderer=config.renderer or usual)

@@ -105,6 +105,7 @@ class SimConfig:
     fragile: ClassVar[bool] = False  # may crash on its own, so each episode is saved at once
     environment: ClassVar[str] = ""  # virtual environment beside the code that has the simulator, made by a make target
     locates_objects: ClassVar[bool] = False  # gives the positions of objects in its images
+    usual_renderer: ClassVar[str] = ""  # of data that do not say who drew them; empty: the first of `renderer`'s words
 
     name: str = setting(help="label of the simulator")
     kind: str = kind_of(SIMULATORS, help=SIMULATOR_HELP)

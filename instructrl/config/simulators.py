@@ -79,6 +79,7 @@ class RLBenchConfig(SimConfig):
 
     implementation: ClassVar[str] = "instructrl.sim.rlbench.env:RLBench"
     fragile: ClassVar[bool] = True
+    usual_renderer: ClassVar[str] = RLBENCH_RENDERERS[1]
 
     name: str = setting("rlbench", help="label of the simulator")
     kind: str = kind_of(SIMULATORS, default="rlbench", help=SIMULATOR_HELP)

@@ -85,7 +85,7 @@ def test_weights_as_the_files_are_large_show_every_episode_once(sizes: list[int]
 
 
 @settings(max_examples=40)
-@given(size=st.integers(8, 30), seed=seeds)
+@given(size=st.integers(16, 30), seed=seeds)  # of 8 episodes one order in some thousands comes twice by chance
 def test_cycles_epochs_files_and_seeds_have_orders_of_their_own(size: int, seed: int) -> None:
     assume(seed < 2**31 - 1)
     orders = []
