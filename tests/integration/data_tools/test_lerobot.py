@@ -15,7 +15,7 @@ from instructrl.inference.agent import Agent
 from instructrl.types import Observation
 from tests.fixtures import tiny
 from tests.fixtures.commands import run_main
-from tests.fixtures.lerobot_tiny import TINY, mapping
+from tests.fixtures.lerobot_tiny import TINY, exported_mapping, mapping
 from tests.paths import ROOT
 
 pytest.importorskip("av")
@@ -23,26 +23,16 @@ FAST = ("name=lerobot", "policy=vit_debug", "training.epochs=1", "training.batch
 CPU = ("training.token_dropout=0", "optimizer.warmup_epochs=0", "hardware=cpu", "hardware.local_devices=1")
 
 
-MAPPING = """
-cameras:
-  front: {image: observation.images.front, intrinsics: observation.intrinsics.front,
-    extrinsics: observation.extrinsics.front}
-  left_shoulder: {image: observation.images.left_shoulder, intrinsics: observation.intrinsics.left_shoulder,
-    extrinsics: observation.extrinsics.left_shoulder}
-action: {position: "action[0:3]", rotation: "action[3:7]", rotation_is: quaternion_xyzw, gripper: "action[7] > 0.5",
-  leads_to: next}
-state: {values: observation.state}
-keyframes: {kind: every}
-instruction: {key: task}
-"""
-
-
 def test_data_of_the_embedded_robot_is_trained_on_and_its_agent_evaluated(tmp_path: Path) -> None:
     """Through a mapping, as for a data set of others: nothing but its features says where it is from."""
     originals = tiny.demonstrations(tmp_path / "originals", task="reach_target")
     assert run_main(main, "export", f"src={tmp_path / 'originals'}", f"out={tmp_path / 'lerobot'}").returncode == 0
-    (tmp_path / "mapping.yaml").write_text(MAPPING)
-    words = (f"mapping={tmp_path / 'mapping.yaml'}", "task=reach_target", "sim=tabletop", "renderer=raycast")
+    words = (
+        exported_mapping(tmp_path, "front", "left_shoulder"),
+        "task=reach_target",
+        "sim=tabletop",
+        "renderer=raycast",
+    )
     done = run_main(main, "import", f"src={tmp_path / 'lerobot'}", f"out={tmp_path / 'data'}", *words)
     assert done.returncode == 0 and "sim=tabletop" in done.stdout.splitlines()[-1], done.stderr
     files = {path.stem: [path] for path in (tmp_path / "data" / "tabletop").rglob("*.hdf5")}

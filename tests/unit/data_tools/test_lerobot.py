@@ -19,7 +19,7 @@ from instructrl.errors import InputError
 from instructrl.types import COLLISIONS, KEYFRAME
 from tests.fixtures import demonstrations as samples
 from tests.fixtures.commands import run_main
-from tests.fixtures.lerobot_tiny import MAPPING, TINY, mapping
+from tests.fixtures.lerobot_tiny import MAPPING, TINY, exported_mapping, mapping
 from tests.paths import ROOT
 
 av = pytest.importorskip("av")
@@ -133,25 +133,10 @@ def test_an_interrupted_export_leaves_nothing(tmp_path: Path, monkeypatch: pytes
     assert [path.name for path in tmp_path.iterdir()] == ["one.hdf5"]
 
 
-OWN_MAPPING = """
-cameras:
-  front: {image: observation.images.front, intrinsics: observation.intrinsics.front,
-    extrinsics: observation.extrinsics.front}
-  wrist: {image: observation.images.wrist, intrinsics: observation.intrinsics.wrist,
-    extrinsics: observation.extrinsics.wrist}
-action: {position: "action[0:3]", rotation: "action[3:7]", rotation_is: quaternion_xyzw, gripper: "action[7] > 0.5",
-  leads_to: next}
-state: {values: observation.state}
-keyframes: {kind: every}
-instruction: {key: task}
-"""
-
-
 def test_data_of_a_simulators_robot_is_of_its_world(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     samples.write(tmp_path / "data" / "train.hdf5", episodes(4))
     exported(tmp_path / "data", tmp_path / "out", "images=png")
-    (tmp_path / "own.yaml").write_text(OWN_MAPPING)
-    words = (f"mapping={tmp_path / 'own.yaml'}", "task=reach_target", "sim=tabletop", "renderer=raycast")
+    words = (exported_mapping(tmp_path, "front", "wrist"), "task=reach_target", "sim=tabletop", "renderer=raycast")
     imported(tmp_path / "out", tmp_path / "back", *words)
     next_command = capsys.readouterr().out.splitlines()[-1]
     assert next_command.startswith("next: ") and "sim=tabletop" in next_command and "sim.workspace" not in next_command
