@@ -13,6 +13,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 from tests import typecheck
+from tests.fixtures.scheduler import pytest_xdist_make_scheduler  # noqa: F401 (a hook)
 from tests.fixtures.xla_flags import xla_flags
 
 os.environ["JAX_PLATFORMS"] = "cpu"
