@@ -135,24 +135,25 @@ def _send_deferred_interrupt() -> None:
 
 
 @contextmanager
-def defer_interrupt() -> Iterator[None]:
-    """Answer a ctrl-C that arrives within the context at its end.
+def defer_signals() -> Iterator[None]:
+    """Answer a ctrl-C or a preemption signal that arrives within the context at its end; also a decorator.
 
-    For C libraries that call Python functions, as HDF5 calls the driver of a file: an exception of the handler would
-    reach the library there, which loses it or turns it into another one.
+    For libraries that lose an exception of the handler or turn it into another one: Hydra and OmegaConf catch whatever
+    a resolver raises, and HDF5 calls the driver of a file from C.
     """
-    handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
-        yield
-        return
+    numbers = (signal.SIGINT, *SIGNALS) if threading.current_thread() is threading.main_thread() else ()
+    handlers = {number: signal.getsignal(number) for number in numbers}
     received: list[tuple[int, FrameType | None]] = []
-    signal.signal(signal.SIGINT, lambda number, frame: received.append((number, frame)))
+    deferred = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in deferred:
+        signal.signal(number, lambda *signalled: received.append(signalled))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
-        if received:
-            handler(*received[0])
+        for number, handler in deferred.items():
+            signal.signal(number, handler)
+        for answered, frame in received:
+            deferred[signal.Signals(answered)](answered, frame)
 
 
 def is_compiling() -> bool:

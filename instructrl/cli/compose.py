@@ -37,12 +37,14 @@ from instructrl.config.kinds import chosen_kinds, registries, specialize
 from instructrl.config.resolve import resolve, resolve_values, with_defaults, without_types
 from instructrl.errors import InputError
 from instructrl.package_files import CONFIG_DIR
+from instructrl.preemption import defer_signals
 
 T = TypeVar("T")
 # In conf/render_size.yaml: the side of rendered images that fits an encoder which resizes to this one, or to none.
 OmegaConf.register_new_resolver("render_size", lambda read: SimConfig.image_size if read is None else read)
 
 
+@defer_signals()
 def compose(config_name: str, schema: type[T], overrides: Sequence[str]) -> T:
     """The configuration that a command gets with these overrides, as plain dataclasses.
 
@@ -127,6 +129,7 @@ def merge(config_name: str, schema: type, overrides: Sequence[str]) -> DictConfi
     return merge_files(config_name, schema, overrides)[0]
 
 
+@defer_signals()
 def merge_files(config_name: str, schema: type, overrides: Sequence[str]) -> tuple[DictConfig, Loaded]:
     """The same, and the files that were composed.
 
@@ -247,6 +250,7 @@ def wrong_value(
     return None
 
 
+@defer_signals()
 def hydra_compose(
     config_name: str, overrides: Sequence[str], schema: type, *, typed: bool = True, of_hydra: bool = False
 ) -> DictConfig:
@@ -279,6 +283,7 @@ def open_schema(schema: type) -> DictConfig:
     )
 
 
+@defer_signals()
 def schema_of(config_name: str, schema: type[T], overrides: Sequence[str]) -> type[T]:
     """The schema with the dataclasses of the kinds that the YAML files and the overrides choose.
 

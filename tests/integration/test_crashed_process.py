@@ -30,7 +30,17 @@ def test_a_crash_fails_one_test_and_the_others_pass(tmp_path: Path, files: tuple
         source = "".join((PASSES if test == "passes" else CRASHES).format(index) for index, test in enumerate(tests))
         (tmp_path / f"test_{name}.py").write_text(source)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "xdist", f"-n{processes}", "--no-loadscope-reorder", "--dist=loadfile"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "xdist",
+        f"-n{processes}",
+        "--no-loadscope-reorder",
+        "--dist=loadfile",
+    ]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environment |= {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100)

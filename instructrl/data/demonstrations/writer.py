@@ -26,7 +26,7 @@ from instructrl.data.demonstrations.schema import (
     stored_fields,
 )
 from instructrl.errors import InputError
-from instructrl.preemption import defer_interrupt
+from instructrl.preemption import defer_signals
 from instructrl.storage.atomic import commit
 from instructrl.storage.paths import BucketPath, StoragePath, staging_path, storage_path, upload_file
 from instructrl.types import Demonstration
@@ -55,7 +55,7 @@ class Writer:
             except OSError as error:
                 raise write_error(self.path, error) from None
             unfinished.callback(self._driver.close)
-            with defer_interrupt():
+            with defer_signals():
                 # The v110 format has checksums for HDF5's own metadata and efficient indexes for resizable data sets.
                 self._file = h5py.File(self._driver, "w", libver=("v110", "v110"))
                 unfinished.callback(self._close_file)
@@ -80,7 +80,7 @@ class Writer:
         )
 
     def _close_file(self) -> None:
-        with defer_interrupt():
+        with defer_signals():
             self._file.close()
 
     def _remove_temporary(self) -> None:
@@ -120,7 +120,7 @@ class Writer:
         Raises:
             InputError: the file system is full.
         """
-        with defer_interrupt():
+        with defer_signals():
             begin = len(self._images)
             self._images.resize(begin + len(demonstration.images), axis=0)
             self._images[begin:] = demonstration.images
@@ -137,7 +137,7 @@ class Writer:
     def _finish(self) -> None:
         if not self._episodes:
             raise InputError(f"{self.path}: no demonstration to write; add at least one")
-        with defer_interrupt():
+        with defer_signals():
             self._write(concatenate(self._episodes))
             self._file.close()
         self._driver.sync()
