@@ -55,6 +55,9 @@ def test_the_page_compares_each_experiment_with_its_baseline(page: Path) -> None
     assert "## Action head" in text and "## History" not in text, "a comparison without others is not shown"
     assert "paper/discrete" in text.split("## Left out")[1] and "no memory" in text
     assert "| demonstrations | 50 | 1,000 |" in text and "| from scratch | 0.175 [" in text
+    assert "pretrained, frozen minus another, in the same scenes:" in text
+    [difference] = [line for line in text.splitlines() if line.startswith("| minus ")]
+    assert difference.startswith("| minus from scratch | +0.450 [") and "| +0.150 [" in difference
 
 
 def test_the_figure_shows_rates_over_the_number_of_demonstrations(page: Path) -> None:
