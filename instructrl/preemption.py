@@ -138,8 +138,8 @@ def _send_deferred_interrupt() -> None:
 def defer_signals() -> Iterator[None]:
     """Answer a ctrl-C or a preemption signal that arrives within the context at its end; also a decorator.
 
-    For libraries that lose an exception of the handler or turn it into another one: Hydra and OmegaConf catch whatever
-    a resolver raises, and HDF5 calls the driver of a file from C.
+    For libraries that lose an exception of the handler or turn it into another one: OmegaConf fails when it restores
+    what it has half changed, and HDF5 calls the driver of a file from C.
     """
     numbers = (signal.SIGINT, *SIGNALS) if threading.current_thread() is threading.main_thread() else ()
     handlers = {number: signal.getsignal(number) for number in numbers}

@@ -1,6 +1,6 @@
 """The page of the method's comparisons, in Markdown, with its figure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def write_page(results: Results, path: Path, *, command: str) -> Path:
     if any(len(one.rates) > 1 for one in series):
         figure = path.with_name(f"{path.stem}-demonstrations.svg")
         write_atomically(figure, draw(series), hint=HINT)
-        sections.append(amounts_section(series, figure.name, differences_to_first(CURVES, results)))
+        sections.append(amounts_section(series, figure.name, results))
     if results.left_out:
         lines = [f"- {run.name}: {run.reason}" for run in results.left_out]
         sections.append("\n".join(["## Left out", "", *lines, ""]))
@@ -72,7 +72,7 @@ def comparison_section(comparison: Comparison, results: Results) -> str:
     return "\n".join([f"## {comparison.title}", "", comparison.question, "", *markdown_table(rows), ""])
 
 
-def amounts_section(series: list[Series], figure: str, differences: Mapping[str, Mapping[int, str]]) -> str:
+def amounts_section(series: list[Series], figure: str, results: Results) -> str:
     """The figure, and the tables of success and of paired differences over the number of demonstrations."""
     counts = sorted({rate.demonstrations for one in series for rate in one.rates})
     head = ["demonstrations", *(f"{count:,}" for count in counts)]
@@ -82,25 +82,15 @@ def amounts_section(series: list[Series], figure: str, differences: Mapping[str,
         rows.append([one.label, *(cells.get(count, "") for count in counts)])
     image = f"![Success over the number of demonstrations]({figure})"
     lines = ["## Amount of demonstrations", "", image, "", *markdown_table(rows), ""]
-    if differences:
-        rows = [head] + [[label, *(cells.get(count, "") for count in counts)] for label, cells in differences.items()]
-        lines += [f"{CURVES[0].label} minus another, in the same scenes:", "", *markdown_table(rows), ""]
-    return "\n".join(lines)
-
-
-def differences_to_first(curves: Sequence[Curve], results: Results) -> dict[str, dict[int, str]]:
-    """The success of the first curve minus that of each other one, by number of demonstrations; evaluated ones only."""
-    first, *others = curves
-    found = {}
+    first, *others = CURVES
+    rows = [head]
     for other in others:
-        cells = {
-            count: difference_text(results, name, other.experiments[count])
-            for count, name in first.experiments.items()
-            if count in other.experiments
-        }
-        if any(cells.values()):
-            found[f"minus {other.label}"] = cells
-    return found
+        differences = [difference_text(results, first.experiments[count], other.experiments[count]) for count in counts]
+        if any(differences):
+            rows.append([f"minus {other.label}", *differences])
+    if len(rows) > 1:
+        lines += [f"{first.label} minus another, in the same scenes:", "", *markdown_table(rows), ""]
+    return "\n".join(lines)
 
 
 def series_of(curve: Curve, results: Results) -> Series:

@@ -1,4 +1,4 @@
-"""When a test takes its process down, all other tests still run, once, and the run ends."""
+"""A test that crashes its process fails alone: all other tests run once, and the run ends."""
 
 import os
 import subprocess
@@ -10,7 +10,8 @@ import pytest
 from tests.paths import ROOT
 
 CONFTEST = "from tests.fixtures.scheduler import pytest_xdist_make_scheduler\n"
-PASSES = "def test_{}(): print('passed')\n"
+OPTIONS = ("-q", "-p", "xdist", "--dist=loadfile", "--no-loadscope-reorder")
+PASSES = "def test_{}(): pass\n"
 CRASHES = "def test_{}(): import os; os._exit(1)\n"
 
 
@@ -30,17 +31,7 @@ def test_a_crash_fails_one_test_and_the_others_pass(tmp_path: Path, files: tuple
         source = "".join((PASSES if test == "passes" else CRASHES).format(index) for index, test in enumerate(tests))
         (tmp_path / f"test_{name}.py").write_text(source)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "xdist",
-        f"-n{processes}",
-        "--no-loadscope-reorder",
-        "--dist=loadfile",
-    ]
+    command = [sys.executable, "-m", "pytest", *OPTIONS, f"-n{processes}"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environment |= {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100)
