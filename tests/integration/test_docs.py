@@ -165,7 +165,8 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     assert all(not cell["outputs"] for cell in notebook["cells"] if cell["cell_type"] == "code"), "clear its outputs"
     (tmp_path / "notebook.py").write_text("\n".join(cells))
     printed = run_example(str(tmp_path / "notebook.py"), cwd=tmp_path)
-    assert re.search(r"^([89]|10) of 10 episodes$", printed, re.MULTILINE), printed
+    obeyed = re.search(r"^(\d+) of 100 episodes$", printed, re.MULTILINE)
+    assert obeyed and int(obeyed[1]) >= 75, printed  # 87 on one machine; others draw and round differently
     results = json.loads((tmp_path / "notebook/outputs/notebook/eval/results.json").read_text())
     assert results["conditions"]["trained"]["episodes"] == 4
     assert (tmp_path / "notebook/outputs/notebook/eval/report.html").is_file()
