@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from instructrl.config.fields import number, pairs, word, word_list
+from instructrl.config.patterns import VARIABLE, VARIABLE_VALUE
 
 LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 OBJECT = r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?"
@@ -12,7 +13,6 @@ PART = r"[A-Za-z0-9][A-Za-z0-9_.:@-]*"
 IMAGE = rf"{PART}(/{PART})*"
 FOLDER = r"(/(?!\.{1,2}(/|$))[A-Za-z0-9_.+-]+)+"
 QUALIFIED = r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?(/[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?"
-VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 
 
 @dataclass
@@ -68,7 +68,7 @@ class KubernetesConfig:
     )
     environment: dict[str, Any] = pairs(
         keys=VARIABLE,
-        pattern=r"(?!true$|false$).*",
+        pattern=VARIABLE_VALUE,
         allowed="variables with texts or numbers",
         help="variables of the jobs, like {NCCL_DEBUG: INFO}",
     )

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from instructrl.config.fields import number, one_of, pairs, setting, word, word_list
+from instructrl.config.patterns import VARIABLE, VARIABLE_VALUE
 
 NAME = r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?"
 ACCELERATORS = rf"{NAME}(:[1-9]\d{{0,2}})?"
@@ -11,7 +12,6 @@ PART = r"[A-Za-z0-9][A-Za-z0-9_.:@-]*"
 INFRA = rf"(\*|[A-Za-z0-9]+)(/(\*|{PART}))*"
 IMAGE = rf"{PART}(/{PART})*"
 MOUNT = rf"/[A-Za-z0-9_.+-]+(/[A-Za-z0-9_.+-]+)*:([a-z][a-z0-9]*://)?{NAME}"
-VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 SECRETS = (
     "WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
@@ -67,7 +67,7 @@ class SkyPilotConfig:
     )
     environment: dict[str, Any] = pairs(
         keys=rf"(?!SKYPILOT_){VARIABLE}",
-        pattern=r"(?!true$|false$).*",
+        pattern=VARIABLE_VALUE,
         allowed="variables, none of SkyPilot's own, with texts or numbers",
         help="variables of the jobs, like {NCCL_DEBUG: INFO}",
     )
