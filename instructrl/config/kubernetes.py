@@ -4,13 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from instructrl.config.fields import number, pairs, word, word_list
-from instructrl.config.patterns import VARIABLE, VARIABLE_VALUE
+from instructrl.config.patterns import IMAGE, VARIABLE, VARIABLE_VALUE
 
 LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 OBJECT = r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?"
 OBJECT_ALLOWED = "lower-case letters, digits, - and ., a letter or a digit first and last"
-PART = r"[A-Za-z0-9][A-Za-z0-9_.:@-]*"
-IMAGE = rf"{PART}(/{PART})*"
 FOLDER = r"(/(?!\.{1,2}(/|$))[A-Za-z0-9_.+-]+)+"
 QUALIFIED = r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?(/[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?"
 

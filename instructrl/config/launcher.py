@@ -24,7 +24,7 @@ from instructrl.config.fields import (
 )
 from instructrl.config.kubernetes import KubernetesConfig
 from instructrl.config.patterns import VARIABLE, VARIABLE_VALUE
-from instructrl.config.skypilot import SkyPilotConfig
+from instructrl.config.skypilot import SECRETS, SkyPilotConfig
 from instructrl.config.yaml_file import read_yaml
 from instructrl.errors import InputError
 
@@ -70,10 +70,7 @@ ADDRESS = rf"({USER}@)?[A-Za-z0-9_][A-Za-z0-9_.-]*(:\d{{1,5}})?"
 SSH_PATH = r"[\w./~][\w./~+@=,:-]*"  # ssh splits its options at spaces, and replaces % and quotes in them
 SSH_PATH_ALLOWED = "the path of a file, of letters, digits and ._/~+@=,:-"
 MOUNTED = r"/[A-Za-z0-9_./+=@-]*"
-CREDENTIALS = (
-    "WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN", "AWS_SHARED_CREDENTIALS_FILE", "GOOGLE_APPLICATION_CREDENTIALS",
-)  # fmt: skip
+CREDENTIALS = (*SECRETS, "AWS_SHARED_CREDENTIALS_FILE", "GOOGLE_APPLICATION_CREDENTIALS")
 HOME_FOLDER = r"(?!.*(^|/)\.{1,2}(/|$))[A-Za-z0-9_.][A-Za-z0-9_.+-]*(/[A-Za-z0-9_.+-]+)*"
 
 

@@ -4,13 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from instructrl.config.fields import number, one_of, pairs, setting, word, word_list
-from instructrl.config.patterns import VARIABLE, VARIABLE_VALUE
+from instructrl.config.patterns import IMAGE, PART, VARIABLE, VARIABLE_VALUE
 
 NAME = r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?"
 ACCELERATORS = rf"{NAME}(:[1-9]\d{{0,2}})?"
-PART = r"[A-Za-z0-9][A-Za-z0-9_.:@-]*"
 INFRA = rf"(\*|[A-Za-z0-9]+)(/(\*|{PART}))*"
-IMAGE = rf"{PART}(/{PART})*"
 MOUNT = rf"/[A-Za-z0-9_.+-]+(/[A-Za-z0-9_.+-]+)*:([a-z][a-z0-9]*://)?{NAME}"
 SECRETS = (
     "WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY",
