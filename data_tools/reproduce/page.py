@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_tools.reproduce.comparisons import COMPARISONS, CURVES, FOLDER, Comparison, Curve
+from data_tools.reproduce.comparisons import AMOUNTS, COMPARISONS, CURVES, FOLDER, Comparison, Curve
 from data_tools.reproduce.figure import Rate, Series, draw
 from data_tools.reproduce.results import Results
 from instructrl.evaluation.report.sections import condition_name
@@ -36,7 +36,7 @@ def write_page(results: Results, path: Path, *, command: str) -> Path:
     if any(len(one.rates) > 1 for one in series):
         figure = path.with_name(f"{path.stem}-demonstrations.svg")
         write_atomically(figure, draw(series), hint=HINT)
-        sections.append(amounts_section(series, figure.name, results))
+        sections.append(amounts_section(figure.name, results))
     if results.left_out:
         lines = [f"- {run.name}: {run.reason}" for run in results.left_out]
         sections.append("\n".join(["## Left out", "", *lines, ""]))
@@ -72,25 +72,33 @@ def comparison_section(comparison: Comparison, results: Results) -> str:
     return "\n".join([f"## {comparison.title}", "", comparison.question, "", *markdown_table(rows), ""])
 
 
-def amounts_section(series: list[Series], figure: str, results: Results) -> str:
-    """The figure, and the tables of success and of paired differences over the number of demonstrations."""
-    counts = sorted({rate.demonstrations for one in series for rate in one.rates})
-    head = ["demonstrations", *(f"{count:,}" for count in counts)]
-    rows = [head]
-    for one in series:
-        cells = {rate.demonstrations: f"{rate.rate:.3f} [{rate.low:.3f}, {rate.high:.3f}]" for rate in one.rates}
-        rows.append([one.label, *(cells.get(count, "") for count in counts)])
+def amounts_section(figure: str, results: Results) -> str:
+    """The figure, and a table over the number of demonstrations for each condition of the evaluation."""
+    evaluated = {name: results.conditions(name) for curve in CURVES for name in curve.experiments.values()}
     image = f"![Success over the number of demonstrations]({figure})"
-    lines = ["## Amount of demonstrations", "", image, "", *markdown_table(rows), ""]
-    first, *others = CURVES
-    rows = [head]
-    for other in others:
-        differences = [difference_text(results, first.experiments[count], other.experiments[count]) for count in counts]
-        if any(differences):
-            rows.append([f"minus {other.label}", *differences])
-    if len(rows) > 1:
-        lines += [f"{first.label} minus another, in the same scenes:", "", *markdown_table(rows), ""]
+    lines = ["## Amount of demonstrations", "", image, ""]
+    for key in dict.fromkeys(key for conditions in evaluated.values() for key in conditions if key != "oracle"):
+        lines += [f"{condition_name(key)}:", "", *markdown_table(amounts_rows(key, results)), ""]
     return "\n".join(lines)
+
+
+def amounts_rows(condition: str, results: Results) -> list[list[str]]:
+    """Success of each curve in a condition, and the paired differences of the first to the others."""
+
+    def cells(curve: Curve) -> list[str]:
+        rates = [results.conditions(curve.experiments[count]).get(condition) for count in counts]
+        return [rate_text(rate, spread=True) if rate else "" for rate in rates]
+
+    counts = [count for count in AMOUNTS if any(results.conditions(curve.experiments[count]) for curve in CURVES)]
+    first, *others = CURVES
+    rows = [["demonstrations", *(f"{count:,}" for count in counts)]]
+    rows += [[curve.label, *cells(curve)] for curve in CURVES if any(cells(curve))]
+    for other in others:
+        pairs = [(first.experiments[count], other.experiments[count]) for count in counts]
+        differences = [difference_text(results, *pair, condition) for pair in pairs]
+        if any(differences):
+            rows.append([f"{first.label}, minus {other.label}", *differences])
+    return rows
 
 
 def series_of(curve: Curve, results: Results) -> Series:
@@ -109,9 +117,9 @@ def rate_text(condition: Mapping[str, Any], *, spread: bool = False) -> str:
     return f"{rate} [{condition['mean_low']:.3f}, {condition['mean_high']:.3f}]" if spread else rate
 
 
-def difference_text(results: Results, name: str, baseline: str) -> str:
+def difference_text(results: Results, name: str, baseline: str, condition: str = HEADLINE) -> str:
     """The paired difference to the baseline, or why there is none."""
-    difference = results.difference(name, baseline)
+    difference = results.difference(name, baseline, condition)
     if difference is None:
         return ""
     return difference.refused if difference.numbers is None else pairs_text(difference.numbers)

@@ -9,6 +9,7 @@ from data_tools.reproduce.comparisons import FOLDER
 from instructrl.evaluation.compare.grouping import over_seeds
 from instructrl.evaluation.compare.pairing import PairedDifference, paired_differences
 from instructrl.evaluation.compare.sweep_runs import Run, load_sweep
+from instructrl.evaluation.results.summary import HEADLINE
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,10 @@ class Results:
         """Success of an experiment in each evaluation condition, over its seeds; empty if it was not evaluated."""
         return over_seeds(self.by_experiment.get(experiment, []))
 
-    def difference(self, experiment: str, baseline: str) -> PairedDifference | None:
-        """Success of an experiment minus that of a baseline in the same scenes; None if one was not evaluated."""
+    def difference(self, experiment: str, baseline: str, condition: str = HEADLINE) -> PairedDifference | None:
+        """Success of an experiment minus that of a baseline in the same scenes; None if one was not evaluated so."""
         groups = [(name, self.by_experiment.get(name, [])) for name in (experiment, baseline)]
-        return next(iter(paired_differences(groups)), None)
+        return next(iter(paired_differences(groups, condition=condition)), None)
 
 
 def load_results(folder: Path) -> Results:

@@ -36,13 +36,18 @@ class PairedDifference:
         return f"paired: {self.first} minus {self.second}: {pairs_text(self.numbers)} ({pairs})"
 
 
-def paired_differences(groups: Sequence[tuple[str, Sequence[Run]]]) -> list[PairedDifference]:
-    """The paired difference of every two settings, each given as its label and its runs; evaluated ones only."""
-    evaluated = [(label, {run.seed: run for run in runs if run.results is not None}) for label, runs in groups]
+def paired_differences(
+    groups: Sequence[tuple[str, Sequence[Run]]], *, condition: str = HEADLINE
+) -> list[PairedDifference]:
+    """The paired difference of every two settings, each given as its label and its runs.
+
+    Only runs that were evaluated in this condition count.
+    """
+    evaluated = [(label, {run.seed: run for run in runs if _evaluated(run, condition)}) for label, runs in groups]
     found = []
     for (first, runs), (second, others) in combinations([group for group in evaluated if group[1]], 2):
         try:
-            numbers = [_compare(runs[seed], others[seed]) for seed in sorted(runs.keys() & others.keys())]
+            numbers = [_compare(runs[seed], others[seed], condition) for seed in sorted(runs.keys() & others.keys())]
             if not numbers:
                 raise InputError(
                     f"{first} has training seeds {_listed(runs)}, {second} has {_listed(others)}, expected one in "
@@ -54,13 +59,17 @@ def paired_differences(groups: Sequence[tuple[str, Sequence[Run]]]) -> list[Pair
     return found
 
 
-def _compare(first: Run, second: Run) -> dict[str, Any]:
+def _evaluated(run: Run, condition: str) -> bool:
+    return run.results is not None and condition in run.results["conditions"]
+
+
+def _compare(first: Run, second: Run, condition: str) -> dict[str, Any]:
     """Compare two runs of the same training seed.
 
     Raises:
         InputError: they were not evaluated in the same scenes.
     """
-    scenes, others = _scenes(first), _scenes(second)
+    scenes, others = _scenes(first, condition), _scenes(second, condition)
     if scenes.keys() != others.keys():
         common = len(scenes.keys() & others.keys())
         raise InputError(
@@ -70,7 +79,7 @@ def _compare(first: Run, second: Run) -> dict[str, Any]:
     return compare_pairs(scenes, others)
 
 
-def _scenes(run: Run) -> dict[str, str]:
+def _scenes(run: Run, condition: str) -> dict[str, str]:
     """The outcomes of a run by task, variation and seed.
 
     Raises:
@@ -81,7 +90,7 @@ def _scenes(run: Run) -> dict[str, str]:
     found = {
         f"{task}/{scene}": outcome
         for task, entry in tasks.items()
-        for scene, outcome in entry["conditions"][HEADLINE].get("scenes", {}).items()
+        for scene, outcome in entry["conditions"].get(condition, {}).get("scenes", {}).items()
     }
     if not found:
         raise InputError(

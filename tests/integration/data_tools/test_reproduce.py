@@ -55,9 +55,10 @@ def test_the_page_compares_each_experiment_with_its_baseline(page: Path) -> None
     assert "## Action head" in text and "## History" not in text, "a comparison without others is not shown"
     assert "paper/discrete" in text.split("## Left out")[1] and "no memory" in text
     assert "| demonstrations | 50 | 1,000 |" in text and "| from scratch | 0.175 [" in text
-    assert "pretrained, frozen minus another, in the same scenes:" in text
-    [difference] = [line for line in text.splitlines() if line.startswith("| minus ")]
-    assert difference.startswith("| minus from scratch | +0.450 [") and "| +0.150 [" in difference
+    trained, without = [line for line in text.splitlines() if line.startswith("| pretrained, frozen, minus ")]
+    assert trained.startswith("| pretrained, frozen, minus from scratch | +0.450 [") and "| +0.150 [" in trained
+    assert without.startswith("| pretrained, frozen, minus from scratch | +0.000 ["), "each condition in its scenes"
+    assert text.index("Training instructions:") < text.index(trained) < text.index("No instruction:")
 
 
 def test_the_figure_shows_rates_over_the_number_of_demonstrations(page: Path) -> None:
