@@ -110,12 +110,16 @@ def convert_rlbench(
         depth=config.depth,
         workspace=workspace_of(config),
         collisions=config.actions == COLLISIONS,
+        intermediate_frames=config.intermediate_frames,
     )
+    origin = {"simulator": "rlbench", "expert": "waypoints, stored demonstrations", "keyframes": str(rule)}
+    if config.intermediate_frames is not None:
+        origin["intermediate_frames"] = str(config.intermediate_frames)
     with stopwatch(f"comparing {len(episodes)} episodes of {task}"):
         copies = identical_files(episodes, config.cameras)
     found = TaskEpisodes(
         candidates([episode for episode in episodes if episode not in copies], options, below=folder),
-        {"simulator": "rlbench", "expert": "waypoints, stored demonstrations", "keyframes": str(rule)},
+        origin,
         {episode_name(copy, folder): episode_name(other, folder) for copy, other in copies.items()},
         [one for beside in held_out_folders(folder) for one in candidates(find_episodes(beside), options)],
     )

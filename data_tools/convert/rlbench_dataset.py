@@ -23,7 +23,7 @@ from data_tools.convert.skip_report import Converted, SkippedError, SkipReason
 from data_tools.convert.stored_images import StoredView, decode_depth, list_images, read_image, read_view
 from instructrl.errors import InputError
 from instructrl.plausibility import check_gripper_poses
-from instructrl.sim.keyframes import keyframe_actions
+from instructrl.sim.keyframes import kept_frames, keyframe_actions
 from instructrl.sim.rlbench.stored_episodes import DEMONSTRATION, VARIATION_FOLDER, EpisodeFolder, find_episodes
 from instructrl.sim.rlbench.views import MAX_STEPS, depths, matrices, observed, state
 from instructrl.types import Demonstration
@@ -45,6 +45,7 @@ class ConversionOptions:
     depth: bool = False  # decode and check depth images (the format has no field for them)
     workspace: Workspace = RLBENCH_WORKSPACE
     collisions: bool = False  # actions have a ninth number, PerAct's collision flag
+    intermediate_frames: int | None = None  # keep also every n-th frame between keyframes
 
 
 def find_task_folders(src: Path) -> list[Path]:
@@ -99,9 +100,9 @@ def demonstration(episode: EpisodeFolder, options: ConversionOptions, *, seed: i
     rule = options.rule
     chosen = rule.find(opened, joint_velocities(frames) if rule.needs_velocities else None)
     actions = keyframe_actions(poses, opened, chosen, ignore_collisions=collision_flags(frames, options))
-    kept = [0, *chosen.tolist()]
+    kept, keyframes = kept_frames(chosen, every=options.intermediate_frames)
     paths = image_paths(episode.folder, options.cameras)
-    check_images(paths, kept, len(frames))
+    check_images(paths, kept.tolist(), len(frames))
     images, intrinsics, extrinsics, notes = [], [], [], set[str]()
     for number in kept:
         views = [read_view(paths[name][number], crop=options.crop) for name in options.cameras]
@@ -113,12 +114,15 @@ def demonstration(episode: EpisodeFolder, options: ConversionOptions, *, seed: i
         notes |= {note for _, note in fitted if note}
         if options.depth:
             check_depth(episode.folder, number, frames[number], options.cameras, views)
+    passed = np.searchsorted(chosen, kept, side="right")  # keyframes up to each frame
     made = Demonstration(
         images=np.stack(images),
-        state=np.stack([state(frames[one], min(-1 + 2 * t / MAX_STEPS, 1.0)) for t, one in enumerate(kept)]),
+        state=np.stack(
+            [state(frames[one], min(-1 + 2 * t / MAX_STEPS, 1.0)) for t, one in zip(passed, kept, strict=True)]
+        ),
         intrinsics=np.stack(intrinsics),
         extrinsics=np.stack(extrinsics),
-        keyframes=np.arange(1, len(kept), dtype=np.int64),
+        keyframes=keyframes,
         actions=actions,
         instructions=instructions,
         variation=variation,

@@ -60,6 +60,9 @@ class ConvertConfig:
     stop_rest: float | None = number(
         None, low=0, high=1, help="fraction of a slow motion's top speed that is rest; keyframes=default; null: 0.1"
     )
+    intermediate_frames: int | None = number(
+        None, low=1, high=1000, help="keep also every n-th frame between keyframes; rlbench only; null: none"
+    )
     actions: str = one_of(
         KEYFRAME,
         COLLISIONS,
@@ -86,8 +89,12 @@ def parse(argv: list[str]) -> ConvertConfig:
     workspace_of(config)
     rule = rule_of(config)
     changed = config.crop or config.depth or config.image_size is not None or rule != KeyframeRule()
+    changed = changed or config.intermediate_frames is not None
+    if config.intermediate_frames is not None and config.keyframes == "every":
+        found = config.intermediate_frames
+        raise InputError(f"intermediate_frames: found {found}; allowed: null with keyframes=every, which keeps all")
     if config.kind == "windows" and (changed or config.actions != KEYFRAME):
-        keys = "image_size, keyframes, stop_*, actions, crop, depth"
+        keys = "image_size, keyframes, stop_*, intermediate_frames, actions, crop, depth"
         raise InputError(f"{keys}: allowed only with kind=rlbench; leave them out")
     return config
 

@@ -11,7 +11,7 @@ from data_tools.exchange.episodes import Episode
 from data_tools.exchange.mapping import ROTATIONS, Mapping, parse_key, robot_model, selected_cameras
 from instructrl.actions import canonical_quaternion, quaternion_from_euler
 from instructrl.errors import InputError
-from instructrl.sim.keyframes import STEP_SECONDS, find_keyframes, path_keyframes, velocities
+from instructrl.sim.keyframes import STEP_SECONDS, find_keyframes, kept_frames, path_keyframes, velocities
 from instructrl.sim.rlbench.views import MAX_STEPS
 from instructrl.types import Demonstration
 
@@ -19,7 +19,7 @@ from instructrl.types import Demonstration
 def demonstration(
     load: Callable[[int], Episode], mapping: Mapping, size: int, index: int, *, seed: int
 ) -> Demonstration:
-    """Convert one third-party episode: its first step and its keyframes.
+    """Convert one third-party episode: its first step, its keyframes, and what else the mapping keeps.
 
     Raises:
         SkippedError: a part of it cannot be used. InputError: its numbers are invalid.
@@ -28,8 +28,9 @@ def demonstration(
     if episode.steps < 2:
         raise SkippedError(SkipReason.FRAMES, f"found {episode.steps} steps, expected at least 2")
     instructions = instructions_of(episode, mapping)
-    steps = np.concatenate([[0], keyframes(episode, mapping)])
-    actions = np.stack([action(episode, mapping, int(step)) for step in steps[1:]])
+    chosen = keyframes(episode, mapping)
+    steps, positions = kept_frames(chosen, every=mapping.keyframes.intermediate_frames)
+    actions = np.stack([action(episode, mapping, int(step)) for step in chosen])
     views = [
         [camera_view(episode, mapping, name, int(step), size) for name in selected_cameras(mapping)] for step in steps
     ]
@@ -40,12 +41,15 @@ def demonstration(
         if not (number >= 0 and number == int(number)):
             raise SkippedError(SkipReason.VARIATION, f"found {number:g}, expected 0, 1, 2 ...")
         variation = int(number)
+    passed = np.searchsorted(chosen, steps, side="right")  # keyframes up to each step
     return Demonstration(
         images=images,
-        state=np.stack([state(episode, mapping, int(step), position) for position, step in enumerate(steps)]),
+        state=np.stack(
+            [state(episode, mapping, int(step), int(count)) for step, count in zip(steps, passed, strict=True)]
+        ),
         intrinsics=intrinsics.astype(np.float32),
         extrinsics=extrinsics.astype(np.float32),
-        keyframes=np.arange(1, len(steps), dtype=np.int64),
+        keyframes=positions,
         actions=actions,
         instructions=instructions,
         variation=variation,
@@ -151,8 +155,8 @@ def quaternion(numbers: np.ndarray, form: str) -> np.ndarray:
     return canonical_quaternion(numbers if form == "quaternion_xyzw" else np.roll(numbers, -1))
 
 
-def state(episode: Episode, mapping: Mapping, step: int, index: int) -> np.ndarray:
-    """State float32 [S] at a step, the `index`-th that is kept."""
+def state(episode: Episode, mapping: Mapping, step: int, passed: int) -> np.ndarray:
+    """State float32 [S] at a step, which is the keyframe number `passed`, or on the way from it to the next."""
     spec = mapping.state
     if spec.values is not None:
         values = check_count("state.values", parse_key("state.values", spec.values).at(episode, step), len(spec.names))
@@ -163,7 +167,7 @@ def state(episode: Episode, mapping: Mapping, step: int, index: int) -> np.ndarr
         fingers = np.repeat(fingers, 2) if len(fingers) == 1 else check_count("state.fingers", fingers, 2)
     else:
         fingers = np.repeat(opened * (spec.finger_opening or 0.0), 2)
-    return np.concatenate([opened, fingers, [min(-1 + 2 * index / MAX_STEPS, 1.0)]], dtype=np.float32)
+    return np.concatenate([opened, fingers, [min(-1 + 2 * passed / MAX_STEPS, 1.0)]], dtype=np.float32)
 
 
 def camera_view(episode: Episode, mapping: Mapping, name: str, step: int, size: int) -> tuple[np.ndarray, ...]:

@@ -1,7 +1,9 @@
 """Import of third-party episodes through a mapping, whatever their format."""
 
+import hashlib
+import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -51,6 +53,8 @@ def import_foreign(
     provenance = {"simulator": "unknown", "expert": f"unknown, {source.format} data set {source.name} {source.version}"}
     has_matrices = next(iter(selected_cameras(mapping).values())).intrinsics is not None
     provenance |= {} if has_matrices else {"cameras": "unknown"}
+    content = json.dumps(asdict(mapping), sort_keys=True)  # another mapping makes another file
+    provenance["mapping"] = hashlib.sha256(content.encode()).hexdigest()[:16]
     written = []
     for target_split, source_name in splits.items():
         load, count = partial(reader.load, source_name), source.splits[source_name]

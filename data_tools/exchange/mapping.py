@@ -111,6 +111,9 @@ class Keyframes:
     )
     joint_positions: str | None = setting(None, help="joint positions, rad, instead of velocities")
     seconds: float | None = number(None, above=0, high=10, help="time step, with joint_positions")
+    intermediate_frames: int | None = number(
+        None, low=1, high=1000, help="keep also every n-th step between keyframes; null: none"
+    )
 
 
 @dataclass
@@ -275,6 +278,8 @@ def check_mapping(mapping: Mapping) -> None:
         raise InputError("keyframes: tolerance goes with kind=path, and kind=path with it")
     if (frames.kind == "marked") != (frames.marked is not None):
         raise InputError("keyframes: marked goes with kind=marked, and kind=marked with it")
+    if frames.kind == "every" and frames.intermediate_frames is not None:
+        raise InputError("keyframes: kind=every has no steps between keyframes; leave intermediate_frames out")
     if speeds != (frames.kind == "stops") or (frames.joint_positions is None) != (frames.seconds is None):
         raise InputError("keyframes: kind=stops takes joint_velocities, or joint_positions with seconds")
 

@@ -15,7 +15,6 @@ from instructrl.data.demonstrations.world import check_world
 from instructrl.errors import InputError
 from instructrl.sim import EpisodeStart, working_renderer
 from instructrl.storage.paths import StoragePath, storage_path
-from instructrl.types import KEYFRAME
 
 FIRST_SEED = {"train": 0, "val": 1_000_000_000}  # those of evaluation start at 2_000_000_000
 ATTEMPTS = 100  # number of seeds reserved for each episode
@@ -55,7 +54,7 @@ class Split:
 def demonstration_paths(task: TaskConfig, sim: SimConfig, data: DataConfig) -> dict[str, StoragePath]:
     """Paths of the splits train and val of one task: a pure function of the settings."""
     suffix = "" if task.variations is None else "-variations" + "+".join(format_ranges(sorted(task.variations)))
-    suffix += "" if sim.actions == KEYFRAME else f"-{sim.actions}"
+    suffix += sim.recording
     folder = storage_path(data.dir, data) / sim.kind / f"{task.name}{suffix}-{sim.image_size}px-{'+'.join(sim.cameras)}"
     return {split: folder / f"{split}.hdf5" for split in FIRST_SEED}
 

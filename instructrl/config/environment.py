@@ -105,6 +105,7 @@ class SimConfig:
     fragile: ClassVar[bool] = False  # may crash on its own, so each episode is saved at once
     environment: ClassVar[str] = ""  # virtual environment beside the code that has the simulator, made by a make target
     locates_objects: ClassVar[bool] = False  # gives the positions of objects in its images
+    records_intermediate_frames: ClassVar[bool] = False  # follows the setting `intermediate_frames`
     usual_renderer: ClassVar[str] = ""  # of data that do not say who drew them; empty: the first of `renderer`'s words
 
     name: str = setting(help="label of the simulator")
@@ -113,6 +114,9 @@ class SimConfig:
     workspace: list[float] = setting(help="bounds of positions in metres")
     state: list[str] = setting(help="numbers of the state")
     actions: str = actions_field(KEYFRAME)
+    intermediate_frames: int | None = number(
+        None, low=1, high=1000, help="tenths of a second between frames recorded on the way to keyframes; null: none"
+    )
     image_size: int = number(128, low=16, high=1024, help="side of the square camera images in pixels")
     renderer: str = setting("auto", help="renderer; auto: the best one available")
     workers: int | None = number(None, low=1, high=1024, help="simulator processes; null: one per CPU core")
@@ -142,6 +146,12 @@ class SimConfig:
             InputError: `workspace` is no box.
         """
         return Workspace.from_numbers(self.workspace, key="sim.workspace")
+
+    @property
+    def recording(self) -> str:
+        """What is recorded instead of keyframes or beside them, at the end of a task's name in paths."""
+        actions = "" if self.actions == KEYFRAME else f"-{self.actions}"
+        return actions if self.intermediate_frames is None else f"{actions}-every{self.intermediate_frames}"
 
     def choices(self, key: str) -> tuple[str, ...]:
         """The words that `cameras` or `renderer` may have; empty if it says of none."""
@@ -211,6 +221,14 @@ class CollectConfig:
             "train": self.episodes or self.task.episodes,
             "val": self.val_episodes or self.task.val_episodes,
         }
+
+
+def check_recording(sim: SimConfig) -> None:
+    """Raise InputError if the simulator does not record the frames between keyframes that it should."""
+    if sim.intermediate_frames is None or (sim.records_intermediate_frames and sim.actions != DENSE):
+        return
+    reason = "sim.actions=dense, which records all" if sim.records_intermediate_frames else f"sim={sim.kind}"
+    raise InputError(f"sim.intermediate_frames: found {sim.intermediate_frames}; allowed: null with {reason}")
 
 
 def check_task(task: TaskConfig, sim: SimConfig) -> None:

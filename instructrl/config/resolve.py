@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from instructrl.config.composition import check_mappings, explain
-from instructrl.config.environment import CollectConfig, check_task, task_names
+from instructrl.config.environment import CollectConfig, check_recording, check_task, task_names
 from instructrl.config.evaluation import EvalConfig, effective_protocol
 from instructrl.config.fields import (
     MAX_NAME_BYTES,
@@ -175,6 +175,7 @@ def check_groups(config: Any) -> None:
         for name in config.task.tasks or ():  # also those of another package's simulator: each has files of its name
             check_name(name, key="task.tasks")
         check_task(config.task, config.sim)
+        check_recording(config.sim)
         _ = config.sim.bounds  # six numbers of a box
     if isinstance(config, CollectConfig):
         episodes = sum(config.counts.values()) * len(task_names(config.task))

@@ -32,6 +32,7 @@ class TabletopConfig(SimConfig):
 
     implementation: ClassVar[str] = "instructrl.sim.tabletop.env:Tabletop"
     locates_objects: ClassVar[bool] = True
+    records_intermediate_frames: ClassVar[bool] = True
 
     name: str = setting("tabletop", help="label of the simulator")
     kind: str = kind_of(SIMULATORS, default="tabletop", help=SIMULATOR_HELP)
@@ -56,6 +57,7 @@ class MetaWorldConfig(SimConfig):
 
     implementation: ClassVar[str] = "instructrl.sim.metaworld.env:MetaWorld"
     environment: ClassVar[str] = ".venv-metaworld"
+    records_intermediate_frames: ClassVar[bool] = True
 
     name: str = setting("metaworld", help="label of the simulator")
     kind: str = kind_of(SIMULATORS, default="metaworld", help=SIMULATOR_HELP)

@@ -138,6 +138,9 @@ class TrainingConfig:
     image_shift: int = number(
         0, low=0, high=256, help="pixels by which images are shifted at random, with their camera matrices; 0: none"
     )
+    intermediate_share: float = number(
+        0.0, low=0, high=1, help="share of steps observed on the way to their keyframe, in data that has frames there"
+    )
     validate_every: int = number(
         1, low=1, high=MAX_EPOCHS, help="epochs between validations; each also saves a checkpoint"
     )
@@ -393,6 +396,9 @@ def check_objective(config: TrainConfig) -> None:
                 )
         check_actions(config.head, config.sim)
         check_image_shift(config)
+        share = config.training.intermediate_share
+        if share and config.sim.actions == DENSE:
+            raise InputError(f"training.intermediate_share: found {share:g}; allowed: 0 with sim.actions=dense")
         return
     encoder, training = config.encoder, config.training
     if not encoder.masks_patches:
@@ -409,6 +415,7 @@ def check_objective(config: TrainConfig) -> None:
         ("training.token_dropout", training.token_dropout, None),
         ("training.max_instructions", training.max_instructions, None),
         ("training.image_shift", training.image_shift, 0),
+        ("training.intermediate_share", training.intermediate_share, 0),
         ("training.rollout_every", training.rollout_every, 0),
     )
     for key, found, wanted in unwanted:

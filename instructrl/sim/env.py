@@ -85,22 +85,26 @@ def replay(
     instructions: tuple[str, ...],
     variation: int,
     seed: int,
+    between: Callable[[], Sequence[Observation]] = tuple,
 ) -> tuple[Demonstration, Outcome | None]:
-    """Execute actions [T A] until one ends the episode; records the first frame and one after each action."""
-    frames, outcome = [first], None
+    """Execute actions [T A] until one ends the episode; records the first frame and one after each action.
+
+    `between` returns what the latest action observed on its way, which is recorded too.
+    """
+    frames, keyframes, outcome = [first], list[int](), None
     for action in actions:
         frame, outcome = step(action)
-        frames.append(frame)
+        frames += [*between(), frame]
+        keyframes.append(len(frames) - 1)
         if outcome is not None:
             break
-    executed = len(frames) - 1
     demonstration = Demonstration(
         images=np.stack([frame.images for frame in frames]),
         state=np.stack([frame.state for frame in frames]),
         intrinsics=np.stack([frame.intrinsics for frame in frames]),
         extrinsics=np.stack([frame.extrinsics for frame in frames]),
-        keyframes=np.arange(1, executed + 1, dtype=np.int64),
-        actions=np.asarray(actions)[:executed],
+        keyframes=np.array(keyframes, np.int64),
+        actions=np.asarray(actions)[: len(keyframes)],
         instructions=instructions,
         variation=variation,
         seed=seed,

@@ -120,6 +120,21 @@ def path_keyframes(positions: np.ndarray, gripper_open: np.ndarray, *, tolerance
     return np.array(sorted(found_frames - {0}), np.int64)
 
 
+def kept_frames(keyframes: np.ndarray, *, every: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Frame indices int64 [N] to keep of a dense demonstration, and the keyframes' positions int64 [T] among them.
+
+    The first frame and the `keyframes` [T]; with `every` also each frame that many after the keyframe before it, if it
+    is at least half as many before the next one. The action to the next keyframe is right at all of them.
+    """
+    ends = keyframes.tolist()
+    found = {0, *ends}
+    if every is not None:
+        for begin, end in pairwise([0, *ends]):
+            found |= {frame for frame in range(begin + every, end, every) if 2 * (end - frame) >= every}
+    frames = np.array(sorted(found), np.int64)
+    return frames, np.searchsorted(frames, keyframes)
+
+
 def keyframe_actions(
     gripper_poses: np.ndarray,
     gripper_open: np.ndarray,

@@ -604,10 +604,10 @@ def test_reading_computing_and_writing_happen_at_once(
     encoding, reading, computing = threading.Event(), threading.Event(), threading.Event()
 
     class Episodes(DemonstrationDataset):
-        def episode(self, number: int) -> Any:
+        def view_images(self, episode: int) -> np.ndarray:
             if encoding.wait(0.5):  # slow enough that all is not read before the first batch is encoded
                 reading.set()
-            return super().episode(number)
+            return super().view_images(episode)
 
     def encode(*inputs: np.ndarray) -> Features:
         if encoding.is_set():
@@ -661,10 +661,14 @@ def test_shared_by_threads_and_pickled(path: Path, tokenizer: Tokenizer) -> None
 def caches(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> tuple[Path, dict[Any, FeatureCache]]:
     path = demonstrations(tmp_path_factory.mktemp("loader") / "train.hdf5")
     return path, {
-        (kind, sentences): ensure(path, tokenizer, sizes, joint, max_instructions=sentences)[0]
+        (kind, sentences, intermediate): ensure(
+            path, tokenizer, sizes, joint, max_instructions=sentences,
+            episodes=DemonstrationDataset(path, intermediate=intermediate),
+        )[0]
         for kind, (sizes, joint) in enumerate(KINDS)
         for sentences in (None, 1, 2)
-    }
+        for intermediate in (False, True)
+    }  # fmt: skip
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -675,15 +679,19 @@ def caches(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> tu
     seed=st.integers(0, 2**31 - 1),
     step=st.integers(0, 40),
     shuffle=st.booleans(),
+    share=st.sampled_from([0.0, 0.5, 1.0]),
+    window=st.sampled_from([None, 2]),
 )
 def test_a_cached_batch_is_the_live_one_with_features_for_images(
     caches: tuple[Path, dict], tokenizer: Tokenizer, kind: int, sentences: int | None, batch_size: int, seed: int,
-    step: int, shuffle: bool,
+    step: int, shuffle: bool, share: float, window: int | None,
 ) -> None:  # fmt: skip
-    path, cache = caches[0], caches[1][kind, sentences]
-    options = {"batch_size": batch_size, "seed": seed, "steps": 5, "shuffle": shuffle, "max_instructions": sentences}
-    live = Loader([DemonstrationDataset(path)], tokenizer, **options).batch(step)
-    loader = pickle.loads(pickle.dumps(Loader([DemonstrationDataset(path)], tokenizer, features=[cache], **options)))
+    path, cache = caches[0], caches[1][kind, sentences, share > 0]
+    episodes = DemonstrationDataset(path, intermediate=share > 0)
+    options = {"batch_size": batch_size, "seed": seed, "steps": 5, "shuffle": shuffle, "max_instructions": sentences,
+               "intermediate_share": share, "window": window}  # fmt: skip
+    live = Loader([episodes], tokenizer, **options).batch(step)
+    loader = pickle.loads(pickle.dumps(Loader([episodes], tokenizer, features=[cache], **options)))
     loader.files[0].episodes._images = lambda *_: pytest.fail("an image was read")
     cached = loader.batch(step)
     check_batch(cached, loader.sizes)

@@ -186,7 +186,8 @@ def demonstration_files(config: TrainConfig, folder: Path) -> dict[str, list[Pat
             header = Header(task, split, cameras, size, HEADER.provenance, config.sim.bounds, tuple(config.sim.state))
             paths.append(folder / f"{split}-{task}-{size}-{'-'.join(cameras)}.hdf5")
             if not paths[-1].exists():
-                write(paths[-1], [demonstration(20 * number + seed, header=header) for seed in range(10)], header)
+                seeds = range(20 * number, 20 * number + 10)
+                write(paths[-1], [demonstration(seed, between=3, header=header) for seed in seeds], header)
     return files
 
 
@@ -804,6 +805,7 @@ TRAIN_PROBES: dict[str, Probe] = {
     "hardware.profile": ("[1,3]", monitored, ()),
     "sim.cameras": ("[wrist]", batches, DATA),
     "sim.image_size": ("64", batches, DATA),
+    "sim.intermediate_frames": ("5", collected, ()),
     "sim.kind": ("rlbench", collected, ()),
     "sim.workspace": ("[0,0,0,1,1,1]", collected, ()),
     "sim.state": ("[height,angle]", collected, ()),
@@ -820,6 +822,7 @@ TRAIN_PROBES: dict[str, Probe] = {
     "training.epochs": ("5", loop, LOOP),
     "training.batch_size": ("3", batches, DATA),
     "training.token_dropout": ("0.3", train_step, AGENT),
+    "training.intermediate_share": ("0.5", batches, DATA),
     "training.image_shift": ("3", train_step, (*AGENT, "head=spatial")),
     "training.max_instructions": ("1", batches, DATA),
     "training.validate_every": ("2", loop, LOOP),

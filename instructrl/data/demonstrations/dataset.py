@@ -43,10 +43,19 @@ class DemonstrationDataset:
         header: task, split, cameras, image size and provenance.
         lengths: steps, one for each action, of each episode, int64.
         steps: those of the longest episode.
+        view_counts: frames that may be observed, of each episode, int64.
     """
 
-    def __init__(self, path: str | StoragePath, limit: int | None = None, *, task: str | None = None) -> None:
-        """Read everything but pixels; `limit` selects the first episodes only, `task` is the expected task.
+    def __init__(
+        self, path: str | StoragePath, limit: int | None = None, *, task: str | None = None, intermediate: bool = False
+    ) -> None:
+        """Read everything but pixels.
+
+        Args:
+            path: the file.
+            limit: selects the first episodes only.
+            task: the expected task.
+            intermediate: frames on the way to a keyframe may be observed too, not only those where actions are taken.
 
         Raises:
             InputError: the file is missing, damaged, too small, or of another format version or task.
@@ -64,6 +73,10 @@ class DemonstrationDataset:
         before = np.roll(self.contents.keyframe, 1)
         before[self.contents.first_keyframe] = 0
         self._decision_frames = before + np.repeat(self.contents.first_frame, self.contents.keyframes)
+        self._between = self.contents.keyframe - before - 1
+        self._intermediate = intermediate
+        last_keyframes = self.contents.keyframe[self.contents.first_keyframe + self.contents.keyframes - 1]
+        self.view_counts = last_keyframes[: self._length] if intermediate else self.lengths
         self._verified = np.zeros(len(self.contents.state), bool)
         self._lock, self._opened = threading.Lock(), ExitStack()
         self._file: h5py.File | None = None
@@ -139,26 +152,47 @@ class DemonstrationDataset:
         first = self.contents.first_keyframe[episode]
         return self._decision_frames[first : first + self.lengths[episode]]
 
+    def frames_between(self, episode: int) -> np.ndarray:
+        """Return how many frames there are on the way of each of an episode's actions [T]."""
+        first = self.contents.first_keyframe[episode]
+        return self._between[first : first + self.lengths[episode]]
+
+    def views(self, episode: int) -> np.ndarray:
+        """Return the frame numbers, within the file, that may be observed in an episode, increasing."""
+        if not self._intermediate:
+            return self.frames(episode)
+        first = self.contents.first_frame[episode]
+        return np.arange(first, first + self.view_counts[episode])
+
+    def view_images(self, episode: int) -> np.ndarray:
+        """Return the pixels of an episode's views [V,K,H,W,3], uint8."""
+        return self._images(self.views(episode), None)
+
     def episode(
-        self, episode: int, *, steps: slice = slice(None), out: np.ndarray | None = None, pixels: bool = True
+        self,
+        episode: int,
+        *,
+        steps: slice = slice(None),
+        frames: np.ndarray | None = None,
+        out: np.ndarray | None = None,
+        pixels: bool = True,
     ) -> EpisodeSteps:
         """Return the steps of an episode in [0, len).
 
         Args:
             episode: its number.
             steps: which of its steps; all by default.
+            frames: frame numbers [T] that are observed, increasing; by default those at which the actions are taken.
             out: gets the pixels, `out[:T]` [>=T,K,H,W,3].
             pixels: False: read no pixels.
         """
         contents, actions = self.contents, self.actions(episode)[steps]
-        decision_frames = self.frames(episode)[steps]
+        frames = self.frames(episode)[steps] if frames is None else frames
         return EpisodeSteps(
-            images=self._images(decision_frames, out)
-            if pixels
-            else np.empty((0, *image_field(self.header).shape), np.uint8),
-            state=contents.state[decision_frames],
-            intrinsics=contents.intrinsics[decision_frames],
-            extrinsics=contents.extrinsics[decision_frames],
+            images=self._images(frames, out) if pixels else np.empty((0, *image_field(self.header).shape), np.uint8),
+            state=contents.state[frames],
+            intrinsics=contents.intrinsics[frames],
+            extrinsics=contents.extrinsics[frames],
             actions=actions,
             instructions=self.instructions(episode),
             variation=int(contents.variation[episode]),

@@ -2,8 +2,8 @@
 
     <file's stem>.features/<first 16 digits of the key>/
         index.json                   everything that determines the features, and the key, its SHA-256
-        pooled.bin  patches.bin      a row for each (episode, step), or, if the encoder reads image and instruction
-                                     jointly, for each (episode, instruction, step); patches only if the head needs them
+        pooled.bin  patches.bin      a row for each (episode, view), or, if the encoder reads image and instruction
+                                     jointly, for each (episode, instruction, view); patches only if the head needs them
         text.bin                     a row for each distinct instruction; only if instructions are encoded separately
         *.crc32                      see `rows`
 
@@ -48,7 +48,7 @@ class FeatureCache:
     Attributes:
         folder: local folder of the files.
         sizes: sizes and dtype of a row.
-        layout: rows by episode, instruction and step.
+        layout: rows by episode, instruction and view.
     """
 
     def __init__(self, folder: Path, layout: RowLayout, sizes: FeatureSizes) -> None:
@@ -62,20 +62,27 @@ class FeatureCache:
             self.rows["text"] = RowFile(folder / "text.bin", layout.texts, (sizes.text,), dtype)
         self._maps: dict[str, np.ndarray] | None = None
 
-    def read(self, episode: int, choice: int, *, out: Features, steps: slice = slice(None)) -> None:
-        """Write the features of an episode's steps, with its instruction number `choice`, into a sequence of a batch.
+    def read(self, episode: int, choice: int, *, out: Features, views: np.ndarray | None = None) -> None:
+        """Write the features of an episode, with its instruction number `choice`, into a sequence of a batch.
 
-        `out`: pooled [>=T,K,F], text [G] and, if present, patches [>=T,K,P,D]; entries beyond T are unchanged.
+        Args:
+            episode: its number.
+            choice: number of its instruction.
+            out: pooled [>=T,K,F], text [G] and, if present, patches [>=T,K,P,D]; entries beyond T are unchanged.
+            views: which of its views [T], increasing; all by default.
 
         Raises:
             InputError: the files no longer exist.
         """
         maps, rows = self._mapped(), self.layout.rows(episode, choice)
-        views = range(rows.start, rows.stop)[steps]
-        length = len(views)
-        out.pooled[:length] = maps["pooled"][views.start : views.stop]
+        chosen: slice | np.ndarray = rows
+        if views is not None:
+            first, last = rows.start + int(views[0]), rows.start + int(views[-1])
+            chosen = slice(first, last + 1) if last - first == len(views) - 1 else rows.start + views
+        length = rows.stop - rows.start if views is None else len(views)
+        out.pooled[:length] = maps["pooled"][chosen]
         if "patches" in maps and out.patches is not None:
-            out.patches[:length] = maps["patches"][views.start : views.stop]
+            out.patches[:length] = maps["patches"][chosen]
         if "text" in maps:
             out.text[:] = maps["text"][self.layout.instructions.row(episode, choice)]
 

@@ -212,8 +212,8 @@ class InputReader:
         images = np.empty(self.shape, np.uint8)
         for row, item in enumerate(items):
             if item < self.layout.views:
-                episode, _, step = self.layout.view(item)
-                images[row] = self._episode_images(episode)[step]
+                episode, _, view = self.layout.view(item)
+                images[row] = self._episode_images(episode)[view]
             else:
                 images[row] = 0
         chosen = [self.layout.instruction(item) for item in items]
@@ -222,7 +222,7 @@ class InputReader:
     def _episode_images(self, episode: int) -> np.ndarray:
         """Return the images of an episode; the last ones are cached for its other instructions and the next batch."""
         if episode != self._episode:
-            self._images = self.episodes.episode(episode).images
+            self._images = self.episodes.view_images(episode)
             self._episode = episode
         return self._images
 
@@ -271,8 +271,8 @@ class FeatureWriter:
         if name == "text":
             where = repr(self.layout.instructions.distinct[row])
         else:
-            episode, choice, step = self.layout.view(row)
-            where = f"episode {episode}, step {step}"
+            episode, choice, view = self.layout.view(row)
+            where = f"episode {episode}, step {view}"
             if self.layout.joint:
                 where += f", {self.layout.instructions.distinct[self.layout.instructions.row(episode, choice)]!r}"
         raise RunError(

@@ -33,7 +33,7 @@ def index_content(
             "split": episodes.header.split,
             "episodes": len(episodes),
             "digest": episodes.digest(),
-            "steps": digest(episodes.lengths, *(episodes.frames(index) for index in range(len(episodes)))),
+            "steps": digest(episodes.view_counts, *(episodes.views(index) for index in range(len(episodes)))),
             "cameras": list(episodes.cameras),
             "image_size": episodes.image_size,
         },

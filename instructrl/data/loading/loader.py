@@ -47,6 +47,8 @@ class Loader:
     """Batches of sequences from one or several files, each with one of its episode's instructions.
 
     A sequence is a whole episode or, with a `window`, one of its steps after as many of those before it as there are.
+    A step is observed where its action was taken or, in a share of cases, on the way to the next keyframe, to which
+    the same action leads.
 
     Attributes:
         sizes: the sizes that determine the shapes of a batch.
@@ -68,6 +70,7 @@ class Loader:
         max_instructions: int | None = None,
         features: Sequence[FeatureCache] | None = None,
         weights: Sequence[float] | None = None,
+        intermediate_share: float = 0.0,
         shard: tuple[int, int] = (0, 1),
     ) -> None:
         """Prepare files, sampler and shapes.
@@ -85,6 +88,7 @@ class Loader:
             features: a cache for each file, of the same episodes and instructions; batches then have features instead
                 of images, no pixels are read, and all else is equal.
             weights: mixture weight of each file, see `Sampler`.
+            intermediate_share: probability with which a step is observed on the way, if its file has frames there.
             shard: (index, count): this process's part of each batch; the concatenated parts are the batch.
 
         Raises:
@@ -105,7 +109,10 @@ class Loader:
             raise InputError(f"{longest.path}: an episode of {needed} steps does not fit into {steps}; allow more")
         texts = [InstructionTable(episodes, tokenizer, limit=max_instructions) for episodes in files]
         caches: Sequence[FeatureCache | None] = [None] * len(files) if features is None else features
-        self.files = [LoaderSource(*parts, window=window) for parts in zip(files, texts, caches, strict=True)]
+        self.files = [
+            LoaderSource(*parts, window=window, intermediate_share=intermediate_share)
+            for parts in zip(files, texts, caches, strict=True)
+        ]
         counts = [len(source) for source in self.files]
         self.sampler = Sampler(counts, seed=seed, shuffle=shuffle, weights=weights)
         self.steps_per_epoch = -(-self.sampler.length // batch_size)
@@ -138,7 +145,7 @@ class Loader:
             self.files[file].fill(batch, row, sequence, draw=draw)
             views, text = self.files[file].feature_rows(sequence, draw=draw)
             first_view, first_text = self._first_rows[file]
-            rows.views[row, : len(views)] = first_view + np.arange(views.start, views.stop)
+            rows.views[row, : len(views)] = first_view + views
             rows.texts[row] = -1 if text is None else first_text + text
         return batch, rows
 
@@ -187,12 +194,14 @@ class LoaderSource:
         features: FeatureCache | None,
         *,
         window: int | None,
+        intermediate_share: float = 0.0,
     ) -> None:
-        """Raise ValueError for features of other episodes or instructions; `window` as for `Loader`."""
+        """Raise ValueError for features of other episodes or instructions; other arguments as for `Loader`."""
         if features is not None and not features.layout.matches(episodes, instructions):
             raise ValueError(f"{features.folder}: features of other episodes or instructions than {episodes.path}")
         self.episodes, self.instructions, self.features = episodes, instructions, features
         self._window, self._ends = window, np.cumsum(episodes.lengths)
+        self._intermediate_share = intermediate_share
 
     def __len__(self) -> int:
         return len(self.episodes) if self._window is None else int(self._ends[-1])
@@ -205,24 +214,40 @@ class LoaderSource:
         stop = sequence + 1 - int(self._ends[episode] - self.episodes.lengths[episode])
         return episode, slice(max(0, stop - self._window), stop)
 
-    def feature_rows(self, sequence: int, *, draw: int) -> tuple[range, int | None]:
-        """Return the rows of a sequence in the cache of this file: of views, and of its text if there is one."""
-        assert self.features is not None
+    def observed_frames(self, sequence: int, *, draw: int) -> np.ndarray:
+        """Return the numbers [T], within the file, of the frames that are observed in a sequence."""
         episode, chosen = self.locate(sequence)
+        frames = self.episodes.frames(episode)[chosen]
+        if not self._intermediate_share:
+            return frames
+        between = self.episodes.frames_between(episode)[chosen]
+        uniform = (np.random.Philox(key=draw).random_raw(2 * len(frames)) >> np.uint64(11)) * 2.0**-53
+        on_the_way = (uniform[::2] < self._intermediate_share) & (between > 0)
+        return frames + on_the_way * (1 + (uniform[1::2] * between).astype(np.int64))
+
+    def feature_rows(self, sequence: int, *, draw: int) -> tuple[np.ndarray, int | None]:
+        """Return the rows of a sequence in the cache of this file: of views [T], and of its text if there is one."""
+        assert self.features is not None
+        episode, _ = self.locate(sequence)
         choice, layout = draw % int(self.instructions.counts[episode]), self.features.layout
-        rows = layout.rows(episode, choice)
+        views = self._observed_views(episode, self.observed_frames(sequence, draw=draw))
         text = layout.instructions.row(episode, choice) if layout.texts else None
-        return range(rows.start, rows.stop)[chosen], text
+        return layout.rows(episode, choice).start + views, text
+
+    def _observed_views(self, episode: int, frames: np.ndarray) -> np.ndarray:
+        """Return which of an episode's views these frames are [T]."""
+        return np.searchsorted(self.episodes.views(episode), frames)
 
     def fill(self, batch: Batch, row: int, sequence: int, *, draw: int) -> None:
         """Write a sequence of this file into one row, with the instruction that `draw` selects."""
         episode, chosen = self.locate(sequence)
         choice = draw % int(self.instructions.counts[episode])
         pixels = None if batch.images is None else batch.images[row]
-        steps = self.episodes.episode(episode, steps=chosen, pixels=pixels is not None, out=pixels)
+        frames = self.observed_frames(sequence, draw=draw)
+        steps = self.episodes.episode(episode, steps=chosen, frames=frames, pixels=pixels is not None, out=pixels)
         if self.features is not None and batch.features is not None:
             parts = Features(*(None if part is None else part[row] for part in batch.features))
-            self.features.read(episode, choice, out=parts, steps=chosen)
+            self.features.read(episode, choice, out=parts, views=self._observed_views(episode, frames))
         length = len(steps.actions)
         for key in ("state", "intrinsics", "extrinsics", "actions"):
             getattr(batch, key)[row, :length] = getattr(steps, key)

@@ -14,9 +14,10 @@ from instructrl.config.simulators import METAWORLD_CAMERAS, MetaWorldConfig
 from instructrl.errors import InputError
 from instructrl.sim.camera_names import camera_names
 from instructrl.sim.env import EpisodeLimits, EpisodeStart, Outcome, Step, StepCounter, replay
+from instructrl.sim.intermediate import observed_between
 from instructrl.sim.metaworld.expert import NO_ACTIONS, candidates, expert_path
 from instructrl.sim.metaworld.library import STEP_SECONDS, TASKS, Scene, versions
-from instructrl.sim.metaworld.motion import Motion
+from instructrl.sim.metaworld.motion import DENSE_STEPS, Motion
 from instructrl.sim.metaworld.sentences import held_out_sentences, sentences
 from instructrl.sim.metaworld.views import Views
 from instructrl.sim.rendering import working_backend
@@ -31,8 +32,18 @@ class MetaWorld:
 
     variations, max_steps = 1, MAX_KEYFRAMES
 
-    def __init__(self, task: str, *, cameras: str | Sequence[str], image_size: int, renderer: str):
+    def __init__(
+        self,
+        task: str,
+        *,
+        cameras: str | Sequence[str],
+        image_size: int,
+        renderer: str,
+        intermediate_frames: int | None = None,
+    ):
         """Build a task's scene. `renderer` is "egl" or "osmesa".
+
+        A demonstration records frames on the way to a keyframe every `intermediate_frames` dense actions.
 
         Raises:
             InputError: an unknown task or camera.
@@ -41,6 +52,7 @@ class MetaWorld:
         self._name, self._renderer = task, renderer
         self._scene = Scene(task)
         self._motion = Motion(self._scene)
+        self._interval = intermediate_frames and intermediate_frames * DENSE_STEPS
         self._views = Views(self._scene.model, camera_names(cameras, METAWORLD_CAMERAS), image_size)
         self.limits, self._instruction = EpisodeLimits(), ""
         self._counter = StepCounter(self.limits, max_steps=self.max_steps)
@@ -53,7 +65,13 @@ class MetaWorld:
 
         renderer = cls.available_renderer(config.renderer)
         kind = DenseMetaWorld if config.actions == DENSE else cls
-        return kind(task, cameras=config.cameras, image_size=config.image_size, renderer=renderer)
+        return kind(
+            task,
+            cameras=config.cameras,
+            image_size=config.image_size,
+            renderer=renderer,
+            intermediate_frames=config.intermediate_frames,
+        )
 
     @classmethod
     def available_renderer(cls, requested: str) -> str:
@@ -119,14 +137,17 @@ class MetaWorld:
         keyframes succeeds, the last ones that were tried and their outcome.
         """
         actions = self._expert(start)
-        demonstration, outcome = replay(
-            self.reset(start),
-            self.step,
-            actions,
-            instructions=self.instructions(start.variation),
-            variation=start.variation,
-            seed=start.seed,
-        )
+        first = self.reset(start)
+        with observed_between(self._motion, self._interval, self.observe) as between:
+            demonstration, outcome = replay(
+                first,
+                self.step,
+                actions,
+                instructions=self.instructions(start.variation),
+                variation=start.variation,
+                seed=start.seed,
+                between=between,
+            )
         return demonstration, outcome or (Outcome.TIME_LIMIT if len(actions) else Outcome.EXPERT_FAILURE)
 
     def film(self, start: EpisodeStart, actions: np.ndarray, *, size: int) -> np.ndarray:

@@ -12,11 +12,12 @@ from instructrl.actions import check_action, turn_about_approach
 from instructrl.errors import InputError
 from instructrl.sim.camera_names import camera_names
 from instructrl.sim.env import EpisodeLimits, EpisodeStart, Outcome, Step, StepCounter, replay
+from instructrl.sim.intermediate import observed_between
 from instructrl.sim.mujoco.cameras import extrinsics, intrinsics
 from instructrl.sim.rendering import available_renderer, opengl_backend
 from instructrl.sim.tabletop.motion import Motion, MotionResult
 from instructrl.sim.tabletop.render import Renderer, View, make_renderer
-from instructrl.sim.tabletop.scene import CAMERAS, FILM_CAMERA
+from instructrl.sim.tabletop.scene import CAMERAS, FILM_CAMERA, TIMESTEP
 from instructrl.sim.tabletop.task import load_task
 from instructrl.sim.tabletop.things import GripperState, SceneObject, find_scene_objects
 from instructrl.sim.tabletop.world import World
@@ -35,8 +36,18 @@ class Tabletop:
 
     workspace = RLBENCH_WORKSPACE
 
-    def __init__(self, task: str, *, cameras: str | Sequence[str], image_size: int, renderer: str):
+    def __init__(
+        self,
+        task: str,
+        *,
+        cameras: str | Sequence[str],
+        image_size: int,
+        renderer: str,
+        intermediate_frames: int | None = None,
+    ):
         """Compile the task's world. `renderer` is "opengl" or "raycast".
+
+        A demonstration records frames on the way to a keyframe every `intermediate_frames` tenths of a second.
 
         Raises:
             InputError: an unknown task or camera.
@@ -48,6 +59,7 @@ class Tabletop:
             self._task.bodies(), graspable=self._task.graspable, joint_thresholds=self._task.joint_thresholds
         )
         self._motion = Motion(self._world)
+        self._interval = intermediate_frames and intermediate_frames * round(_FRAME_SECONDS / TIMESTEP)
         model = self._world.model
         self._cameras = [model.camera(name).id for name in self.cameras]
         self._intrinsics = np.stack([intrinsics(model, camera, image_size) for camera in self._cameras])
@@ -70,7 +82,13 @@ class Tabletop:
 
         renderer = cls.available_renderer(config.renderer)
         kind = DenseTabletop if config.actions == DENSE else cls
-        return kind(task, cameras=config.cameras, image_size=config.image_size, renderer=renderer)
+        return kind(
+            task,
+            cameras=config.cameras,
+            image_size=config.image_size,
+            renderer=renderer,
+            intermediate_frames=config.intermediate_frames,
+        )
 
     @classmethod
     def available_renderer(cls, requested: str) -> str:
@@ -105,22 +123,41 @@ class Tabletop:
 
     def observe(self) -> Observation:
         """The observation of the current state."""
+        return self._observe(self._world.data)
+
+    def _observe_on_the_way(self) -> Observation:
+        """The observation between two time steps, in which the world's own poses are those before the last one."""
+        self._world.copy_pose(self._shown)
+        return self._observe(self._shown)
+
+    def _observe(self, data: mujoco.MjData) -> Observation:
+        """The observation of the current state, whose poses `data` has."""
         world = self._world
         time = min(-1.0 + 2.0 * self._counter.steps / self.max_steps, 1.0)  # a protocol may allow more keyframes
         return Observation(
-            images=np.stack([self._renderer.draw(world.data, camera) for camera in self._cameras]),
-            state=np.array([world.opened(), *world.data.qpos[world.fingers], time], np.float32),
+            images=np.stack([self._renderer.draw(data, camera) for camera in self._cameras]),
+            state=np.array([world.opened(), *data.qpos[world.fingers], time], np.float32),
             intrinsics=self._intrinsics,
-            extrinsics=np.stack([extrinsics(world.data, camera) for camera in self._cameras]),
+            extrinsics=np.stack([extrinsics(data, camera) for camera in self._cameras]),
             instruction=self._instruction,
         )
 
     def demonstrate(self, start: EpisodeStart) -> tuple[Demonstration, Outcome]:
-        """Run the expert from a new initial state; records one frame at the start and one after every action."""
+        """Run the expert from a new initial state; records one frame at the start and one after every action.
+
+        And with `intermediate_frames` those on the way.
+        """
         first, goal = self.reset(start), self._goal
-        demonstration, outcome = replay(
-            first, self.step, self._expert(), instructions=self.instructions(goal), variation=goal, seed=start.seed
-        )
+        with observed_between(self._motion, self._interval, self._observe_on_the_way) as between:
+            demonstration, outcome = replay(
+                first,
+                self.step,
+                self._expert(),
+                instructions=self.instructions(goal),
+                variation=goal,
+                seed=start.seed,
+                between=between,
+            )
         return demonstration, outcome or Outcome.TIME_LIMIT
 
     def expert_steps(self, start: EpisodeStart) -> Iterator[None]:

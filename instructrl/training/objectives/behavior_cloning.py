@@ -63,13 +63,10 @@ def open_demonstrations(
             settings, or with keyframes outside the workspace.
     """
     with ExitStack() as stack:
-        limits = {"train": config.task.episodes, "val": config.task.val_episodes}
-        splits = DemonstrationSplits(
-            **{
-                split: [stack.enter_context(DemonstrationDataset(path, limit=limits[split])) for path in data[split]]
-                for split in DemonstrationSplits._fields
-            }
-        )
+        share = config.training.intermediate_share
+        train = [DemonstrationDataset(path, config.task.episodes, intermediate=share > 0) for path in data["train"]]
+        val = [DemonstrationDataset(path, config.task.val_episodes) for path in data["val"]]
+        splits = DemonstrationSplits(*([stack.enter_context(one) for one in files] for files in (train, val)))
         check_alike([*splits.train, *splits.val])
         for dataset in (*splits.train, *splits.val):
             sim = config.sim
@@ -78,7 +75,19 @@ def open_demonstrations(
             line = check_inside(dataset, clip=config.data.outside_workspace == "clip")
             if line and is_leader():
                 print(line, flush=True)
+        if share:
+            check_intermediate(share, splits.train)
         yield splits
+
+
+def check_intermediate(share: float, files: Sequence[DemonstrationDataset]) -> None:
+    """Raise InputError if steps are to be observed on the way to keyframes and a file has no frames there."""
+    for one in files:
+        if not any(one.frames_between(episode).any() for episode in range(len(one))):
+            raise InputError(
+                f"training.intermediate_share: found {share:g}, but {one.path} has no frames between keyframes; "
+                "collect with sim.intermediate_frames=5, convert with intermediate_frames=5, or set it to 0"
+            )
 
 
 def without_unknown_cameras(head: HeadConfig, splits: DemonstrationSplits) -> HeadConfig:
@@ -272,7 +281,12 @@ def make_loaders(
     )
     count = len(splits.train)
     train_features = None if caches is None else caches[:count]
-    train = make_loader(splits.train, features=train_features, weights=config.task.weights)
+    train = make_loader(
+        splits.train,
+        features=train_features,
+        weights=config.task.weights,
+        intermediate_share=config.training.intermediate_share,
+    )
     val = {}
     for index, (task, dataset) in enumerate(zip(task_names(config.task), splits.val, strict=True), count):
         features = None if caches is None else [caches[index]]

@@ -57,6 +57,17 @@ def test_scenes_follow_from_the_seed_whatever_was_played_before(sim: MetaWorldCo
                 np.testing.assert_array_equal(value, getattr(played, name))
 
 
+def test_frames_on_the_way_to_keyframes_change_nothing_else(sim: MetaWorldConfig, drawer: Workers) -> None:
+    plain, _ = asked(drawer, "demonstrate", SEEDS[0])
+    with started(replace(sim, intermediate_frames=2), TASK) as workers:
+        more, outcome = asked(workers, "demonstrate", SEEDS[0])
+    assert outcome is Outcome.SUCCESS and len(more.images) >= 2 * len(plain.images)
+    kept = [0, *more.keyframes]
+    for name in ("images", "state", "intrinsics", "extrinsics"):
+        np.testing.assert_array_equal(getattr(more, name)[kept], getattr(plain, name))
+    np.testing.assert_array_equal(more.actions, plain.actions)
+
+
 def test_keyframes_of_an_expert_are_few_and_lead_to_success(sim: MetaWorldConfig, drawer: Workers) -> None:
     played, outcome = asked(drawer, "demonstrate", SEEDS[0])
     assert outcome is Outcome.SUCCESS and len(played.actions) <= 8

@@ -48,6 +48,16 @@ TWO_PROCESSES = ("hardware.coordinator=host:1", "hardware.num_processes=2", "har
         (["encoder=m3ae_b16", "training.image_shift=4"], "training.image_shift: found 4; allowed: 0 with cached feat"),
         (["head=regression", "training.image_shift=4"], "training.image_shift: found 4; allowed: 0 with head.kind="),
         (["sim.image_size=96", "training.image_shift=96"], "training.image_shift: found 96; allowed: less than sim.im"),
+        (["training.intermediate_share=2"], "training.intermediate_share: found 2.0; allowed: a number at least 0 and"),
+        (["sim=rlbench", "sim.intermediate_frames=5"], "sim.intermediate_frames: found 5; allowed: null with sim=rlb"),
+        (
+            ["experiment=dense", "sim.intermediate_frames=5"],
+            "sim.intermediate_frames: found 5; allowed: null with sim.actions=dense, which records all",
+        ),
+        (
+            ["experiment=dense", "training.intermediate_share=0.5"],
+            "training.intermediate_share: found 0.5; allowed: 0 with sim.actions=dense",
+        ),
         (["training.image_shift=-1"], "training.image_shift: found -1; allowed: an integer at least 0 and at most 256"),
         (["encoder.patch_size=6"], "encoder.patch_size: found 6; allowed: a multiple of 4"),
         (["sim.image_size=100"], "sim.image_size: found 100; allowed: a multiple of encoder.patch_size=8"),

@@ -63,6 +63,21 @@ def test_an_episode_of_the_original_layout_is_kept_as_it_is(tmp_path: Path, prot
         episodes.verify()
 
 
+def test_frames_between_keyframes_are_kept_at_will(tmp_path: Path) -> None:
+    src = stored.original(tmp_path / "close_jar", variations=1, episodes=1)
+    converted(src, tmp_path / "plain.hdf5", "split=train")
+    converted(src, tmp_path / "more.hdf5", "split=train", "intermediate_frames=2")
+    with DemonstrationDataset(tmp_path / "plain.hdf5") as plain, DemonstrationDataset(tmp_path / "more.hdf5") as more:
+        found, kept = more.demonstration(0), [0, 2, 4, 6, 8, 10, 12]
+        assert found.keyframes.tolist() == [3, 6] and more.provenance["intermediate_frames"] == "2"
+        for place, frame in enumerate(kept):
+            np.testing.assert_array_equal(found.images[place, 0], stored.colours(0, frame, 0, 16))
+            np.testing.assert_allclose(found.extrinsics[place, 0, :3, 3], [0, frame, 1.5])
+        np.testing.assert_allclose(found.state[:, 3], [-1, -1, -1, -0.92, -0.92, -0.92, -0.84], rtol=1e-6)
+        for one, other in zip(plain.episode(0), more.episode(0), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
 def test_peracts_layout_says_of_each_episode_what_it_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     src = stored.peract(tmp_path / "close_jar")
     converted(src, tmp_path / "data")
@@ -504,7 +519,12 @@ def test_depth_is_decoded_and_checked_where_asked_and_not_kept(
         (["kind=windows", "src=nowhere", "out=x"], "src: found nowhere, which is not a file"),
         (["kind=windows", "src=README.md", "out=x"], "README.md: cannot be opened as HDF5"),
         (["kind=windows", "src=x", "out=x", "depth=true"], "allowed only with kind=rlbench"),
-        (["kind=windows", "src=x", "out=x", "keyframes=peract"], "stop_*, actions, crop, depth: allowed only with"),
+        (["kind=windows", "src=x", "out=x", "keyframes=peract"], "stop_*, intermediate_frames, actions, crop, depth: "),
+        (["kind=windows", "src=x", "out=x", "intermediate_frames=2"], "allowed only with kind=rlbench"),
+        (
+            ["kind=rlbench", "src=x", "out=x", "keyframes=every", "intermediate_frames=2"],
+            "intermediate_frames: found 2; allowed: null with keyframes=every, which keeps all",
+        ),
         (["kind=windows", "src=x", "out=x", "actions=keyframe_collisions"], "allowed only with kind=rlbench"),
         (
             ["kind=rlbench", "src=x", "out=x", "actions=dense"],

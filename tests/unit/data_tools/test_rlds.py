@@ -397,6 +397,37 @@ def test_every_form_of_a_rotation_is_the_same_rotation(form: str) -> None:
         assert found[3] >= 0 and (Rotation.from_quat(found) * turn.inv()).magnitude() < 1e-6
 
 
+def test_steps_between_keyframes_are_kept_at_will(tmp_path: Path) -> None:
+    src = third_party.dataset(tmp_path / "others", {"train": [third_party.episode(2)]}, kind="array_record")
+    spec = "kind: stops, joint_positions: steps/observation/joints, seconds: 0.1"
+    imported(src, tmp_path / "plain.hdf5", mapping(tmp_path))
+    imported(src, tmp_path / "more.hdf5", mapping(tmp_path, (spec, f"{spec}, intermediate_frames: 1")))
+    with DemonstrationDataset(tmp_path / "plain.hdf5") as plain, DemonstrationDataset(tmp_path / "more.hdf5") as more:
+        for one, other in zip(plain.episode(0), more.episode(0), strict=True):
+            np.testing.assert_array_equal(one, other)
+        found = more.demonstration(0)
+        assert len(found.images) == found.keyframes[-1] + 1 == 9, "every step"
+        for step in range(9):
+            np.testing.assert_array_equal(found.images[step, 0], third_party.pixels(2, step, 0))
+    with pytest.raises(InputError, match="kind=every has no steps between keyframes; leave intermediate_frames out"):
+        every = mapping(tmp_path, (spec, "kind: every, intermediate_frames: 1"))
+        imported(src, tmp_path / "no.hdf5", every)
+
+
+def test_another_mapping_does_not_pass_for_a_conversion_that_was_done_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    src = third_party.dataset(tmp_path / "others", {"train": [third_party.episode(2)]}, kind="array_record")
+    spec = "kind: stops, joint_positions: steps/observation/joints, seconds: 0.1"
+    imported(src, tmp_path / "one.hdf5", mapping(tmp_path))
+    before = (tmp_path / "one.hdf5").read_bytes()
+    imported(src, tmp_path / "one.hdf5", mapping(tmp_path))
+    assert "exists already, 1 episodes" in capsys.readouterr().out
+    with pytest.raises(InputError, match="found another file; choose another out=, or add overwrite=true"):
+        imported(src, tmp_path / "one.hdf5", mapping(tmp_path, (spec, "kind: every")))
+    assert (tmp_path / "one.hdf5").read_bytes() == before
+
+
 def test_states_and_sentences_come_from_the_keys_that_are_named(tmp_path: Path) -> None:
     src = third_party.dataset(tmp_path / "others", {"train": [third_party.episode(2)]}, kind="array_record")
     state = 'state: {gripper: "steps/observation/pose[7] > 0.02", finger_opening: 0.04}'

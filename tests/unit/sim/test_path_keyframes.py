@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from instructrl.errors import InputError
-from instructrl.sim.keyframes import path_keyframes
+from instructrl.sim.keyframes import kept_frames, path_keyframes
 
 
 def walk(*corners: tuple[float, float, float], steps: int = 10) -> np.ndarray:
@@ -58,3 +58,12 @@ def test_other_arrays_are_refused_in_one_line(positions: np.ndarray, opened: np.
     with pytest.raises(InputError, match="leave it out") as raised:
         path_keyframes(positions, opened, tolerance=0.01)
     assert "\n" not in str(raised.value)
+
+
+def test_frames_that_are_kept_between_keyframes_are_evenly_after_the_one_before() -> None:
+    frames, places = kept_frames(np.array([10, 11, 30]), every=4)
+    assert frames.tolist() == [0, 4, 8, 10, 11, 15, 19, 23, 27, 30] and frames[places].tolist() == [10, 11, 30]
+    frames, places = kept_frames(np.array([5, 13]), every=4)
+    assert frames.tolist() == [0, 5, 9, 13], "the frame right before a keyframe looks like it"
+    frames, places = kept_frames(np.array([10, 11, 30]), every=None)
+    assert frames.tolist() == [0, 10, 11, 30] and places.tolist() == [1, 2, 3]

@@ -390,3 +390,41 @@ def test_windows_end_at_every_step_once_and_bring_the_actions_that_follow(path: 
                 assert batch.chunk_mask[row, place].tolist() == [1.0] * len(left) + [0.0] * (3 - len(left))
         assert {len(numbers) for _, numbers in loader.episodes_in_batch(number)} <= {batch.step_mask.any(1).sum()}
     assert sorted(ends) == sorted(steps.values())
+
+
+def test_steps_are_observed_on_the_way_to_their_keyframe_in_a_share_of_cases(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    path = write(
+        tmp_path / "file.hdf5", [demonstration(seed, steps=1 + seed % 3, between=seed % 4) for seed in range(12)]
+    )
+    episodes = DemonstrationDataset(path, intermediate=True)
+    numbers = {episodes.actions(number).tobytes(): number for number in range(len(episodes))}
+
+    def observed(share: float, window: int | None = None) -> list[list[tuple[int, int]]]:
+        """How many frames each step of some epochs was observed after its action was taken, of how many there are."""
+        options = {"batch_size": 5, "seed": 1, "window": window, "intermediate_share": share}
+        loader, found = Loader([episodes], tokenizer, **options), []
+        again = Loader([DemonstrationDataset(path, intermediate=True)], tokenizer, **options)
+        for step in range(40):
+            batch = loader.batch(step)
+            assert_same(batch, again.batch(step))
+            for row, length in enumerate(batch.step_mask.sum(1).astype(int)):
+                if not length or (window and batch.actions[row, :length].tobytes() not in numbers):
+                    continue
+                number = numbers[batch.actions[row, :length].tobytes()]
+                whole = episodes.demonstration(number)
+                places = [int(np.flatnonzero((whole.state == one).all(1))[0]) for one in batch.state[row, :length]]
+                np.testing.assert_array_equal(batch.images[row, :length], whole.images[places])
+                np.testing.assert_array_equal(batch.extrinsics[row, :length], whole.extrinsics[places])
+                taken = np.array([0, *whole.keyframes[:-1]])
+                found.append(list(zip(np.array(places) - taken, whole.keyframes - taken - 1, strict=True)))
+        return found
+
+    assert all(after == 0 for row in observed(0.0) for after, _ in row)
+    always = [one for row in observed(1.0) for one in row]
+    assert all(1 <= after <= count if count else after == 0 for after, count in always)
+    assert {after for after, count in always if count == 3} == {1, 2, 3}
+    for window in (None, 3):
+        mixed = [after > 0 for row in observed(0.3, window) for after, count in row if count]
+        assert len(mixed) > 100 and abs(np.mean(mixed) - 0.3) < 0.12
