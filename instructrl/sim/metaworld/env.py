@@ -17,7 +17,7 @@ from instructrl.sim.env import EpisodeLimits, EpisodeStart, Outcome, Step, StepC
 from instructrl.sim.intermediate import observed_between
 from instructrl.sim.metaworld.expert import NO_ACTIONS, candidates, expert_path
 from instructrl.sim.metaworld.library import STEP_SECONDS, TASKS, Scene, versions
-from instructrl.sim.metaworld.motion import DENSE_STEPS, Motion
+from instructrl.sim.metaworld.motion import Motion
 from instructrl.sim.metaworld.sentences import held_out_sentences, sentences
 from instructrl.sim.metaworld.views import Views
 from instructrl.sim.rendering import working_backend
@@ -43,7 +43,7 @@ class MetaWorld:
     ):
         """Build a task's scene. `renderer` is "egl" or "osmesa".
 
-        A demonstration records frames on the way to a keyframe every `intermediate_frames` dense actions.
+        A demonstration records frames on the way to a keyframe every `intermediate_frames` tenths of a second.
 
         Raises:
             InputError: an unknown task or camera.
@@ -52,7 +52,7 @@ class MetaWorld:
         self._name, self._renderer = task, renderer
         self._scene = Scene(task)
         self._motion = Motion(self._scene)
-        self._interval = intermediate_frames and intermediate_frames * DENSE_STEPS
+        self._interval = intermediate_frames and intermediate_frames * FILM_STEPS
         self._views = Views(self._scene.model, camera_names(cameras, METAWORLD_CAMERAS), image_size)
         self.limits, self._instruction = EpisodeLimits(), ""
         self._counter = StepCounter(self.limits, max_steps=self.max_steps)
