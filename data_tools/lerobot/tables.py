@@ -2,12 +2,13 @@
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
@@ -85,16 +86,43 @@ def column_values(path: Path, key: str, column: pa.ChunkedArray, feature: Featur
     """
     if feature.dtype == "string":
         return column.to_pylist()
-    flat = column.combine_chunks()
-    while not pa.types.is_primitive(flat.type) and hasattr(flat, "flatten") and not flat.null_count:
+    found = f"{path}: {key}: found"
+    flat, sizes = column.combine_chunks(), list[int]()
+    while is_list(flat.type) and not flat.null_count:
+        lengths = np.unique(pc.list_value_length(flat).to_numpy(zero_copy_only=False))
+        if len(lengths) > 1:  # whose numbers would move to the rows beside them
+            rows = " and ".join(map(str, lengths[[0, -1]]))
+            raise InputError(f"{found} rows of {rows} numbers, expected {feature} in each; copy it again")
+        sizes += lengths.tolist()
         flat = flat.flatten()
-    if flat.null_count or not (pa.types.is_primitive(flat.type) or pa.types.is_boolean(flat.type)):
-        raise InputError(f"{path}: {key}: found {column.type} or gaps, expected {feature}; copy it again")
+    if flat.null_count:
+        raise InputError(f"{found} {column.type} with gaps, expected {feature}; copy it again")
+    if not is_kind(flat.type, feature.dtype):  # a fraction would be cut off, and an integer is not what was recorded
+        raise InputError(f"{found} {column.type}, expected {feature}; copy it again")
+    if len(sizes) > 1 and without_ones(sizes) != without_ones(feature.shape):
+        raise InputError(f"{found} rows of {' x '.join(map(str, sizes))} numbers, expected {feature}; copy it again")
     values = flat.to_numpy(zero_copy_only=False)
     try:
         return values.reshape(len(column), *feature.shape)
     except ValueError:
-        raise InputError(f"{path}: {key}: found {values.size} numbers, expected {feature} in each row") from None
+        raise InputError(f"{found} {values.size} numbers, expected {feature} in each row") from None
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Return True if the values of a column are lists."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def is_kind(kind: pa.DataType, dtype: str) -> bool:
+    """Return True if a column holds numbers as a feature's type says: flags, integers or fractions, of any width."""
+    if dtype == "bool":
+        return bool(pa.types.is_boolean(kind))
+    return bool(pa.types.is_floating(kind) if dtype.startswith("float") else pa.types.is_integer(kind))
+
+
+def without_ones(shape: Iterable[int]) -> list[int]:
+    """A shape without the axes of a single number, which some writers leave out."""
+    return [size for size in shape if size != 1]
 
 
 class ImageReader:

@@ -292,6 +292,13 @@ def column(name: str, value: Any) -> Callable[[Any], Any]:
     )
 
 
+def replaced(name: str, change: Callable[[list[Any]], list[Any]]) -> Callable[[Any], Any]:
+    """Replace the values of a column of a table, whose type follows from the new ones."""
+    return lambda rows: rows.set_column(
+        rows.column_names.index(name), name, pa.array(change(rows.column(name).to_pylist()))
+    )
+
+
 DATA, EPISODES = "data/chunk-000/file-000.parquet", "meta/episodes/chunk-000/file-000.parquet"
 VIDEO = "videos/observation.images.front/chunk-000/file-000.mp4"
 
@@ -335,6 +342,39 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     "other numbers": (
         table(DATA, lambda rows: rows.set_column(rows.column_names.index("action"), "action", pa.array([[1.0]] * 36))),
         "action: found 36 numbers, expected 288",
+    ),
+    "rows of unequal length": (
+        table(DATA, replaced("action", lambda rows: [[*rows[0], 0.0], rows[1][:7], *rows[2:]])),
+        "action: found rows of 7 and 9 numbers, expected 8 float32",
+    ),
+    "a value of another shape": (
+        lambda src: (
+            info(lambda given: given["features"]["action"].update(shape=[2, 4]))(src),
+            table(DATA, replaced("action", lambda rows: [[row[:2], row[2:4], row[4:6], row[6:]] for row in rows]))(src),
+        ),
+        "action: found rows of 4 x 2 numbers, expected 2x4 float32",
+    ),
+    "parts of a value": (
+        lambda src: (
+            info(lambda given: given["features"]["action"].update(shape=[2]))(src),
+            table(DATA, replaced("action", lambda rows: [{"x": row[0], "y": row[1]} for row in rows]))(src),
+        ),
+        "action: found struct<x: double, y: double>",
+    ),
+    "fractions for integers": (
+        table(DATA, replaced("task_index", lambda rows: [0.7] * len(rows))),
+        "task_index: found double, expected 1 int64",
+    ),
+    "integers for fractions": (
+        table(DATA, replaced("action", lambda rows: [[int(one) for one in row] for row in rows])),
+        "action: found list<element: int64>, expected 8 float32",
+    ),
+    "integers for flags": (
+        lambda src: (
+            info(lambda given: given["features"]["action"].update(dtype="bool"))(src),
+            table(DATA, replaced("action", lambda rows: [[int(one) for one in row] for row in rows]))(src),
+        ),
+        "action: found list<element: int64>, expected 8 bool",
     ),
     "wrong lengths": (table(EPISODES, column("length", 13)), "found 36 rows, but the lengths of its episodes add"),
     "huge length": (table(EPISODES, column("length", 1 << 39)), "but the lengths of its episodes add"),
