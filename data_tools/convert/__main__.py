@@ -126,7 +126,7 @@ def convert_rlbench(
     written = write(config, task, size, found, workers)
     if config.depth:
         print("depth: decoded and checked at all keyframes; not stored, as the format has no field for it")
-    print_training(config.out, [written])
+    print_training(config.out, written)
 
 
 def candidates(
@@ -154,7 +154,7 @@ def convert_windows(config: ConvertConfig, windows: Windows) -> None:
         for number, episode in enumerate(episodes)
     ]
     origin = {"simulator": "rlbench", "expert": "waypoints, windows of the first release", "cameras": "unknown"}
-    print_training(config.out, [write(config, task, windows.image_size, TaskEpisodes(made, origin))])
+    print_training(config.out, write(config, task, windows.image_size, TaskEpisodes(made, origin)))
 
 
 def main() -> None:

@@ -104,17 +104,15 @@ class TaskWriter:
 
 
 class Written(NamedTuple):
-    """Files that were written: their simulator, the header of one of them, and the number of episodes of each split."""
+    """Files of a task, written now or before: their simulator, and the header and the folder of one of them."""
 
     sim: SimConfig
     header: Header
-    counts: dict[str, int]
+    folder: StoragePath
 
 
-def write(
-    config: ConvertConfig, task: str, size: int, found: TaskEpisodes, workers: Workers | None = None
-) -> Written | None:
-    """Write the files of one task, each atomically; None if they are there already.
+def write(config: ConvertConfig, task: str, size: int, found: TaskEpisodes, workers: Workers | None = None) -> Written:
+    """Write the files of one task, each atomically, unless they are there already.
 
     Raises:
         InputError: another file is at its path, or no episode can be used.
@@ -122,9 +120,10 @@ def write(
     """
     files, headers = target_files(config, task, size, found)
     folder = next(iter(files.values())).parent
+    done = Written(found.sim, headers[next(iter(files))], folder)
     with exclusive_lock(folder, activity="writes", busy_hint="choose another out=", write_hint="choose another out="):
         if not config.overwrite and already_converted(files, headers):
-            return None
+            return done
         known = {split: other_split_contents(path, headers[split], [*files.values()]) for split, path in files.items()}
         candidates = found.candidates[: config.episodes]
         with ExitStack() as stack:
@@ -147,10 +146,9 @@ def write(
         print(f"{task}: in {count} episodes, {note}")
     if found.held_out:
         print(f"{task}: compared with {compared} of {len(found.held_out)} episodes of the splits beside the source")
-    counts = {split: writer.count for split, writer in writers.items()}
     for split, path in files.items():
-        print(f"{split}: {path}: {counts[split]} episodes")
-    return Written(found.sim, headers[next(iter(files))], counts)
+        print(f"{split}: {path}: {writers[split].count} episodes")
+    return done
 
 
 def target_files(
@@ -208,18 +206,31 @@ def write_splits(
     task_writer.add("train", makes["train"][: len(candidates) - read_for_val])
 
 
-def print_training(out: str, written: Sequence[Written | None]) -> None:
-    """Print the command, for a shell, that trains on the files of a task in a folder; none for a single file."""
-    found = [one for one in written if one is not None]
-    if not found:
-        return
-    lacks_matrices = found[0].header.provenance.get("cameras") == "unknown"
+def print_training(out: str, written: Written) -> None:
+    """Print the command, for a shell, that trains on the files of a task in a folder; none for a single file.
+
+    The numbers of episodes are those of the files, whichever command wrote them: with others, the training would
+    collect what is missing, of another robot. Without both files, it says what is missing.
+    """
+    usual, header, folder = written
+    lacks_matrices = header.provenance.get("cameras") == "unknown"
     if lacks_matrices:
         print("without camera matrices, train with head=regression or head=discrete")
     if storage_path(out).suffix == ".hdf5":
         return
-    header, counts = found[0].header, {split: count for one in found for split, count in one.counts.items()}
-    limits, usual = {"train": "task.episodes", "val": "task.val_episodes"}, found[0].sim
+    counts: dict[str, int] = {}
+    for split in SPLITS:
+        path = folder / f"{split}.hdf5"
+        if not path.exists():
+            also = "with episodes that the other split does not have, or without split= for both"
+            print(f"{path}: missing, and training needs it; run the command with split={split}, {also}")
+            return
+        found, contents = read(path)
+        if replace(found, provenance={}) != replace(header, split=split, provenance={}):
+            print(f"{path}: of another workspace, state or actions; write both splits with the same, to train on them")
+            return
+        counts[split] = len(contents.seed)
+    limits = {"train": "task.episodes", "val": "task.val_episodes"}
     words = [
         *(f"task.name={hydra_value(header.task)}", f"sim={usual.name}", f"data.dir={hydra_value(out)}"),
         *(f"sim.image_size={header.image_size}", f"sim.cameras=[{','.join(header.cameras)}]"),

@@ -55,16 +55,16 @@ def import_foreign(
     provenance |= {} if has_matrices else {"cameras": "unknown"}
     content = json.dumps(asdict(mapping), sort_keys=True)  # another mapping makes another file
     provenance["mapping"] = hashlib.sha256(content.encode()).hexdigest()[:16]
-    written = []
+    first_split = next(iter(splits.values()))  # whose size is that of both, as training needs it
+    size = config.image_size or first_image_size(partial(reader.load, first_split), source.splits[first_split], mapping)
     for target_split, source_name in splits.items():
         load, count = partial(reader.load, source_name), source.splits[source_name]
-        size = config.image_size or first_image_size(load, count, mapping)
         make = partial(demonstration, load, mapping, size)
         candidates: list[Candidate] = [
             (f"{source_name} episode {number}", partial(make, number)) for number in range(count)
         ]
         found = TaskEpisodes(candidates, provenance, state=tuple(mapping.state.names), sim=sim)
-        written.append(write(replace(config, split=target_split or None), task, size, found))
+        written = write(replace(config, split=target_split or None), task, size, found)
     skipped = [name for name in source.splits if name not in splits.values()]
     if skipped:
         print(f"skipped: {', '.join(skipped)}; source_split= selects one of them")

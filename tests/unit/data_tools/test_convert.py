@@ -327,6 +327,39 @@ def test_the_printed_command_is_read_by_a_shell_and_by_train_as_it_was_meant(
     assert ("to train on these demonstrations, convert them with task=NAME" in printed) == (task != "close_jar")
 
 
+def next_settings(printed: str) -> dict[str, Any]:
+    """Settings of the command that a conversion printed last."""
+    [line] = [line for line in printed.splitlines() if line.startswith("next: python train.py")]
+    return {one.key_or_group: one.value() for one in map(read_override, shlex.split(line)[3:])}
+
+
+def test_the_printed_command_has_the_episodes_of_both_files_whichever_command_wrote_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    src = stored.peract(tmp_path / "close_jar", episodes=3)
+    converted(src, tmp_path / "data")
+    expected = next_settings(capsys.readouterr().out)
+    assert (expected["task.episodes"], expected["task.val_episodes"]) == (2, 1)
+    converted(src, tmp_path / "data")
+    assert next_settings(capsys.readouterr().out) == expected
+    converted(src, tmp_path / "data", "split=train")
+    assert next_settings(capsys.readouterr().out) == expected
+    files(tmp_path / "data")["val"].unlink()
+    converted(src, tmp_path / "data", "split=train")
+    printed = capsys.readouterr().out
+    assert "next: " not in printed and printed.splitlines()[-1] == (
+        f"{files(tmp_path / 'data')['val']}: missing, and training needs it; run the command with split=val, with "
+        "episodes that the other split does not have, or without split= for both"
+    )
+    converted(src, tmp_path / "data")  # as after an end between the two files
+    assert next_settings(capsys.readouterr().out) == expected
+    moved = "workspace=[-1,-1,-1,2,2,2]"
+    files(tmp_path / "data")["val"].unlink()
+    converted(stored.peract(tmp_path / "other" / "close_jar", episodes=5), tmp_path / "data", "split=val", moved)
+    printed = capsys.readouterr().out
+    assert "next: " not in printed and "train.hdf5: of another workspace, state or actions; write both" in printed
+
+
 def test_a_terminal_shows_the_progress_and_the_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)

@@ -428,6 +428,26 @@ def test_another_mapping_does_not_pass_for_a_conversion_that_was_done_before(
     assert (tmp_path / "one.hdf5").read_bytes() == before
 
 
+def test_the_printed_command_has_the_episodes_of_both_files_after_an_end_between_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    splits = {
+        "train": [third_party.episode(number) for number in range(3)],
+        "val": [third_party.episode(8, shape=(32, 32))],
+    }
+    has = third_party.features(None)
+    src = third_party.dataset(tmp_path / "others", splits, kind="array_record", has=has)
+    words = (src, tmp_path / "data", mapping(tmp_path))
+    for missing in ((), ("val",), ("train",), ("train", "val")):
+        imported(*words)
+        line = capsys.readouterr().out.splitlines()[-1]
+        assert line.startswith("next: ") and " task.episodes=3 task.val_episodes=1" in line
+        for split in missing:
+            file_of(tmp_path / "data", split).unlink()
+    imported(*words, "split=train")
+    assert "val.hdf5: missing, and training needs it" in capsys.readouterr().out.splitlines()[-1]
+
+
 def test_states_and_sentences_come_from_the_keys_that_are_named(tmp_path: Path) -> None:
     src = third_party.dataset(tmp_path / "others", {"train": [third_party.episode(2)]}, kind="array_record")
     state = 'state: {gripper: "steps/observation/pose[7] > 0.02", finger_opening: 0.04}'
