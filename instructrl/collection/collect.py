@@ -125,7 +125,7 @@ def collect(workers: Workers, task: TaskConfig, splits: list[Split]) -> None:
     variations = select_variations(task, workers.ask("variations"))
     for split in splits:
         header = replace(split.header, provenance=provenance)
-        check_provenance(split, header)
+        check_provenance(split, header, splits)
         parts = split.parts_from(num_present(split))
         if split.is_missing():
             collect_split(workers, split, parts, header=header, variations=variations)

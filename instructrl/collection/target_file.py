@@ -181,16 +181,28 @@ def select_variations(task: TaskConfig, available: int) -> list[int]:
     return selected
 
 
-def check_provenance(split: Split, header: Header) -> None:
-    """Raise InputError if the provenance of the split's file differs from that of new episodes."""
+def check_provenance(split: Split, header: Header, splits: Sequence[Split]) -> None:
+    """Raise InputError if the provenance of the split's file differs from that of new episodes.
+
+    Args:
+        split: whose file is checked.
+        header: of new episodes.
+        splits: those of the task, of which some lack episodes: they would be of another origin than this file.
+    """
     found = recorded_header(split)
-    if found is not None and found != header:
-        differ = [
-            f"{key} {found.provenance.get(key, 'unknown')!r} (here {header.provenance.get(key, 'unknown')!r})"
-            for key in sorted({*found.provenance, *header.provenance})
-            if found.provenance.get(key) != header.provenance.get(key)
-        ]
-        raise InputError(
-            f"{split.path}: was made with {', '.join(differ)}, so no episodes can be added here; "
-            "request at most those it contains, or choose another data.dir"
-        )
+    if found is None or found == header:
+        return
+    differ = [
+        f"{key} {found.provenance.get(key, 'unknown')!r} (here {header.provenance.get(key, 'unknown')!r})"
+        for key in sorted({*found.provenance, *header.provenance})
+        if found.provenance.get(key) != header.provenance.get(key)
+    ]
+    short = next((one for one in (split, *splits) if one.is_missing()), split)
+    present, name = num_present(short), short.header.split
+    lack = f"{short.path}: " * (short is not split) + f"found {present} {name} episodes, requested {short.episodes}"
+    key = {"train": "task.episodes", "val": "task.val_episodes"}[name]
+    remedy = f"request at most {present} ({key}={present})" if present else f"make its {name} episodes with the tool that made this file"
+    raise InputError(
+        f"{split.path}: was made with {', '.join(differ)}, so no episodes can be added here; {lack}; {remedy}, or "
+        "choose another data.dir"
+    )

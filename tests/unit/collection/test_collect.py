@@ -273,6 +273,21 @@ def test_another_version_is_not_mixed_in(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(DemonstrationDataset(paths["train"])) == 3
 
 
+def test_of_another_origin_the_message_names_the_file_that_lacks_episodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = collected(tmp_path, 3)
+    monkeypatch.setenv("FAKE_VERSION", "2")
+    with pytest.raises(InputError, match=r"found 3 train episodes, requested 4; request at most 3 \(task.episodes=3\)"):
+        collected(tmp_path, 4)
+    paths["val"].unlink()
+    with pytest.raises(InputError) as error:  # of train as many are there as are requested
+        collected(tmp_path, 3)
+    assert str(error.value).startswith(f"{paths['train']}: was made with version '1' (here '2'), so no episodes can")
+    expected = f"{paths['val']}: found 0 val episodes, requested 2; make its val episodes with the tool that made this"
+    assert expected in str(error.value)
+
+
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     paths = collected(tmp_path, 3)
     paths["val"].write_bytes(paths["val"].read_bytes()[:-100])
