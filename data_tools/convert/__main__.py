@@ -32,7 +32,7 @@ from data_tools.convert.task_files import Candidate, TaskEpisodes, print_trainin
 from data_tools.convert.windows import window_demonstration
 from instructrl.cli.help import tool_help
 from instructrl.cli.progress import stopwatch
-from instructrl.config.fields import format_value
+from instructrl.config.simulators import RLBenchConfig
 from instructrl.data.demonstrations.legacy_windows import Windows, open_windows
 from instructrl.errors import InputError, RunError, report_user_errors
 from instructrl.preemption import handle_signals
@@ -144,8 +144,10 @@ def episode_name(episode: EpisodeFolder, below: Path | None) -> str:
 def convert_windows(config: ConvertConfig, windows: Windows) -> None:
     """Convert one file of windows."""
     task = config.task or windows.task()
-    if not task.isidentifier():
-        raise InputError(f"task: found {format_value(task)} in {windows.path}; set task=NAME")
+    try:
+        RLBenchConfig().check_task("task", task)
+    except InputError as error:
+        raise InputError(f"{windows.path}: {error}; set task=NAME") from None
     episodes, stored = windows.episodes()
     print(f"{windows.path}: {windows.count} windows with {stored} frames, {len(episodes)} episodes in them", flush=True)
     limit = num_variations(config, task)

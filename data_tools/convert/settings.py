@@ -6,7 +6,8 @@ from data_tools.convert.keyframe_rule import THRESHOLDS, KeyframeRule, keyframe_
 from instructrl.cli.args import parse_settings
 from instructrl.config.environment import EMBEDDED_TASKS
 from instructrl.config.fields import choice_list, format_value, number, number_list, one_of, setting
-from instructrl.config.simulators import RLBENCH_CAMERAS, RLBENCH_RENDERERS
+from instructrl.config.resolve import check_name
+from instructrl.config.simulators import RLBENCH_CAMERAS, RLBENCH_RENDERERS, RLBenchConfig
 from instructrl.data.demonstrations.schema import SPLITS
 from instructrl.errors import InputError
 from instructrl.sim.tabletop.task import load_task
@@ -87,6 +88,9 @@ def parse(argv: list[str]) -> ConvertConfig:
     if config.split not in (None, *SPLITS):
         raise InputError(f"split: found {format_value(config.split)}; allowed: {', '.join(SPLITS)}, or null")
     workspace_of(config)
+    if config.task is not None:  # a folder's name is kept: the printed command says that no training accepts it
+        RLBenchConfig().check_task("task", config.task)
+        check_name(config.task, key="task")
     rule = rule_of(config)
     changed = config.crop or config.depth or config.image_size is not None or rule != KeyframeRule()
     changed = changed or config.intermediate_frames is not None

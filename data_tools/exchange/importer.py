@@ -41,8 +41,6 @@ def import_foreign(
         InputError: no episode can be used, or other files are in the way.
     """
     task = config.task or source.name
-    if not task.isidentifier():
-        raise InputError(f"task: found {task}, the name of {source.folder}; set task=NAME")
     splits = select_splits(source, config.split, source_split)
     if Path(config.out).suffix == ".hdf5" and len(splits) > 1:
         raise InputError(f"out: found one file for {' and '.join(splits.values())}; name a folder, or set split=")

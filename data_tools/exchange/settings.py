@@ -11,6 +11,7 @@ from data_tools.exchange.episodes import Source
 from instructrl.cli.args import parse_settings
 from instructrl.config.environment import SIMULATORS, SimConfig
 from instructrl.config.fields import format_value, number, number_list, one_of, setting
+from instructrl.config.resolve import check_name
 from instructrl.data.demonstrations.schema import SPLITS
 from instructrl.errors import InputError, report_user_errors
 from instructrl.storage.object_store import SCHEMES
@@ -138,12 +139,13 @@ def import_mapped(config: ImportConfig, source: Source, out: Path) -> None:
     from data_tools.exchange.mapping import read_mapping, selected_cameras
 
     sim = simulator(config)
+    task = task_name(config, source, sim)
     mapping = read_mapping(mapping_path(config.mapping or ""), source, sim)
     convert_config = ConvertConfig(
         kind="rlbench",
         src=str(source.folder),
         out=str(out),
-        task=config.task,
+        task=task,
         split=config.split,
         val_episodes=config.val_episodes,
         episodes=config.episodes,
@@ -155,6 +157,28 @@ def import_mapped(config: ImportConfig, source: Source, out: Path) -> None:
         overwrite=config.overwrite,
     )
     import_foreign(source, mapping, convert_config, config.source_split, sim)
+
+
+def task_name(config: ImportConfig, source: Source, sim: SimConfig) -> str:
+    """The task of the episodes, which a training with this simulator accepts; without one, as one of any simulator.
+
+    Raises:
+        InputError: none accepts it.
+    """
+    task = source.name if config.task is None else config.task
+    try:
+        if config.sim is None:
+            SimConfig.check_task(sim, "task", task)
+        else:
+            sim.check_task("task", task)
+        check_name(task, key="task")
+    except InputError as error:
+        if config.task is not None:
+            raise
+        allowed = str(error).partition("; allowed: ")[2]
+        found = f"{format_value(task)}, the name of the data set in {source.folder}"
+        raise InputError(f"task: found {found}; allowed: {allowed}; set task=NAME") from None
+    return task
 
 
 def simulator(config: ImportConfig) -> SimConfig:

@@ -173,7 +173,8 @@ class SimConfig:
     def check_task(self, key: str, name: str) -> None:
         """Raise InputError if the simulator has no task of this name, which is a value of the setting `key`."""
         if not re.fullmatch("[a-z][a-z0-9_]*", name):
-            raise InputError(f"{key}: found {format_value(name)}; allowed: lower-case letters, digits and underscores")
+            allowed = "lower-case letters, digits and underscores, with a letter in front"
+            raise InputError(f"{key}: found {format_value(name)}; allowed: {allowed}")
 
 
 @dataclass

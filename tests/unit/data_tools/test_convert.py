@@ -327,6 +327,19 @@ def test_the_printed_command_is_read_by_a_shell_and_by_train_as_it_was_meant(
     assert ("to train on these demonstrations, convert them with task=NAME" in printed) == (task != "close_jar")
 
 
+@pytest.mark.parametrize("task", ["Mug", "é", "_x", "a/b", "close jar"])
+def test_a_task_that_no_training_accepts_is_refused(tmp_path: Path, task: str) -> None:
+    sources = {
+        "rlbench": stored.peract(tmp_path / "close_jar", episodes=2),
+        "windows": stored.windows(tmp_path / "windows.hdf5", [3, 4]),
+    }
+    for kind, src in sources.items():
+        refused = run_main(main, f"kind={kind}", f"src={src}", f"out={tmp_path / 'data'}", VIEWS, f"task={task}")
+        assert refused.returncode == 2 and refused.stderr.count("\n") == 1, refused.stderr
+        assert f"task: found {task}; allowed: the name of a task of RLBench, like close_jar" in refused.stderr
+    assert not (tmp_path / "data").exists()
+
+
 def next_settings(printed: str) -> dict[str, Any]:
     """Settings of the command that a conversion printed last."""
     [line] = [line for line in printed.splitlines() if line.startswith("next: python train.py")]

@@ -153,14 +153,14 @@ def test_data_of_a_simulators_robot_is_of_its_world(tmp_path: Path, capsys: pyte
         (["sim=tabletop", "renderer=egl"], r"renderer: found egl; allowed with sim=tabletop: opengl, raycast, or null"),
         (["renderer=opengl"], r"renderer: found opengl; allowed with sim=rlbench: rlbench_opengl, rlbench_opengl3, or"),
         (
-            ["sim=metaworld"],
+            ["sim=metaworld", "task=drawer-open-v3"],
             r"mapping: .*, line 3: cameras: found front; allowed with sim=metaworld: corner4, corner, ",
         ),
     ],
 )
 def test_what_a_simulator_does_not_have_is_one_line(tmp_path: Path, words: list[str], line: str) -> None:
     with pytest.raises(InputError, match=f"^{line}"):
-        imported(TINY, tmp_path / "back", mapping(tmp_path), "task=blob", *words)
+        imported(TINY, tmp_path / "back", mapping(tmp_path), *words)
     assert not (tmp_path / "back").exists()
 
 

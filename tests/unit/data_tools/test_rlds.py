@@ -551,6 +551,31 @@ def test_a_wrong_mapping_is_one_line_and_nothing_is_written(
     assert not list(tmp_path.glob("one.hdf5*"))
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["task=Mug"], "task: found Mug; allowed: lower-case letters, digits and underscores, with a letter in front"),
+        (["task=é"], "task: found é; allowed: lower-case letters"),
+        (["task=_x"], "task: found _x; allowed: lower-case letters"),
+        (["task=a/b"], "task: found a/b; allowed: lower-case letters"),
+        ([f"task={'a' * 300}"], "allowed: a folder's name without slashes or a dot in front, at most"),
+        (["task=close-jar", "sim=rlbench"], "task: found close-jar; allowed: the name of a task of RLBench, like clo"),
+        (["task=mug", "sim=tabletop"], "task: found mug; allowed: meat_off_grill, "),
+        (["task=mug", "sim=metaworld"], "task: found mug; allowed: the name of a task of Meta-World, like drawer-open"),
+        (["sim=metaworld"], "task: found others, the name of the data set in "),
+    ],
+)
+def test_a_task_that_no_training_accepts_is_refused_before_anything_is_read(
+    tmp_path: Path, words: list[str], expected: str
+) -> None:
+    src = third_party.dataset(tmp_path / "others", {"train": [third_party.episode(0)]}, kind="tfrecord")
+    with pytest.raises(InputError) as error:
+        imported(src, tmp_path / "data", "mapping=none.yaml", *words)
+    assert expected in str(error.value)
+    if words == ["sim=metaworld"]:
+        assert str(error.value).endswith("like drawer-open-v3; set task=NAME")
+
+
 def test_a_wrong_source_is_one_line(tmp_path: Path) -> None:
     src = third_party.dataset(
         tmp_path / "others", {"train": [third_party.episode(n) for n in range(4)]}, kind="tfrecord"
