@@ -201,7 +201,11 @@ def check_provenance(split: Split, header: Header, splits: Sequence[Split]) -> N
     present, name = num_present(short), short.header.split
     lack = f"{short.path}: " * (short is not split) + f"found {present} {name} episodes, requested {short.episodes}"
     key = {"train": "task.episodes", "val": "task.val_episodes"}[name]
-    remedy = f"request at most {present} ({key}={present})" if present else f"make its {name} episodes with the tool that made this file"
+    remedy = (
+        f"request at most {present} ({key}={present})"
+        if present
+        else f"make its {name} episodes with the tool that made this file"
+    )
     raise InputError(
         f"{split.path}: was made with {', '.join(differ)}, so no episodes can be added here; {lack}; {remedy}, or "
         "choose another data.dir"
