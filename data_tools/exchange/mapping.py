@@ -234,6 +234,7 @@ def read_mapping(path: Path, source: Source, sim: SimConfig) -> Mapping:
         mapping = resolve(OmegaConf.create(file.values), mapping_schema(cameras))
         if "names" not in subdict(file.values, ["state"]):
             mapping.state.names = list(sim.state)
+            check_state_kind(mapping.state, sim)
         check_mapping(mapping)
         if mapping.kinematics.model is not None:
             mapping.kinematics.model = str(path.absolute().parent / mapping.kinematics.model)
@@ -247,6 +248,14 @@ def read_mapping(path: Path, source: Source, sim: SimConfig) -> Mapping:
     except InputError as error:
         raise InputError(f"mapping: {file.place(tuple(error.key.split('.')))}: {error}") from None
     return mapping
+
+
+def check_state_kind(state: State, sim: SimConfig) -> None:
+    """Raise InputError for the state of a gripper without names, where that of the simulator has other numbers."""
+    if state.gripper is not None and state.names != [*GRIPPER_STATE]:
+        numbers = f"its {len(state.names)} numbers {', '.join(state.names)}, or with others and their state.names"
+        found, allowed = format_value(state.gripper), f"allowed with sim={sim.kind}: state.values with {numbers}"
+        raise InputError(f"state.gripper: found {found}; {allowed}", key="state.gripper")
 
 
 def check_mapping(mapping: Mapping) -> None:
@@ -339,11 +348,11 @@ def referenced_keys(mapping: Mapping) -> Iterator[tuple[str, str]]:
         InputError: a key is malformed.
     """
     action, state, frames = mapping.action, mapping.state, mapping.keyframes
+    whole, plain = {"instruction.key": mapping.instruction.key}, dict[str, str | None]()
     for name, view in selected_cameras(mapping).items():
-        for what in ("image", "intrinsics", "extrinsics"):
-            if getattr(view, what) is not None:
-                yield f"cameras.{name}.{what}", parse_key(f"cameras.{name}.{what}", getattr(view, what)).name
-    plain = {
+        whole[f"cameras.{name}.image"] = view.image
+        plain |= {f"cameras.{name}.{what}": getattr(view, what) for what in ("intrinsics", "extrinsics")}
+    plain |= {
         "action.position": action.position,
         "action.rotation": action.rotation,
         "kinematics.joints": mapping.kinematics.joints,
@@ -352,11 +361,15 @@ def referenced_keys(mapping: Mapping) -> Iterator[tuple[str, str]]:
         "keyframes.marked": frames.marked,
         "keyframes.joint_velocities": frames.joint_velocities,
         "keyframes.joint_positions": frames.joint_positions,
-        "instruction.key": mapping.instruction.key,
         "variation": mapping.variation,
     }
     compared = {"action.gripper": action.gripper, "state.gripper": state.gripper}
-    for table in (plain, compared):
+    for table in (whole, plain, compared):
         for where, text in table.items():
-            if text is not None:
-                yield where, parse_key(where, text, compares=table is compared).name
+            if text is None:
+                continue
+            key = parse_key(where, text, compares=table is compared)
+            if table is whole and key.part != slice(None):  # of pixels and text, no numbers are selected
+                found = f"{where}: found {format_value(text)}"
+                raise InputError(f"{found}; allowed: {key.name}, without a selection", key=where)
+            yield where, key.name

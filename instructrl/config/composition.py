@@ -12,6 +12,7 @@ from instructrl.config.fields import (
     RENAMED_KEYS,
     RENAMED_VALUES,
     describe_allowed,
+    group_keys,
     invalid_value,
     known_keys,
     leaves,
@@ -47,12 +48,13 @@ def with_current_names(config: DictConfig) -> DictConfig:
 
 def check_mappings(config: DictConfig, schema: type) -> None:
     """Raise InputError for a group that an untyped configuration replaces by a value, or refers to one."""
-    for group in sorted({key.rpartition(".")[0] for key in leaves(schema) if "." in key}):
+    for group in sorted(group_keys(schema)):
         value = OmegaConf.select(config, group, default={})
         if not isinstance(value, dict | DictConfig):
-            known = ", ".join(key for key in leaves(schema) if key.startswith(group + "."))
+            below = (key.removeprefix(f"{group}.") for key in leaves(schema) if key.startswith(f"{group}."))
+            known = ", ".join(dict.fromkeys(f"{group}.{key.partition('.')[0]}" for key in below))
             found = format_value(list(value) if isinstance(value, ListConfig) else value)
-            raise InputError(f"{group}: found {found}; allowed: its settings {known}")
+            raise InputError(f"{group}: found {found}; allowed: its settings {known}", key=group)
 
 
 def explain(

@@ -239,10 +239,14 @@ def flatten(values: Any, prefix: str = "", *, separator: str = ".") -> Iterator[
         yield from flatten(value, f"{prefix}{separator}{key}" if prefix else f"{key}", separator=separator)
 
 
+def group_keys(schema: type) -> set[str]:
+    """The dotted keys of all groups of a schema, those that hold nothing but groups included."""
+    return {key[: dot.start()] for key in leaves(schema) for dot in re.finditer(r"\.", key)}
+
+
 def known_keys(schema: type) -> list[str]:
     """Every dotted key of a schema, groups included."""
-    settings = list(leaves(schema))
-    return sorted({key.rpartition(".")[0] for key in settings if "." in key} | set(settings))
+    return sorted(group_keys(schema) | set(leaves(schema)))
 
 
 def describe_allowed(entry: Field) -> str:

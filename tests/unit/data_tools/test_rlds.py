@@ -512,6 +512,18 @@ def test_joint_velocities_follow_from_positions_and_the_time_between_steps(
 # Errors.
 
 
+def test_a_state_of_a_gripper_where_the_simulator_has_another_says_what_is_needed(tmp_path: Path) -> None:
+    src = third_party.dataset(tmp_path / "others", {"train": [third_party.episode(0)]}, kind="tfrecord")
+    cameras = (("  front:", "  corner:"), ("  wrist:", "  topview:"))
+    with pytest.raises(InputError) as error:
+        imported(src, tmp_path / "data", mapping(tmp_path, *cameras), "sim=metaworld", "task=drawer-open-v3")
+    expected = (
+        "line 11: state.gripper: found steps/observation/pose[7] > 0.02; allowed with sim=metaworld: state.values with "
+        "its 5 numbers tip x (m), tip y (m), tip z (m), gripper opening, time, or with others and their state.names"
+    )
+    assert str(error.value).endswith(expected)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "found"),
     [
@@ -537,6 +549,33 @@ def test_joint_velocities_follow_from_positions_and_the_time_between_steps(
         (", seconds: 0.1", "", "keyframes: kind=stops takes"),
         ("key: steps/language_instruction", "key: null", "instruction: give key or text"),
         ("instruction: {key: steps/language_instruction}", "instruction: {", "cannot be read as YAML"),
+        (
+            "image: steps/observation/image,",
+            'image: "steps/observation/image[0]",',
+            "line 3: cameras.front.image: found steps/observation/image[0]; allowed: steps/observation/image, without",
+        ),
+        (
+            "key: steps/language_instruction",
+            'key: "steps/language_instruction[0:3]"',
+            "line 13: instruction.key: found steps/language_instruction[0:3]; allowed: steps/language_instruction, wi",
+        ),
+        ("cameras:\n", "camera:\n", "line 2: camera: no such setting; did you mean cameras?"),
+        (
+            "cameras:",
+            "cameras: 3\nother:",
+            "line 2: cameras: found 3; allowed: its settings cameras.front, cameras.left_",
+        ),
+        (
+            "cameras:",
+            "cameras: [front]\nother:",
+            "line 2: cameras: found [front]; allowed: its settings cameras.front, ",
+        ),
+        ("cameras:", "cameras: null\nother:", "line 2: cameras: found null; allowed: its settings cameras.front, "),
+        (
+            "{image: steps/observation/wrist_image",
+            "3 #",
+            "line 4: cameras.wrist: found 3; allowed: its settings cameras",
+        ),
         (MAPPING, "[1, 2]", "line 1: found a list; allowed: settings"),
         (MAPPING, "", "action.gripper: no value given"),
     ],
