@@ -26,10 +26,13 @@ def check_classes(folder: Path, allowed: Collection[str]) -> None:
     """
     for path in (folder / INFO, folder / FEATURES):
         if not path.exists():
-            continue  # tensorflow-datasets reports what it misses
+            raise InputError(f"{path}: no such file, which a tensorflow-datasets directory has; copy it again")
         if not path.is_file():
             raise InputError(f"{path}: not a regular file; copy the data set again")
-        for name in class_names(path):
+        names = [*class_names(path)]
+        if not names and path.name == FEATURES:
+            raise InputError(f"{path}: names no features; copy it again")
+        for name in names:
             if name not in allowed:
                 kinds = sorted({known.rpartition(".")[2] for known in allowed})
                 raise InputError(
