@@ -140,7 +140,13 @@ def write(config: ConvertConfig, task: str, size: int, found: TaskEpisodes, work
             compared = task_writer.hold_out(seeded(found.held_out, 0))
             write_splits(task_writer, list(files), candidates, val_episodes=config.val_episodes)
             if not all(writer.count for writer in writers.values()):
-                raise InputError(f"{task}: {report}; too few for {' and '.join(files)}: add others, or set split=train")
+                given = config.val_episodes if len(writers) > 1 and writers["val"].count else None
+                remedy = (
+                    "add others" + ", or set split=train" * (len(writers) > 1)
+                    if given is None
+                    else f"set less than val_episodes={given}"
+                )
+                raise InputError(f"{task}: {report}; too few for {' and '.join(files)}: {remedy}")
     print(f"{task}: {report}; rendered by {config.renderer}, according to renderer=", flush=True)
     for note, count in sorted(report.notes.items()):
         print(f"{task}: in {count} episodes, {note}")

@@ -173,7 +173,10 @@ def state(episode: Episode, mapping: Mapping, step: int, passed: int) -> np.ndar
 def camera_view(episode: Episode, mapping: Mapping, name: str, step: int, size: int) -> tuple[np.ndarray, ...]:
     """Pixels uint8 [size size 3], intrinsics [3 3] and extrinsics [4 4] of a camera at a step."""
     spec = selected_cameras(mapping)[name]
-    pixels = np.asarray(episode.at(parse_key("image", spec.image or "").name, step))
+    try:
+        pixels = np.asarray(episode.at(parse_key("image", spec.image or "").name, step))
+    except InputError as error:
+        raise SkippedError(SkipReason.IMAGES, str(error)) from None
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise SkippedError(SkipReason.IMAGES, f"{name}: found {pixels.dtype}{pixels.shape}, expected uint8(H, W, 3)")
     height, width = pixels.shape[:2]

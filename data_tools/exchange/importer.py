@@ -86,6 +86,10 @@ def data_workspace(source: Source, reader: Reader, mapping: Mapping, *, limit: i
     for name, number in tqdm(chosen, desc="workspace", unit=" episodes", delay=1, disable=None):
         try:
             episode = reader.load(name, number)
+        except SkippedError as error:
+            reason = error.text
+            continue
+        try:
             found += [position(episode, mapping, int(step)) for step in keyframes(episode, mapping)]
         except ERRORS as error:  # it is counted when it is converted
             reason = skipped_for(error).text
@@ -131,10 +135,18 @@ def first_image_size(load: Callable[[int], Episode], count: int, mapping: Mappin
         InputError: there is none.
     """
     key = parse_key("image", next(iter(selected_cameras(mapping).values())).image or "").name
-    reason = "it has no episodes"
+    unread: Exception | None = None
+    reason = ""
     for number in range(count):
         try:
-            return min(np.asarray(load(number).at(key, 0)).shape[:2])
-        except (InputError, SkippedError, ValueError) as error:  # it is counted when its episode is read
+            episode = load(number)
+        except SkippedError as error:  # it is counted when its episode is read
+            unread = error
+            continue
+        try:
+            return min(np.asarray(episode.at(key, 0)).shape[:2])
+        except (InputError, ValueError) as error:
             reason = skipped_for(error).text
-    raise InputError(f"src: none of its episodes has a readable image {key}: {reason}")
+    if not reason and unread is not None:  # a fault of its numbers, for instance, says nothing of its images
+        raise InputError(f"src: none of its episodes can be read: {skipped_for(unread).text}")
+    raise InputError(f"src: none of its episodes has a readable image {key}: {reason or 'it has no episodes'}")

@@ -98,7 +98,7 @@ def read_metadata(folder: Path) -> Metadata:
     features = read_features(where, info.get("features"))
     fps = info.get("fps")
     if not isinstance(fps, int | float) or isinstance(fps, bool) or not 0 < fps <= 1000:
-        raise InputError(f"{where}: fps: found {format_value(fps)}; allowed: above 0, at most 1000")
+        raise InputError(f"{where}: fps: found {described(fps)}; allowed: a number above 0, at most 1000")
     tasks = read_tasks(folder / TASKS)
     episodes, rows = read_episodes(folder, info, features)
     return Metadata(
@@ -112,6 +112,11 @@ def read_metadata(folder: Path) -> Metadata:
         episodes=episodes,
         rows=rows,
     )
+
+
+def described(value: Any) -> str:
+    """A value where a number is expected: a text of digits is said to be one."""
+    return f"the text {format_value(value)}" if isinstance(value, str) else format_value(value)
 
 
 def read_info(where: Path) -> dict[str, Any]:
@@ -266,7 +271,7 @@ def read_episodes(
         rows[path] = rows.get(path, 0) + length
     total = info.get("total_episodes")
     if total != len(episodes):
-        raise InputError(f"{where}: total_episodes: found {format_value(total)}, but {EPISODES} has {len(episodes)}")
+        raise InputError(f"{where}: total_episodes: found {described(total)}, but {EPISODES} has {len(episodes)}")
     return episodes, rows
 
 
@@ -278,7 +283,7 @@ def whole(where: str, record: dict[str, Any], key: str) -> int:
     """
     found = record.get(key)
     if not isinstance(found, int) or not 0 <= found < 1 << 40:
-        raise InputError(f"{where}: {key}: found {format_value(found)}, expected a whole number; copy it again")
+        raise InputError(f"{where}: {key}: found {described(found)}, expected a whole number; copy it again")
     return found
 
 

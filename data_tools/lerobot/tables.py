@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from data_tools.lerobot.metadata import Feature
 from instructrl.errors import InputError, short_message
@@ -186,5 +186,7 @@ def decode(where: str, content: bytes, feature: Feature) -> np.ndarray:
             if image.size[::-1] != feature.shape[:2]:
                 raise InputError(f"{where}: found {image.width} x {image.height} pixels, expected {feature}")
             return np.asarray(image.convert("RGB"))
+    except UnidentifiedImageError:  # whose text has an address in memory
+        raise InputError(f"{where}: found no PNG or JPEG; copy it again") from None
     except (OSError, ValueError, SyntaxError) as error:
         raise InputError(f"{where}: cannot be decoded ({short_message(error)})") from None

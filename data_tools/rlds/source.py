@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from PIL import UnidentifiedImageError
 
 from data_tools.convert.skip_report import SkippedError, SkipReason
 from instructrl.data.image_text.tfds_source import TfdsDataset
@@ -130,6 +131,8 @@ class Episode:
         """Value of a per-step key at one step."""
         try:
             return self._leaves[key].decode_example_np(self._columns[key][step])
+        except UnidentifiedImageError:  # whose text has an address in memory
+            raise InputError(f"{self.where}: {key}: step {step}: found no PNG or JPEG; copy it again") from None
         except Exception as error:
             raise InputError(f"{self.where}: {key}: step {step}: cannot be decoded ({short_message(error)})") from None
 

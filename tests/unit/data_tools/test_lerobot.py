@@ -319,6 +319,12 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     "v2.1": (info(lambda given: given.update(codebase_version="v2.1")), "convert_dataset_v21_to_v30"),
     "v4": (info(lambda given: given.update(codebase_version="v4.0")), "found v4.0, expected v3.0"),
     "no speed": (info(lambda given: given.update(fps=0)), "fps: found 0"),
+    "speed in a text": (info(lambda given: given.update(fps="10")), "fps: found the text 10; allowed: a number above"),
+    "count in a text": (info(lambda given: given.update(total_episodes="3")), "total_episodes: found the text 3, but"),
+    "no image": (
+        table(DATA, replaced("observation.images.wrist", lambda rows: [row | {"bytes": b"x" * 99} for row in rows])),
+        "observation.images.wrist: row 0: found no PNG or JPEG; copy it again",
+    ),
     "path above": (
         info(lambda given: given.update(data_path="../{chunk_index}.parquet")),
         "data_path: found ../{chunk",
@@ -416,6 +422,13 @@ def test_a_wrong_data_set_is_one_line_and_nothing_is_written(
     assert ran.returncode == 2 and ran.stderr.count("\n") == 1, ran.stderr
     assert expected in ran.stdout + ran.stderr
     assert not [*tmp_path.glob("one.hdf5*")]
+
+
+def test_a_fault_of_the_numbers_is_not_said_to_be_of_the_images(src: Path, tmp_path: Path) -> None:
+    table(DATA, column("timestamp", 0.5))(src)
+    with pytest.raises(InputError) as error:
+        imported(src, tmp_path / "data", mapping(tmp_path), "task=reach", "workspace=[-1,-1,-1,2,2,2]")
+    assert "timestamp: found 0.5000 s" in str(error.value) and "image" not in str(error.value)
 
 
 @pytest.mark.parametrize("seed", range(12))

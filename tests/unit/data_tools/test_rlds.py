@@ -369,6 +369,25 @@ def test_a_single_split_is_divided_and_unusable_episodes_are_left_out(
         assert [train.instructions(0), val.instructions(0)] == [("do thing 4",), ("do thing 5",)]
 
 
+def test_what_is_no_image_is_counted_as_an_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = third_party.episode(1)
+    for step in broken["steps"]:
+        step["observation"]["wrist_image"] = b"x" * 99
+    src = third_party.dataset(tmp_path / "others", {"train": [third_party.episode(0), broken]}, kind="tfrecord")
+    imported(src, tmp_path / "one.hdf5", mapping(tmp_path))
+    printed = capsys.readouterr().out
+    assert "1 converted, 1 skipped (1 images that cannot be used)" in printed
+    assert "wrist_image: step 0: found no PNG or JPEG; copy it again" in printed and "0x" not in printed
+
+
+def test_validation_episodes_that_leave_none_to_train_on_are_named(tmp_path: Path) -> None:
+    src = third_party.dataset(
+        tmp_path / "others", {"train": [third_party.episode(n) for n in range(3)]}, kind="tfrecord"
+    )
+    with pytest.raises(InputError, match=r"too few for train and val: set less than val_episodes=3$"):
+        imported(src, tmp_path / "data", mapping(tmp_path), "val_episodes=3")
+
+
 def test_a_source_split_is_taken_by_name_and_without_matrices_a_word_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -647,6 +666,10 @@ def test_a_wrong_source_is_one_line(tmp_path: Path) -> None:
         refused(found, mapping_word)
     shard.unlink()
     refused("no such file", mapping_word)
+    (src / "features.json").unlink()
+    refused("features.json: no such file, which a tensorflow-datasets directory has; copy it again", mapping_word)
+    (src / "features.json").write_text("{}")
+    refused("features.json: names no features; copy it again", mapping_word)
     (src / "features.json").write_text("{")
     refused("cannot be read as a tensorflow-datasets directory", mapping_word)
     (tmp_path / "b").mkdir()
