@@ -103,9 +103,7 @@ def pod(spec: JobSpec, name: str) -> dict[str, Any]:
         "image": settings.image,
         "command": command(spec, name),
         "workingDir": settings.folder,
-        "env": [
-            {"name": key, "value": str(value)} for key, value in {"PYTHONUNBUFFERED": 1, **settings.environment}.items()
-        ],
+        "env": [{"name": key, "value": literal(value)} for key, value in variables(settings).items()],
         "envFrom": [{"secretRef": {"name": secret}} for secret in settings.secrets],
         "resources": without_empty({"requests": requests(settings), "limits": limits(settings)}),
         "volumeMounts": mounts,
@@ -135,8 +133,18 @@ def command(spec: JobSpec, name: str) -> list[str]:
         else:
             added["hardware.coordinator"] = f"{name}-{GROUP}-0-0.{name}:{PORT}"
             added |= {"hardware.num_processes": str(settings.nodes), "hardware.process_id": INDEX}
-    escaped = [word.replace("$(", "$$(") for word in words]
-    return [*escaped, *(f"{key}={value}" for key, value in added.items() if not spec.sets(key))]
+    return [*map(literal, words), *(f"{key}={value}" for key, value in added.items() if not spec.sets(key))]
+
+
+def literal(text: str) -> str:
+    """Return what stands for a text in a command or a variable: Kubernetes makes $ of $$, and replaces $(NAME)."""
+    return text.replace("$", "$$")
+
+
+def variables(settings: KubernetesConfig) -> dict[str, str]:
+    """Return the variables of a job; null takes one away."""
+    given = {"PYTHONUNBUFFERED": 1, **settings.environment}
+    return {name: str(value) for name, value in given.items() if value is not None}
 
 
 def requests(settings: KubernetesConfig) -> dict[str, Any]:

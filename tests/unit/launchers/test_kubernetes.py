@@ -150,8 +150,28 @@ def test_a_job_that_is_no_training_has_one_node() -> None:
     assert group["template"]["spec"]["completions"] == 1
 
 
-def test_kubernetes_replaces_nothing_in_the_users_words() -> None:
-    assert container(spec(*SMALL, overrides=("name=a$(b)-${seed}",)))["command"][2] == "name=a$$(b)-${seed}"
+ODD = ["a$(b)-$seed", "$$", "a$$$b$", "$$(PYTHONUNBUFFERED)", "$(PYTHONUNBUFFERED)", "$", "$$$(x)", "100$", "a$$(b"]
+
+
+def expanded(text: str) -> str:
+    """What Kubernetes makes of a word of `command` or of a variable's value: $ of $$, and values of known $(NAME)."""
+    known = {"JOB_COMPLETION_INDEX": "1", "PYTHONUNBUFFERED": "1"}
+    return re.sub(r"\$(\$|\((\w+)\))", lambda found: "$" if found[1] == "$" else known.get(found[2], found[0]), text)
+
+
+def test_kubernetes_replaces_nothing_in_the_users_words_and_values() -> None:
+    values = {f"V{number}": text for number, text in enumerate(ODD)}
+    environment = ", ".join(f"{name}: '{text}'" for name, text in values.items())
+    words = (*ODD, "name=${seed}")
+    found = container(spec(*EVERYTHING, f"launcher.kubernetes.environment={{{environment}}}", overrides=words))
+    command = [expanded(word) for word in found["command"]]
+    assert tuple(command[2 : 2 + len(words)]) == words and command[-1] == "hardware.process_id=1"
+    assert values.items() <= {entry["name"]: expanded(entry["value"]) for entry in found["env"]}.items()
+
+
+def test_a_variable_of_null_is_left_out() -> None:
+    found = container(spec(*SMALL, "launcher.kubernetes.environment={A: null, B: 0}"))
+    assert found["env"] == [{"name": "PYTHONUNBUFFERED", "value": "1"}, {"name": "B", "value": "0"}]
 
 
 @pytest.mark.parametrize(
