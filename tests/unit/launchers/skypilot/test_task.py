@@ -1,7 +1,9 @@
 """The task of a job for SkyPilot, and the settings that are refused."""
 
 import re
+import shlex
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,13 @@ def test_a_task_has_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
         "run": textwrap.dedent(RUN),
     }
     assert f"run: |\n{textwrap.indent(textwrap.dedent(RUN), '  ')}" in text and "hf-token-value" not in text
+
+
+@pytest.mark.parametrize("mark", ["\n", "\r", "\u2028", "\x85", "\x1b", "\ufeff", " \n", "$$", "$(x)", "${x}"])
+def test_words_reach_the_nodes_as_they_were_given(mark: str) -> None:
+    job = replace(spec("launcher=skypilot"), command=("train.py", f"task.tasks=['a{mark}b: c']"))
+    script = task_of(job)["run"].partition("\nif ")[0]
+    assert shlex.split(script) == ["set", "--", *job.command]
 
 
 def test_a_job_that_is_no_training_runs_on_one_node_with_what_its_machine_needs() -> None:
