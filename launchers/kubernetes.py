@@ -6,7 +6,9 @@ started again, without a limit, when a process was interrupted (exit code 75) or
 
 import hashlib
 import json
+import math
 import posixpath
+import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,6 +25,21 @@ PORT = 8476  # coordinator port of the first node
 TPU = "google.com/tpu"
 INDEX = "$(JOB_COMPLETION_INDEX)"  # of the node; Kubernetes replaces it in the arguments of a container
 GROUP = "workers"  # of the JobSet's only replicated job
+NOT_PLAIN = re.compile(r"[yYnN]|[-+.\d].*")  # kubectl's YAML takes y and 1e3 for a flag and a number, PyYAML for texts
+
+
+class Dumper(yaml.SafeDumper):
+    """Writes texts that kubectl reads as texts."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    style = "'" if NOT_PLAIN.fullmatch(text) else None
+    if not text.isprintable():
+        style = '"'  # which has escapes; otherwise U+0085 would be read as a line break
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+Dumper.add_representer(str, _represent_text)
 
 
 def jobset_manifests(specs: Sequence[JobSpec]) -> str:
@@ -37,9 +54,14 @@ def jobset_manifests(specs: Sequence[JobSpec]) -> str:
     documents = []
     for spec in specs:
         check_output(spec)
-        text = yaml.safe_dump(jobset(spec), sort_keys=False, width=10_000, allow_unicode=True)
-        documents.append(f"# {' '.join(spec.overrides)}\n{text}")
+        text = yaml.dump(jobset(spec), Dumper=Dumper, sort_keys=False, width=10_000, allow_unicode=True)
+        documents.append(f"# {' '.join(map(in_comment, spec.overrides))}\n{text}")
     return "---\n".join(documents).rstrip()
+
+
+def in_comment(word: str) -> str:
+    """Return a word as it can stand in a comment, which a line break would end; YAML allows no control characters."""
+    return word if word.isprintable() else json.dumps(word)
 
 
 def jobset(spec: JobSpec) -> dict[str, Any]:
@@ -111,7 +133,7 @@ def pod(spec: JobSpec, name: str) -> dict[str, Any]:
     return without_empty(
         {
             "restartPolicy": "Never",
-            "terminationGracePeriodSeconds": round(spec.resources.grace_seconds),
+            "terminationGracePeriodSeconds": math.ceil(spec.resources.grace_seconds),
             "serviceAccountName": settings.service_account,
             "nodeSelector": dict(label.split(":", 1) for label in settings.node_selector),
             "containers": [without_empty(container)],

@@ -169,6 +169,41 @@ def test_kubernetes_replaces_nothing_in_the_users_words_and_values() -> None:
     assert values.items() <= {entry["name"]: expanded(entry["value"]) for entry in found["env"]}.items()
 
 
+class Kubectl(yaml.SafeLoader):
+    """Reads more plain words as flags and numbers than PyYAML does, as the YAML of kubectl."""
+
+
+Kubectl.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("[yYnN]$"), list("yYnN"))
+Kubectl.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?$"), list("-+.0123456789")
+)
+
+
+def test_texts_are_texts_to_kubectl() -> None:
+    texts = ["y", "N", "1e3", "1E-3", "0o17", "007", "1_0", ".5e1", "null", "on", "2026-01-01", "~", "+1", "x"]
+    environment = ", ".join(f"V{number}: '{text}'" for number, text in enumerate(texts))
+    words = [f"launcher.kubernetes.environment={{{environment}}}", "launcher.kubernetes.node_selector=['y:1e3','n:y']"]
+    found = yaml.load(jobset_manifests([spec(*SMALL, *words)]), Loader=Kubectl)
+    [group] = found["spec"]["replicatedJobs"]
+    nodes = group["template"]["spec"]["template"]["spec"]
+    assert [entry["value"] for entry in nodes["containers"][0]["env"]] == ["1", *texts]
+    assert nodes["nodeSelector"] == {"y": "1e3", "n": "y"}
+
+
+@pytest.mark.parametrize("mark", ["\n", "\r", "\u2028", "\x85", "\x1b", "\x7f", "\ufeff", "\udcff"])
+def test_the_comment_of_a_manifest_is_one_line_of_yaml(mark: str) -> None:
+    word = f"task.tasks=['a{mark}b: c']"
+    text = jobset_manifests([spec(*SMALL, overrides=("seed=0", word, "name=ä"))])
+    assert yaml.safe_load(text)["kind"] == "JobSet" and text.startswith("# seed=0 ")
+    assert text.partition("\napiVersion")[0].isprintable() and "name=ä" in text.partition("\n")[0]
+    assert container(spec(*SMALL, overrides=(word,)))["command"][2] == word
+
+
+@pytest.mark.parametrize(("seconds", "whole"), [("0", 0), ("0.2", 1), ("119.5", 120), ("120", 120)])
+def test_a_job_has_at_least_the_seconds_that_it_needs_to_save(seconds: str, whole: int) -> None:
+    assert pod(spec(*SMALL, f"launcher.grace_seconds={seconds}"))["terminationGracePeriodSeconds"] == whole
+
+
 def test_a_variable_of_null_is_left_out() -> None:
     found = container(spec(*SMALL, "launcher.kubernetes.environment={A: null, B: 0}"))
     assert found["env"] == [{"name": "PYTHONUNBUFFERED", "value": "1"}, {"name": "B", "value": "0"}]
