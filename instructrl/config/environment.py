@@ -149,7 +149,7 @@ class SimConfig:
 
     @property
     def recording(self) -> str:
-        """What is recorded instead of keyframes or beside them, at the end of a task's name in paths."""
+        """The end of a task's name in paths of demonstrations: the kind of actions, and frames beside keyframes."""
         actions = "" if self.actions == KEYFRAME else f"-{self.actions}"
         return actions if self.intermediate_frames is None else f"{actions}-every{self.intermediate_frames}"
 

@@ -8,7 +8,7 @@ from instructrl.types import Observation
 
 
 class Ticks(Protocol):
-    """What executes actions, and calls `on_step`, if it is set, after every tick of the simulator."""
+    """Protocol of the motions of a simulator, which call `on_step`, if it is set, after every tick."""
 
     on_step: Callable[[], None] | None
 
@@ -29,8 +29,8 @@ class IntermediateFrames:
     def take(self) -> list[Observation]:
         """Return what was observed since the last call, which is at a keyframe, and count from there.
 
-        Without the last half of an interval: there the motion has all but ended, so that the action to the keyframe
-        can hardly be told from the one after it.
+        Without the last half of an interval: there the motion has all but ended, and a frame looks like the keyframe,
+        at which another action is right.
         """
         kept = [observation for tick, observation in self._observed if 2 * (self._ticks - tick) >= self._interval]
         self._ticks, self._observed = 0, []

@@ -154,7 +154,7 @@ ODD = ["a$(b)-$seed", "$$", "a$$$b$", "$$(PYTHONUNBUFFERED)", "$(PYTHONUNBUFFERE
 
 
 def expanded(text: str) -> str:
-    """What Kubernetes makes of a word of `command` or of a variable's value: $ of $$, and values of known $(NAME)."""
+    """Expand a word of `command` or a variable's value as Kubernetes does: $ of $$, and values of known $(NAME)."""
     known = {"JOB_COMPLETION_INDEX": "1", "PYTHONUNBUFFERED": "1"}
     return re.sub(r"\$(\$|\((\w+)\))", lambda found: "$" if found[1] == "$" else known.get(found[2], found[0]), text)
 

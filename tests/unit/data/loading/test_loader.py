@@ -402,7 +402,7 @@ def test_steps_are_observed_on_the_way_to_their_keyframe_in_a_share_of_cases(
     numbers = {episodes.actions(number).tobytes(): number for number in range(len(episodes))}
 
     def observed(share: float, window: int | None = None) -> list[list[tuple[int, int]]]:
-        """How many frames each step of some epochs was observed after its action was taken, of how many there are."""
+        """Return for each step of some epochs how many frames after its decision it was observed, of how many."""
         options = {"batch_size": 5, "seed": 1, "window": window, "intermediate_share": share}
         loader, found = Loader([episodes], tokenizer, **options), []
         again = Loader([DemonstrationDataset(path, intermediate=True)], tokenizer, **options)
