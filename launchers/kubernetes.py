@@ -5,6 +5,7 @@ started again, without a limit, when a process was interrupted (exit code 75) or
 """
 
 import hashlib
+import itertools
 import json
 import math
 import posixpath
@@ -24,6 +25,7 @@ from launchers.job import JobSpec
 PORT = 8476  # coordinator port of the first node
 TPU = "google.com/tpu"
 INDEX = "$(JOB_COMPLETION_INDEX)"  # of the node; Kubernetes replaces it in the arguments of a container
+SHARED_MEMORY = "/dev/shm"
 GROUP = "workers"  # of the JobSet's only replicated job
 NOT_PLAIN = re.compile(r"[yYnN]|[-+.\d].*")  # kubectl's YAML takes y and 1e3 for a flag and a number, PyYAML for texts
 
@@ -46,13 +48,14 @@ def jobset_manifests(specs: Sequence[JobSpec]) -> str:
     """Return the manifests of jobs as YAML documents, each with the job's choices in a comment.
 
     Raises:
-        InputError: the jobs are to be submitted, a setting is missing or contradicts another one, or the output of a
-            job would be lost with its nodes.
+        InputError: the jobs are to be submitted, a setting is missing or contradicts another one, the nodes do not
+            have a folder of settings, or the output of a job would be lost with them.
     """
     resources = specs[0].resources
     check_settings(resources)
     documents = []
     for spec in specs:
+        check_config_folders(spec)
         check_output(spec)
         text = yaml.dump(jobset(spec), Dumper=Dumper, sort_keys=False, width=10_000, allow_unicode=True)
         documents.append(f"# {' '.join(map(in_comment, spec.overrides))}\n{text}")
@@ -119,7 +122,7 @@ def pod(spec: JobSpec, name: str) -> dict[str, Any]:
     mounts = [{"name": f"volume-{number}", "mountPath": folder} for number, folder in enumerate(claims)]
     if settings.accelerators:  # GPUs of a node exchange data there; containers have 64 MB
         volumes.append({"name": "shared-memory", "emptyDir": {"medium": "Memory"}})
-        mounts.append({"name": "shared-memory", "mountPath": "/dev/shm"})
+        mounts.append({"name": "shared-memory", "mountPath": SHARED_MEMORY})
     container = {
         "name": "job",
         "image": settings.image,
@@ -180,6 +183,11 @@ def limits(settings: KubernetesConfig) -> dict[str, Any]:
     return {settings.resource: settings.accelerators} if settings.accelerators else {}
 
 
+def folders(settings: KubernetesConfig) -> list[str]:
+    """Return the folders of the claims."""
+    return [mount.partition(":")[0] for mount in settings.mounts]
+
+
 def name_of(spec: JobSpec) -> str:
     """Return the name of a job's JobSet: the same command has the same one, so that it is not started twice."""
     text = json.dumps([spec.run, *spec.command])
@@ -201,9 +209,41 @@ def check_settings(resources: LauncherConfig) -> None:
             f"{prefix}.image: found null; allowed: an image that the cluster can pull, made by "
             "docker build -f launchers/container/Dockerfile"
         )
-    folders = [mount.partition(":")[0] for mount in settings.mounts]
-    if twice := [folder for folder in folders if folders.count(folder) > 1]:
-        raise InputError(f"{prefix}.mounts: found {twice[0]} twice; allowed: a different folder for each claim")
+    for key, items, allowed in (
+        ("mounts", settings.mounts, "a different folder for each claim"),
+        ("node_selector", settings.node_selector, "one value for each label"),
+    ):
+        words = [item.partition(":")[0] for item in items]
+        if twice := [word for word in words if words.count(word) > 1]:
+            raise InputError(f"{prefix}.{key}: found {twice[0]} twice; allowed: {allowed}")
+    for folder in folders(settings):
+        check_mount(folder, settings)
+
+
+def check_mount(folder: str, settings: KubernetesConfig) -> None:
+    """Raise InputError for a claim in a folder in which the container has something else."""
+    occupied = {settings.code: "which has the code (launcher.kubernetes.code)"}
+    if settings.accelerators:
+        occupied[SHARED_MEMORY] = "in which the processes of a node with accelerators exchange data"
+    for path, what in occupied.items():
+        if PurePosixPath(folder).is_relative_to(path) or PurePosixPath(path).is_relative_to(folder):
+            raise InputError(
+                f"launcher.kubernetes.mounts: found {folder}; allowed: a folder that does not overlap with {path}, "
+                f"{what}, like /work"
+            )
+
+
+def check_config_folders(spec: JobSpec) -> None:
+    """Raise InputError for a folder of settings that only this machine has."""
+    settings, entry = spec.resources.kubernetes, spec.entry
+    known = [settings.code, *folders(settings)]
+    for flag, folder in itertools.pairwise(entry):
+        if flag == "--config-dir" and not any(PurePosixPath(folder).is_relative_to(path) for path in known):
+            raise InputError(
+                f"--config-dir: found {folder}, which the nodes do not have; allowed: a folder with the same path here "
+                f"and there, in one of launcher.kubernetes.mounts or in the image's launcher.kubernetes.code="
+                f"{settings.code}; copy it there"
+            )
 
 
 def no_submission(resources: LauncherConfig) -> InputError:
@@ -226,7 +266,7 @@ def check_output(spec: JobSpec) -> None:
     if "://" in spec.run:
         return
     path = PurePosixPath(posixpath.normpath(posixpath.join(settings.folder, spec.run)))
-    if not any(path.is_relative_to(mount.partition(":")[0]) for mount in settings.mounts):
+    if not any(path.is_relative_to(folder) for folder in folders(settings)):
         raise InputError(
             f"{path}: found a folder that would be lost with the nodes; choose one of a persistent volume claim, like "
             f"'launcher.kubernetes.mounts=[{settings.folder}:CLAIM]'{'' if several else ', or a bucket'}"

@@ -7,10 +7,18 @@ from instructrl.config.fields import number, pairs, word, word_list
 from instructrl.config.patterns import IMAGE, VARIABLE, VARIABLE_VALUE
 
 LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
-OBJECT = r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?"
-OBJECT_ALLOWED = "lower-case letters, digits, - and ., a letter or a digit first and last"
+SUBDOMAIN = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*"
+SUBDOMAIN_ALLOWED = "lower-case letters, digits, - and ., a letter or a digit first, last and beside each ."
+OBJECT = rf"(?!.{{254}}){SUBDOMAIN}"
+OBJECT_ALLOWED = f"at most 253 {SUBDOMAIN_ALLOWED}"
+QUEUE = rf"(?!.{{64}}){SUBDOMAIN}"  # also the value of a label
+QUEUE_ALLOWED = f"at most 63 {SUBDOMAIN_ALLOWED}"
 FOLDER = r"(/(?!\.{1,2}(/|$))[A-Za-z0-9_.+-]+)+"
-QUALIFIED = r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?(/[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?"
+NAME = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+NAME_ALLOWED = "at most 63 letters, digits and ._-, a letter or a digit first and last"
+SELECTOR = rf"((?![^/]{{254}}){SUBDOMAIN}/)?{NAME}:({NAME})?"
+# Kubernetes keeps kubernetes.io for itself, and quotas put requests. in front of a domain, of at most 253 characters.
+RESOURCE = rf"(?!requests\.|[^/]*kubernetes\.io/|[^/]{{245}}){SUBDOMAIN}/{NAME}"
 
 
 @dataclass
@@ -30,21 +38,23 @@ class KubernetesConfig:
     nodes: int = number(1, low=1, high=10_000, help="nodes that train together, with a process each")
     accelerators: int | None = number(None, low=1, high=64, help="accelerators of a node; null: none")
     resource: str = word(
-        QUALIFIED,
-        "a resource's name, like nvidia.com/gpu or google.com/tpu",
+        RESOURCE,
+        f"DOMAIN/NAME as the cluster's nodes list it, like nvidia.com/gpu or google.com/tpu: a domain of lower-case "
+        f"letters, none of kubernetes.io, and {NAME_ALLOWED}",
         default="nvidia.com/gpu",
         help="name of the accelerators as a resource of the cluster",
     )
     cpus: int | None = number(None, low=1, high=1024, help="CPUs that a node must have free")
     memory_gb: int | None = number(None, low=1, high=100_000, help="memory that a node must have free, in GB")
     node_selector: list[str] = word_list(
-        pattern=rf"{QUALIFIED}:[A-Za-z0-9_.-]{{0,63}}",
-        allowed="LABEL:VALUE, like cloud.google.com/gke-tpu-topology:4x4",
+        pattern=SELECTOR,
+        allowed="LABEL:VALUE, like cloud.google.com/gke-tpu-topology:4x4: maybe a lower-case domain and /, then for "
+        f"the label's name and for its value {NAME_ALLOWED}",
         help="labels that the nodes must have, each as LABEL:VALUE",
     )
     mounts: list[str] = word_list(
         pattern=rf"{FOLDER}:{OBJECT}",
-        allowed="FOLDER:CLAIM, like /work:shared",
+        allowed=f"FOLDER:CLAIM, like /work:shared: an absolute path of letters, digits and _.+-, and {OBJECT_ALLOWED}",
         help="persistent volume claims, each as FOLDER:CLAIM with the folder in which jobs see it",
     )
     folder: str = word(
@@ -71,5 +81,5 @@ class KubernetesConfig:
         help="variables of the jobs, like {NCCL_DEBUG: INFO}",
     )
     service_account: str | None = word(OBJECT, OBJECT_ALLOWED, help="service account of the jobs")
-    queue: str | None = word(OBJECT, OBJECT_ALLOWED, help="local queue of Kueue, which starts the jobs in turn")
+    queue: str | None = word(QUEUE, QUEUE_ALLOWED, help="local queue of Kueue, which starts the jobs in turn")
     restarts: int = number(0, low=0, high=100_000, help="restarts of a job that failed by itself")

@@ -1,6 +1,7 @@
 """Manifests of jobs on Kubernetes, and the settings that are refused."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -219,11 +220,92 @@ def test_a_variable_of_null_is_left_out() -> None:
         (["node_selector=[a]"], "launcher.kubernetes.node_selector: found [a]; allowed: a list like [A,B] of LABEL:VA"),
         (["secrets=[A_B]"], "launcher.kubernetes.secrets: found [A_B]; allowed: a list like [A,B] of names of secrets"),
         (["environment={HF_TOKEN: abcdefgh1234}"], "launcher.kubernetes.environment: found a password or a token"),
+        (
+            ["image=x", "node_selector=[a:b,c:b,a:c]"],
+            "launcher.kubernetes.node_selector: found a twice; allowed: one value for each label",
+        ),
+        (
+            ["image=x", "accelerators=1", "mounts=[/dev/shm:b]"],
+            "launcher.kubernetes.mounts: found /dev/shm; allowed: a folder that does not overlap with /dev/shm, in",
+        ),
+        *(
+            (
+                ["image=x", f"mounts=[/work:a,{folder}:b]"],
+                f"launcher.kubernetes.mounts: found {folder}; allowed: a folder that does not overlap with /opt/instr",
+            )
+            for folder in ("/opt", "/opt/instructrl", "/opt/instructrl/conf")
+        ),
+        (
+            ["image=x", "code=/src/a", "mounts=[/src:b]"],
+            "launcher.kubernetes.mounts: found /src; allowed: a folder that does not overlap with /src/a, which has",
+        ),
     ],
 )
 def test_settings_are_refused_in_one_line(words: list[str], line: str) -> None:
     with pytest.raises(InputError, match="^" + re.escape(line)):
         jobset_manifests([spec("launcher=kubernetes", *(f"launcher.kubernetes.{word}" for word in words))])
+
+
+LONG = "a" * 63
+OBJECTS = ["a..b", "a.-b", "a-.b", ".a", "a.", "-a", "a-", "A", "a_b", f"{LONG}." * 4 + "a"]
+REFUSED = {
+    "secrets=[{}]": OBJECTS,
+    "mounts=[/work:{}]": OBJECTS,
+    "service_account={}": OBJECTS,
+    "queue={}": [*OBJECTS, f"{LONG}a", f"{LONG}.a"],
+    "node_selector=['{}']": [
+        f"a:{LONG}b", "a:-b", "a:b-", "a:.", "a:b_", "a:b/c", f"{LONG}a:b", f"x/{LONG}a:b", "X.com/a:b", "x..y/a:b",
+        "x_y/a:b", "x-/a:b", "/a:b", "x/:b", "x/y/a:b", "a-:b", "-a:b", "a", f"{LONG}." * 4 + "a/a:b",
+    ],
+    "resource={}": [
+        "gpu", "cpu", "memory", "NVIDIA.com/gpu", "nvidia..com/gpu", "nvidia.com/", "nvidia.com/-gpu", "a/b/c",
+        "nvidia_x/gpu", f"nvidia.com/{LONG}a", "kubernetes.io/gpu", "x.kubernetes.io/gpu", "requests.nvidia.com/gpu",
+        f"{LONG}." * 3 + f"{LONG[:54]}/gpu",
+    ],
+}  # fmt: skip
+ACCEPTED = {
+    "secrets=[{}]": ["a", "a.b-c.0", LONG, f"{LONG}." * 3 + LONG[:61]],
+    "mounts=[/work:{}]": ["a", "0.b--c", f"{LONG}a"],
+    "queue={}": ["gpus", "team.lab", LONG],
+    "node_selector=['{}']": [f"x-1.y/{LONG}:{LONG}", "A_b.c:B.c_d-E", "a:", f"{LONG}." * 3 + f"{LONG[:61]}/a:b"],
+    "resource={}": ["nvidia.com/gpu", "nvidia.com/mig-1g.5gb", "amd/GPU_1", f"x/{LONG}"],
+}
+
+
+@pytest.mark.parametrize(("word", "value"), [(word, value) for word, values in REFUSED.items() for value in values])
+def test_names_that_kubernetes_refuses_are_refused_in_one_line(word: str, value: str) -> None:
+    key = word.partition("=")[0]
+    with pytest.raises(InputError, match=rf"^launcher\.kubernetes\.{key}: found .*; allowed: ") as refused:
+        launcher("launcher=kubernetes", f"launcher.kubernetes.{word.format(value)}")
+    assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize(("word", "value"), [(word, value) for word, values in ACCEPTED.items() for value in values])
+def test_names_that_kubernetes_accepts_are_accepted(word: str, value: str) -> None:
+    assert manifest(spec(*SMALL, f"launcher.kubernetes.{word.format(value)}"))["kind"] == "JobSet"
+
+
+@pytest.mark.parametrize(
+    ("words", "folder"),
+    [([], "/dev/shm"), (["accelerators=1"], "/dev/shm2"), (["code=/opt/a"], "/opt/ab"), (["code=/opt/a"], "/opt/b")],
+)
+def test_a_claim_beside_other_folders_is_accepted(words: list[str], folder: str) -> None:
+    found = container(
+        spec(*SMALL[:2], *(f"launcher.kubernetes.{word}" for word in [*words, f"mounts=[/work:a,{folder}:b]"]))
+    )
+    paths = [mount["mountPath"] for mount in found["volumeMounts"]]
+    assert folder in paths and len(set(paths)) == len(paths)
+
+
+@pytest.mark.parametrize("entry", [("train.py",), ("-m", "instructrl.commands.train")])
+def test_a_folder_of_settings_that_the_nodes_do_not_have_is_refused(entry: tuple[str, ...]) -> None:
+    for folder in ("/work/conf", "/opt/instructrl/more"):
+        job = replace(spec(*SMALL), command=(*entry, "--config-dir", folder, "seed=0"))
+        assert container(job)["command"][-3:] == ["--config-dir", folder, "seed=0"]
+    for folder in ("/home/me/conf", "/workspaces/conf", "/opt", "/"):
+        given = ("--config-dir", "/work/conf", "--config-dir", folder)
+        with pytest.raises(InputError, match=rf"^--config-dir: found {folder}, which the nodes do not have; allowed: "):
+            jobset_manifests([replace(spec(*SMALL), command=(*entry, *given, "seed=0"))])
 
 
 @pytest.mark.parametrize(
