@@ -78,21 +78,25 @@ def amounts_section(figure: str, results: Results) -> str:
     image = f"![Success over the number of demonstrations]({figure})"
     lines = ["## Amount of demonstrations", "", image, ""]
     for key in dict.fromkeys(key for conditions in evaluated.values() for key in conditions if key != "oracle"):
-        lines += [f"{condition_name(key)}:", "", *markdown_table(amounts_rows(key, results)), ""]
+        rates = {name: conditions[key] for name, conditions in evaluated.items() if key in conditions}
+        lines += [f"{condition_name(key)}:", "", *markdown_table(amounts_rows(key, rates, results)), ""]
     return "\n".join(lines)
 
 
-def amounts_rows(condition: str, results: Results) -> list[list[str]]:
-    """Success of each curve in a condition, and the paired differences of the first to the others."""
+def amounts_rows(condition: str, rates: Mapping[str, Mapping[str, Any]], results: Results) -> list[list[str]]:
+    """Success of each curve in a condition, and the paired differences of the first to the others.
 
-    def cells(curve: Curve) -> list[str]:
-        rates = [results.conditions(curve.experiments[count]).get(condition) for count in counts]
-        return [rate_text(rate, spread=True) if rate else "" for rate in rates]
-
-    counts = [count for count in AMOUNTS if any(results.conditions(curve.experiments[count]) for curve in CURVES)]
-    first, *others = CURVES
+    `rates`: success of the experiments that were evaluated in this condition.
+    """
+    counts = [count for count in AMOUNTS if any(curve.experiments[count] in rates for curve in CURVES)]
     rows = [["demonstrations", *(f"{count:,}" for count in counts)]]
-    rows += [[curve.label, *cells(curve)] for curve in CURVES if any(cells(curve))]
+    for curve in CURVES:
+        names = [curve.experiments[count] for count in counts]
+        if rates.keys() & {*names}:
+            rows.append(
+                [curve.label, *(rate_text(rates[name], spread=True) if name in rates else "" for name in names)]
+            )
+    first, *others = CURVES
     for other in others:
         pairs = [(first.experiments[count], other.experiments[count]) for count in counts]
         differences = [difference_text(results, *pair, condition) for pair in pairs]

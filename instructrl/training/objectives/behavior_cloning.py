@@ -83,7 +83,7 @@ def open_demonstrations(
 def check_intermediate(share: float, files: Sequence[DemonstrationDataset]) -> None:
     """Raise InputError if steps are to be observed on the way to keyframes and a file has no frames there."""
     for one in files:
-        if not any(one.frames_between(episode).any() for episode in range(len(one))):
+        if not (one.view_counts > one.lengths).any():
             raise InputError(
                 f"training.intermediate_share: found {share:g}, but {one.path} has no frames between keyframes; "
                 "collect with sim.intermediate_frames=5, convert with intermediate_frames=5, or set it to 0"
