@@ -9,39 +9,22 @@ import itertools
 import json
 import math
 import posixpath
-import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
-
-import yaml
 
 from instructrl.config.kubernetes import KubernetesConfig
 from instructrl.config.launcher import LauncherConfig
 from instructrl.errors import InputError
 from launchers.exit_status import INTERRUPTED
 from launchers.job import JobSpec
+from launchers.yaml_text import dump_yaml
 
 PORT = 8476  # coordinator port of the first node
 TPU = "google.com/tpu"
 INDEX = "$(JOB_COMPLETION_INDEX)"  # of the node; Kubernetes replaces it in the arguments of a container
 SHARED_MEMORY = "/dev/shm"
 GROUP = "workers"  # of the JobSet's only replicated job
-NOT_PLAIN = re.compile(r"[yYnN]|[-+.\d].*")  # kubectl's YAML takes y and 1e3 for a flag and a number, PyYAML for texts
-
-
-class Dumper(yaml.SafeDumper):
-    """Writes texts that kubectl reads as texts."""
-
-
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    style = "'" if NOT_PLAIN.fullmatch(text) else None
-    if not text.isprintable():
-        style = '"'  # which has escapes; otherwise U+0085 would be read as a line break
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-Dumper.add_representer(str, _represent_text)
 
 
 def jobset_manifests(specs: Sequence[JobSpec]) -> str:
@@ -57,7 +40,7 @@ def jobset_manifests(specs: Sequence[JobSpec]) -> str:
     for spec in specs:
         check_config_folders(spec)
         check_output(spec)
-        text = yaml.dump(jobset(spec), Dumper=Dumper, sort_keys=False, width=10_000, allow_unicode=True)
+        text = dump_yaml(jobset(spec))
         documents.append(f"# {' '.join(map(in_comment, spec.overrides))}\n{text}")
     return "---\n".join(documents).rstrip()
 
@@ -213,8 +196,8 @@ def check_settings(resources: LauncherConfig) -> None:
         ("mounts", settings.mounts, "a different folder for each claim"),
         ("node_selector", settings.node_selector, "one value for each label"),
     ):
-        words = [item.partition(":")[0] for item in items]
-        if twice := [word for word in words if words.count(word) > 1]:
+        names = [item.partition(":")[0] for item in items]
+        if twice := [name for name in names if names.count(name) > 1]:
             raise InputError(f"{prefix}.{key}: found {twice[0]} twice; allowed: {allowed}")
     for folder in folders(settings):
         check_mount(folder, settings)

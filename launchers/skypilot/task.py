@@ -6,36 +6,18 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from instructrl.config.skypilot import SkyPilotConfig
 from instructrl.errors import InputError, format_value
 from launchers.exit_status import INTERRUPTED
 from launchers.job import JobSpec
 from launchers.ssh.variables import FILES
+from launchers.yaml_text import dump_yaml
 
 PORT = 8476  # coordinator port of the first node
 PYTHON = ".venv/bin/python"
 CPU_SETUP = "bash -euo pipefail -c 'source launchers/setup/environment.sh; make_environment requirements.txt'"
 END = "instructrl: exit code"  # in a node's log: the queue shows no exit codes
 HOST_CHIPS = 8  # TPU accelerators of a larger size have several hosts, as tpu-v5litepod-16
-
-
-class Dumper(yaml.SafeDumper):
-    """Writes texts of several lines as such."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    style = "|" if "\n" in text else None
-    if not text.replace("\n", "").isprintable():
-        style = '"'  # which has escapes; otherwise U+0085 would be read as \n
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-Dumper.add_representer(str, _represent_text)
 
 
 def task_yaml(spec: JobSpec, name: str, code: Path) -> str:
@@ -62,7 +44,7 @@ def task_yaml(spec: JobSpec, name: str, code: Path) -> str:
         "run": run_script(spec),
     }
     found = {key: value for key, value in task.items() if value != {}}
-    return yaml.dump(found, Dumper=Dumper, sort_keys=False, width=10_000, allow_unicode=True)
+    return dump_yaml(found)
 
 
 def resources(settings: SkyPilotConfig) -> dict[str, Any]:
