@@ -100,7 +100,7 @@ def demonstration(episode: EpisodeFolder, options: ConversionOptions, *, seed: i
     rule = options.rule
     chosen = rule.find(opened, joint_velocities(frames) if rule.needs_velocities else None)
     actions = keyframe_actions(poses, opened, chosen, ignore_collisions=collision_flags(frames, options))
-    kept, keyframes = kept_frames(chosen, every=options.intermediate_frames)
+    kept, keyframes, passed = kept_frames(chosen, every=options.intermediate_frames)
     paths = image_paths(episode.folder, options.cameras)
     check_images(paths, kept.tolist(), len(frames))
     images, intrinsics, extrinsics, notes = [], [], [], set[str]()
@@ -114,7 +114,6 @@ def demonstration(episode: EpisodeFolder, options: ConversionOptions, *, seed: i
         notes |= {note for _, note in fitted if note}
         if options.depth:
             check_depth(episode.folder, number, frames[number], options.cameras, views)
-    passed = np.searchsorted(chosen, kept, side="right")  # keyframes up to each frame
     made = Demonstration(
         images=np.stack(images),
         state=np.stack(

@@ -29,7 +29,7 @@ def demonstration(
         raise SkippedError(SkipReason.FRAMES, f"found {episode.steps} steps, expected at least 2")
     instructions = instructions_of(episode, mapping)
     chosen = keyframes(episode, mapping)
-    steps, positions = kept_frames(chosen, every=mapping.keyframes.intermediate_frames)
+    steps, positions, passed = kept_frames(chosen, every=mapping.keyframes.intermediate_frames)
     actions = np.stack([action(episode, mapping, int(step)) for step in chosen])
     views = [
         [camera_view(episode, mapping, name, int(step), size) for name in selected_cameras(mapping)] for step in steps
@@ -41,7 +41,6 @@ def demonstration(
         if not (number >= 0 and number == int(number)):
             raise SkippedError(SkipReason.VARIATION, f"found {number:g}, expected 0, 1, 2 ...")
         variation = int(number)
-    passed = np.searchsorted(chosen, steps, side="right")  # keyframes up to each step
     return Demonstration(
         images=images,
         state=np.stack(

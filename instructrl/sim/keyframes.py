@@ -15,6 +15,7 @@ Differences from the usual heuristic:
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -120,11 +121,19 @@ def path_keyframes(positions: np.ndarray, gripper_open: np.ndarray, *, tolerance
     return np.array(sorted(found_frames - {0}), np.int64)
 
 
-def kept_frames(keyframes: np.ndarray, *, every: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Frame indices int64 [N] to keep of a dense demonstration, and the keyframes' positions int64 [T] among them.
+class KeptFrames(NamedTuple):
+    """Frames [N] to keep of a dense demonstration with T keyframes, int64."""
 
-    The first frame and the `keyframes` [T]; with `every` also each frame that many after the keyframe before it, if it
-    is at least half as many before the next one. The action to the next keyframe is right at all of them.
+    frames: np.ndarray  # [N], indices in the demonstration
+    keyframes: np.ndarray  # [T], positions of the keyframes among `frames`
+    passed: np.ndarray  # [N], number of keyframes up to each frame
+
+
+def kept_frames(keyframes: np.ndarray, *, every: int | None) -> KeptFrames:
+    """The first frame and the `keyframes` [T], and with `every` those between that training may observe.
+
+    These are each frame that many after the keyframe before it, if it is at least half as many before the next one. The
+    action to the next keyframe is right at all of them.
     """
     ends = keyframes.tolist()
     found = {0, *ends}
@@ -132,7 +141,7 @@ def kept_frames(keyframes: np.ndarray, *, every: int | None) -> tuple[np.ndarray
         for begin, end in pairwise([0, *ends]):
             found |= {frame for frame in range(begin + every, end, every) if 2 * (end - frame) >= every}
     frames = np.array(sorted(found), np.int64)
-    return frames, np.searchsorted(frames, keyframes)
+    return KeptFrames(frames, np.searchsorted(frames, keyframes), np.searchsorted(keyframes, frames, side="right"))
 
 
 def keyframe_actions(

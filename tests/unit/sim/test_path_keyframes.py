@@ -61,9 +61,10 @@ def test_other_arrays_are_refused_in_one_line(positions: np.ndarray, opened: np.
 
 
 def test_frames_that_are_kept_between_keyframes_are_evenly_after_the_one_before() -> None:
-    frames, places = kept_frames(np.array([10, 11, 30]), every=4)
+    frames, places, passed = kept_frames(np.array([10, 11, 30]), every=4)
     assert frames.tolist() == [0, 4, 8, 10, 11, 15, 19, 23, 27, 30] and frames[places].tolist() == [10, 11, 30]
-    frames, places = kept_frames(np.array([5, 13]), every=4)
+    assert passed.tolist() == [0, 0, 0, 1, 2, 2, 2, 2, 2, 3]
+    frames, *_ = kept_frames(np.array([5, 13]), every=4)
     assert frames.tolist() == [0, 5, 9, 13], "the frame right before a keyframe looks like it"
-    frames, places = kept_frames(np.array([10, 11, 30]), every=None)
+    frames, places, _ = kept_frames(np.array([10, 11, 30]), every=None)
     assert frames.tolist() == [0, 10, 11, 30] and places.tolist() == [1, 2, 3]
