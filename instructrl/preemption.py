@@ -227,6 +227,15 @@ def raise_if_preempted() -> None:
         raise InterruptedRun(f"by {_pending[0].name}")
 
 
+def sleep(seconds: float) -> None:
+    """Wait, but answer a signal at once, as `raise_if_preempted` does."""
+    end = time.monotonic() + seconds
+    raise_if_preempted()
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, POLL_INTERVAL))
+        raise_if_preempted()
+
+
 def raise_if_interrupted() -> None:
     """Raise KeyboardInterrupt if ctrl-C came during a compilation that has ended."""
     if _deferred_interrupt.is_set():

@@ -26,6 +26,7 @@ from instructrl.cli.help import tool_help
 from instructrl.cli.option_files import suggest
 from instructrl.config.fields import format_value
 from instructrl.errors import InputError, report_user_errors
+from instructrl.preemption import handle_signals
 from launchers.jobs import control, logs
 from launchers.jobs.settings import PROG, JobsConfig, read
 from launchers.jobs.sweep import TABLE, Sweep, enter, sweep_folder, sweep_names
@@ -148,7 +149,7 @@ VERBS: dict[str, Callable[[JobsConfig, Path], int]] = {
 
 def main() -> None:
     """Run the command line."""
-    with report_user_errors():
+    with report_user_errors(), handle_signals(working=False):
         words = sys.argv[1:]
         if not words or {"-h", "--help"} & set(words):
             print(tool_help(__doc__, {"": JobsConfig}))

@@ -105,4 +105,4 @@ def follow(sweep: Sweep, job: Job, *, lines: int | None, poll_seconds: float) ->
         return 130
     printer.print_new(job, final=True)
     print(f"job {number} {job.state}{f': {job.error}' if job.error else ''}", file=sys.stderr, flush=True)
-    return exit_code([job], interrupted=False)
+    return exit_code([job])

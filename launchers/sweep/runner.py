@@ -5,7 +5,6 @@ import json
 import os
 import re
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +13,7 @@ from instructrl.cli.progress import ProgressBar
 from instructrl.config.fields import with_former_name
 from instructrl.config.launcher import LauncherConfig
 from instructrl.errors import InputError, InterruptedRun, shorten
-from instructrl.preemption import raise_if_preempted
+from instructrl.preemption import sleep
 from instructrl.storage.file_lock import exclusive_lock
 from launchers.job import EVALUATION, TRAINING, JobSpec
 from launchers.job_table import Job, distinguishing_overrides, format_table, merge_jobs, read_table, write_table
@@ -94,7 +93,8 @@ def name_of_overrides(jobs: Sequence[Sequence[str]], *, entry: str) -> str:
 
 
 def run_sweep(specs: Sequence[JobSpec], name: str, *, command: str, compares: bool = True) -> int:
-    """Run all jobs of a sweep; returns 0, or 1 if a job failed, 75 if one was interrupted, 130 for ctrl-C.
+    """Run all jobs of a sweep; returns 0, or 1 if a job failed, 75 if one was interrupted, or this
+    command by SIGTERM, and 130 for ctrl-C.
 
     `compares`: compare their runs at the end; False for some jobs of a search, of which others follow.
     """
@@ -174,7 +174,7 @@ def follow(table: Table, specs: Sequence[JobSpec], backend: Backend, folder: Pat
     for job, spec in pairs:
         if spec.results:
             print(f"job {job.number} writes {', '.join(spec.results)}", flush=True)
-    interrupted = False
+    interruption: KeyboardInterrupt | InterruptedRun | None = None
     try:
         first = [(job, spec) for job, spec in pairs if not spec.after]
         if first:
@@ -185,24 +185,25 @@ def follow(table: Table, specs: Sequence[JobSpec], backend: Backend, folder: Pat
         table.write()
         if resources.wait or resources.kind not in ("slurm", "skypilot"):  # others start jobs from this process
             wait(table, backend)
-    except (KeyboardInterrupt, InterruptedRun):
-        interrupted = True
+    except (KeyboardInterrupt, InterruptedRun) as error:
+        interruption = error
+        interrupted = f"interrupted {error}".rstrip()  # ctrl-C has no text
         if resources.kind == "local" or resources.on_interrupt == "cancel":
-            print("interrupted: stopping the jobs, which save first", flush=True)
+            print(f"{interrupted}: stopping the jobs, which save first", flush=True)
             backend.interrupt(jobs)
         else:
-            print("interrupted: the jobs continue; the same command attaches to them again", flush=True)
+            print(f"{interrupted}: the jobs continue; the same command attaches to them again", flush=True)
     table.write()
     print(f"{format_table(jobs)}\ntable: {folder / 'jobs.json'}", flush=True)
     again = sum(job.state == "interrupted" for job in jobs)
     if again:
         print(f"{again} of {len(jobs)} jobs were interrupted: the same command resumes them", flush=True)
-    if compares and not interrupted and not any(job.active for job in jobs):
+    if compares and interruption is None and not any(job.active for job in jobs):
         print(comparison(folder, specs, jobs), end="", flush=True)
     for job, spec in zip(jobs, specs, strict=True):
         if spec.results and job.state == "done":
             print("\n".join(spec.results), flush=True)
-    return exit_code(jobs, interrupted=interrupted)
+    return exit_code(jobs, interruption)
 
 
 def comparison(folder: Path, specs: Sequence[JobSpec], jobs: Sequence[Job]) -> str:
@@ -239,8 +240,7 @@ def wait(table: Table, backend: Backend) -> None:
                 return
             if not bar.disable:
                 bar.set_postfix_str("; ".join(progress_of(job) for job in table.jobs if job.state == "running"))
-            raise_if_preempted()
-            time.sleep(backend.poll_seconds)
+            sleep(backend.poll_seconds)
 
 
 def progress_of(job: Job) -> str:
@@ -260,11 +260,11 @@ def needs_submission(job: Job) -> bool:
     return not job.active if job.state != "done" else "://" not in job.run and not Path(job.run).exists()
 
 
-def exit_code(jobs: Sequence[Job], *, interrupted: bool) -> int:
-    """Return the exit code of the sweep."""
-    successful = ("done", "waiting", "running", "interrupted", *(("cancelled",) if interrupted else ()))
+def exit_code(jobs: Sequence[Job], interruption: KeyboardInterrupt | InterruptedRun | None = None) -> int:
+    """Return the exit code of the sweep, whose command was maybe interrupted."""
+    successful = ("done", "waiting", "running", "interrupted", *(("cancelled",) if interruption else ()))
     if any(job.state not in successful for job in jobs):
         return 1
-    if interrupted:
-        return EXIT_CTRL_C
+    if interruption is not None:
+        return EXIT_CTRL_C if isinstance(interruption, KeyboardInterrupt) else EXIT_RESUMABLE
     return EXIT_RESUMABLE if any(job.state == "interrupted" for job in jobs) else 0

@@ -32,6 +32,7 @@ from collections.abc import Callable, Sequence
 from instructrl.cli.help import tool_help
 from instructrl.config.fields import format_value
 from instructrl.errors import InputError, RunError, report_user_errors
+from instructrl.preemption import handle_signals
 from instructrl.redaction import is_confidential, redact_words
 from launchers.job import checkout
 from launchers.ssh import background
@@ -218,7 +219,7 @@ VERBS: dict[str, Callable[[PodConfig], int | None]] = {
 
 def main() -> None:
     """Run the command line."""
-    with report_user_errors():
+    with report_user_errors(), handle_signals(working=False):
         words = sys.argv[1:]
         if not words or words[0] in ("-h", "--help"):
             print(tool_help(__doc__, {"": PodConfig}))

@@ -202,6 +202,19 @@ def test_a_watcher_that_is_asked_to_end_lets_the_run_save(checkout: Path, runnin
     assert running_pod.marked("asked:") == []
 
 
+def test_a_wait_for_a_pod_that_is_asked_to_end_says_so(checkout: Path, server: FakeCloud, tmp_path: Path) -> None:
+    (tmp_path / "key.pub").write_text("ssh-ed25519 AAAA me\n")
+    words = ["pod=study", f"project={PROJECT}", f"zone={ZONE}", f"key={tmp_path}/key", "launcher=tpu_v4_32"]
+    server.full = True  # it is never ready
+    tpu = Commands(checkout, [*words, "queued=true", "poll_seconds=0.05"], server)
+    tpu("create")
+    running = tpu.begin("wait")
+    wait_for(running, "study")
+    running.terminate()
+    assert running.communicate(timeout=60)[1] == "interrupted by SIGTERM: the same command resumes\n"
+    assert running.returncode == 75
+
+
 def test_refusals_are_one_line(checkout: Path, server: FakeCloud, tmp_path: Path) -> None:
     (tmp_path / "key.pub").write_text("ssh-ed25519 AAAA me\n")
     words = ["pod=study", f"project={PROJECT}", f"zone={ZONE}", f"key={tmp_path}/key"]

@@ -155,6 +155,28 @@ def test_a_log_is_followed_until_its_job_ends(tmp_path: Path) -> None:
     sweep.end(running, code=1)
 
 
+@pytest.mark.parametrize("words", [("follow",), ("list", "watch=true")])
+def test_a_command_that_only_looks_ends_with_one_line_and_the_jobs_go_on(tmp_path: Path, words: tuple[str, ...]) -> None:
+    sweep = study(tmp_path, "one")
+    launcher = sweep.begin()
+    until(lambda: began(tmp_path, 1) and sweep.table[0]["state"] == "running")
+    line = [sys.executable, "-m", "launchers.jobs", *words, "sweep=study"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    looking = subprocess.Popen(line, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, **pipes)
+    until(lambda: answers_sigterm(looking.pid))
+    looking.terminate()
+    assert looking.communicate(timeout=60)[1] == "interrupted by SIGTERM: the same command resumes\n"
+    assert looking.returncode == 75
+    (tmp_path / "go").touch()
+    sweep.end(launcher, code=0)
+
+
+def answers_sigterm(pid: int) -> bool:
+    """Return True once a process has a handler of SIGTERM."""
+    caught = re.search(r"SigCgt:\s*([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text())
+    return bool(caught and int(caught[1], 16) & 1 << signal.SIGTERM - 1)
+
+
 @pytest.mark.parametrize("columns", [80, 160])
 def test_a_live_table_fits_the_terminal_and_stays_when_all_have_ended(tmp_path: Path, columns: int) -> None:
     sweep = study(tmp_path, "one", "two-with-a-name-" + "which-is-long-" * 8)

@@ -98,15 +98,17 @@ def test_a_job_that_was_interrupted_is_gone_on_with(tmp_path: Path) -> None:
     assert sweep.states == [("done", 0)] * 2 and "resumed" in logs(sweep)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_lets_the_jobs_save_and_starts_no_other(tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(("number", "code", "by"), [(signal.SIGINT, 130, ""), (signal.SIGTERM, 75, " by SIGTERM")])
+def test_a_signal_lets_the_jobs_save_and_starts_no_other(
+    tmp_path: Path, number: signal.Signals, code: int, by: str
+) -> None:
     programs = {name: SAVES.format(folder=str(tmp_path), name=name) for name in ("one", "two", "three")}
     sweep = Sweep(tmp_path, programs)
     running = sweep.begin(jobs=2)
     until(lambda: logs(sweep).count("began") == 2)
     os.kill(running.pid, number)
-    output = sweep.end(running, code=130, timeout=30)
-    assert "interrupted: stopping the jobs, which save first" in output
+    output = sweep.end(running, code=code, timeout=30)
+    assert f"interrupted{by}: stopping the jobs, which save first" in output
     assert [state for state, _ in sweep.states] == ["interrupted"] * 3 and logs(sweep).count("began") == 2
     assert not (tmp_path / "three").exists() and (tmp_path / "one").exists() and (tmp_path / "two").exists()
 

@@ -1,13 +1,19 @@
 """Names of sweeps, the jobs that are left to submit, and the time that they still take."""
 
 import io
+import os
 import re
+import signal
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from instructrl.errors import InterruptedRun
+from instructrl.preemption import handle_signals
 from launchers.job_table import Job
 from launchers.sweep.runner import exit_code, needs_submission, sweep_name, wait
 
@@ -46,19 +52,35 @@ def test_only_jobs_without_a_result_are_submitted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("states", "interrupted", "code"),
+    ("states", "interruption", "code"),
     [
-        (["done", "done"], False, 0),
-        (["done", "failed"], False, 1),
-        (["done", "interrupted"], False, 75),
-        (["done", "cancelled"], False, 1),
-        (["done", "cancelled"], True, 130),
-        (["running"], True, 130),
+        (["done", "done"], None, 0),
+        (["done", "failed"], None, 1),
+        (["done", "interrupted"], None, 75),
+        (["done", "cancelled"], None, 1),
+        (["done", "cancelled"], KeyboardInterrupt(), 130),
+        (["running"], KeyboardInterrupt(), 130),
+        (["done", "cancelled"], InterruptedRun("by SIGTERM"), 75),
+        (["running"], InterruptedRun("by SIGTERM"), 75),
+        (["failed"], InterruptedRun("by SIGTERM"), 1),
     ],
 )
-def test_the_exit_code_of_a_sweep(states: list[str], interrupted: bool, code: int) -> None:
+def test_the_exit_code_of_a_sweep(
+    states: list[str], interruption: KeyboardInterrupt | InterruptedRun | None, code: int
+) -> None:
     jobs = [Job(number, "x", [], "run", state=state) for number, state in enumerate(states)]
-    assert exit_code(jobs, interrupted=interrupted) == code
+    assert exit_code(jobs, interruption) == code
+
+
+def test_a_launcher_answers_a_signal_between_two_looks_at_its_queue() -> None:
+    """A cluster kills what has not ended some seconds after the signal; the queue is asked less often."""
+    table: Any = SimpleNamespace(jobs=[Job(1, "x", [], "run", state="running")], refresh=lambda: None)
+    backend: Any = SimpleNamespace(poll_seconds=20)
+    timer, begun = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)), time.monotonic()
+    timer.start()
+    with pytest.raises(InterruptedRun, match="by SIGTERM"), handle_signals():
+        wait(table, backend)
+    assert time.monotonic() - begun < 5
 
 
 def test_the_time_left_follows_from_the_jobs_that_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +98,7 @@ def test_the_time_left_follows_from_the_jobs_that_have_ended(monkeypatch: pytest
     def sleep(seconds: float) -> None:
         now[0] += seconds
 
-    monkeypatch.setattr("launchers.sweep.runner.time", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr("launchers.sweep.runner.sleep", sleep)
     table: Any = SimpleNamespace(jobs=jobs, refresh=refresh, write=lambda: None)
     backend: Any = SimpleNamespace(poll_seconds=10)
     wait(table, backend)
