@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from instructrl.config.fields import number, pairs, word, word_list
-from instructrl.config.patterns import IMAGE, VARIABLE, VARIABLE_VALUE
+from instructrl.config.patterns import IMAGE, VARIABLE_VALUE, variable_except
 
 LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 SUBDOMAIN = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*"
@@ -19,6 +19,8 @@ NAME_ALLOWED = "at most 63 letters, digits and ._-, a letter or a digit first an
 SELECTOR = rf"((?![^/]{{254}}){SUBDOMAIN}/)?{NAME}:({NAME})?"
 # Kubernetes keeps kubernetes.io for itself, and quotas put requests. in front of a domain, of at most 253 characters.
 RESOURCE = rf"(?!requests\.|[^/]*kubernetes\.io/|[^/]{{245}}){SUBDOMAIN}/{NAME}"
+# Kubernetes sets those of its services, the index of the node, and on GKE the place in a slice of TPU chips.
+VARIABLE = variable_except("PYTHONUNBUFFERED", "JOB_COMPLETION_INDEX", r"KUBERNETES_\w+", r"TPU_WORKER_\w+")
 
 
 @dataclass
@@ -77,7 +79,8 @@ class KubernetesConfig:
     environment: dict[str, Any] = pairs(
         keys=VARIABLE,
         pattern=VARIABLE_VALUE,
-        allowed="variables with texts or numbers",
+        allowed="variables with texts or numbers, none that Kubernetes or the launcher sets (KUBERNETES_*, "
+        "JOB_COMPLETION_INDEX, TPU_WORKER_*, PYTHONUNBUFFERED)",
         help="variables of the jobs, like {NCCL_DEBUG: INFO}",
     )
     service_account: str | None = word(OBJECT, OBJECT_ALLOWED, help="service account of the jobs")

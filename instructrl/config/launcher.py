@@ -23,7 +23,7 @@ from instructrl.config.fields import (
     word_list,
 )
 from instructrl.config.kubernetes import KubernetesConfig
-from instructrl.config.patterns import VARIABLE, VARIABLE_VALUE
+from instructrl.config.patterns import READ_ONLY, VARIABLE_VALUE, variable_except
 from instructrl.config.skypilot import SECRETS, SkyPilotConfig
 from instructrl.config.yaml_file import read_yaml
 from instructrl.errors import InputError
@@ -54,6 +54,7 @@ OWN_OPTIONS = (  # of sbatch: those that a setting or the launcher gives; sbatch
 OWN_BEGINNINGS = sorted({option[:count] for option in OWN_OPTIONS for count in range(2, len(option) + 1)})
 EXTRA_KEYS = rf"(?!({'|'.join(OWN_BEGINNINGS)})$)[a-z][a-z0-9-]*[a-z0-9]"
 EXTRA_VALUES = r"[A-Za-z0-9_/][A-Za-z0-9_./:,=@+*&|!()\[\]-]*"
+SLURM_VARIABLE = variable_except(r"(SLURM|SLURMD|SBATCH|SRUN|SUBMITIT)_\w+", "PYTHONUNBUFFERED", "attempt", READ_ONLY)
 FEATURES = r"[A-Za-z0-9_(\[!][A-Za-z0-9_.:,=&|*!()\[\]+-]*"
 CLOUD_ID = r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?"
 CLOUD_ID_ALLOWED = "at most 63 lower-case letters, digits and -, a letter first and no - last"
@@ -71,6 +72,11 @@ SSH_PATH = r"[\w./~][\w./~+@=,:-]*"  # ssh splits its options at spaces, and rep
 SSH_PATH_ALLOWED = "the path of a file, of letters, digits and ._/~+@=,:-"
 MOUNTED = r"/[A-Za-z0-9_./+=@-]*"
 CREDENTIALS = (*SECRETS, "AWS_SHARED_CREDENTIALS_FILE", "GOOGLE_APPLICATION_CREDENTIALS")
+HOST_VARIABLE = variable_except("PYTHONUNBUFFERED", "RUN_MARK", "INSTRUCTRL_SETUP", READ_ONLY)
+HOST_VARIABLE_ALLOWED = (
+    "names of variables, none that the launcher sets (PYTHONUNBUFFERED, RUN_MARK, INSTRUCTRL_SETUP, and those that bash "
+    "keeps, like UID)"
+)
 HOME_FOLDER = r"(?!.*(^|/)\.{1,2}(/|$))[A-Za-z0-9_.][A-Za-z0-9_.+-]*(/[A-Za-z0-9_.+-]+)*"
 
 
@@ -131,9 +137,10 @@ class SlurmConfig:
         help="further options of sbatch, like {hint: nomultithread, exclusive: user}",
     )
     environment: dict[str, Any] = pairs(
-        keys=rf"(?!SLURM_|SBATCH_|SUBMITIT_){VARIABLE}",
+        keys=SLURM_VARIABLE,
         pattern=VARIABLE_VALUE,
-        allowed="variables, none of SLURM's own, with texts or numbers",
+        allowed="variables with texts or numbers, none that SLURM or the batch script sets (SLURM_*, SBATCH_*, SRUN_*, "
+        "SLURMD_*, SUBMITIT_*, PYTHONUNBUFFERED, attempt, and those that bash keeps, like UID)",
         help="variables of the jobs, like {NCCL_SOCKET_IFNAME: ib0}",
     )
     container: str | None = word(
@@ -234,8 +241,8 @@ class TpuConfig:
     )
     environment: list[str] = word_list(
         *CREDENTIALS,
-        pattern=VARIABLE,
-        allowed="names of variables",
+        pattern=HOST_VARIABLE,
+        allowed=HOST_VARIABLE_ALLOWED,
         help="variables of this machine that the hosts get, if they are set; those that name credential files: a copy",
     )
     wait_minutes: float = number(60.0 * 24, above=0, high=MAX_MINUTES, help="maximum wait for the pod to be ready")

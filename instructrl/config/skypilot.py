@@ -4,12 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from instructrl.config.fields import number, one_of, pairs, setting, word, word_list
-from instructrl.config.patterns import IMAGE, PART, VARIABLE, VARIABLE_VALUE
+from instructrl.config.patterns import IMAGE, PART, READ_ONLY, VARIABLE_VALUE, variable_except
 
 NAME = r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?"
 ACCELERATORS = rf"{NAME}(:[1-9]\d{{0,2}})?"
 INFRA = rf"(\*|[A-Za-z0-9]+)(/(\*|{PART}))*"
 MOUNT = rf"/[A-Za-z0-9_.+-]+(/[A-Za-z0-9_.+-]+)*:([a-z][a-z0-9]*://)?{NAME}"
+VARIABLE = variable_except("PYTHONUNBUFFERED", r"SKYPILOT_\w+", READ_ONLY)
+OWN_VARIABLES = "SKYPILOT_*, PYTHONUNBUFFERED, and those that bash keeps, like UID"
 SECRETS = (
     "WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
@@ -60,13 +62,13 @@ class SkyPilotConfig:
     secrets: list[str] = word_list(
         *SECRETS,
         pattern=VARIABLE,
-        allowed="names of variables",
+        allowed=f"names of variables, none that SkyPilot or the launcher sets ({OWN_VARIABLES})",
         help="variables of this machine that jobs get, if they are set, as secrets of SkyPilot",
     )
     environment: dict[str, Any] = pairs(
-        keys=rf"(?!SKYPILOT_){VARIABLE}",
+        keys=VARIABLE,
         pattern=VARIABLE_VALUE,
-        allowed="variables, none of SkyPilot's own, with texts or numbers",
+        allowed=f"variables with texts or numbers, none that SkyPilot or the launcher sets ({OWN_VARIABLES})",
         help="variables of the jobs, like {NCCL_DEBUG: INFO}",
     )
     setup: list[str] | None = setting(None, help="shell lines on each node before ours, without passwords")

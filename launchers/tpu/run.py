@@ -5,8 +5,8 @@ import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from instructrl.config.launcher import TpuConfig
-from instructrl.errors import RunError
+from instructrl.config.launcher import HOST_VARIABLE, HOST_VARIABLE_ALLOWED, TpuConfig
+from instructrl.errors import InputError, RunError
 from instructrl.redaction import redact
 from launchers.job import checkout
 from launchers.ssh.broadcast import INTERRUPTED, run_on_all
@@ -51,11 +51,19 @@ def command_of(words: Sequence[str], host: Host, hosts: Sequence[Host], tpu: Tpu
 
 
 def split_variables(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Split a command into its words and the leading NAME=VALUE variables."""
+    """Split a command into its words and the leading NAME=VALUE variables.
+
+    Raises:
+        InputError: the launcher or bash sets one of them.
+    """
     count = 0
     while count < len(words) and re.match(r"[A-Za-z_]\w*=", words[count]):
         count += 1
-    return list(words[count:]), dict(word.split("=", 1) for word in words[:count])
+    variables = dict(word.split("=", 1) for word in words[:count])
+    for name in variables:
+        if re.fullmatch(HOST_VARIABLE, name) is None:
+            raise InputError(f"run: found {name}= before the command; allowed: {HOST_VARIABLE_ALLOWED}; leave it out")
+    return list(words[count:]), variables
 
 
 def wait_for_ssh(hosts: Sequence[Host], *, seconds: float = BOOT_SECONDS) -> None:

@@ -219,6 +219,10 @@ def test_a_variable_of_null_is_left_out() -> None:
         (["mounts=[/a/../b:c]"], "launcher.kubernetes.mounts: found [/a/../b:c]; allowed: a list like [A,B] of FOLDER"),
         (["node_selector=[a]"], "launcher.kubernetes.node_selector: found [a]; allowed: a list like [A,B] of LABEL:VA"),
         (["secrets=[A_B]"], "launcher.kubernetes.secrets: found [A_B]; allowed: a list like [A,B] of names of secrets"),
+        *(
+            ([f"environment={{{name}: 3}}"], f"launcher.kubernetes.environment: found {{'{name}': 3}}; allowed: a dict")
+            for name in ("JOB_COMPLETION_INDEX", "KUBERNETES_SERVICE_HOST", "TPU_WORKER_ID", "PYTHONUNBUFFERED")
+        ),
         (["environment={HF_TOKEN: abcdefgh1234}"], "launcher.kubernetes.environment: found a password or a token"),
         (
             ["image=x", "node_selector=[a:b,c:b,a:c]"],

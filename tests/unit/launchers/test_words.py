@@ -12,6 +12,7 @@ from instructrl.config.fields import leaves
 from instructrl.config.launcher import LaunchConfig, LauncherConfig, TpuConfig
 from instructrl.errors import InputError
 from launchers.tpu.launcher import TpuBackend
+from launchers.tpu.run import split_variables
 from launchers.tpu.settings import PodConfig, read
 
 ODD = (
@@ -117,11 +118,25 @@ def test_a_launchers_words_are_taken_or_refused_in_one_line(key: str) -> None:
         (["pod=a/b"], "pod: found a/b; allowed: at most 63 lower-case letters"),
         (["user=-x"], "user: found -x; allowed: letters, digits"),
         (["key=a b"], "key: found a b; allowed: the path of a file"),
+        *(
+            ([f"environment=[HF_TOKEN,{name}]"], f"environment: found [HF_TOKEN, {name}]; allowed: a list like [A,B]")
+            for name in ("RUN_MARK", "INSTRUCTRL_SETUP", "PYTHONUNBUFFERED", "SHELLOPTS")
+        ),
     ],
 )
 def test_a_pods_words_are_refused_at_once(words: list[str], line: str) -> None:
     with pytest.raises(InputError, match="^" + re.escape(line)):
         read([*words, "dry_run=true"])
+
+
+@pytest.mark.parametrize("name", ["RUN_MARK", "INSTRUCTRL_SETUP", "PYTHONUNBUFFERED", "EUID"])
+def test_variables_of_a_command_on_a_pod_are_none_that_the_launcher_sets(name: str) -> None:
+    assert split_variables(["A=1", f"{name}_2=b=c", "train.py", f"{name}=0"]) == (
+        ["train.py", f"{name}=0"],
+        {"A": "1", f"{name}_2": "b=c"},
+    )
+    with pytest.raises(InputError, match=rf"^run: found {name}= before the command; allowed: names of variables, "):
+        split_variables(["A=1", f"{name}=2", "train.py"])
 
 
 @pytest.mark.parametrize("addresses", ["a,a", "a:99999", "a:0"])
@@ -168,6 +183,10 @@ def test_a_pod_without_a_name_gets_one_that_the_cloud_accepts(tmp_path: Path, sw
         ("extra=x", "launcher.slurm.extra: found x; allowed: a dict like {KEY: VALUE} of sbatch's long options"),
         ("extra.hint=x", "launcher.slurm.extra.hint: no such setting; write 'launcher.slurm.extra={hint: VALUE}'"),
         ("environment={SLURM_JOB_ID: 3}", "launcher.slurm.environment: found {'SLURM_JOB_ID': 3}; allowed: variables"),
+        *(
+            (f"environment={{{name}: 3}}", f"launcher.slurm.environment: found {{'{name}': 3}}; allowed: variables")
+            for name in ("SLURMD_NODENAME", "SBATCH_X", "SRUN_DEBUG", "PYTHONUNBUFFERED", "attempt", "UID", "PPID")
+        ),
         ("environment={A: true}", "launcher.slurm.environment: found {'A': True}; allowed: "),
         ("environment={WANDB_API_KEY: abcdefgh1234}", "launcher.slurm.environment: found a password or a token ("),
         ("mail_types=[FIAL]", "launcher.slurm.mail_types: found [FIAL]; allowed: a list like [A,B] of NONE, BEGIN, "),
