@@ -1,6 +1,10 @@
 """Job spec: describes a job independently of the backend that runs it."""
 
+import itertools
+import os
+import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +35,18 @@ def checkout() -> Path:
             "with git and run the command there"
         )
     return ROOT
+
+
+def shell_line(words: Sequence[str]) -> str:
+    """Return a command for a shell on one line: in a comment of a script, what follows a line break would be run."""
+    return " ".join(shlex.quote(word) if word.isprintable() else escaped(word) for word in words)
+
+
+def escaped(word: str) -> str:
+    """Return a word as bash reads it with its control characters escaped."""
+    plain = word.replace("\\", r"\\").replace("'", r"\'")
+    codes = (one if one.isprintable() else "".join(f"\\x{byte:02x}" for byte in os.fsencode(one)) for one in plain)
+    return f"$'{''.join(codes)}'"
 
 
 @dataclass(frozen=True)
@@ -65,6 +81,11 @@ class JobSpec:
         while self.command[count : count + 1] == ("--config-dir",):
             count += 2
         return self.command[:count]
+
+    @property
+    def config_folders(self) -> list[str]:
+        """The absolute paths of the folders of further settings."""
+        return [folder for flag, folder in itertools.pairwise(self.entry) if flag == "--config-dir"]
 
     def sets(self, key: str) -> bool:
         """Return True if the command has an override of a setting."""

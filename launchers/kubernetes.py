@@ -5,7 +5,6 @@ started again, without a limit, when a process was interrupted (exit code 75) or
 """
 
 import hashlib
-import itertools
 import json
 import math
 import posixpath
@@ -218,10 +217,10 @@ def check_mount(folder: str, settings: KubernetesConfig) -> None:
 
 def check_config_folders(spec: JobSpec) -> None:
     """Raise InputError for a folder of settings that only this machine has."""
-    settings, entry = spec.resources.kubernetes, spec.entry
+    settings = spec.resources.kubernetes
     known = [settings.code, *folders(settings)]
-    for flag, folder in itertools.pairwise(entry):
-        if flag == "--config-dir" and not any(PurePosixPath(folder).is_relative_to(path) for path in known):
+    for folder in spec.config_folders:
+        if not any(PurePosixPath(folder).is_relative_to(path) for path in known):
             raise InputError(
                 f"--config-dir: found {folder}, which the nodes do not have; allowed: a folder with the same path here "
                 f"and there, in one of launcher.kubernetes.mounts or in the image's launcher.kubernetes.code="

@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import shlex
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from instructrl.config.launcher import LauncherConfig
-from launchers.job import JobSpec, import_path
+from launchers.job import JobSpec, import_path, shell_line
 from launchers.job_table import SUBMITTED_AGAIN, Job
 
 CANCELLED = "stopped by launchers.jobs cancel"
@@ -33,7 +32,7 @@ class Local:
 
     def preview(self, specs: Sequence[JobSpec]) -> str:
         """Return the command lines that would run."""
-        return "\n".join(shlex.join(spec.command_line()) for spec in specs)
+        return "\n".join(shell_line(spec.command_line()) for spec in specs)
 
     def submit(self, pairs: Sequence[tuple[Job, JobSpec]], record: Callable[[], None]) -> None:
         """Queue jobs; `refresh` starts them."""

@@ -9,7 +9,6 @@ which its jobs are found when sbatch, or the process that called it, ended witho
 import os
 import re
 import secrets
-import shlex
 import shutil
 import sys
 import time
@@ -20,7 +19,7 @@ from pathlib import Path
 
 from instructrl.errors import InputError, RunError
 from launchers.exit_status import read_exit_code, read_job
-from launchers.job import JobSpec
+from launchers.job import JobSpec, shell_line
 from launchers.job_table import Job, merge_jobs
 from launchers.queue import FIND_SECONDS, MAX_MISSES, Queue
 from launchers.slurm_commands import (
@@ -116,7 +115,7 @@ class Slurm(Queue):
         arrays += [Array([pair], 1, "afterok:JOB") for pair in pairs if len(pair[1].after) > 1]
         for array in arrays:
             begin_attempts(array.jobs, "SUBMISSION")
-            commands = [f"# job {job.number}: {shlex.join(task(spec).argv)}" for job, spec in array.pairs]
+            commands = [f"# job {job.number}: {shell_line(task(spec).argv)}" for job, spec in array.pairs]
             texts.append("\n".join([self._script(array).rstrip(), "", *commands]))
         return "\n\n".join(texts)
 
@@ -179,7 +178,7 @@ class Slurm(Queue):
         """Return the batch script of one array."""
         spec, parallel = array.pairs[0][1], array.parallel
         parameters = script_parameters(self._folder, spec, array.jobs, parallel=parallel, needed=array.needed)
-        words = interpreter(self._resources.slurm)
+        words = interpreter(spec)
         return batch_script(self._folder / "slurm", len(array.pairs), parameters, interpreter=words)
 
     def _write(self, array: "Array") -> Path | None:

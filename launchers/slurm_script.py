@@ -70,7 +70,7 @@ def script_parameters(
         "signal_delay_s": settings.save_seconds,
         "array_parallelism": parallel,
         "stderr_to_stdout": True,
-        "srun_args": [*pyxis_options(settings), "--wait=60"],  # when a process fails, the others are killed after 60 s
+        "srun_args": [*pyxis_options(spec), "--wait=60"],  # when a process fails, the others are killed after 60 s
         "setup": [
             *variables(settings),
             *([f". {folder}/slurm/{token}{SETUP_SUFFIX}"] if is_confidential_setup(settings) else settings.setup or []),
@@ -120,16 +120,18 @@ def variables(settings: SlurmConfig) -> list[str]:
     return [f"export {name}={shlex.quote(value)}" for name, value in given.items()]
 
 
-def mounts(settings: SlurmConfig) -> list[str]:
-    """Return the folders of a container: the working folder, the checkout and those of the settings."""
-    return list(dict.fromkeys([str(Path.cwd()), *import_path(), *settings.container_mounts]))
+def mounts(spec: JobSpec) -> list[str]:
+    """Return the folders of a container: the working folder, the checkout, and those with and of the settings."""
+    own = [str(Path.cwd()), *import_path(), *spec.config_folders]
+    return list(dict.fromkeys([*own, *spec.resources.slurm.container_mounts]))
 
 
-def pyxis_options(settings: SlurmConfig) -> list[str]:
+def pyxis_options(spec: JobSpec) -> list[str]:
     """Return the options of srun that start the tasks in a container; none without pyxis."""
+    settings = spec.resources.slurm
     if settings.container is None or settings.container_runtime != "pyxis":
         return []
-    pairs = ",".join(one if ":" in one else f"{one}:{one}" for one in mounts(settings))
+    pairs = ",".join(one if ":" in one else f"{one}:{one}" for one in mounts(spec))
     return [
         f"--container-image={settings.container}",
         f"--container-mounts={pairs}",
@@ -137,13 +139,14 @@ def pyxis_options(settings: SlurmConfig) -> list[str]:
     ]
 
 
-def interpreter(settings: SlurmConfig) -> list[str]:
+def interpreter(spec: JobSpec) -> list[str]:
     """Return the words that start Python for a task, in apptainer's container if there is one."""
+    settings = spec.resources.slurm
     python = [job_python(settings)]
     if settings.container is None or settings.container_runtime != "apptainer":
         return python
     gpus = ["--nv"] if settings.gpus_per_node else []
-    binds = [f"--bind={one}" for one in mounts(settings)]
+    binds = [f"--bind={one}" for one in mounts(spec)]
     return ["apptainer", "exec", *gpus, *binds, settings.container, *python]
 
 

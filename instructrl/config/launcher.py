@@ -74,8 +74,8 @@ MOUNTED = r"/[A-Za-z0-9_./+=@-]*"
 CREDENTIALS = (*SECRETS, "AWS_SHARED_CREDENTIALS_FILE", "GOOGLE_APPLICATION_CREDENTIALS")
 HOST_VARIABLE = variable_except("PYTHONUNBUFFERED", "RUN_MARK", "INSTRUCTRL_SETUP", READ_ONLY)
 HOST_VARIABLE_ALLOWED = (
-    "names of variables, none that the launcher sets (PYTHONUNBUFFERED, RUN_MARK, INSTRUCTRL_SETUP, and those that bash "
-    "keeps, like UID)"
+    "names of variables, none that the launcher sets (PYTHONUNBUFFERED, RUN_MARK, INSTRUCTRL_SETUP, and those that "
+    "bash keeps, like UID)"
 )
 HOME_FOLDER = r"(?!.*(^|/)\.{1,2}(/|$))[A-Za-z0-9_.][A-Za-z0-9_.+-]*(/[A-Za-z0-9_.+-]+)*"
 

@@ -8,7 +8,6 @@ saying whether it started the job. States are those of `sky jobs queue`.
 import os
 import re
 import secrets
-import shlex
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -18,7 +17,7 @@ from typing import Any
 from instructrl.config.launcher import LauncherConfig
 from instructrl.errors import InputError, RunError, shorten
 from instructrl.redaction import redact
-from launchers.job import JobSpec, checkout
+from launchers.job import JobSpec, checkout, shell_line
 from launchers.job_table import Job, merge_jobs
 from launchers.local import find_process
 from launchers.queue import MAX_MISSES, Queue
@@ -61,27 +60,30 @@ class SkyPilot(Queue):
         """Return each job's task and the command that starts it.
 
         Raises:
-            InputError: there is no checkout whose code the nodes would get.
+            InputError: there is no checkout whose code the nodes would get, or they do not get a folder of settings.
         """
         lines = []
         for job, spec in zip(merge_jobs([], specs), specs, strict=True):
             job.begin_attempt("skypilot", "SUBMISSION")
             words = launch_words(self._path(job), passed_secrets(self._resources.skypilot))
-            lines += [f"# {shlex.join(['sky', *words])}", task_yaml(spec, name_of(job), checkout()).rstrip(), "---"]
+            lines += [f"# {shell_line(['sky', *words])}", task_yaml(spec, name_of(job), checkout()).rstrip(), "---"]
         return "\n".join(lines[:-1])
 
     def submit(self, pairs: Sequence[tuple[Job, JobSpec]], record: Callable[[], None]) -> None:
         """Start jobs; once one is refused, so are those after it, which have the same resources.
 
         Raises:
-            InputError: their output would be lost with the nodes, or there is no checkout.
+            InputError: their output would be lost with the nodes, or these do not get the code or a folder of settings.
         """
         code, token = checkout(), secrets.token_hex(8)
         for _, spec in pairs:
             check_output(spec)
+        tasks = []
         for index, (job, spec) in enumerate(pairs):
             job.begin_attempt("skypilot", f"{token}.{index}")
-            write_private(self._path(job), task_yaml(spec, name_of(job), code))
+            tasks.append((self._path(job), task_yaml(spec, name_of(job), code)))
+        for path, text in tasks:
+            write_private(path, text)
         record()
         reason = ""
         for job, _ in pairs:

@@ -8,6 +8,7 @@ from typing import Any
 
 from instructrl.config.skypilot import SkyPilotConfig
 from instructrl.errors import InputError, format_value
+from launchers.config_folders import with_copied_folders
 from launchers.exit_status import INTERRUPTED
 from launchers.job import JobSpec
 from launchers.ssh.variables import FILES
@@ -27,9 +28,13 @@ def task_yaml(spec: JobSpec, name: str, code: Path) -> str:
         spec: the job.
         name: of the managed job, unique among all.
         code: the checkout, which SkyPilot copies to the nodes without what git ignores.
+
+    Raises:
+        InputError: the nodes do not have a folder of settings.
     """
     settings = spec.resources.skypilot
     sources = dict(mount.split(":", 1) for mount in settings.mounts)
+    spec = with_copied_folders(spec, code, mounted=list(sources))
     buckets = {path: {"source": source, "mode": "MOUNT"} for path, source in sources.items() if "://" in source}
     task = {
         "name": name,

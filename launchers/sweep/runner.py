@@ -93,8 +93,7 @@ def name_of_overrides(jobs: Sequence[Sequence[str]], *, entry: str) -> str:
 
 
 def run_sweep(specs: Sequence[JobSpec], name: str, *, command: str, compares: bool = True) -> int:
-    """Run all jobs of a sweep; returns 0, or 1 if a job failed, 75 if one was interrupted, or this
-    command by SIGTERM, and 130 for ctrl-C.
+    """Run all jobs of a sweep; returns 0, or 1 if a job failed, 75 for an interrupted one or SIGTERM, 130 for ctrl-C.
 
     `compares`: compare their runs at the end; False for some jobs of a search, of which others follow.
     """

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from instructrl.config.launcher import LauncherConfig, TpuConfig
 from instructrl.errors import InputError, RunError
+from launchers.config_folders import with_copied_folders
 from launchers.job import JobSpec, checkout
 from launchers.job_table import Job
 from launchers.local import Local
@@ -62,14 +63,14 @@ class TpuBackend(Local):
         """Return the request for the pod and each job's command.
 
         Raises:
-            InputError: there is no checkout whose code the pod would get.
+            InputError: there is no checkout whose code the pod would get, or it does not get a folder of settings.
         """
-        checkout()
+        code = checkout()
         lines = [] if self.tpu.addresses else [describe_request(self.tpu)]
         where = self.tpu.addresses or self.tpu.pod
         lines.append(f"on each host of {where}: the code into ~/{self.tpu.folder}, then bash {SETUP}")
         placeholder = [Host("", "{first}")]
-        for spec in specs:
+        for spec in (with_copied_folders(spec, code) for spec in specs):
             overrides = [*spec.command, *self.hardware_overrides(spec)]
             lines.append(f"{spec.name}: {command_of(overrides, placeholder[0], placeholder, self.tpu)}")
         return "\n".join(lines)
@@ -79,15 +80,17 @@ class TpuBackend(Local):
         """Submit jobs.
 
         Raises:
-            InputError: their output would be lost with the pod, the pod is not specified, or there is no checkout.
+            InputError: their output would be lost with the pod, the pod is not specified, or it does not get the code
+                or a folder of settings.
         """
-        checkout()
+        code = checkout()
+        copied = [(job, with_copied_folders(spec, code)) for job, spec in pairs]
         if self.tpu.addresses is None:
             for _, spec in pairs:
                 self.check_output(spec)
             request_of(self.tpu)
             pod.cloud_of(self.tpu)
-        super().submit([(job, replace(spec, command=self.monitor_command(spec))) for job, spec in pairs], record)
+        super().submit([(job, replace(spec, command=self.monitor_command(spec))) for job, spec in copied], record)
 
     def check_output(self, spec: JobSpec) -> None:
         """Raise InputError if a job's output would be lost with the pod, or could not be shared by its hosts."""

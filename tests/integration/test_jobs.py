@@ -156,7 +156,9 @@ def test_a_log_is_followed_until_its_job_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [("follow",), ("list", "watch=true")])
-def test_a_command_that_only_looks_ends_with_one_line_and_the_jobs_go_on(tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_a_command_that_only_looks_ends_with_one_line_and_the_jobs_go_on(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
     sweep = study(tmp_path, "one")
     launcher = sweep.begin()
     until(lambda: began(tmp_path, 1) and sweep.table[0]["state"] == "running")
