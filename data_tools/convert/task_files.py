@@ -12,6 +12,7 @@ from typing import NamedTuple
 from data_tools.convert.copies import Known, content_digest, copy_of, other_split_contents
 from data_tools.convert.episode_builder import ERRORS, Make, skipped_for
 from data_tools.convert.episode_workers import build_all
+from data_tools.convert.existing_files import already_converted
 from data_tools.convert.settings import ConvertConfig, workspace_of
 from data_tools.convert.skip_report import ConversionReport, Converted, Skipped, SkipReason
 from instructrl import __version__
@@ -160,14 +161,23 @@ def write(config: ConvertConfig, task: str, size: int, found: TaskEpisodes, work
 def target_files(
     config: ConvertConfig, task: str, size: int, found: TaskEpisodes
 ) -> tuple[dict[str, StoragePath], dict[str, Header]]:
-    """Paths and headers of the files of a task, by split."""
+    """Paths and headers of the files of a task, by split.
+
+    Raises:
+        InputError: validation episodes are asked for, but the episodes are not divided.
+    """
     out = storage_path(config.out)
     sim = replace(found.sim, cameras=list(config.cameras), image_size=size, actions=config.actions)
     one_file = out.suffix == ".hdf5"
     splits = [config.split or "train"] if one_file or config.split else list(SPLITS)
+    if config.val_episodes is not None and len(splits) == 1:
+        raise InputError(
+            f"val_episodes: found {config.val_episodes}, but all these episodes become {splits[0]}; leave it out, or "
+            "leave split= out and name a folder, for one split that is divided"
+        )
     default_paths = demonstration_paths(TaskConfig(task, 1, 1), sim, DataConfig(config.out))
     source = {"source": str(Path(config.src).resolve()), "version": "unknown", "renderer": config.renderer}
-    provenance = {**found.origin, **source, "suite": __version__}
+    provenance = {**found.origin, **source, "suite": __version__, **selection(config)}
     header = Header(
         task, "", tuple(config.cameras), size, provenance, workspace_of(config), found.state, config.actions
     )
@@ -177,21 +187,12 @@ def target_files(
     )
 
 
-def already_converted(files: dict[str, StoragePath], headers: dict[str, Header]) -> bool:
-    """Return True if the same conversion was done before.
-
-    Raises:
-        InputError: another file is in the way.
-    """
-    present = {split: read(path) for split, path in files.items() if path.exists()}
-    for split, (found, _) in present.items():
-        if found != headers[split]:
-            raise InputError(f"{files[split]}: found another file; choose another out=, or add overwrite=true")
-    if len(present) < len(files):
-        return False
-    for split, (_, contents) in present.items():
-        print(f"{files[split]}: exists already, {len(contents.seed)} episodes; overwrite=true converts it again")
-    return True
+def selection(config: ConvertConfig) -> dict[str, str]:
+    """Those settings that choose among the episodes of a source, as provenance: with others, other files are made."""
+    limits = {"episodes": config.episodes, "val_episodes": config.val_episodes, "variations": config.variations}
+    flags = {"crop": config.crop, "depth": config.depth}
+    found = {name: str(value) for name, value in limits.items() if value is not None}
+    return found | {name: "true" for name, given in flags.items() if given}
 
 
 def seeded(candidates: Sequence[Candidate], first_seed: int) -> list[tuple[str, Make]]:

@@ -18,7 +18,8 @@ from data_tools.exchange.episodes import Episode, Reader, Source
 from data_tools.exchange.foreign import demonstration, keyframes, position
 from data_tools.exchange.mapping import Mapping, parse_key, referenced_keys, selected_cameras
 from instructrl.config.environment import SimConfig
-from instructrl.errors import InputError
+from instructrl.errors import InputError, RunError
+from instructrl.storage.paths import StoragePath
 from instructrl.workspace import LARGEST, Workspace
 
 MARGIN, LEAST_MARGIN = 0.05, 0.01  # of a workspace around positions: of their extent, and in metres
@@ -39,14 +40,17 @@ def import_foreign(
 
     Raises:
         InputError: no episode can be used, or other files are in the way.
+        RunError: so it is with the second split; the file of the first is kept, and not made again.
     """
     task = config.task or source.name
     splits = select_splits(source, config.split, source_split)
     if Path(config.out).suffix == ".hdf5" and len(splits) > 1:
         raise InputError(f"out: found one file for {' and '.join(splits.values())}; name a folder, or set split=")
     reader = source.reader(key for _, key in referenced_keys(mapping))
+    also = ""  # what the same command needs to make the same files of data of which some was mended
     if config.workspace is None:
         config = replace(config, workspace=data_workspace(source, reader, mapping, limit=config.episodes).numbers)
+        also = f" and workspace={workspace_of(config)}"
     workspace_of(config)
     provenance = {"simulator": "unknown", "expert": f"unknown, {source.format} data set {source.name} {source.version}"}
     has_matrices = next(iter(selected_cameras(mapping).values())).intrinsics is not None
@@ -55,14 +59,24 @@ def import_foreign(
     provenance["mapping"] = hashlib.sha256(content.encode()).hexdigest()[:16]
     first_split = next(iter(splits.values()))  # whose size is that of both, as training needs it
     size = config.image_size or first_image_size(partial(reader.load, first_split), source.splits[first_split], mapping)
+    complete: list[StoragePath] = []
     for target_split, source_name in splits.items():
         load, count = partial(reader.load, source_name), source.splits[source_name]
         make = partial(demonstration, load, mapping, size)
         candidates: list[Candidate] = [
             (f"{source_name} episode {number}", partial(make, number)) for number in range(count)
         ]
-        found = TaskEpisodes(candidates, provenance, state=tuple(mapping.state.names), sim=sim)
-        written = write(replace(config, split=target_split or None), task, size, found)
+        origin = {**provenance, "source_split": source_name}
+        found = TaskEpisodes(candidates, origin, state=tuple(mapping.state.names), sim=sim)
+        try:
+            written = write(replace(config, split=target_split or None), task, size, found)
+        except InputError as error:
+            if not complete:
+                raise
+            raise RunError(
+                f"{error}; {complete[0]} is complete: once {target_split} is mended, go on with the same command{also}"
+            ) from None
+        complete.append(written.folder / f"{target_split}.hdf5")
     skipped = [name for name in source.splits if name not in splits.values()]
     if skipped:
         print(f"skipped: {', '.join(skipped)}; source_split= selects one of them")

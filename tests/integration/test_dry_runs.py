@@ -1,4 +1,4 @@
-"""What launchers show of jobs and send to machines: one line per command, and folders of settings that are there."""
+"""Previews of launchers with one line per command, and folders of settings that reach the machines of jobs."""
 
 import os
 import re

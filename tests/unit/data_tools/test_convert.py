@@ -241,8 +241,11 @@ def test_variations_take_turns_and_a_folder_of_tasks_is_converted_whole(
     files(tmp_path / "data")["val"].unlink()
     converted(tmp_path / "src", tmp_path / "data", "val_episodes=1")
     assert files(tmp_path / "data")["val"].exists(), "missing files are converted again"
-    with pytest.raises(InputError, match="found another file; choose another out=, or add overwrite=true"):
-        converted(tmp_path / "src", tmp_path / "data", "renderer=rlbench_opengl")
+    with pytest.raises(
+        InputError,
+        match=r"found another file: renderer rlbench_opengl3 \(asked for rlbench_opengl\); ",
+    ):
+        converted(tmp_path / "src", tmp_path / "data", "val_episodes=1", "renderer=rlbench_opengl")
     converted(tmp_path / "src", tmp_path / "data", "renderer=rlbench_opengl", "overwrite=true")
     with pytest.raises(InputError, match="found one file for the tasks close_jar, place_cups; name a folder"):
         converted(tmp_path / "src", tmp_path / "x.hdf5")
@@ -371,6 +374,19 @@ def test_the_printed_command_has_the_episodes_of_both_files_whichever_command_wr
     converted(stored.peract(tmp_path / "other" / "close_jar", episodes=5), tmp_path / "data", "split=val", moved)
     printed = capsys.readouterr().out
     assert "next: " not in printed and "train.hdf5: of another workspace, state or actions; write both" in printed
+
+
+@pytest.mark.parametrize("word", ["episodes=3", "val_episodes=2", "variations=7", "crop=true", "depth=true"])
+def test_another_choice_of_episodes_does_not_pass_for_a_conversion_that_was_done_before(
+    tmp_path: Path, word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    src = stored.peract(tmp_path / "close_jar", episodes=4)
+    converted(src, tmp_path / "data", word)
+    converted(src, tmp_path / "data", word)
+    assert capsys.readouterr().out.count("exists already") == 2
+    name, _, value = word.partition("=")
+    with pytest.raises(InputError, match=rf"train.hdf5: found another file: {name} {value} \(asked for null\); "):
+        converted(src, tmp_path / "data")
 
 
 def test_a_terminal_shows_the_progress_and_the_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """RLDS: exports and imports are lossless, third-party episodes are converted, and errors are one line."""
 
 import json
+import re
+import shutil
 import sys
 import tempfile
 from dataclasses import replace
@@ -20,7 +22,7 @@ from data_tools.rlds import exporter
 from data_tools.rlds.__main__ import ExportConfig, ImportConfig, main, parse, run_export, run_import, usage
 from data_tools.rlds.schema import to_rlds
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
-from instructrl.errors import InputError
+from instructrl.errors import InputError, RunError
 from instructrl.types import COLLISIONS, Demonstration
 from tests.fixtures import demonstrations as samples
 from tests.fixtures import foreign_rlds as third_party
@@ -442,9 +444,93 @@ def test_another_mapping_does_not_pass_for_a_conversion_that_was_done_before(
     before = (tmp_path / "one.hdf5").read_bytes()
     imported(src, tmp_path / "one.hdf5", mapping(tmp_path))
     assert "exists already, 1 episodes" in capsys.readouterr().out
-    with pytest.raises(InputError, match="found another file; choose another out=, or add overwrite=true"):
+    with pytest.raises(InputError, match=r"found another file: .*, mapping \w+ \(asked for \w+\); choose anot"):
         imported(src, tmp_path / "one.hdf5", mapping(tmp_path, (spec, "kind: every")))
     assert (tmp_path / "one.hdf5").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "differs"),
+    [
+        (["episodes=4"], ["episodes=3"], "episodes 4 (asked for 3)"),
+        (["episodes=4"], [], "episodes 4 (asked for null)"),
+        ([], ["episodes=4"], "episodes null (asked for 4)"),
+        (["val_episodes=2"], ["val_episodes=1"], "val_episodes 2 (asked for 1)"),
+        (["source_split=test"], ["source_split=other"], "source_split test (asked for other)"),
+    ],
+)
+def test_another_limit_does_not_pass_for_an_import_that_was_done_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], first: list[str], then: list[str], differs: str
+) -> None:
+    several = "source_split=test" in first
+    made = {name: [third_party.episode(number) for number in range(5)] for name in ["test", "other"][: 1 + several]}
+    src = third_party.dataset(tmp_path / "others", made, kind="array_record")
+    words = [src, tmp_path / "data", mapping(tmp_path), "workspace=[-1,-1,-1,2,2,2]"]
+    imported(*words, *first)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.hdf5")}
+    imported(*words, *first)
+    assert len(before) == 2 and capsys.readouterr().out.count("exists already") == 2
+    with pytest.raises(InputError, match=re.escape(f"train.hdf5: found another file: {differs}; choose another out=")):
+        imported(*words, *then)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.hdf5")}
+    imported(*words, *then, "overwrite=true")
+    imported(*words, *then)
+    assert capsys.readouterr().out.count("exists already") == 2
+
+
+def test_a_split_of_which_nothing_can_be_used_leaves_the_other_one_from_which_the_same_command_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def made(*val: dict[str, Any]) -> None:
+        shutil.rmtree(tmp_path / "others", ignore_errors=True)
+        splits = {"train": [third_party.episode(number) for number in range(2)], "val": list(val)}
+        third_party.dataset(tmp_path / "others", splits, kind="array_record")
+
+    broken = third_party.episode(3)
+    broken["steps"] = broken["steps"][:1]
+    made(broken)
+    words = [tmp_path / "others", tmp_path / "data", mapping(tmp_path)]
+    for skips in ("", "exists already, 2 episodes"):
+        with pytest.raises(RunError) as failed:
+            imported(*words)
+        train, val = (file_of(tmp_path / "data", split) for split in ("train", "val"))
+        refusal, rest = str(failed.value).split("; too few for val: add others; ")
+        assert refusal == "others: 1 episodes found, 0 converted, 1 skipped (1 missing frames)"
+        also = rest.removeprefix(f"{train} is complete: once val is mended, go on with the same command and ")
+        assert also.startswith("workspace=[")
+        assert skips in capsys.readouterr().out and train.exists() and not val.exists()
+        assert [path.name for path in train.parent.glob("[!.]*")] == ["train.hdf5"]
+    before = train.stat().st_mtime_ns
+    made(third_party.episode(3))
+    with pytest.raises(InputError, match=r"train.hdf5: found another file: workspace \[.*\] \(asked for \["):
+        imported(*words)  # around the keyframes of both splits
+    within = third_party.episode(4)
+    for step, other in zip(within["steps"], third_party.episode(0)["steps"], strict=True):
+        step |= {"action": other["action"], "observation": step["observation"] | {"pose": other["observation"]["pose"]}}
+    made(within)
+    imported(*words, also)
+    assert f"{train}: exists already, 2 episodes" in capsys.readouterr().out
+    assert val.exists() and train.stat().st_mtime_ns == before
+
+
+def test_nothing_is_left_of_an_import_of_which_the_first_split_fails(tmp_path: Path) -> None:
+    broken = third_party.episode(3)
+    broken["steps"] = broken["steps"][:1]
+    splits = {"train": [broken], "val": [third_party.episode(0)]}
+    src = third_party.dataset(tmp_path / "others", splits, kind="array_record")
+    with pytest.raises(InputError, match=r"too few for train: add others$"):
+        imported(src, tmp_path / "data", mapping(tmp_path))
+    assert not list(tmp_path.rglob("*.hdf5"))
+
+
+@pytest.mark.parametrize("splits", [("train",), ("train", "val")])
+def test_validation_episodes_of_what_is_not_divided_are_refused(tmp_path: Path, splits: tuple[str, ...]) -> None:
+    made = {name: [third_party.episode(number) for number in range(3)] for name in splits}
+    src = third_party.dataset(tmp_path / "others", made, kind="array_record")
+    word = [] if len(splits) > 1 else ["split=train"]
+    with pytest.raises(InputError, match=r"^val_episodes: found 1, but all these episodes become train; leave it out"):
+        imported(src, tmp_path / "data", mapping(tmp_path), "val_episodes=1", *word)
+    assert not list(tmp_path.rglob("*.hdf5"))
 
 
 def test_the_printed_command_has_the_episodes_of_both_files_after_an_end_between_them(
