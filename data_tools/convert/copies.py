@@ -25,7 +25,7 @@ Known = dict[bytes, str]  # names of episodes by their content
 
 
 def content_digest(path: StoragePath, header: Header, contents: Contents) -> bytes:
-    """Digest of the images, keyframes and actions of an episode; its name, variation and seed do not count."""
+    """Digest of the images at keyframes and the actions of an episode; its name, variation and seed do not count."""
     return episode_digests(path, header, contents).digests[0]
 
 

@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Container, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from instructrl.data.demonstrations.reader import open_file, read, read_header
 from instructrl.data.demonstrations.schema import Contents, Header
 from instructrl.errors import InputError, RunError
@@ -13,7 +15,7 @@ MAX_SHOWN = 20
 
 
 class EpisodeDigests(NamedTuple):
-    """A file, and a digest of the frames, keyframes and actions of each episode."""
+    """A file, and a digest of the first frame, the keyframes and the actions of each episode."""
 
     path: StoragePath
     split: str
@@ -33,14 +35,18 @@ class Duplicate(NamedTuple):
 
 
 def episode_digests(path: StoragePath, header: Header, contents: Contents) -> EpisodeDigests:
-    """Digest each episode of a file; seeds, variations and instructions are ignored."""
+    """Digest each episode of a file; seeds, variations and instructions are ignored.
+
+    So are frames between keyframes, which one file may have of an episode and another not.
+    """
     digests = []
-    for frame, frames, keyframe, keyframes in zip(
-        contents.first_frame, contents.frames, contents.first_keyframe, contents.keyframes, strict=True
+    for frame, keyframe, keyframes in zip(
+        contents.first_frame, contents.first_keyframe, contents.keyframes, strict=True
     ):
-        digest = hashlib.blake2b(contents.crc32[frame : frame + frames].tobytes(), digest_size=16)
-        for column in (contents.keyframe, contents.action):
-            digest.update(column[keyframe : keyframe + keyframes].tobytes())
+        own = slice(keyframe, keyframe + keyframes)
+        seen = frame + np.concatenate([[0], contents.keyframe[own]])
+        digest = hashlib.blake2b(contents.crc32[seen].tobytes(), digest_size=16)
+        digest.update(contents.action[own].tobytes())
         digests.append(digest.digest())
     return EpisodeDigests(path, header.split, digests)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from instructrl.cli.entry import entry_point
 from instructrl.cli.progress import stopwatch
 from instructrl.config.training import TrainConfig
+from instructrl.errors import InputError
 from instructrl.package_files import EVALUATE, TRAIN
 from instructrl.storage.paths import StoragePath
 
@@ -43,6 +44,8 @@ def main(config: TrainConfig) -> float | None:
         with leader_first():
             cloning = config.objective == "behavior_cloning"
             outputs = run_outputs(config, work_dir.folder)
+            if cloning:
+                check_recorded_frames(config)
             data = ensure_demonstrations(config.task, config.sim, config.data, outputs=outputs) if cloning else {}
             run = open_run(config, work_dir.folder)
         from instructrl.evaluation.rollout_callback import rollout_callback
@@ -53,6 +56,25 @@ def main(config: TrainConfig) -> float | None:
             train(config, run, data=data, rollout=rollout, on_saved=work_dir.push)
         print("\n".join([f"run: {work_dir.location}", *next_steps(config, work_dir.location, run)]))
         return best_value(run, config.training.objective)
+
+
+def check_recorded_frames(config: TrainConfig) -> None:
+    """Raise InputError if missing demonstrations would be collected without the frames that are to be observed."""
+    from instructrl.collection.collect import single_tasks
+    from instructrl.collection.target_file import required_splits
+
+    share, sim = config.training.intermediate_share, config.sim
+    if not share or sim.intermediate_frames is not None:
+        return
+    found = [split for task in single_tasks(config.task) for split in required_splits(task, sim, config.data)]
+    for split in found:
+        if split.header.split == "train" and split.is_missing():
+            recorded = "add sim.intermediate_frames=5, " if sim.records_intermediate_frames else ""
+            raise InputError(
+                f"training.intermediate_share: found {share:g}, but {split.path} lacks demonstrations, which would be "
+                f"collected without frames between keyframes; {recorded}convert some with intermediate_frames=5, or "
+                "set it to 0"
+            )
 
 
 def next_steps(config: TrainConfig, location: StoragePath, run: Path) -> list[str]:

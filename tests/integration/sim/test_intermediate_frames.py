@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import train as train_entry
 from instructrl.collection.collect import ensure_demonstrations
 from instructrl.config.simulators import TabletopConfig
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
@@ -14,6 +15,7 @@ from instructrl.sim import EpisodeStart, make_checked_env
 from instructrl.sim.rendering import opengl_backend
 from instructrl.types import Demonstration
 from tests.fixtures import tiny
+from tests.fixtures.commands import run_main
 
 RENDERERS = ["raycast", *(["opengl"] if opengl_backend() else [])]
 FRAMES = ("images", "state", "intrinsics", "extrinsics")
@@ -67,3 +69,14 @@ def test_they_are_collected_beside_other_demonstrations_and_observed_in_training
     with pytest.raises(InputError, match=r"training\.intermediate_share: found 0\.5, but .*train\.hdf5 has no frames"):
         tiny.trained(tmp_path, files[""], "task.episodes=3", "task.val_episodes=1", "training.intermediate_share=0.5",
                      "name=none")  # fmt: skip
+
+
+def test_demonstrations_without_them_are_not_collected_for_a_training_that_observes_them(
+    tmp_path: Path,
+) -> None:
+    words = tiny.overrides(tmp_path, "task.episodes=2", "task.val_episodes=1", "training.intermediate_share=0.5")
+    ended = run_main(train_entry.main, *words)
+    assert ended.returncode == 2 and ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith("error: training.intermediate_share: found 0.5, but ")
+    assert "train.hdf5 lacks demonstrations" in ended.stderr and "add sim.intermediate_frames=5, " in ended.stderr
+    assert not list(tmp_path.rglob("*.hdf5")) and not list((tmp_path / "outputs").rglob("*.yaml"))

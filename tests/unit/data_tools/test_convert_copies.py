@@ -105,6 +105,17 @@ def test_episodes_that_share_only_images_or_only_motions_are_both_used(tmp_path:
     assert len(positions(tmp_path / "out.hdf5")) == 3
 
 
+@pytest.mark.parametrize("frames", [[], ["intermediate_frames=2"]])
+def test_frames_between_keyframes_of_one_split_hide_no_copies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], frames: list[str]
+) -> None:
+    one = stored.peract(tmp_path / "one" / "close_jar", episodes=3)
+    two = stored.peract(tmp_path / "two" / "close_jar", episodes=6)
+    converted(one, tmp_path / "data", "split=val", *([] if frames else ["intermediate_frames=3"]))
+    converted(two, tmp_path / "data", "split=train", *frames)
+    assert "6 episodes found, 3 converted, 3 skipped (3 copies of others)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("first", ["train", "val"])
 def test_the_second_split_leaves_out_what_the_first_has(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], first: str
