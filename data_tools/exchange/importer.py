@@ -50,7 +50,7 @@ def import_foreign(
     also = ""  # what the same command needs to make the same files of data of which some was mended
     if config.workspace is None:
         config = replace(config, workspace=data_workspace(source, reader, mapping, limit=config.episodes).numbers)
-        also = f" and workspace={workspace_of(config)}"
+        also = f" with workspace={workspace_of(config)}"
     workspace_of(config)
     provenance = {"simulator": "unknown", "expert": f"unknown, {source.format} data set {source.name} {source.version}"}
     has_matrices = next(iter(selected_cameras(mapping).values())).intrinsics is not None
@@ -74,7 +74,7 @@ def import_foreign(
             if not complete:
                 raise
             raise RunError(
-                f"{error}; {complete[0]} is complete: once {target_split} is mended, go on with the same command{also}"
+                f"{error}; {complete[0]} is complete: once {target_split} is mended, the same command{also} resumes"
             ) from None
         complete.append(written.folder / f"{target_split}.hdf5")
     skipped = [name for name in source.splits if name not in splits.values()]

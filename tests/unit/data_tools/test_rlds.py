@@ -496,8 +496,9 @@ def test_a_split_of_which_nothing_can_be_used_leaves_the_other_one_from_which_th
         train, val = (file_of(tmp_path / "data", split) for split in ("train", "val"))
         refusal, rest = str(failed.value).split("; too few for val: add others; ")
         assert refusal == "others: 1 episodes found, 0 converted, 1 skipped (1 missing frames)"
-        also = rest.removeprefix(f"{train} is complete: once val is mended, go on with the same command and ")
-        assert also.startswith("workspace=[")
+        also = rest.removeprefix(f"{train} is complete: once val is mended, the same command with ")
+        also = also.removesuffix(" resumes")
+        assert also.startswith("workspace=[") and also.endswith("]")
         assert skips in capsys.readouterr().out and train.exists() and not val.exists()
         assert [path.name for path in train.parent.glob("[!.]*")] == ["train.hdf5"]
     before = train.stat().st_mtime_ns
