@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from functools import cache
+from pathlib import Path
 
 from instructrl.errors import InputError
 from launchers.job import JobSpec
@@ -22,12 +23,11 @@ def with_copied_folders(spec: JobSpec, code: Path, *, mounted: Sequence[str] = (
     """
     if not spec.config_folders:
         return spec
-    copied = [code / name for name in checkout_files(code)]
     names = {}
     for folder in map(Path, spec.config_folders):
-        if any(PurePosixPath(folder).is_relative_to(path) for path in mounted):
+        if any(folder.is_relative_to(path) for path in mounted):
             names[str(folder)] = str(folder)
-        elif folder.is_relative_to(code) and any(file.is_relative_to(folder) for file in copied):
+        elif folder in copied_folders(code):
             names[str(folder)] = str(folder.relative_to(code))
         else:
             other = f", or one in the mounts {', '.join(mounted)}" if mounted else ""
@@ -37,3 +37,9 @@ def with_copied_folders(spec: JobSpec, code: Path, *, mounted: Sequence[str] = (
             )
     entry = [names.get(word, word) for word in spec.entry]
     return replace(spec, command=(*entry, *spec.command[len(entry) :]))
+
+
+@cache  # all jobs of a sweep ask for the same, and git lists every file
+def copied_folders(code: Path) -> set[Path]:
+    """The folders of a checkout with a file that its copies have, and the checkout itself."""
+    return {folder for name in checkout_files(code) for folder in (code / name).parents if folder.is_relative_to(code)}
