@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, Timeout
 
 from instructrl.errors import InputError
-from instructrl.preemption import POLL_INTERVAL, raise_if_preempted
+from instructrl.preemption import POLL_INTERVAL, sleep
 from instructrl.storage.paths import StoragePath, lock_folder
 
 NO_LOCKING = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of file systems without locks
@@ -55,8 +54,7 @@ def exclusive_lock(
                 raise InputError(f"{folder}: {other} {activity} here; wait for it or {busy_hint}")
             print(f"{folder}: {other} {activity} here; waiting for it", flush=True)
             while not try_lock(lock):
-                raise_if_preempted()
-                time.sleep(POLL_INTERVAL)
+                sleep(POLL_INTERVAL)
         yield
     finally:
         lock.release()
@@ -84,8 +82,7 @@ def shared_lock(folder: StoragePath) -> Iterator[None]:
         if not try_share(file.fileno()):
             print(f"{folder}: another process works here; waiting for it", flush=True)
             while not try_share(file.fileno()):
-                raise_if_preempted()
-                time.sleep(POLL_INTERVAL)
+                sleep(POLL_INTERVAL)
         yield
 
 

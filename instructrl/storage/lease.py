@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from instructrl.errors import InputError, RunError
-from instructrl.preemption import POLL_INTERVAL, raise_if_preempted
+from instructrl.preemption import POLL_INTERVAL, sleep
 from instructrl.redaction import redact_words
 from instructrl.storage import object_store
 from instructrl.storage.atomic import atomic_path
@@ -222,8 +222,7 @@ def wait_for_expiry(
     print(f"{record.path.parent}: {name} worked here; waiting up to {wait:.0f} s for it to renew its lease", flush=True)
     end = time.monotonic() + wait
     while time.monotonic() < end:
-        raise_if_preempted()
-        time.sleep(min(POLL_INTERVAL, heartbeat / 2))
+        sleep(min(POLL_INTERVAL, heartbeat / 2))
         now = record.state()
         if now is None:
             return

@@ -23,7 +23,7 @@ from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.data.feature_cache.row_file import RowFile
 from instructrl.data.feature_cache.row_layout import RowLayout
 from instructrl.errors import InputError, RunError
-from instructrl.preemption import POLL_INTERVAL, raise_if_preempted
+from instructrl.preemption import POLL_INTERVAL, raise_if_preempted, sleep
 from instructrl.storage.claims import Claims
 from instructrl.storage.paths import StoragePath
 from instructrl.types import FrameFeatures
@@ -102,8 +102,7 @@ def compute_items(
                 if not waits:
                     print(f"{folder}: another process computes the same features here; waiting for it", flush=True)
                     waits = True
-                raise_if_preempted()
-                time.sleep(POLL_INTERVAL)
+                sleep(POLL_INTERVAL)
     with report_folder_errors(folder):
         for file in rows.values():
             file.sync()
