@@ -190,3 +190,23 @@ def test_two_processes_that_are_killed_or_stopped_end_bit_equal(tmp_path: Path) 
     again = ended(start("killed"))
     assert [code for *_, code in again] == [0, 0] and "already trained" in again[0][0]
     assert "train" not in again[1][0], "only the leader prints"
+
+
+LISTENING = """
+import sys
+from instructrl.config.training import HardwareConfig
+from instructrl.errors import InterruptedRun, report_user_errors
+from instructrl.training.distributed import multihost
+
+multihost.POLL_SECONDS = 0.0  # so that the end of the interpreter finds each one within a call of jax
+group = dict(word.removeprefix("hardware.").split("=") for word in sys.argv[1:])
+here = HardwareConfig("cpu", coordinator=group["coordinator"], num_processes=2, process_id=int(group["process_id"]))
+with report_user_errors():
+    with multihost.process_group(here):
+        raise InterruptedRun("by SIGTERM")
+"""
+
+
+def test_processes_that_are_stopped_while_they_listen_to_each_other_do_not_abort(tmp_path: Path) -> None:
+    said = ended(team_of([], cwd=tmp_path, processes=2, program=["-c", LISTENING]))
+    assert [code for *_, code in said] == [75, 75], said

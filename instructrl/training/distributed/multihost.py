@@ -5,6 +5,7 @@ process that fails reports the reason to the others, which then end too instead 
 with more than one process.
 """
 
+import atexit
 import itertools
 import os
 import sys
@@ -38,6 +39,7 @@ class ProcessGroup:
         self.client, self.index, self.count = client, index, count
         self.session, self.waits = session, 0
         self._finished = threading.Event()
+        self._watchdog: threading.Thread | None = None
 
     def kv_key(self, *parts: object) -> str:
         """A key of this session in the key-value store."""
@@ -71,7 +73,15 @@ class ProcessGroup:
                 print(f"{label}{line}", file=sys.stderr, flush=True)
                 self.exit(int(code))  # a running collective cannot be cancelled
 
-        threading.Thread(target=poll, name="watchdog", daemon=True).start()
+        self._watchdog = threading.Thread(target=poll, name="watchdog", daemon=True)
+        self._watchdog.start()
+        atexit.register(self.stop_watchdog)  # an interrupted process listens to the others until it ends
+
+    def stop_watchdog(self) -> None:
+        """End the thread: a process that ends while one is within a call of jax aborts."""
+        self._finished.set()
+        if self._watchdog is not None:
+            self._watchdog.join()
 
     def fail(self, error: BaseException) -> NoReturn:
         """Report the error to the other processes and end this one."""
@@ -101,7 +111,7 @@ class ProcessGroup:
     def finish(self) -> None:
         """Barrier at the end of a session, after which no process can fail."""
         self.client.wait_at_barrier(self.kv_key("end"), NO_TIMEOUT_MS)
-        self._finished.set()
+        self.stop_watchdog()
 
 
 _group: ProcessGroup | None = None
