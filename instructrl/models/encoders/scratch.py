@@ -14,8 +14,9 @@ from jaxtyping import Array, Float, Int, UInt8
 from instructrl.config.encoders import ScratchTinyConfig
 from instructrl.config.model import pooled_layers
 from instructrl.models.layers.block_stack import DEFAULT_EXECUTION, ExecutionConfig, run_blocks
+from instructrl.models.layers.convolution import Convolution
 from instructrl.models.layers.image_ops import resize
-from instructrl.models.layers.initializers import Conv, Dense, normal
+from instructrl.models.layers.initializers import Dense, normal
 from instructrl.types import Features
 
 
@@ -74,7 +75,7 @@ class LocalBlock(nn.Module):
     def __call__(self, x: Float[Array, "M h w D"], text: Float[Array, "M D"]) -> Float[Array, "M h w D"]:
         gain, shift = jnp.split(Dense(2 * self.dim, dtype=self.dtype, name="film")(text)[:, None, None], 2, axis=-1)
         y = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
-        y = Conv(self.dim, (3, 3), dtype=self.dtype, name="mix")(y)
+        y = Convolution(self.dim, 3, self.dtype, name="mix")(y)
         y = nn.gelu(y * (1 + gain) + shift)
         return x + Dense(self.dim, dtype=self.dtype, name="out")(y)
 

@@ -78,4 +78,3 @@ def xavier_uniform(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float3
 
 Dense = partial(nn.Dense, kernel_init=lecun_normal)
 DenseGeneral = partial(nn.DenseGeneral, kernel_init=lecun_normal)
-Conv = partial(nn.Conv, kernel_init=lecun_normal)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from instructrl.models.initialization import draw_params, param_shapes
-from instructrl.models.layers.initializers import Conv, Dense, DenseGeneral, normal, xavier_uniform
+from instructrl.models.layers.convolution import Convolution
+from instructrl.models.layers.initializers import Dense, DenseGeneral, normal, xavier_uniform
 
 
 class Small(nn.Module):
@@ -20,7 +21,7 @@ class Small(nn.Module):
 
     @nn.compact
     def __call__(self, images):
-        x = Conv(6, (3, 3), name="conv")(images)
+        x = Convolution(6, 3, name="conv")(images)
         x = x * self.param("gain", nn.initializers.ones, (6,)) + self.param("offset", normal(0.02), (1, 6))
         x = DenseGeneral((2, 4), axis=(-3, -1), name="general")(x)
         if self.fails:
