@@ -5,6 +5,7 @@ import io
 import os
 import select
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,9 @@ MACHINE_ERRORS = {  # no mistake of a program
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "close other programs",
 }
+OURS = __name__.partition(".")[0]
+_packages: set[str] = set()  # of others, from which something was imported by its name in settings or entry points
+REPAIR = "repair, update or uninstall the package"
 NO_READER = 128 + 13  # exit code of a command whose output nobody reads any more: 128 and the number of SIGPIPE
 
 
@@ -117,7 +121,8 @@ def _report_errors() -> Iterator[None]:
     """Turn expected errors into lines and exit codes."""
     try:
         check_working_directory()
-        yield
+        with package_errors():
+            yield
     except (InputError, RunError) as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         raise SystemExit(error.exit_code) from None
@@ -136,6 +141,51 @@ def _report_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted: the same command resumes", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def note_package(module: str) -> None:
+    """Remember that code of this module's package is imported, so that errors name the place in it."""
+    package = module.partition(".")[0]
+    if package != OURS:
+        _packages.add(package)
+
+
+def place_in_package(error: BaseException) -> str | None:
+    """The file and line of an error's last frame in a noted package; None if there is no such frame."""
+    places = [
+        f"{frame.f_code.co_filename}, line {line}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__", "").partition(".")[0] in _packages
+        and not frame.f_code.co_filename.startswith("<")  # methods that dataclasses write have no file
+    ]
+    return places[-1] if places else None
+
+
+def summarize(error: BaseException) -> str:
+    """The type and text of an error of others and, of code in a noted package, file and line: in one line."""
+    text, place = f"{error}", place_in_package(error)
+    if isinstance(error, SyntaxError) and error.filename:
+        text, place = error.msg, f"{error.filename}, line {error.lineno}"
+    summary = shorten(" ".join(redact(f"{type(error).__name__}: {text}").split()).removesuffix(":"), 400)
+    return f"{summary}, in {place}" if place else summary
+
+
+@contextmanager
+def package_errors() -> Iterator[None]:
+    """Turn an exception that code of another package raises, or lets through, into one line.
+
+    Raises:
+        RunError: the exception, with the last place in the package; refusals of the machine stay as they are.
+    """
+    try:
+        yield
+    except (UserError, BrokenPipeError):
+        raise
+    except Exception as error:
+        refused = isinstance(error, OSError) and error.errno in MACHINE_ERRORS
+        if refused or place_in_package(error) is None:
+            raise
+        raise RunError(f"code of another package failed ({summarize(error)}); {REPAIR}") from error
 
 
 def check_working_directory() -> None:

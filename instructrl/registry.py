@@ -23,7 +23,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
-from instructrl.errors import InputError, format_value
+from instructrl.errors import REPAIR, InputError, format_value, note_package, summarize
 
 T = TypeVar("T")
 
@@ -37,7 +37,15 @@ class Registry(Generic[T]):
         group: the entry point group in which other packages name theirs.
     """
 
-    def __init__(self, key: str, own: Mapping[str, str], *, group: str, base: str | None = None) -> None:
+    def __init__(
+        self,
+        key: str,
+        own: Mapping[str, str],
+        *,
+        group: str,
+        base: str | None = None,
+        check: Callable[[type, type], None] | None = None,
+    ) -> None:
         """Describe the entries; nothing is imported.
 
         Args:
@@ -45,8 +53,10 @@ class Registry(Generic[T]):
             own: references "module:attribute" by name.
             group: the entry point group of other packages.
             base: reference of the class of which every entry is a subclass; None: entries are functions.
+            check: raises InputError for an entry that cannot be used, given it and the base; called once for each.
         """
-        self.key, self.own, self.group, self._base = key, dict(own), group, base
+        self.key, self.own, self.group, self._base, self._check = key, dict(own), group, base, check
+        self._checked: set[T] = set()
 
     def __iter__(self) -> Iterator[str]:
         return iter([*self.own, *sorted(self._added.keys() - self.own.keys())])
@@ -61,13 +71,21 @@ class Registry(Generic[T]):
         """Import the entry of this name.
 
         Raises:
-            InputError: there is none, or two, or it cannot be imported, or it is of another kind.
+            InputError: there is none, or two, or it cannot be imported, is of another kind or cannot be used.
         """
         self.check(name)
         if name in self.own:
-            return self.load_own(name)
-        [point] = self._added[name]
-        return cast(T, self._load_added(point))
+            found, where, remedy = self.load_own(name), f"{self.key}: found {name} of {self.own[name]}", "correct it"
+        else:
+            [point] = self._added[name]
+            found, where, remedy = cast(T, self._load_added(point)), self._source(point), REPAIR
+        if self._check is not None and self._base is not None and found not in self._checked:
+            try:
+                self._check(cast(type, found), load(self._base))
+            except InputError as error:
+                raise InputError(f"{where}, cannot be used: {error}; {remedy}") from None
+            self._checked.add(found)
+        return found
 
     def load_own(self, name: str) -> T:
         """Import an entry of InstructRL, also where another package has taken its name."""
@@ -111,20 +129,24 @@ class Registry(Generic[T]):
             found.setdefault(point.name, []).append(point)
         return found
 
+    def _source(self, point: EntryPoint) -> str:
+        """The entry of another package, for errors."""
+        return f"{self.key}: found {point.name} of {describe(point)}, whose entry point {point.name} = {point.value}"
+
     def _load_added(self, point: EntryPoint) -> Any:
-        where = f"{self.key}: found {point.name} of {describe(point)}, whose entry point {point.name} = {point.value}"
-        remedy = "repair, update or uninstall the package"
+        where = self._source(point)
+        note_package(point.value)
         try:
             found = point.load()
-        except Exception as error:  # whatever a module of others raises while it is imported
-            raise InputError(f"{where} cannot be imported ({summarize(error)}); {remedy}") from None
+        except (Exception, SystemExit) as error:  # whatever a module of others raises while it is imported
+            raise InputError(f"{where} cannot be imported ({summarize(error)}); {REPAIR}") from None
         if self._base is None:
             fits = callable(found)
         else:
             fits = isinstance(found, type) and issubclass(found, load(self._base))
         if not fits:
             expected = "a function" if self._base is None else f"a subclass of {self._base.replace(':', '.')}"
-            raise InputError(f"{where} is not {expected}; {remedy}")
+            raise InputError(f"{where} is not {expected}; {REPAIR}")
         return found
 
 
@@ -133,14 +155,10 @@ def describe(point: EntryPoint) -> str:
     return f"package {point.dist.name} {point.dist.version}" if point.dist else "an unnamed package"
 
 
-def summarize(error: Exception) -> str:
-    """The type and text of an error of others, in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
-
-
 def load(reference: str) -> Any:
     """Import what a reference "module:attribute" names."""
     module, _, name = reference.partition(":")
+    note_package(module)
     return getattr(importlib.import_module(module), name)
 
 
@@ -157,12 +175,12 @@ def load_implementation(key: str, config: type) -> Callable[..., Any]:
     reference = getattr(config, "implementation", "")
     try:
         return cast(Callable[..., Any], load(reference))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if reference.startswith("instructrl."):
             raise
         raise InputError(
             f"{key}: {config.__module__}.{config.__qualname__} names the implementation {reference!r}, "
-            f"which cannot be imported ({summarize(error)}); repair, update or uninstall the package"
+            f"which cannot be imported ({summarize(error)}); {REPAIR}"
         ) from None
 
 

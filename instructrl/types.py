@@ -21,7 +21,7 @@ from instructrl.errors import InputError
 GRIPPER_STATE = ("gripper open", "left finger (m)", "right finger (m)", "time")  # of RLBench; the time is in [-1, 1]
 # Action spaces: the poses at which a motion stops; those on its way, evenly; and keyframes with a ninth number, whether
 # the path to them may collide, which PerAct's agents predict and the planner of its fork of RLBench takes.
-KEYFRAME, DENSE, COLLISIONS = "keyframe", "dense", "keyframe_collisions"
+ACTION_SPACES = KEYFRAME, DENSE, COLLISIONS = "keyframe", "dense", "keyframe_collisions"
 ACTION_SIZE = 8  # x y z (m, world), quaternion x y z w with w >= 0, gripper open in {0, 1}
 
 

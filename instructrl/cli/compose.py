@@ -35,7 +35,7 @@ from instructrl.config.evaluation import EvalConfig, ProtocolConfig, check_proto
 from instructrl.config.fields import flatten, invalid_value, is_group, leaves
 from instructrl.config.kinds import chosen_kinds, registries, specialize
 from instructrl.config.resolve import resolve, resolve_values, with_defaults, without_types
-from instructrl.errors import InputError
+from instructrl.errors import InputError, place_in_package
 from instructrl.package_files import CONFIG_DIR
 from instructrl.preemption import defer_signals
 
@@ -83,6 +83,8 @@ def resolve_or_explain(untyped: DictConfig, schema: type[T], known: type, files:
             raise
         raise with_place(error, files) if error.key else with_places(error, known, files, overrides) from None
     except (RecursionError, ValueError, TypeError) as error:  # of resolvers in ${...}
+        if place_in_package(error):  # of a check in another package
+            raise
         raise InputError(one_line_message(error)) from None
 
 

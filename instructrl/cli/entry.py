@@ -37,7 +37,7 @@ from instructrl.cli.progress import ProgressBar
 from instructrl.config.launcher import LauncherConfig
 from instructrl.config.resolve import check_distinct_outputs
 from instructrl.config.share import is_divided
-from instructrl.errors import InputError, UserError, report_user_errors
+from instructrl.errors import InputError, UserError, package_errors, report_user_errors
 from instructrl.package_files import CONFIG_DIR, IMPORT_ROOT, IS_CHECKOUT
 from instructrl.preemption import handle_signals
 from instructrl.redaction import redact_words
@@ -197,7 +197,8 @@ def report_job_errors() -> Iterator[None]:
             yield
         return
     try:
-        yield
+        with package_errors():
+            yield
     except UserError as error:
         print(f"job {started.job.num + 1} failed: {' '.join(str(error).split())}", file=sys.stderr)
         raise

@@ -20,8 +20,8 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from instructrl.config.fields import format_value
-from instructrl.errors import InputError
-from instructrl.registry import describe, summarize
+from instructrl.errors import REPAIR, InputError, note_package, summarize
+from instructrl.registry import describe
 
 GROUP = "instructrl.configs"
 VARIABLE = "INSTRUCTRL_CONFIG_DIRS"  # those given with a command, separated as in PATH
@@ -84,14 +84,15 @@ def package_folder(point: EntryPoint) -> Path | str:
         if folder.is_dir():
             return folder
     reason = "there is no such folder"
+    note_package(point.value)
     try:
         spec = importlib.util.find_spec(point.value)
         if spec is not None and spec.submodule_search_locations:
             return Path(next(iter(spec.submodule_search_locations)))
-    except Exception as error:  # whatever the package raises while it is imported
+    except (Exception, SystemExit) as error:  # whatever the package raises while it is imported
         reason = summarize(error)
     entry = f"entry point {point.name} = {point.value} in {GROUP}"
-    return f"{describe(point)}: {entry}: {reason}; repair, update or uninstall the package"
+    return f"{describe(point)}: {entry}: {reason}; {REPAIR}"
 
 
 def searched_folders(word: str) -> list[Path]:

@@ -6,6 +6,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from fractions import Fraction
 from typing import Any, ClassVar
 
+from instructrl.config.declarations import check_settings
 from instructrl.config.fields import (
     MAX_EPISODES,
     format_value,
@@ -22,8 +23,20 @@ from instructrl.errors import InputError
 from instructrl.package_files import IMPORT_ROOT
 from instructrl.registry import Registry
 from instructrl.tasks import TASKS
-from instructrl.types import COLLISIONS, DENSE, KEYFRAME
+from instructrl.types import ACTION_SPACES, COLLISIONS, DENSE, KEYFRAME
 from instructrl.workspace import LARGEST, Workspace
+
+
+def check_simulator(schema: type, base: type) -> None:
+    """Raise InputError unless the settings of a simulator can be used, and its actions are those of demonstrations."""
+    check_settings(schema, base)
+    declared = leaves(schema)["actions"].metadata.get("choices", ())
+    if not declared or declared[0] != KEYFRAME or not set(declared) <= set(ACTION_SPACES):
+        raise InputError(
+            f"{schema.__module__}.{schema.__qualname__}.actions: found {', '.join(declared) or 'no choices'}; allowed: "
+            f"actions_field({KEYFRAME!r}, ...) with {', '.join(ACTION_SPACES[1:])} or none"
+        )
+
 
 SIMULATORS: "Registry[type[SimConfig]]" = Registry(
     "sim.kind",
@@ -34,6 +47,7 @@ SIMULATORS: "Registry[type[SimConfig]]" = Registry(
     },
     group="instructrl.simulators",
     base="instructrl.config.environment:SimConfig",
+    check=check_simulator,
 )
 SIMULATOR_HELP = "embedded tabletop simulator, RLBench, Meta-World, or another package's"
 EMBEDDED_TASKS = tuple(TASKS.own)

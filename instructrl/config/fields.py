@@ -308,9 +308,14 @@ def describe_bounds(limits: Mapping[str, Any]) -> str:
     return " and ".join(found + [f"at most {high:.12g}"] * math.isfinite(high))
 
 
+def is_union(kind: Any) -> bool:
+    """Return True for a type such as `int | None`, also as `Optional[int]`."""
+    return typing.get_origin(kind) in (UnionType, typing.Union)
+
+
 def unwrap_optional(entry: Field) -> tuple[Any, bool]:
     """A field's type without `| None`, and True if it had that."""
-    options = typing.get_args(entry.type) if isinstance(entry.type, UnionType) else (entry.type,)
+    options = typing.get_args(entry.type) if is_union(entry.type) else (entry.type,)
     [kind] = [option for option in options if option is not type(None)]
     return kind, type(None) in options
 

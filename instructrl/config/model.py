@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
+from instructrl.config.declarations import check_settings
 from instructrl.config.fields import (
     choice_or_integers,
     flag_or_word,
@@ -44,6 +45,7 @@ ENCODERS: "Registry[type[EncoderConfig]]" = Registry(
     },
     group="instructrl.encoders",
     base="instructrl.config.model:EncoderConfig",
+    check=check_settings,
 )
 HEADS: "Registry[type[HeadConfig]]" = Registry(
     "head.kind",
@@ -57,6 +59,7 @@ HEADS: "Registry[type[HeadConfig]]" = Registry(
     },
     group="instructrl.heads",
     base="instructrl.config.model:HeadConfig",
+    check=check_settings,
 )
 
 
