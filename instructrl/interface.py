@@ -19,7 +19,7 @@ def check_interface(found: type, interface: type, *, members: tuple[str, ...] | 
     Args:
         found: the class.
         interface: the base class or the protocol.
-        members: names of the members to look at; None: all public ones.
+        members: names of the members that it must have; None: all public ones, unless its objects ask others for them.
 
     Raises:
         InputError: the first member that is missing, of another kind or takes other arguments.
@@ -29,7 +29,7 @@ def check_interface(found: type, interface: type, *, members: tuple[str, ...] | 
         if given is model and not (is_protocol(interface) or getattr(model, "__isabstractmethod__", False)):
             continue  # inherited
         where = f"{found.__module__}.{found.__qualname__}: found"
-        if given is None and hasattr(found, "__getattr__"):
+        if given is None and members is None and hasattr(found, "__getattr__"):
             continue  # its objects answer for others
         if given is None or given is model:
             raise InputError(f"{where} no {kind_of_member(model)} {name}; allowed: {describe_member(name, model)}")

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int32, UInt8
 
+from instructrl.config.heads import chunk_size
 from instructrl.config.model import EncoderConfig, HeadConfig, PolicyConfig
 from instructrl.errors import InputError
 from instructrl.models.encoders.registry import make_encoder
@@ -19,6 +20,7 @@ from instructrl.models.heads.base import CameraParams, action_errors, flag_loss
 from instructrl.models.heads.registry import make_head
 from instructrl.models.layers.block_stack import DEFAULT_EXECUTION, ExecutionConfig
 from instructrl.models.layers.transformer import Mlp
+from instructrl.models.modules import Shape, check_features, check_of_head
 from instructrl.models.patch_reader import PatchReader
 from instructrl.models.policy import Policy
 from instructrl.models.policy_memory import NextStep
@@ -72,7 +74,8 @@ class Agent(nn.Module):
         text_padding_mask: Float32[Array | np.ndarray, "B L"],
     ) -> Features:
         """Encode images and instructions."""
-        return self.encoder(images, tokens, text_padding_mask)
+        features = self.encoder(images, tokens, text_padding_mask)
+        return check_features(self.encoder_config, self.encoder, features, views=images.shape[:3])
 
     def predict(self, batch: Batch, step: NextStep | None = None) -> tuple[Any, Float[Array, "B T"] | None]:
         """The head's prediction for every step of a batch, and the logit of a path that may collide (see `collision`).
@@ -98,10 +101,16 @@ class Agent(nn.Module):
         self, predicted: Any, collision: Float[Array, "B T"] | None, cameras: CameraParams
     ) -> Float[Array, "B T *C A"]:
         """The actions of a head's prediction, with the flag of the logit `collision` if there is one."""
-        decoded = self.head.decode(predicted, cameras)
+        chunk = chunk_size(self.head_config)
+        shape = (*cameras.intrinsics.shape[:2], *([] if chunk is None else [chunk]), ACTION_SIZE)
+        decoded = self.of_head("decode", self.head.decode(predicted, cameras), shape)
         if collision is None:
             return decoded
         return jnp.concatenate([decoded, (collision > 0).astype(decoded.dtype)[..., None]], axis=-1)
+
+    def of_head(self, name: str, value: Any, shape: Shape) -> Any:
+        """What the head's method `name` returned; raises InputError unless it has this shape."""
+        return check_of_head(self.head_config, self.head, name, value, shape)
 
     def check_patches(self, features: Features) -> None:
         """Raise InputError unless the encoder gives a square grid of patches, which the head or the pooling reads."""
@@ -133,7 +142,8 @@ class Agent(nn.Module):
         """
         (predicted, collision), heatmaps = self.predict(batch, step), None
         if self.head_config.has_heatmaps:
-            shares = self.head.heatmaps(predicted)[:, 0]
+            shape = (*batch.intrinsics.shape[:3], self.patch_side**2)
+            shares = self.of_head("heatmaps", self.head.heatmaps(predicted), shape)[:, 0]
             heatmaps = shares.reshape(*shares.shape[:-1], self.patch_side, self.patch_side)
         return self.decode(predicted, collision, self.cameras(batch))[:, 0], heatmaps
 
@@ -146,6 +156,7 @@ class Agent(nn.Module):
         actions, cameras = actions_of(batch), self.cameras(batch)
         seeds = {"seeds": batch.seeds} if self.head_config.draws_noise else {}
         loss = self.head.loss(predicted, self.head.targets(actions[..., :ACTION_SIZE], cameras), **seeds)
+        self.of_head("loss", loss, actions.shape[:-1])
         if collision is not None:
             loss += self.head_config.collision_weight * flag_loss(collision, actions[..., ACTION_SIZE])
         return loss, predicted, collision
@@ -158,7 +169,8 @@ class Agent(nn.Module):
         decoded = self.decode(predicted, collision, cameras)
         errors = action_errors(decoded, actions)
         if hasattr(self.head, "error_parts"):
-            errors |= self.head.error_parts(predicted, decoded[..., :3], actions[..., :3], cameras)
+            parts = self.head.error_parts(predicted, decoded[..., :3], actions[..., :3], cameras)
+            errors |= self.of_head("error_parts", parts, actions.shape[:-1])
         values = {"loss": loss, **errors}
         if batch.chunk_mask is not None:
             values = {key: masked_mean(value, batch.chunk_mask, axis=-1) for key, value in values.items()}

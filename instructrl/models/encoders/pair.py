@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from instructrl.config.model import EncoderConfig
 from instructrl.models.layers.block_stack import DEFAULT_EXECUTION, ExecutionConfig
-from instructrl.registry import load_implementation
+from instructrl.models.modules import make_module
 from instructrl.types import Features
 
 
@@ -25,9 +25,7 @@ class Pair(nn.Module):
 
     def setup(self) -> None:
         self.image, self.text = (
-            load_implementation(f"encoder.kind={part.kind}", type(part))(
-                part, self.vocabulary_size, self.dtype, self.execution
-            )
+            make_module(part, vocabulary_size=self.vocabulary_size, dtype=self.dtype, execution=self.execution)
             for part in self.config.parts.values()
         )
 

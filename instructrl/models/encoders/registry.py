@@ -13,8 +13,8 @@ from instructrl.config.model import EncoderConfig
 from instructrl.models.encoders.pair import Pair
 from instructrl.models.initialization import param_shapes
 from instructrl.models.layers.block_stack import DEFAULT_EXECUTION, ExecutionConfig
+from instructrl.models.modules import make_module
 from instructrl.models.parameter_files import flatten_params
-from instructrl.registry import load_implementation
 
 BLOCK = re.compile(r"(image/|text/)?(|encoder/|(vision|text)_model/encoder/)(block_|Block_|layers/)(?P<index>\d+)/")
 LAST = re.compile(
@@ -34,8 +34,9 @@ def make_encoder(
     It maps images uint8 [B, T, K, H, W, 3], tokens int32 [B, L] and their padding mask [B, L] (1 where padding)
     to Features.
     """
-    make = Pair if config.parts else load_implementation(f"encoder.kind={config.kind}", type(config))
-    return make(config, vocabulary_size, dtype, execution)
+    if config.parts:
+        return Pair(config, vocabulary_size, dtype, execution)
+    return make_module(config, vocabulary_size=vocabulary_size, dtype=dtype, execution=execution)
 
 
 def encoder_shapes(config: EncoderConfig, *, vocabulary_size: int) -> dict[str, tuple[int, ...]]:

@@ -6,10 +6,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from instructrl.config.model import HeadConfig
-from instructrl.registry import load_implementation
+from instructrl.models.modules import make_module
 from instructrl.workspace import Workspace
 
 
 def make_head(config: HeadConfig, workspace: Workspace, *, dtype: Any = jnp.float32) -> nn.Module:
     """Build the configured head, which predicts positions in a workspace."""
-    return load_implementation(f"head.kind={config.kind}", type(config))(config, workspace, dtype)
+    return make_module(config, workspace=workspace, dtype=dtype)

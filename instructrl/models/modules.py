@@ -1,0 +1,138 @@
+"""Flax modules that settings name, which may be of another package: made, and what they return is checked.
+
+The checks look at shapes and dtypes alone, while a computation is traced: a compiled step does not contain them.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from instructrl.config.model import EncoderConfig, HeadConfig
+from instructrl.errors import REPAIR, InputError, format_value, place_in_package
+from instructrl.interface import check_interface
+from instructrl.registry import load_implementation
+from instructrl.types import Features
+
+Shape = tuple[int | str, ...]  # of an array; a text names a dimension of any size
+
+
+class EncoderMethods(Protocol):
+    """What an agent calls of an encoder."""
+
+    def __call__(self, images: Any, tokens: Any, text_padding_mask: Any) -> Features: ...
+
+
+class HeadMethods(Protocol):
+    """What an agent calls of a head."""
+
+    def __call__(self, hidden: Any, patches: Any, cameras: Any) -> Any: ...
+
+    def targets(self, actions: Any, cameras: Any) -> Any: ...
+
+    def loss(self, predicted: Any, targets: Any) -> Any: ...
+
+    def decode(self, predicted: Any, cameras: Any) -> Any: ...
+
+    def heatmaps(self, predicted: Any) -> Any: ...
+
+
+class NoisyHeadMethods(Protocol):
+    """What it calls otherwise of a head that declares `draws_noise`."""
+
+    def loss(self, predicted: Any, targets: Any, *, seeds: Any) -> Any: ...
+
+
+def make_module(config: EncoderConfig | HeadConfig, **arguments: Any) -> nn.Module:
+    """Make the module that the settings of an encoder or a head name.
+
+    Args:
+        config: the settings.
+        arguments: what follows in a call of the module's class, in this order.
+
+    Raises:
+        InputError: it cannot be imported or made of these, is no flax module, or lacks a method.
+    """
+    group = "encoder" if isinstance(config, EncoderConfig) else "head"
+    make = load_implementation(f"{group}.kind={config.kind}", type(config))
+    where = f"{group}.kind={config.kind}: {type(config).implementation.replace(':', '.')}"
+    try:
+        module = make(config, *arguments.values())
+    except TypeError as error:
+        if place_in_package(error):  # of its own code
+            raise
+        allowed = ", ".join(["config", *arguments])
+        raise InputError(f"{where}: {error}; allowed: a class that is called with ({allowed}); {REPAIR}") from None
+    if not isinstance(module, nn.Module):
+        raise InputError(f"{where}: found {type(module).__name__}; allowed: a subclass of flax.linen.Module; {REPAIR}")
+    methods: dict[type, tuple[str, ...]] = {EncoderMethods: ("__call__",)}
+    if isinstance(config, HeadConfig):
+        members = ("__call__", "targets", "decode", *["heatmaps"] * config.has_heatmaps)
+        methods = {HeadMethods: (*members, *["loss"] * (not config.draws_noise))}
+        methods |= {NoisyHeadMethods: ("loss",)} if config.draws_noise else {}
+    try:
+        for interface, members in methods.items():
+            check_interface(type(module), interface, members=members)
+    except InputError as error:
+        raise InputError(f"{group}.kind={config.kind}: {error}; {REPAIR}") from None
+    return module
+
+
+def check_features(config: EncoderConfig, module: nn.Module, features: Any, *, views: Shape) -> Features:
+    """Return what an encoder gives for images of `views` (B, T, K).
+
+    Raises:
+        InputError: it is not of the form of `Features`.
+    """
+    where = f"encoder.kind={config.kind}: what {class_name(module)} returns"
+    if not isinstance(features, Features):
+        names = ", ".join(Features._fields)
+        raise InputError(f"{where}: found {form(features)}; allowed: instructrl.types.Features({names}); {REPAIR}")
+    shapes: dict[str, Shape] = {
+        "pooled": (*views, "F"),
+        "text": (views[0], "G"),
+        "patches": (*views, "P", "D"),
+    }
+    for name, shape in shapes.items():
+        value = getattr(features, name)
+        if value is not None or name != "patches":
+            check_array(f"{where}: {name}", value, shape, or_none=name == "patches")
+    return features
+
+
+def check_of_head(config: HeadConfig, module: nn.Module, name: str, value: Any, shape: Shape) -> Any:
+    """Return the array that a head's method `name` gives, or a dict of such arrays by the names of metrics.
+
+    Raises:
+        InputError: it is no array of floats of this shape.
+    """
+    where = f"head.kind={config.kind}: what {class_name(module)}.{name} returns"
+    if name == "error_parts":
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            raise InputError(f"{where}: found {form(value)}; allowed: a dict of arrays by name; {REPAIR}")
+        for key, part in value.items():
+            check_array(f"{where}: {format_value(key)}", part, shape)
+    else:
+        check_array(where, value, shape)
+    return value
+
+
+def check_array(where: str, value: Any, shape: Shape, *, or_none: bool = False) -> None:
+    """Raise InputError unless a value is an array of floats of a shape."""
+    found: tuple[int, ...] | None = getattr(value, "shape", None)
+    fits = found is not None and len(found) == len(shape)
+    fits = fits and all(isinstance(one, str) or size == one for size, one in zip(found or (), shape, strict=True))
+    if not fits or not jnp.issubdtype(value.dtype, jnp.floating):
+        allowed = f"floats({', '.join(map(str, shape))}){' or None' * or_none}"
+        raise InputError(f"{where}: found {form(value)}; allowed: {allowed}; {REPAIR}")
+
+
+def class_name(module: nn.Module) -> str:
+    """The module and name of an object's class."""
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+def form(value: Any) -> str:
+    """Dtype and shape of an array, else the type of a value."""
+    return f"{value.dtype}{value.shape}" if hasattr(value, "dtype") else type(value).__name__
