@@ -57,7 +57,7 @@ def is_protocol(interface: type) -> bool:
 
 
 def kind_of_member(member: Any) -> str:
-    """What a member of a class is, in a word or two."""
+    """Name the kind of a member of a class, in a word or two."""
     if isinstance(member, PROPERTIES):
         return "property"
     if isinstance(member, classmethod):

@@ -109,7 +109,7 @@ class Agent(nn.Module):
         return jnp.concatenate([decoded, (collision > 0).astype(decoded.dtype)[..., None]], axis=-1)
 
     def of_head(self, name: str, value: Any, shape: Shape) -> Any:
-        """What the head's method `name` returned; raises InputError unless it has this shape."""
+        """Return what the head's method `name` gave; raises InputError unless it has this shape."""
         return check_of_head(self.head_config, self.head, name, value, shape)
 
     def check_patches(self, features: Features) -> None:

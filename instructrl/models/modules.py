@@ -19,13 +19,13 @@ Shape = tuple[int | str, ...]  # of an array; a text names a dimension of any si
 
 
 class EncoderMethods(Protocol):
-    """What an agent calls of an encoder."""
+    """Methods of an encoder that an agent calls."""
 
     def __call__(self, images: Any, tokens: Any, text_padding_mask: Any) -> Features: ...
 
 
 class HeadMethods(Protocol):
-    """What an agent calls of a head."""
+    """Methods of a head that an agent calls."""
 
     def __call__(self, hidden: Any, patches: Any, cameras: Any) -> Any: ...
 
@@ -39,7 +39,7 @@ class HeadMethods(Protocol):
 
 
 class NoisyHeadMethods(Protocol):
-    """What it calls otherwise of a head that declares `draws_noise`."""
+    """Methods that take other arguments where a head declares `draws_noise`."""
 
     def loss(self, predicted: Any, targets: Any, *, seeds: Any) -> Any: ...
 

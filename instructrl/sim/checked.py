@@ -1,11 +1,19 @@
 """An environment whose answers are checked: simulators are often of others, and one NaN spoils all that follows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from instructrl.errors import InputError, SimulatorError, format_value
+from instructrl.errors import (
+    InputError,
+    SimulatorError,
+    UserError,
+    format_value,
+    place_in_package,
+    summarize,
+)
 from instructrl.plausibility import RULES, check_observation, implausible
 from instructrl.sim.env import (
     Env,
@@ -34,25 +42,53 @@ def make_checked_env(cfg: "SimConfig", task: str) -> Env:
     Raises:
         InputError: as `make_env`.
     """
-    env = make_env(cfg, task)
-    kind = CheckedEnvWithExpert if isinstance(env, OffersExpert) else CheckedEnv
     name, views = f"sim={cfg.kind}, task {task}", len(cfg.cameras)
-    sizes = {"views": views, "size": cfg.image_size, "state": len(cfg.state), "actions": action_size(cfg.actions)}
-    return cast(Env, kind(env, name, **sizes))
+    with simulator_exceptions(lambda what: SimulatorError(f"{name}: {what}; {ADVICE}"), fragile=cfg.fragile):
+        env = make_env(cfg, task)
+    kind = CheckedEnvWithExpert if isinstance(env, OffersExpert) else CheckedEnv
+    sizes: dict[str, int] = {
+        "views": views,
+        "size": cfg.image_size,
+        "state": len(cfg.state),
+        "actions": action_size(cfg.actions),
+    }
+    return cast(Env, kind(env, name, fragile=cfg.fragile, **sizes))
+
+
+@contextmanager
+def simulator_exceptions(fault: Callable[[str], SimulatorError], *, fragile: bool) -> Iterator[None]:
+    """Turn an exception in the code of another package into the error that `fault` makes of its summary and place."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if fragile or place_in_package(error) is None:
+            raise
+        raise fault(summarize(error)) from error
 
 
 class CheckedEnv:
-    """An `Env` that checks what another one returns: observations, outcomes and demonstrations."""
+    """An `Env` that checks what another one returns: observations, outcomes and demonstrations.
 
-    def __init__(self, env: Env, name: str, *, views: int, size: int, state: int, actions: int) -> None:
+    An exception in the code of another package ends the command in one line, unless its simulator is `fragile`, of
+    which a crash is one of an episode.
+    """
+
+    def __init__(
+        self, env: Env, name: str, *, views: int, size: int, state: int, actions: int, fragile: bool = False
+    ) -> None:
         self._env, self._name, self._views, self._size, self._state = env, name, views, size, state
-        self._action_size = actions
+        self._action_size, self._fragile = actions, fragile
         self._observe: Callable[[], Any] = lambda: None  # before the first action
         self._start, self._steps = "", 0
         for key in ("variations", "max_steps"):
             found: Any = getattr(env, key, None)
             if not _is_integer(found) or found < 1:
                 raise SimulatorError(f"{name}: {key}: found {found!r}; allowed: an integer, 1 or more; {ADVICE}")
+        limits: Any = getattr(env, "limits", None)
+        if not isinstance(limits, EpisodeLimits):
+            raise SimulatorError(f"{name}: limits: found {limits!r}; allowed: EpisodeLimits() at first; {ADVICE}")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._env, name)
@@ -74,11 +110,13 @@ class CheckedEnv:
     def follow(self, choices: "RLBenchProtocol") -> None:
         """Execute actions by these choices, if the environment can: see `FollowsProtocol`."""
         if isinstance(self._env, FollowsProtocol):
-            self._env.follow(choices)
+            with self._calls():
+                self._env.follow(choices)
 
     def instructions(self, variation: int, *, held_out: bool = False) -> tuple[str, ...]:
         """The instructions of a variation."""
-        found = self._env.instructions(variation, held_out=held_out)
+        with self._calls():
+            found = self._env.instructions(variation, held_out=held_out)
         if not _is_texts(found):
             what = f"instructions of variation {variation}: found {format_value(found)}; allowed: a tuple of texts"
             raise SimulatorError(f"{self._name}: {what}; {ADVICE}")
@@ -86,7 +124,8 @@ class CheckedEnv:
 
     def provenance(self) -> dict[str, str]:
         """Simulator, version, renderer and expert."""
-        found = self._env.provenance()
+        with self._calls():
+            found = self._env.provenance()
         if not isinstance(found, dict) or not _is_texts((*found, *found.values())) or "renderer" not in found:
             what = f"provenance: found {format_value(found)}; allowed: texts by name, with renderer"
             raise SimulatorError(f"{self._name}: {what}; {ADVICE}")
@@ -95,7 +134,18 @@ class CheckedEnv:
     def reset(self, start: EpisodeStart) -> Observation:
         """Begin an episode."""
         self._begin(start)
-        return self._checked(self._env.reset(start))
+        with self._calls():
+            found = self._env.reset(start)
+        return self._checked(found)
+
+    def alternative_goals(self) -> tuple[int, ...]:
+        """Other variations whose goal exists in the current scene."""
+        with self._calls():
+            found = self._env.alternative_goals()
+        if not isinstance(found, tuple) or not all(_is_integer(one) and 0 <= one < self.variations for one in found):
+            allowed = f"a tuple of variations from 0 to {self.variations - 1}"
+            raise self._fault(f"alternative_goals: found {found!r}; allowed: {allowed}")
+        return found
 
     def step(self, action: np.ndarray) -> Step:
         """Execute one keyframe action."""
@@ -106,9 +156,11 @@ class CheckedEnv:
         """Execute one keyframe action: see `ObservesApart`."""
         self._steps += 1
         if isinstance(self._env, ObservesApart):
-            outcome, self._observe = self._env.execute(action), self._env.observe
+            with self._calls():
+                outcome, self._observe = self._env.execute(action), self._env.observe
         else:
-            found = self._env.step(action)
+            with self._calls():
+                found = self._env.step(action)
             if not (isinstance(found, tuple) and len(found) == 2):
                 raise self._fault(f"found {_kind(found)}; allowed: Step(observation, outcome)")
             observation, outcome = found
@@ -118,12 +170,15 @@ class CheckedEnv:
 
     def observe(self) -> Observation:
         """The observation after the last action."""
-        return self._checked(self._observe())
+        with self._calls():
+            found = self._observe()
+        return self._checked(found)
 
     def demonstrate(self, start: EpisodeStart) -> tuple[Demonstration, Outcome]:
         """Run the expert from a new initial state."""
         self._begin(start)
-        found = self._env.demonstrate(start)
+        with self._calls():
+            found = self._env.demonstrate(start)
         if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], Demonstration)):
             raise self._fault(f"demonstration: found {_kind(found)}; allowed: (Demonstration, outcome)")
         demonstration, outcome = found
@@ -136,7 +191,8 @@ class CheckedEnv:
     def film(self, start: EpisodeStart, actions: np.ndarray, *, size: int) -> np.ndarray:
         """Replay actions as a video."""
         self._begin(start)
-        found = self._env.film(start, actions, size=size)
+        with self._calls():
+            found = self._env.film(start, actions, size=size)
         if _kind(found).partition("(")[0] != "uint8" or found.shape[1:] != (size, size, 3) or not len(found):
             raise self._fault(f"video: found {_kind(found)}; allowed: uint8(frames, {size}, {size}, 3)")
         return found
@@ -196,8 +252,12 @@ class CheckedEnv:
                 found = format_value(getattr(demonstration, name)[self._steps].tolist())
                 raise self._fault(f"demonstration.{name}: found {found}, expected {rule}")
 
+    def _calls(self) -> AbstractContextManager[None]:
+        return simulator_exceptions(self._fault, fragile=self._fragile)
+
     def _fault(self, what: str) -> SimulatorError:
-        return SimulatorError(f"{self._name}, {self._start}, step {self._steps}: {what}; {ADVICE}")
+        where = f", {self._start}, step {self._steps}" if self._start else ""  # nothing has begun yet
+        return SimulatorError(f"{self._name}{where}: {what}; {ADVICE}")
 
 
 class CheckedEnvWithExpert(CheckedEnv):
@@ -205,7 +265,8 @@ class CheckedEnvWithExpert(CheckedEnv):
 
     def expert_actions(self) -> list[np.ndarray]:
         """The expert's next actions: see `OffersExpert`."""
-        return cast(OffersExpert, self._env).expert_actions()
+        with self._calls():
+            return cast(OffersExpert, self._env).expert_actions()
 
 
 def _is_integer(value: Any) -> bool:

@@ -3,10 +3,22 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from instructrl.errors import REPAIR, InputError, RunError
+from instructrl.interface import check_interface, member_names
 from instructrl.registry import load_implementation
-from instructrl.sim.env import ChecksTasks, Env, FollowsProtocol, Simulator, StoredScenes, StoresScenes
+from instructrl.sim.env import (
+    ChecksTasks,
+    Env,
+    FollowsProtocol,
+    ObservesApart,
+    OffersExpert,
+    RestoresScenes,
+    Simulator,
+    StoredScenes,
+    StoresScenes,
+)
 from instructrl.sim.vector.interpreter import missing_package
 
 if TYPE_CHECKING:
@@ -31,16 +43,31 @@ def simulator_class(cfg: "SimConfig") -> type[Simulator]:
 
     Raises:
         InputError: an unknown simulator, one of another package that cannot be imported, or an interpreter of its own
-            that lacks its packages.
+            that lacks its packages; or the class lacks a method, or one takes other arguments.
     """
     from instructrl.config.environment import SIMULATORS  # an environment of gymnasium needs no configuration
 
     try:
-        return cast(type[Simulator], load_implementation(f"sim.kind={cfg.kind}", SIMULATORS[cfg.kind]))
+        found = load_implementation(f"sim.kind={cfg.kind}", SIMULATORS[cfg.kind])
     except ImportError as error:
         if cfg.interpreter is None:
             raise
         raise missing_package(error) from None
+    try:
+        check_simulator_class(found)
+    except InputError as error:
+        raise InputError(f"sim.kind={cfg.kind}: {error}; {REPAIR}") from None
+    return cast(type[Simulator], found)
+
+
+def check_simulator_class(found: Any) -> None:
+    """Raise InputError unless this is a class with the methods of `Simulator` and of the parts that it offers."""
+    if not isinstance(found, type):
+        raise InputError(f"found {found!r}; allowed: a class as instructrl.sim.env.Simulator describes it")
+    check_interface(found, Simulator)
+    for part in (OffersExpert, ObservesApart, RestoresScenes, FollowsProtocol, ChecksTasks, StoresScenes):
+        if all(hasattr(found, name) for name in member_names(part)):
+            check_interface(found, part)
 
 
 def working_renderer(cfg: "SimConfig", requested: str) -> str:
@@ -75,11 +102,14 @@ class SimulatorQuestions:
     """Questions to a simulator's class, which need no environment."""
 
     def __init__(self, cfg: "SimConfig"):
-        self._simulator = simulator_class(cfg)
+        self._key, self._simulator = f"sim.kind={cfg.kind}", simulator_class(cfg)
 
     def available_renderer(self, requested: str) -> str:
         """The renderer to use on this machine."""
-        return self._simulator.available_renderer(requested)
+        found: object = self._simulator.available_renderer(requested)
+        if not isinstance(found, str) or not found:
+            raise RunError(f"{self._key}: available_renderer: found {found!r}; allowed: the name of one; {REPAIR}")
+        return found
 
     def check_tasks(self, names: Sequence[str]) -> None:
         """Raise InputError if one of these tasks is missing."""

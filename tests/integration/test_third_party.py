@@ -15,8 +15,8 @@ from instructrl.cli.entry import compose
 from instructrl.cli.help import help_text
 from instructrl.config.simulators import TabletopConfig
 from instructrl.config.training import TrainConfig
-from instructrl.errors import InputError
-from instructrl.sim import EpisodeStart, Outcome, make_env
+from instructrl.errors import InputError, RunError, SimulatorError
+from instructrl.sim import EpisodeStart, Outcome, make_checked_env, make_env, working_renderer
 from tests.fixtures.packages import THIRD_PARTY, install, packages_in, write_metadata
 from tests.paths import ROOT
 
@@ -119,9 +119,89 @@ def test_nan_of_their_simulator_ends_an_evaluation_with_its_place(
     assert "Traceback" not in done.stderr and not (run / "eval-faulty" / "results.json").exists()
 
 
+def test_an_exception_of_their_simulator_ends_an_evaluation_with_its_place(
+    run: Path, place: Path, site: Path, tmp_path: Path
+) -> None:
+    faulty = faulty_site(
+        site, tmp_path, before="            near = np", after="            {}['joint']\n            near = np"
+    )
+    words = ("run=outputs/acme", "episodes=2", "conditions=[trained]", "videos=0", "workers=1", "protocol.name=raising")
+    done = ran("eval.py", *words, place=place, site=faulty)
+    where = r"^error: sim=plane, task touch_dot, variation 0, seed \d+, step 1: KeyError: 'joint', in "
+    line = where + rf"{faulty}/acme_robots/plane\.py, line \d+; correct the simulator$"
+    assert done.returncode == 1 and re.search(line, done.stderr.splitlines()[-1]), done.stderr[-2000:]
+    assert "Traceback" not in done.stderr and not (run / "eval-raising" / "results.json").exists()
+
+
 @pytest.mark.parametrize(
     ("before", "after", "line"),
     [
+        (
+            "def film(",
+            "def filmed(",
+            r"acme_robots\.plane\.Plane: found no method film; allowed: film\(start, actions, \*",
+        ),
+        (
+            "def step(self, action: np.ndarray)",
+            "def step(self)",
+            r"found step\(\); allowed: what can be called as step\(act",
+        ),
+        (
+            "def reset(self, start: EpisodeStart)",
+            "def reset(self, start, *, seed)",
+            r"found reset\(start, \*, seed\); allowed",
+        ),
+        (
+            "    @classmethod\n    def available",
+            "    def available",
+            r"found the method available_renderer; allowed: a cla",
+        ),
+        (
+            "class Plane:",
+            "Plane = 3\nclass Planar:",
+            r"found 3; allowed: a class as instructrl.sim.env.Simulator describes",
+        ),
+    ],
+)
+def test_a_faulty_class_of_a_simulator_is_one_line(
+    before: str, after: str, line: str, site: Path, tmp_path: Path
+) -> None:
+    with packages_in(faulty_site(site, tmp_path, before=before, after=after)):
+        config = compose("train", TrainConfig, PARTS)
+        with pytest.raises(
+            InputError, match=rf"^sim\.kind=plane: .*{line}.*; repair, update or uninstall the package$"
+        ):
+            working_renderer(config.sim, "auto")
+
+
+def test_a_renderer_without_a_name_is_refused(site: Path, tmp_path: Path) -> None:
+    with packages_in(faulty_site(site, tmp_path, before='return "numpy"', after="return 3")):
+        config = compose("train", TrainConfig, PARTS)
+        with pytest.raises(
+            RunError, match=r"^sim\.kind=plane: available_renderer: found 3; allowed: the name of one; re"
+        ):
+            working_renderer(config.sim, "auto")
+
+
+def test_an_exception_at_the_start_of_their_simulator_is_told_with_its_place(site: Path, tmp_path: Path) -> None:
+    faulty = faulty_site(site, tmp_path, before="half = image_size / 2", after="half = image_size / 0")
+    with packages_in(faulty):
+        config = compose("train", TrainConfig, PARTS)
+        line = (
+            rf"^sim=plane, task touch_dot: ZeroDivisionError: .*, in {faulty}/acme_robots/plane.py, line \d+; correct"
+        )
+        with pytest.raises(SimulatorError, match=line):
+            make_checked_env(config.sim, "touch_dot")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "line"),
+    [
+        (
+            "return made, outcome or",
+            "made.nothing\n        return made, outcome or",
+            r"step 0: AttributeError: .* no attribute 'nothing', in .*plane\.py, line \d+; correct",
+        ),
         (
             "return made, outcome or",
             "made.state[1] = np.nan\n        return made, outcome or",

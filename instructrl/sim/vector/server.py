@@ -10,7 +10,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, cast
 
-from instructrl.errors import InputError, RunError
+from instructrl.errors import InputError, RunError, summarize
 from instructrl.preemption import SIGNALS
 from instructrl.sim.vector.interpreter import missing_package
 
@@ -72,7 +72,7 @@ def _reply(connection: Connection, number: int, work: Any, *, send_value: bool =
     except (InputError, RunError) as error:
         connection.send(Reply(number, "expected", (type(error), str(error))))
     except Exception as error:  # a simulator may raise anything; the parent decides
-        connection.send(Reply(number, "unexpected", f"{type(error).__name__}: {error}"))
+        connection.send(Reply(number, "unexpected", summarize(error)))
     return None
 
 

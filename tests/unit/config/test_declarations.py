@@ -1,4 +1,4 @@
-"""What a class of settings declares is checked when it is loaded."""
+"""The declarations of a class of settings are checked when it is loaded."""
 
 import re
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ TORQUE = "    actions: str = one_of('torque', default='torque', help='a')\n"
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Path]:
-    """Where the package is installed."""
+    """The folder in which the package is installed."""
     install(THIRD_PARTY, tmp_path)
     yield tmp_path
 

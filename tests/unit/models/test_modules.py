@@ -1,4 +1,4 @@
-"""What encoders and heads of other packages return is checked while a step is traced."""
+"""Results of encoders and heads of other packages are checked while a step is traced."""
 
 import re
 from collections.abc import Callable

@@ -1,6 +1,7 @@
 """Answers of simulators of others: forms and values that are refused, with simulator, task, seed and step."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from instructrl.errors import SimulatorError
 from instructrl.evaluation.worker_env import EvalEnv
+from instructrl.registry import load
 from instructrl.sim import EpisodeLimits, EpisodeStart, OffersExpert, Outcome, Step
 from instructrl.sim.checked import CheckedEnv, CheckedEnvWithExpert
 from instructrl.types import Observation
@@ -187,6 +189,66 @@ def test_what_a_simulator_says_of_a_task_is_checked(part: str, answer: Any, line
     with pytest.raises(SimulatorError, match=f"^sim=plane, task touch_dot: {line}.*; correct the simulator$"):
         EvalEnv(checked(env)).task_info("touch_dot", [1])
         checked(env).instructions(1)
+
+
+CODE = """
+class Raising:
+    def __init__(self, env):
+        self.env = env
+        self.variations, self.max_steps, self.limits = env.variations, env.max_steps, env.limits
+
+    def reset(self, start):
+        return self.env.reset(start)
+
+    def step(self, action):
+        return {}["joint"]
+
+    def alternative_goals(self):
+        return [0]
+"""
+
+
+@pytest.fixture
+def raising(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A class of another package, in a file of its own."""
+    (tmp_path / "raising_robots.py").write_text(CODE)
+    monkeypatch.syspath_prepend(tmp_path)
+    return load("raising_robots:Raising")(Faulty())
+
+
+def test_an_exception_of_another_package_is_told_with_its_place(raising: Any) -> None:
+    env = checked(raising)
+    env.reset(START)
+    with pytest.raises(
+        SimulatorError, match=rf"{WHERE}1: KeyError: 'joint', in .*/raising_robots\.py, line 11; correct"
+    ):
+        env.step(ACTION)
+
+
+def test_an_exception_of_a_fragile_simulator_is_a_crash(raising: Any) -> None:
+    env = CheckedEnv(raising, "", views=1, size=8, state=4, actions=8, fragile=True)
+    env.reset(START)
+    with pytest.raises(KeyError):
+        env.step(ACTION)
+
+
+def test_an_exception_of_our_own_code_stays_one() -> None:
+    with pytest.raises(ZeroDivisionError):
+        checked(Faulty(lambda: 1 / 0, at=0)).reset(START)
+
+
+def test_goals_and_limits_are_of_their_types(raising: Any) -> None:
+    env = checked(raising)
+    env.reset(START)
+    with pytest.raises(
+        SimulatorError, match=r"alternative_goals: found \[0\]; allowed: a tuple of variations from 0 to 3"
+    ):
+        env.alternative_goals()
+    raising.limits = 3
+    with pytest.raises(
+        SimulatorError, match=r"touch_dot: limits: found 3; allowed: EpisodeLimits\(\) at first; correct"
+    ):
+        checked(raising)
 
 
 def test_steps_are_those_of_the_protocol() -> None:
