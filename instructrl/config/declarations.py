@@ -79,7 +79,7 @@ def check_constant(where: str, key: str, schema: type, kind: Any) -> None:
 
 
 def check_declaration(where: str, entry: Field) -> None:
-    """Raise InputError unless a field has a type that settings can have, a default of this type and a help text."""
+    """Raise InputError unless a field has a type that settings can have, and a default of this type."""
     if is_group(entry):
         for below in dataclasses.fields(typing.cast(Any, entry.type)):
             check_declaration(f"{where}.{below.name}", below)
@@ -88,8 +88,6 @@ def check_declaration(where: str, entry: Field) -> None:
         raise InputError(f"{where}: found the type {type_name(entry.type)}; allowed: {ALLOWED_TYPES}")
     if entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING:
         raise InputError(f"{where}: found no default; allowed: one, {EXAMPLE}; setting() has none, but must be given")
-    if not entry.metadata.get("help"):
-        raise InputError(f"{where}: found no help text; allowed: one, {EXAMPLE}, which --help shows")
     made = entry.default_factory is not dataclasses.MISSING
     default = typing.cast(Any, entry.default_factory)() if made else entry.default
     kind, optional = unwrap_optional(entry)

@@ -86,9 +86,6 @@ class CheckedEnv:
             found: Any = getattr(env, key, None)
             if not _is_integer(found) or found < 1:
                 raise SimulatorError(f"{name}: {key}: found {found!r}; allowed: an integer, 1 or more; {ADVICE}")
-        limits: Any = getattr(env, "limits", None)
-        if not isinstance(limits, EpisodeLimits):
-            raise SimulatorError(f"{name}: limits: found {limits!r}; allowed: EpisodeLimits() at first; {ADVICE}")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._env, name)
@@ -142,10 +139,12 @@ class CheckedEnv:
         """Other variations whose goal exists in the current scene."""
         with self._calls():
             found = self._env.alternative_goals()
-        if not isinstance(found, tuple) or not all(_is_integer(one) and 0 <= one < self.variations for one in found):
+        if not isinstance(found, tuple | list) or not all(
+            _is_integer(one) and 0 <= one < self.variations for one in found
+        ):
             allowed = f"a tuple of variations from 0 to {self.variations - 1}"
             raise self._fault(f"alternative_goals: found {found!r}; allowed: {allowed}")
-        return found
+        return tuple(found)
 
     def step(self, action: np.ndarray) -> Step:
         """Execute one keyframe action."""
