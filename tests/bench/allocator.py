@@ -2,14 +2,14 @@
 
 python tests/bench/allocator.py [OVERRIDES]    experiment=quickstart: two minutes
 
-Rounds of a few steps alternate. Printed are the medians of both in seconds per step, their share in the kernel, the
-page faults of a step, and the ratio, kept to returned, with its spread over the rounds. glibc only.
+Printed are the medians of both in seconds per step, the page faults of a step, and the ratio, kept to returned, with
+its spread over the rounds. glibc only.
 """
 
 import ctypes
 import resource
-import statistics
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -27,8 +27,9 @@ from instructrl.training.objectives.bc_step import make_train_step
 from instructrl.training.optimizer import learning_rate, make_optimizer
 from instructrl.training.state import initial_state
 from instructrl.types import BatchSizes, fake_batch
+from tests.fixtures.rounds import alternate, processor, ratio
 
-ROUNDS, STEPS, KEYFRAMES = 7, 6, 4
+ROUNDS, SECONDS, KEYFRAMES = 7, 3.0, 4  # long rounds: the first step of a kind differs
 DEFAULTS = {MMAP_MAX: 65536, TRIM_THRESHOLD: 128 << 10}  # of glibc
 
 
@@ -51,30 +52,24 @@ def main() -> None:
     state = initial_state(random_params(agent, dummy_batch(config, tokenizer), seed=0), optimizer)
     libc = ctypes.CDLL(None)
 
-    def used() -> tuple[float, float, int]:
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        return usage.ru_utime + usage.ru_stime, usage.ru_stime, usage.ru_minflt
+    faults: dict[str, list[int]] = {"kept": [], "returned": []}
 
-    def measure() -> np.ndarray:
+    def make_step(name: str) -> None:
         nonlocal state
-        state, _ = jax.block_until_ready(step(state, batch, {}))  # the first one of a kind differs
-        before = np.array(used())
-        for _ in range(STEPS):
-            state, _ = jax.block_until_ready(step(state, batch, {}))
-        return (np.array(used()) - before) / STEPS
+        if name == "kept":
+            keep_freed_memory()
+        else:
+            for parameter, value in DEFAULTS.items():
+                libc.mallopt(parameter, value)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        state, _ = jax.block_until_ready(step(state, batch, {}))
+        faults[name].append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
-    rounds: dict[str, list[np.ndarray]] = {"kept": [], "returned": []}
-    for _ in range(ROUNDS):
-        keep_freed_memory()
-        rounds["kept"].append(measure())
-        for parameter, value in DEFAULTS.items():
-            libc.mallopt(parameter, value)
-        rounds["returned"].append(measure())
-    for name, values in rounds.items():
-        seconds, kernel, faults = np.median(values, axis=0)
-        print(f"{name:<9}{seconds:.3f} s a step, {kernel:.3f} s of it in the kernel, {faults:,.0f} page faults")
-    ratios = [kept[0] / returned[0] for kept, returned in zip(*rounds.values(), strict=True)]
-    print(f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    found = alternate({name: partial(make_step, name) for name in faults}, rounds=ROUNDS, seconds=SECONDS)
+    took = {name: processor(each) for name, each in found.items()}
+    for name, seconds in took.items():
+        print(f"{name:<9}{np.median(seconds):.3f} s a step, {np.median(faults[name]):,.0f} page faults")
+    print(f"ratio {ratio(took['kept'], took['returned'])}")
 
 
 if __name__ == "__main__":

@@ -1,21 +1,23 @@
-"""Benchmark: cached features, live features, and the training step of the first release. Prints ratios.
+"""Training steps on cached features and on live ones, compared with the training step of the first release.
 
-python tests/bench/features.py [OVERRIDES]     m3ae_b16, vit_base, 4 cameras of 256x256, 4 steps, batch 8: 5 minutes
+python tests/bench/features.py [OVERRIDES]     m3ae_b16, vit_base, 4 cameras of 256x256, 4 steps, batch 4: seven minutes
 python tests/bench/features.py encoder=m3ae_tiny policy=vit_small      a quick run
 python tests/bench/features.py processes [OVERRIDES]                   one process and two that share the rows
 
 A sample is one window of 4 keyframe steps (16 images) with its 4 targets. The weights are random, in the published
 layout. The baseline is the release's training step, repaired: every frame of every window is encoded, with the
-encoder's weights as constants of the compiled program, under pmap.
+encoder's weights as constants of the compiled program, under pmap. Ratios are of wall time.
 """
 
 import multiprocessing
 import os
-import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -39,35 +41,29 @@ from instructrl.training.model_factory import dummy_batch, make_agent, random_pa
 from instructrl.training.objectives.behavior_cloning import DemonstrationSplits, prepare_behavior_cloning
 from instructrl.training.optimizer import learning_rate, make_optimizer
 from instructrl.training.run_dir import read_data
+from tests.fixtures.rounds import alternate, ratio, wall
 
-BATCH, CACHED_STEPS, BARE_CALLS = 8, 6, 4
-ROUNDS = 5
+BATCH, ROUNDS, ENDLESS = 4, 3, 1_000_000
 CAMERAS = ["front", "left_shoulder", "right_shoulder", "wrist"]
 SETTINGS = (
     "encoder=m3ae_b16", "policy=vit_base", "head=regression", "task=pick_and_lift", "hardware=cpu",
     f"sim.cameras=[{','.join(CAMERAS)}]", "sim.image_size=256", f"training.batch_size={BATCH}",
     "training.max_instructions=1",
+    "hardware.encode_batch=16",  # divides the images of the demonstrations: nothing is padded
     "encoder.weights=null", "encoder.tokenizer=small",
 )  # fmt: skip
 
 
-def demonstrations(folder: Path) -> Path:
-    """Write a file with a batch of demonstrations of 4 keyframes each."""
+def demonstrations(folder: Path, count: int = BATCH) -> Path:
+    """Write a file with demonstrations of 4 keyframes each."""
     sim = TabletopConfig(cameras=CAMERAS, image_size=256, renderer="raycast")
     env, path = make_env(sim, "pick_and_lift"), folder / "train.hdf5"
     header = Header("pick_and_lift", "train", tuple(CAMERAS), 256, env.provenance())
     with Writer(path, header) as writer:
-        for seed in range(BATCH):
+        for seed in range(count):
             writer.add(env.demonstrate(EpisodeStart(seed % env.variations, seed))[0])
     env.close()
     return path
-
-
-def seconds(work: Any) -> float:
-    """Return the wall time of a call, including device computation."""
-    began = time.perf_counter()
-    jax.block_until_ready(work())
-    return time.perf_counter() - began
 
 
 def release_step(config: TrainConfig, agent: Agent, encoder: Any) -> Any:
@@ -90,57 +86,52 @@ def release_step(config: TrainConfig, agent: Agent, encoder: Any) -> Any:
     return jax.pmap(step, axis_name="devices"), optimizer
 
 
-def baseline(config: TrainConfig, agent: Agent, encoder: Any, params: Any, batch: Any) -> float:
-    """Return the seconds of one step of the release, without compilation."""
+def release_work(config: TrainConfig, agent: Agent, encoder: Any, params: Any, batch: Any) -> Callable[[], Any]:
+    """A function that makes a step of the release."""
     step, optimizer = release_step(config, agent, encoder)
-    given = jax.tree.map(lambda leaf: np.asarray(leaf)[None], (params, optimizer.init(params), batch))
+    given = jax.tree.map(lambda leaf: np.array(leaf)[None], (params, optimizer.init(params), batch))
     began = time.perf_counter()
     compiled = step.lower(*given).compile()
     print(f"compiling the release's step, weights as constants: {time.perf_counter() - began:.0f} s", flush=True)
-    return seconds(lambda: compiled(*given))
+    return lambda: jax.block_until_ready(compiled(*given))
 
 
-def step_seconds(training: Any, state: Any, *, steps: int) -> float:
-    """Return the seconds of one of our steps with our loader, without compilation."""
-    per_epoch = training.train.steps_per_epoch
-    batches = training.batches(training.train, 0, (steps + 1) * per_epoch)
-    compiled = training.train_step.lower(state, next(batches), training.frozen).compile()
+def step_work(training: Any, state: Any) -> Callable[[], Any]:
+    """A function that makes one of our steps with our loader."""
+    batches, held = training.batches(training.train, 0, ENDLESS), [state]
 
-    def run() -> Any:
-        now, metrics = state, None
-        for _ in range(steps):
-            now, metrics = compiled(now, next(batches), training.frozen)
+    def work() -> Any:
+        held[0], metrics = jax.block_until_ready(training.train_step(held[0], next(batches), training.frozen))
         return metrics
 
-    took = seconds(run) / steps
-    batches.close()
-    return took
+    return work
 
 
-def write_features(
+def compare_writing(
     config: TrainConfig, episodes: DemonstrationDataset, agent: Agent, frozen: Any, checksum: str
-) -> float:
-    """Print the speed of writing the cache relative to the encoder alone, measured before and after."""
-    tokenizer = make_tokenizer(config.encoder)
+) -> None:
+    """Print the speed of writing the cache relative to the encoder alone."""
+    tokenizer, numbers = make_tokenizer(config.encoder), count()
     encode = feature_extraction.make_encode_fn(agent, frozen)
     size = feature_extraction.encode_batch(config.hardware, cameras=len(CAMERAS))
     images = np.random.default_rng(0).integers(0, 256, (size, len(CAMERAS), 256, 256, 3), np.uint8)
     inputs = (images, *tokenizer([episodes.instructions(0)[0]] * size))
-    jax.block_until_ready(encode(*inputs))
-    feature_extraction.make_encode_fn = lambda *_: encode  # already compiled, as in the bare loop
-    half = BARE_CALLS // 2
-    bare = seconds(lambda: [encode(*inputs) for _ in range(half)])
+    feature_extraction.make_encode_fn = lambda *_: encode  # compiled once, as in the bare calls
     source = {"agent": agent, "params": frozen, "checksum": checksum}
-    written = seconds(lambda: feature_extraction.open_features(config, [episodes], tokenizer, **source) and None)
-    bare += seconds(lambda: [encode(*inputs) for _ in range(half)])
-    rows = int(episodes.lengths.sum())
-    rates = rows / written, BARE_CALLS * size / bare
-    print(f"cache written at {rates[0]:.2f} steps/s, the encoder alone {rates[1]:.2f}: {rates[0] / rates[1]:.2f}")
-    return rates[0] / rates[1]
+
+    def write() -> None:
+        here = replace(config, features_dir=f"{config.features_dir}-{next(numbers)}")
+        feature_extraction.open_features(here, [episodes], tokenizer, **source)
+
+    works = {"written": write, "bare": lambda: jax.block_until_ready(encode(*inputs))}
+    found = alternate(works, rounds=ROUNDS)
+    written, bare = wall(found["written"]) / int(episodes.lengths.sum()), wall(found["bare"]) / size
+    print(f"cache written at {1 / np.median(written):.2f} steps/s, the encoder alone {1 / np.median(bare):.2f}: "
+          f"{ratio(bare, written)}", flush=True)  # fmt: skip
 
 
 def compute(words: list[str], path: Path, folder: str, shard: tuple[int, int], begin: Any, results: Any) -> None:
-    """Compute the features of demonstrations, on a core of its own; puts rows, wall and processor seconds."""
+    """Compute the features of demonstrations, on a core of its own; puts processor seconds."""
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[shard[0]]})
     config = compose("train", TrainConfig, words)
     tokenizer = make_tokenizer(config.encoder)
@@ -153,13 +144,12 @@ def compute(words: list[str], path: Path, folder: str, shard: tuple[int, int], b
     feature_extraction.make_encode_fn = lambda *_: encode  # already compiled
     feature_extraction.process_shard = lambda: shard
     with DemonstrationDataset(path) as episodes:
-        for number in range(ROUNDS):
+        for number in range(ROUNDS + 1):  # the first one warms up
             begin.wait()
-            began, worked = time.perf_counter(), sum(os.times()[:2])
+            worked = time.process_time()
             here = replace(config, features_dir=f"{folder}/{shard[1]}-{number}")
             feature_extraction.open_features(here, [episodes], tokenizer, agent=agent, params=params, checksum="random")
-            results.put((number, time.perf_counter() - began, sum(os.times()[:2]) - worked))
-            begin.wait()
+            results.put(time.process_time() - worked)
 
 
 def compare_processes(words: list[str]) -> None:
@@ -168,31 +158,32 @@ def compare_processes(words: list[str]) -> None:
         context = multiprocessing.get_context("spawn")
         path = demonstrations(Path(name))
         given = [*SETTINGS, "features=cached", f"output_dir={name}", "name=bench", *words]
-        teams = []
-        for count in (1, 2):
-            begin, results = context.Barrier(count + 1), context.Queue()
+        worked: dict[str, list[float]] = {}  # processor seconds of all processes, of each call
+        works, processes = {}, []
+        for number in (1, 2):
+            begin, results = context.Barrier(number + 1), context.Queue()
             team = [
-                context.Process(target=compute, args=(given, path, name, (index, count), begin, results))
-                for index in range(count)
+                context.Process(target=compute, args=(given, path, name, (index, number), begin, results))
+                for index in range(number)
             ]
             for process in team:
                 process.start()
-            teams.append((team, begin, results))
-        took: list[list[tuple[float, float]]] = [[], []]
-        for _ in range(ROUNDS):
-            for number, (team, begin, results) in enumerate(teams):
-                begin.wait()
-                each = [results.get()[1:] for _ in team]
-                took[number].append((max(wall for wall, _ in each), sum(worked for _, worked in each)))
-                begin.wait()
-        for team, *_ in teams:
-            for process in team:
-                process.join()
-    wall = [one[0] / two[0] for one, two in zip(*took, strict=True)]
-    worked = [2 * one[1] / two[1] for one, two in zip(*took, strict=True)]
-    for label, ratios in (("by processor time, as on idle cores", worked), ("by the clock, on this machine", wall)):
-        low, high = min(ratios), max(ratios)
-        print(f"two processes, {label}: {statistics.median(ratios):.2f} x one ({low:.2f} to {high:.2f})")
+            processes += team
+            label = f"{number}"
+            worked[label] = []
+            works[label] = partial(wait_for, begin, results, number, worked[label])
+        found = alternate(works, rounds=ROUNDS, seconds=0)  # one call a round, as the processes expect
+        for process in processes:
+            process.join()
+    one, two = (np.array(worked[label][1:]) for label in ("1", "2"))
+    print(f"two processes, by processor time, as on idle cores: {ratio(2 * one, two)} x one")
+    print(f"two processes, by the clock, on this machine: {ratio(wall(found['1']), wall(found['2']))} x one")
+
+
+def wait_for(begin: Any, results: Any, count: int, worked: list[float]) -> None:
+    """Let processes begin together, and wait for all of their results."""
+    begin.wait()
+    worked.append(sum(results.get() for _ in range(count)))
 
 
 def main() -> None:
@@ -208,14 +199,17 @@ def main() -> None:
             training, state = prepare_behavior_cloning(live, folder / "live", sets)
             encoder = training.frozen["encoder"]
             agent = make_agent(live, vocabulary_size=make_tokenizer(live.encoder).vocabulary_size)
-            write_features(cached, episodes, agent, training.frozen, read_data(folder / "live")["encoder"]["checksum"])
-            release = baseline(live, agent, encoder, state.params, training.train.batch(0))
-            took = {"release, repaired": release, "live features": step_seconds(training, state, steps=1)}
-            training, state = prepare_behavior_cloning(cached, folder / "cached", sets)
-            took["cached features"] = step_seconds(training, state, steps=CACHED_STEPS)
+            compare_writing(cached, episodes, agent, training.frozen, read_data(folder / "live")["encoder"]["checksum"])
+            release = release_work(live, agent, encoder, state.params, training.train.batch(0))
+            works = {"release, repaired": release, "live features": step_work(training, state)}
+            cached = replace(cached, features_dir=f"{cached.features_dir}-0")  # the first that were written
+            works["cached features"] = step_work(*prepare_behavior_cloning(cached, folder / "cached", sets))
+            took = {kind: wall(found) for kind, found in alternate(works, rounds=ROUNDS).items()}
         print(f"{live.encoder.name}, {live.policy.name}, {len(CAMERAS)} cameras, 4 steps, batch {BATCH}")
-        for kind, each in took.items():
-            print(f"  {kind:<20}{each:>9.2f} s a step{BATCH / each:>9.2f} samples/s{release / each:>9.1f} x")
+        for kind, seconds in took.items():
+            each = np.median(seconds)
+            print(f"  {kind:<20}{each:>9.2f} s a step{BATCH / each:>9.2f} samples/s  "
+                  f"{ratio(took['release, repaired'], seconds)} x")  # fmt: skip
 
 
 if __name__ == "__main__":

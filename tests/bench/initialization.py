@@ -3,19 +3,28 @@
 python tests/bench/initialization.py [OVERRIDES]     the quickstart's agent: two minutes
 
 Each measurement is a process of its own with an empty compilation cache, except `again`: there another model, twice as
-wide, was drawn with the same cache before. The ways alternate; ratios are of one round.
+wide, was drawn with the same cache before. A process that draws nothing is subtracted.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
-ROOT, ROUNDS = Path(__file__).resolve().parents[2], 5
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.fixtures.rounds import alternate, processor, ratio
+from tests.paths import ROOT
+
+ROUNDS = 3
 OTHER = ("encoder.dim=128", "policy.dim=128", "head.dim=256")
 DRAW = """
-import sys, time
+import sys
 import jax
 from instructrl.cli.entry import compose
 from instructrl.config.training import TrainConfig
@@ -27,15 +36,21 @@ config = compose("train", TrainConfig, words)
 tokenizer = make_tokenizer(config.encoder)
 agent, batch = make_agent(config, vocabulary_size=tokenizer.vocabulary_size), dummy_batch(config, tokenizer)
 key = jax.block_until_ready(jax.random.key(0))
-begin = time.process_time()
-found = jax.jit(agent.init)(key, batch) if way == "compiled" else random_params(agent, batch, seed=0)
-jax.block_until_ready(found)
-print(time.process_time() - begin)
+if way == "compiled":
+    jax.block_until_ready(jax.jit(agent.init)(key, batch))
+elif way == "drawn":
+    jax.block_until_ready(random_params(agent, batch, seed=0))
 """
 
 
-def seconds(way: str, words: list[str], cache: str) -> float:
-    """Processor time of drawing the parameters of an agent with these settings."""
+def draw_without_programs(way: str, words: list[str]) -> None:
+    """Draw the parameters of an agent with an empty folder of compiled programs."""
+    with tempfile.TemporaryDirectory() as folder:
+        run(way, words, folder)
+
+
+def run(way: str, words: list[str], cache: str) -> None:
+    """Draw in a process of its own, `compiled`, `drawn` or `nothing`, with a folder of compiled programs."""
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
@@ -43,29 +58,28 @@ def seconds(way: str, words: list[str], cache: str) -> float:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    command = [sys.executable, "-c", DRAW, way, *words]
-    ran = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
-    return float(ran.stdout)
-
-
-def measure(words: list[str]) -> dict[str, float]:
-    """One round of all ways."""
-    with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
-        found = {"compiled": seconds("compiled", words, first), "drawn": seconds("drawn", words, second)}
-        with tempfile.TemporaryDirectory() as third:
-            seconds("drawn", [*words, *OTHER], third)
-            found["again"] = seconds("drawn", words, third)
-    return found
+    subprocess.run([sys.executable, "-c", DRAW, way, *words], env=environment, cwd=ROOT, check=True)
 
 
 def main() -> None:
     """Print the ratios and their spread."""
     words = sys.argv[1:] or ["experiment=quickstart"]
-    rounds = [measure(words) for _ in range(ROUNDS)]
-    print(f"{' '.join(words)}; init compiled: {sorted(row['compiled'] for row in rounds)[ROUNDS // 2]:.1f} CPU seconds")
+    with tempfile.TemporaryDirectory() as folder:
+        cache, backup = Path(folder) / "cache", Path(folder) / "backup"
+        run("drawn", [*words, *OTHER], str(cache))
+        cache.rename(backup)
+
+        def draw_again() -> None:
+            shutil.rmtree(cache, ignore_errors=True)
+            shutil.copytree(backup, cache)  # where it was written: programs are known by their folder too
+            run("drawn", words, str(cache))
+
+        works = {way: partial(draw_without_programs, way, words) for way in ("nothing", "compiled", "drawn")}
+        found = alternate(works | {"again": draw_again}, rounds=ROUNDS)
+    took = {name: processor(each) - processor(found["nothing"]) for name, each in found.items()}
+    print(f"{' '.join(words)}; init compiled: {np.median(took['compiled']):.1f} s of the processor")
     for way, label in (("drawn", "parameters drawn"), ("again", "drawn after those of another model")):
-        ratios = sorted(row[way] / row["compiled"] for row in rounds)
-        print(f"{label}: {ratios[ROUNDS // 2]:.2f} of it ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+        print(f"{label}: {ratio(took[way], took['compiled'])} of it")
 
 
 if __name__ == "__main__":

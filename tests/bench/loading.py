@@ -1,18 +1,18 @@
-"""Benchmark of data loading against the method's first release: same demonstrations and targets, one process.
+"""Data loading against the method's first release: same demonstrations and targets, one process.
 
 The release stores for every keyframe step a window of the last four frames, each camera in chunks of 16 windows, and
 reads single windows in random order with torch's DataLoader. Ours stores every frame once and reads whole episodes,
 every step of which is a target. Printed, relative to the release: bytes on disk, bytes requested from the operating
-system per target of an epoch, and targets per second (warm, best of a few epochs).
+system per target of an epoch, and targets per second of wall time (warm).
 
 torch is not among InstructRL's requirements: `pip install --group bench` (or a build for the CPU of that version).
 """
 
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,11 @@ from instructrl.data.demonstrations.writer import Writer
 from instructrl.data.loading.loader import Loader
 from instructrl.data.text.tokenizer import make_tokenizer
 from instructrl.sim import EpisodeStart, make_env
+from tests.fixtures.rounds import alternate, ratio, wall
 
 TASKS = ("pick_and_lift", "stack_blocks")
 CAMERAS = ("front", "left_shoulder", "right_shoulder", "wrist")
-SIZE, EPISODES, BATCH, ROUNDS = 256, 40, 8, 3
+SIZE, EPISODES, BATCH = 256, 40, 8
 WINDOW, CHUNK = 4, 16
 GOALS = {"disk": 1 / 4, "read": 1 / 3, "speed": 4.0}
 
@@ -107,16 +108,22 @@ def bytes_read() -> int:
     return int(next(line for line in Path("/proc/self/io").read_text().splitlines() if "rchar" in line).split()[1])
 
 
-def measure(epoch: Callable[[int], Iterator[Any]], targets: int) -> tuple[float, float]:
-    """Return bytes read per target, and targets per second, of an epoch."""
-    seconds, begin, read = [], bytes_read(), 0
-    for number in range(ROUNDS + 1):  # the first one fills the page cache
-        began = time.perf_counter()
-        for _ in epoch(number):
+def reading(epoch: Callable[[int], Iterator[Any]]) -> Callable[[], None]:
+    """A function that reads the next epoch."""
+    numbers = count()
+
+    def work() -> None:
+        for _ in epoch(next(numbers)):
             pass
-        seconds.append(time.perf_counter() - began)
-        read = read or bytes_read() - begin
-    return read / targets, targets / min(seconds[1:])
+
+    return work
+
+
+def bytes_of(work: Callable[[], None]) -> int:
+    """The bytes that a call reads."""
+    before = bytes_read()
+    work()
+    return bytes_read() - before
 
 
 def ours(path: Path) -> Callable[[int], Iterator[Any]]:
@@ -138,7 +145,7 @@ def main() -> None:
         print("skipped: torch is not installed; pip install --group bench")
         return
     print(f"{'task':<15}{'layout':<9}{'targets':>8}{'MB':>8}{'disk':>7}{'MB/target':>11}{'read':>7}"
-          f"{'targets/s':>11}{'speed':>7}")  # fmt: skip
+          f"{'targets/s':>11}{'speed':>27}")  # fmt: skip
     for task in TASKS:
         with tempfile.TemporaryDirectory() as name:
             files = collect(task, Path(name))
@@ -146,18 +153,16 @@ def main() -> None:
             with DemonstrationDataset(files["none"]) as episodes:
                 targets = write_windows(episodes, windows)
                 batch = round(BATCH * targets / EPISODES)
-            rows: dict[str, tuple[Path, Callable[[int], Iterator[Any]]]] = {
-                "release": (windows, partial(windows_epoch, windows, batch))
-            }
-            rows |= {compression: (path, ours(path)) for compression, path in files.items()}
-            base: tuple[float, float, float] | None = None
-            for layout, (path, epoch) in rows.items():
-                found = (path.stat().st_size / 1e6, *measure(epoch, targets))
-                base = base or found
-                disk, read, speed = (value / of for value, of in zip(found, base, strict=True))
-                size, taken, rate = found
-                print(f"{task:<15}{layout:<9}{targets:>8}{size:>8.0f}{disk:>7.3f}{taken / 1e6:>11.2f}{read:>7.3f}"
-                      f"{rate:>11.0f}{speed:>7.1f}", flush=True)  # fmt: skip
+            works = {"release": reading(partial(windows_epoch, windows, batch))}
+            works |= {compression: reading(ours(path)) for compression, path in files.items()}
+            sizes = {layout: path.stat().st_size for layout, path in {"release": windows, **files}.items()}
+            read = {layout: bytes_of(work) for layout, work in works.items()}
+            took = {layout: wall(found) for layout, found in alternate(works).items()}
+        for layout, seconds in took.items():
+            disk, share = (all_of[layout] / all_of["release"] for all_of in (sizes, read))
+            print(f"{task:<15}{layout:<9}{targets:>8}{sizes[layout] / 1e6:>8.0f}{disk:>7.3f}"
+                  f"{read[layout] / targets / 1e6:>11.2f}{share:>7.3f}{targets / np.median(seconds):>11.0f}"
+                  f"{ratio(took['release'], seconds):>27}", flush=True)  # fmt: skip
     print("goals: disk <= {disk:.3f}, read <= {read:.3f}, speed >= {speed:.1f}".format(**GOALS))
 
 

@@ -2,17 +2,18 @@
 
 python tests/bench/opening.py [EPISODES]      20,000 small episodes: about a minute
 
-Alternates plain h5py reads of all fields but the pixels with the same reads with all checks (links, filters, chunks,
+Compares plain h5py reads of all fields but the pixels with the same reads with all checks (links, filters, chunks,
 values, checksums), and with `digest` added.
 """
 
 import sys
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import h5py
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -20,8 +21,9 @@ from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.data.demonstrations.schema import fields
 from instructrl.data.demonstrations.writer import Writer
 from tests.fixtures.demonstrations import HEADER, demonstration
+from tests.fixtures.rounds import alternate, processor, ratio
 
-ROUNDS, DIFFERENT = 7, 50
+DIFFERENT = 50
 
 
 def write(path: Path, episodes: int) -> None:
@@ -51,25 +53,22 @@ def open_and_digest(path: Path) -> None:
         dataset.digest()
 
 
-def seconds(work: Callable[[Path], None], path: Path) -> float:
-    """Processor time of a call."""
-    begin = time.process_time()
-    work(path)
-    return time.process_time() - begin
-
-
 def main() -> None:
     """Print the ratios and their spread."""
     episodes = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "train.hdf5"
         write(path, episodes)
-        works = (read_plainly, open_checked, open_and_digest)
-        rounds = [[seconds(work, path) for work in works] for _ in range(ROUNDS + 1)][1:]
-    print(f"{episodes} episodes; reading the fields alone: {sorted(row[0] for row in rounds)[ROUNDS // 2]:.3f} s")
-    for column, name in ((1, "opened and checked"), (2, "opened, checked and digested")):
-        ratios = sorted(row[column] / row[0] for row in rounds)
-        print(f"{name}: {ratios[ROUNDS // 2]:.2f} of it ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+        works: dict[str, Callable[[Path], None]] = {
+            "reading the fields alone": read_plainly,
+            "opened and checked": open_checked,
+            "opened, checked and digested": open_and_digest,
+        }
+        found = alternate({name: partial(work, path) for name, work in works.items()})
+    (alone, plain), *others = ((name, processor(each)) for name, each in found.items())
+    print(f"{episodes} episodes; {alone}: {np.median(plain):.3f} s of the processor")
+    for name, took in others:
+        print(f"{name}: {ratio(took, plain)} of it")
 
 
 if __name__ == "__main__":

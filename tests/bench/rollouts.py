@@ -1,15 +1,15 @@
 """Rollout episodes per minute with the policy in the loop, against the same episodes without inference.
 
 Both replay the expert's actions, so that simulator and renderer do the same work; one of them also runs the quickstart
-agent on every observation, as an evaluation does. The ratio is the cost of inference; best of a few rounds.
+agent on every observation, as an evaluation does. The ratio is the cost of inference, by wall time.
 
-Before them, the milliseconds of processor time that an episode takes to place its scene, to move the arm and to draw,
-for the ten tasks of task=multi_10, medians over episodes.
+Before them, for the ten tasks of task=multi_10, the milliseconds of processor time of an episode and the shares of it
+that place the scene, move the arm and draw: medians over episodes, and the smallest and largest.
 """
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +28,9 @@ from instructrl.sim import EpisodeStart, ObservesApart, make_env, rendering
 from instructrl.sim.vector.pool import Workers
 from instructrl.training.model_factory import dummy_batch, make_agent, random_params
 from instructrl.types import Observation
+from tests.fixtures.rounds import alternate, ratio, wall
 
-ROUNDS, EPISODES = 3, 40
+EPISODES = 40
 TASKS = ("reach_target", "push_button", "pick_and_lift")
 
 
@@ -60,22 +61,21 @@ def untrained_agent(config: TrainConfig, info: TaskInfo, *, slots: int) -> Batch
     return BatchedAgent(agent, params, tokenizer, slots=slots, steps=info.max_steps)
 
 
-def episodes_per_minute(
+def seconds(
     workers: Workers, starts: Mapping[int, EpisodeStart], actions: Mapping[int, np.ndarray], inner_policy: Policy
-) -> tuple[float, float]:
-    """The best of alternating rounds without and with the policy."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Wall time of all episodes [rounds], without and with the policy."""
     specs = {index: EpisodeSpec(start) for index, start in starts.items()}
-    rounds: dict[bool, list[float]] = {False: [], True: []}
-    for number in range(2 * (ROUNDS + 1)):
-        use_policy = number % 2 == 1
-        began = time.perf_counter()
-        run_rollouts(workers, Replay(actions, len(workers), inner_policy if use_policy else None), specs=specs)
-        rounds[use_policy].append(60 * len(specs) / (time.perf_counter() - began))
-    return max(rounds[False][1:]), max(rounds[True][1:])  # the first round compiles
+
+    def roll_out(policy: Policy | None) -> Callable[[], object]:
+        return lambda: run_rollouts(workers, Replay(actions, len(workers), policy), specs=specs)
+
+    found = alternate({"without": roll_out(None), "with": roll_out(inner_policy)})
+    return wall(found["without"]), wall(found["with"])
 
 
 def episode_parts(task: str, renderer: str) -> np.ndarray:
-    """Milliseconds of processor time of placing, moving and drawing, medians over episodes of the expert [3]."""
+    """Seconds of processor time of placing, moving and drawing, in episodes of the expert [episodes 3]."""
     config = compose("train", TrainConfig, ["experiment=quickstart", f"task={task}", f"sim.renderer={renderer}"])
     env = make_env(config.sim, task)
     assert isinstance(env, ObservesApart)
@@ -99,21 +99,25 @@ def episode_parts(task: str, renderer: str) -> np.ndarray:
                 drawing += time.process_time() - moved
         found.append((placing, moving, drawing))
     env.close()
-    return 1e3 * np.median(found[1:], axis=0)
+    return np.array(found[1:])
 
 
 def print_parts(renderers: list[str]) -> None:
     """Print the parts of an episode for each task of task=multi_10."""
-    print(f"{'task':<38}{'renderer':<10}{'placing':>9}{'moving':>9}{'drawing':>9}  ms")
+    print(f"{'task':<38}{'renderer':<10}{'ms':>7}{'placing':>27}{'moving':>27}{'drawing':>27}")
     for renderer in renderers:
         for task in compose("train", TrainConfig, ["experiment=quickstart", "task=multi_10"]).task.tasks or ():
-            print(f"{task:<38}{renderer:<10}" + "".join(f"{part:>9.1f}" for part in episode_parts(task, renderer)))
+            parts = episode_parts(task, renderer)
+            whole = parts.sum(axis=1)
+            shares = "".join(f"{ratio(part, whole):>27}" for part in parts.T)
+            print(f"{task:<38}{renderer:<10}{1e3 * np.median(whole):>7.1f}{shares}", flush=True)
 
 
 def main() -> None:
+    """Print both tables."""
     renderers = ["raycast"] + ["opengl"] * (rendering.opengl_backend() is not None)
     print_parts(renderers)
-    print(f"{'task':<14}{'renderer':<10}{'workers':>8}{'steps':>7}{'no policy/min':>15}{'policy/min':>12}{'ratio':>7}")
+    print(f"{'task':<14}{'renderer':<10}{'workers':>8}{'steps':>7}{'alone/min':>13}{'policy/min':>13}{'ratio':>27}")
     for task in TASKS:
         config = compose("train", TrainConfig, ["experiment=quickstart", f"task={task}"])
         for renderer in renderers:
@@ -123,10 +127,11 @@ def main() -> None:
                 shown = workers.map("expert", [(start,) for start in starts.values()])
                 actions = {index: found[0] for index, found in shown}
                 inner_policy = untrained_agent(config, info, slots=len(workers))
-                alone, with_policy = episodes_per_minute(workers, starts, actions, inner_policy)
+                alone, with_policy = seconds(workers, starts, actions, inner_policy)
             steps = sum(map(len, actions.values())) / len(actions)
+            rates = "".join(f"{60 * EPISODES / np.median(took):>13.0f}" for took in (alone, with_policy))
             row = f"{task:<14}{renderer:<10}{inner_policy.slots:>8}{steps:>7.2f}"
-            print(f"{row}{alone:>15.0f}{with_policy:>12.0f}{with_policy / alone:>7.2f}")
+            print(f"{row}{rates}{ratio(alone, with_policy):>27}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Time of an answer by the policy server, against the same agent in this process, alternating.
+"""Time of an answer by the policy server, against the same agent in this process.
 
 One client asks for actions of the quickstart agent (random parameters, which take as long), then `Agent.act` is asked
 with the same observations. With several clients at once, an answer also waits for the others, and all of them are
-compared with agents in this process that answer one after the other. Ratios are of medians; spread: over the rounds.
+compared with agents in this process that answer one after the other: `answers/s` is the ratio of the numbers of
+answers. Both ratios are of wall time.
 """
 
 import subprocess
@@ -28,9 +29,10 @@ from instructrl.training.distributed.platform import select_platform
 from instructrl.training.model_factory import dummy_batch, make_agent, random_params
 from instructrl.training.parameters.load_agent import LoadedAgent
 from instructrl.types import Observation
+from tests.fixtures.rounds import alternate, ratio, wall
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
-ROUNDS, EPISODES, STEPS, CLIENTS = 5, 3, 4, (1, 4, 16)
+EPISODES, STEPS, CLIENTS = 3, 4, (1, 4, 16)
 ASK = "reach the red ball"
 
 
@@ -82,30 +84,28 @@ def observation(agent: Agent) -> Observation:
 def measure(agent: Agent, folder: Path, clients: int) -> str:
     """A line of the table."""
     seen = observation(agent)
-    local, remote, ratios, speedups = list[float](), list[float](), list[float](), list[float]()
+    local, remote = list[float](), list[float]()
     with server(folder, clients) as url, ThreadPoolExecutor(clients) as threads:
         connections = [PolicyClient(url) for _ in range(clients)]
-        for round_number in range(ROUNDS + 1):
-            here = answers(agent, seen)
-            began = time.perf_counter()
-            there = [one for found in threads.map(lambda client: answers(client, seen), connections) for one in found]
-            together = (time.perf_counter() - began) / len(there)
-            if round_number:  # the first one compiles
-                local, remote = local + here, remote + there
-                ratios.append(float(np.median(there) / np.median(here)))
-                speedups.append(float(np.mean(here)) / together)
+
+        def ask_all() -> None:
+            for found in threads.map(lambda client: answers(client, seen), connections):
+                remote.extend(found)
+
+        found = alternate({"act": lambda: local.extend(answers(agent, seen)), "serve": ask_all})
         for connection in connections:
             connection.close()
+    local, remote = local[EPISODES * STEPS :], remote[clients * EPISODES * STEPS :]  # without the calls that compile
     (p50, p99), (r50, r99) = (1000 * np.percentile(one, [50, 99]) for one in (local, remote))
-    spread = f"{min(ratios):.2f}-{max(ratios):.2f}"
-    numbers = f"{p50:>12.1f}{p99:>12.1f}{r50:>14.1f}{r99:>14.1f}{np.median(ratios):>8.2f}{spread:>12}"
-    return f"{clients:>7}{numbers}{np.median(speedups):>13.2f}"
+    here, there = wall(found["act"]), wall(found["serve"])
+    numbers = f"{p50:>12.1f}{p99:>12.1f}{r50:>14.1f}{r99:>14.1f}"
+    return f"{clients:>7}{numbers}{ratio(there, here):>27}{ratio(clients * here, there):>27}"
 
 
 def main() -> None:
     agent = untrained()
     head = f"{'clients':>7}{'act p50 ms':>12}{'act p99 ms':>12}{'serve p50 ms':>14}{'serve p99 ms':>14}"
-    print(f"{head}{'ratio':>8}{'spread':>12}{'answers/s x':>13}")
+    print(f"{head}{'time of an answer':>27}{'answers/s':>27}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "agent"
         agent.save(folder)

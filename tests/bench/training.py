@@ -6,12 +6,11 @@
 - `windows`: the usual alternative to entire episodes. Every step is a separate sample with its history, so that each
   frame is encoded once per window that contains it. The same number of targets per second is compared.
 
-Best of a few rounds, since machines are shared.
+Ratios are of wall time.
 """
 
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -34,8 +33,9 @@ from instructrl.training.objectives.bc_step import make_train_step
 from instructrl.training.optimizer import learning_rate, make_optimizer
 from instructrl.training.state import initial_state
 from instructrl.types import Batch
+from tests.fixtures.rounds import alternate, ratio, wall
 
-ROUNDS, STEPS, EPISODES = 3, 8, 128
+STEPS, EPISODES = 8, 128
 TASKS = ("reach_target", "push_button", "pick_and_lift")
 
 
@@ -68,19 +68,8 @@ def windowed(batch: Batch) -> Batch:
     return Batch(**moving, **texts, step_mask=target.reshape(-1, steps))
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Seconds per call, the best of a few; the first call compiles."""
-    work()
-    rounds = []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        work()
-        rounds.append(time.perf_counter() - start)
-    return min(rounds)
-
-
-def measure(config: TrainConfig, episodes: DemonstrationDataset) -> dict[str, float]:
-    """Measure the sequences per second of every variant."""
+def measure(config: TrainConfig, episodes: DemonstrationDataset) -> dict[str, np.ndarray]:
+    """Wall time of a sequence in every variant, seconds [rounds]."""
     tokenizer = make_tokenizer(config.encoder)
     loader = Loader([episodes], tokenizer, batch_size=config.training.batch_size, seed=0)
     agent = make_agent(config, vocabulary_size=tokenizer.vocabulary_size)
@@ -103,26 +92,32 @@ def measure(config: TrainConfig, episodes: DemonstrationDataset) -> dict[str, fl
         return prefetch(loader, 0, STEPS, depth=config.hardware.prefetch, put=jax.device_put)
 
     batch, windows = jax.device_put(loader.batch(0)), jax.device_put(windowed(loader.batch(0)))
-    durations = {
-        "loader": seconds(lambda: [loader.batch(number) for number in range(STEPS)]),
-        "step": seconds(steps_on(lambda: [batch] * STEPS)),
-        "training": seconds(steps_on(loaded)),
-        "windows": seconds(steps_on(lambda: [windows] * STEPS)),
-    }
-    return {name: STEPS * config.training.batch_size / duration for name, duration in durations.items()}
+    found = alternate(
+        {
+            "loader": lambda: [loader.batch(number) for number in range(STEPS)],
+            "step": steps_on(lambda: [batch] * STEPS),
+            "training": steps_on(loaded),
+            "windows": steps_on(lambda: [windows] * STEPS),
+        }
+    )
+    return {name: wall(each) / (STEPS * config.training.batch_size) for name, each in found.items()}
 
 
 def main() -> None:
-    print(f"{'task':<15}{'steps':>6}{'loader/s':>10}{'step/s':>9}{'training/s':>12}{'windows/s':>11}"
-          f"{'training:step':>15}{'loader:training':>17}{'step:windows':>14}")  # fmt: skip
+    """Print a line for each task."""
+    names, ratios = ("loader", "step", "training", "windows"), ("training:step", "loader:training", "step:windows")
+    print(f"{'task':<15}{'steps':>6}" + "".join(f"{f'{name}/s':>12}" for name in names)
+          + "".join(f"{name:>27}" for name in ratios))  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         for task in TASKS:
             config = compose("train", TrainConfig, ["experiment=quickstart", f"task={task}"])
             with DemonstrationDataset(collected(config, Path(folder))) as episodes:
-                rate = measure(config, episodes)
-                print(f"{task:<15}{episodes.steps:>6}{rate['loader']:>10.0f}{rate['step']:>9.0f}{rate['training']:>12.0f}"
-                      f"{rate['windows']:>11.0f}{rate['training'] / rate['step']:>15.2f}"
-                      f"{rate['loader'] / rate['training']:>17.1f}{rate['step'] / rate['windows']:>14.2f}")  # fmt: skip
+                took = measure(config, episodes)
+                rates = "".join(f"{1 / np.median(took[name]):>12.0f}" for name in names)
+                # A ratio of rates is the inverse ratio of times.
+                compared = (name.split(":") for name in ratios)
+                columns = "".join(f"{ratio(took[other], took[name]):>27}" for name, other in compared)
+                print(f"{task:<15}{episodes.steps:>6}{rates}{columns}", flush=True)
 
 
 if __name__ == "__main__":
