@@ -74,8 +74,8 @@ docs: $(VENV)/installed-docs  ## build the documentation into site/, with all li
 lock: $(VENV)/installed  ## write the newest versions that pyproject.toml allows into requirements*.txt
 	$(BIN)/python .ci/lock.py
 
-bench: $(VENV)/installed-dev  ## print every measured speed as a ratio to its baseline
-	@for file in tests/bench/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+bench: $(VENV)/installed-dev  ## run every benchmark and write docs/benchmarks/speed.md, in about an hour on a quiet machine
+	$(BIN)/python -m tests.bench --page
 
 clean:  ## remove the installation (never data or runs)
 	rm -rf $(VENV)
