@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from instructrl.models.layers.convolution import Convolution
 from instructrl.training.distributed.allocator import keep_freed_memory
-from tests.fixtures.rounds import alternate, ratio
+from tests.fixtures.rounds import alternate, processor, ratio
 
 LAYERS = ((64, 96, 12), (64, 192, 16), (128, 48, 16))  # channels, images and their side
 
@@ -39,7 +39,7 @@ def main() -> None:
         x = jax.random.normal(jax.random.key(1), (images, side, side, channels))
         works = {"products": Convolution(channels, 3), "xla": nn.Conv(channels, (3, 3))}
         rounds = alternate({name: gradients(layer, x) for name, layer in works.items()})
-        shown = ratio(rounds["products"][:, 0], rounds["xla"][:, 0])
+        shown = ratio(processor(rounds["products"]), processor(rounds["xla"]))
         print(f"3 x 3, {channels} channels, {images} images of {side} x {side}: {shown}", flush=True)
 
 
