@@ -27,6 +27,7 @@ from data_tools.encoders.settings import (
     parse_comparison,
 )
 from data_tools.exchange.settings import run_command
+from instructrl.allocator import share_arena
 from instructrl.cli.help import tool_help
 from instructrl.errors import InputError, RunError
 from instructrl.redaction import redact_words
@@ -97,6 +98,7 @@ def usage() -> str:
 
 def main() -> None:
     """Run the command."""
+    share_arena()
     run_command({"compare": run_compare, "measure": run_measure}, usage=usage, help_hint=f"see {PROG} --help")
 
 

@@ -17,10 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import jax
 import numpy as np
 
+from instructrl.allocator import MMAP_MAX, TRIM_THRESHOLD, keep_freed_memory
 from instructrl.cli.entry import compose
 from instructrl.config.training import TrainConfig
 from instructrl.data.text.tokenizer import make_tokenizer
-from instructrl.training.distributed.allocator import MMAP_MAX, TRIM_THRESHOLD, keep_freed_memory
 from instructrl.training.distributed.platform import select_platform
 from instructrl.training.model_factory import dummy_batch, make_agent, random_params
 from instructrl.training.objectives.bc_step import make_train_step

@@ -14,8 +14,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from instructrl.allocator import keep_freed_memory
 from instructrl.models.layers.convolution import Convolution
-from instructrl.training.distributed.allocator import keep_freed_memory
 from tests.fixtures.rounds import alternate, processor, ratio
 
 LAYERS = ((64, 96, 12), (64, 192, 16), (128, 48, 16))  # channels, images and their side

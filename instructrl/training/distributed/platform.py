@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from instructrl.allocator import keep_freed_memory
 from instructrl.config.training import HardwareConfig
 from instructrl.errors import InputError
 from instructrl.models.layers.attention import has_cudnn
 from instructrl.models.layers.block_stack import ExecutionConfig
-from instructrl.training.distributed.allocator import keep_freed_memory
 from instructrl.training.distributed.jax_internals import write_compiled_programs
 from instructrl.training.distributed.multihost import process_shard
 

@@ -10,13 +10,27 @@ TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8  # parameters of mallopt(3)
 NEVER = -1  # as a threshold: the largest number
 
 
+def share_arena() -> None:
+    """Let the threads of this process allocate from one arena; call it before the first thread starts.
+
+    An arena of their own is too small for large requests and maps them, whatever `keep_freed_memory` asks for. Where
+    one exists already, as after a thread that shows progress, the threads that jax starts are given it in turn.
+    """
+    _set({ARENA_MAX: 1})
+
+
 def keep_freed_memory() -> bool:
     """Keep memory that is freed for this process's next requests; return False for an allocator without such settings.
 
-    Threads that start later share one arena: one of their own is too small for large requests, and maps them.
+    In threads it needs `share_arena`.
     """
+    return _set({ARENA_MAX: 1, MMAP_MAX: 0, TRIM_THRESHOLD: NEVER})
+
+
+def _set(parameters: dict[int, int]) -> bool:
     try:
         mallopt = ctypes.CDLL(None).mallopt  # glibc's
     except AttributeError:
         return False
-    return all([mallopt(ARENA_MAX, 1), mallopt(MMAP_MAX, 0), mallopt(TRIM_THRESHOLD, NEVER)])
+    accepted = [mallopt(parameter, value) for parameter, value in parameters.items()]
+    return all(accepted)
