@@ -24,6 +24,7 @@ MACHINE_ERRORS = {  # no mistake of a program
 OURS = __name__.partition(".")[0]
 _packages: set[str] = set()  # of others, from which something was imported by its name in settings or entry points
 REPAIR = "repair, update or uninstall the package"
+TRACEBACK = "INSTRUCTRL_TRACEBACK"  # the variable with which authors of packages see whole tracebacks
 NO_READER = 128 + 13  # exit code of a command whose output nobody reads any more: 128 and the number of SIGPIPE
 
 
@@ -162,7 +163,12 @@ def place_in_package(error: BaseException) -> str | None:
 
 
 def summarize(error: BaseException) -> str:
-    """The type and text of an error of others and, of code in a noted package, file and line: in one line."""
+    """The type and text of an error of others and, of code in a noted package, file and line: in one line.
+
+    Whoever writes such code sees the whole traceback before it if the variable INSTRUCTRL_TRACEBACK is set.
+    """
+    if os.environ.get(TRACEBACK):
+        print(redact("".join(traceback.format_exception(error))), file=sys.stderr, end="", flush=True)
     text, place = f"{error}", place_in_package(error)
     if isinstance(error, SyntaxError) and error.filename:
         text, place = error.msg, f"{error.filename}, line {error.lineno}"

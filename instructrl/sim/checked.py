@@ -265,7 +265,15 @@ class CheckedEnvWithExpert(CheckedEnv):
     def expert_actions(self) -> list[np.ndarray]:
         """The expert's next actions: see `OffersExpert`."""
         with self._calls():
-            return cast(OffersExpert, self._env).expert_actions()
+            found = cast(OffersExpert, self._env).expert_actions()
+        for actions in found if isinstance(found, list | tuple) else [None]:
+            floats = isinstance(actions, np.ndarray) and actions.dtype.kind == "f"
+            if not floats or actions.ndim != 2 or actions.shape[1] not in (8, self._action_size) or not len(actions):
+                what = _kind(found if actions is None else actions)
+                raise self._fault(f"expert_actions: found {what}; allowed: a list of floats(N, 8), N 1 or more")
+            if not np.isfinite(actions).all():
+                raise self._fault(f"expert_actions: found {format_value(actions.tolist())}, expected finite")
+        return list(found)
 
 
 def _is_integer(value: Any) -> bool:

@@ -237,6 +237,42 @@ def test_an_exception_of_our_own_code_stays_one() -> None:
         checked(Faulty(lambda: 1 / 0, at=0)).reset(START)
 
 
+def test_the_whole_traceback_is_shown_to_whoever_asks_for_it(
+    raising: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    env = checked(raising)
+    env.reset(START)
+    with pytest.raises(SimulatorError):
+        env.step(ACTION)
+    assert not capsys.readouterr().err
+    monkeypatch.setenv("INSTRUCTRL_TRACEBACK", "1")
+    with pytest.raises(SimulatorError):
+        env.step(ACTION)
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback (most recent call last):") and shown.endswith("KeyError: 'joint'\n")
+    assert 'raising_robots.py", line 11, in step' in shown
+
+
+@pytest.mark.parametrize(
+    ("answer", "line"),
+    [
+        (np.zeros((1, 8)), r"expert_actions: found float64\(1, 8\); allowed: a list of floats\(N, 8\)"),
+        ([np.zeros((0, 8))], r"expert_actions: found float64\(0, 8\); allowed"),
+        ([np.zeros((1, 7))], r"expert_actions: found float64\(1, 7\); allowed"),
+        ([[0.0] * 8], r"expert_actions: found list; allowed"),
+        (None, r"expert_actions: found NoneType; allowed"),
+        ([np.full((1, 8), np.nan)], r"expert_actions: found \[\[nan, .*, expected finite"),
+    ],
+)
+def test_what_the_expert_would_do_is_checked(answer: Any, line: str) -> None:
+    env = Faulty()
+    env.expert_actions = lambda: answer
+    stage = checked(env)
+    stage.reset(START)
+    with pytest.raises(SimulatorError, match=f"{WHERE}0: {line}.*; correct the simulator"):
+        stage.expert_actions()
+
+
 def test_goals_are_variations(raising: Any) -> None:
     env = checked(raising)
     env.reset(START)
