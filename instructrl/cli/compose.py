@@ -17,7 +17,7 @@ from hydra.core.override_parser.types import OverrideType
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from instructrl.cli.file_checks import check_files, place_of
+from instructrl.cli.file_checks import check_files, lacking_file, place_of
 from instructrl.cli.folders import added_folders
 from instructrl.cli.option_files import Loaded, loaded_files, report_loaded
 from instructrl.cli.overrides import (
@@ -89,8 +89,11 @@ def resolve_or_explain(untyped: DictConfig, schema: type[T], known: type, files:
 
 
 def with_place(error: InputError, files: Loaded) -> InputError:
-    """The error with the file and the line that set the setting at fault in front, if one of these files does."""
-    place = place_of(error.key, files)
+    """The error with the file and the line that set the setting at fault in front, if one of these files does.
+
+    If none does, it is one that the option of its group lacks, unless that is InstructRL's.
+    """
+    place = place_of(error.key, files) or lacking_file(error.key, files)
     return InputError(f"{place}: {error}" if place else str(error))
 
 

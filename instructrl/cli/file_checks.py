@@ -83,3 +83,11 @@ def place_of(key: str, files: Loaded) -> str:
             if name == key:
                 found = place
     return found
+
+
+def lacking_file(key: str, files: Loaded) -> str:
+    """The last file of another package or the user for the group of a setting; empty if there is none."""
+    group = tuple(key.split(".")[:-1])
+    of_group = [file.yaml.path for file in files.values() if group and file.package == group]
+    added = [path for path in of_group if CONFIG_DIR not in path.parents]
+    return str(added[-1]) if added else ""

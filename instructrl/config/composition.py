@@ -68,7 +68,7 @@ def explain(
         return InputError(unknown_key(key, schema), key=key)
     if "missing mandatory value" in message.lower():
         allowed = describe_allowed(entry) if entry else "its settings"
-        return InputError(f"{key}: no value given; write {key}=...; allowed: {allowed}")
+        return InputError(f"{key}: no value given; write {key}=...; allowed: {allowed}", key=key)
     if isinstance(error, InterpolationResolutionError) and not isinstance(error, ValidationError):
         former = next((name for name in RENAMED_KEYS if f"'{name}'" in message), None)
         advice = f"{former} is now called {RENAMED_KEYS[former]}" if former else INTERPOLATION_ADVICE

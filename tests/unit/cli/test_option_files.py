@@ -165,6 +165,22 @@ def test_files_of_a_group_are_named_too(folder: Path) -> None:
     assert refused("experiment=over").startswith(f"{folder}/over.yaml, line 5: policy.depth: found 2000; allowed")
 
 
+@pytest.mark.parametrize(
+    ("group", "text", "missing"),
+    [
+        ("encoder", "name: odd\ndim: 32\n", "encoder.kind"),
+        ("head", "name: odd\n", "head.kind"),
+        ("sim", "name: odd\n", "sim.kind"),
+        ("encoder", "name: odd\nkind: m3ae\ndim: 32\n", "encoder.depth"),
+    ],
+)
+def test_a_file_that_lacks_a_setting_is_named(folder: Path, group: str, text: str, missing: str) -> None:
+    (folder.parent / group).mkdir()
+    path = write(folder.parent / group, "odd", text)
+    assert refused(f"{group}=odd").startswith(f"{path}: {missing}: no value given; write {missing}=...; allowed: ")
+    assert refused(f"{group}=odd", f"{missing}=???").startswith(f"{missing}: no value given; write {missing}=")
+
+
 def test_settings_that_do_not_fit_together_are_named_with_the_files_that_set_them(folder: Path) -> None:
     path = write(folder, "short", HEADER + "training:\n  epochs: 3\noptimizer:\n  warmup_epochs: 4\n")
     line = refused("experiment=short")
