@@ -44,8 +44,8 @@ COMPARISONS = (
     Comparison("Action head", "What turns features into an action?", "scratch", ("regression", "discrete")),
     Comparison(
         "History",
-        "How many keyframes of the episode does the policy read? The baseline reads four.",
-        "scratch",
+        "How many keyframes of the episode does the policy read, in a task of several?",
+        "window_4",
         ("window_1", "window_2", "window_8"),
     ),
     Comparison(
