@@ -78,15 +78,15 @@ def test_commands_on_hosts_get_the_environment(
     tpu = Commands(ROOT, hosts.words)
     tpu.environment |= {"XDG_CONFIG_HOME": str(tmp_path), "MY_PASSWORD": PASSWORD, **variables}
     names = ["WANDB_API_KEY", "MY_PASSWORD", "GOOGLE_APPLICATION_CREDENTIALS"]
-    program = reports(*names, "PLAIN", "X_TOKEN")
+    given = {"PLAIN": "a b'c", "X_TOKEN": f"{PASSWORD}!", "entry": "of a shell", "reason": "its own variable"}
+    program = reports(*names, *given)
     (tmp_path / "instructrl/launcher.yaml").write_text(f"tpu: {{environment: [{','.join(names)}]}}")
     words = [
         "run",
         f"run=secret-{detach}",
         f"detach={detach}",
         "--",
-        "PLAIN=a b'c",
-        f"X_TOKEN={PASSWORD}!",
+        *(f"{name}={value}" for name, value in given.items()),
         "-c",
         program,
     ]
@@ -95,7 +95,7 @@ def test_commands_on_hosts_get_the_environment(
         if detach == "true":
             output = tpu("logs", f"run=secret-{detach}")
     lines = expected(
-        {**dict(zip(names, (KEY, PASSWORD, CREDENTIALS), strict=True)), "PLAIN": "a b'c", "X_TOKEN": f"{PASSWORD}!"},
+        {**dict(zip(names, (KEY, PASSWORD, CREDENTIALS), strict=True)), **given},
         files=names[2:],
     )
     for address in hosts.daemons:
