@@ -7,6 +7,7 @@ that is killed. A pure function of the step has no state to save, and a thread d
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -16,6 +17,7 @@ from instructrl.array_types import Int32
 from instructrl.data.demonstrations.dataset import DemonstrationDataset, check_alike
 from instructrl.data.demonstrations.instructions import InstructionTable
 from instructrl.data.feature_cache.cache import FeatureCache, first_rows
+from instructrl.data.loading.lengths import batch_lengths, padded_length
 from instructrl.data.loading.sampler import Sampler
 from instructrl.data.text.tokenizer import Tokenizer
 from instructrl.errors import InputError
@@ -51,7 +53,8 @@ class Loader:
     the same action leads.
 
     Attributes:
-        sizes: the sizes that determine the shapes of a batch.
+        sizes: the sizes that determine the shapes of a batch; of one that is padded to the longest of all sequences.
+        lengths: the lengths T that batches have, in ascending order.
         sampler: order of the sequences of an epoch.
         steps_per_epoch: ceil(sequences / batch size); the last batch of an epoch is padded with empty sequences.
     """
@@ -64,6 +67,7 @@ class Loader:
         batch_size: int,
         seed: int,
         steps: int | None = None,
+        lengths: Sequence[int] | None = None,
         window: int | None = None,
         chunk: int | None = None,
         shuffle: bool = True,
@@ -80,7 +84,8 @@ class Loader:
             tokenizer: the tokenizer of the encoder.
             batch_size: sequences of a batch, over all processes.
             seed: seed of the order and of the sampled instructions.
-            steps: length T of a sequence; None: that of the longest one.
+            steps: the largest length T of a batch; None: that of the longest sequence.
+            lengths: further ones; a batch has the shortest into which its sequences fit. None: see `batch_lengths`.
             window: steps of a sequence at most; None: whole episodes.
             chunk: the number of dense actions that are predicted at each step; None: none but the step's own.
             shuffle: False: episodes in the files' order, with the same instructions in every epoch.
@@ -129,17 +134,19 @@ class Loader:
             chunk=chunk,
             actions=action_size(longest.header.actions),
         )
+        self._latest: tuple[int, np.ndarray] | None = None  # epoch, and the steps of the longest sequences
+        self.lengths = batch_lengths(self.longest(0), steps) if lengths is None else tuple(sorted({*lengths, steps}))
 
     def batch(self, step: int) -> Batch:
         """Return the batch of a training step, counted from 0; thread-safe."""
-        batch = empty_batch(self.sizes)
+        batch = empty_batch(self.sizes_of(step))
         for row, (file, sequence, draw) in enumerate(self._sequences(step, batch)):
             self.files[file].fill(batch, row, sequence, draw=draw)
         return batch
 
     def batch_without_features(self, step: int) -> tuple[Batch, FeatureRows]:
         """Return the batch of a step, without its cached features, and the rows of these; thread-safe."""
-        batch = empty_batch(self.sizes)._replace(features=None)
+        batch = empty_batch(self.sizes_of(step))._replace(features=None)
         rows = FeatureRows(np.full(batch.step_mask.shape, -1, np.int32), np.full(len(batch.step_mask), -1, np.int32))
         for row, (file, sequence, draw) in enumerate(self._sequences(step, batch)):
             self.files[file].fill(batch, row, sequence, draw=draw)
@@ -148,6 +155,32 @@ class Loader:
             rows.views[row, : len(views)] = first_view + views
             rows.texts[row] = -1 if text is None else first_text + text
         return batch, rows
+
+    def sizes_of(self, step: int) -> BatchSizes:
+        """Return the sizes of the batch of a step: the same in all processes."""
+        if len(self.lengths) == 1:
+            return self.sizes
+        epoch, position = divmod(step, self.steps_per_epoch)
+        return replace(self.sizes, steps=int(padded_length(self.longest(epoch)[position], self.lengths)))
+
+    def longest(self, epoch: int) -> np.ndarray:
+        """Return the steps of the longest sequence of each batch of an epoch, over all processes."""
+        latest = self._latest
+        if latest is None or latest[0] != epoch:
+            order, _ = self.sampler.epoch(epoch)
+            longest = np.maximum.reduceat(self._steps[order], np.arange(0, len(order), self._batch_size))
+            latest = self._latest = (epoch, longest)
+        return latest[1]
+
+    @cached_property
+    def mean_length(self) -> float:
+        """Mean length T of the batches of the first epoch."""
+        return float(padded_length(self.longest(0), self.lengths).mean())
+
+    @cached_property
+    def _steps(self) -> np.ndarray:
+        """Steps of each sequence, through all files."""
+        return np.concatenate([source.steps for source in self.files])
 
     @cached_property
     def _first_rows(self) -> list[tuple[int, int]]:
@@ -205,6 +238,15 @@ class LoaderSource:
 
     def __len__(self) -> int:
         return len(self.episodes) if self._window is None else int(self._ends[-1])
+
+    @property
+    def steps(self) -> np.ndarray:
+        """Steps of each sequence."""
+        lengths = self.episodes.lengths
+        if self._window is None:
+            return lengths
+        before = np.arange(len(self)) - np.repeat(self._ends - lengths, lengths)
+        return np.minimum(before + 1, self._window)
 
     def locate(self, sequence: int) -> tuple[int, slice]:
         """Return the episode of a sequence in [0, len), and which of its steps are in it."""

@@ -27,24 +27,29 @@ class TrainMonitor(Generic[BatchT]):
         self._guard = NonFiniteGuard(objective.describe_batch, advice=objective.advice)
         self._profiler = ProfilerWindow(objective.config.hardware.profile, run)
         self._throughput, self._bottleneck = ThroughputMeter(), Bottleneck()
+        self._compiled: set[tuple[tuple[int, ...], ...]] = set()  # shapes of batches
         self.timed = self._throughput.timed
 
     @contextmanager
     def step_context(self, step: int, state: TrainState, batch: BatchT) -> Iterator[None]:
-        """Context manager around a train step; the first call in a process includes compilation."""
+        """Context manager around a train step, which is compiled for the first batch of its shapes in a process."""
         with self.timed("profiling"):
             self._profiler.before_step(step)
-        if self._throughput.flops is not None:
+        leaves = jax.tree.leaves(batch)
+        self._throughput.add_batch(sum(leaf.nbytes for leaf in leaves))
+        shapes = tuple(leaf.shape for leaf in leaves)
+        if shapes in self._compiled:
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
                 yield
             return
         with self._throughput.timed("compiling"), stopwatch("compiling the training step", shown=is_leader()):
-            self._measure(state, batch)
+            if not self._compiled:
+                self._measure(state, batch)
             yield
+        self._compiled.add(shapes)
 
     def _measure(self, state: TrainState, batch: BatchT) -> None:
-        """Measure the FLOPs of a step, the bytes of its batch and the peak rate of the devices."""
-        self._throughput.batch_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(batch))
+        """Measure the FLOPs of a step and the peak rate of the devices."""
         self._throughput.flops = self._objective.flops(state, batch)
         devices = sorted(jax.tree.leaves(state.params)[0].sharding.device_set, key=lambda device: device.id)
         peak = self._objective.config.hardware.peak_flops or peak_flops(devices[0].device_kind)

@@ -19,7 +19,7 @@ class ThroughputMeter:
 
     def __init__(self) -> None:
         self.flops: float | None = None  # of a step
-        self.batch_bytes: int | None = None  # over all processes
+        self._batch_bytes: float | None = None  # mean over the latest batches, over all processes
         self.peak: float | None = None  # FLOP/s of all devices together
         self.devices: Sequence[jax.Device] = ()
         self._clear()
@@ -29,6 +29,7 @@ class ThroughputMeter:
         self._seconds = dict.fromkeys(PARTS, 0.0)
         self._steps = 0
         self._counts: Counter[str] = Counter()
+        self._bytes: list[int] = []
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
@@ -38,6 +39,10 @@ class ThroughputMeter:
             yield
         finally:
             self._seconds[part] += time.perf_counter() - start
+
+    def add_batch(self, nbytes: int) -> None:
+        """Count the bytes of a batch, over all processes."""
+        self._bytes.append(nbytes)
 
     def add(self, **counts: float) -> None:
         """Count a step and the examples consumed in it, by unit."""
@@ -60,8 +65,10 @@ class ThroughputMeter:
             **{f"share_{part}": share for part, share in shares.items()},
             **memory(self.devices),
         }
-        if self.batch_bytes is not None:
-            measured["batch_bytes"] = self.batch_bytes
+        if self._bytes:
+            self._batch_bytes = sum(self._bytes) / len(self._bytes)
+        if self._batch_bytes is not None:
+            measured["batch_bytes"] = self._batch_bytes
         if self.flops is not None:
             measured["flops_per_step"] = self.flops
             if self.peak is not None:

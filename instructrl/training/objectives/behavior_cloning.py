@@ -135,8 +135,9 @@ class BehaviorCloning(BuiltObjective[Batch]):
         return prefetch(loader, start, stop, depth=depth, put=put)
 
     def flops(self, state: TrainState, batch: Batch) -> float:
-        """FLOPs of the matrix products in a train step; nothing is executed."""
-        return step_flops(self.flops_step, state, batch, self.frozen)
+        """FLOPs of the matrix products in a train step of mean length; nothing is executed."""
+        count = step_flops(self.flops_step, state, batch, self.frozen)
+        return count * self.train.mean_length / batch.step_mask.shape[1]
 
     def step_counts(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
         """Numbers of episodes (or windows of them) and of steps consumed in a step."""
@@ -149,6 +150,9 @@ class BehaviorCloning(BuiltObjective[Batch]):
         """Shapes of a batch and, with several tasks, the number of sequences per epoch and task."""
         spec = batch_spec(self.train.sizes)
         lines = ["batch", *(f"  {key:<18}{dtype}{shape}" for key, (shape, dtype) in spec.items())]
+        if len(self.train.lengths) > 1:
+            allowed, mean = ", ".join(map(str, self.train.lengths)), self.train.mean_length
+            lines.append(f"steps of a batch: {allowed}, as its longest sequence needs; {mean:.1f} on average")
         tasks = task_names(self.config.task)
         if len(tasks) > 1:
             shares = zip(tasks, self.train.sampler.shares, strict=True)
@@ -260,7 +264,7 @@ def data_record(task: TaskConfig, splits: DemonstrationSplits) -> DataRecord:
 def make_loaders(
     config: TrainConfig, splits: DemonstrationSplits, tokenizer: Tokenizer, caches: Sequence[FeatureCache] | None
 ) -> tuple[Loader, dict[str, Loader]]:
-    """The training loader and one validation loader per task; all batches have the same shapes.
+    """The training loader and one validation loader per task; their batches have the same few shapes.
 
     Raises:
         InputError: the demonstrations do not match the configuration.
@@ -290,7 +294,7 @@ def make_loaders(
     val = {}
     for index, (task, dataset) in enumerate(zip(task_names(config.task), splits.val, strict=True), count):
         features = None if caches is None else [caches[index]]
-        val[task] = make_loader([dataset], shuffle=False, features=features)
+        val[task] = make_loader([dataset], lengths=train.lengths, shuffle=False, features=features)
     sizes = BatchSizes(
         size // process_shard()[1],
         steps,
@@ -301,7 +305,7 @@ def make_loaders(
         chunk=chunk,
         actions=action_size(config.sim.actions),
     )
-    check_batch(train.batch(0), replace(sizes, features=train.sizes.features))
+    check_batch(train.batch(0), replace(sizes, steps=train.sizes_of(0).steps, features=train.sizes.features))
     return train, val
 
 

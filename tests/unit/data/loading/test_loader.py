@@ -135,7 +135,7 @@ def mixtures(draw: st.DrawFn) -> dict[str, Any]:
     return {
         "limits": limits, "processes": processes, "batch_size": processes * each, "weights": weights,
         "seed": draw(st.integers(0, 2**31 - 1)), "epoch": draw(st.integers(0, 4)), "shuffle": draw(st.booleans()),
-        "stop": draw(st.floats(0, 1)),
+        "stop": draw(st.floats(0, 1)), "lengths": draw(st.lists(st.integers(1, 3), max_size=3)),
     }  # fmt: skip
 
 
@@ -145,7 +145,7 @@ def test_any_number_of_processes_sees_the_same_epoch_whole_and_goes_on_as_if_nev
     paths: list[Path], tokenizer: Tokenizer, mixture: dict[str, Any]
 ) -> None:
     files = [DemonstrationDataset(path, limit=limit) for path, limit in zip(paths, mixture["limits"], strict=False)]
-    options = {key: mixture[key] for key in ("batch_size", "weights", "seed", "shuffle")}
+    options = {key: mixture[key] for key in ("batch_size", "weights", "seed", "shuffle", "lengths")}
     reference = Loader(files, tokenizer, **options)
     first = mixture["epoch"] * reference.steps_per_epoch
     stop = first + int(mixture["stop"] * (reference.steps_per_epoch - 1))
@@ -156,10 +156,11 @@ def test_any_number_of_processes_sees_the_same_epoch_whole_and_goes_on_as_if_nev
                      for index in range(mixture["processes"])]  # fmt: skip
         local = [part.batch(step) for part in parts]
         for part, one in zip(parts, local, strict=True):
-            check_batch(one, part.sizes)
+            check_batch(one, part.sizes_of(step))
         arrays = [None if arrays[0] is None else np.concatenate(arrays) for arrays in zip(*local, strict=True)]
         assert_same(Batch(*arrays), reference.batch(step))
         batches.append(reference.batch(step))
+        check_length(batches[-1], reference)
     numbers, counts = episode_numbers(batches, numbered(files)), mixture["limits"]
     assert len(numbers) == sum(counts)
     if mixture["weights"] is None:
@@ -167,6 +168,12 @@ def test_any_number_of_processes_sees_the_same_epoch_whole_and_goes_on_as_if_nev
     of_file = Counter(np.searchsorted(np.cumsum(counts), numbers, side="right").tolist())
     for file, weight in enumerate(mixture["weights"] or counts):
         assert abs(of_file[file] - sum(counts) * weight / sum(mixture["weights"] or counts)) < 1
+
+
+def check_length(batch: Batch, loader: Loader) -> None:
+    """A batch has the shortest of a loader's lengths into which its longest sequence fits."""
+    longest = int(batch.step_mask.sum(axis=1).max())
+    assert batch.step_mask.shape[1] == min(length for length in loader.lengths if length >= longest)
 
 
 def divisors(number: int) -> list[int]:
@@ -179,7 +186,7 @@ def test_interrupted_anywhere_and_resumed_by_other_processes_nothing_is_lost_or_
     paths: list[Path], tokenizer: Tokenizer, mixture: dict[str, Any], data: st.DataObject
 ) -> None:
     """Read as in training: prefetched, over epochs; batches prepared beyond the last finished step are discarded."""
-    options = {key: mixture[key] for key in ("batch_size", "weights", "seed", "shuffle")}
+    options = {key: mixture[key] for key in ("batch_size", "weights", "seed", "shuffle", "lengths")}
 
     def opened() -> list[DemonstrationDataset]:
         return [DemonstrationDataset(path, limit=limit) for path, limit in zip(paths, mixture["limits"], strict=False)]
@@ -213,6 +220,27 @@ def test_interrupted_anywhere_and_resumed_by_other_processes_nothing_is_lost_or_
         assert len(seen_) == sum(counts)
         if mixture["weights"] is None:
             assert sorted(seen_) == list(range(sum(counts)))
+
+
+def test_a_shorter_batch_has_the_same_sequences(paths: list[Path], tokenizer: Tokenizer) -> None:
+    files = [DemonstrationDataset(path) for path in paths]
+    full, short = (Loader(files, tokenizer, batch_size=3, seed=4, lengths=lengths) for lengths in ((), (1, 2)))
+    for step in range(2 * full.steps_per_epoch):
+        one, other = full.batch(step), short.batch(step)
+        length = other.step_mask.shape[1]
+        for name in ("images", "state", "intrinsics", "extrinsics", "actions", "step_mask"):
+            assert np.array_equal(getattr(one, name)[:, :length], getattr(other, name)), name
+        assert np.array_equal(one.tokens, other.tokens) and not one.step_mask[:, length:].any()
+        check_length(other, short)
+    assert {short.batch(step).step_mask.shape[1] for step in range(2 * full.steps_per_epoch)} >= {2, 4}
+
+
+@pytest.mark.parametrize("window", [1, 2, 3])
+def test_windows_too_have_the_shortest_length(paths: list[Path], tokenizer: Tokenizer, window: int) -> None:
+    files = [DemonstrationDataset(path) for path in paths]
+    loader = Loader(files, tokenizer, batch_size=2, seed=4, lengths=(1, 2), window=window)
+    for step in range(loader.steps_per_epoch):
+        check_length(loader.batch(step), loader)
 
 
 def test_each_row_of_a_mixture_is_asked_in_words_of_its_own_task(paths: list[Path], tokenizer: Tokenizer) -> None:
