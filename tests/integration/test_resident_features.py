@@ -66,6 +66,7 @@ def test_batches_from_the_devices_have_the_bytes_of_those_from_the_files(
         make(files, features=caches, seed=3),
         make(files[1:], features=caches[1:], seed=0, shuffle=False),  # as for validation
         make(files, features=caches, seed=3, window=2, weights=[1.0, 3.0]),
+        make(files, features=caches, seed=3, lengths=(1, 2, 3)),
     ):
         start, stop = loader.steps_per_epoch - 1, 2 * loader.steps_per_epoch + 1  # as after an interruption
         put = partial(global_batch, mesh=mesh)

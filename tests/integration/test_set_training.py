@@ -16,6 +16,7 @@ import pytest
 from instructrl.collection.collect import ensure_demonstrations
 from instructrl.data.demonstrations.dataset import DemonstrationDataset
 from instructrl.data.demonstrations.writer import Writer
+from instructrl.data.loading import lengths
 from instructrl.data.loading.loader import Loader
 from instructrl.data.text.tokenizer import make_tokenizer
 from instructrl.errors import InputError
@@ -94,6 +95,27 @@ def test_a_tasks_loss_is_that_of_its_own_demonstrations(data: Data, tmp_path: Pa
             alone = Loader([episodes], tokenizer, batch_size=5, seed=0, steps=training.train.sizes.steps, shuffle=False)
             found = training.eval_step(training.params(state), alone.batch(0))["loss"]
             assert losses[f"loss/{task}"] == pytest.approx(float(found), rel=1e-6)
+
+
+def test_batches_of_short_sequences_are_short_and_their_losses_the_same(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    words = (
+        *SET,
+        "training.batch_size=1",
+        "training.token_dropout=0",
+        "training.epochs=1",
+        "optimizer.warmup_epochs=0",
+    )
+    padded = tiny.first_losses(tmp_path, data, *words, "name=padded")
+    monkeypatch.setattr(lengths, "MANY_BATCHES", 1)
+    np.testing.assert_allclose(tiny.first_losses(tmp_path, data, *words, "name=short"), padded, rtol=1e-5)
+    capsys.readouterr()
+    run = tiny.trained(tmp_path, data, *words, "training.log_every=1")
+    assert "steps of a batch: 2, 4, as its longest sequence needs; " in capsys.readouterr().out
+    speeds = read_lines(run / "speed.jsonl")
+    assert len({line["batch_bytes"] for line in speeds}) == 2
+    assert all(np.isfinite(line["loss"]) for line in read_lines(run / "metrics.jsonl"))
 
 
 def test_an_interrupted_run_ends_with_the_same_numbers(undisturbed: Path, data: Data, tmp_path: Path) -> None:
