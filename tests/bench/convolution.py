@@ -18,7 +18,7 @@ from instructrl.allocator import keep_freed_memory
 from instructrl.models.layers.convolution import Convolution
 from tests.fixtures.rounds import alternate, processor, ratio
 
-LAYERS = ((64, 96, 12), (64, 192, 16), (128, 48, 16))  # channels, images and their side
+LAYERS = ((64, 48, 12), (64, 192, 12), (64, 192, 16), (128, 48, 16), (64, 6, 12))  # channels, images and their side
 
 
 def gradients(layer: nn.Module, x: jax.Array) -> Callable[[], Any]:

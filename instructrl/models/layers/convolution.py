@@ -1,7 +1,8 @@
 """Convolution over images, with a fast gradient of its kernel on CPUs.
 
 XLA for CPUs computes that gradient at a quarter of the rate of the convolution itself, and within a loop, as over
-microbatches, at a hundredth. There it is computed by matrix products (`tests/bench/convolution.py`).
+microbatches, at a hundredth. For small images it is computed there by matrix products, which are faster where there are
+many (`tests/bench/convolution.py`).
 
 Shape suffixes: M images, h w pixels, C channels, D outputs.
 """
@@ -18,6 +19,7 @@ from instructrl.models.layers.initializers import lecun_normal
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 PIXELS = 1024  # at a time, whose copies stay in a core's cache
+SMALL = 256  # pixels of an image; of larger ones XLA's gradient is as fast or faster
 
 
 class Convolution(nn.Module):
@@ -37,7 +39,15 @@ class Convolution(nn.Module):
 
 @jax.custom_vjp
 def convolve(x: Float[Array, "M h w C"], kernel: Float[Array, "window window C D"]) -> Float[Array, "M h w D"]:
-    """Convolution with a window of odd size, to images of the same size: beyond their border they are zero."""
+    """Convolution with a square window of odd size, to images of the same size: beyond their border they are zero.
+
+    It has no derivatives in forward mode (`jax.jvp`).
+
+    Raises:
+        ValueError: the window is not square, or its size is even.
+    """
+    if kernel.shape[0] != kernel.shape[1] or kernel.shape[0] % 2 == 0:
+        raise ValueError(f"kernel: found a window of {kernel.shape[0]} x {kernel.shape[1]}; allowed: odd squares")
     return _by_xla(x, kernel)
 
 
@@ -60,17 +70,28 @@ def _backward(operands: tuple[Array, Array], gradient: Array) -> tuple[Array, Ar
     def by_xla() -> Array:
         return jax.linear_transpose(partial(_by_xla, x), kernel)(gradient)[0]
 
+    if x.shape[1] * x.shape[2] > SMALL:
+        return of_x, by_xla()
     return of_x, jax.lax.platform_dependent(cpu=by_products, default=by_xla)
 
 
 def kernel_gradient(
     x: Float[Array, "M h w C"], gradient: Float[Array, "M h w D"], window: int
 ) -> Float[Array, "window window C D"]:
-    """Gradient of the kernel, in matrix products over the pixels of some images, which are summed."""
+    """Gradient of the kernel, in matrix products over the pixels of some images, which are summed.
+
+    Images are divided among devices in order, so each device multiplies its own: none gathers those of the others.
+    """
     count, height, width, _ = x.shape
+    parts = jax.device_count() if count % jax.device_count() == 0 else 1
     most = max(1, PIXELS // (height * width))
-    together = max(size for size in range(1, most + 1) if count % size == 0)
-    groups = (x.reshape(-1, together, *x.shape[1:]), gradient.reshape(-1, together, *gradient.shape[1:]))
+    together = max(size for size in range(1, most + 1) if (count // parts) % size == 0)
+
+    def split(images: Array) -> Array:
+        of_devices = images.reshape(parts, -1, together, *images.shape[1:])
+        return of_devices.swapaxes(0, 1).reshape(-1, parts * together, *images.shape[1:])
+
+    groups = (split(x), split(gradient))
 
     def add(total: Array, group: tuple[Array, Array]) -> tuple[Array, None]:
         return total + _of_group(*group, window), None
