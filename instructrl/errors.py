@@ -147,7 +147,7 @@ def _report_errors() -> Iterator[None]:
 def note_package(module: str) -> None:
     """Remember that code of this module's package is imported, so that errors name the place in it."""
     package = module.partition(".")[0]
-    if package != OURS:
+    if package and package != OURS:
         _packages.add(package)
 
 
@@ -162,6 +162,12 @@ def place_in_package(error: BaseException) -> str | None:
     return places[-1] if places else None
 
 
+def is_of_package(error: BaseException) -> bool:
+    """True if code in a noted package raised an error or let it through, and the machine did not refuse something."""
+    refused = isinstance(error, OSError) and error.errno in MACHINE_ERRORS
+    return not refused and place_in_package(error) is not None
+
+
 def summarize(error: BaseException) -> str:
     """The type and text of an error of others and, of code in a noted package, file and line: in one line.
 
@@ -170,7 +176,7 @@ def summarize(error: BaseException) -> str:
     if os.environ.get(TRACEBACK):
         print(redact("".join(traceback.format_exception(error))), file=sys.stderr, end="", flush=True)
     text, place = f"{error}", place_in_package(error)
-    if isinstance(error, SyntaxError) and error.filename:
+    if isinstance(error, SyntaxError) and error.filename and not error.filename.startswith("<"):
         text, place = error.msg, f"{error.filename}, line {error.lineno}"
     summary = shorten(" ".join(redact(f"{type(error).__name__}: {text}").split()).removesuffix(":"), 400)
     return f"{summary}, in {place}" if place else summary
@@ -188,8 +194,7 @@ def package_errors() -> Iterator[None]:
     except (UserError, BrokenPipeError):
         raise
     except Exception as error:
-        refused = isinstance(error, OSError) and error.errno in MACHINE_ERRORS
-        if refused or place_in_package(error) is None:
+        if not is_of_package(error):
             raise
         raise RunError(f"code of another package failed ({summarize(error)}); {REPAIR}") from error
 

@@ -25,15 +25,19 @@ def check_interface(found: type, interface: type, *, members: tuple[str, ...] | 
         InputError: the first member that is missing, of another kind or takes other arguments.
     """
     for name in member_names(interface) if members is None else members:
-        model, given = (inspect.getattr_static(of, name, None) for of in (interface, found))
+        model, given = (
+            next((vars(base)[name] for base in of.__mro__ if name in vars(base)), None) for of in (interface, found)
+        )
         if given is model and not (is_protocol(interface) or getattr(model, "__isabstractmethod__", False)):
             continue  # inherited
         where = f"{found.__module__}.{found.__qualname__}: found"
-        if given is None and members is None and hasattr(found, "__getattr__"):
-            continue  # its objects answer for others
+        if given is None and answers_elsewhere(found, name, model, asks_others=members is None):
+            continue
         if given is None or given is model:
             raise InputError(f"{where} no {kind_of_member(model)} {name}; allowed: {describe_member(name, model)}")
         is_method = callable(given) or isinstance(given, classmethod | staticmethod)
+        if not is_method and not isinstance(given, PROPERTIES) and hasattr(given, "__get__"):
+            continue  # what it gives is known when it is asked for, such as that of functools.partialmethod
         if isinstance(model, PROPERTIES) == is_method or (isinstance(model, classmethod) and inspect.isfunction(given)):
             what = f"{kind_of_member(given)} {name}"
             raise InputError(f"{where} the {what}; allowed: a {kind_of_member(model)}, {describe_member(name, model)}")
@@ -41,6 +45,13 @@ def check_interface(found: type, interface: type, *, members: tuple[str, ...] | 
             raise InputError(
                 f"{where} {describe_member(name, given)}; allowed: what can be called as {describe_member(name, model)}"
             )
+
+
+def answers_elsewhere(found: type, name: str, model: Any, *, asks_others: bool) -> bool:
+    """True if a class has no such member, but its metaclass has, or its objects may ask others for it."""
+    if isinstance(model, classmethod):
+        return callable(getattr(found, name, None))
+    return asks_others and hasattr(found, "__getattr__")
 
 
 def member_names(interface: type) -> list[str]:
@@ -77,11 +88,14 @@ def describe_member(name: str, member: Any) -> str:
 def parameters_of(method: Any) -> list[inspect.Parameter] | None:
     """The parameters of a method as it is found in a class, without the object or class itself; None: unknown."""
     function = getattr(method, "__func__", method)  # of class methods and static ones
+    is_bound = hasattr(function, "__get__")  # an object that can be called is not given itself
+    if is_bound and not inspect.isfunction(function):
+        return None
     try:
         parameters = [*inspect.signature(function).parameters.values()]
-    except (TypeError, ValueError):  # of objects that can be called, and of code in C
+    except (TypeError, ValueError):  # of code in C
         return None
-    takes_itself = not isinstance(method, staticmethod) and parameters
+    takes_itself = is_bound and not isinstance(method, staticmethod) and parameters
     is_named = takes_itself and parameters[0].kind is not inspect.Parameter.VAR_POSITIONAL
     return parameters[1:] if is_named else parameters
 

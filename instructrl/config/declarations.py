@@ -6,16 +6,17 @@ with an error that names none of them. It needs no package, like `fields.py`.
 
 import dataclasses
 import re
+import types
 import typing
 from dataclasses import Field
 from typing import Any, ClassVar
 
 from instructrl.config.fields import MISSING, check_field, is_group, is_pairs, is_union, unwrap_optional
 from instructrl.errors import InputError, format_value, summarize
-from instructrl.interface import check_interface
+from instructrl.interface import PROPERTIES, check_interface
 
 ITEMS = (int, float, bool, str)
-ALLOWED_TYPES = "int, float, bool, str or a list such as list[int], each also with | None"
+ALLOWED_TYPES = "int, float, bool, str or a list such as list[int], each also with | None; one_of(...) for a choice"
 EXAMPLE = 'as by number(2, low=1, help="...")'
 
 
@@ -31,7 +32,7 @@ def check_settings(schema: type, base: type) -> None:
     """
     name = f"{schema.__module__}.{schema.__qualname__}"
     for part in schema.__mro__[: schema.__mro__.index(base)]:
-        check_is_dataclass(part, schema)
+        check_is_dataclass(part, schema, base)
     try:
         hints, expected = typing.get_type_hints(schema), typing.get_type_hints(base)
     except Exception as error:  # of a type that is written as a text
@@ -49,18 +50,22 @@ def check_settings(schema: type, base: type) -> None:
     try:
         schema()
     except Exception as error:  # of its own __init__ or __post_init__
-        raise InputError(f"{name}: cannot be made without arguments ({summarize(error)})") from None
+        raise InputError(
+            f"{name}: cannot be made without arguments ({summarize(error)}); one without default is {MISSING!r} then"
+        ) from None
     check_interface(schema, base)
 
 
-def check_is_dataclass(part: type, schema: type) -> None:
+def check_is_dataclass(part: type, schema: type, base: type) -> None:
     """Raise InputError for a class whose attributes are no settings, although they look like some."""
     own, name = vars(part), f"{part.__module__}.{part.__qualname__}"
-    typed = {key for key, kind in own.get("__annotations__", {}).items() if "ClassVar" not in str(kind)}
+    annotations = own.get("__annotations__", {}) if issubclass(part, base) else {}  # others may describe settings
+    typed = {key for key, kind in annotations.items() if "ClassVar" not in str(kind)}
     if "__dataclass_fields__" not in own and (typed or any(isinstance(value, Field) for value in own.values())):
         raise InputError(f"{name}: found a class without @dataclass; allowed: with it, since it declares settings")
     for entry in dataclasses.fields(schema):
-        if entry.name in own and entry.name not in own.get("__annotations__", {}):
+        is_slot = isinstance(own.get(entry.name), types.MemberDescriptorType)
+        if entry.name in own and entry.name not in own.get("__annotations__", {}) and not is_slot:
             raise InputError(
                 f"{name}.{entry.name}: found {format_value(own[entry.name])} without a type, which is no default of "
                 f"the setting; allowed: with its type, as in {entry.name}: {type_name(entry.type)} = ..."
@@ -72,6 +77,8 @@ def check_constant(where: str, key: str, schema: type, kind: Any) -> None:
     value = getattr(schema, key)
     if key in {entry.name for entry in dataclasses.fields(schema)}:
         raise InputError(f"{where}: found a setting; allowed: {key}: ClassVar[{type_name(kind)}], which nobody sets")
+    if isinstance(value, PROPERTIES) and key != "implementation":
+        return  # which follows from settings
     if not isinstance(value, typing.get_origin(kind) or kind):
         raise InputError(f"{where}: found {format_value(value)}; allowed: {type_name(kind)}")
     if key == "implementation" and not re.fullmatch(r"\w+(\.\w+)*:\w+", value):
@@ -81,7 +88,10 @@ def check_constant(where: str, key: str, schema: type, kind: Any) -> None:
 def check_declaration(where: str, entry: Field) -> None:
     """Raise InputError unless a field has a type that settings can have, and a default of this type."""
     if is_group(entry):
-        for below in dataclasses.fields(typing.cast(Any, entry.type)):
+        group = typing.cast(Any, entry.type)
+        hints = typing.get_type_hints(group)
+        for below in dataclasses.fields(group):
+            below.type = hints[below.name]
             check_declaration(f"{where}.{below.name}", below)
         return
     if not is_type_of_setting(entry):

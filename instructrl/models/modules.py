@@ -102,29 +102,30 @@ def check_features(config: EncoderConfig, module: nn.Module, features: Any, *, v
 
 
 def check_of_head(config: HeadConfig, module: nn.Module, name: str, value: Any, shape: Shape) -> Any:
-    """Return the array that a head's method `name` gives, or a dict of such arrays by the names of metrics.
+    """Return the array that a head's method `name` gives, or a dict of arrays by the names of metrics.
 
     Raises:
-        InputError: it is no array of floats of this shape.
+        InputError: it is no array of floats of this shape; metrics may also be integers or truth values.
     """
     where = f"head.kind={config.kind}: what {class_name(module)}.{name} returns"
     if name == "error_parts":
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
             raise InputError(f"{where}: found {form(value)}; allowed: a dict of arrays by name; {REPAIR}")
         for key, part in value.items():
-            check_array(f"{where}: {format_value(key)}", part, shape)
+            check_array(f"{where}: {format_value(key)}", part, shape, of="numbers")
     else:
         check_array(where, value, shape)
     return value
 
 
-def check_array(where: str, value: Any, shape: Shape, *, or_none: bool = False) -> None:
-    """Raise InputError unless a value is an array of floats of a shape."""
+def check_array(where: str, value: Any, shape: Shape, *, of: str = "floats", or_none: bool = False) -> None:
+    """Raise InputError unless a value is an array of "floats" or "numbers" of a shape."""
     found: tuple[int, ...] | None = getattr(value, "shape", None)
     fits = found is not None and len(found) == len(shape)
     fits = fits and all(isinstance(one, str) or size == one for size, one in zip(found or (), shape, strict=True))
-    if not fits or not jnp.issubdtype(value.dtype, jnp.floating):
-        allowed = f"floats({', '.join(map(str, shape))}){' or None' * or_none}"
+    kinds = {"floats": (jnp.floating,), "numbers": (jnp.number, jnp.bool_)}[of]
+    if not fits or not any(jnp.issubdtype(value.dtype, kind) for kind in kinds):
+        allowed = f"{of}({', '.join(map(str, shape))}){' or None' * or_none}"
         raise InputError(f"{where}: found {form(value)}; allowed: {allowed}; {REPAIR}")
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -11,7 +12,7 @@ from instructrl.errors import (
     SimulatorError,
     UserError,
     format_value,
-    place_in_package,
+    is_of_package,
     summarize,
 )
 from instructrl.plausibility import RULES, check_observation, implausible
@@ -63,7 +64,7 @@ def simulator_exceptions(fault: Callable[[str], SimulatorError], *, fragile: boo
     except UserError:
         raise
     except Exception as error:
-        if fragile or place_in_package(error) is None:
+        if fragile or not is_of_package(error):
             raise
         raise fault(summarize(error)) from error
 
@@ -112,7 +113,7 @@ class CheckedEnv:
 
     def instructions(self, variation: int, *, held_out: bool = False) -> tuple[str, ...]:
         """The instructions of a variation."""
-        with self._calls():
+        with self._calls(in_episode=False):
             found = self._env.instructions(variation, held_out=held_out)
         if not _is_texts(found):
             what = f"instructions of variation {variation}: found {format_value(found)}; allowed: a tuple of texts"
@@ -121,7 +122,7 @@ class CheckedEnv:
 
     def provenance(self) -> dict[str, str]:
         """Simulator, version, renderer and expert."""
-        with self._calls():
+        with self._calls(in_episode=False):
             found = self._env.provenance()
         if not isinstance(found, dict) or not _is_texts((*found, *found.values())) or "renderer" not in found:
             what = f"provenance: found {format_value(found)}; allowed: texts by name, with renderer"
@@ -251,11 +252,11 @@ class CheckedEnv:
                 found = format_value(getattr(demonstration, name)[self._steps].tolist())
                 raise self._fault(f"demonstration.{name}: found {found}, expected {rule}")
 
-    def _calls(self) -> AbstractContextManager[None]:
-        return simulator_exceptions(self._fault, fragile=self._fragile)
+    def _calls(self, *, in_episode: bool = True) -> AbstractContextManager[None]:
+        return simulator_exceptions(partial(self._fault, in_episode=in_episode), fragile=self._fragile)
 
-    def _fault(self, what: str) -> SimulatorError:
-        where = f", {self._start}, step {self._steps}" if self._start else ""  # nothing has begun yet
+    def _fault(self, what: str, *, in_episode: bool = True) -> SimulatorError:
+        where = f", {self._start}, step {self._steps}" if self._start and in_episode else ""
         return SimulatorError(f"{self._name}{where}: {what}; {ADVICE}")
 
 

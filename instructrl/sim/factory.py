@@ -66,7 +66,7 @@ def check_simulator_class(found: Any) -> None:
         raise InputError(f"found {found!r}; allowed: a class as instructrl.sim.env.Simulator describes it")
     check_interface(found, Simulator)
     for part in (OffersExpert, ObservesApart, RestoresScenes, FollowsProtocol, ChecksTasks, StoresScenes):
-        if all(hasattr(found, name) for name in member_names(part)):
+        if all(getattr(found, name, None) is not None for name in member_names(part)):
             check_interface(found, part)
 
 

@@ -1,6 +1,7 @@
 """A class is compared with its interface before anything is called."""
 
 from abc import ABC, abstractmethod
+from functools import partial, partialmethod, singledispatchmethod
 from typing import Any, Protocol
 
 import pytest
@@ -41,8 +42,34 @@ def test_what_can_be_called_in_the_same_way_is_accepted() -> None:
     check_interface(
         type("Anything", (), {"move": lambda *_, **__: None, "named": Good.__dict__["named"], "joints": 7}), Arm
     )
-    check_interface(type("Wrapper", (), {"__getattr__": lambda self, name: None}), Arm)
+    check_interface(type("Wrapper", (), {"__getattr__": lambda self, name: None, "named": Good.__dict__["named"]}), Arm)
     check_interface(type("Ready", (Base,), {"ready": lambda self: True}), Base)
+
+
+class Mover:
+    """An object that is called as a method is, without the object whose attribute it is."""
+
+    def __call__(self, pose: Any, *, speed: float = 1.0) -> None: ...
+
+
+def move(arm: Any, pose: Any, *, speed: float = 1.0) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "member", [Mover(), partial(move, None), partialmethod(move), singledispatchmethod(move), staticmethod(Mover())]
+)
+def test_what_is_called_as_a_method_need_not_be_a_function(member: Any) -> None:
+    check_interface(type("Other", (Good,), {"move": member}), Arm)
+
+
+def test_class_methods_may_be_those_of_a_metaclass() -> None:
+    meta = type("Meta", (type,), {"named": lambda cls, name: None})
+    check_interface(meta("Made", (), {"move": move, "joints": 7}), Arm)
+
+
+def test_objects_that_ask_others_need_class_methods_of_their_own() -> None:
+    with pytest.raises(InputError, match=r"Wrapper: found no class method named; allowed: named\(name\)"):
+        check_interface(type("Wrapper", (), {"__getattr__": lambda self, name: None}), Arm)
 
 
 @pytest.mark.parametrize(

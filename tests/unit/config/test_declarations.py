@@ -56,9 +56,18 @@ def test_our_own_settings_are_accepted(registry) -> None:
         ("    gates: int =", "    import typing\n    gates: typing.Optional[int] ="),
         ("    gates: int =", "    gates: 'int' ="),
         (GATES, "    gates: int = 2\n"),  # without limits and help
+        ("@dataclass\nclass LinearConfig", "@dataclass(slots=True)\nclass LinearConfig"),
+        (
+            "@dataclass\nclass GatedConfig(EncoderConfig)",
+            "class Sized:\n    dim: int\n\n\n@dataclass\nclass GatedConfig(Sized, EncoderConfig)",
+        ),
+        (
+            "    fuses_text: ClassVar[bool] = False\n",
+            "    @property\n    def fuses_text(self) -> bool:\n        return self.gates > 100\n",
+        ),
     ],
 )
-def test_types_may_be_written_in_all_ways(site: Path, before: str, after: str) -> None:
+def test_declarations_may_be_written_in_all_ways(site: Path, before: str, after: str) -> None:
     assert compose_with(site, before, after).encoder.gates == 2  # type: ignore[attr-defined]
 
 

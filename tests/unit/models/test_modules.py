@@ -56,6 +56,11 @@ def test_their_agent_is_traced_as_it_is(trace_with: Callable) -> None:
     assert trace_with(DECODE, f"{PARTS}return {{'height_cm': decoded[..., 2] - actions[..., 2]}}")
 
 
+@pytest.mark.parametrize("metric", ["decoded[..., 2] > 0.8", "(decoded[..., 2] > 0.8).astype(int)"])
+def test_metrics_may_be_truth_values_and_integers(metric: str, trace_with: Callable) -> None:
+    assert trace_with(DECODE, f"{PARTS}return {{'high': {metric}}}")
+
+
 @pytest.mark.parametrize(
     ("before", "after", "line"),
     [
@@ -72,7 +77,7 @@ def test_their_agent_is_traced_as_it_is(trace_with: Callable) -> None:
         (DECODE, f"{DECODE}[..., :7]", r"decode returns: found float32\(2, 3, 7\); allowed: floats\(2, 3, 8\);"),
         (DECODE, f"{DECODE} > 0", r"decode returns: found bool\(2, 3, 8\); allowed: floats\(2, 3, 8\);"),
         (DECODE, f"{PARTS}return decoded", r"error_parts returns: found float32\(2, 3, 3\); allowed: a dict"),
-        (DECODE, f"{PARTS}return {{'axes': decoded}}", r"axes: found float32\(2, 3, 3\); allowed: floats\(2, 3\)"),
+        (DECODE, f"{PARTS}return {{'axes': decoded}}", r"axes: found float32\(2, 3, 3\); allowed: numbers\(2, 3\)"),
         ("def decode(", "def decoded(", rf"{HEAD}.*Linear: found no method decode; allowed: decode\("),
         ("def loss(self, predicted", "def loss(self, hidden, predicted", r"found loss\(hidden, predicted, targets\)"),
         ("images: Any, tokens: Any,", "images: Any,", rf"{ENCODER}.*found __call__\(images, text_padding_mask\)"),

@@ -1,5 +1,6 @@
 """Answers of simulators of others: forms and values that are refused, with simulator, task, seed and step."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,9 @@ class Raising:
 
     def alternative_goals(self):
         return [7]
+
+    def instructions(self, variation, *, held_out=False):
+        return self.sentences
 """
 
 
@@ -230,6 +234,24 @@ def test_an_exception_of_a_fragile_simulator_is_a_crash(raising: Any) -> None:
     env.reset(START)
     with pytest.raises(KeyError):
         env.step(ACTION)
+
+
+def test_what_the_machine_refuses_is_no_fault_of_the_simulator(raising: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = "raise OSError(errno.ENOSPC, 'No space left on device')"
+    step = sys.modules["raising_robots"]
+    exec(compile(f"import errno\ndef full(self, action): {full}", step.__file__ or "", "exec"), vars(step))
+    monkeypatch.setattr(type(raising), "step", step.full)
+    env = checked(raising)
+    env.reset(START)
+    with pytest.raises(OSError, match="No space left on device"):
+        env.step(ACTION)
+
+
+def test_what_is_asked_between_episodes_names_none(raising: Any) -> None:
+    env = checked(raising)
+    env.reset(START)
+    with pytest.raises(SimulatorError, match=r"^sim=plane, task touch_dot: AttributeError: .* in .*raising_robots"):
+        env.instructions(0)
 
 
 def test_an_exception_of_our_own_code_stays_one() -> None:
