@@ -11,10 +11,10 @@ NEVER = -1  # as a threshold: the largest number
 
 
 def share_arena() -> None:
-    """Let the threads of this process allocate from one arena; call it before the first thread starts.
+    """Let all threads of this process allocate from one arena; call it before the first thread starts.
 
-    An arena of their own is too small for large requests and maps them, whatever `keep_freed_memory` asks for. Where
-    one exists already, as after a thread that shows progress, the threads that jax starts are given it in turn.
+    glibc gives a new thread an arena of its own, which serves large requests by mmap whatever `keep_freed_memory` asks
+    for. Once such an arena exists, later threads may be assigned it too.
     """
     _set({ARENA_MAX: 1})
 
@@ -22,7 +22,7 @@ def share_arena() -> None:
 def keep_freed_memory() -> bool:
     """Keep memory that is freed for this process's next requests; return False for an allocator without such settings.
 
-    In threads it needs `share_arena`.
+    In threads it holds if `share_arena` was called before the first of them.
     """
     return _set({ARENA_MAX: 1, MMAP_MAX: 0, TRIM_THRESHOLD: NEVER})
 

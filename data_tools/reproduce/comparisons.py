@@ -44,9 +44,9 @@ COMPARISONS = (
     Comparison("Action head", "What turns features into an action?", "scratch", ("regression", "discrete")),
     Comparison(
         "History",
-        "How many keyframes of the episode does the policy read, in a task of several?",
+        "How many keyframes does the policy read? Demonstrations of pick_and_lift, the task here, have four.",
         "window_4",
-        ("window_1", "window_2", "window_8"),
+        ("window_1", "window_2"),
     ),
     Comparison(
         "Layers",

@@ -18,8 +18,8 @@ INTRODUCTION = """# The method's comparisons
 Made by `{command}`
 
 Each line is one file of `conf/experiment/paper`, trained with {seeds} and evaluated in {episodes} scenes that no
-training saw, the same for all. Brackets are intervals at 95 %, over scenes and training seeds. The last column is the
-difference to the first line in the same scenes, and McNemar's p-value.
+training saw, the same for all lines of a table. Brackets are intervals at 95 %, over scenes and training seeds. The
+last column is the difference to the first line in the same scenes, and McNemar's p-value.
 """
 
 

@@ -78,15 +78,23 @@ def describe_machine() -> str:
     return f"{cpu}, {cores} cores, {memory:.0f} GiB of memory; Python {platform.python_version()}, {versions}"
 
 
-def commit_date() -> str:
-    """The date of the commit that is measured."""
-    command = ["git", "log", "-1", "--format=%cs"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+def describe_commit() -> str:
+    """The commit that is measured, with its date, and whether files differ from it; without git, that it is unknown."""
+    try:
+        commit = git("log", "-1", "--format=%h of %cs")
+        return f"Commit {commit}{', with changes' if git('status', '--porcelain', '--untracked-files=no') else ''}"
+    except (OSError, subprocess.CalledProcessError):
+        return "Commit unknown"
 
 
-def write_page(page: Path, benches: Mapping[str, Path], results: Mapping[str, Result]) -> None:
-    """Write the page with a section for each result."""
-    parts = [INTRODUCTION, f"Machine: {describe_machine()}.\n\nCommit of {commit_date()}.\n"]
+def git(*words: str) -> str:
+    """What git prints."""
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def write_page(page: Path, benches: Mapping[str, Path], results: Mapping[str, Result], *, about: str) -> None:
+    """Write the page with a section for each result; `about` says on what machine and of what commit they are."""
+    parts = [INTRODUCTION, about]
     for name, result in results.items():
         parts.append(
             f"## {name}\n\n{sentence(benches[name])}\n\n"
@@ -117,7 +125,7 @@ def main(words: Sequence[str], *, folder: Path = FOLDER, page: Path = PAGE, gpu:
         print("--page: found names too; the page is of all benches: leave out the names or --page", file=sys.stderr)
         return 2
     chosen = given.names or [name for name in benches if name != "gpu" or gpu()]
-    results = {}
+    results, about = {}, f"Machine: {describe_machine()}.\n\n{describe_commit()}.\n"
     for name in sorted(set(chosen)):
         print(f"== {name}: {sentence(benches[name])}", flush=True)
         results[name] = run(benches[name])
@@ -128,7 +136,7 @@ def main(words: Sequence[str], *, folder: Path = FOLDER, page: Path = PAGE, gpu:
         print(f"failed: {', '.join(failed)}" + ("; the page was not written" if given.page else ""), file=sys.stderr)
         return 1
     if given.page:
-        write_page(page, benches, results)
+        write_page(page, benches, results, about=about)
         print(f"written: {page}")
     return 0
 
