@@ -32,7 +32,7 @@ in brackets. Ratios carry over to other machines, seconds do not. What was measu
 
 
 class Result(NamedTuple):
-    """What a bench printed, its exit code, and the load average of a minute before it."""
+    """Output of a bench, its exit code, and the load average of a minute before it."""
 
     output: str
     code: int
@@ -88,7 +88,7 @@ def describe_commit() -> str:
 
 
 def git(*words: str) -> str:
-    """What git prints."""
+    """Output of git."""
     return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 

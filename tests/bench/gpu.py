@@ -53,7 +53,7 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is measured on a device."""
+    """Measurements of a device."""
 
     settings: tuple[str, ...]
     frames: int  # observations of 4 cameras that are encoded at a time
