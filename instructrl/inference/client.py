@@ -27,7 +27,7 @@ from instructrl.inference.serving.access_token import VARIABLE, read_token
 from instructrl.inference.serving.policy_client import ConnectionLostError, PolicyClient
 from instructrl.retries import attempts
 from instructrl.sim.env import EpisodeStart, Outcome
-from instructrl.types import ACTION_SIZES, Observation
+from instructrl.types import ACTION_SIZES, KEYFRAME, Observation
 
 if TYPE_CHECKING:
     from instructrl.data.demonstrations.dataset import DemonstrationDataset, EpisodeSteps
@@ -48,6 +48,7 @@ class ClientConfig:
     file: str | None = setting(None, help="demonstrations to replay; null: play task=")
     sim: str = setting("tabletop", help="kind of the simulator that plays the task")
     renderer: str = setting("auto", help="renderer of the simulator; auto: the best one available")
+    python: str | None = setting(None, help="Python interpreter of the simulator; null: its own environment, or this")
     episodes: int = number(4, low=1, high=MAX_EPISODES, help="episodes to play, or the largest number to replay")
     seed: int = number(0, low=0, high=1_000_000_000, help="random seed of the scenes")
     token_file: str | None = setting(None, help=f"file of the server's token; null: that in {VARIABLE}, if it is set")
@@ -123,8 +124,12 @@ def simulator(config: ClientConfig, metadata: Mapping[str, Any]) -> SimConfig:
     Raises:
         InputError: there is no such simulator, or its world is not that of the agent.
     """
-    settings = {"cameras": list(metadata["cameras"]), "image_size": metadata["image_size"]}
-    sim = SIMULATORS[config.sim](**settings, renderer=config.renderer)
+    kind, actions = config.sim, metadata.get("actions", KEYFRAME)
+    settings = {"cameras": list(metadata["cameras"]), "image_size": metadata["image_size"], "actions": actions}
+    sim = SIMULATORS[kind](name=kind, kind=kind, **settings, renderer=config.renderer, python=config.python)
+    if actions not in sim.choices("actions"):
+        allowed = ", ".join(sim.choices("actions"))
+        raise InputError(f"sim={config.sim}: actions: found {actions} of the server's agent; allowed: {allowed}")
     for key, ours in (("state", sim.state), ("workspace", sim.bounds.numbers)):
         if key in metadata and list(metadata[key]) != list(ours):
             raise InputError(

@@ -16,6 +16,7 @@ from instructrl.cli.help import help_text
 from instructrl.config.simulators import TabletopConfig
 from instructrl.config.training import TrainConfig
 from instructrl.errors import InputError, RunError, SimulatorError
+from instructrl.inference.client import ClientConfig, simulator
 from instructrl.sim import EpisodeStart, Outcome, make_checked_env, make_env, working_renderer
 from tests.fixtures.packages import THIRD_PARTY, install, packages_in, write_metadata
 from tests.paths import ROOT
@@ -245,6 +246,16 @@ def test_their_task_is_one_of_the_embedded_simulator() -> None:
     made, outcome = env.demonstrate(EpisodeStart(1, 3))
     env.close()
     assert outcome is Outcome.SUCCESS and made.instructions == env.instructions(1)
+
+
+@pytest.mark.usefixtures("installed")
+def test_the_client_of_a_policy_server_plays_their_simulator() -> None:
+    own = compose("train", TrainConfig, PARTS).sim
+    told = {"cameras": ["top"], "image_size": 16, "state": own.state, "workspace": own.workspace, "actions": "keyframe"}
+    env = make_env(simulator(ClientConfig(sim="plane"), told), "touch_dot")
+    assert env.reset(EpisodeStart(0, 1)).images.shape == (1, 16, 16, 3)
+    with pytest.raises(InputError, match=r"^sim=plane: actions: found dense of the server's agent; allowed: keyframe$"):
+        simulator(ClientConfig(sim="plane"), told | {"actions": "dense"})
 
 
 @pytest.mark.usefixtures("installed")
