@@ -17,6 +17,7 @@ RULES = {  # the rule of each array, as errors say it
     "intrinsics": f"finite, at most {LARGEST_PIXEL:g}, focal lengths not zero",
     "extrinsics": f"finite, at most {LARGEST:g}, three independent axes",
 }
+ACTION_RULE = f"a position of at most {LARGEST:g}, a unit quaternion x y z w with w >= 0, gripper open 0 or 1"
 
 
 def implausible(name: str, values: np.ndarray) -> np.ndarray:
@@ -38,6 +39,15 @@ def implausible(name: str, values: np.ndarray) -> np.ndarray:
     else:
         return wrong
     return wrong | degenerate.reshape(len(values), -1).any(axis=1)
+
+
+def implausible_actions(actions: np.ndarray) -> np.ndarray:
+    """Return which actions [N, A] of demonstrations break `ACTION_RULE`; those that are not finite do."""
+    rotation, flags = actions[:, 3:7], actions[:, 7:]
+    unit = np.abs(np.linalg.norm(rotation.astype(np.float64), axis=1) - 1) < 1e-2
+    near = (np.abs(actions[:, :3]) <= LARGEST).all(1)
+    binary = ((flags == 0) | (flags == 1)).all(1)
+    return ~(near & unit & (rotation[:, 3] >= 0) & binary)
 
 
 def check_observation(

@@ -15,7 +15,7 @@ from instructrl.errors import (
     is_of_package,
     summarize,
 )
-from instructrl.plausibility import RULES, check_observation, implausible
+from instructrl.plausibility import ACTION_RULE, RULES, check_observation, implausible, implausible_actions
 from instructrl.sim.env import (
     Env,
     EpisodeLimits,
@@ -231,6 +231,11 @@ class CheckedEnv:
             found = getattr(demonstration, name)
             if not isinstance(found, np.ndarray) or (found.dtype, found.shape) != (dtype, shape):
                 raise self._fault(f"demonstration.{name}: found {_kind(found)}; allowed: {dtype}{shape}")
+        keyframes: Any = demonstration.keyframes
+        integers = isinstance(keyframes, np.ndarray) and keyframes.dtype.kind in "iu" and keyframes.ndim == 1
+        if not integers or not len(keyframes) or (np.diff(keyframes, prepend=0, append=frames[0]) < 1).any():
+            what = f"demonstration.keyframes: found {format_value(np.asarray(keyframes).tolist())}"
+            raise self._fault(f"{what}; allowed: an array of increasing integers, 1 to {frames[0] - 1}")
         if not _is_texts(demonstration.instructions) or not demonstration.instructions:
             found = format_value(demonstration.instructions)
             raise self._fault(f"demonstration.instructions: found {found}; allowed: a tuple of texts, at least one")
@@ -245,7 +250,7 @@ class CheckedEnv:
     def _check_frames(self, demonstration: Demonstration) -> None:
         """Check each frame of a demonstration as an observation, and that its actions are finite."""
         rules = {name: (rule, implausible(name, getattr(demonstration, name))) for name, rule in RULES.items()}
-        rules["actions"] = "finite", ~np.isfinite(demonstration.actions).all(axis=1)
+        rules["actions"] = ACTION_RULE, implausible_actions(demonstration.actions)
         for name, (rule, wrong) in rules.items():
             if wrong.any():
                 self._steps = int(np.argmax(wrong))

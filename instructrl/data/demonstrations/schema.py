@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from instructrl.errors import InputError
-from instructrl.plausibility import LARGEST, RULES, implausible
+from instructrl.plausibility import LARGEST, RULES, implausible, implausible_actions
 from instructrl.types import COLLISIONS, DENSE, GRIPPER_STATE, KEYFRAME, action_size
 from instructrl.workspace import RLBENCH_WORKSPACE, Workspace
 
@@ -228,13 +228,8 @@ def check_values(where: str, contents: Contents, *, convention: str) -> None:
     before[contents.first_keyframe] = 0
     outside = (contents.keyframe <= before) | (contents.keyframe >= contents.frames[keyframe_of])
     raise_for_episode(where, "keyframes/frame (increasing, from 1, within the episode)", outside, keyframe_of)
-    rotation, flags = contents.action[:, 3:7], contents.action[:, 7:]
-    unit = np.abs(np.linalg.norm(rotation.astype(np.float64), axis=1) - 1) < 1e-2
-    near = (np.abs(contents.action[:, :3]) <= LARGEST).all(1)
-    binary = ((flags == 0) | (flags == 1)).all(1)
-    valid = near & unit & (rotation[:, 3] >= 0) & binary  # false for what is not finite
     rule = f"keyframes/action ({convention}, position at most {LARGEST:g})"
-    raise_for_episode(where, rule, ~valid, keyframe_of)
+    raise_for_episode(where, rule, implausible_actions(contents.action), keyframe_of)
     raise_for_episode(where, "episodes/variation (>= 0)", contents.variation < 0)
     raise_for_episode(where, "episodes/seed (>= 0)", contents.seed < 0)
     rule = f"{placements_field().path} (>= 0, or {UNKNOWN})"

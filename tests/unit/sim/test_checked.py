@@ -124,7 +124,8 @@ def test_a_step_is_two_things() -> None:
         ("state", np.nan, r"2: demonstration.state: found \[nan, .*, expected finite"),
         ("intrinsics", 0.0, "2: demonstration.intrinsics: found .*, expected .* focal lengths"),
         ("extrinsics", np.inf, "2: demonstration.extrinsics: found .*, expected finite"),
-        ("actions", np.nan, r"2: demonstration.actions: found \[nan, .*, expected finite"),
+        ("actions", np.nan, r"2: demonstration.actions: found \[nan, .*, expected a position of at most 10000, a unit"),
+        ("actions", 0.5, r"2: demonstration.actions: found \[0.5, .*, expected .*, gripper open 0 or 1"),
     ],
 )
 def test_a_demonstration_is_checked_frame_by_frame(field: str, value: float, line: str) -> None:
@@ -158,6 +159,14 @@ def test_a_demonstration_of_a_wrong_form_is_one_line() -> None:
         ),
         ((made._replace(state=made.state[1:]), Outcome.SUCCESS), "demonstration.state: found float32"),
         ((made._replace(images=3), Outcome.SUCCESS), "demonstration.images: found int"),
+        (
+            (made._replace(keyframes=[1, 2, 3]), Outcome.SUCCESS),
+            r"demonstration.keyframes: found \[1, 2, 3\]; allowed: an",
+        ),
+        (
+            (made._replace(keyframes=made.keyframes - 1), Outcome.SUCCESS),
+            r"demonstration.keyframes: found \[0, 1, 2\]; allowed: an array of increasing integers, 1 to 3",
+        ),
         ((made._replace(instructions=()), Outcome.SUCCESS), "demonstration.instructions: found"),
         ((made._replace(instructions=(3,)), Outcome.SUCCESS), "demonstration.instructions: found"),
         ((made._replace(variation=2), Outcome.SUCCESS), "demonstration.variation: found 2; allowed: 1, as asked"),

@@ -181,7 +181,7 @@ def test_a_sealed_file_with_numbers_that_no_scene_has_is_refused(
     array[..., 0] = value
     with monkeypatch.context() as patch:
         patch.setattr(schema, "implausible", lambda name, values: np.zeros(len(values), bool))
-        patch.setattr(schema, "LARGEST", np.inf)
+        patch.setattr(schema, "implausible_actions", lambda actions: np.zeros(len(actions), bool))
         path = write(tmp_path / "file.hdf5", [demonstration(1), demonstration(0)._replace(**{field: array})])
     with pytest.raises(InputError, match=f"{path}.*: episode 1: wrong (frames|keyframes)/{field.removesuffix('s')}"):
         DemonstrationDataset(path)
