@@ -89,12 +89,13 @@ def replay(
 ) -> tuple[Demonstration, Outcome | None]:
     """Execute actions [T A] until one ends the episode; records the first frame and one after each action.
 
-    `between` returns what the latest action observed on its way, which is recorded too.
+    `between` returns what the latest action observed on its way, which is recorded too. Frames are copied when they are
+    observed: a simulator may write the next one into the same arrays.
     """
-    frames, keyframes, outcome = [first], list[int](), None
+    frames, keyframes, outcome = [copied(first)], list[int](), None
     for action in actions:
         frame, outcome = step(action)
-        frames += [*between(), frame]
+        frames += map(copied, [*between(), frame])
         keyframes.append(len(frames) - 1)
         if outcome is not None:
             break
@@ -110,6 +111,13 @@ def replay(
         seed=seed,
     )
     return demonstration, outcome
+
+
+def copied(observation: Observation) -> Observation:
+    """An observation whose arrays nobody else has."""
+    names = ("images", "state", "intrinsics", "extrinsics")
+    arrays: dict[str, Any] = {name: np.array(getattr(observation, name)) for name in names}
+    return observation._replace(**arrays)
 
 
 class Env(Protocol):
