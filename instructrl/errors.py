@@ -184,7 +184,7 @@ def summarize(error: BaseException) -> str:
 
 @contextmanager
 def package_errors() -> Iterator[None]:
-    """Turn an exception that code of another package raises, or lets through, into one line.
+    """Turn an exception that code of another package raises, or lets through, into one line; an exit is one, too.
 
     Raises:
         RunError: the exception, with the last place in the package; refusals of the machine stay as they are.
@@ -193,7 +193,7 @@ def package_errors() -> Iterator[None]:
         yield
     except (UserError, BrokenPipeError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # of sys.exit(0) too, which would look like success
         if not is_of_package(error):
             raise
         raise RunError(f"code of another package failed ({summarize(error)}); {REPAIR}") from error

@@ -63,7 +63,7 @@ def simulator_exceptions(fault: Callable[[str], SimulatorError], *, fragile: boo
         yield
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if fragile or not is_of_package(error):
             raise
         raise fault(summarize(error)) from error

@@ -213,6 +213,9 @@ class Raising:
     def step(self, action):
         return {}["joint"]
 
+    def instructions(self, variation, *, held_out=False):
+        raise SystemExit(0)
+
     def alternative_goals(self):
         return [7]
 
@@ -236,6 +239,11 @@ def test_an_exception_of_another_package_is_told_with_its_place(raising: Any) ->
         SimulatorError, match=rf"{WHERE}1: KeyError: 'joint', in .*/raising_robots\.py, line 11; correct"
     ):
         env.step(ACTION)
+
+
+def test_an_exit_of_another_package_is_told_with_its_place(raising: Any) -> None:
+    with pytest.raises(SimulatorError, match=r"SystemExit: 0, in .*/raising_robots\.py, line 14; correct"):
+        checked(raising).instructions(0)
 
 
 def test_an_exception_of_a_fragile_simulator_is_a_crash(raising: Any) -> None:
