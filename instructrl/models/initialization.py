@@ -4,13 +4,15 @@ Both follow from one trace of the model's `init`, which is kept: a start asks fo
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 from jax.extend import core
+
+from instructrl.errors import InputError
 
 Tree = dict[str, Any]  # a nested dict
 MAX_TRACES = 8  # that are kept: those of a run's agent, its encoder, and others that it begins with
@@ -81,7 +83,23 @@ def _initialization(module: nn.Module, inputs: tuple[Any, ...], method: str | No
     classes = tuple((type(part), getattr(part, "implementation", None)) for part in (module, *parts))
     given = [f"{leaf.dtype}{leaf.shape}" if hasattr(leaf, "shape") else repr(leaf) for leaf in jax.tree.leaves(inputs)]
     settings = (repr(module), classes, jax.tree.structure(inputs), tuple(given), method)
-    return Initialization(settings, lambda key: module.init(key, *inputs, method=method)["params"])
+    return Initialization(settings, lambda key: parameters_alone(module.init(key, *inputs, method=method)))
+
+
+def parameters_alone(variables: Mapping[str, Any]) -> Tree:
+    """The parameters among the variables that `init` returns.
+
+    Raises:
+        InputError: there are others, as of batch normalization, which no step of a training would change.
+    """
+    for kind, tree in variables.items():
+        if kind != "params":
+            raise InputError(
+                f"model: found {kind} in {', '.join(tree)}, variables beside the parameters, which no training step "
+                "changes; allowed: parameters alone, for instance LayerNorm or GroupNorm instead of BatchNorm"
+            )
+    parameters: Tree = variables["params"]
+    return parameters
 
 
 @functools.lru_cache(maxsize=MAX_TRACES)

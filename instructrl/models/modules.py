@@ -15,7 +15,7 @@ from instructrl.interface import check_interface
 from instructrl.registry import load_implementation
 from instructrl.types import Features
 
-Shape = tuple[int | str, ...]  # of an array; a text names a dimension of any size
+Shape = tuple[int | str, ...]  # of an array; a text names a dimension of any size, such as "G" or "F > 0"
 
 
 class EncoderMethods(Protocol):
@@ -90,14 +90,20 @@ def check_features(config: EncoderConfig, module: nn.Module, features: Any, *, v
         names = ", ".join(Features._fields)
         raise InputError(f"{where}: found {form(features)}; allowed: instructrl.types.Features({names}); {REPAIR}")
     shapes: dict[str, Shape] = {
-        "pooled": (*views, "F"),
+        "pooled": (*views, "F > 0"),
         "text": (views[0], "G"),
-        "patches": (*views, "P", "D"),
+        "patches": (*views, "P > 0", "D > 0"),
     }
     for name, shape in shapes.items():
         value = getattr(features, name)
         if value is not None or name != "patches":
             check_array(f"{where}: {name}", value, shape, or_none=name == "patches")
+    if config.text is True and not config.fuses_text and not features.text.shape[-1]:
+        read = f"{type(config).__qualname__}.reads_text = False if it reads none"
+        raise InputError(
+            f"{where}: text: found {form(features.text)}, so that nothing reads the instruction; allowed: "
+            f"encoder.text=false, or features of the instruction (or {read}); {REPAIR}"
+        )
     return features
 
 
@@ -122,11 +128,16 @@ def check_array(where: str, value: Any, shape: Shape, *, of: str = "floats", or_
     """Raise InputError unless a value is an array of "floats" or "numbers" of a shape."""
     found: tuple[int, ...] | None = getattr(value, "shape", None)
     fits = found is not None and len(found) == len(shape)
-    fits = fits and all(isinstance(one, str) or size == one for size, one in zip(found or (), shape, strict=True))
+    fits = fits and all(fits_size(size, one) for size, one in zip(found or (), shape, strict=True))
     kinds = {"floats": (jnp.floating,), "numbers": (jnp.number, jnp.bool_)}[of]
     if not fits or not any(jnp.issubdtype(value.dtype, kind) for kind in kinds):
         allowed = f"{of}({', '.join(map(str, shape))}){' or None' * or_none}"
         raise InputError(f"{where}: found {form(value)}; allowed: {allowed}; {REPAIR}")
+
+
+def fits_size(size: int, wanted: int | str) -> bool:
+    """True if a dimension of an array is of the wanted size, or as its name says: of any, or above 0."""
+    return size == wanted if isinstance(wanted, int) else size > 0 or not wanted.endswith("> 0")
 
 
 def class_name(module: nn.Module) -> str:

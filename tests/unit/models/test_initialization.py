@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from instructrl.errors import InputError
 from instructrl.models.initialization import draw_params, param_shapes
 from instructrl.models.layers.convolution import Convolution
 from instructrl.models.layers.initializers import Dense, DenseGeneral, normal, xavier_uniform
@@ -80,6 +81,21 @@ class Constants(nn.Module):
 def test_constants_are_parameters_too():
     expected = Constants().init(KEY, IMAGES)["params"]
     jax.tree.map(np.testing.assert_array_equal, draw(Constants()), expected)
+
+
+class Normalized(nn.Module):
+    """A model with statistics beside its parameters."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(2)(nn.BatchNorm(use_running_average=True, name="norm")(x))
+
+
+def test_parameters_are_all_that_a_model_has():
+    with pytest.raises(
+        InputError, match=r"^model: found batch_stats in norm, variables beside .*; allowed: parameters"
+    ):
+        draw(Normalized())
 
 
 TRACED = []
