@@ -4,6 +4,7 @@ import os
 import re
 from dataclasses import MISSING, dataclass, field, fields
 from fractions import Fraction
+from keyword import iskeyword
 from typing import Any, ClassVar
 
 from instructrl.config.declarations import check_settings
@@ -28,14 +29,28 @@ from instructrl.workspace import LARGEST, Workspace
 
 
 def check_simulator(schema: type, base: type) -> None:
-    """Raise InputError unless the settings of a simulator can be used, and its actions are those of demonstrations."""
+    """Raise InputError unless the settings of a simulator can be used.
+
+    Its actions are those of demonstrations, and the names of its cameras can stand in paths, as keys and as fields.
+    """
     check_settings(schema, base)
-    declared = leaves(schema)["actions"].metadata.get("choices", ())
-    if not declared or declared[0] != KEYFRAME or not set(declared) <= set(ACTION_SPACES):
+    name = f"{schema.__module__}.{schema.__qualname__}"
+    cameras, actions = (leaves(schema)[key].metadata.get("choices", ()) for key in ("cameras", "actions"))
+    if not cameras or not all(map(is_variable, cameras)):
         raise InputError(
-            f"{schema.__module__}.{schema.__qualname__}.actions: found {', '.join(declared) or 'no choices'}; allowed: "
+            f"{name}.cameras: found {', '.join(cameras) or 'no choices'}; allowed: choice_list(..., choices=(...)) "
+            "with names as of variables in Python: letters, digits and underscores"
+        )
+    if not actions or actions[0] != KEYFRAME or not set(actions) <= set(ACTION_SPACES):
+        raise InputError(
+            f"{name}.actions: found {', '.join(actions) or 'no choices'}; allowed: "
             f"actions_field({KEYFRAME!r}, ...) with {', '.join(ACTION_SPACES[1:])} or none"
         )
+
+
+def is_variable(name: str) -> bool:
+    """True if a variable in Python can have this name, of ASCII letters, digits and underscores."""
+    return name.isascii() and name.isidentifier() and not iskeyword(name)
 
 
 SIMULATORS: "Registry[type[SimConfig]]" = Registry(

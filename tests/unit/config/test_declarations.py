@@ -19,6 +19,7 @@ GATES = '    gates: int = number(2, low=1, high=16, help="gates of each patch")\
 NAME = r"acme_robots\.settings\.GatedConfig"
 KEYWORDS = "@dataclass(kw_only=True)\nclass GatedConfig(EncoderConfig):\n    implementation: ClassVar[str] = 'a:B'\n"
 KEYWORDS += "    width: int\n\n\nclass Other(EncoderConfig)"
+CAMERAS = "    cameras: list[str] = choice_list('top', choices=('top', 'a/b'), help='a')\n"
 TORQUE = "    actions: str = one_of('torque', default='torque', help='a')\n"
 
 
@@ -111,6 +112,11 @@ def test_declarations_may_be_written_in_all_ways(site: Path, before: str, after:
         ("networks:Gated", "networks.Gated", r"implementation: found .*; allowed: a text \"module:class\""),
         ("ClassVar[bool] = False", "ClassVar[bool] = 'no'", r"fuses_text: found no; allowed: bool"),
         ("check(self, rendered_size: int)", "check(self)", rf"{NAME}: found check\(\); allowed: what can be called as"),
+        (
+            "    radius:",
+            f"{CAMERAS}    radius:",
+            r"PlaneConfig\.cameras: found top, a/b; allowed: .* names as of variables in Python",
+        ),
         (
             "    radius:",
             f"{TORQUE}    radius:",
