@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from instructrl.config.evaluation import RLBenchProtocol
 
 ADVICE = "correct the simulator"
+PIXEL_NOISE = 2.0  # mean difference of two images of one scene: renderers may round differently, or sample light
 
 
 def make_checked_env(cfg: "SimConfig", task: str) -> Env:
@@ -82,7 +83,7 @@ class CheckedEnv:
         self._env, self._name, self._views, self._size, self._state = env, name, views, size, state
         self._action_size, self._fragile = actions, fragile
         self._observe: Callable[[], Any] = lambda: None  # before the first action
-        self._start, self._steps = "", 0
+        self._start, self._steps, self._was_repeated = "", 0, fragile
         for key in ("variations", "max_steps"):
             found: Any = getattr(env, key, None)
             if not _is_integer(found) or found < 1:
@@ -186,6 +187,7 @@ class CheckedEnv:
         if outcome is Outcome.SUCCESS:
             self._check_form(demonstration, start)
             self._check_frames(demonstration)
+            self._check_repeats(demonstration, start)
         return demonstration, outcome
 
     def film(self, start: EpisodeStart, actions: np.ndarray, *, size: int) -> np.ndarray:
@@ -256,6 +258,19 @@ class CheckedEnv:
                 self._steps = int(np.argmax(wrong))
                 found = format_value(getattr(demonstration, name)[self._steps].tolist())
                 raise self._fault(f"demonstration.{name}: found {found}, expected {rule}")
+
+    def _check_repeats(self, demonstration: Demonstration, start: EpisodeStart) -> None:
+        """Begin the episode of the first demonstration again: equal starts give the same numbers and pixels."""
+        if self._was_repeated:
+            return
+        again, self._was_repeated = self.reset(start), True
+        for name, allowed in (("images", PIXEL_NOISE), ("state", 0), ("intrinsics", 0), ("extrinsics", 0)):
+            first, second = (
+                np.asarray(one, np.float64) for one in (getattr(demonstration, name)[0], getattr(again, name))
+            )
+            if np.abs(first - second).mean() > allowed:
+                what = f"{name}: found others when the episode of the demonstration was begun again"
+                raise self._fault(f"{what}; allowed: the same, drawn from the variation and the seed alone")
 
     def _calls(self, *, in_episode: bool = True) -> AbstractContextManager[None]:
         return simulator_exceptions(partial(self._fault, in_episode=in_episode), fragile=self._fragile)

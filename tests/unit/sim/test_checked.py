@@ -143,6 +143,19 @@ def test_a_demonstration_is_checked_frame_by_frame(field: str, value: float, lin
             stage.demonstrate(START)
 
 
+@pytest.mark.parametrize("field", ["images", "state", "intrinsics", "extrinsics"])
+def test_the_first_episode_is_begun_again_and_is_the_same(field: str) -> None:
+    made, env = demonstration(7, steps=3)._replace(variation=1), Faulty()
+    first = Observation(made.images[0], made.state[0], made.intrinsics[0], made.extrinsics[0], "touch it")
+    sizes = {"views": 2, "size": made.images.shape[2], "state": 4, "actions": 8}
+    env.demonstrate = lambda start: (made, Outcome.SUCCESS)
+    env.observe, env.at = lambda: first, 0
+    assert CheckedEnv(env, "", **sizes).demonstrate(START)[0] is made
+    env.observe = lambda: first._replace(**{field: getattr(first, field) + 1})
+    with pytest.raises(SimulatorError, match=f"{WHERE}0: {field}: found others when the .*; allowed: the same, drawn"):
+        CheckedEnv(env, "sim=plane, task touch_dot", **sizes).demonstrate(START)
+
+
 def test_a_demonstration_of_a_wrong_form_is_one_line() -> None:
     made = demonstration(7, steps=3)
     env = Faulty()
