@@ -41,7 +41,7 @@ WRONG = [
     (
         "train",
         ["experiment=none"],
-        "experiment: found none; allowed: dense, mt10, multi_10, paper/..., pretrain_m3ae, pretrain_tiny, quickstart, null",
+        "experiment: found none; allowed: dense, mt10, multi_10, paper/..., pretrain_m3ae, pretrain_tiny, quickstart",
     ),
     ("train", ["seed=0,1"], "seed: found several values; add --multirun"),
     ("train", ["seed=${nowhere}"], "seed: "),

@@ -151,7 +151,8 @@ def test_the_first_episode_is_begun_again_and_is_the_same(field: str) -> None:
     env.demonstrate = lambda start: (made, Outcome.SUCCESS)
     env.observe, env.at = lambda: first, 0
     assert CheckedEnv(env, "", **sizes).demonstrate(START)[0] is made
-    env.observe = lambda: first._replace(**{field: getattr(first, field) + 1})
+    other = getattr(first, field) + getattr(first, field).dtype.type(9)
+    env.observe = lambda: first._replace(**{field: other})
     with pytest.raises(SimulatorError, match=f"{WHERE}0: {field}: found others when the .*; allowed: the same, drawn"):
         CheckedEnv(env, "sim=plane, task touch_dot", **sizes).demonstrate(START)
 
@@ -232,8 +233,8 @@ class Raising:
     def alternative_goals(self):
         return [7]
 
-    def instructions(self, variation, *, held_out=False):
-        return self.sentences
+    def provenance(self):
+        return self.versions
 """
 
 
@@ -281,7 +282,7 @@ def test_what_is_asked_between_episodes_names_none(raising: Any) -> None:
     env = checked(raising)
     env.reset(START)
     with pytest.raises(SimulatorError, match=r"^sim=plane, task touch_dot: AttributeError: .* in .*raising_robots"):
-        env.instructions(0)
+        env.provenance()
 
 
 def test_an_exception_of_our_own_code_stays_one() -> None:
