@@ -180,10 +180,11 @@ def demonstrate(
         for index, result in workers.map("demonstrate", arguments()):
             number, attempt = submitted[index]
             start = split.start(number, attempt, variations)
+            where = f"{split.header.task}, variation {start.variation}, seed {start.seed}"
             consecutive_losses = consecutive_losses + 1 if isinstance(result, WorkerFailure) else 0
             if isinstance(result, WorkerFailure):
                 if consecutive_losses == (MAX_LOST if split.fragile else 1):
-                    raise RunError(f"{split.header.task}, {start}: {result.reason}; the same command resumes")
+                    raise RunError(f"{where}: {result.reason}; the same command resumes")
                 result = None, Outcome.SIMULATOR_ERROR
             demonstration, outcome = result
             reason = str(outcome)
@@ -193,7 +194,8 @@ def demonstrate(
                 yield number, demonstration
             elif attempt + 1 == ATTEMPTS:
                 raise RunError(
-                    f"{split.header.task}, {start}: the expert failed {ATTEMPTS} times, last outcome: {reason}"
+                    f"{where}: the expert failed {ATTEMPTS} times, last outcome: {reason}; correct the expert, or "
+                    "leave this variation out of task.variations"
                 )
             else:
                 outcomes[OUTSIDE if outcome is Outcome.SUCCESS else reason] += 1

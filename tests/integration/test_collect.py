@@ -76,7 +76,7 @@ def test_a_process_that_dies_twice_ends_the_collection_and_keeps_finished_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_DEADLY", "3500")
-    message = r"push_button, EpisodeStart\(variation=2, seed=3500.*code 7; the same command resumes"
+    message = r"push_button, variation 2, seed 3500.*code 7; the same command resumes"
     with pytest.raises(RunError, match=message):
         collected(tmp_path, 40)
     assert len(list(tmp_path.rglob("*-*.hdf5"))) == 1

@@ -118,7 +118,7 @@ def test_a_simulator_that_only_dies_ends_the_collection_and_keeps_what_is_there(
     stand_in.faults("demo@2=exit")  # variations 0 and 1 are made meanwhile
     died = run(tmp_path, "sim.workers=1")
     assert died.returncode == 1 and died.stderr.count("\n") == 1, died.stderr
-    assert "close_jar, EpisodeStart(variation=2, seed=" in died.stderr
+    assert "close_jar, variation 2, seed " in died.stderr
     assert "failed 2 times: it exited with code 3; the same command resumes" in died.stderr
     assert stand_in.calls("fault demo@2=exit") == 2 * MAX_LOST
     kept = [path.name for path in tmp_path.rglob("0*.hdf5")]
