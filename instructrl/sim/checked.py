@@ -84,6 +84,7 @@ class CheckedEnv:
         self._action_size, self._fragile = actions, fragile
         self._observe: Callable[[], Any] = lambda: None  # before the first action
         self._start, self._steps, self._was_repeated = "", 0, fragile
+        self._asked: int | None = None  # the variation of the current episode, or its goal
         for key in ("variations", "max_steps"):
             found: Any = getattr(env, key, None)
             if not _is_integer(found) or found < 1:
@@ -142,9 +143,9 @@ class CheckedEnv:
         with self._calls():
             found = self._env.alternative_goals()
         if not isinstance(found, tuple | list) or not all(
-            _is_integer(one) and 0 <= one < self.variations for one in found
+            _is_integer(one) and 0 <= one < self.variations and one != self._asked for one in found
         ):
-            allowed = f"a tuple of variations from 0 to {self.variations - 1}"
+            allowed = f"a tuple of other variations from 0 to {self.variations - 1}"
             raise self._fault(f"alternative_goals: found {found!r}; allowed: {allowed}")
         return tuple(found)
 
@@ -167,6 +168,11 @@ class CheckedEnv:
             observation, outcome = found
             self._observe = lambda: observation
         self._check_outcome(outcome, may_go_on=True)
+        limit = self.limits.max_keyframes or self._env.max_steps
+        if outcome is None and self._steps >= limit:
+            raise self._fault(
+                f"outcome: found none after {limit} actions; allowed: Outcome.TIME_LIMIT, as of StepCounter"
+            )
         return outcome
 
     def observe(self) -> Observation:
@@ -201,6 +207,7 @@ class CheckedEnv:
 
     def _begin(self, start: EpisodeStart) -> None:
         self._start, self._steps = f"variation {start.variation}, seed {start.seed}", 0
+        self._asked = start.variation if start.goal is None else start.goal
 
     def _checked(self, observation: Any) -> Observation:
         if not isinstance(observation, Observation):

@@ -230,9 +230,6 @@ class Raising:
     def instructions(self, variation, *, held_out=False):
         raise SystemExit(0)
 
-    def alternative_goals(self):
-        return [7]
-
     def provenance(self):
         return self.versions
 """
@@ -326,13 +323,27 @@ def test_what_the_expert_would_do_is_checked(answer: Any, line: str) -> None:
         stage.expert_actions()
 
 
-def test_goals_are_variations(raising: Any) -> None:
-    env = checked(raising)
-    env.reset(START)
-    with pytest.raises(
-        SimulatorError, match=r"alternative_goals: found \[7\]; allowed: a tuple of variations from 0 to 3"
-    ):
-        env.alternative_goals()
+@pytest.mark.parametrize("goals", [[7], (1, 2), "2"])
+def test_goals_are_other_variations(goals: Any) -> None:
+    env = Faulty()
+    env.alternative_goals = lambda: goals
+    stage = checked(env)
+    stage.reset(START)
+    allowed = "a tuple of other variations from 0 to 3"
+    with pytest.raises(SimulatorError, match=f"{WHERE}0: alternative_goals: found .*; allowed: {allowed}; correct"):
+        stage.alternative_goals()
+
+
+@pytest.mark.parametrize("limits", [EpisodeLimits(), EpisodeLimits(max_keyframes=5)])
+def test_an_episode_that_never_ends_is_one_line(limits: EpisodeLimits) -> None:
+    stage = checked(Faulty())
+    stage.limits = limits
+    stage.reset(START)
+    last = limits.max_keyframes or stage.max_steps
+    for _ in range(last - 1):
+        assert stage.step(ACTION).outcome is None
+    with pytest.raises(SimulatorError, match=f"{WHERE}{last}: outcome: found none after {last} actions; allowed: Outc"):
+        stage.step(ACTION)
 
 
 def test_steps_are_those_of_the_protocol() -> None:
