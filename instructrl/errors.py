@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from instructrl.allocator import share_arena
 from instructrl.redaction import redact
 
 MACHINE_ERRORS = {  # no mistake of a program
@@ -77,6 +78,7 @@ def report_user_errors() -> Iterator[None]:
     Characters that the terminal or the pipe cannot show are written as escapes. A command whose output is read no
     further, as by `| head`, ends with exit code 141 and without a message.
     """
+    share_arena()  # before signals and progress bars start threads
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -239,6 +241,11 @@ def short_message(error: Exception) -> str:
 def machine_error(error: Exception) -> str | None:
     """The refusal of the machine, such as "No space left on device", if the text of a library's error has it."""
     return next((text for text in map(os.strerror, MACHINE_ERRORS) if text in str(error)), None)
+
+
+def form(value: Any) -> str:
+    """Dtype and shape of an array, else the type of a value."""
+    return f"{value.dtype}{value.shape}" if hasattr(value, "dtype") else type(value).__name__
 
 
 def shorten(text: str, length: int = 80) -> str:

@@ -30,7 +30,7 @@ def check_interface(found: type, interface: type, *, members: tuple[str, ...] | 
         )
         if given is model and not (is_protocol(interface) or getattr(model, "__isabstractmethod__", False)):
             continue  # inherited
-        where = f"{found.__module__}.{found.__qualname__}: found"
+        where = f"{class_name(found)}: found"
         if given is None and answers_elsewhere(found, name, model, asks_others=members is None):
             continue
         if given is None or given is model:
@@ -60,6 +60,11 @@ def member_names(interface: type) -> list[str]:
     found = {name: member for base in reversed(interface.__mro__[:-1]) for name, member in vars(base).items()}
     public = {name: member for name, member in found.items() if not name.startswith("_")}
     return [name for name, member in public.items() if inspect.isfunction(member) or isinstance(member, kinds)]
+
+
+def class_name(found: type) -> str:
+    """Module and name of a class."""
+    return f"{found.__module__}.{found.__qualname__}"
 
 
 def is_protocol(interface: type) -> bool:

@@ -27,7 +27,6 @@ from data_tools.encoders.settings import (
     parse_comparison,
 )
 from data_tools.exchange.settings import run_command
-from instructrl.allocator import share_arena
 from instructrl.cli.help import tool_help
 from instructrl.errors import InputError, RunError
 from instructrl.redaction import redact_words
@@ -98,7 +97,6 @@ def usage() -> str:
 
 def main() -> None:
     """Run the command."""
-    share_arena()
     run_command({"compare": run_compare, "measure": run_measure}, usage=usage, help_hint=f"see {PROG} --help")
 
 

@@ -22,7 +22,6 @@ import numpy as np
 
 from data_tools.probe.scenes import TASKS, ProbeScenes, Scene
 from instructrl import __version__
-from instructrl.allocator import share_arena
 from instructrl.cli.args import parse_settings
 from instructrl.cli.entry import compose
 from instructrl.cli.progress import ProgressBar, stopwatch
@@ -253,7 +252,6 @@ def write(path: Path, probe_config: ProbeConfig, config: TrainConfig, rows: list
 
 def main() -> None:
     """Run the command."""
-    share_arena()
     with report_user_errors():
         run(sys.argv[1:])
 

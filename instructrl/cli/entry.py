@@ -21,7 +21,6 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from instructrl.allocator import share_arena
 from instructrl.cli.compose import compose, merge, schema_of
 from instructrl.cli.flags import split_flags
 from instructrl.cli.folders import folder_words, take_folders
@@ -85,7 +84,6 @@ def entry_point(
 
         @functools.wraps(function)
         def run() -> None:
-            share_arena()  # signals and progress bars start threads
             composes_many = bool({"-m", "--multirun"} & set(sys.argv[1:]))
             # the processes of a single job end together, so a signal waits until they have met
             with report_user_errors(), handle_signals(working=not composes_many):

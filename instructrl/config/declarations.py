@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from instructrl.config.fields import MISSING, check_field, is_group, is_pairs, is_union, unwrap_optional
 from instructrl.errors import InputError, format_value, summarize
-from instructrl.interface import PROPERTIES, check_interface
+from instructrl.interface import PROPERTIES, check_interface, class_name
 
 ITEMS = (int, float, bool, str)
 ALLOWED_TYPES = "int, float, bool, str or a list such as list[int], each also with | None; one_of(...) for a choice"
@@ -30,15 +30,10 @@ def check_settings(schema: type, base: type) -> None:
     Raises:
         InputError: the first attribute that cannot be used as declared.
     """
-    name = f"{schema.__module__}.{schema.__qualname__}"
+    name = class_name(schema)
     for part in schema.__mro__[: schema.__mro__.index(base)]:
         check_is_dataclass(part, schema, base)
-    try:
-        hints, expected = typing.get_type_hints(schema), typing.get_type_hints(base)
-    except Exception as error:  # of a type that is written as a text
-        raise InputError(f"{name}: found a type that cannot be read ({summarize(error)})") from None
-    for entry in dataclasses.fields(schema):
-        entry.type = hints[entry.name]  # `from __future__ import annotations` makes them texts
+    hints, expected = resolve_types(schema), typing.get_type_hints(base)
     for key, kind in expected.items():
         if typing.get_origin(kind) is ClassVar:
             check_constant(f"{name}.{key}", key, schema, typing.get_args(kind)[0])
@@ -50,15 +45,29 @@ def check_settings(schema: type, base: type) -> None:
     try:
         schema()
     except Exception as error:  # of its own __init__ or __post_init__
-        raise InputError(
-            f"{name}: cannot be made without arguments ({summarize(error)}); one without default is {MISSING!r} then"
-        ) from None
+        then = f"settings without a default are {MISSING!r} then"
+        raise InputError(f"{name}: cannot be made without arguments ({summarize(error)}); {then}") from None
     check_interface(schema, base)
+
+
+def resolve_types(schema: type) -> dict[str, Any]:
+    """Replace types of fields that are texts, as after `from __future__ import annotations`; return those of all names.
+
+    Raises:
+        InputError: a text names no type.
+    """
+    try:
+        hints = typing.get_type_hints(schema)
+    except Exception as error:
+        raise InputError(f"{class_name(schema)}: found a type that cannot be read ({summarize(error)})") from None
+    for entry in dataclasses.fields(schema):
+        entry.type = hints[entry.name]
+    return hints
 
 
 def check_is_dataclass(part: type, schema: type, base: type) -> None:
     """Raise InputError for a class whose attributes are no settings, although they look like some."""
-    own, name = vars(part), f"{part.__module__}.{part.__qualname__}"
+    own, name = vars(part), class_name(part)
     annotations = own.get("__annotations__", {}) if issubclass(part, base) else {}  # others may describe settings
     typed = {key for key, kind in annotations.items() if "ClassVar" not in str(kind)}
     if "__dataclass_fields__" not in own and (typed or any(isinstance(value, Field) for value in own.values())):
@@ -89,9 +98,8 @@ def check_declaration(where: str, entry: Field) -> None:
     """Raise InputError unless a field has a type that settings can have, and a default of this type."""
     if is_group(entry):
         group = typing.cast(Any, entry.type)
-        hints = typing.get_type_hints(group)
+        resolve_types(group)
         for below in dataclasses.fields(group):
-            below.type = hints[below.name]
             check_declaration(f"{where}.{below.name}", below)
         return
     if not is_type_of_setting(entry):

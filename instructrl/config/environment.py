@@ -21,6 +21,7 @@ from instructrl.config.fields import (
 from instructrl.config.kinds import kind_of
 from instructrl.config.share import MAX_JOBS
 from instructrl.errors import InputError
+from instructrl.interface import class_name
 from instructrl.package_files import IMPORT_ROOT
 from instructrl.registry import Registry
 from instructrl.tasks import TASKS
@@ -34,7 +35,7 @@ def check_simulator(schema: type, base: type) -> None:
     Its actions are those of demonstrations, and the names of its cameras can stand in paths, as keys and as fields.
     """
     check_settings(schema, base)
-    name = f"{schema.__module__}.{schema.__qualname__}"
+    name = class_name(schema)
     cameras, actions = (leaves(schema)[key].metadata.get("choices", ()) for key in ("cameras", "actions"))
     if not cameras or not all(map(is_variable, cameras)):
         raise InputError(

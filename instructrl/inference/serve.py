@@ -17,7 +17,6 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from instructrl.allocator import share_arena
 from instructrl.cli.help import tool_settings
 from instructrl.cli.progress import stopwatch
 from instructrl.config.fields import number, one_of, setting
@@ -145,7 +144,6 @@ def _said(error: Exception) -> str:
 
 def main() -> None:
     """Run the command."""
-    share_arena()
     with report_user_errors():
         with handle_signals(working=False):
             config = tool_settings(sys.argv[1:], ServeConfig, prog=PROG, about=__doc__)

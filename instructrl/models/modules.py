@@ -10,8 +10,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from instructrl.config.model import EncoderConfig, HeadConfig
-from instructrl.errors import REPAIR, InputError, format_value, place_in_package
-from instructrl.interface import check_interface
+from instructrl.errors import REPAIR, InputError, form, format_value, place_in_package
+from instructrl.interface import check_interface, class_name
 from instructrl.registry import load_implementation
 from instructrl.types import Features
 
@@ -85,7 +85,7 @@ def check_features(config: EncoderConfig, module: nn.Module, features: Any, *, v
     Raises:
         InputError: it is not of the form of `Features`.
     """
-    where = f"encoder.kind={config.kind}: what {class_name(module)} returns"
+    where = f"encoder.kind={config.kind}: what {class_name(type(module))} returns"
     if not isinstance(features, Features):
         names = ", ".join(Features._fields)
         raise InputError(f"{where}: found {form(features)}; allowed: instructrl.types.Features({names}); {REPAIR}")
@@ -113,7 +113,7 @@ def check_of_head(config: HeadConfig, module: nn.Module, name: str, value: Any, 
     Raises:
         InputError: it is no array of floats of this shape; metrics may also be integers or truth values.
     """
-    where = f"head.kind={config.kind}: what {class_name(module)}.{name} returns"
+    where = f"head.kind={config.kind}: what {class_name(type(module))}.{name} returns"
     if name == "error_parts":
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
             raise InputError(f"{where}: found {form(value)}; allowed: a dict of arrays by name; {REPAIR}")
@@ -138,13 +138,3 @@ def check_array(where: str, value: Any, shape: Shape, *, of: str = "floats", or_
 def fits_size(size: int, wanted: int | str) -> bool:
     """True if a dimension of an array is of the wanted size, or as its name says: of any, or above 0."""
     return size == wanted if isinstance(wanted, int) else size > 0 or not wanted.endswith("> 0")
-
-
-def class_name(module: nn.Module) -> str:
-    """The module and name of an object's class."""
-    return f"{type(module).__module__}.{type(module).__qualname__}"
-
-
-def form(value: Any) -> str:
-    """Dtype and shape of an array, else the type of a value."""
-    return f"{value.dtype}{value.shape}" if hasattr(value, "dtype") else type(value).__name__

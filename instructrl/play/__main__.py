@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from instructrl.allocator import share_arena
 from instructrl.cli.help import tool_settings
 from instructrl.cli.progress import stopwatch
 from instructrl.config.fields import number, setting
@@ -142,7 +141,6 @@ async def serve(
 
 def main() -> None:
     """Run the command."""
-    share_arena()
     with report_user_errors():
         texts, words = split_words(sys.argv[1:])
         with handle_signals(working=False):

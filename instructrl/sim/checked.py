@@ -11,6 +11,7 @@ from instructrl.errors import (
     InputError,
     SimulatorError,
     UserError,
+    form,
     format_value,
     is_of_package,
     summarize,
@@ -164,7 +165,7 @@ class CheckedEnv:
             with self._calls():
                 found = self._env.step(action)
             if not (isinstance(found, tuple) and len(found) == 2):
-                raise self._fault(f"found {_kind(found)}; allowed: Step(observation, outcome)")
+                raise self._fault(f"found {form(found)}; allowed: Step(observation, outcome)")
             observation, outcome = found
             self._observe = lambda: observation
         self._check_outcome(outcome, may_go_on=True)
@@ -187,7 +188,7 @@ class CheckedEnv:
         with self._calls():
             found = self._env.demonstrate(start)
         if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], Demonstration)):
-            raise self._fault(f"demonstration: found {_kind(found)}; allowed: (Demonstration, outcome)")
+            raise self._fault(f"demonstration: found {form(found)}; allowed: (Demonstration, outcome)")
         demonstration, outcome = found
         self._check_outcome(outcome)
         if outcome is Outcome.SUCCESS:
@@ -201,8 +202,8 @@ class CheckedEnv:
         self._begin(start)
         with self._calls():
             found = self._env.film(start, actions, size=size)
-        if _kind(found).partition("(")[0] != "uint8" or found.shape[1:] != (size, size, 3) or not len(found):
-            raise self._fault(f"video: found {_kind(found)}; allowed: uint8(frames, {size}, {size}, 3)")
+        if form(found).partition("(")[0] != "uint8" or found.shape[1:] != (size, size, 3) or not len(found):
+            raise self._fault(f"video: found {form(found)}; allowed: uint8(frames, {size}, {size}, 3)")
         return found
 
     def _begin(self, start: EpisodeStart) -> None:
@@ -211,9 +212,9 @@ class CheckedEnv:
 
     def _checked(self, observation: Any) -> Observation:
         if not isinstance(observation, Observation):
-            raise self._fault(f"observation: found {_kind(observation)}; allowed: instructrl.types.Observation")
+            raise self._fault(f"observation: found {form(observation)}; allowed: instructrl.types.Observation")
         if not isinstance(observation.instruction, str):
-            raise self._fault(f"observation.instruction: found {_kind(observation.instruction)}; allowed: a text")
+            raise self._fault(f"observation.instruction: found {form(observation.instruction)}; allowed: a text")
         try:
             return check_observation(observation, views=self._views, size=self._size, state=self._state)
         except InputError as error:
@@ -239,7 +240,7 @@ class CheckedEnv:
         for name, (dtype, shape) in expected.items():
             found = getattr(demonstration, name)
             if not isinstance(found, np.ndarray) or (found.dtype, found.shape) != (dtype, shape):
-                raise self._fault(f"demonstration.{name}: found {_kind(found)}; allowed: {dtype}{shape}")
+                raise self._fault(f"demonstration.{name}: found {form(found)}; allowed: {dtype}{shape}")
         keyframes: Any = demonstration.keyframes
         integers = isinstance(keyframes, np.ndarray) and keyframes.dtype.kind in "iu" and keyframes.ndim == 1
         if not integers or not len(keyframes) or (np.diff(keyframes, prepend=0, append=frames[0]) < 1).any():
@@ -297,7 +298,7 @@ class CheckedEnvWithExpert(CheckedEnv):
         for actions in found if isinstance(found, list | tuple) else [None]:
             floats = isinstance(actions, np.ndarray) and actions.dtype.kind == "f"
             if not floats or actions.ndim != 2 or actions.shape[1] not in (8, self._action_size) or not len(actions):
-                what = _kind(found if actions is None else actions)
+                what = form(found if actions is None else actions)
                 raise self._fault(f"expert_actions: found {what}; allowed: a list of floats(N, 8), N 1 or more")
             if not np.isfinite(actions).all():
                 raise self._fault(f"expert_actions: found {format_value(actions.tolist())}, expected finite")
@@ -310,8 +311,3 @@ def _is_integer(value: Any) -> bool:
 
 def _is_texts(values: Any) -> bool:
     return isinstance(values, tuple) and all(isinstance(text, str) for text in values)
-
-
-def _kind(value: Any) -> str:
-    """The form of a value: dtype and shape of an array, else its type."""
-    return f"{value.dtype}{value.shape}" if isinstance(value, np.ndarray) else type(value).__name__

@@ -251,11 +251,17 @@ def test_their_task_is_one_of_the_embedded_simulator() -> None:
 @pytest.mark.usefixtures("installed")
 def test_the_client_of_a_policy_server_plays_their_simulator() -> None:
     own = compose("train", TrainConfig, PARTS).sim
-    told = {"cameras": ["top"], "image_size": 16, "state": own.state, "workspace": own.workspace, "actions": "keyframe"}
-    env = make_env(simulator(ClientConfig(sim="plane"), told), "touch_dot")
+    served = {
+        "cameras": ["top"],
+        "image_size": 16,
+        "state": own.state,
+        "workspace": own.workspace,
+        "actions": "keyframe",
+    }
+    env = make_env(simulator(ClientConfig(sim="plane"), served), "touch_dot")
     assert env.reset(EpisodeStart(0, 1)).images.shape == (1, 16, 16, 3)
     with pytest.raises(InputError, match=r"^sim=plane: actions: found dense of the server's agent; allowed: keyframe$"):
-        simulator(ClientConfig(sim="plane"), told | {"actions": "dense"})
+        simulator(ClientConfig(sim="plane"), served | {"actions": "dense"})
 
 
 @pytest.mark.usefixtures("installed")

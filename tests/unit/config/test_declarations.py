@@ -14,6 +14,9 @@ from instructrl.config.training import TrainConfig
 from instructrl.errors import InputError, report_user_errors
 from tests.fixtures.packages import THIRD_PARTY, install, packages_in
 
+CLASS = "@dataclass\nclass GatedConfig(EncoderConfig):\n"
+GROUP = f"@dataclass\nclass Noise:\n    level: 'float' = 0.1\n\n\n{CLASS}"
+GROUP += "    noise: Noise = __import__('dataclasses').field(default_factory=Noise)\n"
 PARTS = ("encoder=gated", "head=linear", "sim=plane", "task=touch_dot")
 GATES = '    gates: int = number(2, low=1, high=16, help="gates of each patch")\n'
 NAME = r"acme_robots\.settings\.GatedConfig"
@@ -66,6 +69,7 @@ def test_our_own_settings_are_accepted(registry) -> None:
             "    fuses_text: ClassVar[bool] = False\n",
             "    @property\n    def fuses_text(self) -> bool:\n        return self.gates > 100\n",
         ),
+        (CLASS, GROUP),
     ],
 )
 def test_declarations_may_be_written_in_all_ways(site: Path, before: str, after: str) -> None:
@@ -87,6 +91,11 @@ def test_declarations_may_be_written_in_all_ways(site: Path, before: str, after:
             GATES,
             GATES.replace("int", "'Nothing'", 1),
             r"found a type that cannot be read \(NameError: name 'Nothing' is",
+        ),
+        (
+            CLASS,
+            GROUP.replace("'float'", "'Nothing'"),
+            r"settings\.Noise: found a type that cannot be read \(NameError",
         ),
         (GATES, GATES.replace("(2", "('two'"), r"gates: found the default 'two'; allowed: int;"),
         (GATES, GATES.replace("(2", "(None"), r"gates: found the default None; allowed: int;"),

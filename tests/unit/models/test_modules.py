@@ -101,5 +101,5 @@ def test_an_exception_while_they_are_traced_is_told_with_its_place(
     with pytest.raises(SystemExit) as end, report_user_errors():
         trace_with("        gate = nn", f"        {fault}\n        gate = nn")
     line = r"error: code of another package failed \(\w+(Error|Exit): .*, in .*/acme_robots/networks.py, line \d+\); re"
-    [told] = capsys.readouterr().err.splitlines()
-    assert end.value.code == 1 and re.match(line, told)
+    [reported] = capsys.readouterr().err.splitlines()
+    assert end.value.code == 1 and re.match(line, reported)

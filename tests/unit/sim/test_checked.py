@@ -16,17 +16,12 @@ from instructrl.sim.checked import CheckedEnv, CheckedEnvWithExpert
 from instructrl.types import Observation
 from tests.fakes.sim import FakeEnv, FakeEnvWithExpert
 from tests.fixtures.demonstrations import demonstration
+from tests.fixtures.observations import blank_observation
 
 START = EpisodeStart(1, 7)
 ACTION = np.array([0, 0, 0, 0, 0, 0, 1, 1.0])
 WHERE = r"^sim=plane, task touch_dot, variation 1, seed 7, step "
-GOOD = Observation(
-    np.zeros((1, 8, 8, 3), np.uint8),
-    np.zeros(4, np.float32),
-    np.eye(3, dtype=np.float32)[None],
-    np.eye(4, dtype=np.float32)[None],
-    "touch it",
-)
+GOOD = blank_observation(8, state=4, instruction="touch it")
 
 
 def changed(field: str, value: Any) -> Callable[[], Observation]:

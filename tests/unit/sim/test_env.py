@@ -1,19 +1,13 @@
-"""What simulators share: the recording of what their experts do."""
+"""Code that simulators share: the recording of their experts' actions."""
 
 import numpy as np
 
 from instructrl.sim import Step, replay
-from instructrl.types import Observation
+from tests.fixtures.observations import blank_observation
 
 
 def test_a_simulator_may_write_all_observations_into_the_same_arrays() -> None:
-    seen = Observation(
-        np.zeros((1, 4, 4, 3), np.uint8),
-        np.zeros(2, np.float32),
-        np.eye(3, dtype=np.float32)[None],
-        np.eye(4, dtype=np.float32)[None],
-        "go",
-    )
+    seen = blank_observation(4, state=2, instruction="go")
 
     def step(action: np.ndarray) -> Step:
         for array in seen[:4]:
