@@ -412,8 +412,9 @@ def test_processes_that_are_interrupted_while_they_compile_end_together(first):
         )
         for i in range(2)
     ]
-    for process in team:
+    for process in team:  # both before the first signal: its grace may end before the other one compiles
         assert "compiling\n" in iter(process.stderr.readline, "")
+    for process in team:
         process.send_signal(signal.SIGUSR2)
     said = ended(team, timeout=120)
     assert [code for *_, code in said] == [75, 75], said
