@@ -184,7 +184,7 @@ def joined(logs: Sequence[Sequence[Entry]]) -> list[Entry]:
     first, *others = logs
     known, added = {key for key, _ in keyed(first)}, dict[str, dict[tuple[str, int], Entry]]()
     for log in others:
-        for (evaluation, condition, index), entry in keyed(log):
+        for (evaluation, condition, index), entry in dict(keyed(log)).items():
             if (evaluation, condition, index) not in known:
                 added.setdefault(evaluation, {}).setdefault((condition, index), entry)
     order = {name: place for place, name in enumerate(EVALUATION_CONDITIONS)}
@@ -217,7 +217,7 @@ def read_log(path: Path) -> list[Entry]:
         InputError: the file is damaged.
     """
     evaluation = ""
-    seen: set[tuple[str, str, int]] = set()
+    played: set[tuple[str, str, int]] = set()
 
     def check(entry: Entry) -> None:
         nonlocal evaluation
@@ -229,9 +229,10 @@ def read_log(path: Path) -> list[Entry]:
             raise LineError('found no evaluation; allowed: {"evaluation": ...} in the first line')
         check_episode(entry)
         condition, index = entry_condition(entry), entry["index"]
-        if (evaluation, condition, index) in seen:
+        if (evaluation, condition, index) in played:
             raise LineError(f"found episode {index} of {condition} a second time; allowed: once")
-        seen.add((evaluation, condition, index))
+        if entry["outcome"] != Outcome.SIMULATOR_ERROR:  # after which it may have been played again
+            played.add((evaluation, condition, index))
 
     return read_json_lines(path, check, advice="restore the file, or move it away to run its episodes again")
 

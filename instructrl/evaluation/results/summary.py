@@ -6,7 +6,7 @@ from typing import Any
 
 from instructrl.config.evaluation import DEFAULT_PROTOCOL, ProtocolConfig
 from instructrl.config.fields import RENAMED_CONDITIONS, RENAMED_PROTOCOLS
-from instructrl.evaluation.evaluator import Condition
+from instructrl.evaluation.evaluator import Condition, all_crashed
 from instructrl.evaluation.results.causes import add_causes, count_causes, improve_next
 from instructrl.evaluation.results.comparability import cautions, unrecorded
 from instructrl.evaluation.results.pairs import add_pairs, compare_pairs, scene_outcomes
@@ -27,7 +27,6 @@ def summarize(conditions: Sequence[Condition], info: TaskInfo, *, about: Mapping
     headline_condition = next(condition for condition in conditions if condition.name == HEADLINE)
     reference = scene_outcomes(headline_condition.episodes.values())
     numbers = {one.name: condition_numbers(one, info, reference) for one in conditions if not one.absent}
-    lost = next((condition.lost for condition in conditions if condition.lost), "")
     return {
         **{key: value for key, value in numbers[HEADLINE].items() if key not in _OF_CONDITIONS},
         **about,
@@ -39,9 +38,20 @@ def summarize(conditions: Sequence[Condition], info: TaskInfo, *, about: Mapping
         "wall_seconds": round(sum(condition.seconds for condition in conditions), 2),
         "conditions": numbers,
         "absent_conditions": {condition.name: condition.absent for condition in conditions if condition.absent},
-        "problems": [f"{info.task}: {lost}; episodes that were not run count as simulator_error"] if lost else [],
+        "problems": _problems(conditions, info.task),
         "improve_next": _improve_next(numbers),
     }
+
+
+def _problems(conditions: Sequence[Condition], task: str) -> list[str]:
+    """What made episodes fail whatever the agent did: a simulator that was lost, or one that crashed in all of them."""
+    lost = next((condition.lost for condition in conditions if condition.lost), "")
+    if lost:
+        return [f"{task}: {lost}; episodes that were not run count as simulator_error"]
+    crashed = [one.name for one in conditions if not one.absent and all_crashed(one.episodes.values())]
+    if not crashed:
+        return []
+    return [f"{task}: the simulator crashed in every episode of {', '.join(crashed)}; see its messages, and mend it"]
 
 
 def _improve_next(conditions: Mapping[str, Mapping[str, Any]]) -> str:

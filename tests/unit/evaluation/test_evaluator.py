@@ -352,3 +352,15 @@ def test_the_only_task_does_not_pretend_when_its_simulator_is_lost(tmp_path: Pat
     with pytest.raises(SimulatorError, match="no display"):
         play(tmp_path / "e", FakePolicy(), workers=Mortal(7))
     assert len(play(tmp_path / "e", FakePolicy())[0].episodes) == 12
+
+
+def test_a_condition_in_which_every_episode_crashed_is_a_problem_and_is_played_again(tmp_path: Path) -> None:
+    whole = results_of(play(tmp_path / "whole", FakePolicy()))
+    deadly = InlineWorkers(deadly=tuple(EVALUATION_SEEDS + index for index in range(12)))
+    assert results_of(play(tmp_path / "e", FakePolicy(), workers=deadly))["problems"] == [
+        f"numbers: the simulator crashed in every episode of {', '.join(CONDITIONS)}; see its messages, and mend it"
+    ]
+    assert without_clock(results_of(play(tmp_path / "e", FakePolicy()))) == without_clock(whole)
+    policy = FakePolicy()
+    assert without_clock(results_of(play(tmp_path / "e", policy))) == without_clock(whole)
+    assert not policy.started, "what was played is not played again"

@@ -150,6 +150,14 @@ def test_what_a_lost_simulator_left_is_named() -> None:
     assert results["problems"] == ["first: it died; episodes that were not run count as simulator_error"]
 
 
+def test_a_simulator_that_crashes_in_every_episode_is_a_problem() -> None:
+    crashed = [Outcome.SIMULATOR_ERROR] * 3
+    assert entry("first", [GOOD, *crashed, LATE])["problems"] == []
+    assert entry("first", crashed)["problems"] == [
+        "first: the simulator crashed in every episode of trained, swapped_instruction; see its messages, and mend it"
+    ]
+
+
 @pytest.mark.parametrize(
     ("tasks", "said"),
     [
