@@ -203,13 +203,33 @@ def match_params(
     Raises:
         InputError: a name is missing or unknown, or a shape differs.
     """
-    found = {name: value.shape for name, value in weights.arrays.items() if not name.startswith(ignore)}
+    found = {name: value.shape for name, value in weights.arrays.items()}
+    check_shapes(weights.path, found, shapes, ignore=ignore)
+    return unflatten_params({name: weights.arrays[name] for name in shapes})
+
+
+def check_shapes(
+    path: Path,
+    found: Mapping[str, tuple[int, ...]],
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    ignore: tuple[str, ...] = (),
+) -> None:
+    """Raise InputError if a file lacks a name, has an unknown one, or a shape differs.
+
+    Args:
+        path: the weight file.
+        found: the shapes in it.
+        shapes: the expected ones.
+        ignore: beginnings of names that may be in the file too.
+    """
+    found = {name: shape for name, shape in found.items() if not name.startswith(ignore)}
     mismatched = sorted(name for name in found.keys() | shapes.keys() if found.get(name) != shapes.get(name))
     mismatched.sort(key=lambda name: (name not in WORD_EMBEDDINGS, name != POSITION_EMBEDDING))
     if mismatched:
         name = mismatched[0]
         have, want = (str(have.get(name, "none")) for have in (found, shapes))
-        line = f"{weights.path}: {name}: found {have}, expected {want}"
+        line = f"{path}: {name}: found {have}, expected {want}"
         more = f" (and {len(mismatched) - 1} more)" if len(mismatched) > 1 else ""
         if name in WORD_EMBEDDINGS and name in found and name in shapes and found[name][1:] == shapes[name][1:]:
             raise InputError(
@@ -222,4 +242,3 @@ def match_params(
                 f"set encoder.text_length={found[name][0]}"
             )
         raise InputError(f"{line}{more}; choose the encoder= option or the weights of the right size")
-    return unflatten_params({name: weights.arrays[name] for name in shapes})

@@ -132,6 +132,9 @@ def find_run(config: TrainConfig, run: Path | None = None) -> Path:
     if (run / "config.yaml").exists():
         recorded = read_config(run)
         lines = differences(settings(recorded), settings(config))
+        before, now = recorded.encoder.weights, config.encoder.weights
+        if (before is None) != (now is None):  # files may move, which their checksums show; random weights are no file
+            lines.insert(0, f"encoder.weights: {before} -> {now}")
         if [line.partition(":")[0] for line in lines] == ["training.epochs"]:
             check_extension(run, recorded.training.epochs, config.training.epochs)
         elif lines:
@@ -284,6 +287,21 @@ def read_data(run: Path) -> DataRecord:
     if not isinstance(data, dict) or not all(isinstance(entry, dict) for entry in data.values()):
         raise damaged_record(path)
     return data
+
+
+def record_moved_files(run: Path, config: TrainConfig) -> None:
+    """Record in config.yaml where the files now are whose contents are those with which the run started.
+
+    Raises:
+        InputError: it cannot be read or written.
+    """
+    recorded = read_config(run)
+    moved = copy.deepcopy(recorded)
+    for key in RECORDED_KEYS:
+        group, name = key.split(".")
+        setattr(getattr(moved, group), name, getattr(getattr(config, group), name))
+    if moved != recorded:
+        write_config(run, moved)
 
 
 def damaged_record(path: Path) -> InputError:

@@ -21,12 +21,13 @@ from instructrl.inference.batched_agent import load_batched_agent
 from instructrl.models.agent import Agent
 from instructrl.models.encoders.registry import encoder_shapes
 from instructrl.models.parameter_files import flatten_params
-from instructrl.models.weight_files import ENCODER_FILE, match_params, read_weights
+from instructrl.models.weight_files import ENCODER_FILE, match_params, read_weights, write_weights
 from instructrl.training.checkpointing.manager import open_checkpoints
 from instructrl.training.model_factory import make_agent
 from instructrl.training.monitoring.metric_writer import read_lines
 from instructrl.training.objectives.augmentation import drop_tokens
 from instructrl.training.objectives.behavior_cloning import open_demonstrations, prepare_behavior_cloning
+from instructrl.training.parameters.warm_start import check_initialization
 from instructrl.training.preflight import check_inputs
 from instructrl.training.run_dir import open_run
 from instructrl.types import BatchSizes, fake_batch
@@ -250,6 +251,24 @@ def test_weights_of_another_size_or_vocabulary_are_named(tmp_path, data):
     random_weights(weights, M3AE, 100)
     with pytest.raises(InputError, match=rf"{SMALL_VOCABULARY} entries, the weights have 100"):
         tiny.trained(tmp_path, data, *settings)
+
+
+def test_weights_with_one_other_shape_are_refused_before_there_is_a_run(tmp_path):
+    arrays = random_weights(tmp_path / "w.safetensors", M3AE)
+    settings = tiny.config(tmp_path, *M3AE, f"encoder.weights={tmp_path / 'w.safetensors'}")
+    check_initialization(settings, tmp_path / "run")
+    arrays["cls_token"] = arrays["cls_token"][..., :-1]
+    write_weights(tmp_path / "w.safetensors", arrays, kind="m3ae", source="a test")
+    with pytest.raises(InputError, match=rf"{tmp_path / 'w.safetensors'}: cls_token: found .*15.*, expected .*16"):
+        check_initialization(settings, tmp_path / "run")
+
+
+def test_a_run_whose_weights_moved_goes_on_and_acts(tmp_path, data):
+    random_weights(tmp_path / "w.safetensors", M3AE)
+    tiny.begun(tmp_path, data, *M3AE, f"encoder.weights={tmp_path / 'w.safetensors'}")
+    moved = (tmp_path / "w.safetensors").rename(tmp_path / "moved.safetensors")
+    run = tiny.begun(tmp_path, data, *M3AE, f"encoder.weights={moved}")
+    assert actor(run).params["encoder"]
 
 
 def test_weights_with_fewer_or_more_places_for_tokens_name_the_setting(tmp_path):

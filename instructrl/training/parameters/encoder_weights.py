@@ -18,9 +18,11 @@ from instructrl.models.weight_files import (
     DECODER,
     ENCODER_FILE,
     TEXT,
+    check_shapes,
     check_tokenizer,
     match_params,
     read_checksum,
+    read_shapes,
     read_weights,
     weights_path,
     write_weights,
@@ -113,6 +115,23 @@ def named_weights(encoder: EncoderConfig) -> Path:
     return path
 
 
+def check_encoder_files(encoder: EncoderConfig, tokenizer: Tokenizer) -> None:
+    """Raise InputError if a weight file that the settings name does not have the encoder's parameters.
+
+    Names and shapes are compared; the arrays are not read.
+    """
+    for part in encoder.parts.values() or (encoder,):
+        path = weights_path(part)
+        if path is not None:
+            shapes = encoder_shapes(part, vocabulary_size=tokenizer.vocabulary_size)
+            check_shapes(path, read_shapes(path, kind=part.kind), shapes, ignore=unused_params(part))
+
+
+def unused_params(encoder: EncoderConfig) -> tuple[str, ...]:
+    """Beginnings of the names of parameters that a weight file may have and the encoder does not use."""
+    return DECODER if encoder.text else (*DECODER, *TEXT)
+
+
 def read_encoder(encoder: EncoderConfig, path: Path, tokenizer: Tokenizer, *, like: Params) -> Params:
     """Read the encoder parameters in the tree `like` from a file, which may also hold unused text parameters.
 
@@ -125,12 +144,11 @@ def read_encoder(encoder: EncoderConfig, path: Path, tokenizer: Tokenizer, *, li
             for name, part in encoder.parts.items()
         }
     shapes = encoder_shapes(encoder, vocabulary_size=tokenizer.vocabulary_size)
-    besides = DECODER if encoder.text else (*DECODER, *TEXT)
     weights = read_weights(path, kind=encoder.kind)
     check_architecture(path, weights.architecture, encoder)
     if encoder.text:
         check_tokenizer(path, weights.tokenizer, tokenizer=tokenizer.checksum, name=encoder.reader.tokenizer)
-    loaded = match_params(weights, shapes, ignore=besides)
+    loaded = match_params(weights, shapes, ignore=unused_params(encoder))
     return prune_like(loaded, like)
 
 

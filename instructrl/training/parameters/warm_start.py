@@ -18,7 +18,12 @@ from instructrl.storage.paths import storage_path
 from instructrl.storage.synced_dir import working_dir
 from instructrl.training.model_factory import abstract_params, dummy_batch, make_agent
 from instructrl.training.param_paths import example_paths, matches, path_of
-from instructrl.training.parameters.encoder_weights import load_encoder_weights, store_frozen_encoder, weight_source
+from instructrl.training.parameters.encoder_weights import (
+    check_encoder_files,
+    load_encoder_weights,
+    store_frozen_encoder,
+    weight_source,
+)
 from instructrl.training.parameters.load_agent import (
     AGENT_FILE,
     FROZEN_FILE,
@@ -159,13 +164,18 @@ def describe_warm_start(config: TrainConfig, params: Params, source: LoadedAgent
 
 
 def check_initialization(config: TrainConfig, run: Path) -> None:
-    """Validate `training.freeze` and `init_from` before any work starts, from settings alone.
+    """Validate the encoder's weights, `training.freeze` and `init_from` before any work starts, from settings alone.
 
     Raises:
-        InputError: a pattern matches no parameter, or the source run is missing or incompatible.
+        InputError: the weights are of other names or shapes, a pattern matches no parameter, or the source run is
+            missing or incompatible.
     """
-    if config.objective == "masked_pretraining" or (run / "data.json").exists():
-        return  # pretraining has neither setting; a run that already started is compared when it resumes
+    if (run / "data.json").exists():
+        return  # a run that already started is compared when it resumes
+    if config.init_from is None:
+        check_encoder_files(config.encoder, make_tokenizer(config.encoder))
+    if config.objective == "masked_pretraining":
+        return  # which has neither of the other settings
     tokenizer, params = abstract_agent(config)
     split_params(params, config.training, config.encoder)
     if config.init_from is None:

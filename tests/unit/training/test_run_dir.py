@@ -14,7 +14,16 @@ from instructrl.config.fields import RENAMED_KEYS, leaves
 from instructrl.config.training import TrainConfig
 from instructrl.errors import InputError
 from instructrl.storage.atomic import write_atomically
-from instructrl.training.run_dir import FREE_KEYS, find_run, open_run, read_config, read_data, record_data, settings
+from instructrl.training.run_dir import (
+    FREE_KEYS,
+    find_run,
+    open_run,
+    read_config,
+    read_data,
+    record_data,
+    record_moved_files,
+    settings,
+)
 from instructrl.types import GRIPPER_STATE
 from instructrl.workspace import RLBENCH_WORKSPACE
 from tests.fixtures.settings import changed as with_settings
@@ -122,7 +131,9 @@ def test_other_settings_are_refused_by_their_keys(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", FREE_KEYS)
 def test_what_only_says_where_and_how_fast_may_change(tmp_path: Path, key: str) -> None:
-    words = ("experiment=pretrain_tiny", "name=run") if key.startswith("pretraining.") else ()
+    words: tuple[str, ...] = ("experiment=pretrain_tiny", "name=run") if key.startswith("pretraining.") else ()
+    if key == "encoder.weights":
+        words = ("encoder.weights=elsewhere.safetensors",)
     plain = config(tmp_path, *words)
     open_run(plain)
     changed = config(tmp_path, *words, *f"{key}={OTHER_VALUES[key]}".split())
@@ -140,6 +151,23 @@ def test_everything_else_counts(tmp_path: Path, key: str) -> None:
         part = getattr(part, group)
     setattr(part, last, "something else")
     assert settings(changed) != settings(config(tmp_path))
+
+
+@pytest.mark.parametrize(("before", "after"), [("null", "w.safetensors"), ("w.safetensors", "null")])
+def test_weights_may_move_but_neither_begin_nor_cease_to_be_read(tmp_path: Path, before: str, after: str) -> None:
+    open_run(config(tmp_path, f"encoder.weights={before}"))
+    line = refused(lambda: open_run(config(tmp_path, f"encoder.weights={after}")))
+    assert f"encoder.weights: {before} -> {after}".replace("null", "None") in line
+
+
+def test_files_that_moved_are_recorded_where_they_are(tmp_path: Path) -> None:
+    started = config(tmp_path, "encoder.weights=a.safetensors", "training.save_every=3")
+    run = open_run(started)
+    written = (run / "config.yaml").read_bytes()
+    record_moved_files(run, started)
+    assert (run / "config.yaml").read_bytes() == written
+    record_moved_files(run, config(tmp_path, "encoder.weights=b.safetensors", "training.save_every=7"))
+    assert read_config(run) == config(tmp_path, "encoder.weights=b.safetensors", "training.save_every=3")
 
 
 def test_the_free_keys_are_settings() -> None:
