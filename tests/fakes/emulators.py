@@ -12,6 +12,8 @@ from time import sleep
 from typing import Any
 from urllib.parse import quote
 
+from tests.fixtures.team import free_port
+
 BUCKET = "demos"
 ENVIRONMENT = {  # endpoint and credentials of a process, by provider
     "gs": {"STORAGE_EMULATOR_HOST": "{url}"},
@@ -166,13 +168,6 @@ class Store:
     def environment(self) -> dict[str, str]:
         """Environment variables with endpoint and credentials."""
         return {key: value.format(url=self.proxy.url) for key, value in ENVIRONMENT[self.kind].items()}
-
-
-def free_port() -> int:
-    """Return an unused port."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 @contextmanager
