@@ -39,7 +39,7 @@ class PatchReader(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, query: Float[Array, "B #T E"], patches: Float[Array, "B T K P D"]) -> Reading:
+    def __call__(self, query: Float[Array, "B #T E"], patches: Float[Array, "B T K P D"]) -> Reading:  # noqa: F821
         place = patch_places(round(patches.shape[-2] ** 0.5))
         key = Dense(self.dim, dtype=self.dtype, name="key")(patches)
         key = key + Dense(self.dim, use_bias=False, dtype=self.dtype, name="place")(place.astype(self.dtype))

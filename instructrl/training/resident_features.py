@@ -108,7 +108,7 @@ def take_rows(table: UInt32[Array, "R W"], indices: Int32[Array, "*N"]) -> UInt3
     return jnp.where(exist[..., None], table[jnp.where(exist, indices, 0)], 0)
 
 
-def take_shared_rows(table: UInt32[Array, "R W"], indices: Int32[Array, "B *N"]) -> UInt32[Array, "B *N W"]:
+def take_shared_rows(table: UInt32[Array, "R W"], indices: Int32[Array, "B *N"]) -> UInt32[Array, "B *N W"]:  # noqa: F821
     """A device's share of a batch's rows, from a table of which each device has its part."""
     first = jax.lax.axis_index(AXES) * len(table)
     everywhere = jax.lax.all_gather(indices, AXES, tiled=True)
