@@ -7,6 +7,7 @@ something to such a name, or it has the form of a token or of an address with a 
 import os
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 HIDDEN = "***"
 SECRET_WORDS = (
@@ -40,8 +41,14 @@ PATTERNS = [
 
 def secret_values() -> list[str]:
     """Return the values of this process's variables whose names say that they are secret, the longest first."""
-    found = {value for name, value in os.environ.items() if SECRET_NAME.search(name)}
+    found = {value for name, value in os.environ.items() if is_secret_name(name)}
     return sorted((value for value in found if is_distinctive(value)), key=len, reverse=True)
+
+
+@lru_cache(maxsize=1024)  # the same names are asked about for every setting
+def is_secret_name(name: str) -> bool:
+    """Return True if a variable's name says that its value is secret."""
+    return SECRET_NAME.search(name) is not None
 
 
 def is_distinctive(value: str) -> bool:
