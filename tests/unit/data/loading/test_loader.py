@@ -1,10 +1,12 @@
 """Data loader: complete epochs, an order that depends on (seed, step) alone, prefetching without leaked threads."""
 
+import functools
 import hashlib
 import threading
 import time
 from collections import Counter
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -125,6 +127,13 @@ def test_the_order_is_that_of_every_earlier_run(path: Path, tokenizer: Tokenizer
     }
 
 
+@pytest.fixture(scope="module")
+def first_episodes() -> Iterator[Callable[[Path, int], DemonstrationDataset]]:
+    """Return the first episodes of a file, which is opened once: reading changes nothing."""
+    with ExitStack() as opened:
+        yield functools.cache(lambda path, limit: opened.enter_context(DemonstrationDataset(path, limit=limit)))
+
+
 @st.composite
 def mixtures(draw: st.DrawFn) -> dict[str, Any]:
     """Draw files and their episodes, processes, batch size, weights or none, and the step of an interruption."""
@@ -142,9 +151,12 @@ def mixtures(draw: st.DrawFn) -> dict[str, Any]:
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(mixture=mixtures())
 def test_any_number_of_processes_sees_the_same_epoch_whole_and_goes_on_as_if_never_interrupted(
-    paths: list[Path], tokenizer: Tokenizer, mixture: dict[str, Any]
+    paths: list[Path],
+    first_episodes: Callable[[Path, int], DemonstrationDataset],
+    tokenizer: Tokenizer,
+    mixture: dict[str, Any],
 ) -> None:
-    files = [DemonstrationDataset(path, limit=limit) for path, limit in zip(paths, mixture["limits"], strict=False)]
+    files = [first_episodes(path, limit) for path, limit in zip(paths, mixture["limits"], strict=False)]
     options = {key: mixture[key] for key in ("batch_size", "weights", "seed", "shuffle", "lengths")}
     reference = Loader(files, tokenizer, **options)
     first = mixture["epoch"] * reference.steps_per_epoch
@@ -183,13 +195,17 @@ def divisors(number: int) -> list[int]:
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(mixture=mixtures(), data=st.data())
 def test_interrupted_anywhere_and_resumed_by_other_processes_nothing_is_lost_or_seen_twice(
-    paths: list[Path], tokenizer: Tokenizer, mixture: dict[str, Any], data: st.DataObject
+    paths: list[Path],
+    first_episodes: Callable[[Path, int], DemonstrationDataset],
+    tokenizer: Tokenizer,
+    mixture: dict[str, Any],
+    data: st.DataObject,
 ) -> None:
     """Read as in training: prefetched, over epochs; batches prepared beyond the last finished step are discarded."""
     options = {key: mixture[key] for key in ("batch_size", "weights", "seed", "shuffle", "lengths")}
 
     def opened() -> list[DemonstrationDataset]:
-        return [DemonstrationDataset(path, limit=limit) for path, limit in zip(paths, mixture["limits"], strict=False)]
+        return [first_episodes(path, limit) for path, limit in zip(paths, mixture["limits"], strict=False)]
 
     def part(processes: int, start: int, stop: int, end: int) -> list[list[Batch]]:
         """Return the batches that each process consumes from `start` to `stop`, prefetching up to `end`."""
