@@ -44,7 +44,7 @@ def summarize(conditions: Sequence[Condition], info: TaskInfo, *, about: Mapping
 
 
 def _problems(conditions: Sequence[Condition], task: str) -> list[str]:
-    """What made episodes fail whatever the agent did: a simulator that was lost, or one that crashed in all of them."""
+    """Lines on what fails episodes whatever the agent does: a simulator that is lost, or crashes in all of them."""
     lost = next((condition.lost for condition in conditions if condition.lost), "")
     if lost:
         return [f"{task}: {lost}; episodes that were not run count as simulator_error"]
