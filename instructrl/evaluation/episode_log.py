@@ -91,7 +91,7 @@ class EpisodeLog:
         self._episodes: dict[str, dict[int, Episode]] = {}
         self._seconds: dict[tuple[str, int], float] = {}
         self._clock = time.perf_counter()
-        header = json.loads(json.dumps({"evaluation": identity}, sort_keys=True))
+        self._header = header = json.loads(json.dumps({"evaluation": identity}, sort_keys=True))
         folder = path.with_suffix(".parts")
         parts = sorted(folder.glob("*.jsonl"))
         entries = joined([read_log(one) for one in (path, *parts)])
@@ -126,6 +126,20 @@ class EpisodeLog:
     def seconds(self, condition: str, index: int) -> float:
         """Wall seconds between this episode's end and the previous end; they sum to the duration of the condition."""
         return self._seconds[condition, index]
+
+    def remove(self, condition: str) -> None:
+        """Remove the episodes of a condition of this evaluation from the file."""
+        self._episodes.pop(condition, None)
+        kept: list[Entry] = []
+        current: Entry = {}
+        for entry in read_log(self._file.path):
+            if "evaluation" in entry:
+                current = entry
+            elif current == self._header and entry_condition(entry) == condition:
+                continue
+            kept.append(entry)
+        self._file.__exit__(None, None, None)
+        self._file = LineFile(self._file.path, kept)
 
     def start_clock(self) -> None:
         """Restart the clock: the time until now counts for no episode."""
@@ -184,7 +198,7 @@ def joined(logs: Sequence[Sequence[Entry]]) -> list[Entry]:
     first, *others = logs
     known, added = {key for key, _ in keyed(first)}, dict[str, dict[tuple[str, int], Entry]]()
     for log in others:
-        for (evaluation, condition, index), entry in dict(keyed(log)).items():
+        for (evaluation, condition, index), entry in keyed(log):
             if (evaluation, condition, index) not in known:
                 added.setdefault(evaluation, {}).setdefault((condition, index), entry)
     order = {name: place for place, name in enumerate(EVALUATION_CONDITIONS)}
@@ -217,7 +231,7 @@ def read_log(path: Path) -> list[Entry]:
         InputError: the file is damaged.
     """
     evaluation = ""
-    played: set[tuple[str, str, int]] = set()
+    seen: set[tuple[str, str, int]] = set()
 
     def check(entry: Entry) -> None:
         nonlocal evaluation
@@ -229,10 +243,9 @@ def read_log(path: Path) -> list[Entry]:
             raise LineError('found no evaluation; allowed: {"evaluation": ...} in the first line')
         check_episode(entry)
         condition, index = entry_condition(entry), entry["index"]
-        if (evaluation, condition, index) in played:
+        if (evaluation, condition, index) in seen:
             raise LineError(f"found episode {index} of {condition} a second time; allowed: once")
-        if entry["outcome"] != Outcome.SIMULATOR_ERROR:  # after which it may have been played again
-            played.add((evaluation, condition, index))
+        seen.add((evaluation, condition, index))
 
     return read_json_lines(path, check, advice="restore the file, or move it away to run its episodes again")
 

@@ -360,7 +360,12 @@ def test_a_condition_in_which_every_episode_crashed_is_a_problem_and_is_played_a
     assert results_of(play(tmp_path / "e", FakePolicy(), workers=deadly))["problems"] == [
         f"numbers: the simulator crashed in every episode of {', '.join(CONDITIONS)}; see its messages, and mend it"
     ]
+    other = play(tmp_path / "e", FakePolicy(), identity=2, conditions=("trained",), workers=deadly)
+    with pytest.raises(KeyboardInterrupt):
+        play(tmp_path / "e", Interrupted(3))
     assert without_clock(results_of(play(tmp_path / "e", FakePolicy()))) == without_clock(whole)
     policy = FakePolicy()
     assert without_clock(results_of(play(tmp_path / "e", policy))) == without_clock(whole)
     assert not policy.started, "what was played is not played again"
+    with EpisodeLog(tmp_path / "e", {"identity": 2}) as log:
+        assert log.episodes("trained").keys() == other[0].episodes.keys(), "those of another evaluation stay"
