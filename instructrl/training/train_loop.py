@@ -20,6 +20,7 @@ from instructrl.training.monitoring.metric_writer import Metrics, open_metrics
 from instructrl.training.monitoring.monitor import TrainMonitor
 from instructrl.training.objectives.base import BatchT, DataFiles, Objective, ObjectiveKind, SplitsT
 from instructrl.training.objectives.registry import OBJECTIVES
+from instructrl.training.run_dir import record_moved_files
 from instructrl.training.running_mean import RunningMean
 from instructrl.training.state import TrainState, parameter_table
 from instructrl.training.types import Params
@@ -62,6 +63,8 @@ def train(
         last, epoch_mean = checkpoints.step("last"), RunningMean()
         print("preparing data and parameters", flush=True)
         objective, state = kind.prepare(config, run, splits, resuming=last is not None)
+        if is_leader():
+            record_moved_files(run, config)  # whose contents have just been found to be those of the run
         raise_if_preempted()  # before the compilation of the first step
         if last is not None:
             state = checkpoints.restore(state, step=last)

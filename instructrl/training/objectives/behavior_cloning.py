@@ -200,7 +200,7 @@ def prepare_behavior_cloning(
     with leader_first():
         params, initialization = init_params(config, params, tokenizer, run=run, resuming=resuming)
     record = data_record(config.task, splits) | initialization
-    record = record_inputs(config, run, record, tokenizer, tokenizer_name=config.encoder.reader.tokenizer)
+    record = record_inputs(run, record, tokenizer, tokenizer_name=config.encoder.reader.tokenizer)
     trained, frozen = split_params(params, config.training, config.encoder)
     caches = None
     if uses_cached_features(config):

@@ -24,7 +24,7 @@ from instructrl.training.distributed.mesh import (
 from instructrl.training.distributed.multihost import is_leader
 from instructrl.training.objectives.base import BatchT, EvalStep, TrainStep
 from instructrl.training.optimizer import learning_rate, make_optimizer
-from instructrl.training.run_dir import DataEntry, DataRecord, record_data, record_moved_files
+from instructrl.training.run_dir import DataEntry, DataRecord, record_data
 from instructrl.training.state import TrainState, initial_state, merge_params
 from instructrl.training.types import Params
 
@@ -96,12 +96,8 @@ def training_mesh(hardware: HardwareConfig, training: TrainingConfig) -> Mesh:
     return mesh
 
 
-def record_inputs(
-    config: TrainConfig, run: Path, record: DataRecord, tokenizer: Tokenizer, *, tokenizer_name: str
-) -> DataRecord:
+def record_inputs(run: Path, record: DataRecord, tokenizer: Tokenizer, *, tokenizer_name: str) -> DataRecord:
     """Record what a run depends on in data.json, with the tokenizer; returns the complete record.
-
-    Files that have moved since the run started are recorded where they are now.
 
     Raises:
         InputError: an input differs from the one with which the run started.
@@ -110,7 +106,6 @@ def record_inputs(
     complete: DataRecord = {**record, "tokenizer": entry}
     if is_leader():
         record_data(run, complete)
-        record_moved_files(run, config)
     return complete
 
 

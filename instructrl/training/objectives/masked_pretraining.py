@@ -175,7 +175,7 @@ def prepare_masked_pretraining(
     params = random_masked_params(model, size=size, length=tokenizer.length, seed=config.seed, mesh=mesh)
     params, initialization = init_masked_params(config.encoder, params, tokenizer)
     data = data_record(splits)
-    record_inputs(config, run, data | initialization, tokenizer, tokenizer_name=config.encoder.tokenizer)
+    record_inputs(run, data | initialization, tokenizer, tokenizer_name=config.encoder.tokenizer)
     train, val = make_loaders(config, splits, tokenizer)
     options, seed = config.pretraining, config.seed
     built, state = build(
