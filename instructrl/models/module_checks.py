@@ -13,10 +13,11 @@ import jax
 import numpy as np
 from flax.errors import InvalidRngError
 
-from instructrl.actions import canonical_quaternion
+from instructrl.actions import canonical_quaternion, check_action
 from instructrl.config.model import EncoderConfig, HeadConfig
 from instructrl.errors import OURS, REPAIR, InputError, format_value, place_in_package
 from instructrl.models.agent import Agent
+from instructrl.models.initialization import parameters_alone
 from instructrl.types import Batch
 
 CHANGED = (0, 1)  # the sequence and the step whose numbers are changed
@@ -30,16 +31,18 @@ def check_applied(agent: Agent, batch: Batch) -> None:
         batch: with images; at least two sequences of two steps.
 
     Raises:
-        InputError: a module asks for random keys, an array has a wrong form, an action or a heatmap is not finite, or
-            what belongs to one step follows from another one, as a loss that is averaged over the batch.
+        InputError: a module asks for random keys, an array has a wrong form, an action or a heatmap has wrong numbers,
+            or what belongs to one step follows from another one, as a loss that is averaged over the batch.
     """
     encoders = list(agent.encoder_config.parts.values()) or [agent.encoder_config]
     if all(map(is_ours, encoders)) and is_ours(agent.head_config):
         return
     key, inputs = jax.random.key(0), (batch.images, batch.tokens, batch.text_padding_mask)
-    params = jax.eval_shape(lambda: agent.init(key, *inputs, method="encode"))
+    params = jax.eval_shape(lambda: init(agent, key, *inputs, method="encode"))
     with without_random_keys("encoder", agent.encoder_config):
         features = jax.eval_shape(lambda params: agent.apply(params, *inputs, method="encode"), params)
+    if agent.reads_patches:
+        agent.check_patches(features)
     check_applied_head(agent, batch._replace(images=None), patches=features.patches)
 
 
@@ -64,7 +67,7 @@ def check_applied_head(agent: Agent, batch: Batch, *, patches: jax.ShapeDtypeStr
         return changed
 
     single = jax.tree.map(lambda value: value[:, :1] if value.shape[:2] == steps else value, first)
-    params = jax.jit(partial(agent.init, method="head_outputs"))(jax.random.key(0), *first)
+    params = jax.jit(partial(init, agent, method="head_outputs"))(jax.random.key(0), *first)
     apply: Callable[..., dict[str, Any]] = jax.jit(partial(agent.apply, method="head_outputs"))
     with without_random_keys("head", agent.head_config):
         found, changed, acting = (
@@ -72,10 +75,25 @@ def check_applied_head(agent: Agent, batch: Batch, *, patches: jax.ShapeDtypeStr
         )
     for name, value in found.items():
         where = f"head.kind={agent.head_config.kind}: what {implementation(agent.head_config)}.{name} returns"
-        if name != "loss":  # which is watched in training
-            check_finite(where, value)
-            check_finite(where, acting[name])
+        for values in (value, acting[name]) if name != "loss" else ():  # training watches the loss
+            check_finite(where, values)
+            if name == "decode":
+                check_actions(where, values)
         check_other_steps(where, value, changed[name])
+
+
+def init(agent: Agent, key: jax.Array, *inputs: Any, method: str) -> dict[str, Any]:
+    """Random parameters of what a method of an agent uses, as `apply` takes them; raises InputError for others."""
+    return {"params": parameters_alone({"params": {}, **agent.init(key, *inputs, method=method)})}
+
+
+def check_actions(where: str, actions: np.ndarray) -> None:
+    """Raise InputError for the first action that no simulator executes, such as one without a unit quaternion."""
+    for action in actions.reshape(-1, actions.shape[-1]):
+        try:
+            check_action(action)
+        except InputError as error:
+            raise InputError(f"{where}: {error}; {REPAIR}") from None
 
 
 def check_finite(where: str, values: np.ndarray) -> None:
