@@ -17,15 +17,18 @@ Another package adds an entry in its pyproject.toml, and nothing of InstructRL i
 
 import importlib
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
-from instructrl.errors import REPAIR, InputError, format_value, note_package, summarize
+from instructrl.errors import OURS, REPAIR, InputError, format_value, note_package, summarize, warn
 
 T = TypeVar("T")
+SLOW_IMPORT = 20.0  # seconds after which a line says what is being imported
 
 
 class Registry(Generic[T]):
@@ -137,7 +140,8 @@ class Registry(Generic[T]):
         where = self._source(point)
         note_package(point.value)
         try:
-            found = point.load()
+            with report_slow_import(point.value):
+                found = point.load()
         except (Exception, SystemExit) as error:  # whatever a module of others raises while it is imported
             raise InputError(f"{where} cannot be imported ({summarize(error)}); {REPAIR}") from None
         if self._base is None:
@@ -159,7 +163,30 @@ def load(reference: str) -> Any:
     """Import what a reference "module:attribute" names."""
     module, _, name = reference.partition(":")
     note_package(module)
-    return getattr(importlib.import_module(module), name)
+    with report_slow_import(reference):
+        return getattr(importlib.import_module(module), name)
+
+
+@contextmanager
+def report_slow_import(reference: str) -> Iterator[None]:
+    """Warn in one line if an import of another package, which may wait forever, takes long.
+
+    Args:
+        reference: "module:attribute", whose module the block imports.
+    """
+    module = reference.partition(":")[0]
+    if module.partition(".")[0] == OURS:
+        yield
+        return
+    found = f"found an import that has taken {SLOW_IMPORT:g} seconds"
+    line = f"{module}: {found}; if it never ends, stop with ctrl-C; {REPAIR}"
+    timer = threading.Timer(SLOW_IMPORT, warn, [line])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def load_implementation(key: str, config: type) -> Callable[..., Any]:

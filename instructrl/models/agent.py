@@ -142,10 +142,23 @@ class Agent(nn.Module):
         """
         (predicted, collision), heatmaps = self.predict(batch, step), None
         if self.head_config.has_heatmaps:
-            shape = (*batch.intrinsics.shape[:3], self.patch_side**2)
-            shares = self.of_head("heatmaps", self.head.heatmaps(predicted), shape)[:, 0]
+            shares = self.heatmaps(predicted, batch)[:, 0]
             heatmaps = shares.reshape(*shares.shape[:-1], self.patch_side, self.patch_side)
         return self.decode(predicted, collision, self.cameras(batch))[:, 0], heatmaps
+
+    def heatmaps(self, predicted: Any, batch: Batch) -> Float[Array, "B T K P"]:
+        """The shares of patches in a head's prediction for a batch."""
+        shape = (*batch.intrinsics.shape[:3], self.patch_side**2)
+        found: Float[Array, "B T K P"] = self.of_head("heatmaps", self.head.heatmaps(predicted), shape)
+        return found
+
+    def head_outputs(
+        self, hidden: Float[Array, "B T E"], patches: Float[Array, "B T K P D"] | None, batch: Batch
+    ) -> dict[str, Array]:
+        """The results of the head's methods for these inputs, by the names of the methods."""
+        predicted = self.head(hidden, patches, self.cameras(batch))
+        found = {"loss": self.head_loss(predicted, batch), "decode": self.decode(predicted, None, self.cameras(batch))}
+        return found | ({"heatmaps": self.heatmaps(predicted, batch)} if self.head_config.has_heatmaps else {})
 
     def step_losses(self, batch: Batch) -> tuple[Float[Array, "B T *C"], Any, Float[Array, "B T"] | None]:
         """The loss of every action of a batch, before what `predict` returns for it.
@@ -153,13 +166,18 @@ class Agent(nn.Module):
         Every parameter takes part, and nothing is decoded: the trace from which parameters are drawn.
         """
         predicted, collision = self.predict(batch)
+        loss = self.head_loss(predicted, batch)
+        if collision is not None:
+            loss += self.head_config.collision_weight * flag_loss(collision, actions_of(batch)[..., ACTION_SIZE])
+        return loss, predicted, collision
+
+    def head_loss(self, predicted: Any, batch: Batch) -> Float[Array, "B T *C"]:
+        """The head's loss of every action of a batch."""
         actions, cameras = actions_of(batch), self.cameras(batch)
         seeds = {"seeds": batch.seeds} if self.head_config.draws_noise else {}
         loss = self.head.loss(predicted, self.head.targets(actions[..., :ACTION_SIZE], cameras), **seeds)
-        self.of_head("loss", loss, actions.shape[:-1])
-        if collision is not None:
-            loss += self.head_config.collision_weight * flag_loss(collision, actions[..., ACTION_SIZE])
-        return loss, predicted, collision
+        checked: Float[Array, "B T *C"] = self.of_head("loss", loss, actions.shape[:-1])
+        return checked
 
     def loss(self, batch: Batch) -> tuple[Array, dict[str, Array]]:
         """Mean loss over unpadded steps, and the same with the decoded actions' errors (cm, degrees)."""

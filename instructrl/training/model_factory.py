@@ -12,10 +12,11 @@ from jax.sharding import Mesh
 from instructrl.config.encoders import M3AEConfig
 from instructrl.config.heads import chunk_size
 from instructrl.config.training import TrainConfig
-from instructrl.data.text.tokenizer import Tokenizer
+from instructrl.data.text.tokenizer import Tokenizer, make_tokenizer
 from instructrl.models.agent import Agent
 from instructrl.models.encoders.m3ae_decoder import MaskedM3AE
 from instructrl.models.initialization import draw_params, param_shapes
+from instructrl.models.module_checks import check_applied
 from instructrl.models.weight_files import DECODER
 from instructrl.training.distributed.mesh import device_put_tree
 from instructrl.training.distributed.platform import compute_dtype, execution_config
@@ -73,10 +74,17 @@ def make_agent(config: TrainConfig, *, vocabulary_size: int) -> Agent:
     )
 
 
-def dummy_batch(config: TrainConfig, tokenizer: Tokenizer) -> Batch:
+def check_modules(config: TrainConfig) -> None:
+    """Check an encoder and a head of another package before anything is collected: see `check_applied`."""
+    tokenizer = make_tokenizer(config.encoder)
+    batch = dummy_batch(config, tokenizer, batch=2, steps=3)
+    check_applied(make_agent(config, vocabulary_size=tokenizer.vocabulary_size), batch)
+
+
+def dummy_batch(config: TrainConfig, tokenizer: Tokenizer, *, batch: int = 1, steps: int = 1) -> Batch:
     """A minimal dummy batch for shape inference."""
     sim = config.sim
-    sizes = BatchSizes(1, 1, len(sim.cameras), sim.image_size, tokenizer.length, state=len(sim.state))
+    sizes = BatchSizes(batch, steps, len(sim.cameras), sim.image_size, tokenizer.length, state=len(sim.state))
     return fake_batch(replace(sizes, chunk=chunk_size(config.head), actions=action_size(sim.actions)))
 
 

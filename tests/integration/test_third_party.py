@@ -95,14 +95,24 @@ def test_their_parts_are_trained_recorded_and_evaluated(run: Path, place: Path, 
     assert (run / "eval" / "results.json").exists() and "success_rate" in done.stdout
 
 
-def faulty_site(site: Path, folder: Path, *, before: str, after: str) -> Path:
-    """A copy of their package with a fault in its simulator."""
+def faulty_site(site: Path, folder: Path, *, before: str, after: str, file: str = "plane.py") -> Path:
+    """A copy of their package with a fault in one of its files, by default that of its simulator."""
     shutil.copytree(site, folder, dirs_exist_ok=True)
-    plane = folder / "acme_robots" / "plane.py"
+    plane = folder / "acme_robots" / file
     text = plane.read_text()
     assert text.count(before) == 1
     plane.write_text(text.replace(before, after))
     return folder
+
+
+def test_an_averaged_loss_of_their_head_is_refused_before_anything_is_collected(site: Path, tmp_path: Path) -> None:
+    total = "self.config.position_weight * position + pose_loss(self.config, predicted, targets)"
+    averaged = f"jnp.broadcast_to(({total}).mean(), position.shape)"
+    faulty = faulty_site(site, tmp_path / "site", before=total, after=averaged, file="networks.py")
+    done = ran("train.py", *TINY, place=tmp_path, site=faulty)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr[-2000:]
+    line = r"error: head\.kind=linear: what acme_robots\.networks\.Linear\.loss returns: found other numbers at "
+    assert re.match(line, done.stderr.splitlines()[-1]) and not list(tmp_path.glob("data/**/*.hdf5"))
 
 
 def test_nan_of_their_simulator_ends_an_evaluation_with_its_place(

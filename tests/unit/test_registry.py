@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from instructrl import registry as registry_module
 from instructrl.errors import InputError
 from instructrl.registry import Registry, load_implementation, modules
 from tests.fixtures.packages import write_metadata
@@ -106,3 +107,26 @@ def test_an_implementation_that_cannot_be_imported_is_one_line() -> None:
         load_implementation("thing.kind=x", Settings)
     with pytest.raises(InputError, match=r"names the implementation ''"):
         load_implementation("thing.kind=x", dict)
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_a_slow_import_of_another_package_is_reported(
+    slow: bool, site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(registry_module, "SLOW_IMPORT", 0.1 if slow else 60.0)
+    monkeypatch.delitem(sys.modules, "waits_for_a_robot", raising=False)
+    (site / "waits_for_a_robot.py").write_text("import time\ntime.sleep(0.5)\nclass Robot(dict):\n    pass\n")
+    install(site, "one", robot="waits_for_a_robot:Robot")
+    assert registry()["robot"].__name__ == "Robot"
+
+    class Settings:
+        implementation = "waits_for_a_robot:Robot"
+
+    line = (
+        "warning: waits_for_a_robot: found an import that has taken 0.1 seconds; if it never ends, stop with ctrl-C; "
+        "repair, update or uninstall the package\n"
+    )
+    assert capsys.readouterr().err == line * slow
+    del sys.modules["waits_for_a_robot"]
+    load_implementation("thing.kind=x", Settings)
+    assert capsys.readouterr().err == line * slow

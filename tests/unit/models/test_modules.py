@@ -1,7 +1,10 @@
 """Results of encoders and heads of other packages are checked while a step is traced."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +18,7 @@ from instructrl.training.model_factory import make_agent
 from instructrl.types import BatchSizes, fake_batch
 from tests.fixtures.packages import THIRD_PARTY, install, packages_in
 
+Edit = tuple[str, str]  # a part of the code, and what replaces it
 WORDS = ("encoder=gated", "head=linear", "sim=plane", "task=touch_dot", "policy=vit_debug")
 FEATURES = "return Features(x.mean(axis=1).reshape(*views, -1), text, x.reshape(*views, *x.shape[1:]))"
 LOSS = "return self.config.position_weight * position + pose_loss(self.config, predicted, targets)"
@@ -30,23 +34,28 @@ def trace(agent: Agent, method: Callable[..., Any] = Agent.loss) -> Any:
     return jax.eval_shape(lambda key: agent.init(key, batch, method=method), jax.random.key(0))
 
 
+@contextmanager
+def edited_agent(site: Path, *edits: Edit) -> Iterator[Agent]:
+    """Their agent with parts of its code replaced by others, installed in an empty folder."""
+    install(THIRD_PARTY, site)
+    for before, after in edits:
+        files = [site / "acme_robots" / f"{name}.py" for name in ("networks", "settings")]
+        [file] = [one for one in files if before in one.read_text()][:1]
+        text = file.read_text()
+        assert text.count(before) == 1
+        file.write_text(text.replace(before, after))
+    with packages_in(site):
+        yield make_agent(compose("train", TrainConfig, WORDS), vocabulary_size=50)
+
+
 @pytest.fixture
-def trace_with(tmp_path) -> Callable[[str, str], Any]:
+def trace_with(tmp_path: Path) -> Callable[[str, str], Any]:
     """A function that traces their agent with a part of its code replaced by another."""
-    install(THIRD_PARTY, tmp_path)
+    sites = (tmp_path / str(number) for number in count())
 
     def trace_it(before: str, after: str) -> Any:
-        for name in ("networks", "settings"):
-            file = tmp_path / "acme_robots" / f"{name}.py"
-            text = file.read_text()
-            file.write_text(text.replace(before, after))
-            if before in text:
-                assert text.count(before) == 1
-                break
-        else:
-            raise AssertionError(before)
-        with packages_in(tmp_path):
-            return trace(make_agent(compose("train", TrainConfig, WORDS), vocabulary_size=50))
+        with edited_agent(next(sites), (before, after)) as agent:
+            return trace(agent)
 
     return trace_it
 
