@@ -14,7 +14,7 @@ from data_tools.stats.duplicates import episode_digests, other_split_files
 from instructrl.data.demonstrations.reader import read
 from instructrl.data.demonstrations.schema import Contents, Header
 from instructrl.errors import InputError
-from instructrl.storage.paths import StoragePath
+from instructrl.storage.paths import StoragePath, real_path
 
 HELD_OUT = {  # names of folders beside a source's, whose episodes are not trained on or validated with
     "train": ("val", "valid", "validation", "test"),
@@ -83,7 +83,7 @@ def other_split_contents(path: StoragePath, header: Header, written: Sequence[St
     Raises:
         InputError: one is damaged, or has keyframes of another rule, with which this split would not belong together.
     """
-    files, _ = other_split_files(path, header, [one.resolve() for one in written])
+    files, _ = other_split_files(path, header, [real_path(one) for one in written])
     known: Known = {}
     for file in files:
         rule, other = (about.provenance.get("keyframes") for about in (header, read(file.path)[0]))

@@ -22,7 +22,7 @@ from instructrl.cli.args import Parser
 from instructrl.cli.table import align
 from instructrl.errors import InputError, report_user_errors
 from instructrl.storage.atomic import write_atomically
-from instructrl.storage.paths import StoragePath, list_files, storage_path
+from instructrl.storage.paths import StoragePath, list_files, real_path, storage_path
 from instructrl.storage.writable import check_writable_file
 
 MAX_SHOWN = 8  # instructions, variations and outliers per file; the page has more
@@ -63,16 +63,16 @@ def expand_folders(paths: Sequence[StoragePath]) -> list[StoragePath]:
             if not inside:
                 raise InputError(f"{given}: no .hdf5 file in this folder; give a folder of demonstrations")
         for path in inside:
-            found.setdefault(path.resolve(), path)
+            found.setdefault(real_path(path), path)
     return list(found.values())
 
 
 def sibling_files(sets: Sequence[Measures]) -> tuple[list[EpisodeDigests], list[str]]:
     """Find files of the other split next to the measured ones, and list errors of unreadable files."""
-    digests, unknown = {one.path.resolve(): one.digests for one in sets}, set()
+    digests, unknown = {real_path(one.path): one.digests for one in sets}, set()
     for one in sets:
         others, lines = other_split_files(one.path, one.header, digests)
-        digests |= {other.path.resolve(): other for other in others}
+        digests |= {real_path(other.path): other for other in others}
         unknown |= set(lines)
     return list(digests.values())[len(sets) :], sorted(unknown)
 

@@ -9,7 +9,7 @@ import numpy as np
 from instructrl.data.demonstrations.reader import open_file, read, read_header
 from instructrl.data.demonstrations.schema import Contents, Header
 from instructrl.errors import InputError, RunError
-from instructrl.storage.paths import StoragePath, list_files
+from instructrl.storage.paths import StoragePath, list_files, real_path
 
 MAX_SHOWN = 20
 
@@ -86,7 +86,7 @@ def other_split_files(
     """
     found, unknown = [], []
     for other in list_files(path.parent, ".hdf5"):
-        if other.resolve() == path.resolve() or other.resolve() in known:
+        if real_path(other) == real_path(path) or real_path(other) in known:
             continue
         try:
             with open_file(other) as (file, _):

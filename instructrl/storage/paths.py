@@ -74,10 +74,6 @@ class BucketPath:
         """Return True if there are objects below this prefix."""
         return bool(object_store.list_objects(str(self)))
 
-    def resolve(self) -> "BucketPath":
-        """Return the path unchanged: an object has one URL."""
-        return self
-
     def unlink(self, missing_ok: bool = False) -> None:
         """Remove the object, if it exists."""
         object_store.remove(str(self))
@@ -140,6 +136,14 @@ def read_error(source: Hdf5Source | None) -> InputError | RunError | None:
     reference cycle that Python cannot free. HDF5 would free it after interpreter shutdown: a segmentation fault.
     """
     return copy(source.error) if isinstance(source, object_store.RangeReader) else None
+
+
+def real_path(path: StoragePath) -> StoragePath:
+    """Return the path without symbolic links, for comparisons; one that leads into a loop keeps it.
+
+    `Path.resolve` raises RuntimeError for a loop, up to Python 3.12.
+    """
+    return Path(os.path.realpath(path)) if isinstance(path, Path) else path
 
 
 def list_files(folder: StoragePath, suffix: str, *, recursive: bool = False) -> Sequence[StoragePath]:

@@ -1,5 +1,6 @@
 """Checks that results can be written, made before the work whose results they are."""
 
+import os
 import secrets
 import tempfile
 from collections.abc import Iterable
@@ -52,7 +53,7 @@ def check_outputs(outputs: Iterable[tuple[str, StoragePath]]) -> None:
 
 def _check_local(folder: Path, *, shown: Path, hint: str) -> None:
     try:
-        existing = next((one for one in (folder, *folder.absolute().parents) if one.exists()), folder)
+        existing = next((one for one in (folder, *folder.absolute().parents) if os.path.lexists(one)), folder)
         with tempfile.TemporaryFile(dir=existing) as file:
             file.write(b"\0")  # an empty one fits on a full disk
     except OSError as error:

@@ -161,13 +161,16 @@ def test_another_vocabulary_is_refused_until_its_words_begin_anew(source: Path, 
         (("init_from={folder}/none",), "init_from: found no directory "),
         (("init_from={folder}",), "no config.yaml found"),
         (("init_from={folder}/begun",), "has no checkpoint yet; train it first"),
+        (("init_from={folder}/cut",), "agent.safetensors: damaged or not a safetensors file ("),
     ],
 )
 def test_what_cannot_be_begun_with_is_one_line_before_anything_is_made(
     source: Path, data: Data, tmp_path: Path, words: tuple[str, ...], message: str
 ) -> None:
-    (tmp_path / "begun").mkdir()
-    (tmp_path / "begun" / "config.yaml").write_bytes((source / "config.yaml").read_bytes())
+    for name in ("begun", "cut"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_bytes((source / "config.yaml").read_bytes())
+    (tmp_path / "cut" / "agent.safetensors").write_bytes(b"\0")
     words = tuple(word.format(folder=tmp_path) for word in words)
     given = [f"init_from={source}", *words] if words[0].startswith("training") else words
     assert message in refused(tmp_path, data, *given)

@@ -91,14 +91,14 @@ def coppeliasim_version(root: Path) -> str:
     number = re.search(r"#\s*define\s+SIM_PROGRAM_VERSION_NB\s+(\d+)", header)
     if number:
         return f"{int(number[1]) // 10_000}.{int(number[1]) // 100 % 100}.{int(number[1]) % 100}"  # 40100 is 4.1.0
-    match = re.search(r"V(\d+)_(\d+)_(\d+)", root.resolve().name)
+    match = re.search(r"V(\d+)_(\d+)_(\d+)", Path(os.path.realpath(root)).name)
     return ".".join(match.groups()) if match else "unknown"
 
 
 def _variable(name: str, root: Path, *, fallback: str | None) -> Finding:
     """A variable that must list CoppeliaSim's folder, unless the system finds the libraries otherwise."""
     value = os.environ.get(name, "")
-    listed = any(entry and Path(entry).resolve() == root.resolve() for entry in value.split(os.pathsep))
+    listed = any(entry and os.path.realpath(entry) == os.path.realpath(root) for entry in value.split(os.pathsep))
     more = f"${name}:" if name == "LD_LIBRARY_PATH" else ""
     fix = "" if listed or fallback else f"export {name}={more}$COPPELIASIM_ROOT, before Python starts"
     return Finding(name, value or "not set", fix)

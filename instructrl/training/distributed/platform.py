@@ -45,6 +45,11 @@ def select_platform(config: HardwareConfig, *, beside_renderers: bool = False) -
     try:
         jax.devices()
     except (RuntimeError, AssertionError):  # AssertionError: cuda without an NVIDIA GPU (jax 0.10)
+        named = os.environ.get("JAX_PLATFORMS")
+        if named and config.platform == "auto":
+            raise InputError(
+                f"JAX_PLATFORMS: found {named}, but jax sees no such device; unset this variable, or use hardware=cpu"
+            ) from None
         raise InputError(
             f"hardware.platform: found {config.platform}, but jax sees no such device; "
             "install requirements-gpu.txt or requirements-tpu.txt if the machine has one, or use hardware=cpu"

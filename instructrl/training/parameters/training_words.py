@@ -7,6 +7,7 @@ from pathlib import Path
 from instructrl.data.text.tokenizer import Tokenizer
 from instructrl.errors import InputError
 from instructrl.storage.atomic import write_atomically
+from instructrl.storage.json_file import parse_json
 
 WORDS_FILE = "words.json"
 
@@ -39,7 +40,7 @@ def read_words(run: Path) -> frozenset[str] | None:
 
 def parse_words(text: str) -> frozenset[str]:
     """Read words from JSON; raises ValueError for anything else."""
-    content = json.loads(text)
+    content = parse_json(text)
     words = content.get("words") if isinstance(content, dict) else None
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise ValueError("no list of words")

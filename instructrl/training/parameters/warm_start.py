@@ -192,6 +192,7 @@ def check_initialization(config: TrainConfig, run: Path) -> None:
     source.hardware = config.hardware
     if not (origin / AGENT_FILE).exists() and not (origin / "checkpoints").is_dir():
         raise InputError(f"init_from: {origin} has no checkpoint yet; train it first")
+    agent_words(origin)  # opens the file of an exported agent
     source_tokenizer, source_params = abstract_agent(source)
     check_compatible(
         config, params, tokenizer, source=source, source_params=source_params, source_tokenizer=source_tokenizer

@@ -173,6 +173,16 @@ def test_the_other_split_beside_a_file_is_looked_at(tmp_path: Path, tool: str, s
     assert ran.stderr.startswith(f"error: {text}; training episodes") and ran.stderr.count("\n") == 1
 
 
+def test_a_link_to_itself_is_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.hdf5", [usual_demonstration(seed) for seed in range(2)])
+    (tmp_path / "val.hdf5").symlink_to("val.hdf5")
+    beside = run_main(main, str(train))
+    assert beside.returncode == 0 and "val.hdf5: no such file" in beside.stdout, beside.stderr
+    for given in (tmp_path, tmp_path / "val.hdf5"):
+        ran = run_main(main, str(given))
+        assert ran.returncode == 2 and ran.stderr.startswith(f"error: {tmp_path}/val.hdf5: no such file"), ran.stderr
+
+
 def test_files_that_extend_others_are_no_duplicates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     demonstrations = [usual_demonstration(seed) for seed in range(8)]
     write(tmp_path / "a" / "train.hdf5", demonstrations[:5])

@@ -104,7 +104,7 @@ def test_the_record_of_a_run(tmp_path: Path) -> None:
     assert read_words(tmp_path) is None
     write_words(tmp_path, frozenset({"球", "red"}))
     assert read_words(tmp_path) == {"球", "red"}
-    for damaged in ("", "{", "[]", '{"words": "red"}', '{"words": [1]}', "\ud800"):
+    for damaged in ("", "{", "[]", '{"words": "red"}', '{"words": [1]}', "\ud800", "[" * 100_000):
         (tmp_path / "words.json").write_bytes(damaged.encode(errors="surrogatepass"))
         with pytest.raises(InputError, match=r"words.json: damaged; allowed: \{") as error:
             read_words(tmp_path)

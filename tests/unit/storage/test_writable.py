@@ -26,6 +26,17 @@ def test_a_file_in_place_of_a_folder_is_one_line(tmp_path: Path, name: str) -> N
         check_outputs([("output_dir", folder)])
 
 
+@pytest.mark.parametrize("target", ["loop", "away"])
+@pytest.mark.parametrize("below", [".", "run", "run/deeper"])
+def test_a_link_that_leads_nowhere_is_one_line(tmp_path: Path, target: str, below: str) -> None:
+    (tmp_path / "loop").symlink_to(target)
+    folder = tmp_path / "loop" / below
+    with pytest.raises(
+        InputError, match=rf"^{re.escape(str(folder))}: cannot be written \(.+\); make room or choose another"
+    ):
+        check_outputs([("output_dir", folder)])
+
+
 def test_a_file_system_that_takes_no_files_is_one_line() -> None:
     with pytest.raises(InputError, match=r"^/proc/none/page.html: cannot be written \(.+\); make room or choose"):
         check_writable_file(Path("/proc/none/page.html"), hint="choose another --out")

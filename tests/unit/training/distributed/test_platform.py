@@ -1,10 +1,12 @@
-"""The share of a GPU's memory that jax reserves where simulators render on it."""
+"""The share of a GPU's memory that jax reserves where simulators render on it, and devices that jax does not see."""
 
 import os
 
+import jax
 import pytest
 
 from instructrl.config.training import HardwareConfig
+from instructrl.errors import InputError
 from instructrl.training.distributed.platform import MEMORY_VARIABLES, select_platform
 
 CPU = HardwareConfig(name="cpu", platform="cpu", compilation_cache=None)
@@ -32,3 +34,23 @@ def test_renderers_have_memory_unless_the_user_divided_it(
             del os.environ[name]
     select_platform(CPU, beside_renderers=beside_renderers)
     assert os.environ.get(FRACTION) == found
+
+
+@pytest.mark.parametrize(
+    ("platform", "variable", "said"),
+    [
+        ("auto", "cuda,foo", r"^JAX_PLATFORMS: found cuda,foo, but jax sees no such device; unset this variable, or "),
+        ("auto", "", r"^hardware.platform: found auto, but jax sees no such device; install "),
+        ("cpu", "foo", r"^hardware.platform: found cpu, but jax sees no such device; install "),
+    ],
+)
+def test_devices_that_jax_does_not_see_are_named_by_who_asked_for_them(
+    monkeypatch: pytest.MonkeyPatch, platform: str, variable: str, said: str
+) -> None:
+    def devices() -> None:
+        raise RuntimeError("Unable to initialize backend")
+
+    monkeypatch.setattr(jax, "devices", devices)
+    monkeypatch.setenv("JAX_PLATFORMS", variable)
+    with pytest.raises(InputError, match=said):
+        select_platform(HardwareConfig(name=platform, platform=platform, compilation_cache=None))
