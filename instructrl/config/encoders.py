@@ -36,6 +36,14 @@ class ScratchTinyConfig(EncoderConfig):
 
 
 @dataclass
+class SentenceConfig(EncoderConfig):
+    """The instruction alone, for a policy that is told the state of the scene instead of seeing it."""
+
+    implementation: ClassVar[str] = "instructrl.models.encoders.sentence:Sentence"
+    fuses_text: ClassVar[bool] = False
+
+
+@dataclass
 class M3AEConfig(EncoderConfig):
     """Image patches and instruction tokens in one transformer."""
 

@@ -136,6 +136,7 @@ class SimConfig:
     environment: ClassVar[str] = ""  # virtual environment beside the code that has the simulator, made by a make target
     locates_objects: ClassVar[bool] = False  # gives the positions of objects in its images
     records_intermediate_frames: ClassVar[bool] = False  # follows the setting `intermediate_frames`
+    known_state: ClassVar[tuple[str, ...]] = ()  # the numbers of which `state` may name any; (): only its default
     usual_renderer: ClassVar[str] = ""  # of data that do not say who drew them; empty: the first of `renderer`'s words
 
     name: str = setting(help="label of the simulator")
@@ -193,12 +194,15 @@ class SimConfig:
         declared = {entry.name: entry.default_factory for entry in fields(self) if entry.name in WORLD}
         for key, make in declared.items():
             found = getattr(self, key)
-            if make is not MISSING and found != make():
-                raise InputError(
-                    f"sim.{key}: found {format_value(found)}, of other demonstrations; allowed where sim={self.kind} "
-                    f"plays episodes: its own, {format_value(make())}; to run an agent on the robot that the data are "
-                    "of, serve it: python -m instructrl.inference.serve run=RUN"
-                )
+            known = self.known_state if key == "state" else ()
+            if make is MISSING or found == make() or set(found) <= set(known):
+                continue
+            own = f"any of {', '.join(known)}" if known else format_value(make())
+            raise InputError(
+                f"sim.{key}: found {format_value(found)}, of other demonstrations; allowed where sim={self.kind} "
+                f"plays episodes: its own, {own}; to run an agent on the robot that the data are of, serve it: "
+                "python -m instructrl.inference.serve run=RUN"
+            )
 
     def check_task(self, key: str, name: str) -> None:
         """Raise InputError if the simulator has no task of this name, which is a value of the setting `key`."""

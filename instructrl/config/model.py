@@ -41,6 +41,7 @@ ENCODERS: "Registry[type[EncoderConfig]]" = Registry(
         "dinov2": "instructrl.config.encoders:Dinov2Config",
         "siglip2": "instructrl.config.encoders:Siglip2Config",
         "t5": "instructrl.config.encoders:T5Config",
+        "sentence": "instructrl.config.encoders:SentenceConfig",
         **modules("instructrl.models.encoders", PACKAGE / "models" / "encoders", suffix="Config"),
     },
     group="instructrl.encoders",

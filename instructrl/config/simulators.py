@@ -22,6 +22,12 @@ from instructrl.workspace import RLBENCH_WORKSPACE, Workspace
 TABLETOP_CAMERAS = ("front", "left_shoulder", "right_shoulder", "wrist")
 RLBENCH_CAMERAS = (*TABLETOP_CAMERAS, "overhead")
 METAWORLD_CAMERAS = ("corner4", "corner", "topview", "corner2", "corner3", "behindGripper", "gripperPOV")
+METAWORLD_GRIPPER = ("tip x (m)", "tip y (m)", "tip z (m)", "gripper opening", "time")
+METAWORLD_OBJECTS = tuple(  # of Meta-World's own observation: zeros where a task has no second object
+    f"{which} {value}"
+    for which in ("object", "second object", "goal")
+    for value in ("x (m)", "y (m)", "z (m)", *("quaternion x", "quaternion y", "quaternion z", "quaternion w"))
+)[:-4]  # a goal is a position
 TABLETOP_RENDERERS = ("auto", "opengl", "raycast")
 RLBENCH_RENDERERS = ("rlbench_opengl", "rlbench_opengl3")  # CoppeliaSim's; auto: the latter, RLBench's own choice
 
@@ -57,13 +63,14 @@ class MetaWorldConfig(SimConfig):
 
     implementation: ClassVar[str] = "instructrl.sim.metaworld.env:MetaWorld"
     environment: ClassVar[str] = ".venv-metaworld"
+    known_state: ClassVar[tuple[str, ...]] = METAWORLD_GRIPPER + METAWORLD_OBJECTS
     records_intermediate_frames: ClassVar[bool] = True
 
     name: str = setting("metaworld", help="label of the simulator")
     kind: str = kind_of(SIMULATORS, default="metaworld", help=SIMULATOR_HELP)
     cameras: list[str] = choice_list(*METAWORLD_CAMERAS[:3], choices=METAWORLD_CAMERAS, help="cameras")
     workspace: list[float] = workspace_field(Workspace((-0.5, 0.35, -0.2), (0.5, 1.0, 0.46)))
-    state: list[str] = state_field("tip x (m)", "tip y (m)", "tip z (m)", "gripper opening", "time")
+    state: list[str] = state_field(*METAWORLD_GRIPPER)
     actions: str = actions_field(KEYFRAME, DENSE)
     renderer: str = one_of("auto", "egl", "osmesa", default="auto", help="renderer; auto: the first that works")
 

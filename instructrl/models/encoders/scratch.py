@@ -16,7 +16,8 @@ from instructrl.config.model import pooled_layers
 from instructrl.models.layers.block_stack import DEFAULT_EXECUTION, ExecutionConfig, run_blocks
 from instructrl.models.layers.convolution import Convolution
 from instructrl.models.layers.image_ops import resize
-from instructrl.models.layers.initializers import Dense, normal
+from instructrl.models.layers.initializers import Dense
+from instructrl.models.layers.words import mean_of_words
 from instructrl.types import Features
 
 
@@ -41,7 +42,8 @@ class ScratchTiny(nn.Module):
     ) -> Features:
         config, dtype = self.config, self.dtype
         batch, steps, cameras = images.shape[:3]
-        text_BD = self.encode_text(tokens, text_padding_mask)
+        words = mean_of_words(tokens, text_padding_mask, vocabulary_size=self.vocabulary_size, width=config.dim)
+        text_BD = (words * float(config.text)).astype(dtype)
         per_image = jnp.repeat(text_BD, steps * cameras, axis=0)
         x = (resize(images.reshape(-1, *images.shape[3:]), config.image_size).astype(dtype) - 127.5) / 64.0
         x = merge_cells(x, 4)
@@ -55,14 +57,6 @@ class ScratchTiny(nn.Module):
         pooled = jnp.concatenate([layers[index] for index in pooled_layers(config)], axis=-1)
         patches = x.reshape(batch, steps, cameras, -1, config.dim)
         return Features(pooled.reshape(batch, steps, cameras, -1), text_BD, patches)
-
-    def encode_text(self, tokens: Int[Array, "B L"], text_padding_mask: Float[Array, "B L"]) -> Float[Array, "B D"]:
-        """Mean of token embeddings with learnt weights; zero without tokens or if `text` is off."""
-        init, width = normal(0.02), self.config.dim
-        words = nn.Embed(self.vocabulary_size, width, embedding_init=init, name="words")(tokens)
-        weight = jnp.exp(nn.Embed(self.vocabulary_size, 1, embedding_init=init, name="word_weight")(tokens))
-        weight = weight * (1 - text_padding_mask)[..., None] * float(self.config.text)
-        return ((words * weight).sum(axis=1) / jnp.maximum(weight.sum(axis=1), 1e-6)).astype(self.dtype)
 
 
 class LocalBlock(nn.Module):

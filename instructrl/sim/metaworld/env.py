@@ -10,7 +10,7 @@ from difflib import get_close_matches
 import numpy as np
 
 from instructrl.actions import check_action
-from instructrl.config.simulators import METAWORLD_CAMERAS, MetaWorldConfig
+from instructrl.config.simulators import METAWORLD_CAMERAS, METAWORLD_GRIPPER, METAWORLD_OBJECTS, MetaWorldConfig
 from instructrl.errors import InputError
 from instructrl.sim.camera_names import camera_names
 from instructrl.sim.env import EpisodeLimits, EpisodeStart, Outcome, Step, StepCounter, replay
@@ -39,9 +39,10 @@ class MetaWorld:
         cameras: str | Sequence[str],
         image_size: int,
         renderer: str,
+        state: Sequence[str] = METAWORLD_GRIPPER,
         intermediate_frames: int | None = None,
     ):
-        """Build a task's scene. `renderer` is "egl" or "osmesa".
+        """Build a task's scene. `renderer` is "egl" or "osmesa"; `state` names the numbers of its observations' state.
 
         A demonstration records frames on the way to a keyframe every `intermediate_frames` tenths of a second.
 
@@ -49,7 +50,7 @@ class MetaWorld:
             InputError: an unknown task or camera.
         """
         self.check_tasks([task])
-        self._name, self._renderer = task, renderer
+        self._name, self._renderer, self._state = task, renderer, tuple(state)
         self._scene = Scene(task)
         self._motion = Motion(self._scene)
         self._interval = intermediate_frames and intermediate_frames * FILM_STEPS
@@ -70,6 +71,7 @@ class MetaWorld:
             cameras=config.cameras,
             image_size=config.image_size,
             renderer=renderer,
+            state=config.state,
             intermediate_frames=config.intermediate_frames,
         )
 
@@ -122,9 +124,11 @@ class MetaWorld:
         """The observation of the current state."""
         intrinsics, extrinsics = self._views.matrices(self._scene.data)
         time = min(-1.0 + 2.0 * self._counter.steps / self.max_steps, 1.0)  # a protocol may allow more keyframes
+        numbers = (*self._scene.tip(), self._scene.opening(), time, *self._scene.objects())
+        state = dict(zip(METAWORLD_GRIPPER + METAWORLD_OBJECTS, numbers, strict=True))
         return Observation(
             images=self._views.images(self._scene.data),
-            state=np.array([*self._scene.tip(), self._scene.opening(), time], np.float32),
+            state=np.array([state[name] for name in self._state], np.float32),
             intrinsics=intrinsics,
             extrinsics=extrinsics,
             instruction=self._instruction,

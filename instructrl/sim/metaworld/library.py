@@ -104,6 +104,10 @@ class Scene:
         """The distance of the fingers, from 0 (closed) to 1 (open)."""
         return float(self._seen[3])
 
+    def objects(self) -> np.ndarray:
+        """Position and quaternion of two objects (zeros for one that a task lacks) and the goal's position [17]."""
+        return np.concatenate([self._seen[4:18], self._seen[36:39]])
+
     def _step(self, action: np.ndarray) -> bool:
         self._seen, *_, info = self._env.step(action.astype(np.float32))
         return bool(info["success"])

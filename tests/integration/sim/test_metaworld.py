@@ -90,6 +90,17 @@ def test_dense_actions_of_an_expert_succeed_and_last_equally_long(sim: MetaWorld
         assert not np.array_equal(played.images[3], played.images[6])
 
 
+def test_the_state_says_where_objects_and_the_goal_are_if_asked(sim: MetaWorldConfig, drawer: Workers) -> None:
+    names = ["goal y (m)", "tip z (m)", "object y (m)", "second object x (m)"]
+    with started(replace(sim, image_size=16, state=names), TASK) as workers:
+        told, _ = asked(workers, "demonstrate", SEEDS[0])
+    seen, _ = asked(drawer, "demonstrate", SEEDS[0])
+    goal, tip, handle, other = told.state.T
+    np.testing.assert_array_equal(tip, seen.state[:, 2])
+    assert np.ptp(goal) == 0 and not other.any()  # a drawer is alone
+    assert handle[0] - handle[-1] > 0.1 and abs(handle[-1] - goal[0]) < 0.03  # it was pulled to where it belongs
+
+
 def test_an_action_that_is_none_is_an_outcome_and_the_hand_stays_where_it_may_go(drawer: Workers) -> None:
     asked(drawer, "reset", SEEDS[0])
     far = np.array([5, 5, -5, 0, 1, 0, 0, 1], np.float32)

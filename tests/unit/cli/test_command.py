@@ -41,7 +41,8 @@ WRONG = [
     (
         "train",
         ["experiment=none"],
-        "experiment: found none; allowed: dense, mt10, multi_10, paper/..., pretrain_m3ae, pretrain_tiny, quickstart",
+        "experiment: found none; allowed: dense, mt10, mt10_dense, mt10_state, multi_10, paper/..., pretrain_m3ae, "
+        "pretrain_tiny, quickstart",
     ),
     ("train", ["seed=0,1"], "seed: found several values; add --multirun"),
     ("train", ["seed=${nowhere}"], "seed: "),

@@ -36,6 +36,7 @@ def choices(name: str) -> list[dict[str, str]]:
             task = one.get("task", "reach_target")
             of_metaworld = task.endswith("-v3") or task.startswith(("mt", "ml"))
             one["sim"] = "tabletop" if task in EMBEDDED_TASKS else "metaworld" if of_metaworld else "rlbench"
+        chosen.append({"sim": "metaworld_state", "task": "mt10"})
     return chosen + dense
 
 

@@ -26,7 +26,7 @@ TWO = "task.tasks=[reach_target,push_button]"
         (["policy=[a,b]"], "policy: found [a, b]; allowed: vit_base, vit_debug, vit_large, vit_small"),
         (["policy=3"], "policy: found 3; allowed: vit_base, vit_debug, vit_large, vit_small"),
         (["policy=null"], "policy: found null; allowed: vit_base, vit_debug, vit_large, vit_small"),
-        (["experiment=x"], "experiment: found x; allowed: dense, mt10, multi_10, paper/..., pretrain_m3ae, pretrain"),
+        (["experiment=x"], "experiment: found x; allowed: dense, mt10, mt10_dense, mt10_state, multi_10, paper/..."),
         (["encoder.kind=clip"], "encoder.image_size: no value given; write encoder.image_size=...; allowed: an int"),
         (["policy.depth=abc"], "policy.depth: found abc; allowed: an integer at least 1 and at most 64"),
         (["policy.depth=1.5"], "policy.depth: found 1.5; allowed: an integer at least 1 and at most 64"),

@@ -43,6 +43,7 @@ COUNTS = {
     "scratch_s16": (OURS, 22_690_560),
     "scratch_b16": (OURS, 87_848_448),
     "scratch_tiny": (OURS, 295_184),
+    "sentence": (OURS, 186_160),
 }
 
 
