@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -31,6 +32,24 @@ CODECS = {
     "av1": Codec("libsvtav1", 30, 63, {"preset": "8", "svtav1-params": "lp=2"}),
     "h264": Codec("libx264", 23, 51, {"preset": "medium", "bf": "0"}),
 }
+
+
+@contextmanager
+def ordinary_scheduling() -> Iterator[None]:
+    """Undo real-time priorities that libraries give to this process.
+
+    As root, SVT-AV1 gives one to its threads and to the one that opens it: they, and all that this process starts
+    later, would displace everything else on the machine.
+    """
+    linux = hasattr(os, "sched_setscheduler")
+    chosen = linux and os.sched_getscheduler(0) != os.SCHED_OTHER  # by whoever started this process
+    yield
+    if chosen or not linux:
+        return
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(ProcessLookupError):  # it has ended
+            if os.sched_getscheduler(int(thread.name)) in (os.SCHED_FIFO, os.SCHED_RR):
+                os.sched_setscheduler(int(thread.name), os.SCHED_OTHER, os.sched_param(0))
 
 
 class VideoReader:
@@ -119,6 +138,8 @@ class VideoWriter:
         self._stream = cast(av.VideoStream, self._container.add_stream(chosen.encoder, rate=fps, options=options))
         self._stream.height, self._stream.width = shape
         self._stream.pix_fmt, self._time_base = PIXELS, Fraction(1, fps)
+        with ordinary_scheduling():
+            self._stream.codec_context.open(strict=False)
 
     def add(self, pixels: np.ndarray) -> None:
         """Append a frame, uint8 [H W 3]."""

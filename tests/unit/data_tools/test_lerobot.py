@@ -1,6 +1,7 @@
 """LeRobot: exports are restored, data sets of others are converted, and whatever is wrong with them is one line."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -26,6 +27,7 @@ av = pytest.importorskip("av")
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 exporter = pytest.importorskip("data_tools.lerobot.exporter")
+video = pytest.importorskip("data_tools.lerobot.video")
 
 TARGETS = [np.random.default_rng(episode).uniform(0, 1, 3) for episode in range(3)]
 
@@ -91,6 +93,19 @@ def test_an_export_of_videos_comes_back_but_for_their_loss(tmp_path: Path, codec
             error = np.mean((one.images.astype(float) - expected.images) ** 2)
             assert 10 * np.log10(255**2 / max(error, 1e-9)) > least
             samples.assert_equal(one._replace(images=expected.images), expected)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are listed on Linux")
+def test_encoders_of_videos_leave_the_priority_of_the_process_as_it_is(tmp_path: Path) -> None:
+    def policies() -> set[int]:
+        return {os.sched_getscheduler(int(thread.name)) for thread in Path("/proc/self/task").iterdir()}
+
+    before = policies() - {os.SCHED_BATCH}  # of idle helpers of a renderer
+    writer = video.VideoWriter(tmp_path / "one.mp4", (64, 64), fps=10, codec="av1", crf=None)
+    writer.add(np.zeros((64, 64, 3), np.uint8))
+    found = policies() - {os.SCHED_BATCH}
+    writer.close()
+    assert found == before == {os.SCHED_OTHER}
 
 
 def test_a_larger_export_has_several_files_and_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
