@@ -265,9 +265,9 @@ def test_weights_with_one_other_shape_are_refused_before_there_is_a_run(tmp_path
 
 def test_a_run_whose_weights_moved_goes_on_and_acts(tmp_path, data):
     random_weights(tmp_path / "w.safetensors", M3AE)
-    tiny.begun(tmp_path, data, *M3AE, f"encoder.weights={tmp_path / 'w.safetensors'}")
+    tiny.trained(tmp_path, data, *M3AE, f"encoder.weights={tmp_path / 'w.safetensors'}")
     moved = (tmp_path / "w.safetensors").rename(tmp_path / "moved.safetensors")
-    run = tiny.begun(tmp_path, data, *M3AE, f"encoder.weights={moved}")
+    run = tiny.trained(tmp_path, data, *M3AE, f"encoder.weights={moved}")
     assert actor(run).params["encoder"]
 
 
