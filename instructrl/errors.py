@@ -1,6 +1,7 @@
 """Expected errors, with exit codes; each is reported in one line that says what to do next."""
 
 import errno
+import faulthandler
 import io
 import os
 import select
@@ -76,9 +77,13 @@ def report_user_errors() -> Iterator[None]:
     """Run a command: an expected error is one line on standard error, and the exit code is that of its kind.
 
     Characters that the terminal or the pipe cannot show are written as escapes. A command whose output is read no
-    further, as by `| head`, ends with exit code 141 and without a message.
+    further, as by `| head`, ends with exit code 141 and without a message. A crash in native code (simulator, driver,
+    XLA) prints where each thread was.
     """
     share_arena()  # before signals and progress bars start threads
+    if not faulthandler.is_enabled():
+        with suppress(ValueError, OSError):  # standard error is no file, or closed
+            faulthandler.enable()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

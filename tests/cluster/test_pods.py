@@ -76,7 +76,7 @@ class Commands:
                 for name, value in self.environment.items():
                     patch.setenv(name, value)
                 ended = run_main(main, verb, *self.words, *words)
-        assert ended.returncode == code and "Traceback" not in ended.stderr, ended
+        assert ended.returncode == code and "Traceback" not in ended.stderr, f"{ended.stdout}\n{ended.stderr}"
         return ended.stdout + ended.stderr
 
 

@@ -209,3 +209,17 @@ def test_an_error_is_said_where_the_output_is_read_no_further(tmp_path: Path) ->
 def test_a_broken_pipe_to_something_else_is_no_quiet_end() -> None:
     with pytest.raises(BrokenPipeError), report_user_errors():
         raise BrokenPipeError
+
+
+def test_a_crash_in_native_code_says_where_each_thread_was(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, signal\nfrom instructrl.errors import report_user_errors\n"
+        "def simulate():\n    os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "with report_user_errors():\n    simulate()\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONFAULTHANDLER"}
+    environment |= {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGSEGV
+    assert "Segmentation fault" in done.stderr and f'File "{program}", line 4 in simulate' in done.stderr
