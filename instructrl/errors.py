@@ -134,6 +134,15 @@ def _report_errors() -> Iterator[None]:
     except (InputError, RunError) as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+    except ValueError as error:
+        variable = refused_variable(error)
+        if variable is None:
+            raise
+        found = format_value(os.environ[variable])
+        print(
+            f"error: {variable}: found {found}, which jax refuses; correct this variable or unset it", file=sys.stderr
+        )
+        raise SystemExit(InputError.exit_code) from None
     except OSError as error:
         if error.errno not in MACHINE_ERRORS:
             raise
@@ -149,6 +158,18 @@ def _report_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted: the same command resumes", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def refused_variable(error: ValueError) -> str | None:
+    """The environment variable whose value jax refuses while it is imported; None if the error is another."""
+    *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
+    if frame.f_globals.get("__name__") != "jax._src.config":
+        return None
+    text = str(error).lower()
+    variables = {name: value for name, value in os.environ.items() if name.startswith("JAX_")}
+    named = [name for name in variables if name.lower() in text]
+    quoted = [name for name, value in variables.items() if f"{value!r}".lower() in text]  # of an integer
+    return max(named or quoted, key=len, default=None)
 
 
 def note_package(module: str) -> None:

@@ -33,13 +33,14 @@ def main(config: TrainConfig) -> float | None:
         with stopwatch("loading jax", said=False):
             from instructrl.collection.collect import ensure_demonstrations
             from instructrl.training.distributed.mesh import check_devices
-            from instructrl.training.distributed.platform import select_platform
+            from instructrl.training.distributed.platform import check_precision, select_platform
             from instructrl.training.model_factory import check_modules
             from instructrl.training.parameters.warm_start import check_initialization
 
         rollouts = config.objective == "behavior_cloning" and config.training.rollout_every > 0
         renders = rollouts and config.sim.renderer != "raycast"
         select_platform(config.hardware, beside_renderers=renders)  # a missing device,
+        check_precision()  # results that are others than those of everybody else,
         check_devices(config.hardware, batch_size=config.training.batch_size)  # too many devices for a batch,
         check_initialization(config, work_dir.folder)  # incompatible initial parameters,
         cloning = config.objective == "behavior_cloning"

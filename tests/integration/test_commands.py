@@ -223,3 +223,19 @@ def test_a_crash_in_native_code_says_where_each_thread_was(tmp_path: Path) -> No
     done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == -signal.SIGSEGV
     assert "Segmentation fault" in done.stderr and f'File "{program}", line 4 in simulate' in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "found"),
+    [
+        ("JAX_ENABLE_X64", "banana"),
+        ("JAX_DEFAULT_MATMUL_PRECISION", "foo"),
+        ("JAX_COMPILER_DETAILED_LOGGING_MIN_OPS", "z"),
+    ],
+)
+def test_a_variable_that_jax_refuses_is_one_line(variable: str, found: str) -> None:
+    program = "from instructrl.errors import report_user_errors\nwith report_user_errors():\n    import jax"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_ENABLE": "banana", variable: found}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    line = f"error: {variable}: found {found}, which jax refuses; correct this variable or unset it\n"
+    assert (done.returncode, done.stderr) == (2, line)

@@ -45,10 +45,11 @@ def select_platform(config: HardwareConfig, *, beside_renderers: bool = False) -
     try:
         jax.devices()
     except (RuntimeError, AssertionError):  # AssertionError: cuda without an NVIDIA GPU (jax 0.10)
-        named = os.environ.get("JAX_PLATFORMS")
-        if named and config.platform == "auto":
+        asking = ["JAX_PLATFORM_NAME", *(["JAX_PLATFORMS"] if config.platform == "auto" else [])]
+        for variable in filter(os.environ.get, asking):
             raise InputError(
-                f"JAX_PLATFORMS: found {named}, but jax sees no such device; unset this variable, or use hardware=cpu"
+                f"{variable}: found {os.environ[variable]}, but jax sees no such device; unset this variable, or use "
+                "hardware=cpu"
             ) from None
         raise InputError(
             f"hardware.platform: found {config.platform}, but jax sees no such device; "
@@ -61,6 +62,15 @@ def select_platform(config: HardwareConfig, *, beside_renderers: bool = False) -
     if config.attention == "cudnn" and not has_cudnn():
         raise InputError(
             f"hardware.attention: found cudnn, but jax runs on {jax.devices()[0].device_kind}; allowed: auto or xla"
+        )
+
+
+def check_precision() -> None:
+    """Raise InputError if jax computes in 64 bits by default: random numbers, and so every result, would be others."""
+    if jax.dtypes.canonicalize_dtype(float) == jnp.float64:
+        found = os.environ.get("JAX_ENABLE_X64", "true in jax.config")
+        raise InputError(
+            f"JAX_ENABLE_X64: found {found}; allowed: false, or no such variable: hardware.precision sets the precision"
         )
 
 
